@@ -1,0 +1,1 @@
+"""Distil vision-language models from the command line; see `vldistill --help`."""

@@ -1,0 +1,169 @@
+"""Artifacts: folders on disk through which the stages talk, each with a `manifest.json`.
+
+A data artifact is written to a temporary name beside its place and renamed when complete; a run grows in place and is
+whole when its manifest says `complete`. Fingerprints tie an artifact to its inputs: a mismatch is an error, never a
+silent reuse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vldistill.errors import InputError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_PACKAGES = ("vldistill", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "safetensors")
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 (64 hex digits) of a JSON-like value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hex digest of a file's content, read a MiB at a time."""
+    state = hashlib.new(algorithm)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole: to a temporary name, flushed to disk, then renamed into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole (see `write_text`)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def building(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary folder beside `target`, renamed to it on success and removed on any failure (Ctrl-C too).
+
+    Raises InputError at once if `target` exists and `overwrite` is off; an old artifact stays until the new one is whole.
+    """
+    refuse_existing(target, overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.building"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        retired = target.parent / f".{target.name}.{os.getpid()}.old"
+        if target.exists():
+            target.rename(retired)
+        temporary.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(target: Path, overwrite: bool) -> None:
+    """Raises InputError where `target` is taken, unless `overwrite` is on and it is an artifact of ours (or empty)."""
+    if not target.exists():
+        return
+    if not overwrite:
+        raise InputError("already exists", where=str(target), hint="pass --overwrite, or another name")
+    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists()):
+        raise InputError("is not an artifact of vldistill, so it is not overwritten", where=str(target),
+                         hint="choose another place")
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that a result depends on."""
+    versions = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def new_manifest(stage: str, **fields: Any) -> dict[str, Any]:
+    """A manifest's common fields. `fields` adds to them: parents, counts, recipe_hash, ..."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "stage": stage,
+        "complete": False,
+        "command": ["vldistill", *sys.argv[1:]],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": package_versions(),
+        **fields,
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the folder's manifest whole."""
+    write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder: Path, stage: str, *, make_it: str) -> dict[str, Any]:
+    """Reads an artifact's manifest.
+
+    Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), or is not
+    complete; `make_it` is the command that would make it.
+    """
+    path = folder / MANIFEST
+    if not folder.exists():
+        raise InputError("no such artifact", where=str(folder), hint=f"make it with: {make_it}")
+    if not path.exists():
+        raise InputError("is not an artifact: it has no manifest.json", where=str(folder), hint=f"make one with: {make_it}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["stage"]
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise InputError("is not a manifest", where=str(path), hint=f"make the artifact again with: {make_it}") from None
+    if found not in stage.split("|"):
+        raise InputError(f"is an artifact of `{found}`, one of `{stage}` was expected", where=str(folder),
+                         hint=f"make one with: {make_it}")
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise InputError(f"has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}", where=str(path),
+                         hint=f"make the artifact again with: {make_it}")
+    if not manifest.get("complete"):
+        raise InputError("is not complete: the command that made it was interrupted or failed", where=str(folder),
+                         hint=f"make it again with: {make_it}")
+    return manifest
+
+
+RUN_STAGES = "finetune|distill|pretrain"
+
+
+def find_run(path: Path) -> Path:
+    """The run folder that `path` names: itself, or the only complete run below it (`runs/<recipe>` with one variant).
+
+    Raises InputError where there is none, or more than one to choose from.
+    """
+    if (path / MANIFEST).exists() or not path.exists():
+        return path
+    runs = sorted({p.parent for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}", f"*/*/*/{MANIFEST}") for p in path.glob(pattern)})
+    runs = [run for run in runs if not any(part.startswith(".") for part in run.relative_to(path).parts)]
+    if len(runs) == 1:
+        return runs[0]
+    if not runs:
+        raise InputError("holds no run", where=str(path), hint="make one with `vldistill finetune` or `vldistill distill`")
+    shown = ", ".join(str(run) for run in runs[:5])
+    raise InputError(f"holds {len(runs)} runs", where=str(path), hint=f"name one of them: {shown}")

@@ -1,0 +1,167 @@
+"""The record: one image-text example, one JSON object a line, the same for every dataset and both papers.
+
+Text is a list of words; a tag (VCR's person or object mention) stays a list of object indices, so that whatever crosses
+tokenizers is aligned by word index. Image paths are relative to the raw root, which the artifact's manifest names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vldistill.errors import InputError, Problems
+
+Word = str | list[int]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a task's records hold. `images`: images per record; `target`: "label" (one class of the artifact's label
+    map), "answers" (VQA: annotators' answers, scored softly) or "none" (captions)."""
+
+    images: int
+    target: str
+
+
+TASKS: dict[str, TaskSpec] = {
+    "vqa": TaskSpec(images=1, target="answers"),
+    "snli_ve": TaskSpec(images=1, target="label"),
+    "nlvr2": TaskSpec(images=2, target="label"),
+    "nlvr": TaskSpec(images=1, target="label"),
+    "classification": TaskSpec(images=1, target="label"),
+    "pair_classification": TaskSpec(images=2, target="label"),
+    "caption": TaskSpec(images=1, target="none"),
+}
+
+
+@dataclass(slots=True)
+class Record:
+    """One example.
+
+    id: unique within a data artifact's split. images: paths relative to the raw root (1, or 2 for pairs).
+    text: words. label: index into the artifact's label names, None where the split has none.
+    answers: the annotators' raw answers (VQA), None where the split has none.
+    type: the dataset's own category of the example, by which results are broken down. meta: whatever else a metric needs.
+    """
+
+    id: str
+    task: str
+    images: list[str]
+    text: list[Word]
+    choices: list[list[Word]] | None = None
+    label: int | None = None
+    answers: list[str] | None = None
+    type: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """One line of JSON; fields that are None or empty are left out."""
+        row: dict[str, Any] = {"id": self.id, "task": self.task, "images": self.images, "text": self.text}
+        for key in ("choices", "label", "answers", "type"):
+            value = getattr(self, key)
+            if value is not None:
+                row[key] = value
+        if self.meta:
+            row["meta"] = self.meta
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+_WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
+
+
+def split_words(text: str) -> list[str]:
+    """Splits plain text into words, with punctuation as words of its own (as VCR's files have it).
+
+    >>> split_words("Is the man's bike red?")
+    ['Is', 'the', "man's", 'bike', 'red', '?']
+    """
+    return _WORD.findall(text)
+
+
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in row:
+            raise ValueError(f"key {key!r} appears twice")
+        row[key] = value
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON")
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads` that refuses duplicate keys and NaN/Infinity, which the standard reader lets through silently."""
+    try:
+        return json.loads(text, object_pairs_hook=_refuse_duplicate_keys, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("not valid JSON: nested too deeply") from None
+
+
+def read_text(path: Path) -> str:
+    """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except IsADirectoryError:
+        raise InputError("is a folder, a file was expected", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=str(path), hint="save the file as UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file. Raises InputError naming the file."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise InputError(str(error), where=str(path)) from None
+
+
+def read_jsonl(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (`file:line`, object) of each non-empty line; faulty lines go to `problems` and are skipped."""
+    # Not `splitlines`: it also breaks at U+2028 and the like, which may stand inside a JSON string.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            problems.add(str(error), where=where)
+            continue
+        if not isinstance(row, dict):
+            problems.add(f"a JSON object was expected, found {type(row).__name__}", where=where)
+            continue
+        yield where, row
+
+
+def read_records(path: Path) -> list[Record]:
+    """Reads a split that `prepare` wrote. Raises InputError listing every line that is not a record."""
+    problems, records = Problems(), []
+    known = set(Record.__dataclass_fields__)
+    for where, row in read_jsonl(path, problems):
+        unknown = sorted(set(row) - known)
+        missing = sorted({"id", "task", "images", "text"} - set(row))
+        if unknown or missing:
+            problems.add(f"not a record: unknown fields {unknown}, missing fields {missing}", where=where,
+                         hint="make the artifact again with `vldistill prepare`")
+            continue
+        records.append(Record(**row))
+    problems.raise_if_any(str(path))
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes one record a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(record.to_json())
+            file.write("\n")

@@ -1,0 +1,60 @@
+"""The one exception family of the tool.
+
+Every error that a user can mend says what is wrong, where (`file:line`), and what to do about it. Only
+`vldistill.cli.main` turns one into text and an exit code:
+0 done, 1 failure while running, 2 bad input or refusal, 85 preempted after a checkpoint, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MAX_PROBLEMS_SHOWN = 20
+
+
+class VldistillError(Exception):
+    """A failure while running (exit code 1). `hint` is the mend: a command to run or a value to change."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None):
+        self.message, self.where, self.hint = message, where, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class InputError(VldistillError):
+    """Bad input or a refusal (exit code 2); nothing has been written."""
+
+    exit_code = 2
+
+
+@dataclass
+class Problems:
+    """Collects every fault of an input in one pass, so that a user mends them all at once.
+
+    `add` records one; `raise_if_any` raises a single `InputError` with one line for each (the first 20) and the total.
+    """
+
+    items: list[InputError] = field(default_factory=list)
+
+    def add(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.items.append(InputError(message, where=where, hint=hint))
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    def raise_if_any(self, subject: str = "") -> None:
+        if not self.items:
+            return
+        if len(self.items) == 1:
+            raise self.items[0]
+        lines = [str(item) for item in self.items[:MAX_PROBLEMS_SHOWN]]
+        more = len(self.items) - len(lines)
+        if more:
+            lines.append(f"... and {more} more")
+        summary = f"{len(self.items)} problems" + (f" in {subject}" if subject else "") + ", nothing was written"
+        raise InputError("\n".join([*lines, summary]))
