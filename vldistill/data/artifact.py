@@ -1,0 +1,90 @@
+"""A data artifact, opened: the splits that `prepare` wrote, their label names, and where the images lie."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vldistill.artifacts import file_digest, read_manifest
+from vldistill.data.answers import AnswerVocabulary
+from vldistill.data.records import TASKS, Record, TaskSpec, read_json, read_records
+from vldistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class DataArtifact:
+    """labels: class names in index order; for VQA the answer vocabulary's names."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    vocabulary: AnswerVocabulary | None
+
+    @property
+    def task(self) -> str:
+        return self.manifest["task"]
+
+    @property
+    def spec(self) -> TaskSpec:
+        return TASKS[self.task]
+
+    @property
+    def labels(self) -> list[str]:
+        return self.vocabulary.names if self.vocabulary else list(self.manifest["labels"] or [])
+
+    @property
+    def image_root(self) -> Path:
+        return Path(self.manifest["raw_root"])
+
+    @property
+    def fingerprint(self) -> str:
+        return self.manifest["fingerprint"]
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.manifest["counts"])
+
+    def records(self, split: str, *, types: list[str] | None = None, limit: int | None = None) -> list[Record]:
+        """The records of a split, in file order, of the named types only, the first `limit` of them.
+
+        Raises InputError where the split or a type does not exist, the file was edited after `prepare`, or nothing is left.
+        """
+        if split not in self.splits:
+            raise InputError(f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder),
+                             hint="choose one of them")
+        path = self.folder / f"{split}.jsonl"
+        expected = self.manifest["files"].get(path.name)
+        if not path.exists():
+            raise InputError("is named in the manifest but missing", where=str(path), hint=self._again())
+        if expected and file_digest(path) != expected:
+            raise InputError("differs from what its manifest records", where=str(path), hint=self._again())
+        records = read_records(path)
+        if types is not None:
+            known = sorted({record.type for record in records if record.type})
+            for name in types:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, 1)
+                    raise InputError(f"split {split!r} has no type {name!r}", where=str(path),
+                                     hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}")
+            records = [record for record in records if record.type in types]
+        records = records[:limit]
+        if not records:
+            raise InputError(f"split {split!r} holds no records", where=str(path), hint=self._again())
+        return records
+
+    def _again(self) -> str:
+        return f"make the artifact again with: vldistill prepare {self.manifest.get('dataset', '')} --overwrite"
+
+
+def open_data(folder: Path) -> DataArtifact:
+    """Opens an artifact of `prepare`. Raises InputError where it is missing, incomplete, or its images are gone."""
+    name = folder.name
+    make_it = "vldistill prepare toy" if name.startswith("toy") else f"vldistill prepare {name} --raw FOLDER"
+    manifest = read_manifest(folder, "prepare", make_it=make_it)
+    if not Path(manifest["raw_root"]).is_dir():
+        raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
+                         hint="put the folder back, or prepare again from its new place")
+    answers = folder / "answers.json"
+    vocabulary = AnswerVocabulary.from_json(read_json(answers)) if answers.exists() else None
+    return DataArtifact(folder, manifest, vocabulary)

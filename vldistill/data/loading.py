@@ -1,0 +1,194 @@
+"""From records to batches. The order of samples and their augmentation are functions of (seed, epoch, sample), so that
+any number of workers, and a resumed run, see the same stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vldistill.data.answers import AnswerVocabulary
+from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.data.image_files import open_image
+from vldistill.data.records import Record
+from vldistill.data.text import WordTokenizer
+from vldistill.data.transforms import ImageTransform, hash_key, patchify
+
+CLEAN = -1  # the epoch of a sample that is not augmented
+MEMORY_LIMIT_BYTES = 2 << 30
+
+Key = tuple[int, int]  # (epoch or CLEAN, index of the record)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record, ready to be collated. patches: per image [N, 3 * P * P] float32, with its grid."""
+
+    id: str
+    ids: list[int]
+    words: list[int | None]
+    patches: list[np.ndarray]
+    grids: list[tuple[int, int]]
+    target: int | dict[int, float] | None
+
+
+class RecordDataset(Dataset):
+    """Reads records by (epoch, index).
+
+    memory: keep decoded images; None decides by size (2 GiB). With RandAugment nothing is kept, since it comes before the
+    resize. num_answers sizes VQA's soft targets.
+    """
+
+    def __init__(
+        self,
+        records: list[Record],
+        root: Path,
+        tokenizer: WordTokenizer,
+        transform: ImageTransform,
+        *,
+        max_length: int,
+        vocabulary: AnswerVocabulary | None = None,
+        seed: int = 0,
+        memory: bool | None = None,
+    ):
+        self.records, self.root, self.transform, self.seed = records, root, transform, seed
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        self._coded: dict[tuple, tuple[list[int], list[int | None]]] = {}
+        self._texts = [self._encode(record, max_length) for record in records]
+        self._targets = [self._target(record) for record in records]
+        self._pixels: dict[str, np.ndarray] = {}
+        self._memory = self._fits_memory() if memory is None else memory
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> Example:
+        epoch, index = key
+        record = self.records[index]
+        patches, grids = [], []
+        for position, path in enumerate(record.images):
+            draw = None if epoch == CLEAN else (self.seed, epoch, index, position)
+            pixels = self.transform.normalise(self._load(path, draw), draw)
+            patches.append(patchify(pixels, self.transform.patch))
+            grids.append((pixels.shape[0] // self.transform.patch, pixels.shape[1] // self.transform.patch))
+        ids, words = self._texts[index]
+        return Example(record.id, ids, words, patches, grids, self._targets[index])
+
+    def _load(self, path: str, draw: tuple[int, ...] | None) -> np.ndarray:
+        if draw is not None and self.transform.augment == "randaugment":
+            return self.transform.resize(self.transform.before_resize(open_image(self.root / path), draw))
+        pixels = self._pixels.get(path)
+        if pixels is None:
+            pixels = self.transform.resize(open_image(self.root / path))
+            if self._memory:
+                self._pixels[path] = pixels
+        return pixels
+
+    def _encode(self, record: Record, max_length: int) -> tuple[list[int], list[int | None]]:
+        key = tuple(tuple(word) if isinstance(word, list) else word for word in record.text)
+        if key not in self._coded:
+            self._coded[key] = self.tokenizer.encode(record.text, max_length)
+        return self._coded[key]
+
+    def _target(self, record: Record) -> int | dict[int, float] | None:
+        if self.vocabulary is not None:
+            return None if record.answers is None else self.vocabulary.soft_target(record.answers)
+        return record.label
+
+    def _fits_memory(self) -> bool:
+        images = {path for record in self.records for path in record.images}
+        return len(images) * self.transform.size**2 * 3 * 1.4 < MEMORY_LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Examples to a `Batch`: texts padded to the longest of the batch, images to the largest grid of the batch."""
+
+    pad_id: int
+    num_answers: int | None = None
+
+    def __call__(self, examples: list[Example]) -> Batch:
+        views = range(len(examples[0].patches))
+        images = [stack_patches([e.patches[v] for e in examples], [e.grids[v] for e in examples]) for v in views]
+        text = pad_text([e.ids for e in examples], [e.words for e in examples], self.pad_id)
+        return Batch([e.id for e in examples], text, images, self._targets([e.target for e in examples]))
+
+    def _targets(self, targets: list[int | dict[int, float] | None]) -> torch.Tensor | None:
+        if any(target is None for target in targets):
+            return None
+        if self.num_answers is None:
+            return torch.tensor(targets, dtype=torch.long)
+        dense = torch.zeros(len(targets), self.num_answers)
+        for row, scores in enumerate(targets):
+            for index, score in scores.items():
+                dense[row, index] = score
+        return dense
+
+
+def pad_text(ids: list[list[int]], words: list[list[int | None]], pad_id: int) -> TextBatch:
+    """[B, T] ids and mask, T the longest row."""
+    longest = max(map(len, ids))
+    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(ids), longest, dtype=torch.bool)
+    for row, values in enumerate(ids):
+        tokens[row, : len(values)] = torch.tensor(values)
+        mask[row, : len(values)] = True
+    return TextBatch(tokens, mask, words)
+
+
+def stack_patches(patches: list[np.ndarray], grids: list[tuple[int, int]]) -> ImageBatch:
+    """[B, N, 3 * P * P] patches and mask, N the largest patch count."""
+    counts = [len(rows) for rows in patches]
+    if len(set(counts)) == 1:
+        stacked = torch.from_numpy(np.stack(patches).astype(np.float32, copy=False))
+        return ImageBatch(stacked, torch.ones(len(counts), counts[0], dtype=torch.bool), grids)
+    stacked = torch.zeros(len(patches), max(counts), patches[0].shape[1])
+    mask = torch.zeros(len(patches), max(counts), dtype=torch.bool)
+    for row, values in enumerate(patches):
+        stacked[row, : counts[row]] = torch.from_numpy(values)
+        mask[row, : counts[row]] = True
+    return ImageBatch(stacked, mask, grids)
+
+
+class EpochBatches:
+    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps."""
+
+    def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1):
+        self.count, self.batch, self.seed, self.rank, self.world, self.epoch = count, batch, seed, rank, world, 0
+
+    def __len__(self) -> int:
+        return max(self.count // (self.batch * self.world), 1)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
+        order = torch.randperm(self.count, generator=generator).tolist()
+        step = self.batch * self.world
+        for start in range(0, len(self) * step, step):
+            yield [(self.epoch, index) for index in order[start : start + step][self.rank :: self.world]]
+
+
+class CleanBatches:
+    """Every record once, in order, without augmentation, dealt to ranks batch by batch: nothing is padded or repeated."""
+
+    def __init__(self, count: int, batch: int, *, rank: int = 0, world: int = 1):
+        self.batches = [
+            [(CLEAN, index) for index in range(start, min(start + batch, count))] for start in range(0, count, batch)
+        ][rank::world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+
+def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> DataLoader:
+    """A loader over `batches`; VQA's soft targets are sized by the dataset's vocabulary."""
+    vocabulary = dataset.vocabulary
+    collate = Collator(dataset.tokenizer.pad_id, None if vocabulary is None else len(vocabulary.names))
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
+                      pin_memory=torch.cuda.is_available(), persistent_workers=False)

@@ -1,0 +1,108 @@
+"""WordPiece tokenization of word lists, aligned by word index.
+
+The published models bring BERT's vocabulary; without the network a small one is trained on the prepared text. Folders are
+saved as `transformers` reads them (tokenizer.json, vocab.txt, tokenizer_config.json).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import WordPieceTrainer
+
+from vldistill.artifacts import write_json, write_text
+from vldistill.data.records import Word
+from vldistill.errors import InputError
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class WordTokenizer:
+    """Turns words into token ids, remembering which word each token came from."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self.pad_id = self._special("[PAD]")
+        self.cls_id, self.sep_id, self.mask_id = (self._special(name) for name in ("[CLS]", "[SEP]", "[MASK]"))
+
+    def _special(self, name: str) -> int:
+        index = self._tokenizer.token_to_id(name)
+        if index is None:
+            raise InputError(f"the tokenizer has no {name} token", hint="a BERT-style WordPiece vocabulary is expected")
+        return index
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Token to id."""
+        return self._tokenizer.get_vocab()
+
+    def encode(self, words: Sequence[Word], max_length: int) -> tuple[list[int], list[int | None]]:
+        """Token ids with [CLS] and [SEP], at most `max_length`, and each token's word index (None at specials).
+
+        A tag (a list of object indices) is one word, rendered as its numbers joined by "and".
+        """
+        rendered = [word if isinstance(word, str) else " and ".join(str(index) for index in word) for word in words]
+        coded = self._tokenizer.encode(rendered, is_pretokenized=True, add_special_tokens=False)
+        keep = max_length - 2
+        ids = [self.cls_id, *coded.ids[:keep], self.sep_id]
+        return ids, [None, *coded.word_ids[:keep], None]
+
+    def save(self, folder: Path) -> None:
+        """Writes tokenizer.json, vocab.txt and tokenizer_config.json."""
+        write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
+        ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
+        write_text(folder / "vocab.txt", "\n".join(ordered) + "\n")
+        names = {f"{key}_token": f"[{key.upper()}]" for key in ("pad", "unk", "cls", "sep", "mask")}
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **names})
+
+
+def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer:
+    """A lower-casing WordPiece vocabulary of at most `size` tokens, trained on word lists; the same input gives the
+    same vocabulary."""
+    tokenizer = _untrained()
+    lines = (" ".join(word for word in words if isinstance(word, str)) for words in texts)
+    tokenizer.train_from_iterable(lines, WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIALS), show_progress=False))
+    tokenizer.post_processor = _template(tokenizer)
+    return WordTokenizer(tokenizer)
+
+
+def load_tokenizer(folder: Path) -> WordTokenizer:
+    """Reads a model folder's tokenizer.json, or its vocab.txt."""
+    file, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
+    if file.exists():
+        try:
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"is not a tokenizer: {error}", where=str(file)) from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return WordTokenizer(tokenizer)
+    if vocabulary.exists():
+        lowercase = True
+        config = folder / "tokenizer_config.json"
+        if config.exists():
+            lowercase = bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))
+        return WordTokenizer(BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)._tokenizer)
+    raise InputError("no tokenizer.json and no vocab.txt", where=str(folder), hint="give a folder saved with its tokenizer")
+
+
+def _untrained() -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder(prefix="##")
+    return tokenizer
+
+
+def _template(tokenizer: Tokenizer) -> TemplateProcessing:
+    specials = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    return TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=specials)

@@ -1,0 +1,102 @@
+"""ViLT's image preprocessing, and augmentation as a function of (seed, epoch, sample).
+
+Resizing: the shorter side to `size`, the longer side at most int(1333 / 800 * size), then each side down to a multiple of
+the patch, bicubic, mean = std = 0.5. At 384 and patch 32 the largest image is 608x384, which is 228 patches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+MEAN = STD = 0.5
+LONG_SIDE_RATIO = 1333 / 800
+
+
+def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]:
+    """(width, height) after ViLT's resize; each at least one patch.
+
+    >>> vilt_size(640, 480, 384, 32)
+    (512, 384)
+    """
+    scale = size / min(width, height)
+    longest = int(LONG_SIDE_RATIO * size)
+    if max(width, height) * scale > longest:
+        scale = longest / max(width, height)
+    return tuple(max(int(side * scale + 0.5) // patch * patch, patch) for side in (width, height))
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """size: shorter side in pixels. patch: patch side in pixels. augment: "none", "randaugment" (2 operations of
+    magnitude 9, without colour inversion and cutout, as both ViLT and DiDE) or "jitter" (a shift of at most `shift`
+    pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range)."""
+
+    size: int
+    patch: int
+    augment: str = "none"
+    shift: int = 1
+    noise: float = 0.08
+
+    def resize(self, image: Image.Image) -> np.ndarray:
+        """[H, W, 3] uint8, each side a multiple of the patch."""
+        target = vilt_size(*image.size, self.size, self.patch)
+        if image.size != target:
+            image = image.resize(target, Image.Resampling.BICUBIC)
+        return np.asarray(image, dtype=np.uint8)
+
+    def before_resize(self, image: Image.Image, key: tuple[int, ...]) -> Image.Image:
+        """RandAugment, drawn from `key` = (seed, epoch, sample); the image itself under any other augmentation."""
+        if self.augment != "randaugment":
+            return image
+        import torch
+        from torchvision.transforms import RandAugment
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash_key(key))
+            return RandAugment(num_ops=2, magnitude=9, fill=[128, 128, 128])(image)
+
+    def normalise(self, pixels: np.ndarray, key: tuple[int, ...] | None) -> np.ndarray:
+        """[H, W, 3] uint8 to float32 in about [-1, 1]; with a `key` and "jitter", shifted and noisy."""
+        if key is None or self.augment != "jitter":
+            return (pixels.astype(np.float32) / 255 - MEAN) / STD
+        draw = hash_key(key)
+        height, width = pixels.shape[:2]
+        if self.shift:
+            span = 2 * self.shift + 1
+            down, right = draw % span, draw // span % span
+            padded = np.pad(pixels, ((self.shift, self.shift), (self.shift, self.shift), (0, 0)), mode="edge")
+            pixels = padded[down : down + height, right : right + width]
+        values = (pixels.astype(np.float32) / 255 - MEAN) / STD
+        return values + _noise(draw, values.size).reshape(values.shape) * (self.noise / STD)
+
+
+def patchify(pixels: np.ndarray, patch: int) -> np.ndarray:
+    """[H, W, 3] to [H/P * W/P, 3 * P * P], patches in raster order, each flattened as (channel, row, column): the order
+    of a convolution's weight."""
+    rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
+    cells = pixels.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 4, 1, 3)
+    return cells.reshape(rows * columns, 3 * patch * patch)
+
+
+def hash_key(key: tuple[int, ...]) -> int:
+    """A 63-bit integer from integers: a counter-based draw, so that a resumed run needs no generator state."""
+    digest = hashlib.blake2b(np.asarray(key, dtype=np.int64).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+# Drawing fresh normals for every pixel costs more than a small model's step; a slice of one fixed pool does not.
+_POOL_SIZE = 1 << 20
+_POOL: list[np.ndarray] = []
+
+
+def _noise(draw: int, count: int) -> np.ndarray:
+    if count > _POOL_SIZE // 2:
+        return np.random.default_rng(draw).standard_normal(count, dtype=np.float32)
+    if not _POOL:
+        _POOL.append(np.random.default_rng(20210520).standard_normal(_POOL_SIZE, dtype=np.float32))
+    start = draw // 81 % (_POOL_SIZE - count)
+    return _POOL[0][start : start + count]

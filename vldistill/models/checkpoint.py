@@ -1,0 +1,181 @@
+"""Model folders: config.json, model.safetensors and the tokenizer, loadable by path alone.
+
+A fusion model's folder is also one of `transformers`; the published ViLT checkpoints are read by name or local folder.
+Nothing is dropped silently: a key that finds no place is an error that lists it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vldistill.artifacts import find_run, write_json
+from vldistill.data.text import WordTokenizer
+from vldistill.errors import InputError
+from vldistill.models.vilt import EncoderConfig
+
+# Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
+_HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
+# A buffer of constants in older checkpoints.
+_CONSTANTS = ("embeddings.text_embeddings.position_ids",)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model folder says of itself. kind: "vilt" (fusion) or "dual_encoder". images: per record. labels: names of
+    the head's classes, in order. image_size: shorter side in pixels. max_length: text tokens with specials."""
+
+    kind: str
+    encoder: EncoderConfig
+    task: str
+    images: int
+    labels: list[str]
+    image_size: int
+    max_length: int
+
+    def to_config(self) -> dict[str, Any]:
+        own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
+               "max_length": self.max_length}
+        names = {str(index): name for index, name in enumerate(self.labels)}
+        return {"model_type": self.kind, **self.encoder.to_dict(), "qkv_bias": True, "hidden_act": "gelu", "num_channels": 3,
+                "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ModelSpec:
+        """Reads our config.json, or a published ViLT's (which lacks our part: one image of shorter side 384, 40 tokens)."""
+        own = config.get("vldistill", {})
+        encoder = EncoderConfig.from_dict(config)
+        names = config.get("id2label") or {}
+        labels = [names[str(index)] for index in range(len(names))]
+        images = own.get("images", max(encoder.modality_type_vocab_size - 1, 1))
+        return cls(own.get("kind", "vilt"), encoder, own.get("task", ""), images, labels,
+                   own.get("image_size", encoder.image_size), own.get("max_length", encoder.max_position_embeddings))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder, read. weights are on the CPU, in the precision they were saved in."""
+
+    folder: Path
+    spec: ModelSpec
+    weights: dict[str, Tensor]
+
+
+def save_model(folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: WordTokenizer) -> None:
+    """Writes a model folder; each file is renamed into place whole, the weights last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", spec.to_config())
+    tokenizer.save(folder)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    temporary = folder / ".model.safetensors.tmp"
+    save_file(weights, temporary, metadata={"format": "pt"})
+    temporary.replace(folder / "model.safetensors")
+
+
+def resolve_model(source: str) -> Path:
+    """The model folder that `source` names: a model folder, a run (its `model/`), `runs/<recipe>` with one run, or a
+    published model's hub name. Raises InputError where there is none."""
+    path = Path(source).expanduser()
+    if path.exists():
+        if (path / "config.json").exists():
+            return path
+        run = find_run(path)
+        if (run / "model" / "config.json").exists():
+            return run / "model"
+        raise InputError("holds no model", where=str(run), hint="name a run that has finished, or a folder with config.json")
+    if source.count("/") == 1 and not source.startswith((".", "/", "~", "runs/", "artifacts/")):
+        return _from_hub(source)
+    raise InputError("no such model", where=source, hint="make it with `vldistill finetune`, or give a folder or a hub name")
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot be fetched: {reason}", where=name,
+                         hint="fetch it on a machine with network and give the local folder") from None
+
+
+def read_checkpoint(source: str) -> Checkpoint:
+    """Reads a model folder (see `resolve_model`). Raises InputError where its files are missing or broken."""
+    folder = resolve_model(source)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        spec = ModelSpec.from_config(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
+    kind = config.get("model_type")
+    if kind not in ("vilt", "dual_encoder"):
+        raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"), hint="ViLT or a dual encoder is expected")
+    return Checkpoint(folder, spec, _read_weights(folder))
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    path = safe if safe.exists() else pickled
+    try:
+        if safe.exists():
+            return load_file(safe)
+        if pickled.exists():
+            return torch.load(pickled, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path), hint="make it again") from None
+    except Exception as error:  # the restricted unpickler's own error, which names what it refused
+        raise InputError(f"is not a plain tensor file: {str(error).splitlines()[0]}", where=str(path),
+                         hint="convert it to safetensors") from None
+    raise InputError("holds no model.safetensors", where=str(folder), hint="give a folder with its weights")
+
+
+def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Loads every key. Raises InputError listing keys without a place, keys without a value, and shapes that differ."""
+    own = module.state_dict()
+    faults = [f"unexpected {name}" for name in weights if name not in own]
+    faults += [f"missing {name}" for name in own if name not in weights]
+    faults += [f"{name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+               for name, value in weights.items() if name in own and value.shape != own[name].shape]
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise InputError(f"the weights do not fit the model: {shown}", where=where, hint="check the model's sizes and kind")
+    module.load_state_dict(weights)
+
+
+def fusion_encoder_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The whole ViLT encoder of a fusion checkpoint, under the names of `ViltEncoder`; task heads are left out."""
+    weights = {}
+    for name, value in checkpoint.weights.items():
+        if name.startswith(_HEADS):
+            continue
+        bare = name.removeprefix("vilt.")
+        if bare not in _CONSTANTS:
+            weights[bare] = value
+    return weights
+
+
+def fit_encoder(weights: dict[str, Tensor], encoder: nn.Module, *, prefix: str = "") -> dict[str, Tensor]:
+    """The part of a whole encoder's weights that `encoder` (a half, or one with more image types) needs.
+
+    The half that a tower does not have is left out by name; missing image-type rows are copies of the first image's.
+    """
+    own = encoder.state_dict()
+    halves = ("embeddings.text_embeddings.", "embeddings.patch_embeddings.", "embeddings.cls_token",
+              "embeddings.position_embeddings")
+    fitted = {}
+    for name, value in weights.items():
+        if name not in own and name.startswith(halves):
+            continue
+        if name == "embeddings.token_type_embeddings.weight" and name in own:
+            value = torch.cat([value, value[1:2].expand(max(len(own[name]) - len(value), 0), -1)])[: len(own[name])]
+        fitted[prefix + name] = value
+    return fitted

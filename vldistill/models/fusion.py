@@ -1,0 +1,45 @@
+"""The fusion encoder with a task head: ViLT as teacher, as baseline, and as student.
+
+Names are `transformers`' (`vilt.*`, `classifier.{0,1,3}`), so a saved folder loads there too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch
+from vldistill.models.heads import classifier
+from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
+from vldistill.models.vilt import EncoderConfig, ViltEncoder, with_cls
+
+
+class FusionModel(nn.Module):
+    """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
+    (NLVR2)."""
+
+    def __init__(self, config: EncoderConfig, *, images: int, classes: int):
+        super().__init__()
+        self.vilt = ViltEncoder(config)
+        width = config.hidden_size
+        self.classifier = classifier(width * images, width * 2, classes)
+
+    @property
+    def layers(self) -> int:
+        return self.vilt.config.num_hidden_layers
+
+    def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
+        """Logits [B, C] and one view per image."""
+        pooled, views = [], []
+        length = batch.text.ids.shape[1]
+        for position, image in enumerate(batch.images):
+            encoded = self.vilt.encode_pair(batch.text, image, position, capture)
+            pooled.append(self.vilt.pool(encoded.hidden))
+            qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
+            hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
+            views.append(View(batch.text.mask, with_cls(image.mask), qk, hidden))
+        return Output(self.classifier(torch.cat(pooled, dim=-1)), views)
+
+
+def _split(query: Tensor, key: Tensor, length: int) -> QueryKey:
+    return QueryKey(query[:, :, :length], key[:, :, :length], query[:, :, length:], key[:, :, length:])

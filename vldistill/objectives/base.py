@@ -1,0 +1,41 @@
+"""What the loop asks of an objective, and the supervised one.
+
+An objective is a module (it may hold learned scalars) that takes the student's output, the teacher's output and the batch and
+returns named loss terms, already weighted; the loop sums them for the gradient and logs each by name.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch
+from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.objectives.task import answer_bce, label_cross_entropy
+
+Terms = dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's."""
+
+    student_capture: Capture
+    teacher_capture: Capture
+    needs_teacher: bool
+
+    def __call__(self, student: Output, teacher: Output | None, batch: Batch) -> Terms: ...
+
+
+class HardLabels(nn.Module):
+    """The task loss alone: `answers` chooses VQA's binary cross-entropy, else cross-entropy."""
+
+    student_capture = teacher_capture = NOTHING
+    needs_teacher = False
+
+    def __init__(self, *, answers: bool):
+        super().__init__()
+        self.loss = answer_bce if answers else label_cross_entropy
+
+    def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
+        return {"task": self.loss(student.logits, batch.target)}

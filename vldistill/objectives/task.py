@@ -1,0 +1,19 @@
+"""Losses on ground-truth labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def label_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, batch mean, fp32. logits: [B, C]; target: [B] class indices."""
+    return F.cross_entropy(logits.float(), target)
+
+
+def answer_bce(logits: Tensor, target: Tensor) -> Tensor:
+    """VQA: binary cross-entropy against soft answer scores, mean over batch and answers, times the number of answers.
+
+    logits: [B, A]; target: [B, A] in [0, 1].
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), target.float()) * logits.shape[-1]

@@ -1,0 +1,75 @@
+"""Where and how precisely a run computes: device, precision (and why), seeds, and the accelerate set-up."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vldistill.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Precision:
+    """name: "fp32", "bf16" or "fp16"; reason: why it was chosen, for the log."""
+
+    name: str
+    reason: str
+
+
+def choose_precision(wanted: str) -> Precision:
+    """Resolves "auto": bf16 on a GPU that has it, else fp16 on a GPU, else fp32. Raises InputError for fp16 on a CPU."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if wanted == "fp16" and not cuda:
+        raise InputError("train.precision fp16 needs a GPU", hint="set train.precision=bf16 or fp32")
+    if wanted != "auto":
+        return Precision(wanted, "as the recipe says")
+    if not cuda:
+        return Precision("fp32", "no GPU")
+    if torch.cuda.is_bf16_supported():
+        return Precision("bf16", f"{torch.cuda.get_device_name()} supports it")
+    return Precision("fp16", f"{torch.cuda.get_device_name()} has no bf16")
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch (all devices)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def make_accelerator(precision: Precision, accumulate: int, trackers: list[str], folder: Path) -> Accelerator:
+    """The accelerate set-up of one run. Raises InputError where a tracker is not installed."""
+    from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+
+    # The schedule counts optimiser steps and the loop's own loader ends where it ends, so neither is left to accelerate.
+    accumulation = GradientAccumulationPlugin(num_steps=accumulate, adjust_scheduler=False, sync_with_dataloader=False)
+    try:
+        return Accelerator(
+            mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,
+            log_with=trackers or None, project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+        )
+    except (ImportError, ValueError) as error:
+        raise InputError(f"train.trackers: {str(error).splitlines()[0]}", hint="install the tracker, or leave it out") from None
+
+
+def device_name(device: torch.device) -> str:
+    """A device as a person would name it."""
+    import os
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores"

@@ -1,0 +1,56 @@
+"""DiDE's dual encoder: a text tower and an image tower that meet only in a small MLP, so images are encoded once and cached
+(DiDE, section 3.1; structure as the authors' code: each tower its own pooler, fusion MLP on [text; image]).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.models.heads import classifier
+from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
+from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, with_cls
+
+
+class DualEncoder(nn.Module):
+    """Two halves of a ViLT and a head. A record's images are fused with its text one by one and concatenated (NLVR2)."""
+
+    def __init__(self, config: EncoderConfig, *, images: int, classes: int):
+        super().__init__()
+        self.text_encoder = ViltEncoder(config, image=False)
+        self.image_encoder = ViltEncoder(config, text=False)
+        width = config.hidden_size
+        self.fusion = classifier(width * 2, width * 2, width)
+        self.classifier = classifier(width * images, width * 2, classes)
+
+    @property
+    def layers(self) -> int:
+        return self.text_encoder.config.num_hidden_layers
+
+    def encode_text(self, text: TextBatch) -> Tensor:
+        """[B, D] pooled text vectors."""
+        return self.text_encoder.pool(self.text_encoder.encode_text(text).hidden)
+
+    def encode_image(self, image: ImageBatch, position: int = 0) -> Tensor:
+        """[B, D] pooled image vectors, which can be cached; `position` is the image's place in its record."""
+        return self.image_encoder.pool(self.image_encoder.encode_image(image, position).hidden)
+
+    def fuse(self, text: Tensor, images: list[Tensor]) -> Tensor:
+        """Pooled vectors (text [B, D], one [B, D] per image) to logits [B, C]."""
+        pairs = [self.fusion(torch.cat([text, image], dim=-1)) for image in images]
+        return self.classifier(torch.cat(pairs, dim=-1))
+
+    def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
+        """Logits [B, C] and one view per image; the text is encoded once, however many images there are."""
+        text = self.text_encoder.encode_text(batch.text, capture)
+        images = [self.image_encoder.encode_image(image, place, capture) for place, image in enumerate(batch.images)]
+        logits = self.fuse(self.text_encoder.pool(text.hidden), [self.image_encoder.pool(i.hidden) for i in images])
+        masks = [with_cls(image.mask) for image in batch.images]
+        return Output(logits, [_view(batch.text.mask, mask, text, image) for mask, image in zip(masks, images, strict=True)])
+
+
+def _view(text_mask: Tensor, image_mask: Tensor, text: Encoded, image: Encoded) -> View:
+    qk = {layer: QueryKey(*text.qk[layer], *image.qk[layer]) for layer in text.qk}
+    hidden = {layer: (text.layers[layer], image.layers[layer]) for layer in text.layers}
+    return View(text_mask, image_mask, qk, hidden)

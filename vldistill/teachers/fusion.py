@@ -1,0 +1,64 @@
+"""Fusion-encoder teachers: frozen, in evaluation mode whatever the student does, and run live, since their attention maps are
+too large to store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vldistill.data.batch import Batch
+from vldistill.data.text import WordTokenizer, load_tokenizer
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import ModelSpec, load_strict, read_checkpoint
+from vldistill.models.fusion import FusionModel
+from vldistill.models.outputs import Capture, Output
+
+TEACHERS = {"vilt": FusionModel}
+
+
+@dataclass
+class FusionTeacher:
+    """A teacher kept outside the student, so that it is neither trained nor saved with it.
+
+    order: [C] index of each of the student's labels among the teacher's, or None where the orders agree.
+    """
+
+    model: FusionModel
+    spec: ModelSpec
+    tokenizer: WordTokenizer
+    order: torch.Tensor | None
+
+    def to(self, device: torch.device) -> FusionTeacher:
+        self.model.to(device)
+        self.order = None if self.order is None else self.order.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, capture: Capture) -> Output:
+        """The teacher's output, its logits in the order of the student's labels."""
+        output = self.model(batch, capture)
+        if self.order is None:
+            return output
+        return Output(output.logits[:, self.order], output.views)
+
+
+def build_fusion_teacher(kind: str, source: str, *, labels: list[str], images: int) -> FusionTeacher:
+    """Reads a fine-tuned fusion model. Raises InputError where it lacks a label or takes another number of images."""
+    checkpoint = read_checkpoint(source)
+    spec, where = checkpoint.spec, str(checkpoint.folder)
+    if spec.kind != kind:
+        raise InputError(f"is a {spec.kind} model, a {kind} teacher was expected", where=where, hint="name a fusion run")
+    if spec.images != images:
+        raise InputError(f"takes {spec.images} image(s) a record, the data has {images}", where=where,
+                         hint="fine-tune a teacher on this data first: vldistill finetune")
+    missing = [name for name in labels if name not in spec.labels]
+    if missing:
+        raise InputError(f"the teacher does not know {len(missing)} of the data's labels: {', '.join(missing[:5])}", where=where,
+                         hint="fine-tune a teacher on this data first: vldistill finetune")
+    order = None if labels == spec.labels else torch.tensor([spec.labels.index(name) for name in labels])
+    model = TEACHERS[kind](spec.encoder, images=images, classes=len(spec.labels))
+    weights = {name if name.startswith(("vilt.", "classifier.")) else f"vilt.{name}": value
+               for name, value in checkpoint.weights.items() if not name.endswith("position_ids")}
+    load_strict(model, weights, where)
+    return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order)
