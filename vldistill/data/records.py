@@ -125,7 +125,7 @@ def read_json(path: Path) -> Any:
         raise InputError(str(error), where=str(path)) from None
 
 
-def read_jsonl(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_jsonl(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file:line`, object) of each non-empty line; faulty lines go to `problems` and are skipped."""
     # Not `splitlines`: it also breaks at U+2028 and the like, which may stand inside a JSON string.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -133,7 +133,7 @@ def read_jsonl(path: Path, problems: Problems) -> Iterator[tuple[str, dict[str, 
             continue
         where = f"{path}:{number}"
         try:
-            row = parse_json(line)
+            row = parse(line)
         except ValueError as error:
             problems.add(str(error), where=where)
             continue
@@ -147,7 +147,8 @@ def read_records(path: Path) -> list[Record]:
     """Reads a split that `prepare` wrote. Raises InputError listing every line that is not a record."""
     problems, records = Problems(), []
     known = set(Record.__dataclass_fields__)
-    for where, row in read_jsonl(path, problems):
+    # `prepare` wrote these lines, so the plain reader is strict enough, and four times as fast.
+    for where, row in read_jsonl(path, problems, parse=json.loads):
         unknown = sorted(set(row) - known)
         missing = sorted({"id", "task", "images", "text"} - set(row))
         if unknown or missing:

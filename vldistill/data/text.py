@@ -70,7 +70,7 @@ def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer
     same vocabulary."""
     tokenizer = _untrained()
     lines = (" ".join(word for word in words if isinstance(word, str)) for words in texts)
-    tokenizer.train_from_iterable(lines, WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIALS), show_progress=False))
+    tokenizer.train_from_iterator(lines, WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIALS), show_progress=False))
     tokenizer.post_processor = _template(tokenizer)
     return WordTokenizer(tokenizer)
 

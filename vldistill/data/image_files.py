@@ -1,0 +1,270 @@
+"""Image files: opening one safely as RGB, and checking all of a data set's in one pass.
+
+A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an
+error, never a grey-filled picture. Pixels are taken as stored: EXIF orientation is left alone, as in the published
+pipelines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vldistill.errors import InputError, Problems
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 256 * 2**20
+_CHUNK = 32
+
+# `warnings.catch_warnings` swaps global state, so only one thread at a time may hold it.
+_WARNINGS = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """sha1 of the file's bytes (hex), and its size in pixels."""
+
+    sha1: str
+    width: int
+    height: int
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image as 8-bit RGB, transparency composited on white, 16-bit grey scaled.
+
+    Raises InputError naming the path where the file is missing, empty, no image of an allowed format, over the pixel
+    cap (before decoding), or truncated.
+    """
+    try:
+        data = _read(str(path))
+        image = _open_header(data)
+        return _to_rgb(_decode(image))
+    except _BadImage as error:
+        raise InputError(error.message, where=str(path), hint=error.hint) from None
+
+
+def check_paths(relative_paths: Iterable[str], problems: Problems, where_of: Mapping[str, str]) -> list[str]:
+    """The paths that, by their text alone, stay inside the root; each of the others goes to `problems`."""
+    good = []
+    for path in dict.fromkeys(relative_paths):
+        pure = PurePosixPath(path)
+        if not path.strip() or "\0" in path:
+            problems.add(f"image path {path[:200]!r} is not a path", where=where_of.get(path), hint="name a file")
+        elif pure.is_absolute() or ".." in pure.parts:
+            problems.add(
+                f"image path {path[:200]!r} leaves the raw folder",
+                where=where_of.get(path),
+                hint="give it relative to the raw folder, without `..`",
+            )
+        else:
+            good.append(path)
+    return good
+
+
+def check_images(
+    root: Path,
+    relative_paths: Iterable[str],
+    problems: Problems,
+    where_of: Mapping[str, str],
+    decode: bool = True,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, ImageInfo]:
+    """Checks every image and returns what is known of the good ones, in the order given.
+
+    Every missing, broken or escaping image goes to `problems` with `where_of[path]`, the line that names it; a folder
+    that does not exist is one problem. `decode=False` reads headers only (and hashes). `progress(done, total)` is
+    called from the calling thread.
+    """
+    paths = check_paths(relative_paths, problems, where_of)
+    present = _existing(root, paths, problems, where_of)
+    threads = threads or _cpu_count()
+    chunks = [present[i : i + _CHUNK] for i in range(0, len(present), _CHUNK)]
+    found: dict[str, ImageInfo] = {}
+    done = 0
+
+    def examine(chunk: list[str]) -> list[ImageInfo | _BadImage]:
+        return [_examine(os.path.join(root, path), decode) for path in chunk]  # noqa: PTH118 (a Path per image is slow)
+
+    pool = ThreadPoolExecutor(max_workers=max(1, threads))
+    try:
+        for chunk, results in zip(chunks, pool.map(examine, chunks), strict=True):
+            for path, result in zip(chunk, results, strict=True):
+                if isinstance(result, ImageInfo):
+                    found[path] = result
+                else:
+                    problems.add(f"image {_shown(path)}: {result.message}", where=where_of.get(path), hint=result.hint)
+            done += len(chunk)
+            if progress:
+                progress(done, len(present))
+    finally:
+        # On Ctrl-C the queue must not be worked off first.
+        pool.shutdown(wait=True, cancel_futures=True)
+    return found
+
+
+class _BadImage(Exception):
+    def __init__(self, message: str, hint: str | None = None):
+        self.message, self.hint = message, hint
+        super().__init__(message)
+
+
+def _cpu_count() -> int:
+    # A SLURM job may own fewer cores than the node has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str]) -> list[str]:
+    """The paths that name a regular file inside `root`: one listing per folder, not a stat per image."""
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(os.path.dirname(path), []).append(path)  # noqa: PTH120 (a Path per image is slow)
+    real_root = os.path.realpath(root)
+    good: set[str] = set()
+    for folder, members in folders.items():
+        place = Path(root) / folder
+        where = where_of.get(members[0])
+        if not os.path.isdir(place):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
+            many = f"{len(members):,} images" if len(members) > 1 else f"image {_shown(members[0])}"
+            problems.add(f"{many}: no such folder: {_shown(str(place))}", where=where, hint="put the images there")
+            continue
+        if not _inside(place, real_root):
+            problems.add(
+                f"image {_shown(members[0])}: the folder {_shown(str(place))} is a link that leaves the raw folder",
+                where=where,
+                hint="copy the images (`cp -al` takes no space), or mount them there",
+            )
+            continue
+        entries = _list_folder(place)
+        for path in members:
+            name = PurePosixPath(path).name
+            entry = entries.get(name)
+            if entry is None:
+                problems.add(
+                    f"image {_shown(path)}: no such file in {_shown(str(place))}",
+                    where=where_of.get(path),
+                    hint="put it there, or drop the line",
+                )
+            elif entry.is_symlink() and not _inside(entry.path, real_root):
+                problems.add(
+                    f"image {_shown(path)}: is a link that leaves the raw folder",
+                    where=where_of.get(path),
+                    hint="copy the file there",
+                )
+            elif not os.path.isfile(entry.path):  # noqa: PTH113 (a loop of links must not raise)
+                problems.add(
+                    f"image {_shown(path)}: is not a file", where=where_of.get(path), hint="put the image there"
+                )
+            else:
+                good.add(path)
+    return [path for path in paths if path in good]
+
+
+def _list_folder(place: Path) -> dict[str, os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as entries:
+            return {entry.name: entry for entry in entries}
+    except OSError:
+        return {}
+
+
+def _examine(path: str, decode: bool) -> ImageInfo | _BadImage:
+    try:
+        data = _read(path)
+        image = _open_header(data)
+        width, height = image.size
+        if decode:
+            # A JPEG drawn at an eighth still reads its whole stream: a truncated one is found, at half the cost.
+            image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
+            _decode(image)
+    except _BadImage as error:
+        return error
+    return ImageInfo(hashlib.sha1(data, usedforsecurity=False).hexdigest(), width, height)
+
+
+def _read(path: str) -> bytes:
+    try:
+        # Not blocking, so that a named pipe cannot hold the reader for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (a descriptor, not a path)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise _BadImage("is not a file", "name an image file")
+            if status.st_size == 0:
+                raise _BadImage("is empty (0 bytes)", "fetch it again")
+            if status.st_size > MAX_BYTES:
+                raise _BadImage(f"has {status.st_size:,} bytes, over the cap of {MAX_BYTES:,}", "resize it")
+            return file.read()
+    except FileNotFoundError:
+        raise _BadImage("no such file", "put it there") from None
+    except IsADirectoryError:
+        raise _BadImage("is a folder, an image was expected", "name an image file") from None
+    except (OSError, ValueError) as error:
+        raise _BadImage(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}", "check its permissions"
+        ) from None
+
+
+def _open_header(data: bytes) -> Image.Image:
+    try:
+        with _WARNINGS, warnings.catch_warnings():
+            # Pillow only warns between its own cap and twice it; ours below refuses.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _BadImage(f"is not an image ({', '.join(FORMATS)} are read)", "convert or replace it") from None
+    except Image.DecompressionBombError:
+        raise _BadImage(f"is over the cap of {MAX_PIXELS:,} pixels", "resize it") from None
+    except Exception as error:  # whatever a parser makes of a hostile header (struct.error, ValueError, ...)
+        raise _BadImage(f"has a damaged header: {_first_line(error)}", "replace it") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {MAX_PIXELS:,}", "resize it")
+    return image
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, zlib.error, ... on damage
+        raise _BadImage(f"is truncated or damaged: {_first_line(error)}", "fetch it again") from None
+    return image
+
+
+def _inside(path: str | Path, real_root: str) -> bool:
+    # `realpath`, since `Path.resolve` raises for a loop of links.
+    return Path(os.path.realpath(path)).is_relative_to(real_root)
+
+
+def _shown(path: str) -> str:
+    return path if path.isprintable() and len(path) <= 200 else f"{path[:200]!r}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # `convert` would clip 16-bit grey at 255 and turn nearly all of it white.
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,286 @@
+"""What every source shares: its options, what it returns, and strict reading of rows with `file:line` in each fault."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vldistill.data.answers import AnswerVocabulary
+from vldistill.data.records import Record, parse_json, read_jsonl, read_text
+from vldistill.errors import InputError, Problems
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a data set; each source uses the options that concern it.
+
+    min_answer_count: how often an answer occurs to be a class (VQA). val_directories: image directories held out as
+    val (NLVR). labels, task: the class names in order, the task (JSONL; found in the data when not given).
+    splits: only these of train, val, test.
+    """
+
+    min_answer_count: int = 9
+    val_directories: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    task: str | None = None
+    splits: tuple[str, ...] | None = None
+
+    def wants(self, split: str) -> bool:
+        return self.splits is None or split in self.splits
+
+
+@dataclass
+class SourceData:
+    """A data set as records.
+
+    where: for each split, the `file:line` (or `file#question_id`) of each record, by which image faults are named.
+    root: what image paths are relative to (None: the raw folder). notes: lines to print for the user.
+    """
+
+    task: str
+    splits: dict[str, list[Record]] = field(default_factory=dict)
+    labels: list[str] | None = None
+    vocabulary: AnswerVocabulary | None = None
+    where: dict[str, list[str]] = field(default_factory=dict)
+    root: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, split: str, record: Record, where: str) -> None:
+        """Appends a record to a split."""
+        self.splits.setdefault(split, []).append(record)
+        self.where.setdefault(split, []).append(where)
+
+
+class Row:
+    """One JSON object under examination. Each getter returns the value, or None after adding a problem; `good` tells
+    whether all went well."""
+
+    def __init__(self, values: dict[str, Any], where: str, problems: Problems):
+        self.values, self.where, self.problems, self.good = values, where, problems, True
+
+    def fault(self, message: str, hint: str | None = None) -> None:
+        self.good = False
+        self.problems.add(message, where=self.where, hint=hint)
+
+    def text(self, key: str, *, optional: bool = False, blank: bool = False) -> str | None:
+        """A string; `blank` also lets an empty one pass. Never one that cannot be written as UTF-8."""
+        value = self._get(key, optional)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            return self.fault(
+                f"`{key}` must be a text, found {kind_of(value)}",
+                "put it in quotes" if is_number(value) else "mend the line",
+            )
+        if not blank and not value.strip():
+            return self.fault(f"`{key}` is empty", "give it a text, or drop the line")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return self.fault(f"`{key}` has half of a surrogate pair", "mend the \\u escape")
+        return value
+
+    def integer(self, key: str) -> int | None:
+        value = self._get(key, False)
+        if value is None:
+            return None
+        if type(value) is not int or value < 0:
+            shown = value if type(value) is int else kind_of(value)
+            return self.fault(f"`{key}` must be a whole number, 0 or more, found {shown}", "mend the line")
+        return value
+
+    def items(self, key: str, *, optional: bool = False) -> list[Any] | None:
+        value = self._get(key, optional)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            return self.fault(f"`{key}` must be a list, found {kind_of(value)}", "put it in square brackets")
+        return value
+
+    def texts(self, key: str, most: int | None = None) -> list[str] | None:
+        """A list of one non-blank string or more, `most` at most."""
+        values = self.items(key)
+        if values is None:
+            return None
+        if not values or (most is not None and len(values) > most):
+            wanted = "one text or more" if most is None else f"1 to {most} texts"
+            return self.fault(f"`{key}` must hold {wanted}, found {len(values)}", "mend the line")
+        entries = Row({f"{key}[{i}]": value for i, value in enumerate(values)}, self.where, self.problems)
+        for entry in entries.values:
+            entries.text(entry)
+        self.good = self.good and entries.good
+        return values if entries.good else None
+
+    def one_of(self, key: str, names: Sequence[str]) -> int | None:
+        """The index of a label among `names`."""
+        value = self.text(key)
+        if value is None:
+            return None
+        if value not in names:
+            return self.fault(f"`{key}` {quoted(value)} is not a label", nearest(value, names))
+        return names.index(value)
+
+    def _get(self, key: str, optional: bool) -> Any:
+        value = self.values.get(key)
+        if value is None and not optional:
+            if key in self.values:
+                return self.fault(f"`{key}` is null", "give it a value, or drop the line")
+            near = difflib.get_close_matches(key, self.values, 1)
+            found = f"did you mean `{near[0]}`? rename it" if near else f"found {listed(self.values)}"
+            return self.fault(f"`{key}` is missing", found)
+        return value
+
+
+class Seen:
+    """Ids seen so far in a split; a second occurrence is a fault that names the first."""
+
+    def __init__(self) -> None:
+        self.first: dict[Any, str] = {}
+
+    def add(self, value: Any, row: Row, key: str = "id") -> None:
+        if value in self.first:
+            row.fault(f"{key} {quoted(value)} appears twice", f"first at {self.first[value]}; rename or drop one")
+        else:
+            self.first[value] = row.where
+
+
+def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
+    """The objects of a JSON-lines file; every fault of the file goes to `problems`, an empty file too."""
+    empty = True
+    before = len(problems.items)
+    try:
+        for where, values in read_jsonl(path, problems):
+            empty = False
+            yield Row(values, where, problems)
+    except (InputError, OSError) as error:
+        add_file_fault(path, error, problems)
+    for problem in problems.items[before:]:
+        problem.hint = problem.hint or "mend the line, or drop it"
+    if empty and len(problems.items) == before:
+        problems.add("holds no line", where=f"{path}:1", hint="remove the file, or fetch it again")
+
+
+def read_document(path: Path, key: str, problems: Problems) -> list[Row]:
+    """The objects in the list `key` of a JSON file (VQA's layout); faults go to `problems`."""
+    try:
+        text = read_text(path)
+    except (InputError, OSError) as error:
+        add_file_fault(path, error, problems)
+        return []
+    try:
+        document = parse_json(text)
+    except ValueError as error:
+        problems.add(str(error), where=f"{path}:{_faulty_line(text)}", hint="fetch the file again")
+        return []
+    entries = document.get(key) if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not entries:
+        problems.add(f"has no list of `{key}`", where=f"{path}:1", hint="is it the right file? fetch it again")
+        return []
+    rows = []
+    for i, entry in enumerate(entries):
+        where = f"{path}:{key}[{i}]"
+        if isinstance(entry, dict):
+            rows.append(Row(entry, where, problems))
+        else:
+            problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry")
+    return rows
+
+
+def add_file_fault(path: Path, error: Exception, problems: Problems) -> None:
+    """Adds the fault of a file that cannot be read; one that is not UTF-8 with its line."""
+    if isinstance(error, InputError) and "UTF-8" in error.message:
+        data = path.read_bytes()
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as fault:
+            line = data.count(b"\n", 0, fault.start) + 1
+            problems.add(error.message, where=f"{path}:{line}", hint=error.hint)
+            return
+    if isinstance(error, InputError):
+        problems.add(error.message, where=error.where, hint=error.hint or "put it there")
+    else:
+        problems.add(
+            f"cannot be read: {getattr(error, 'strerror', None) or error}",
+            where=str(path),
+            hint="check its permissions",
+        )
+
+
+def _faulty_line(text: str) -> int:
+    # The strict reader reports a column; the line is what an editor asks for.
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return error.lineno
+    except (ValueError, RecursionError):
+        pass
+    return 1
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type in words."""
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true/false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
+    return names[type(value)]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def quoted(value: Any) -> str:
+    """A value for a one-line message: quoted, cut where it is long."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[0]}"
+
+
+def nearest(value: str, names: Iterable[str]) -> str:
+    """A hint for a name that is not among `names`."""
+    names = list(names)
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(value.lower(), lowered, 1)
+    return f"did you mean {lowered[near[0]]!r}?" if near else f"expected one of {listed(names)}"
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for a message, the first few."""
+    names = list(names)
+    shown = ", ".join(name[:60] if name.isprintable() else quoted(name) for name in names[:most])
+    return (shown + (f", ... ({len(names):,} in all)" if len(names) > most else "")) or "nothing"
+
+
+def wrong_layout(root: Path, dataset: str, expected: Sequence[str]) -> InputError:
+    """The folder does not look like the data set: what was expected and what is there."""
+    found = listed(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()))
+    return InputError(
+        f"does not look like {dataset}: found {found}", where=str(root), hint=f"expected {' or '.join(expected)}"
+    )
+
+
+def first_holding(root: Path, folders: Sequence[str], names: Iterable[str]) -> str:
+    """Which folder holds the images: the one with most of the first names, else one that exists, else the first."""
+    sample = list(names)[:50]
+    # `Path.is_file` would raise for a name that is too long.
+    counts = [sum(os.path.isfile(root / folder / name) for name in sample) for folder in folders]  # noqa: PTH113
+    if max(counts, default=0):
+        return folders[counts.index(max(counts))]
+    return next((folder for folder in folders if folder and (root / folder).is_dir()), folders[0])
+
+
+def joined(folder: str, name: str) -> str:
+    """A path relative to the raw root, with forward slashes on every system."""
+    return f"{folder}/{name}" if folder else name

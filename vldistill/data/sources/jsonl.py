@@ -1,0 +1,243 @@
+"""The user's own data: one JSON object a line with an image (or two), a text, and a label or answers.
+
+    {"image": "images/1.jpg", "text": "two dogs run", "label": "yes"}
+    {"images": ["a.jpg", "b.jpg"], "text": "both show a cat", "label": false}
+    {"image": "1.jpg", "text": "How many dogs?", "answers": ["2", "two", "2"], "type": "number"}
+
+The task follows from the lines: a label with one image (classification) or two (pair_classification), answers (vqa).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from vldistill.data.answers import AnswerVocabulary, majority_answer
+from vldistill.data.records import TASKS, Record, split_words
+from vldistill.data.sources.base import (
+    SPLITS,
+    Row,
+    Seen,
+    SourceData,
+    SourceOptions,
+    kind_of,
+    nearest,
+    quoted,
+    read_rows,
+    wrong_layout,
+)
+from vldistill.errors import InputError, Problems
+
+# The accuracy leaves one annotator out: a single answer has to stand for ten who agree, or none could be right.
+_ANNOTATORS = 10
+_ENOUGH_ANSWERS = 4
+_KEYS = ("id", "image", "images", "text", "label", "answer", "answers", "type")
+
+
+@dataclass(slots=True)
+class _Line:
+    row: Row
+    id: str
+    images: list[str]
+    text: str
+    label: str | None
+    answers: list[str] | None
+    type: str | None
+
+    @property
+    def target(self) -> str:
+        return "label" if self.label is not None else "answers" if self.answers is not None else "none"
+
+
+def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+    """Reads `{train,val,test}.jsonl` of a folder, or one .jsonl file (as `test`, unless it is named as a split).
+
+    Image paths are relative to the folder. Raises InputError where no such file is there or the task is unknown;
+    faults go to `problems`.
+    """
+    if options.task is not None and options.task not in TASKS:
+        raise InputError(f"task {options.task!r} is not known", hint=nearest(options.task, TASKS))
+    if root.is_dir():
+        files = {split: root / f"{split}.jsonl" for split in SPLITS if (root / f"{split}.jsonl").exists()}
+        if not files:
+            raise wrong_layout(root, "JSONL data", [", ".join(f"{split}.jsonl" for split in SPLITS)])
+    else:
+        files = {root.stem if root.stem in SPLITS else "test": root}
+    lines: dict[str, list[_Line]] = {}
+    ignored: Counter[str] = Counter()
+    kinds: dict[str, str] = {}
+    for split, path in files.items():
+        lines[split] = _read_split(path, split, kinds, ignored, problems)
+    data = SourceData(task=_task(lines, options, problems), root=root if root.is_dir() else root.parent)
+    if not root.is_dir() and root.stem not in SPLITS:
+        data.notes.append(f"{root.name} is not named as a split: read as test")
+    if ignored:
+        data.notes.append(
+            "keys not read: " + ", ".join(f"{key} ({count:,} lines)" for key, count in ignored.most_common(8))
+        )
+    _check_shape(lines, data.task, problems)
+    target = TASKS[data.task].target
+    if target == "label":
+        data.labels = _labels(lines, options, kinds, data)
+    elif target == "answers":
+        data.vocabulary = _vocabulary(lines, options, root, data, problems)
+    for split in filter(options.wants, lines):
+        for line in lines[split]:
+            _add(line, split, data)
+    return data
+
+
+def _read_split(
+    path: Path, split: str, kinds: dict[str, str], ignored: Counter[str], problems: Problems
+) -> list[_Line]:
+    lines, seen = [], Seen()
+    for row in read_rows(path, problems):
+        ignored.update(row.values.keys() - set(_KEYS))
+        number = row.where.rpartition(":")[2]
+        given = row.text("id", optional=True)
+        name = given if given is not None else f"{split}-{number}"
+        images, text = _images(row), row.text("text")
+        label, answers, kind = _label(row, kinds), _answers(row), row.text("type", optional=True)
+        if label is not None and answers is not None:
+            row.fault("has a label and answers", "keep one of them")
+        seen.add(name, row)
+        if row.good:
+            lines.append(_Line(row, name, images, text, label, answers, kind))
+    return lines
+
+
+def _images(row: Row) -> list[str] | None:
+    if row.values.get("images") is None:
+        image = row.text("image")
+        return None if image is None else [image]
+    if row.values.get("image") is not None:
+        return row.fault("has `image` and `images`", "keep one of them")
+    return row.texts("images", most=2)
+
+
+def _label(row: Row, kinds: dict[str, str]) -> str | None:
+    value = row.values.get("label")
+    if value is None:
+        return None
+    if not isinstance(value, (str, bool, int)):
+        return row.fault(
+            f"`label` must be a text, a whole number or true/false, found {kind_of(value)}", "mend the line"
+        )
+    # 1 and "1" side by side are nearly always a slip of the script that wrote the file.
+    first = next(iter(kinds), kind_of(value))
+    if first != kind_of(value):
+        return row.fault(
+            f"`label` is {kind_of(value)}, at {kinds[first]} it is {first}", "write all labels the same way"
+        )
+    kinds.setdefault(first, row.where)
+    if not isinstance(value, str):
+        return str(value).lower()
+    text = row.text("label")
+    if text is not None and text != text.strip():
+        return row.fault(f"`label` {quoted(text)} has spaces around it", "remove them")
+    return text
+
+
+def _answers(row: Row) -> list[str] | None:
+    if row.values.get("answers") is None:
+        answer = row.text("answer", optional=True)
+        return None if answer is None else [answer] * _ANNOTATORS
+    if row.values.get("answer") is not None:
+        return row.fault("has `answer` and `answers`", "keep one of them")
+    answers = row.texts("answers")
+    return answers * _ANNOTATORS if answers and len(answers) == 1 else answers
+
+
+def _task(lines: dict[str, list[_Line]], options: SourceOptions, problems: Problems) -> str:
+    if options.task is not None:
+        return options.task
+    flat = [line for split in lines.values() for line in split]
+    target = next((line.target for line in flat if line.target != "none"), "none")
+    if target == "answers":
+        return "vqa"
+    return "pair_classification" if flat and len(flat[0].images) == 2 else "classification"
+
+
+def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -> None:
+    """Every line has the task's number of images and its kind of target; only a whole test split may lack targets."""
+    spec = TASKS[task]
+    anywhere = any(line.target == spec.target for split in lines.values() for line in split)
+    for split, members in lines.items():
+        needed = anywhere and (split != "test" or any(line.target == spec.target for line in members))
+        for line in members:
+            if len(line.images) != spec.images:
+                line.row.fault(
+                    f"has {len(line.images)} image{'s' * (len(line.images) > 1)}, the task {task} has {spec.images}",
+                    "mend the line, or keep tasks in folders of their own",
+                )
+            if line.target not in ("none", spec.target):
+                found = "a label" if line.target == "label" else "answers"
+                line.row.fault(
+                    f"has {found}, the task {task} has {'no target' if spec.target == 'none' else spec.target}",
+                    "mend the line, or keep tasks in folders of their own",
+                )
+            elif spec.target != "none" and needed and line.target == "none":
+                line.row.fault(
+                    f"has no {'label' if spec.target == 'label' else 'answers'}, other lines have",
+                    "add it, or drop the line",
+                )
+
+
+def _labels(
+    lines: dict[str, list[_Line]], options: SourceOptions, kinds: dict[str, str], data: SourceData
+) -> list[str] | None:
+    given = [line.label for line in lines.get("train", []) if line.label is not None]
+    if options.labels:
+        return list(options.labels)
+    if not given:
+        given = [line.label for split in lines.values() for line in split if line.label is not None]
+        if given:
+            data.notes.append(
+                "labels are taken from the splits that are there, since train has none: name them to fix their order"
+            )
+    whole = set(kinds) == {"a number"}
+    return sorted(set(given), key=int if whole else None) or None
+
+
+def _vocabulary(
+    lines: dict[str, list[_Line]], options: SourceOptions, root: Path, data: SourceData, problems: Problems
+) -> AnswerVocabulary:
+    pool = [line.answers for split in ("train", "val") for line in lines.get(split, []) if line.answers]
+    if not pool:
+        pool = [line.answers for line in lines.get("test", []) if line.answers]
+        data.notes.append("the answer vocabulary is taken from test, since there is neither train nor val")
+    few = sum(len(set(answers)) > 1 and len(answers) < _ENOUGH_ANSWERS for answers in pool)
+    if few:
+        data.notes.append(
+            f"{few:,} questions have fewer than {_ENOUGH_ANSWERS} answers: the VQA accuracy cannot reach 100 % on them"
+        )
+    vocabulary = AnswerVocabulary.build(map(majority_answer, pool), options.min_answer_count)
+    if pool and not problems and not len(vocabulary):
+        problems.add(
+            f"no answer occurs {options.min_answer_count} times in {len(pool):,} questions",
+            where=str(root),
+            hint="lower --min-count",
+        )
+    return vocabulary
+
+
+def _add(line: _Line, split: str, data: SourceData) -> None:
+    label = None
+    if line.label is not None and data.labels:
+        if line.label not in data.labels:
+            return line.row.fault(f"label {quoted(line.label)} is not a label", nearest(line.label, data.labels))
+        label = data.labels.index(line.label)
+    data.add(
+        split,
+        Record(
+            id=line.id,
+            task=data.task,
+            images=line.images,
+            text=split_words(line.text),
+            label=label,
+            answers=line.answers,
+            type=line.type,
+        ),
+        line.row.where,
+    )

@@ -1,0 +1,91 @@
+"""NLVR2: is the sentence true of a pair of photographs? JSON lines; image names follow from the identifier."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vldistill.data.records import Record, split_words
+from vldistill.data.sources.base import (
+    Row,
+    Seen,
+    SourceData,
+    SourceOptions,
+    first_holding,
+    joined,
+    quoted,
+    read_rows,
+    wrong_layout,
+)
+from vldistill.errors import Problems
+
+LABELS = ["False", "True"]
+_FILES = {"train": "train.json", "val": "dev.json", "test": "test1.json"}
+_OFFICIAL = {"train": "train", "val": "dev", "test": "test1"}
+_ANNOTATION_FOLDERS = ("", "nlvr2/data", "data")
+_IDENTIFIER = re.compile(r"(train|dev|test1)-(\d+)-(\d+)-(\d+)")
+
+
+def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+    """Reads the splits that are there. Raises InputError where none is; faults go to `problems`.
+
+    meta has `set`, `pair` and `sentence`: consistency groups the records that differ in `pair` only.
+    """
+    data = SourceData(task="nlvr2", labels=list(LABELS))
+    folder = next(
+        (f for f in _ANNOTATION_FOLDERS if any((root / f / name).is_file() for name in _FILES.values())), None
+    )
+    if folder is None:
+        raise wrong_layout(root, "NLVR2", [", ".join(_FILES.values()), "these in nlvr2/data/", "in data/"])
+    for split, name in _FILES.items():
+        path = root / folder / name if folder else root / name
+        if path.exists() and options.wants(split):
+            _read_split(path, root, split, data, problems)
+    return data
+
+
+def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: Problems) -> None:
+    seen = Seen()
+    for row in read_rows(path, problems):
+        identifier, sentence = row.text("identifier"), row.text("sentence")
+        label, synset = row.one_of("label", LABELS), row.text("synset", optional=True)
+        directory = _directory(row)
+        parts = _IDENTIFIER.fullmatch(identifier) if identifier is not None else None
+        if identifier is not None:
+            seen.add(identifier, row, "identifier")
+            if parts is None:
+                row.fault(
+                    f"identifier {quoted(identifier)} is not `split-set-pair-sentence`",
+                    f"expected one like {_OFFICIAL[split]}-850-0-1",
+                )
+            elif parts[1] != _OFFICIAL[split]:
+                row.fault(
+                    f"identifier {quoted(identifier)} is not of {path.name}",
+                    f"expected it to begin with {_OFFICIAL[split]}-",
+                )
+        if not row.good:
+            continue
+        names = [joined(directory, f"{parts[1]}-{parts[2]}-{parts[3]}-img{side}.png") for side in (0, 1)]
+        meta = {"set": parts[2], "pair": parts[3], "sentence": parts[4]}
+        record = Record(
+            id=identifier, task="nlvr2", images=names, text=split_words(sentence), label=label, type=synset, meta=meta
+        )
+        data.add(split, record, row.where)
+    records = data.splits.get(split, [])
+    official = _OFFICIAL[split]
+    folder = first_holding(
+        root, (f"images/{official}", official), (name for record in records for name in record.images)
+    )
+    for record in records:
+        record.images = [joined(folder, name) for name in record.images]
+
+
+def _directory(row: Row) -> str:
+    """The numbered folder of a training pair; dev and test1 have none."""
+    value = row.values.get("directory")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or not re.fullmatch(r"\d+", str(value)):
+        row.fault(f"`directory` {quoted(value)} is not a number", "expected the number of an image folder")
+        return ""
+    return str(value)

@@ -1,0 +1,80 @@
+"""SNLI-VE: does a Flickr30K photograph entail the sentence? Labels in alphabetical order, as in UNITER, ViLT and DiDE
+(METER's order differs: map by name)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vldistill.data.records import Record, split_words
+from vldistill.data.sources.base import (
+    Seen,
+    SourceData,
+    SourceOptions,
+    first_holding,
+    joined,
+    quoted,
+    read_rows,
+    wrong_layout,
+)
+from vldistill.errors import Problems
+
+LABELS = ["contradiction", "entailment", "neutral"]
+_FILES = {"train": "snli_ve_train.jsonl", "val": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
+# Older releases misspell the key.
+_IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")
+_IMAGE_FOLDERS = ("flickr30k-images", "images", "")
+_IMAGE_ID = re.compile(r"[\w\-][\w.\-]*")
+
+
+def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+    """Reads the splits that are there; a folder with one other .jsonl is read as `test`.
+
+    Raises InputError where the folder holds neither; faults go to `problems`.
+    """
+    data = SourceData(task="snli_ve", labels=list(LABELS))
+    files = {split: root / name for split, name in _FILES.items() if (root / name).exists()}
+    if not files:
+        others = sorted(root.glob("*_data.jsonl")) or sorted(root.glob("*.jsonl"))
+        if len(others) != 1:
+            raise wrong_layout(root, "SNLI-VE", [", ".join(_FILES.values()), "a single .jsonl file"])
+        files = {"test": others[0]}
+        data.notes.append(f"{others[0].name} is not named as a split of SNLI-VE: read as test")
+    for split, path in files.items():
+        if options.wants(split):
+            _read_split(path, split, data, problems)
+    names = dict.fromkeys(record.images[0] for records in data.splits.values() for record in records)
+    folder = first_holding(root, _IMAGE_FOLDERS, names)
+    for records in data.splits.values():
+        for record in records:
+            record.images = [joined(folder, record.images[0])]
+    return data
+
+
+def _read_split(path: Path, split: str, data: SourceData, problems: Problems) -> None:
+    seen, undecided = Seen(), 0
+    for row in read_rows(path, problems):
+        key = next((key for key in _IMAGE_KEYS if key in row.values), _IMAGE_KEYS[0])
+        pair, image, hypothesis = row.text("pairID"), row.text(key), row.text("sentence2")
+        premise = row.text("sentence1", optional=True, blank=True)
+        # "-": the annotators did not agree; the official numbers leave these out.
+        no_majority = row.values.get("gold_label") == "-"
+        label = None if no_majority else row.one_of("gold_label", LABELS)
+        if pair is not None:
+            seen.add(pair, row, "pairID")
+        if image is not None and not _IMAGE_ID.fullmatch(image):
+            row.fault(
+                f"`{key}` {quoted(image)} is not an image number", "expected one like 4804607632, with or without .jpg"
+            )
+        if no_majority:
+            undecided += 1
+        elif row.good:
+            name = image if image.endswith(".jpg") else f"{image}.jpg"
+            meta = {"premise": premise} if premise else {}
+            data.add(
+                split,
+                Record(id=pair, task="snli_ve", images=[name], text=split_words(hypothesis), label=label, meta=meta),
+                row.where,
+            )
+    if undecided:
+        data.notes.append(f'{split}: {undecided:,} pairs without an agreed label ("-") left out')
