@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.data.batch import ImageBatch, TextBatch
-from vldistill.models.heads import init_weights
+from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture
 
 
@@ -176,10 +176,11 @@ class ViltEncoder(nn.Module):
         self.encoder.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.pooler = _Projection(config.hidden_size, config.hidden_size)
-        self.apply(init_weights)
+        std = initial_std(config.hidden_size)
+        init_weights(self, std)
         if image:
-            nn.init.trunc_normal_(self.embeddings.cls_token, std=0.02)
-            nn.init.trunc_normal_(self.embeddings.position_embeddings, std=0.02)
+            nn.init.trunc_normal_(self.embeddings.cls_token, std=std)
+            nn.init.trunc_normal_(self.embeddings.position_embeddings, std=std)
 
     def encode_text(self, text: TextBatch, capture: Capture = NOTHING) -> Encoded:
         """The text alone, [B, T, D]."""

@@ -1,0 +1,135 @@
+"""Scoring a trained model on a split: official metrics, a table by type, predictions as JSONL."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from vldistill.artifacts import MANIFEST, find_run, write_json, write_text
+from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.records import Record
+from vldistill.data.text import WordTokenizer
+from vldistill.data.transforms import ImageTransform
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import ModelSpec
+from vldistill.recipe import load_recipe
+from vldistill.students.build import load_student
+from vldistill.training.inference import Answer, answer, score, score_items
+
+MOST_TYPES = 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """metrics: None where the split has no labels. seconds: of inference, reading images included."""
+
+    source: str
+    split: str
+    records: list[Record]
+    answers: list[Answer]
+    labels: list[str]
+    metrics: dict[str, Any] | None
+    seconds: float
+    partial: bool
+
+
+def trained_on(source: str) -> Path:
+    """The data artifact that a run was trained on. Raises InputError where `source` is no run."""
+    recipe = find_run(Path(source)) / "recipe.yaml"
+    if not recipe.exists():
+        raise InputError("is not a run, so its data is not known", where=source, hint="name the data artifact with --data")
+    return Path(load_recipe(str(recipe)).data.path)
+
+
+def dataset_for(records: list[Record], root: Path, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
+    """Records under a trained model's own preprocessing, without augmentation and without targets."""
+    transform = ImageTransform(spec.image_size, spec.encoder.patch_size)
+    return RecordDataset(records, root, tokenizer, transform, max_length=spec.max_length)
+
+
+def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
+    """Raises InputError where the model cannot answer this data: another number of images, or no common label."""
+    if spec.images != data.spec.images:
+        raise InputError(f"takes {spec.images} image(s) a record, {data.folder} has {data.spec.images}", where=source,
+                         hint="choose another data artifact")
+    if data.labels and not set(spec.labels) & set(data.labels):
+        raise InputError(f"answers {', '.join(spec.labels[:3])}..., {data.folder} asks for {', '.join(data.labels[:3])}...",
+                         where=source, hint="choose another data artifact")
+
+
+def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None) -> Evaluation:
+    """Answers a split with one model and scores it against the data's own labels, matched by name."""
+    model, spec, tokenizer = load_student(source)
+    check_task(spec, data, source)
+    records = data.records(split, limit=limit)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = dataset_for(records, data.image_root, tokenizer, spec)
+    loader = make_loader(dataset, CleanBatches(len(records), batch))
+    started = time.perf_counter()
+    answers = answer(model.to(device), loader, spec.labels, device)
+    seconds = time.perf_counter() - started
+    metrics = score(records, answers, data.labels)
+    partial = bool(limit or data.manifest.get("partial"))
+    return Evaluation(source, split, records, answers, data.labels, metrics, seconds, partial)
+
+
+def evaluation_folder(source: str, split: str) -> Path:
+    """RUN/eval/SPLIT. Raises InputError where `source` is no run of ours."""
+    run = find_run(Path(source))
+    if not (run / MANIFEST).exists():
+        raise InputError("is not a run, so there is no place for its results", where=source, hint="give one with --out")
+    return run / "eval" / split
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> None:
+    """Writes predictions.jsonl and metrics.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = score_items(evaluation.records, evaluation.answers, evaluation.labels)
+    lines = []
+    for index, (record, given) in enumerate(zip(evaluation.records, evaluation.answers, strict=True)):
+        row: dict[str, Any] = {"id": given.id, "prediction": given.prediction, "confidence": round(given.confidence, 6)}
+        if items is not None:
+            row["score"] = round(items[index], 4)
+        if record.type is not None:
+            row["type"] = record.type
+        lines.append(json.dumps(row, ensure_ascii=False))
+    write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+    summary = {"source": evaluation.source, "split": evaluation.split, "data": fingerprint, "partial": evaluation.partial,
+               "seconds": round(evaluation.seconds, 2), **(evaluation.metrics or {"count": len(evaluation.records)})}
+    write_json(folder / "metrics.json", summary)
+
+
+def load_data(path: Path | None, source: str) -> DataArtifact:
+    """The data artifact to evaluate on: the named one, or the run's own."""
+    return open_data(path or trained_on(source))
+
+
+def metrics_table(evaluation: Evaluation) -> Table:
+    """Overall metrics, then accuracy by type."""
+    title = f"{evaluation.source}, {evaluation.split}" + (" (partial)" if evaluation.partial else "")
+    table = Table("", "score %", "records", title=title, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    metrics = evaluation.metrics
+    if metrics is None:
+        table.add_row("no labels", "-", f"{len(evaluation.records):,}")
+        return table
+    for name in ("accuracy", "consistency"):
+        if name in metrics:
+            table.add_row(name, f"{100 * metrics[name]:.2f}", f"{metrics['count']:,}", style="bold")
+    types = metrics["by_type"]
+    if len(types) > 1:
+        table.add_section()
+        for name, part in list(types.items())[:MOST_TYPES]:
+            table.add_row(Text(f"  {name}"), f"{100 * part['mean']:.2f}", f"{part['count']:,}")
+        if len(types) > MOST_TYPES:
+            table.add_row(f"  {len(types) - MOST_TYPES} more types in metrics.json", "", "")
+    return table

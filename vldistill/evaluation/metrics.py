@@ -1,0 +1,32 @@
+"""Official metrics as pure functions; VQA's is in `vldistill.evaluation.vqa`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+
+
+def accuracy(predictions: Sequence[str], truths: Sequence[str]) -> float:
+    """Share of predictions that match, ignoring case, in [0, 1]; NLVR2's, NLVR's and SNLI-VE's metric."""
+    matches = sum(p.lower() == t.lower() for p, t in zip(predictions, truths, strict=True))
+    return matches / len(truths)
+
+
+def consistency(groups: Iterable[Hashable], scores: Iterable[float]) -> float:
+    """NLVR2: share of groups of which every member is right, in [0, 1]. A group is a sentence with all its image pairs
+    (the identifier with the pair field blanked)."""
+    right: dict[Hashable, bool] = defaultdict(lambda: True)
+    for group, score in zip(groups, scores, strict=True):
+        right[group] &= score == 1
+    return sum(right.values()) / len(right)
+
+
+def mean_by(keys: Iterable[str | None], scores: Iterable[float]) -> dict[str, dict[str, float]]:
+    """Mean score and count of each key, keys in order of their counts; None counts as "-"."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for key, score in zip(keys, scores, strict=True):
+        entry = sums[key or "-"]
+        entry[0] += score
+        entry[1] += 1
+    ordered = sorted(sums.items(), key=lambda item: (-item[1][1], item[0]))
+    return {key: {"mean": total / count, "count": count} for key, (total, count) in ordered}

@@ -1,0 +1,64 @@
+"""Answers outside a data artifact: one image and text, or a JSONL of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vldistill.data.image_files import check_images
+from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.data.records import Record, split_words
+from vldistill.data.sources import jsonl
+from vldistill.data.sources.base import SourceOptions
+from vldistill.errors import InputError, Problems
+from vldistill.evaluation.evaluate import dataset_for
+from vldistill.students.build import load_student
+
+
+def read_pairs(path: Path) -> tuple[list[Record], Path]:
+    """Records of a JSONL of {image or images, text}, and the folder its image paths are relative to. Raises InputError
+    listing every bad line and image."""
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), hint="give a JSONL file of {image, text}")
+    problems = Problems()
+    data = jsonl.read(path, SourceOptions(), problems)
+    records = [record for split in data.splits.values() for record in split]
+    where = [place for split in data.splits for place in data.where[split]]
+    root = data.root or path.parent
+    places: dict[str, str] = {}
+    for record, place in zip(records, where, strict=False):
+        for image in record.images:
+            places.setdefault(image, place)
+    check_images(root, places, problems, places)
+    problems.raise_if_any(str(path))
+    if not records:
+        raise InputError("holds no pairs", where=str(path), hint='write lines like {"image": "a.jpg", "text": "..."}')
+    return records, root
+
+
+def one_pair(images: list[Path], text: str) -> Record:
+    """A record of one text and its images. Raises InputError where the text is empty."""
+    words = split_words(text)
+    if not words:
+        raise InputError("--text is empty", hint="give a question or a statement")
+    return Record("0", "classification", [str(image.resolve()) for image in images], words)
+
+
+def ranked_answers(source: str, records: list[Record], root: Path, *, batch: int, top: int) -> list[list[tuple[str, float]]]:
+    """For each record, the `top` labels with their probabilities (softmax), best first."""
+    model, spec, tokenizer = load_student(source)
+    for record in records:
+        if len(record.images) != spec.images:
+            raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
+                             hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loader = make_loader(dataset_for(records, root, tokenizer, spec), CleanBatches(len(records), batch))
+    model.to(device)
+    rows = []
+    with torch.no_grad():
+        for one in loader:
+            values, indices = model(one.to(device)).logits.float().softmax(-1).topk(min(top, len(spec.labels)))
+            rows += [[(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
+                     for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)]
+    return rows

@@ -1,0 +1,129 @@
+"""From a recipe to the parts of a run. The recipe object ends here: below are plain arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.loading import RecordDataset
+from vldistill.data.records import Record
+from vldistill.data.text import WordTokenizer, train_tokenizer
+from vldistill.data.transforms import ImageTransform
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import ModelSpec
+from vldistill.objectives.base import HardLabels, Objective
+from vldistill.objectives.dide import DiDE
+from vldistill.schema import DideObjective, Recipe
+from vldistill.students.build import Student, init_student, new_student, scratch_config
+from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
+
+
+@dataclass
+class Parts:
+    """Everything that a run is made of. dropped: training records without a usable target."""
+
+    data: DataArtifact
+    train: RecordDataset
+    val: RecordDataset
+    student: Student
+    spec: ModelSpec
+    tokenizer: WordTokenizer
+    objective: Objective
+    teacher: FusionTeacher | None
+    dropped: int
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Opens the data, builds student, teacher and objective. Raises InputError where an input is missing or does not fit."""
+    data = open_data(Path(recipe.data.path))
+    train, dropped = _trainable(data.records(recipe.data.train, types=recipe.data.types, limit=recipe.data.limit), data)
+    val = data.records(recipe.data.val, types=recipe.data.types, limit=recipe.data.limit)
+    for split, records in ((recipe.data.train, train), (recipe.data.val, val)):
+        if not _labelled(records[0], data):
+            raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
+    student, spec, tokenizer = build_student(recipe, data)
+    objective = build_objective(recipe, data, student)
+    teacher = build_teacher(recipe, data, spec, tokenizer) if objective.needs_teacher else None
+    train_set = build_dataset(recipe, data, train, tokenizer, spec, augment=True)
+    val_set = build_dataset(recipe, data, val, tokenizer, spec, augment=False)
+    return Parts(data, train_set, val_set, student, spec, tokenizer, objective, teacher, dropped)
+
+
+def _labelled(record: Record, data: DataArtifact) -> bool:
+    return record.answers is not None if data.spec.target == "answers" else record.label is not None
+
+
+def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record], int]:
+    """VQA questions with no answer in the vocabulary teach nothing and are left out of training (not of evaluation)."""
+    if data.vocabulary is None:
+        return records, 0
+    kept = [record for record in records if record.answers is None or data.vocabulary.soft_target(record.answers)]
+    if not kept:
+        raise InputError("no training question has an answer in the vocabulary", where=str(data.folder),
+                         hint="prepare again with a smaller --min-count")
+    return kept, len(records) - len(kept)
+
+
+def build_dataset(recipe: Recipe, data: DataArtifact, records: list[Record], tokenizer: WordTokenizer, spec: ModelSpec, *,
+                  augment: bool) -> RecordDataset:
+    """Records with ViLT's preprocessing, augmented as the recipe says."""
+    image = recipe.image
+    kind = image.augment if augment else "none"
+    transform = ImageTransform(spec.image_size, spec.encoder.patch_size, kind, image.shift, image.noise)
+    return RecordDataset(records, data.image_root, tokenizer, transform, max_length=spec.max_length, vocabulary=data.vocabulary,
+                         seed=recipe.train.seed, memory=recipe.data.memory)
+
+
+def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
+    """The student of the recipe with its tokenizer, from `student.init` or from scratch."""
+    student, images = recipe.student, data.spec.images
+    common = {"image_size": recipe.image.size, "max_length": recipe.text.max_length}
+    if student.init is not None:
+        return init_student(student.init, kind=student.kind, task=data.task, images=images, labels=data.labels,
+                            dropout=student.dropout, keep_head=student.keep_head, **common)
+    sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
+    # Sorted and unique, so that the vocabulary does not depend on the order of the files.
+    texts = sorted({tuple(word for word in record.text if isinstance(word, str))
+                    for source in sources for record in source.records(recipe.data.train if source is data else "train")})
+    tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
+    sizes = student.sizes
+    config = scratch_config(layers=sizes.layers, width=sizes.width, heads=sizes.heads, feedforward=sizes.feedforward,
+                            patch=sizes.patch, image_size=sizes.image_size, dropout=student.dropout,
+                            vocabulary=len(tokenizer.vocabulary), max_length=recipe.text.max_length, images=images)
+    spec = ModelSpec(student.kind, config, data.task, images, data.labels, recipe.image.size, recipe.text.max_length)
+    return new_student(spec), spec, tokenizer
+
+
+def build_objective(recipe: Recipe, data: DataArtifact, student: Student) -> Objective:
+    """The objective's module, by kind."""
+    answers = data.spec.target == "answers"
+    chosen = recipe.objective
+    if isinstance(chosen, DideObjective):
+        return DiDE(answers=answers, depth=student.layers, **chosen.model_dump(exclude={"kind"}))
+    return HardLabels(answers=answers)
+
+
+def build_teacher(recipe: Recipe, data: DataArtifact, spec: ModelSpec, tokenizer: WordTokenizer) -> FusionTeacher:
+    """The recipe's teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
+    image size; or, for attention and hidden states, another number of layers or heads."""
+    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels, images=data.spec.images)
+    if teacher.tokenizer.vocabulary != tokenizer.vocabulary:
+        raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
+                         hint="start the student from the encoder that the teacher was fine-tuned from")
+    own, other = spec.encoder, teacher.spec.encoder
+    pairs = {"patch_size": (own.patch_size, other.patch_size), "image.size": (spec.image_size, teacher.spec.image_size)}
+    if recipe.objective.attention != "none" or recipe.objective.hidden_states:
+        pairs |= {"layers": (own.num_hidden_layers, other.num_hidden_layers)}
+    if recipe.objective.attention != "none":
+        pairs |= {"heads": (own.num_attention_heads, other.num_attention_heads)}
+    if recipe.objective.hidden_states:
+        pairs |= {"width": (own.hidden_size, other.hidden_size)}
+    for name, (mine, theirs) in pairs.items():
+        if mine != theirs:
+            raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
+                             hint="they must agree to share image patches and attention maps")
+    if spec.max_length > other.max_position_embeddings:
+        raise InputError(f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
+                         where=recipe.teacher.model, hint=f"set text.max_length={other.max_position_embeddings}")
+    return teacher

@@ -1,0 +1,93 @@
+"""Answers of a model over a split, and their official scores; used by validation during training and by `evaluate`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vldistill.data.records import TASKS, Record
+from vldistill.evaluation.metrics import accuracy, consistency, mean_by
+from vldistill.evaluation.vqa import vqa_accuracy
+
+
+@dataclass(frozen=True)
+class Answer:
+    """prediction: the chosen label's name. confidence: its probability (softmax over all labels), in (0, 1]."""
+
+    id: str
+    prediction: str
+    confidence: float
+
+
+@torch.no_grad()
+def answer(
+    model: nn.Module, loader: DataLoader, labels: list[str], device: torch.device, *, autocast=nullcontext
+) -> list[Answer]:
+    """The model's answer to every record of the loader, in its order; the model is left in the mode it came in."""
+    training = model.training
+    model.eval()
+    answers: list[Answer] = []
+    try:
+        for batch in loader:
+            with autocast():
+                logits = model(batch.to(device)).logits
+            answers += to_answers(batch.ids, logits, labels)
+    finally:
+        model.train(training)
+    return answers
+
+
+def to_answers(ids: list[str], logits: Tensor, labels: list[str]) -> list[Answer]:
+    """Logits [B, C] to answers."""
+    confidence, index = logits.float().softmax(dim=-1).max(dim=-1)
+    triples = zip(ids, index.tolist(), confidence.tolist(), strict=True)
+    return [Answer(name, labels[place], probability) for name, place, probability in triples]
+
+
+def score_items(records: list[Record], answers: list[Answer], labels: list[str]) -> list[float] | None:
+    """The score of each answer in [0, 1] (VQA's is fractional), or None where the split has no labels."""
+    target = TASKS[records[0].task].target
+    if target == "answers":
+        if any(record.answers is None for record in records):
+            return None
+        return [vqa_accuracy(record.answers, given.prediction) for record, given in zip(records, answers, strict=True)]
+    if any(record.label is None for record in records):
+        return None
+    return [float(labels[record.label] == given.prediction) for record, given in zip(records, answers, strict=True)]
+
+
+def score(records: list[Record], answers: list[Answer], labels: list[str]) -> dict[str, Any] | None:
+    """The task's official metrics, and accuracy by type; None where the split has no labels.
+
+    `labels` are the data's own names. Raises ValueError where the answers are not those of the records.
+    """
+    if [record.id for record in records] != [given.id for given in answers]:
+        raise ValueError("answers and records differ")
+    items = score_items(records, answers, labels)
+    if items is None:
+        return None
+    task = records[0].task
+    metrics: dict[str, Any] = {"accuracy": sum(items) / len(items), "count": len(items)}
+    if TASKS[task].target == "label":
+        metrics["accuracy"] = accuracy([a.prediction for a in answers], [labels[record.label] for record in records])
+    if task == "nlvr2":
+        metrics["consistency"] = consistency([sentence_group(record.id) for record in records], items)
+    metrics["by_type"] = mean_by([record.type for record in records], items)
+    return metrics
+
+
+def sentence_group(identifier: str) -> str:
+    """NLVR2's `split-set-pair-sentence` with the pair blanked.
+
+    >>> sentence_group("dev-850-0-1")
+    'dev-850-*-1'
+    """
+    fields = identifier.split("-")
+    if len(fields) != 4:
+        return identifier
+    return "-".join([*fields[:2], "*", fields[3]])

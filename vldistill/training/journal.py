@@ -1,0 +1,82 @@
+"""What a run says while it runs: metrics.jsonl, log.txt, a live progress bar on a terminal and plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_EVERY_SECONDS = 15
+
+
+class Journal:
+    """Writes on the main process only; elsewhere every call does nothing. Use as a context manager."""
+
+    def __init__(self, folder: Path, total: int, *, active: bool, tracker=None):
+        self.active, self.total, self._tracker = active, total, tracker
+        self.console = Console()
+        self._bar, self._task, self._last = None, None, 0.0
+        self._folder = folder
+
+    def __enter__(self) -> Journal:
+        if self.active:
+            self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._log = (self._folder / "log.txt").open("a", encoding="utf-8")
+            if self.console.is_terminal:
+                ends = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
+                columns = ends[0], BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), ends[1]
+                self._bar = Progress(*columns, console=self.console)
+                self._task = self._bar.add_task("train", total=self.total, terms="")
+                self._bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.active:
+            if self._bar:
+                self._bar.stop()
+            self._metrics.close()
+            self._log.close()
+
+    def say(self, text: str) -> None:
+        """A line for the terminal and log.txt."""
+        if self.active:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self._log.flush()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def train(self, step: int, values: dict[str, float]) -> None:
+        """Training figures of a step."""
+        if not self.active:
+            return
+        self._write({"step": step, "split": "train", **values})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss"))
+        if self._bar:
+            self._bar.update(self._task, completed=step, terms=shown)
+        elif time.monotonic() - self._last > PLAIN_EVERY_SECONDS:
+            self._last = time.monotonic()
+            self.say(f"step {step}/{self.total}  {shown}  {values.get('pairs_per_s', 0):.0f} pairs/s")
+
+    def validation(self, step: int, metrics: dict[str, Any], *, best: bool) -> None:
+        """Validation figures of a step."""
+        if not self.active:
+            return
+        flat = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        self._write({"step": step, "split": "val", **flat})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in flat.items() if name != "count")
+        self.say(f"step {step}/{self.total}  validation: {shown}{'  (best so far, saved)' if best else ''}")
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        if self._tracker:
+            values = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
+            self._tracker(values, step=row["step"])
