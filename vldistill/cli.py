@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vldistill.cli_recipe import recipe_app
+from vldistill.commands.recipe import recipe_app
 from vldistill.errors import VldistillError
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folde
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2    or, with no data at hand: vldistill prepare toy")
 def prepare(
     dataset: Annotated[str, typer.Argument(help="vqa, snli-ve, nlvr2, nlvr, jsonl (your own data) or toy.")],
-    raw: Annotated[Path | None, typer.Option("--raw", help="Folder of the official download; for toy, where to write it.")] = None,
+    raw: Annotated[Path | None, typer.Option("--raw", help="Folder of the official files; for toy, where to write them.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Artifact to write; artifacts/data/DATASET by default.")] = None,
     min_count: Annotated[int, typer.Option("--min-count", min=1, help="VQA: how often an answer occurs to be a class.")] = 9,
     labels: Annotated[str, typer.Option("--labels", help="jsonl: class names in order, comma-separated.")] = "",
@@ -48,7 +48,7 @@ def prepare(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a dataset's official files into a data artifact."""
-    from vldistill.commands import prepare_command
+    from vldistill.commands.prepare import prepare_command
 
     prepare_command(
         dataset, raw=raw, out=out, min_count=min_count, labels=_split(labels), task=task, val_directories=_split(val_directories),
@@ -59,7 +59,7 @@ def prepare(
 @app.command(epilog="Example: vldistill cache --recipe my_recipe.yaml")
 def cache(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Store a frozen teacher's features on disk."""
-    from vldistill.commands import cache_command
+    from vldistill.commands.train import cache_command
 
     cache_command(recipe, overrides or [])
 
@@ -67,7 +67,7 @@ def cache(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = F
 @app.command(epilog="Example: vldistill pretrain --recipe my_recipe.yaml")
 def pretrain(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Pre-train a student by distillation on image-text pairs."""
-    from vldistill.commands import pretrain_command
+    from vldistill.commands.train import pretrain_command
 
     pretrain_command(recipe, overrides or [])
 
@@ -78,7 +78,7 @@ def distill(
     limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
     """Train a student with its teacher."""
-    from vldistill.commands import train_command
+    from vldistill.commands.train import train_command
 
     train_command("distill", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
 
@@ -89,7 +89,7 @@ def finetune(
     limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
     """Train a recipe's student on labels alone: baselines and fusion teachers."""
-    from vldistill.commands import train_command
+    from vldistill.commands.train import train_command
 
     train_command("finetune", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
 
@@ -104,7 +104,7 @@ def evaluate(
     limit: LimitOption = None, dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics and write their predictions."""
-    from vldistill.commands import evaluate_command
+    from vldistill.commands.evaluate import evaluate_command
 
     evaluate_command(runs, data=data, split=split, batch=batch, out=out, limit=limit, dry_run=dry_run)
 
@@ -120,14 +120,14 @@ def predict(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pairs in a batch.")] = 32,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
-    from vldistill.commands import predict_command
+    from vldistill.commands.evaluate import predict_command
 
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch)
 
 
 @app.command(epilog="Example: vldistill bench    or, for a trained student: vldistill bench runs/quickstart_dide")
 def bench(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A dual encoder's run; random ViLT-B/32 weights by default.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A dual encoder's run; random weights by default.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes, comma-separated.")] = "32",
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16, comma-separated.")] = "fp32",
@@ -139,7 +139,7 @@ def bench(
     dry_run: DryRun = False,
 ) -> None:
     """Time the fusion encoder against the dual encoder, in one process."""
-    from vldistill.commands import bench_command
+    from vldistill.commands.bench import bench_command
 
     bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
                   rows=_split(rows), threads=threads, out=out, dry_run=dry_run)
@@ -148,7 +148,7 @@ def bench(
 @app.command(epilog="Example: vldistill doctor")
 def doctor() -> None:
     """Say what works on this machine: versions, GPU, offline weights, disk, SLURM."""
-    from vldistill.doctor import doctor_command
+    from vldistill.commands.doctor import doctor_command
 
     doctor_command()
 

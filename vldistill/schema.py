@@ -86,9 +86,11 @@ class Teacher(Section):
 
 
 class LabelsObjective(Section):
-    """Ground-truth labels alone."""
+    """Ground-truth labels alone. answer_loss concerns VQA: binary cross-entropy for each answer, as ViLT, or one softmax
+    over all answers."""
 
     kind: Literal["labels"]
+    answer_loss: Literal["bce", "softmax"] = "bce"
 
 
 class DideObjective(Section):

@@ -16,7 +16,9 @@ PREPARED = ("vqa", "nlvr2", "snli_ve")
 RAW_NAME = "toy"
 
 
-def prepare_toy(out: Path, raw: Path, *, seed: int, scale: float, options: SourceOptions, overwrite: bool) -> list[dict[str, Any]]:
+def prepare_toy(
+    out: Path, raw: Path, *, seed: int, scale: float, options: SourceOptions, overwrite: bool
+) -> list[dict[str, Any]]:
     """Writes raw files below `raw/toy` and artifacts `out/toy-<dataset>`; returns the artifacts' manifests."""
     targets = {name: out / f"{RAW_NAME}-{name}" for name in PREPARED}
     for target in targets.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import threading
 import time
@@ -26,7 +27,9 @@ class Timing:
     peak_mb: float | None
 
 
-def measure(variants: dict[str, Callable[[], object]], *, rounds: int, device: torch.device, memory: bool = True) -> dict[str, Timing]:
+def measure(
+    variants: dict[str, Callable[[], object]], *, rounds: int, device: torch.device, memory: bool = True
+) -> dict[str, Timing]:
     """Calls every variant once to warm up, then in turn for `rounds` rounds; then once more for memory."""
     for call in variants.values():
         call()
@@ -50,7 +53,7 @@ def percentile(values: list[float], percent: float) -> float:
     4.0
     """
     ordered = sorted(values)
-    return ordered[max(-(-len(ordered) * percent // 100), 1).__int__() - 1]
+    return ordered[max(math.ceil(len(ordered) * percent / 100), 1) - 1]
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
 from vldistill.models.outputs import NOTHING, Capture, Output
-from vldistill.objectives.task import answer_bce, label_cross_entropy
+from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
 
 Terms = dict[str, Tensor]
 
@@ -27,15 +27,18 @@ class Objective(Protocol):
     def __call__(self, student: Output, teacher: Output | None, batch: Batch) -> Terms: ...
 
 
+TASK_LOSSES = {"label": label_cross_entropy, "answer": answer_bce, "answer_softmax": answer_cross_entropy}
+
+
 class HardLabels(nn.Module):
-    """The task loss alone: `answers` chooses VQA's binary cross-entropy, else cross-entropy."""
+    """The task loss alone. loss: "label" (cross-entropy), "answer" (VQA's binary cross-entropy) or "answer_softmax"."""
 
     student_capture = teacher_capture = NOTHING
     needs_teacher = False
 
-    def __init__(self, *, answers: bool):
+    def __init__(self, loss: str):
         super().__init__()
-        self.loss = answer_bce if answers else label_cross_entropy
+        self.loss = TASK_LOSSES[loss]
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
         return {"task": self.loss(student.logits, batch.target)}

@@ -101,7 +101,7 @@ def build_objective(recipe: Recipe, data: DataArtifact, student: Student) -> Obj
     chosen = recipe.objective
     if isinstance(chosen, DideObjective):
         return DiDE(answers=answers, depth=student.layers, **chosen.model_dump(exclude={"kind"}))
-    return HardLabels(answers=answers)
+    return HardLabels(("answer" if chosen.answer_loss == "bce" else "answer_softmax") if answers else "label")
 
 
 def build_teacher(recipe: Recipe, data: DataArtifact, spec: ModelSpec, tokenizer: WordTokenizer) -> FusionTeacher:

@@ -44,7 +44,8 @@ def for_stage(name: str, recipe: Recipe) -> Recipe:
     """The recipe as a stage runs it: `finetune` drops teacher and distillation, and is every recipe's baseline; `distill`
     refuses a recipe that has nothing to distil."""
     if name == "finetune":
-        return recipe.model_copy(update={"teacher": None, "objective": LabelsObjective(kind="labels")})
+        labels = recipe.objective if recipe.objective.kind == "labels" else LabelsObjective(kind="labels")
+        return recipe.model_copy(update={"teacher": None, "objective": labels})
     if recipe.objective.kind == "labels":
         raise InputError("has no teacher to distil from", where=f"recipe {recipe.name}",
                          hint=f"train it with: vldistill finetune --recipe {recipe.name}")
@@ -164,8 +165,8 @@ def _train(stage: Stage, parts: Parts, accelerator, precision):
     with Journal(folder, plan.steps, active=accelerator.is_main_process, tracker=tracker) as journal:
         for name, value in describe(stage, parts).items():
             journal.say(f"{name}: {value}")
-        journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), {world} process(es), "
-                    f"{effective} pairs a step")
+        journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
+                    f"{world} process(es), {effective} pairs a step")
         best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, plan, journal,
                    validate=validate, save=save)
         journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")

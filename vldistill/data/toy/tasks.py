@@ -30,7 +30,9 @@ from vldistill.data.toy.world import (
 )
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-EXIST_PER_LABEL = 4
+EXIST_PER_LABEL = 2
+COUNTS = 2
+MOST_ONLY = 4
 STATEMENT_FILTERS = 2
 GROUP = {"vqa": 2, "nlvr2": 1, "snli_ve": 3, "coco": 1}
 """Scenes that balance each other, per dataset: sizes are multiples of it."""
@@ -61,7 +63,8 @@ class Statement:
 
 
 def ask(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[Question]]]:
-    """VQA: scenes of 4 to 7 objects, each with 8 exist questions (4 yes), a count and, where it can be asked, one more.
+    """VQA: scenes of 4 to 7 objects, each with 4 exist questions (2 yes), 2 counts and up to 4 about the only object of a
+    shape or colour. The open questions are what makes the others learnable in minutes: their answers say more.
 
     Two scenes that follow each other share their exist questions, with opposite answers. `scenes` is even.
     """
@@ -78,7 +81,7 @@ def ask(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[Que
         for twin in (kinds, exchange[kinds]):
             scene = place(rng, twin)
             questions = [_exist(KIND_FILTERS[kind], kind in twin) for kind in rng.permutation(asked)]
-            yield scene, [*questions, _count(rng, scene), *_only(rng, scene)]
+            yield scene, [*questions, *(_count(rng, scene) for _ in range(COUNTS)), *_only(rng, scene)]
 
 
 def _exist(subject: Filter, answer: bool) -> Question:
@@ -106,7 +109,7 @@ def _only(rng: np.random.Generator, scene: Scene) -> list[Question]:
         if (colours == c).sum() == 1:
             shape = SHAPES[shapes[colours == c][0]]
             found.append(Question(f"what shape is the {colour} object?", shape, "what shape is the", "other"))
-    return [found[rng.integers(len(found))]] if found else []
+    return [found[place] for place in rng.permutation(len(found))[:MOST_ONLY]]
 
 
 def compare(rng: np.random.Generator, pairs: int) -> Iterator[tuple[Scene, Scene, list[Statement]]]:

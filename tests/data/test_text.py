@@ -1,0 +1,160 @@
+"""The tokenizer: aligned by word index, truncated before [SEP], and saved as the library reads it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertTokenizerFast
+
+from vldistill.data.text import load_tokenizer, train_tokenizer
+from vldistill.errors import InputError
+
+TEXTS = [
+    "the left image has more green circles than the right one .".split(), "is there a red square ?".split(),
+    ["don't", "stop", [0, 2], "0", "and", "2", "snow-man", "café"],
+] * 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 150)
+
+
+def tokens(tokenizer, ids: list[int]) -> list[str]:
+    names = {index: token for token, index in tokenizer.vocabulary.items()}
+    return [names[index] for index in ids]
+
+
+def spelled(tokenizer, ids, words, word: int) -> str:
+    """A word put together again from its tokens."""
+    return "".join(token.removeprefix("##") for token, index in zip(tokens(tokenizer, ids), words, strict=True) if index == word)
+
+
+def test_specials_come_first(tokenizer):
+    assert [tokenizer.vocabulary[name] for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [0, 1, 2, 3, 4]
+    assert (tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id) == (0, 2, 3, 4)
+    assert len(tokenizer.vocabulary) <= 150
+
+
+def test_every_token_knows_its_word(tokenizer):
+    words = ["The", "circles", "don't", "Café", "snow-man", "?"]
+    ids, aligned = tokenizer.encode(words, 40)
+    assert ids[0] == 2 and ids[-1] == 3 and aligned[0] is None and aligned[-1] is None
+    assert len(ids) == len(aligned) and None not in aligned[1:-1] and aligned[1:-1] == sorted(aligned[1:-1])
+    found = [spelled(tokenizer, ids, aligned, word) for word in range(len(words))]
+    assert found == ["the", "circles", "don't", "cafe", "snow-man", "?"]  # lower-cased, accents off, punctuation kept
+
+
+def test_words_split_into_pieces_share_an_index(tokenizer):
+    ids, aligned = tokenizer.encode(["redder", "there"], 40)
+    assert aligned.count(0) > 1 and spelled(tokenizer, ids, aligned, 0) == "redder"
+    assert spelled(tokenizer, ids, aligned, 1) == "there"
+
+
+def test_a_tag_is_one_word(tokenizer):
+    ids, aligned = tokenizer.encode(["is", [0, 2], "there"], 40)
+    assert aligned == [None, 0, 1, 1, 1, 2, None]
+    assert tokens(tokenizer, ids)[2:5] == ["0", "and", "2"]
+    assert tokenizer.encode(["is", [2], "there"], 40)[1] == [None, 0, 1, 2, None]
+
+
+def test_a_word_without_tokens_keeps_the_others_indices(tokenizer):
+    ids, aligned = tokenizer.encode(["is", "", " ", "there"], 40)
+    assert aligned == [None, 0, 3, None] and tokens(tokenizer, ids) == ["[CLS]", "is", "there", "[SEP]"]
+    assert tokenizer.encode([], 40) == ([2, 3], [None, None])
+
+
+def test_unknown_characters_are_unknown(tokenizer):
+    ids, aligned = tokenizer.encode(["漢", "red"], 40)
+    assert ids == [2, 1, tokenizer.vocabulary["red"], 3] and aligned == [None, 0, 1, None]
+
+
+@pytest.mark.parametrize("length", [3, 4, 7, 12, 40])
+def test_truncation_keeps_sep(tokenizer, length):
+    words = TEXTS[0]
+    full, aligned_full = tokenizer.encode(words, 100)
+    ids, aligned = tokenizer.encode(words, length)
+    kept = min(length, len(full)) - 1
+    assert ids == [*full[:kept], 3] and aligned == [*aligned_full[:kept], None]
+    assert len(ids) == min(length, len(full))
+
+
+def test_training_is_repeatable_and_lazy():
+    assert train_tokenizer(iter(TEXTS), 150).vocabulary == train_tokenizer(TEXTS, 150).vocabulary
+    assert train_tokenizer(TEXTS, 60).vocabulary != train_tokenizer(TEXTS, 150).vocabulary
+
+
+SENTENCES = ["The left Image has don't CAFÉ snow-man ?", "is there a red square?", "redder  circles.", ""]
+
+
+@pytest.mark.parametrize("reader", [AutoTokenizer, BertTokenizerFast])
+def test_the_library_reads_the_folder_and_gives_the_same_ids(tokenizer, tmp_path, reader):
+    tokenizer.save(tmp_path)
+    library = reader.from_pretrained(tmp_path)
+    for sentence in SENTENCES:
+        assert library(sentence).input_ids == tokenizer.encode(sentence.split(), 40)[0]
+    assert (library.pad_token_id, library.cls_token_id, library.sep_token_id, library.mask_token_id) == (0, 2, 3, 4)
+    pair = library("a red square", "is there").input_ids
+    assert pair == tokenizer.encode("a red square".split(), 40)[0] + tokenizer.encode("is there".split(), 40)[0][1:]
+    assert library.decode(tokenizer.encode(["redder"], 40)[0], skip_special_tokens=True) == "redder"
+
+
+@pytest.mark.parametrize("without", [None, "tokenizer.json", "vocab.txt"])
+def test_a_saved_folder_loads_again(tokenizer, tmp_path, without):
+    tokenizer.save(tmp_path)
+    if without:
+        (tmp_path / without).unlink()
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.vocabulary == tokenizer.vocabulary and loaded.pad_id == tokenizer.pad_id
+    for sentence in SENTENCES:
+        assert loaded.encode(sentence.split(), 9) == tokenizer.encode(sentence.split(), 9)
+
+
+def test_a_cased_vocabulary_keeps_its_case(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nRed\nred\n")
+    assert load_tokenizer(tmp_path).encode(["Red"], 9)[0] == [2, 6, 3]
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert load_tokenizer(tmp_path).encode(["Red"], 9)[0] == [2, 5, 3]
+
+
+def test_truncation_and_padding_stored_in_a_file_are_off(tokenizer, tmp_path):
+    """Published files carry their own limits, which would cut and pad before we do."""
+    tokenizer.save(tmp_path)
+    from tokenizers import Tokenizer
+
+    stored = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    stored.enable_truncation(4)
+    stored.enable_padding(length=30)
+    stored.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode(TEXTS[0], 40) == tokenizer.encode(TEXTS[0], 40)
+
+
+def test_broken_folders(tmp_path):
+    with pytest.raises(InputError, match="no tokenizer.json and no vocab.txt") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.where == str(tmp_path)
+    (tmp_path / "vocab.txt").write_text("a\nb\n[UNK]\n")
+    with pytest.raises(InputError, match=r"has no \[PAD\] token"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match="is not a tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.where.endswith("tokenizer.json")
+
+
+@pytest.mark.xfail(strict=True, reason="a broken tokenizer_config.json or a vocabulary without [SEP] is not one message")
+@pytest.mark.parametrize("files", [
+    {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "tokenizer_config.json": "{"},
+    {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[MASK]\n"},
+], ids=["config", "no SEP"])
+def test_broken_vocabulary_folders(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError):
+        load_tokenizer(tmp_path)
+
+
+def test_encoding_draws_nothing(tokenizer):
+    before = torch.get_rng_state()
+    tokenizer.encode(TEXTS[0], 40)
+    assert torch.equal(before, torch.get_rng_state())

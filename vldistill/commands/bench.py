@@ -1,0 +1,107 @@
+"""`vldistill bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from vldistill.artifacts import write_json
+from vldistill.commands.output import console, last_line, plan_table
+from vldistill.errors import InputError
+from vldistill.evaluation.bench import DTYPES, GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
+from vldistill.models.vilt import EncoderConfig
+from vldistill.runtime import device_name
+
+
+def bench_command(
+    run: str | None, *, gpu: bool, batches: tuple[str, ...], precisions: tuple[str, ...], rounds: int, lengths: tuple[str, ...],
+    rows: tuple[str, ...], threads: int | None, out: Path | None, dry_run: bool,
+) -> None:
+    """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
+    sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
+    for name in rows:
+        if name not in GROUPS:
+            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(GROUPS)}")
+    for name in precisions:
+        if name not in DTYPES:
+            raise InputError(f"--precision {name} is not known", hint=f"one or more of {', '.join(DTYPES)}")
+        if name == "fp16" and not gpu:
+            raise InputError("--precision fp16 needs a GPU", hint="add --gpu, or use bf16")
+    device = _device(gpu)
+    if threads:
+        torch.set_num_threads(threads)
+    model, config, grid, tokens = _model(run, tokens)
+    name = device_name(device)
+    plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
+            "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
+            "measures": ", ".join(rows), "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts"}
+    console.print(plan_table("bench", plan))
+    if dry_run:
+        return
+    results: list[Row] = []
+    for size in sizes:
+        for precision in precisions:
+            setting = Setting(config, grid, size, tokens, precision, device, rounds)
+            for group in rows:
+                found = speed_rows(setting, model) if group == "speed" and model is not None else GROUPS[group](setting)
+                console.print(bench_table(found, precision, size))
+                results += found
+    summary = as_json(results, name)
+    if out is not None:
+        write_json(out, summary)
+        console.print(f"wrote {out}", highlight=False)
+    last_line({"device": name, "speedup": _headline(results)})
+
+
+def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
+    """One group of rows; the first is the reference of the ratios."""
+    table = Table(title=f"{rows[0].group}, batch {batch}, {precision}", title_justify="left")
+    for name in ("", "text", "s/batch", "p50 ms", "p95 ms", "peak MiB", "ratio", "FLOP limit"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.variant, str(row.tokens), f"{row.seconds:.4f}", f"{1000 * row.p50:.1f}", f"{1000 * row.p95:.1f}",
+            "-" if row.peak_mb is None else f"{row.peak_mb:.0f}", f"{row.speedup:.2f}x",
+            "-" if row.limit is None else f"{row.limit:.2f}x")
+    return table
+
+
+def _headline(rows: list[Row]) -> dict[str, float]:
+    cached = [row for row in rows if row.variant == "dual, images cached"]
+    return {f"{row.group}/{row.precision}/batch{row.batch}/text{row.tokens}": round(row.speedup, 2) for row in cached}
+
+
+def _numbers(option: str, values: tuple[str, ...]) -> tuple[int, ...]:
+    if not values or not all(value.isdigit() and int(value) > 0 for value in values):
+        raise InputError(f"{option} {','.join(values)} is not a list of whole numbers", hint=f"for example {option} 32,256")
+    return tuple(sorted({int(value) for value in values}, reverse=True))
+
+
+def _device(gpu: bool) -> torch.device:
+    if not gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        reason = "torch was built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
+        raise InputError(f"--gpu: {reason}", hint="leave out --gpu to measure on the CPU; `vldistill doctor` says what is here")
+    return torch.device("cuda")
+
+
+def _model(run: str | None, tokens: tuple[int, ...]):
+    """The run's dual encoder and its sizes, or none and ViLT-B/32's."""
+    if run is None:
+        config = EncoderConfig(max_position_embeddings=max(40, *tokens))
+        return None, config, PAPER_GRID, tokens
+    from vldistill.students.build import load_student
+    from vldistill.students.dual_encoder import DualEncoder
+
+    model, spec, _ = load_student(run)
+    if not isinstance(model, DualEncoder):
+        raise InputError("is a fusion model", where=run, hint="name a dual encoder's run")
+    side = spec.image_size // spec.encoder.patch_size
+    return model, spec.encoder, (side, side), tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
+
+
+def _pixels(grid: tuple[int, int], config: EncoderConfig) -> str:
+    return f"{grid[0] * config.patch_size}x{grid[1] * config.patch_size} pixels, {grid[0] * grid[1]} patches"

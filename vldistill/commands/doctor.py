@@ -1,0 +1,68 @@
+"""`vldistill doctor`: what works on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.text import Text
+
+from vldistill.artifacts import package_versions
+from vldistill.commands.output import console
+
+
+def doctor_command() -> None:
+    """Prints one line a finding: ok, note or missing, what it is, and what follows."""
+    marks = {"ok": "green", "note": "yellow", "missing": "red"}
+    for mark, subject, finding in findings():
+        console.print(Text.assemble((f"{mark:8}", marks[mark]), f"{subject:12}", finding), soft_wrap=True)
+
+
+def findings() -> Iterator[tuple[str, str, str]]:
+    """(mark, subject, finding) of each check."""
+    yield "ok", "versions", ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    yield from _torch()
+    yield from _weights()
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield "ok" if free > 10 else "note", "disk", f"{free:.0f} GiB free in {Path.cwd()}"
+    if "SLURM_JOB_ID" in os.environ:
+        step = "inside a job step" if "SLURM_STEP_ID" in os.environ else "outside any job step"
+        yield "ok", "SLURM", f"job {os.environ['SLURM_JOB_ID']}, {step}"
+    else:
+        found = shutil.which("sbatch")
+        yield ("ok", "SLURM", f"sbatch at {found}") if found else ("note", "SLURM", "not here: run stages one after the other")
+
+
+def _torch() -> Iterator[tuple[str, str, str]]:
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        yield "missing", "torchvision", f"{reason}; install the torch and torchvision of bin/constraints.txt together"
+    else:
+        yield "ok", "torchvision", "imports: RandAugment is there"
+    yield "ok", "CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s); OMP_NUM_THREADS sets them"
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield "ok", f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        nccl = torch.distributed.is_nccl_available()
+        yield ("ok", "NCCL", ".".join(map(str, torch.cuda.nccl.version()))) if nccl else ("note", "NCCL", "not in this torch")
+    else:
+        yield "note", "GPU", "none visible: training and bench run on the CPU"
+
+
+def _weights() -> Iterator[tuple[str, str, str]]:
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        names = sorted(repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
+    except CacheNotFound:
+        names = []
+    mode = "offline" if constants.HF_HUB_OFFLINE else "online"
+    yield "ok" if names else "note", "weights", f"hub {mode}; in the cache: {', '.join(names) or 'no models'}"

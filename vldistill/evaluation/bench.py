@@ -1,0 +1,225 @@
+"""Latency of the fusion encoder against the dual encoder, in one process, with the FLOP limit beside each ratio.
+
+Regimes, at 384x640 pixels (240 patches of 32) unless a run says otherwise:
+- fusion: text and image in one sequence; the reference is stock `transformers` ViLT, texts padded to the longest length.
+- online: both towers and the head. cached: text tower and head on stored image vectors. images: the offline part.
+- pair (NLVR2): two images a text; fusion passes twice, the dual encoder encodes the text once.
+- capture: keeping the last layer's queries and keys, in inference and in training.
+- step: an optimisation step of the student alone and with its teacher.
+Baselines of random weights measure the same arithmetic as trained ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.evaluation import flops
+from vldistill.evaluation.timing import Timing, measure
+from vldistill.models.fusion import FusionModel
+from vldistill.models.outputs import Capture
+from vldistill.models.vilt import EncoderConfig
+from vldistill.objectives.dide import DiDE
+from vldistill.students.dual_encoder import DualEncoder
+
+ROWS = ("speed", "pair", "capture", "step")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PAPER_GRID = (12, 20)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured variant. speedup: the reference's seconds over these. limit: the same ratio in FLOP."""
+
+    group: str
+    variant: str
+    batch: int
+    tokens: int
+    precision: str
+    seconds: float
+    p50: float
+    p95: float
+    peak_mb: float | None
+    speedup: float | None
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is held fixed for a set of rows. lengths: text tokens, the longest being the fusion encoder's padding."""
+
+    config: EncoderConfig
+    grid: tuple[int, int]
+    batch: int
+    lengths: tuple[int, ...]
+    precision: str
+    device: torch.device
+    rounds: int
+
+    @property
+    def patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+def make_batch(setting: Setting, tokens: int, *, images: int = 1) -> Batch:
+    """Random inputs of the real shapes, without padding."""
+    config, device, dtype = setting.config, setting.device, DTYPES[setting.precision]
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.randint(5, config.vocab_size, (setting.batch, tokens), generator=generator).to(device)
+    text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), [])
+    views = []
+    for _ in range(images):
+        pixels = torch.rand(setting.batch, setting.patches, 3 * config.patch_size**2, generator=generator) * 2 - 1
+        mask = torch.ones(setting.batch, setting.patches, dtype=torch.bool, device=device)
+        views.append(ImageBatch(pixels.to(device, dtype), mask, [setting.grid] * setting.batch))
+    return Batch([""] * setting.batch, text, views, torch.zeros(setting.batch, dtype=torch.long, device=device))
+
+
+def _frozen(model: nn.Module, setting: Setting) -> nn.Module:
+    return model.to(setting.device, DTYPES[setting.precision]).eval().requires_grad_(False)
+
+
+def library_vilt(setting: Setting) -> Callable[[Batch], Tensor]:
+    """Stock `transformers.ViltModel` on the same inputs, as pixels."""
+    from transformers import ViltConfig, ViltModel
+
+    names = EncoderConfig().to_dict().keys()
+    model = _frozen(ViltModel(ViltConfig(**{name: getattr(setting.config, name) for name in names})), setting)
+    side = setting.config.patch_size
+    shape = (setting.batch, 3, setting.grid[0] * side, setting.grid[1] * side)
+    pixels = torch.zeros(shape, device=setting.device, dtype=DTYPES[setting.precision])
+    mask = torch.ones(setting.batch, *shape[2:], dtype=torch.long, device=setting.device)
+
+    def run(batch: Batch) -> Tensor:
+        return model(input_ids=batch.text.ids, attention_mask=batch.text.mask.long(), pixel_values=pixels,
+                     pixel_mask=mask).pooler_output
+
+    return run
+
+
+def speed_rows(setting: Setting, dual: DualEncoder | None = None) -> list[Row]:
+    """Fusion against dual encoder, one image a text."""
+    config, longest = setting.config, setting.longest
+    fusion = _frozen(FusionModel(config, images=1, classes=3), setting)
+    dual = _frozen(dual or DualEncoder(config, images=1, classes=3), setting)
+    library = library_vilt(setting)
+    batches = {tokens: make_batch(setting, tokens) for tokens in setting.lengths}
+    with torch.inference_mode():
+        cached = dual.encode_image(batches[longest].images[0])
+        calls: dict[str, Callable[[], object]] = {
+            f"fusion, transformers|{longest}": lambda: library(batches[longest]),
+            f"fusion, ours|{longest}": lambda: fusion(batches[longest]),
+            f"dual, online|{longest}": lambda: dual(batches[longest]),
+            f"dual, images offline|{longest}": lambda: dual.encode_image(batches[longest].images[0]),
+        }
+        for tokens in setting.lengths:
+            calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), [cached])
+        timings = measure(calls, rounds=setting.rounds, device=setting.device)
+    reference = flops.fusion_flops(longest, setting.patches, config)
+    image = flops.image_flops(setting.patches, config)
+    needed = {name: reference for name in calls}
+    for name in calls:
+        kind, tokens = name.split("|")
+        text = flops.text_flops(int(tokens), config) + flops.fuse_flops(config)
+        own = {"dual, online": text + image, "dual, images offline": image, "dual, images cached": text}
+        needed[name] = own.get(kind, reference)
+    return _rows("one image", setting, timings, reference, needed)
+
+
+def pair_rows(setting: Setting) -> list[Row]:
+    """NLVR2: two images a text. Only the student's text tower runs once."""
+    config, longest = setting.config, setting.longest
+    pair_config = EncoderConfig(**{**config.to_dict(), "modality_type_vocab_size": 3})
+    fusion = _frozen(FusionModel(pair_config, images=2, classes=2), setting)
+    dual = _frozen(DualEncoder(pair_config, images=2, classes=2), setting)
+    batches = {tokens: make_batch(setting, tokens, images=2) for tokens in setting.lengths}
+    with torch.inference_mode():
+        cached = [dual.encode_image(image, place) for place, image in enumerate(batches[longest].images)]
+        calls: dict[str, Callable[[], object]] = {f"fusion, ours|{longest}": lambda: fusion(batches[longest])}
+        for tokens in setting.lengths:
+            calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), cached)
+        timings = measure(calls, rounds=setting.rounds, device=setting.device)
+    reference = 2 * flops.fusion_flops(longest, setting.patches, config)
+    needed = {name: reference for name in calls}
+    for tokens in setting.lengths:
+        needed[f"dual, images cached|{tokens}"] = flops.text_flops(tokens, config) + 2 * flops.fuse_flops(config)
+    return _rows("two images", setting, timings, reference, needed)
+
+
+def capture_rows(setting: Setting) -> list[Row]:
+    """What keeping the last layer's queries and keys costs; `speedup` is plain over captured seconds."""
+    config, longest = setting.config, setting.longest
+    fusion = _frozen(FusionModel(config, images=1, classes=3), setting)
+    batch = make_batch(setting, longest)
+    last = Capture(qk=(config.num_hidden_layers,))
+    with torch.inference_mode():
+        timings = measure({"inference, plain|": lambda: fusion(batch), "inference, last q and k|": lambda: fusion(batch, last)},
+                          rounds=setting.rounds, device=setting.device)
+    rows = _rows("capture", setting, timings, None, {})
+    student = DualEncoder(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
+
+    def step(capture: Capture) -> None:
+        output = student(batch, capture)
+        extra = sum(qk.text_query.sum() * 0 + qk.image_key.sum() * 0 for view in output.views for qk in view.qk.values())
+        (output.logits.float().square().mean() + extra).backward()
+        student.zero_grad(set_to_none=True)
+
+    timings = measure({"training, plain|": lambda: step(Capture()), "training, last q and k|": lambda: step(last)},
+                      rounds=setting.rounds, device=setting.device)
+    return rows + _rows("capture", setting, timings, None, {})
+
+
+def step_rows(setting: Setting) -> list[Row]:
+    """A forward and backward pass of the student on labels, and with the live teacher (soft labels and attention)."""
+    config, longest = setting.config, setting.longest
+    teacher = _frozen(FusionModel(config, images=1, classes=3), setting)
+    student = DualEncoder(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
+    objective = DiDE(answers=False, depth=config.num_hidden_layers)
+    batch = make_batch(setting, longest)
+
+    def plain() -> None:
+        nn.functional.cross_entropy(student(batch).logits.float(), batch.target).backward()
+        student.zero_grad(set_to_none=True)
+
+    def distilled() -> None:
+        with torch.no_grad():
+            taught = teacher(batch, objective.teacher_capture)
+        sum(objective(student(batch, objective.student_capture), taught, batch).values()).backward()
+        student.zero_grad(set_to_none=True)
+
+    timings = measure({f"student alone|{longest}": plain, f"with its teacher|{longest}": distilled}, rounds=setting.rounds,
+                      device=setting.device)
+    own = 3 * (flops.text_flops(longest, config) + flops.image_flops(setting.patches, config) + flops.fuse_flops(config))
+    both = own + flops.fusion_flops(longest, setting.patches, config)
+    return _rows("training step", setting, timings, own, {f"student alone|{longest}": own, f"with its teacher|{longest}": both})
+
+
+def _rows(
+    group: str, setting: Setting, timings: dict[str, Timing], reference: float | None, needed: dict[str, float]
+) -> list[Row]:
+    """The first variant is the reference."""
+    first = next(iter(timings.values())).minimum
+    rows = []
+    for name, timing in timings.items():
+        variant, tokens = name.split("|")
+        limit = reference / needed[name] if reference else None
+        rows.append(Row(group, variant, setting.batch, int(tokens or setting.longest), setting.precision, timing.minimum,
+                        timing.p50, timing.p95, timing.peak_mb, first / timing.minimum, limit))
+    return rows
+
+
+GROUPS = {"speed": speed_rows, "pair": pair_rows, "capture": capture_rows, "step": step_rows}
+
+
+def as_json(rows: list[Row], device: str) -> dict[str, Any]:
+    """The result as plain data."""
+    return {"device": device, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
