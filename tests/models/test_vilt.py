@@ -272,3 +272,18 @@ def test_patches_times_the_weight_are_the_convolution(encoder):
     positions = F.interpolate(table, size=(3, 5), mode="bilinear", align_corners=True)[0].flatten(1).T
     expected = convolved + positions + encoder.embeddings.token_type_embeddings.weight[2]
     torch.testing.assert_close(with_positions[0, 1:], expected, atol=1e-5, rtol=0)
+
+
+def test_fresh_weights():
+    """BERT's initialisation, in proportion to 1 / sqrt(width): 0.02 at 768, so 0.0566 at 96."""
+    torch.manual_seed(0)
+    config = EncoderConfig(vocab_size=200, hidden_size=96, num_hidden_layers=1, num_attention_heads=2, intermediate_size=200,
+                           image_size=64, patch_size=8)
+    for name, value in ViltEncoder(config).state_dict().items():
+        if "norm" in name.lower() and name.endswith("weight"):
+            assert (value == 1).all(), name
+        elif name.endswith("bias"):
+            assert (value == 0).all(), name
+        elif value.numel() > 1000:
+            assert value.std().item() == pytest.approx(0.02 * (768 / 96) ** 0.5, rel=0.1), name
+            assert abs(value.mean().item()) < 0.006, name

@@ -19,7 +19,7 @@ from vldistill.objectives.dide import (
 )
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
-from vldistill.objectives.task import answer_bce, label_cross_entropy
+from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
 from vldistill.students.dual_encoder import DualEncoder
 from vldistill.teachers.fusion import FusionTeacher
 
@@ -156,14 +156,18 @@ def test_hard_labels_alone_need_no_teacher():
     assert objective(attention="none", soft_labels=False, hidden_states=True).needs_teacher
 
 
-def test_the_supervised_objective():
-    student, scores = output(1), torch.tensor([[0.0, 0.3, 1.0], [0.6, 0.0, 0.0]])
-    plain, answers = HardLabels(answers=False), HardLabels(answers=True)
-    assert plain.student_capture == plain.teacher_capture == NOTHING and not plain.needs_teacher
-    found = plain(student, None, batch())
+SCORES = torch.tensor([[0.0, 0.3, 1.0], [0.6, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("loss, function, target", [
+    ("label", label_cross_entropy, TARGET), ("answer", answer_bce, SCORES), ("answer_softmax", answer_cross_entropy, SCORES),
+])
+def test_the_supervised_objective(loss, function, target):
+    made, student = HardLabels(loss), output(1)
+    assert made.student_capture == made.teacher_capture == NOTHING and not made.needs_teacher
+    found = made(student, None, batch(target))
     assert set(found) == {"task"}
-    torch.testing.assert_close(found["task"], label_cross_entropy(student.logits, TARGET))
-    torch.testing.assert_close(answers(student, None, batch(scores))["task"], answer_bce(student.logits, scores))
+    torch.testing.assert_close(found["task"], function(student.logits, target))
 
 
 @pytest.mark.parametrize("attention", ["cross", "uni", "whole"])

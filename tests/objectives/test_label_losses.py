@@ -9,7 +9,7 @@ import torch
 
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
-from vldistill.objectives.task import answer_bce, label_cross_entropy
+from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
 
 LN3 = math.log(3)  # softmax of (ln 3, 0) is (3/4, 1/4); the sigmoid of ln 3 is 3/4
 
@@ -49,6 +49,16 @@ def test_answer_bce_by_hand():
     assert twice.item() == pytest.approx(1.927679, abs=1e-5)  # a mean over the batch
 
 
+def test_answer_cross_entropy_by_hand():
+    """Softmax (3/4, 1/4), scores (1, 0.3): -ln(3/4) - 0.3 ln(1/4) = 0.287682 + 0.415888 = 0.703570.
+
+    A question whose annotators gave no known answer has no score and costs nothing: half of it in the mean of two.
+    """
+    logits, target = torch.tensor([[LN3, 0.0], [1.0, 2.0]]), torch.tensor([[1.0, 0.3], [0.0, 0.0]])
+    assert answer_cross_entropy(logits[:1], target[:1]).item() == pytest.approx(0.703570, abs=1e-5)
+    assert answer_cross_entropy(logits, target).item() == pytest.approx(0.703570 / 2, abs=1e-5)
+
+
 @pytest.mark.parametrize("loss", [soft_label_kl, soft_label_bce])
 def test_soft_labels_pull_the_student_to_the_teacher(loss):
     student = torch.zeros(1, 2, requires_grad=True)
@@ -58,7 +68,7 @@ def test_soft_labels_pull_the_student_to_the_teacher(loss):
     torch.testing.assert_close(student.grad, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("loss", [soft_label_kl, soft_label_bce, answer_bce])
+@pytest.mark.parametrize("loss", [soft_label_kl, soft_label_bce, answer_bce, answer_cross_entropy])
 def test_bf16_logits_give_a_finite_fp32_loss(loss):
     logits = torch.tensor([[60.0, -60.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
     value = loss(logits, torch.tensor([[0.0, 1.0, 0.5]], dtype=torch.bfloat16))

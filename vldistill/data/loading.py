@@ -16,7 +16,7 @@ from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.image_files import open_image
 from vldistill.data.records import Record
 from vldistill.data.text import WordTokenizer
-from vldistill.data.transforms import ImageTransform, hash_key, patchify
+from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify
 
 CLEAN = -1  # the epoch of a sample that is not augmented
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -26,13 +26,17 @@ Key = tuple[int, int]  # (epoch or CLEAN, index of the record)
 
 @dataclass(frozen=True)
 class Example:
-    """One record, ready to be collated. patches: per image [N, 3 * P * P] float32, with its grid."""
+    """One record, ready to be collated. patches: per image [N, 3 * P * P] uint8, with its grid and its draw of noise.
+
+    Pixels stay bytes until a whole batch is normalised at once: sample by sample it costs as much as a small model's step.
+    """
 
     id: str
     ids: list[int]
     words: list[int | None]
     patches: list[np.ndarray]
     grids: list[tuple[int, int]]
+    draws: list[int | None]
     target: int | dict[int, float] | None
 
 
@@ -60,8 +64,8 @@ class RecordDataset(Dataset):
         self._coded: dict[tuple, tuple[list[int], list[int | None]]] = {}
         self._texts = [self._encode(record, max_length) for record in records]
         self._targets = [self._target(record) for record in records]
-        self._pixels: dict[str, np.ndarray] = {}
-        self._memory = self._fits_memory() if memory is None else memory
+        self._memory: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
+        self._keep = self._fits_memory() if memory is None else memory
 
     def __len__(self) -> int:
         return len(self.records)
@@ -69,24 +73,29 @@ class RecordDataset(Dataset):
     def __getitem__(self, key: Key) -> Example:
         epoch, index = key
         record = self.records[index]
-        patches, grids = [], []
+        patches, grids, draws = [], [], []
         for position, path in enumerate(record.images):
             draw = None if epoch == CLEAN else (self.seed, epoch, index, position)
-            pixels = self.transform.normalise(self._load(path, draw), draw)
-            patches.append(patchify(pixels, self.transform.patch))
-            grids.append((pixels.shape[0] // self.transform.patch, pixels.shape[1] // self.transform.patch))
+            rows, grid = self._patches(path, draw)
+            patches.append(rows)
+            grids.append(grid)
+            draws.append(self.transform.noise_draw(draw))
         ids, words = self._texts[index]
-        return Example(record.id, ids, words, patches, grids, self._targets[index])
+        return Example(record.id, ids, words, patches, grids, draws, self._targets[index])
 
-    def _load(self, path: str, draw: tuple[int, ...] | None) -> np.ndarray:
+    def _patches(self, path: str, draw: tuple[int, ...] | None) -> tuple[np.ndarray, tuple[int, int]]:
+        """Patches of an image and their grid; kept in memory unless augmentation moves pixels."""
+        side = self.transform.patch
         if draw is not None and self.transform.augment == "randaugment":
-            return self.transform.resize(self.transform.before_resize(open_image(self.root / path), draw))
-        pixels = self._pixels.get(path)
-        if pixels is None:
-            pixels = self.transform.resize(open_image(self.root / path))
-            if self._memory:
-                self._pixels[path] = pixels
-        return pixels
+            return _cut(self.transform.resize(self.transform.before_resize(open_image(self.root / path), draw)), side)
+        kept = self._memory.get(path)
+        if kept is None:
+            kept = _cut(self.transform.resize(open_image(self.root / path)), side)
+            if self._keep:
+                self._memory[path] = kept
+        if draw is None or not self.transform.moves:
+            return kept
+        return _cut(self.transform.shifted(unpatchify(*kept, side), draw), side)
 
     def _encode(self, record: Record, max_length: int) -> tuple[list[int], list[int | None]]:
         key = tuple(tuple(word) if isinstance(word, list) else word for word in record.text)
@@ -104,16 +113,25 @@ class RecordDataset(Dataset):
         return len(images) * self.transform.size**2 * 3 * 1.4 < MEMORY_LIMIT_BYTES
 
 
+def _cut(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    return patchify(pixels, side), (pixels.shape[0] // side, pixels.shape[1] // side)
+
+
 @dataclass(frozen=True)
 class Collator:
     """Examples to a `Batch`: texts padded to the longest of the batch, images to the largest grid of the batch."""
 
     pad_id: int
     num_answers: int | None = None
+    noise: float = 0.0
 
     def __call__(self, examples: list[Example]) -> Batch:
         views = range(len(examples[0].patches))
-        images = [stack_patches([e.patches[v] for e in examples], [e.grids[v] for e in examples]) for v in views]
+        images = [
+            stack_patches([e.patches[v] for e in examples], [e.grids[v] for e in examples],
+                          draws=[e.draws[v] for e in examples], noise=self.noise)
+            for v in views
+        ]
         text = pad_text([e.ids for e in examples], [e.words for e in examples], self.pad_id)
         return Batch([e.id for e in examples], text, images, self._targets([e.target for e in examples]))
 
@@ -131,25 +149,29 @@ class Collator:
 
 def pad_text(ids: list[list[int]], words: list[list[int | None]], pad_id: int) -> TextBatch:
     """[B, T] ids and mask, T the longest row."""
-    longest = max(map(len, ids))
-    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros(len(ids), longest, dtype=torch.bool)
-    for row, values in enumerate(ids):
-        tokens[row, : len(values)] = torch.tensor(values)
-        mask[row, : len(values)] = True
-    return TextBatch(tokens, mask, words)
+    lengths = np.array([len(values) for values in ids])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    tokens = np.full(mask.shape, pad_id, dtype=np.int64)
+    tokens[mask] = np.concatenate([np.asarray(values, dtype=np.int64) for values in ids])
+    return TextBatch(torch.from_numpy(tokens), torch.from_numpy(mask), words)
 
 
-def stack_patches(patches: list[np.ndarray], grids: list[tuple[int, int]]) -> ImageBatch:
-    """[B, N, 3 * P * P] patches and mask, N the largest patch count."""
+def stack_patches(
+    patches: list[np.ndarray], grids: list[tuple[int, int]], *, draws: list[int | None] | None = None, noise: float = 0.0
+) -> ImageBatch:
+    """[B, N, 3 * P * P] normalised patches and mask, N the largest patch count; noise as `add_noise`, padding zero."""
     counts = [len(rows) for rows in patches]
+    draws = draws or [None] * len(patches)
     if len(set(counts)) == 1:
-        stacked = torch.from_numpy(np.stack(patches).astype(np.float32, copy=False))
-        return ImageBatch(stacked, torch.ones(len(counts), counts[0], dtype=torch.bool), grids)
+        values = normalise(np.stack(patches))
+        add_noise(values, draws, noise)
+        return ImageBatch(torch.from_numpy(values), torch.ones(len(counts), counts[0], dtype=torch.bool), grids)
     stacked = torch.zeros(len(patches), max(counts), patches[0].shape[1])
     mask = torch.zeros(len(patches), max(counts), dtype=torch.bool)
-    for row, values in enumerate(patches):
-        stacked[row, : counts[row]] = torch.from_numpy(values)
+    for row, pixels in enumerate(patches):
+        values = normalise(pixels[None])
+        add_noise(values, draws[row : row + 1], noise)
+        stacked[row, : counts[row]] = torch.from_numpy(values[0])
         mask[row, : counts[row]] = True
     return ImageBatch(stacked, mask, grids)
 
@@ -189,6 +211,7 @@ class CleanBatches:
 def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> DataLoader:
     """A loader over `batches`; VQA's soft targets are sized by the dataset's vocabulary."""
     vocabulary = dataset.vocabulary
-    collate = Collator(dataset.tokenizer.pad_id, None if vocabulary is None else len(vocabulary.names))
+    answers = None if vocabulary is None else len(vocabulary.names)
+    collate = Collator(dataset.tokenizer.pad_id, answers, dataset.transform.noise)
     return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                       pin_memory=torch.cuda.is_available(), persistent_workers=False)

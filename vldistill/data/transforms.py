@@ -59,19 +59,41 @@ class ImageTransform:
             torch.manual_seed(hash_key(key))
             return RandAugment(num_ops=2, magnitude=9, fill=[128, 128, 128])(image)
 
-    def normalise(self, pixels: np.ndarray, key: tuple[int, ...] | None) -> np.ndarray:
-        """[H, W, 3] uint8 to float32 in about [-1, 1]; with a `key` and "jitter", shifted and noisy."""
-        if key is None or self.augment != "jitter":
-            return (pixels.astype(np.float32) / 255 - MEAN) / STD
-        draw = hash_key(key)
-        height, width = pixels.shape[:2]
-        if self.shift:
-            span = 2 * self.shift + 1
-            down, right = draw % span, draw // span % span
-            padded = np.pad(pixels, ((self.shift, self.shift), (self.shift, self.shift), (0, 0)), mode="edge")
-            pixels = padded[down : down + height, right : right + width]
-        values = (pixels.astype(np.float32) / 255 - MEAN) / STD
-        return values + _noise(draw, values.size).reshape(values.shape) * (self.noise / STD)
+    @property
+    def moves(self) -> bool:
+        """Whether `shifted` changes anything."""
+        return self.augment == "jitter" and self.shift > 0
+
+    def shifted(self, pixels: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+        """[H, W, 3] uint8, moved by up to `shift` pixels each way under "jitter", the edge repeated."""
+        if not self.moves:
+            return pixels
+        span, (height, width) = 2 * self.shift + 1, pixels.shape[:2]
+        draw = hash_key((*key, 0))
+        down, right = draw % span, draw // span % span
+        padded = np.pad(pixels, ((self.shift, self.shift), (self.shift, self.shift), (0, 0)), mode="edge")
+        return padded[down : down + height, right : right + width]
+
+    def noise_draw(self, key: tuple[int, ...] | None) -> int | None:
+        """The draw of a sample's pixel noise, for `add_noise`; None where there is none."""
+        if key is None or self.augment != "jitter" or not self.noise:
+            return None
+        return hash_key((*key, 1))
+
+
+def normalise(pixels: np.ndarray) -> np.ndarray:
+    """uint8 to float32 in [-1, 1]."""
+    values = pixels.astype(np.float32)
+    values *= 1 / (255 * STD)
+    values -= MEAN / STD
+    return values
+
+
+def add_noise(values: np.ndarray, draws: list[int | None], deviation: float) -> None:
+    """Adds Gaussian noise to rows of normalised values [B, ...] in place; `deviation` is on the 0-1 pixel range."""
+    for row, draw in zip(values, draws, strict=True):
+        if draw is not None:
+            row += _noise(draw, row.size).reshape(row.shape) * np.float32(deviation / STD)
 
 
 def patchify(pixels: np.ndarray, patch: int) -> np.ndarray:
@@ -80,6 +102,12 @@ def patchify(pixels: np.ndarray, patch: int) -> np.ndarray:
     rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
     cells = pixels.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 4, 1, 3)
     return cells.reshape(rows * columns, 3 * patch * patch)
+
+
+def unpatchify(patches: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """The inverse of `patchify`."""
+    cells = patches.reshape(*grid, 3, patch, patch).transpose(0, 3, 1, 4, 2)
+    return cells.reshape(grid[0] * patch, grid[1] * patch, 3)
 
 
 def hash_key(key: tuple[int, ...]) -> int:
@@ -98,5 +126,5 @@ def _noise(draw: int, count: int) -> np.ndarray:
         return np.random.default_rng(draw).standard_normal(count, dtype=np.float32)
     if not _POOL:
         _POOL.append(np.random.default_rng(20210520).standard_normal(_POOL_SIZE, dtype=np.float32))
-    start = draw // 81 % (_POOL_SIZE - count)
+    start = draw % (_POOL_SIZE - count)
     return _POOL[0][start : start + count]
