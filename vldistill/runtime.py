@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,26 +50,30 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, before a process group exists."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def make_accelerator(precision: Precision, accumulate: int, trackers: list[str], folder: Path) -> Accelerator:
     """The accelerate set-up of one run. Raises InputError where a tracker is not installed."""
     from accelerate import Accelerator
     from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
 
+    # accelerate only warns about a tracker that is not installed, and then logs nowhere.
+    missing = [name for name in trackers if find_spec(name) is None]
+    if missing:
+        raise InputError(f"train.trackers: {', '.join(missing)} is not installed", hint=f"pip install {' '.join(missing)}")
     # The schedule counts optimiser steps and the loop's own loader ends where it ends, so neither is left to accelerate.
     accumulation = GradientAccumulationPlugin(num_steps=accumulate, adjust_scheduler=False, sync_with_dataloader=False)
-    try:
-        return Accelerator(
-            mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,
-            log_with=trackers or None, project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-        )
-    except (ImportError, ValueError) as error:
-        raise InputError(f"train.trackers: {str(error).splitlines()[0]}", hint="install the tracker, or leave it out") from None
+    return Accelerator(
+        mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,
+        log_with=trackers or None, project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+    )
 
 
 def device_name(device: torch.device) -> str:
     """A device as a person would name it."""
-    import os
-
     import torch
 
     if device.type == "cuda":

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vldistill.runtime import is_first_rank
+
 console = Console()
 
 
@@ -24,4 +26,5 @@ def plan_table(title: str, rows: dict[str, str]) -> Table:
 
 def last_line(values: dict[str, Any]) -> None:
     """The result for scripts: compact JSON as the last line of standard output."""
-    print(json.dumps(values, separators=(",", ":"), ensure_ascii=False), flush=True)
+    if is_first_rank():
+        print(json.dumps(values, separators=(",", ":"), ensure_ascii=False), flush=True)

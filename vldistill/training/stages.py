@@ -13,7 +13,7 @@ from vldistill.data.loading import CleanBatches, EpochBatches, make_loader
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import resolve_model, save_model
 from vldistill.recipe import dump_recipe, recipe_hash, variant_name
-from vldistill.runtime import choose_precision, device_name, make_accelerator, seed_everything
+from vldistill.runtime import choose_precision, device_name, is_first_rank, make_accelerator, seed_everything
 from vldistill.schema import LabelsObjective, Recipe
 from vldistill.training.build import Parts, build_parts
 from vldistill.training.inference import answer, score
@@ -100,7 +100,8 @@ def _describe_objective(recipe: Recipe) -> str:
 def run_stage(stage: Stage) -> dict[str, Any]:
     """Trains and writes the run; returns its manifest. Raises InputError before anything is written where an input is bad."""
     recipe, folder = stage.recipe, stage.folder
-    refuse_existing(folder, stage.overwrite)
+    if is_first_rank():
+        refuse_existing(folder, stage.overwrite)
     seed_everything(recipe.train.seed)
     parts = build_parts(recipe)
     precision = choose_precision(recipe.train.precision)
