@@ -14,7 +14,7 @@ from transformers import ViltImageProcessor
 from vldistill.data.loading import CLEAN, CleanBatches, EpochBatches, RecordDataset, make_loader, pad_text, stack_patches
 from vldistill.data.records import Record
 from vldistill.data.text import train_tokenizer
-from vldistill.data.transforms import ImageTransform, hash_key, patchify, vilt_size
+from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify, vilt_size
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -81,7 +81,7 @@ def test_resize_and_normalise():
     resized = np.asarray(picture(64, 48).resize((40, 32), Image.Resampling.BICUBIC))
     assert np.array_equal(pixels, resized)
     assert np.array_equal(transform.resize(picture(40, 32)), np.asarray(picture(40, 32)))  # already of that size
-    values = transform.normalise(np.array([[[0, 255, 51]]], dtype=np.uint8), None)
+    values = normalise(np.array([[[0, 255, 51]]], dtype=np.uint8))
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, [[[-1.0, 1.0, -0.6]]], atol=1e-6)  # 51 / 255 = 0.2; (0.2 - 0.5) / 0.5
 
@@ -90,8 +90,7 @@ def test_normalised_pixels_are_the_librarys():
     """Same resize, bicubic and scaling; the library resizes tensors, so single values may differ by a rounding."""
     image = picture(60, 45)
     theirs = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)(image, return_tensors="pt").pixel_values[0]
-    transform = ImageTransform(32, 8)
-    ours = transform.normalise(transform.resize(image), None)
+    ours = normalise(ImageTransform(32, 8).resize(image))
     np.testing.assert_allclose(ours, theirs.permute(1, 2, 0).numpy(), atol=2.5 * 2 / 255)
 
 
@@ -103,6 +102,7 @@ def test_patches_by_hand():
     assert patches.shape == (6, 12)
     assert patches[0].tolist() == [0, 1, 100, 101, 1000, 1001, 1100, 1101, 2000, 2001, 2100, 2101]
     assert patches[:, 0].tolist() == [0, 2, 4, 200, 202, 204]  # raster order: a row of patches, then the next
+    assert np.array_equal(unpatchify(patches, (2, 3), 2), pixels)
 
 
 # Augmentation.
@@ -110,40 +110,62 @@ def test_patches_by_hand():
 
 JITTER = ImageTransform(32, 8, augment="jitter", shift=2, noise=0.1)
 PIXELS = np.asarray(picture(40, 32, 3))
+OTHER_KEYS = [(1, 1, 2, 0), (0, 2, 2, 0), (0, 1, 3, 0), (0, 1, 2, 1)]  # another seed, epoch, sample, image than (0, 1, 2, 0)
+
+
+def noisy(draw: int | None, deviation: float = 0.1) -> np.ndarray:
+    values = np.zeros((1, 50, 60), dtype=np.float32)
+    add_noise(values, [draw], deviation)
+    return values[0]
 
 
 def test_jitter_is_a_function_of_its_key():
-    first = JITTER.normalise(PIXELS, (0, 1, 2, 0))
+    draw = JITTER.noise_draw((0, 1, 2, 0))
+    first, noise = JITTER.shifted(PIXELS, (0, 1, 2, 0)), noisy(draw)
     np.random.seed(1)
     torch.manual_seed(1)
-    assert np.array_equal(first, JITTER.normalise(PIXELS, (0, 1, 2, 0)))
-    for other in [(1, 1, 2, 0), (0, 2, 2, 0), (0, 1, 3, 0), (0, 1, 2, 1)]:  # seed, epoch, sample, image
-        assert not np.array_equal(first, JITTER.normalise(PIXELS, other)), other
-    plain = ImageTransform(32, 8).normalise(PIXELS, None)
-    assert np.array_equal(JITTER.normalise(PIXELS, None), plain)
-    assert np.array_equal(ImageTransform(32, 8).normalise(PIXELS, (0, 1, 2, 0)), plain)
+    assert np.array_equal(first, JITTER.shifted(PIXELS, (0, 1, 2, 0)))
+    assert draw == JITTER.noise_draw((0, 1, 2, 0)) and np.array_equal(noise, noisy(draw))
+    for other in OTHER_KEYS:
+        assert not np.array_equal(noise, noisy(JITTER.noise_draw(other))), other
+    for place in range(4):  # over many keys that differ in one place only, all shifts occur
+        keys = [tuple(value if index == place else 0 for index in range(4)) for value in range(200)]
+        assert len({JITTER.shifted(PIXELS, key).tobytes() for key in keys}) == 25
 
 
-def test_jitter_is_a_shift_and_noise_of_the_size_asked_for():
-    quiet = ImageTransform(32, 8, augment="jitter", shift=2, noise=0.0)
-    plain = quiet.normalise(PIXELS, None)
+def test_shifts_move_the_picture_by_at_most_so_many_pixels():
     seen = set()
     for sample in range(200):
-        moved = quiet.normalise(PIXELS, (0, 0, sample, 0))
-        inner = moved[2:-2, 2:-2]
-        match = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)
-                 if np.array_equal(inner, plain[2 + dy : 30 + dy, 2 + dx : 38 + dx])]
+        moved = JITTER.shifted(PIXELS, (0, 0, sample, 0))
+        assert moved.shape == PIXELS.shape and moved.dtype == np.uint8
+        match = [(down, right) for down in range(-2, 3) for right in range(-2, 3)
+                 if np.array_equal(moved[2:-2, 2:-2], PIXELS[2 + down : 30 + down, 2 + right : 38 + right])]
         assert len(match) == 1
+        down, right = match[0]
+        rows, columns = np.clip(np.arange(32) + down, 0, 31), np.clip(np.arange(40) + right, 0, 39)
+        assert np.array_equal(moved, PIXELS[rows][:, columns])  # what moves in repeats the edge
         seen.add(match[0])
-    assert len(seen) == 25  # every shift occurs
-    still = ImageTransform(32, 8, augment="jitter", shift=0, noise=0.1)
-    noise = np.stack([still.normalise(PIXELS, (0, 0, sample, 0)) - plain for sample in range(50)])
+    assert len(seen) == 25
+
+
+def test_noise_has_the_deviation_asked_for():
+    noise = np.stack([noisy(JITTER.noise_draw((0, 0, sample, 0))) for sample in range(40)])
     assert abs(noise.std() - 0.2) < 0.01 and abs(noise.mean()) < 0.01  # 0.1 of the 0-1 range, which spans 2 here
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
+    assert (noisy(None) == 0).all()
+
+
+def test_only_jitter_moves_or_disturbs():
+    for transform in (ImageTransform(32, 8), ImageTransform(32, 8, augment="randaugment")):
+        assert transform.shifted(PIXELS, (0, 1, 2, 0)) is PIXELS and transform.noise_draw((0, 1, 2, 0)) is None
+    assert JITTER.noise_draw(None) is None
+    assert ImageTransform(32, 8, augment="jitter", noise=0.0).noise_draw((0, 1, 2, 0)) is None
+    assert ImageTransform(32, 8, augment="jitter", shift=0).shifted(PIXELS, (0, 1, 2, 0)) is PIXELS
 
 
 def test_jitter_leaves_the_image_as_it_was():
     before = PIXELS.copy()
-    JITTER.normalise(PIXELS, (0, 0, 0, 0))
+    JITTER.shifted(PIXELS, (0, 0, 0, 0))[:] = 0
     assert np.array_equal(before, PIXELS)
 
 
@@ -245,8 +267,8 @@ def dataset(tmp_path):
     records = [Record(str(row), "snli_ve", [f"{row}.png"], texts[row], label=row % 2) for row in range(3)]
     tokenizer = train_tokenizer(texts, 60)
 
-    def make(**transform):
-        return RecordDataset(records, tmp_path, tokenizer, ImageTransform(32, 8, **transform), max_length=10)
+    def make(memory=None, **transform):
+        return RecordDataset(records, tmp_path, tokenizer, ImageTransform(32, 8, **transform), max_length=10, memory=memory)
 
     return make
 
@@ -265,20 +287,52 @@ def test_a_batch_is_padded_to_its_longest(dataset):
 
 
 @pytest.mark.parametrize("augment", ["jitter", "randaugment"])
-def test_augmentation_depends_on_epoch_and_sample_not_on_the_order_of_reading(dataset, augment):
-    first, second = dataset(augment=augment), dataset(augment=augment)
-    forward = {key: first[key].patches[0] for key in [(epoch, row) for epoch in (0, 1, 2) for row in (0, 1, 2)]}
+@pytest.mark.parametrize("memory", [True, False])
+def test_augmentation_depends_on_epoch_and_sample_not_on_the_order_of_reading(dataset, augment, memory):
+    first, second = dataset(augment=augment, memory=memory), dataset(augment=augment, memory=not memory)
+
+    def read(examples, key):
+        batch = make_loader(examples, [[key]]).collate_fn([examples[key]])
+        return batch.images[0].patches[0]
+
+    forward = {key: read(first, key) for key in [(epoch, row) for epoch in (0, 1, 2) for row in (0, 1, 2)]}
     for key in reversed(forward):
-        assert np.array_equal(second[key].patches[0], forward[key])
-    assert any(not np.array_equal(forward[(0, row)], forward[(1, row)]) for row in range(3))
-    clean = dataset()[(CLEAN, 1)].patches[0]
-    assert np.array_equal(first[(CLEAN, 1)].patches[0], clean)
+        assert torch.equal(read(second, key), forward[key])
+    for row in range(3):
+        assert len({forward[(epoch, row)].numpy().tobytes() for epoch in range(3)}) > 1
+    plain = dataset()
+    for row in range(3):
+        assert torch.equal(read(first, (CLEAN, row)), read(plain, (CLEAN, row)))
+
+
+def test_a_sample_is_the_same_whatever_shares_its_batch(dataset):
+    """Noise is added to a batch at a time; alone, among equals, or padded, a sample gets its own."""
+    examples = dataset(augment="jitter")
+    collate = make_loader(examples, [[(0, 0)]]).collate_fn
+    alone = [collate([examples[(1, row)]]).images[0].patches[0] for row in range(3)]
+    padded = collate([examples[(1, row)] for row in range(3)]).images[0]
+    for row in range(3):
+        assert torch.equal(padded.patches[row][padded.mask[row]], alone[row])
+    equals = collate([examples[(1, 1)], examples[(2, 1)], examples[(CLEAN, 1)]]).images[0]
+    assert equals.mask.all() and torch.equal(equals.patches[0], alone[1])
+    assert len({row.numpy().tobytes() for row in equals.patches}) == 3
+    assert torch.equal(equals.patches[2], collate([dataset()[(0, 1)]]).images[0].patches[0])
+
+
+def test_reading_a_sample_does_not_change_what_is_kept(dataset):
+    examples = dataset(augment="jitter", memory=True)
+    collate = make_loader(examples, [[(0, 0)]]).collate_fn
+    before = collate([examples[(CLEAN, 0)]]).images[0].patches.clone()
+    for epoch in range(3):
+        collate([examples[(epoch, 0)]]).images[0].patches.fill_(7.0)
+    assert torch.equal(before, collate([examples[(CLEAN, 0)]]).images[0].patches)
 
 
 def test_padding_helpers_by_hand():
     text = pad_text([[2, 7, 3], [2, 3]], [[None, 0, None], [None, None]], 9)
     assert text.ids.tolist() == [[2, 7, 3], [2, 3, 9]] and text.mask.tolist() == [[True] * 3, [True, True, False]]
-    image = stack_patches([np.ones((2, 3), np.float32), np.full((1, 3), 5, np.float32)], [(1, 2), (1, 1)])
-    assert image.patches.tolist() == [[[1] * 3, [1] * 3], [[5] * 3, [0] * 3]]
+    white, black = np.full((2, 3), 255, np.uint8), np.zeros((1, 3), np.uint8)
+    image = stack_patches([white, black], [(1, 2), (1, 1)])
+    assert image.patches.tolist() == [[[1] * 3, [1] * 3], [[-1] * 3, [0] * 3]]
     assert image.mask.tolist() == [[True, True], [True, False]]
-    assert stack_patches([np.ones((2, 3))] * 2, [(1, 2)] * 2).uniform
+    assert stack_patches([white] * 2, [(1, 2)] * 2).uniform

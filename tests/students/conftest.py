@@ -35,7 +35,7 @@ class Toolbox:
         grids = [[(2, 2), (3, 2), (1, 2)][row % 3] for row in range(rows)]
 
         def one():
-            pixels = [random.standard_normal((h * PATCH, w * PATCH, 3)).astype(np.float32) for h, w in grids]
+            pixels = [random.integers(0, 256, (h * PATCH, w * PATCH, 3), dtype=np.uint8) for h, w in grids]
             return stack_patches([patchify(values, PATCH) for values in pixels], grids)
 
         coded = [self.tokenizer.encode(SENTENCES[row % 4].split(), 10) for row in range(rows)]

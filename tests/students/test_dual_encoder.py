@@ -94,6 +94,7 @@ def test_pairs_encode_the_text_once_and_each_image_once(fusion):
 def test_cached_image_vectors_give_the_forward_logits(fusion, images):
     student, *_ = start(fusion.folder, images=images)
     student.eval()
+    student.image_encoder.embeddings.token_type_embeddings.weight[images] += torch.linspace(-1, 1, 16)  # as after training
     batch = fusion.batch(images=images)
     vectors = [student.encode_image(image, place) for place, image in enumerate(batch.images)]
     assert all(vector.shape == (3, 16) for vector in vectors)
@@ -101,6 +102,18 @@ def test_cached_image_vectors_give_the_forward_logits(fusion, images):
     assert torch.equal(logits, student(batch).logits)
     other = student.fuse(student.encode_text(batch.text), vectors[::-1] if images == 2 else [vectors[0].flip(0)])
     assert not torch.allclose(other, logits, atol=1e-4)  # the vectors matter, and so does their order
+
+
+@torch.no_grad()
+def test_fusion_reads_text_then_image_and_the_head_reads_images_in_order(fusion):
+    student, *_ = start(fusion.folder, images=2)
+    seen = []
+    for part in (student.fusion, student.classifier):
+        part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    text, first, second = (torch.full((1, 16), value) for value in (1.0, 2.0, 3.0))
+    student.eval().fuse(text, [first, second])
+    assert seen[0].tolist() == [[1.0] * 16 + [2.0] * 16] and seen[1].tolist() == [[1.0] * 16 + [3.0] * 16]
+    assert torch.equal(seen[2], torch.cat([student.fusion(seen[0]), student.fusion(seen[1])], dim=1))
 
 
 @torch.no_grad()

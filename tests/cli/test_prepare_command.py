@@ -1,0 +1,127 @@
+"""`vldistill prepare` from the command line: broken data of many kinds in one pass, counts, partial and dry runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+GOOD = {"image": "images/a.png", "text": "Is it red?", "label": "yes"}
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch) -> Path:
+    """A folder of the user's own data: four training lines, one validation line, two pictures."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "raw"
+    (folder / "images").mkdir(parents=True)
+    for name, colour in (("a", (200, 0, 0)), ("b", (0, 0, 200))):
+        Image.new("RGB", (40, 36), colour).save(folder / "images" / f"{name}.png")
+    rows = [GOOD | {"id": str(i), "image": f"images/{'ab'[i % 2]}.png", "label": ["yes", "no"][i % 2]} for i in range(4)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "val.jsonl").write_text(json.dumps(GOOD) + "\n")
+    return folder
+
+
+def append(raw: Path, *lines: dict | str) -> None:
+    with (raw / "train.jsonl").open("a") as file:
+        file.writelines((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+
+
+def test_own_data_becomes_an_artifact(command, raw):
+    result = command("prepare", "jsonl", "--raw", raw)
+    assert result.code == 0, result.err
+    folder = raw.parent / "artifacts/data/jsonl"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["complete"] and manifest["labels"] == ["no", "yes"] and manifest["task"] == "classification"
+    assert {split: part["records"] for split, part in manifest["counts"].items()} == {"train": 4, "val": 1}
+    assert sorted(manifest["files"]) == sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+    assert manifest["command"][:3] == ["vldistill", "prepare", "jsonl"]
+    assert "artifacts/data/jsonl" in result.flat and " yes " in result.flat
+    assert len((folder / "train.jsonl").read_text().splitlines()) == 4
+
+
+def test_all_faults_are_told_in_one_pass_and_nothing_is_written(command, raw, tree):
+    (raw / "images" / "text.png").write_text("this is no picture")
+    append(
+        raw,
+        GOOD | {"id": "5", "image": "images/missing.png"},
+        '{"image": "images/a.png", "text": "cut off',
+        GOOD | {"id": "0"},
+        GOOD | {"id": "8", "image": "images/text.png"},
+        GOOD | {"id": "9", "label": "maybe"},
+    )
+    before = tree(raw.parent)
+    result = command("prepare", "jsonl", "--raw", raw, "--labels", "yes,no")
+    assert result.code == 2 and result.out == "" and tree(raw.parent) == before
+    lines = result.err.splitlines()
+    assert all(line.startswith("vldistill: ") for line in lines) and "Traceback" not in result.err
+    assert lines[-1] == f"vldistill: 5 problems in {raw}, nothing was written"
+    expected = {5: "no such file", 6: "not valid JSON", 7: "appears twice", 8: "is not an image", 9: "'maybe'"}
+    for number, reason in expected.items():
+        told = [line for line in lines if line.startswith(f"vldistill: {raw}/train.jsonl:{number}: ")]
+        assert len(told) == 1 and reason in told[0] and told[0].endswith(")"), (number, result.err)
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("faulty, reason", [
+    (GOOD | {"id": "5", "image": "images/missing.png"}, "no such file"),
+    ("{", "not valid JSON"),
+    (GOOD | {"id": "0"}, "appears twice"),
+    (GOOD | {"id": "5", "text": " "}, "is empty"),
+])
+def test_one_fault_is_one_line(command, raw, faulty, reason):
+    append(raw, faulty)
+    result = command("prepare", "jsonl", "--raw", raw)
+    assert result.code == 2 and result.err.count("\n") == 1 and reason in result.err
+    assert result.err.startswith(f"vldistill: {raw}/train.jsonl:5: ") and not (raw.parent / "artifacts").exists()
+
+
+def test_a_dry_run_checks_and_writes_nothing(command, raw, tree):
+    before = tree(raw.parent)
+    result = command("prepare", "jsonl", "--raw", raw, "--dry-run")
+    assert result.code == 0 and "would write artifacts/data/jsonl" in result.flat
+    append(raw, "{")
+    before = tree(raw.parent)
+    assert command("prepare", "jsonl", "--raw", raw, "--dry-run").code == 2
+    assert command("prepare", "toy", "--dry-run").code == 0
+    assert tree(raw.parent) == before
+
+
+def test_a_limit_is_marked_partial_as_is_what_is_trained_on_it(command, raw):
+    assert command("prepare", "jsonl", "--raw", raw, "--limit", "2", "--out", "few").code == 0
+    manifest = json.loads((raw.parent / "few/manifest.json").read_text())
+    assert manifest["partial"] is True and manifest["counts"]["train"]["records"] == 2
+
+
+def test_overwrite_replaces_an_artifact(command, raw):
+    assert command("prepare", "jsonl", "--raw", raw).code == 0
+    first = json.loads((raw.parent / "artifacts/data/jsonl/manifest.json").read_text())["fingerprint"]
+    append(raw, GOOD | {"id": "5"})
+    assert command("prepare", "jsonl", "--raw", raw).code == 2
+    assert command("prepare", "jsonl", "--raw", raw, "--overwrite").code == 0
+    assert json.loads((raw.parent / "artifacts/data/jsonl/manifest.json").read_text())["fingerprint"] != first
+
+
+def test_a_refused_toy_world_leaves_nothing_that_blocks_the_next(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = command("prepare", "toy", "--scale", "0.001", "--labels", "a,b")
+    assert refused.code == 2 and "labels" in refused.err
+    assert list(tmp_path.rglob("*.json*")) == []
+
+
+def test_a_refused_toy_world_leaves_the_one_before(command, tmp_path, monkeypatch, tree):
+    monkeypatch.chdir(tmp_path)
+    assert command("prepare", "toy", "--scale", "0.001", "--min-count", "1").code == 0
+    before = tree(tmp_path)
+    for words in (["--scale", "0"], ["--scale", "0.001", "--min-count", "100000"]):
+        assert command("prepare", "toy", "--overwrite", *words).code == 2
+        assert tree(tmp_path) == before
+
+
+def test_the_toy_world_keeps_to_its_options(command, tmp_path, monkeypatch):
+    """An option that means nothing for the toy world is refused, not passed over."""
+    monkeypatch.chdir(tmp_path)
+    assert command("prepare", "toy", "--scale", "0.001", "--limit", "3", "--dry-run").code == 2

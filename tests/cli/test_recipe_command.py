@@ -1,0 +1,44 @@
+"""`vldistill recipe ls | show | check | cp`, and `doctor`."""
+
+from __future__ import annotations
+
+from vldistill.recipe import load_recipe, shipped_recipes
+
+
+def test_ls_names_every_shipped_recipe(command):
+    result = command("recipe", "ls")
+    assert result.code == 0 and shipped_recipes()
+    for path in shipped_recipes():
+        assert f"{path.stem} " in result.out and load_recipe(str(path)).description in result.out
+
+
+def test_show_is_a_recipe_again(command, tmp_path):
+    shown = command("recipe", "show", "quickstart_dide", "optim.lr=5e-4", "objective.attention=none")
+    assert shown.code == 0
+    (tmp_path / "shown.yaml").write_text(shown.out)
+    assert load_recipe(str(tmp_path / "shown.yaml")) == load_recipe("quickstart_dide", ["optim.lr=5e-4", "objective.attention=none"])
+
+
+def test_check_tells_each_recipe_and_stops_at_a_bad_one(command, tmp_path):
+    result = command("recipe", "check", "quickstart_dide", "quickstart_teacher")
+    assert result.code == 0 and result.out.count(": ok\n") == 2
+    (tmp_path / "bad.yaml").write_text("data: {path: x}\n")
+    result = command("recipe", "check", "quickstart_dide", tmp_path / "bad.yaml")
+    assert result.code == 2 and "`student` is missing" in result.err and "bad.yaml" in result.err
+
+
+def test_cp_copies_once(command, tmp_path):
+    assert command("recipe", "cp", "quickstart_dide", tmp_path).code == 0
+    assert (tmp_path / "quickstart_dide.yaml").read_text() == next(
+        path for path in shipped_recipes() if path.stem == "quickstart_dide").read_text()
+    again = command("recipe", "cp", "quickstart_dide", tmp_path)
+    assert again.code == 2 and "already exists" in again.err
+    nowhere = command("recipe", "cp", "quickstart_dide", tmp_path / "no" / "where.yaml")
+    assert nowhere.code == 2 and nowhere.err.startswith("vldistill: ")
+
+
+def test_doctor_finds_its_way_without_gpu_and_network(command):
+    result = command("doctor")
+    assert result.code == 0
+    for subject in ("versions", "torchvision", "CPU", "GPU", "weights", "disk", "SLURM"):
+        assert f" {subject} " in result.out

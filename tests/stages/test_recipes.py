@@ -1,0 +1,67 @@
+"""Every recipe that ships: loads, says what it is, plans without error, and its header's commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vldistill.recipe import RECIPES, dump_recipe, load_recipe, shipped_recipes
+from vldistill.schema import Recipe
+
+FILES = sorted(RECIPES.rglob("*.yaml"))
+
+
+def test_there_are_recipes():
+    assert len(FILES) >= 3 and shipped_recipes() == FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_recipe_is_consistent(path, tmp_path):
+    recipe = load_recipe(str(path))
+    assert recipe.name == path.stem and recipe.description
+    assert (recipe.objective.kind == "dide") == (recipe.teacher is not None)
+    assert recipe.data.path.startswith("artifacts/data/")
+    assert recipe.student.init is None or recipe.student.init.startswith("runs/") or "/" in recipe.student.init
+    (tmp_path / f"{path.stem}.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(str(tmp_path / f"{path.stem}.yaml")) == recipe
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_runs_that_a_recipe_builds_on_are_other_recipes(path):
+    recipe = load_recipe(str(path))
+    sources = [recipe.student.init, recipe.teacher.model if recipe.teacher else None]
+    for source in sources:
+        if source and source.startswith("runs/"):
+            other = load_recipe(source.split("/")[1])
+            assert (other.image.size, other.text.max_length) == (recipe.image.size, recipe.text.max_length)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_header_carries_its_command(command, path):
+    header = [line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    typed = [shlex.split(re.split(r"\s{3,}", line)[0]) for line in header if line.startswith("vldistill ")]
+    own = [words for words in typed if {f"recipes/{path.name}", path.stem} & set(words)]
+    assert own, "no command names this recipe"
+    for words in own:
+        overrides = [word for word in words if "=" in word]
+        stage = words[1]
+        recipe = load_recipe(words[words.index("--recipe") + 1] if "--recipe" in words else path.stem, overrides)
+        assert isinstance(recipe, Recipe) and stage in ("finetune", "distill", "pretrain", "cache")
+        assert stage != "distill" or recipe.teacher is not None
+
+
+def test_check_accepts_all_of_them_from_anywhere(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("recipe", "check", *(path.stem for path in FILES))
+    assert result.code == 0 and result.out.count(": ok\n") == len(FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem.startswith("quickstart")], ids=lambda path: path.stem)
+def test_a_quickstart_recipe_plans(world, well, path):
+    stage = "distill" if load_recipe(str(path)).teacher else "finetune"
+    assert "optimiser steps" in well(stage, "--recipe", f"recipes/{path.name}", "--dry-run").out
+    assert Path("artifacts").exists()
