@@ -159,11 +159,19 @@ def find_run(path: Path) -> Path:
     """
     if (path / MANIFEST).exists() or not path.exists():
         return path
-    runs = sorted({p.parent for pattern in (f"*/{MANIFEST}", f"*/*/{MANIFEST}", f"*/*/*/{MANIFEST}") for p in path.glob(pattern)})
-    runs = [run for run in runs if not any(part.startswith(".") for part in run.relative_to(path).parts)]
+    found = {manifest.parent for depth in range(1, 4) for manifest in path.glob("*/" * depth + MANIFEST)}
+    hidden = {run for run in found if any(part.startswith(".") for part in run.relative_to(path).parts)}
+    runs = sorted(run for run in found - hidden if _complete(run))
     if len(runs) == 1:
         return runs[0]
     if not runs:
-        raise InputError("holds no run", where=str(path), hint="make one with `vldistill finetune` or `vldistill distill`")
+        raise InputError("holds no complete run", where=str(path), hint="make one with `vldistill finetune` or `distill`")
     shown = ", ".join(str(run) for run in runs[:5])
     raise InputError(f"holds {len(runs)} runs", where=str(path), hint=f"name one of them: {shown}")
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["complete"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        return False

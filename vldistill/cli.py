@@ -13,37 +13,41 @@ from vldistill.commands.recipe import recipe_app
 from vldistill.errors import VldistillError
 
 app = typer.Typer(
-    name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distil vision-language models: fusion encoders into dual encoders whose images are encoded once.",
-    epilog="Start with: vldistill prepare toy    then: vldistill finetune --recipe quickstart_pretrain",
+    epilog="Start with: vldistill prepare toy",
 )
 app.add_typer(recipe_app, name="recipe")
 
-RecipeOption = Annotated[str, typer.Option("--recipe", "-r", help="Recipe file, or the name of one that ships with the tool.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe fields to change.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder below which runs are kept.")]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of this variant; a slug of the overrides by default.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N records a split; marked partial.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe fields to change.", show_default=False)
+]
+RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of this variant of the run.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N records a split only.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what this command made before.")]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folder, model folder, or hub name.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folder, model folder, or hub name.", show_default=False)]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 
 
-@app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2    or, with no data at hand: vldistill prepare toy")
+@app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
 def prepare(
-    dataset: Annotated[str, typer.Argument(help="vqa, snli-ve, nlvr2, nlvr, jsonl (your own data) or toy.")],
-    raw: Annotated[Path | None, typer.Option("--raw", help="Folder of the official files; for toy, where to write them.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Artifact to write; artifacts/data/DATASET by default.")] = None,
-    min_count: Annotated[int, typer.Option("--min-count", min=1, help="VQA: how often an answer occurs to be a class.")] = 9,
-    labels: Annotated[str, typer.Option("--labels", help="jsonl: class names in order, comma-separated.")] = "",
-    task: Annotated[str | None, typer.Option("--task", help="jsonl: the task, where it is not plain from the data.")] = None,
-    val_directories: Annotated[str, typer.Option("--val-directories", help="nlvr: image directories held out for val.")] = "",
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vqa, snli-ve, nlvr2, nlvr, jsonl or toy.")],
+    raw: Annotated[Path | None, typer.Option("--raw", metavar="DIR", help="Official files (toy: written there).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/DATASET.")] = None,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="VQA: least count of a class.")] = 9,
+    labels: Annotated[str, typer.Option("--labels", metavar="A,B", help="jsonl: class names in order.")] = "",
+    task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="jsonl: the task, if not plain.")] = None,
+    val_directories: Annotated[str, typer.Option("--val-directories", metavar="4,5", help="nlvr: directories held out.")] = "",
     limit: LimitOption = None,
-    check: Annotated[str, typer.Option("--images", help="How images are checked: decode, header or none.")] = "decode",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="toy: seed of the world.")] = 0,
-    scale: Annotated[float, typer.Option("--scale", help="toy: size of the world, 1 by default.")] = 1.0,
+    check: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
+    scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -66,13 +70,13 @@ def cache(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = F
 
 @app.command(epilog="Example: vldistill pretrain --recipe my_recipe.yaml")
 def pretrain(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Pre-train a student by distillation on image-text pairs."""
+    """Pre-train a student by distillation."""
     from vldistill.commands.train import pretrain_command
 
     pretrain_command(recipe, overrides or [])
 
 
-@app.command(epilog="Example: vldistill distill --recipe recipes/quickstart_dide.yaml optim.lr=5e-4 train.seed=1")
+@app.command(epilog="Example: vldistill distill --recipe quickstart_dide optim.lr=5e-4")
 def distill(
     recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
     limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
@@ -83,12 +87,12 @@ def distill(
     train_command("distill", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
 
 
-@app.command(epilog="Example: vldistill finetune --recipe recipes/quickstart_teacher.yaml")
+@app.command(epilog="Example: vldistill finetune --recipe quickstart_teacher")
 def finetune(
     recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
     limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
-    """Train a recipe's student on labels alone: baselines and fusion teachers."""
+    """Train on labels alone: baselines, teachers."""
     from vldistill.commands.train import train_command
 
     train_command("finetune", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
@@ -97,13 +101,13 @@ def finetune(
 @app.command(epilog="Example: vldistill evaluate runs/quickstart_dide --split val")
 def evaluate(
     runs: Runs,
-    data: Annotated[Path | None, typer.Option("--data", help="Data artifact; the one the run was trained on by default.")] = None,
-    split: Annotated[str, typer.Option("--split", help="Split to evaluate.")] = "val",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pairs in a batch.")] = 32,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; RUN/eval/SPLIT by default.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")] = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to evaluate.")] = "val",
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of RUN/eval/SPLIT.")] = None,
     limit: LimitOption = None, dry_run: DryRun = False,
 ) -> None:
-    """Score runs with the official metrics and write their predictions."""
+    """Score runs with the official metrics."""
     from vldistill.commands.evaluate import evaluate_command
 
     evaluate_command(runs, data=data, split=split, batch=batch, out=out, limit=limit, dry_run=dry_run)
@@ -112,12 +116,12 @@ def evaluate(
 @app.command(epilog='Example: vldistill predict runs/quickstart_teacher --image cat.jpg --text "is there a cat?"')
 def predict(
     run: Run,
-    image: Annotated[list[Path] | None, typer.Option("--image", help="Image file; twice for models that compare two.")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Question or statement.")] = None,
-    pairs: Annotated[Path | None, typer.Option("--pairs", help="JSONL of {image or images, text}, instead of one pair.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="With --pairs: JSONL of answers to write; else printed.")] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many answers to show.")] = 5,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pairs in a batch.")] = 32,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="Image; twice for pairs.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="Question or statement.")] = None,
+    pairs: Annotated[Path | None, typer.Option("--pairs", metavar="FILE", help="JSONL of {image, text}, for many.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="With --pairs: where answers go.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.commands.evaluate import predict_command
@@ -125,20 +129,20 @@ def predict(
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch)
 
 
-@app.command(epilog="Example: vldistill bench    or, for a trained student: vldistill bench runs/quickstart_dide")
+@app.command(epilog="Example: vldistill bench runs/quickstart_dide --batch 32,256")
 def bench(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A dual encoder's run; random weights by default.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A dual encoder's run; else random weights.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, comma-separated.")] = "32",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16, comma-separated.")] = "fp32",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds; the minimum counts.")] = 5,
-    length: Annotated[str, typer.Option("--length", help="Text tokens with specials, comma-separated.")] = "40,12",
-    rows: Annotated[str, typer.Option("--rows", help="What to measure: speed, pair, capture, step, retrieval.")] = "speed,pair",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file to write.")] = None,
+    batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "32",
+    precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16.")] = "fp32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
+    length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
+    rows: Annotated[str, typer.Option("--rows", metavar="R,R", help="speed, pair, capture, step.")] = "speed,pair",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Time the fusion encoder against the dual encoder, in one process."""
+    """Time the fusion against the dual encoder."""
     from vldistill.commands.bench import bench_command
 
     bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
@@ -147,7 +151,7 @@ def bench(
 
 @app.command(epilog="Example: vldistill doctor")
 def doctor() -> None:
-    """Say what works on this machine: versions, GPU, offline weights, disk, SLURM."""
+    """Say what works on this machine."""
     from vldistill.commands.doctor import doctor_command
 
     doctor_command()

@@ -1,8 +1,4 @@
-"""Recipes: YAML with line numbers, `key=value` overrides, and one clear message for every fault.
-
-Scalars are read as YAML 1.2's core schema does: `1e-5` is a number, `no` and `on` are text, and `010` is no number. Aliases,
-tags and duplicate keys are refused.
-"""
+"""Recipes: found, overridden by `key=value`, validated, with one clear message for every fault."""
 
 from __future__ import annotations
 
@@ -12,88 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from vldistill.artifacts import fingerprint
 from vldistill.errors import InputError, Problems
+from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 from vldistill.schema import Recipe
 
 _HERE = Path(__file__).resolve().parent
 # Inside the package once installed, beside it in a checkout.
 RECIPES = next(p for p in (_HERE / "recipes", _HERE.parent / "recipes") if p.is_dir())
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 20
-
-Path_ = tuple[str | int, ...]
-Lines = dict[Path_, str]  # key path -> "file:line", or "override a.b"
-
-
-class _Loader(yaml.SafeLoader):
-    """Composes nodes only; scalars are resolved by `_scalar`."""
-
-
-_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
-_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
-_CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "~": None, "": None}
-
-
-def _scalar(node: yaml.ScalarNode) -> Any:
-    text = node.value
-    if node.style is not None:  # quoted
-        return text
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if _NUMBER.match(text):
-        return int(text)
-    if any(map(str.isdigit, text)) and _DECIMAL.match(text):
-        return float(text)
-    return text
-
-
-def _parse(text: str, source: str, problems: Problems) -> tuple[Any, Lines]:
-    """The value of a YAML text and the line of every key; structural faults go to `problems`."""
-    lines: Lines = {}
-
-    def walk(node: yaml.Node, path: Path_) -> Any:
-        where = f"{source}:{node.start_mark.line + 1}"
-        lines.setdefault(path, where)
-        if len(path) > MAX_DEPTH:
-            raise InputError("is nested too deeply", where=where)
-        if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
-        if isinstance(node, yaml.SequenceNode):
-            return [walk(item, (*path, index)) for index, item in enumerate(node.value)]
-        table: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key, at = str(key_node.value), f"{source}:{key_node.start_mark.line + 1}"
-            if key in table:
-                first = lines[(*path, key)].rsplit(":", 1)[-1]
-                problems.add(f"key `{'.'.join(map(str, (*path, key)))}` appears twice, first in line {first}", where=at,
-                             hint="keep one of them")
-                continue
-            lines[(*path, key)] = at
-            table[key] = walk(value_node, (*path, key))
-        return table
-
-    try:
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent):
-                raise InputError("aliases (*name) are not allowed", where=f"{source}:{event.start_mark.line + 1}",
-                                 hint="write the value out")
-            if getattr(event, "tag", None):
-                raise InputError(f"tags ({event.tag}) are not allowed", where=f"{source}:{event.start_mark.line + 1}",
-                                 hint="write a plain value")
-        node = yaml.compose(text, Loader=_Loader)
-        return (walk(node, ()) if node is not None else {}), lines
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"is not valid YAML: {error.problem or error.context}", where=f"{source}:{line}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"is not valid YAML: {str(error).splitlines()[0]}", where=source) from None
-    except RecursionError:
-        raise InputError("is nested too deeply", where=source) from None
-
 
 def find_recipe(name: str) -> Path:
     """The recipe that `name` means: a path, or the stem of one that ships with the tool."""
@@ -122,12 +47,12 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 at byte {error.start}", where=str(path)) from None
-    values, lines = _parse(text, str(path), problems)
+    values, lines = parse_yaml(text, str(path), problems)
     if not isinstance(values, dict):
         raise InputError("a recipe is a table of sections", where=f"{path}:1", hint="see `vldistill recipe show quickstart_dide`")
     for override in overrides or []:
         _apply(values, override, lines, problems)
-    if not values.get("name"):
+    if values.get("name") in (None, ""):
         values["name"] = path.stem
     return _validate(values, lines, str(path), problems)
 
@@ -139,18 +64,25 @@ def _apply(values: dict[str, Any], override: str, lines: Lines, problems: Proble
     if not equals or not all(parts):
         problems.add("is not of the form key=value", where=where, hint="for example train.batch.pairs=64")
         return
+    inner = Problems()
     try:
-        value, _ = _parse(text, "override", problems)
+        value, inner_lines = parse_yaml(text, "override", inner)
     except InputError as error:
-        problems.add(error.message, where=where)
+        problems.add(error.message, where=where, hint=error.hint)
         return
+    for fault in inner.items:
+        problems.add(fault.message, where=where, hint=fault.hint)
+    # Faults below this key are the override's from now on, and so are those of tables that it creates on the way.
+    for path in [path for path in lines if path[: len(parts)] == parts]:
+        del lines[path]
+    lines.update({(*parts, *path): where for path in inner_lines})
     table = values
-    for part in parts[:-1]:
+    for depth, part in enumerate(parts[:-1], start=1):
         if not isinstance(table.get(part), dict):
             table[part] = {}
+            lines[parts[:depth]] = where
         table = table[part]
     table[parts[-1]] = value if text.strip() else None
-    lines[parts] = where
 
 
 def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Problems) -> Recipe:
@@ -158,42 +90,52 @@ def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Probl
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
+        told: dict[KeyPath, dict[str, Any]] = {}
         for fault in error.errors():
-            path = tuple(part for part in fault["loc"] if _is_key(part, fault["loc"], values))
-            problems.add(*_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values))
+            path = _keys(fault)
+            if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
+                path = (*path, "kind")
+            # A union reports each of its members; the first says enough, with the others' demand joined to it.
+            if path in told:
+                told[path]["msg"] += f", or {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            else:
+                told[path] = dict(fault)
+        for path, fault in told.items():
+            problems.add(_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values))
     problems.raise_if_any(source)
     return recipe
 
 
-def _is_key(part: str | int, loc: tuple, values: Any) -> bool:
-    """Discriminated unions put the chosen kind into the location, which is no key of the file."""
-    index = loc.index(part)
-    return not (index > 0 and loc[index - 1] == "objective" and part in ("labels", "dide"))
+def _keys(fault: dict[str, Any]) -> KeyPath:
+    """A fault's location without what is no key of a recipe: pydantic's names for the members of a union."""
+    location, names = fault["loc"], {name for path in all_keys() for name in path}
+    unknown = len(location) - 1 if fault["type"] == "extra_forbidden" else None
+    return tuple(part for place, part in enumerate(location) if isinstance(part, int) or part in names or place == unknown)
 
 
-def _line(path: Path_, lines: Lines, source: str) -> str:
+def _line(path: KeyPath, lines: Lines, source: str) -> str:
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, source)
 
 
-def _message(fault: dict[str, Any], path: Path_) -> tuple[str]:
+def _message(fault: dict[str, Any], path: KeyPath) -> str:
     key, given = ".".join(map(str, path)) or "the recipe", fault["input"]
     kind = fault["type"]
     if kind == "extra_forbidden":
-        return (f"unknown key `{key}`",)
+        return f"unknown key `{key}`"
     if kind == "missing":
-        return (f"`{key}` is missing",)
+        return f"`{key}` is missing"
     if kind == "value_error":
-        return (f"{key}: {fault['ctx']['error']}",)
+        return f"{key}: {fault['ctx']['error']}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         found = given.get("kind") if isinstance(given, dict) else given
-        return (f"`{key}.kind` is {found!r}; it must be one of {fault['ctx'].get('expected_tags', 'labels, dide')}",)
+        return f"`{key}` is {found!r}; it must be one of {fault['ctx'].get('expected_tags', 'labels, dide')}"
     text = fault["msg"][0].lower() + fault["msg"][1:]
-    return (f"`{key}` is {given!r}: {text}",)
+    return f"`{key}` is {given!r}: {text}"
 
 
-def _hint(fault: dict[str, Any], path: Path_, values: dict[str, Any]) -> str | None:
+def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str | None:
     if fault["type"] != "extra_forbidden":
         return None
     names = _fields_at(path[:-1], values)
@@ -210,7 +152,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
-def _fields_at(path: Path_, values: dict[str, Any]) -> list[str]:
+def _fields_at(path: KeyPath, values: dict[str, Any]) -> list[str]:
     models: list[type[BaseModel]] = [Recipe]
     for part in path:
         values = values.get(part, {}) if isinstance(values, dict) else {}
@@ -234,7 +176,7 @@ def all_keys(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -> l
 
 def dump_recipe(recipe: Recipe) -> str:
     """A resolved recipe as YAML, every field written out; reading it back gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(), sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(recipe.model_dump())
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -188,7 +188,6 @@ def test_randaugment_has_neither_inversion_nor_cutout():
     assert len(operations) == 14 and not operations & {"Invert", "Cutout", "Erase"}
 
 
-@pytest.mark.xfail(strict=True, reason="torch.manual_seed seeds every GPU as well, which fork_rng(devices=[]) does not restore")
 def test_randaugment_leaves_the_gpus_generators_alone(monkeypatch):
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)

@@ -69,10 +69,9 @@ def test_plain_tensors_in_a_pickle_are_read(fusion, pickled):
 
 def test_a_pickle_with_any_other_object_is_refused(fusion, pickled):
     error = refusal(pickled({**fusion.model.state_dict(), "hyper_parameters": argparse.Namespace(lr=1)}))
-    assert error.where.endswith("pytorch_model.bin") and error.hint == "convert it to safetensors"
+    assert error.where.endswith("pytorch_model.bin") and error.hint == "use the model's safetensors file"
 
 
-@pytest.mark.xfail(strict=True, reason="the first line of torch's message is advice to switch its safety off, not the object")
 def test_the_refusal_names_the_object_and_does_not_advise_unsafe_loading(fusion, pickled):
     error = refusal(pickled({**fusion.model.state_dict(), "hyper_parameters": argparse.Namespace(lr=1)}))
     assert "argparse.Namespace" in error.message and "weights_only" not in error.message and "\x1b" not in error.message
@@ -96,12 +95,11 @@ def test_a_malicious_pickle_is_refused_and_not_run(pickled, tmp_path, form):
 
 
 @pytest.mark.parametrize("content", [
-    pytest.param(b"", marks=pytest.mark.xfail(strict=True, raises=IndexError, reason="an error without a message has no line")),
+    pytest.param(b""),
     b"hello",
-    pytest.param(["a", "list"], marks=pytest.mark.xfail(strict=True, raises=AttributeError, reason="not a table of tensors")),
+    pytest.param(["a", "list"]),
     {"state_dict": {"vilt.layernorm.weight": torch.zeros(1)}},
-    pytest.param({"vilt.layernorm.weight": 3.0}, marks=pytest.mark.xfail(
-        strict=True, raises=AttributeError, reason="a value that is no tensor")),
+    pytest.param({"vilt.layernorm.weight": 3.0}),
 ], ids=["empty", "garbage", "list", "nested", "number"])
 def test_a_broken_pickle_is_one_message(pickled, content):
     error = refusal(pickled(content))
@@ -148,11 +146,11 @@ def test_a_missing_file_is_named(fusion, tmp_path, missing, fragment):
 def test_what_a_source_may_name(fusion, tmp_path):
     run = tmp_path / "runs" / "recipe" / "variant" / "seed0"
     shutil.copytree(fusion.folder, run / "model")
-    (run / "manifest.json").write_text(json.dumps({"stage": "finetune"}))
+    (run / "manifest.json").write_text(json.dumps({"stage": "finetune", "complete": True}))
     for source in (run / "model", run, run.parent, run.parent.parent):
         assert resolve_model(str(source)) == run / "model"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="holds no complete run"):
         resolve_model(str(tmp_path / "empty"))
     (tmp_path / "empty" / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match="holds no model"):

@@ -32,7 +32,10 @@ def bench_command(
     device = _device(gpu)
     if threads:
         torch.set_num_threads(threads)
-    model, config, grid, tokens = _model(run, tokens)
+    model, config, grid, tokens, images = _model(run, tokens)
+    if model is not None:
+        # A trained model takes as many images as its task has.
+        rows = tuple(dict.fromkeys("speed" if name == "pair" else name for name in rows))
     name = device_name(device)
     plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
             "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
@@ -45,7 +48,8 @@ def bench_command(
         for precision in precisions:
             setting = Setting(config, grid, size, tokens, precision, device, rounds)
             for group in rows:
-                found = speed_rows(setting, model) if group == "speed" and model is not None else GROUPS[group](setting)
+                trained = model is not None and group == "speed"
+                found = speed_rows(setting, images=images, dual=model) if trained else GROUPS[group](setting)
                 console.print(bench_table(found, precision, size))
                 results += found
     summary = as_json(results, name)
@@ -92,7 +96,7 @@ def _model(run: str | None, tokens: tuple[int, ...]):
     """The run's dual encoder and its sizes, or none and ViLT-B/32's."""
     if run is None:
         config = EncoderConfig(max_position_embeddings=max(40, *tokens))
-        return None, config, PAPER_GRID, tokens
+        return None, config, PAPER_GRID, tokens, 1
     from vldistill.students.build import load_student
     from vldistill.students.dual_encoder import DualEncoder
 
@@ -100,7 +104,8 @@ def _model(run: str | None, tokens: tuple[int, ...]):
     if not isinstance(model, DualEncoder):
         raise InputError("is a fusion model", where=run, hint="name a dual encoder's run")
     side = spec.image_size // spec.encoder.patch_size
-    return model, spec.encoder, (side, side), tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
+    lengths = tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
+    return model, spec.encoder, (side, side), lengths, spec.images
 
 
 def _pixels(grid: tuple[int, int], config: EncoderConfig) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-recipe_app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes.",
+recipe_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, check and copy recipes.",
                          epilog="Example: vldistill recipe show quickstart_dide")
 
 Name = Annotated[str, typer.Argument(help="Recipe file, or the name of one that ships with the tool.")]

@@ -190,7 +190,10 @@ class EpochBatches:
         order = torch.randperm(self.count, generator=generator).tolist()
         step = self.batch * self.world
         for start in range(0, len(self) * step, step):
-            yield [(self.epoch, index) for index in order[start : start + step][self.rank :: self.world]]
+            chunk = order[start : start + step]
+            # Only a set smaller than one batch falls short: some records are then dealt twice, so that ranks stay equal.
+            chunk += (order * self.world)[: -len(chunk) % self.world]
+            yield [(self.epoch, index) for index in chunk[self.rank :: self.world]]
 
 
 class CleanBatches:

@@ -6,13 +6,11 @@ saved as `transformers` reads them (tokenizer.json, vocab.txt, tokenizer_config.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.implementations import BertWordPieceTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -20,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from vldistill.artifacts import write_json, write_text
-from vldistill.data.records import Word
+from vldistill.data.records import Word, read_json, read_text
 from vldistill.errors import InputError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -69,10 +67,18 @@ def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer
     """A lower-casing WordPiece vocabulary of at most `size` tokens, trained on word lists; the same input gives the
     same vocabulary."""
     tokenizer = _untrained()
-    lines = (" ".join(word for word in words if isinstance(word, str)) for words in texts)
-    tokenizer.train_from_iterator(lines, WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIALS), show_progress=False))
-    tokenizer.post_processor = _template(tokenizer)
-    return WordTokenizer(tokenizer)
+    lines = [" ".join(word for word in words if isinstance(word, str)) for words in texts]
+    normal = [tokenizer.normalizer.normalize_str(line) for line in lines]
+    pieces = {piece for line in normal for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(line)}
+    # The trainer numbers letters inside words in the order of a hash table; named beforehand, their order is fixed.
+    letters = sorted({f"##{letter}" for piece in pieces for letter in piece[1:]})
+    trainer = WordPieceTrainer(vocab_size=size, special_tokens=[*SPECIALS, *letters], show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    # Rebuilt, so that only the specials count as such.
+    trained = _untrained(tokenizer.get_vocab())
+    trained.add_special_tokens(list(SPECIALS))
+    trained.post_processor = _template(trained)
+    return WordTokenizer(trained)
 
 
 def load_tokenizer(folder: Path) -> WordTokenizer:
@@ -87,16 +93,31 @@ def load_tokenizer(folder: Path) -> WordTokenizer:
         tokenizer.no_padding()
         return WordTokenizer(tokenizer)
     if vocabulary.exists():
-        lowercase = True
-        config = folder / "tokenizer_config.json"
-        if config.exists():
-            lowercase = bool(json.loads(config.read_text(encoding="utf-8")).get("do_lower_case", True))
-        return WordTokenizer(BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)._tokenizer)
+        return WordTokenizer(_from_vocabulary(vocabulary, folder / "tokenizer_config.json"))
     raise InputError("no tokenizer.json and no vocab.txt", where=str(folder), hint="give a folder saved with its tokenizer")
 
 
-def _untrained() -> Tokenizer:
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+def _from_vocabulary(vocabulary: Path, config: Path) -> Tokenizer:
+    """A published vocab.txt with its tokenizer_config.json, if there is one."""
+    lowercase = True
+    if config.exists():
+        settings = read_json(config)
+        if not isinstance(settings, dict):
+            raise InputError("is not a tokenizer's configuration", where=str(config), hint="fetch it again")
+        lowercase = bool(settings.get("do_lower_case", True))
+    tokens = read_text(vocabulary).splitlines()
+    missing = [name for name in SPECIALS if name not in tokens]
+    if missing:
+        raise InputError(f"lacks {', '.join(missing)}", where=str(vocabulary), hint="a BERT vocabulary is expected")
+    tokenizer = _untrained({token: index for index, token in enumerate(tokens)})
+    tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.post_processor = _template(tokenizer)
+    return tokenizer
+
+
+def _untrained(vocabulary: dict[str, int] | None = None) -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece(vocabulary or {}, unk_token="[UNK]"))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
     tokenizer.decoder = WordPieceDecoder(prefix="##")

@@ -56,7 +56,8 @@ class ImageTransform:
         from torchvision.transforms import RandAugment
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash_key(key))
+            # Not `torch.manual_seed`, which would seed every GPU as well.
+            torch.default_generator.manual_seed(hash_key(key))
             return RandAugment(num_ops=2, magnitude=9, fill=[128, 128, 128])(image)
 
     @property

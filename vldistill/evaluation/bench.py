@@ -88,8 +88,8 @@ def _frozen(model: nn.Module, setting: Setting) -> nn.Module:
     return model.to(setting.device, DTYPES[setting.precision]).eval().requires_grad_(False)
 
 
-def library_vilt(setting: Setting) -> Callable[[Batch], Tensor]:
-    """Stock `transformers.ViltModel` on the same inputs, as pixels."""
+def library_vilt(setting: Setting) -> Callable[[Batch], list[Tensor]]:
+    """Stock `transformers.ViltModel` on inputs of the same shapes, one pass for each image of a record."""
     from transformers import ViltConfig, ViltModel
 
     names = EncoderConfig().to_dict().keys()
@@ -99,60 +99,52 @@ def library_vilt(setting: Setting) -> Callable[[Batch], Tensor]:
     pixels = torch.zeros(shape, device=setting.device, dtype=DTYPES[setting.precision])
     mask = torch.ones(setting.batch, *shape[2:], dtype=torch.long, device=setting.device)
 
-    def run(batch: Batch) -> Tensor:
-        return model(input_ids=batch.text.ids, attention_mask=batch.text.mask.long(), pixel_values=pixels,
-                     pixel_mask=mask).pooler_output
+    def run(batch: Batch) -> list[Tensor]:
+        text = {"input_ids": batch.text.ids, "attention_mask": batch.text.mask.long()}
+        return [model(**text, pixel_values=pixels, pixel_mask=mask).pooler_output for _ in batch.images]
 
     return run
 
 
-def speed_rows(setting: Setting, dual: DualEncoder | None = None) -> list[Row]:
-    """Fusion against dual encoder, one image a text."""
-    config, longest = setting.config, setting.longest
-    fusion = _frozen(FusionModel(config, images=1, classes=3), setting)
-    dual = _frozen(dual or DualEncoder(config, images=1, classes=3), setting)
+def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = None) -> list[Row]:
+    """Fusion against dual encoder, with one image a text or (NLVR2) two: then the fusion encoder passes twice, and the dual
+    encoder reads the text once. `dual`: a trained one, else random weights."""
+    config = EncoderConfig(**{**setting.config.to_dict(),
+                              "modality_type_vocab_size": max(images + 1, setting.config.modality_type_vocab_size)})
+    longest = setting.longest
+    fusion = _frozen(FusionModel(config, images=images, classes=3), setting)
+    dual = _frozen(dual or DualEncoder(config, images=images, classes=3), setting)
     library = library_vilt(setting)
-    batches = {tokens: make_batch(setting, tokens) for tokens in setting.lengths}
+    batches = {tokens: make_batch(setting, tokens, images=images) for tokens in setting.lengths}
+
+    def encode_images() -> list[Tensor]:
+        return [dual.encode_image(image, place) for place, image in enumerate(batches[longest].images)]
+
     with torch.inference_mode():
-        cached = dual.encode_image(batches[longest].images[0])
+        cached = encode_images()
         calls: dict[str, Callable[[], object]] = {
             f"fusion, transformers|{longest}": lambda: library(batches[longest]),
             f"fusion, ours|{longest}": lambda: fusion(batches[longest]),
             f"dual, online|{longest}": lambda: dual(batches[longest]),
-            f"dual, images offline|{longest}": lambda: dual.encode_image(batches[longest].images[0]),
+            f"dual, images offline|{longest}": encode_images,
         }
-        for tokens in setting.lengths:
-            calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), [cached])
-        timings = measure(calls, rounds=setting.rounds, device=setting.device)
-    reference = flops.fusion_flops(longest, setting.patches, config)
-    image = flops.image_flops(setting.patches, config)
-    needed = {name: reference for name in calls}
-    for name in calls:
-        kind, tokens = name.split("|")
-        text = flops.text_flops(int(tokens), config) + flops.fuse_flops(config)
-        own = {"dual, online": text + image, "dual, images offline": image, "dual, images cached": text}
-        needed[name] = own.get(kind, reference)
-    return _rows("one image", setting, timings, reference, needed)
-
-
-def pair_rows(setting: Setting) -> list[Row]:
-    """NLVR2: two images a text. Only the student's text tower runs once."""
-    config, longest = setting.config, setting.longest
-    pair_config = EncoderConfig(**{**config.to_dict(), "modality_type_vocab_size": 3})
-    fusion = _frozen(FusionModel(pair_config, images=2, classes=2), setting)
-    dual = _frozen(DualEncoder(pair_config, images=2, classes=2), setting)
-    batches = {tokens: make_batch(setting, tokens, images=2) for tokens in setting.lengths}
-    with torch.inference_mode():
-        cached = [dual.encode_image(image, place) for place, image in enumerate(batches[longest].images)]
-        calls: dict[str, Callable[[], object]] = {f"fusion, ours|{longest}": lambda: fusion(batches[longest])}
         for tokens in setting.lengths:
             calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), cached)
         timings = measure(calls, rounds=setting.rounds, device=setting.device)
-    reference = 2 * flops.fusion_flops(longest, setting.patches, config)
-    needed = {name: reference for name in calls}
-    for tokens in setting.lengths:
-        needed[f"dual, images cached|{tokens}"] = flops.text_flops(tokens, config) + 2 * flops.fuse_flops(config)
-    return _rows("two images", setting, timings, reference, needed)
+    reference = images * flops.fusion_flops(longest, setting.patches, config)
+    offline = images * flops.image_flops(setting.patches, config)
+    needed = {}
+    for name in calls:
+        kind, tokens = name.split("|")
+        text = flops.text_flops(int(tokens), config) + images * flops.fuse_flops(config)
+        own = {"dual, online": text + offline, "dual, images offline": offline, "dual, images cached": text}
+        needed[name] = own.get(kind, reference)
+    return _rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
+
+
+def pair_rows(setting: Setting) -> list[Row]:
+    """`speed_rows` with two images a text."""
+    return speed_rows(setting, images=2)
 
 
 def capture_rows(setting: Setting) -> list[Row]:

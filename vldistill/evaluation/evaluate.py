@@ -43,10 +43,17 @@ class Evaluation:
 
 def trained_on(source: str) -> Path:
     """The data artifact that a run was trained on. Raises InputError where `source` is no run."""
-    recipe = find_run(Path(source)) / "recipe.yaml"
+    recipe = _run_folder(source) / "recipe.yaml"
     if not recipe.exists():
         raise InputError("is not a run, so its data is not known", where=source, hint="name the data artifact with --data")
     return Path(load_recipe(str(recipe)).data.path)
+
+
+def _run_folder(source: str) -> Path:
+    if not Path(source).exists():
+        raise InputError("no such run", where=source,
+                         hint="make it with `vldistill finetune` or `distill`; a hub model needs --data and --out")
+    return find_run(Path(source))
 
 
 def dataset_for(records: list[Record], root: Path, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
@@ -83,7 +90,7 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
 
 def evaluation_folder(source: str, split: str) -> Path:
     """RUN/eval/SPLIT. Raises InputError where `source` is no run of ours."""
-    run = find_run(Path(source))
+    run = _run_folder(source)
     if not (run / MANIFEST).exists():
         raise InputError("is not a run, so there is no place for its results", where=source, hint="give one with --out")
     return run / "eval" / split

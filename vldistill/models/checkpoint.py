@@ -7,6 +7,7 @@ Nothing is dropped silently: a key that finds no place is an error that lists it
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,18 +125,27 @@ def read_checkpoint(source: str) -> Checkpoint:
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    path = safe if safe.exists() else pickled
-    try:
-        if safe.exists():
+    if safe.exists():
+        try:
             return load_file(safe)
-        if pickled.exists():
-            return torch.load(pickled, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path), hint="make it again") from None
-    except Exception as error:  # the restricted unpickler's own error, which names what it refused
-        raise InputError(f"is not a plain tensor file: {str(error).splitlines()[0]}", where=str(path),
-                         hint="convert it to safetensors") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"cannot be read: {error}", where=str(safe), hint="fetch or make it again") from None
+    if pickled.exists():
+        return _read_pickled(pickled)
     raise InputError("holds no model.safetensors", where=str(folder), hint="give a folder with its weights")
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """A published pytorch_model.bin, through torch's restricted reader, which runs no code."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader raises whatever a broken or forbidden pickle makes it
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"holds {refused[1]}, which is no tensor" if refused else "is broken or no tensor file"
+        raise InputError(reason, where=str(path), hint="use the model's safetensors file") from None
+    if not isinstance(weights, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()):
+        raise InputError("is not a table of tensors", where=str(path), hint="use the model's safetensors file")
+    return weights
 
 
 def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:

@@ -22,7 +22,7 @@ class FusionModel(nn.Module):
         super().__init__()
         self.vilt = ViltEncoder(config)
         width = config.hidden_size
-        self.classifier = classifier(width * images, width * 2, classes)
+        self.classifier = classifier(width * images, width * 2, classes, width=width)
 
     @property
     def layers(self) -> int:

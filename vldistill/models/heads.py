@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 
-def classifier(inputs: int, hidden: int, classes: int) -> nn.Sequential:
-    """A head with indices 0 (Linear), 1 (LayerNorm), 2 (GELU), 3 (Linear)."""
+def classifier(inputs: int, hidden: int, classes: int, *, width: int) -> nn.Sequential:
+    """A head with indices 0 (Linear), 1 (LayerNorm), 2 (GELU), 3 (Linear); `width` is the encoder's, for `initial_std`."""
     head = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
-    init_weights(head, initial_std(inputs))
+    init_weights(head, initial_std(width))
     return head
 
 

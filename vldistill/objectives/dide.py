@@ -20,8 +20,8 @@ def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
     >>> mapped_layers("top", 12)
     (7, 8, 9, 10, 11, 12)
     """
-    half = depth // 2
-    ranges = {"last": range(depth, depth + 1), "top": range(half + 1, depth + 1), "bottom": range(1, half + 1),
+    half = max(depth // 2, 1)
+    ranges = {"last": range(depth, depth + 1), "top": range(depth - half + 1, depth + 1), "bottom": range(1, half + 1),
               "all": range(1, depth + 1)}
     return tuple(ranges[mapping])
 

@@ -90,7 +90,9 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
         encoders = {"vilt": fusion_encoder_weights(checkpoint)}
     else:
         encoders = {tower: _below(checkpoint.weights, f"{tower}.") for tower in towers}
-    weights: dict[str, Tensor] = {}
+    places = (*(f"{tower}." for tower in towers), "fusion.", "classifier.")
+    # Without a place here, but listed as unexpected by the strict loading below; a fusion encoder lists its own.
+    weights = {n: v for n, v in checkpoint.weights.items() if checkpoint.spec.kind != "vilt" and not n.startswith(places)}
     for tower, values in encoders.items():
         weights |= fit_encoder(values, getattr(model, tower), prefix=f"{tower}.")
     if checkpoint.spec.kind == "dual_encoder":

@@ -21,8 +21,8 @@ class DualEncoder(nn.Module):
         self.text_encoder = ViltEncoder(config, image=False)
         self.image_encoder = ViltEncoder(config, text=False)
         width = config.hidden_size
-        self.fusion = classifier(width * 2, width * 2, width)
-        self.classifier = classifier(width * images, width * 2, classes)
+        self.fusion = classifier(width * 2, width * 2, width, width=width)
+        self.classifier = classifier(width * images, width * 2, classes, width=width)
 
     @property
     def layers(self) -> int:

@@ -81,11 +81,19 @@ def ask(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[Que
         for twin in (kinds, exchange[kinds]):
             scene = place(rng, twin)
             questions = [_exist(KIND_FILTERS[kind], kind in twin) for kind in rng.permutation(asked)]
-            yield scene, [*questions, *(_count(rng, scene) for _ in range(COUNTS)), *_only(rng, scene)]
+            yield scene, [*questions, *_counts(rng, scene), *_only(rng, scene)]
 
 
 def _exist(subject: Filter, answer: bool) -> Question:
     return Question(f"is there a {subject.singular}?", "yes" if answer else "no", "is there a", "yes/no")
+
+
+def _counts(rng: np.random.Generator, scene: Scene) -> list[Question]:
+    """COUNTS different counts."""
+    found: dict[Question, None] = {}
+    while len(found) < COUNTS:
+        found[_count(rng, scene)] = None
+    return list(found)
 
 
 def _count(rng: np.random.Generator, scene: Scene) -> Question:
