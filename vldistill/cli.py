@@ -46,6 +46,7 @@ def prepare(
     val_directories: Annotated[str, typer.Option("--val-directories", metavar="4,5", help="nlvr: directories held out.")] = "",
     limit: LimitOption = None,
     check: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
     scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
     dry_run: DryRun = False,
@@ -56,7 +57,7 @@ def prepare(
 
     prepare_command(
         dataset, raw=raw, out=out, min_count=min_count, labels=_split(labels), task=task, val_directories=_split(val_directories),
-        limit=limit, check=check, seed=seed, scale=scale, dry_run=dry_run, overwrite=overwrite,
+        limit=limit, check=check, follow_links=follow_links, seed=seed, scale=scale, dry_run=dry_run, overwrite=overwrite,
     )
 
 

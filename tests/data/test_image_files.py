@@ -128,6 +128,10 @@ def test_paths_may_not_leave_the_root(tmp_path):
     problems = Problems()
     assert list(check_images(root, [*bad, "in.png", "fine.png"], problems, {})) == ["in.png", "fine.png"]
     assert len(problems.items) == len(bad) and all("\n" not in str(item) for item in problems.items)
+    # Links are the user's own to trust; paths in the text are not.
+    trusted = Problems()
+    assert list(check_images(root, [*bad, "in.png"], trusted, {}, follow_links=True)) == ["link.png", "folder/x.png", "in.png"]
+    assert len(trusted.items) == len(bad) - 2
 
 
 def test_a_missing_folder_is_one_problem(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vldistill.commands.output import console, plan_table
 from vldistill.data.prepare import SOURCES, prepare, render_counts
@@ -13,7 +14,8 @@ from vldistill.errors import InputError
 
 def prepare_command(
     dataset: str, *, raw: Path | None, out: Path | None, min_count: int, labels: tuple[str, ...], task: str | None,
-    val_directories: tuple[str, ...], limit: int | None, check: str, seed: int, scale: float, dry_run: bool, overwrite: bool,
+    val_directories: tuple[str, ...], limit: int | None, check: str, follow_links: bool, seed: int, scale: float,
+    dry_run: bool, overwrite: bool,
 ) -> None:
     """`vldistill prepare`."""
     if check not in ("decode", "header", "none"):
@@ -33,7 +35,9 @@ def prepare_command(
         if raw is None:
             raise InputError("--raw is missing", hint=f"vldistill prepare {dataset} --raw FOLDER, the official download")
         target = out or Path("artifacts/data") / name
-        manifests, places = [_prepare_one(name, raw, target, options, limit, check, dry_run, overwrite)], [target]
+        manifests, places = [_prepare_with_progress(
+            name, raw, target, options=options, limit=limit, overwrite=overwrite, decode_images=check == "decode",
+            check_images=check != "none", follow_links=follow_links, dry_run=dry_run)], [target]
     for manifest, place in zip(manifests, places, strict=True):
         for note in manifest.get("notes") or []:
             console.print(f"note: {note}", highlight=False, markup=False)
@@ -41,9 +45,8 @@ def prepare_command(
         console.print(f"{'would write' if dry_run else 'wrote'} {place}\n", highlight=False)
 
 
-def _prepare_one(name, raw, target, options, limit, check, dry_run, overwrite):
-    arguments = {"options": options, "limit": limit, "overwrite": overwrite, "decode_images": check == "decode",
-                 "check_images": check != "none", "dry_run": dry_run}
+def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any) -> dict[str, Any]:
+    """`prepare` with a bar that counts images, on a terminal."""
     if not console.is_terminal:
         return prepare(name, raw, target, **arguments)
     from rich.progress import Progress

@@ -79,17 +79,18 @@ def check_images(
     problems: Problems,
     where_of: Mapping[str, str],
     decode: bool = True,
+    follow_links: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, ImageInfo]:
     """Checks every image and returns what is known of the good ones, in the order given.
 
     Every missing, broken or escaping image goes to `problems` with `where_of[path]`, the line that names it; a folder
-    that does not exist is one problem. `decode=False` reads headers only (and hashes). `progress(done, total)` is
-    called from the calling thread.
+    that does not exist is one problem. `decode=False` reads headers only (and hashes). `follow_links` allows links
+    that lead out of the root. `progress(done, total)` is called from the calling thread.
     """
     paths = check_paths(relative_paths, problems, where_of)
-    present = _existing(root, paths, problems, where_of)
+    present = _existing(root, paths, problems, where_of, follow_links)
     threads = threads or _cpu_count()
     chunks = [present[i : i + _CHUNK] for i in range(0, len(present), _CHUNK)]
     found: dict[str, ImageInfo] = {}
@@ -126,7 +127,9 @@ def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str]) -> list[str]:
+def _existing(
+    root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str], follow_links: bool
+) -> list[str]:
     """The paths that name a regular file inside `root`: one listing per folder, not a stat per image."""
     folders: dict[str, list[str]] = {}
     for path in paths:
@@ -140,11 +143,11 @@ def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mappin
             many = f"{len(members):,} images" if len(members) > 1 else f"image {_shown(members[0])}"
             problems.add(f"{many}: no such folder: {_shown(str(place))}", where=where, hint="put the images there")
             continue
-        if not _inside(place, real_root):
+        if not follow_links and not _inside(place, real_root):
             problems.add(
                 f"image {_shown(members[0])}: the folder {_shown(str(place))} is a link that leaves the raw folder",
                 where=where,
-                hint="copy the images (`cp -al` takes no space), or mount them there",
+                hint="pass --follow-links if you trust the link",
             )
             continue
         entries = _list_folder(place)
@@ -157,11 +160,11 @@ def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mappin
                     where=where_of.get(path),
                     hint="put it there, or drop the line",
                 )
-            elif entry.is_symlink() and not _inside(entry.path, real_root):
+            elif not follow_links and entry.is_symlink() and not _inside(entry.path, real_root):
                 problems.add(
                     f"image {_shown(path)}: is a link that leaves the raw folder",
                     where=where_of.get(path),
-                    hint="copy the file there",
+                    hint="pass --follow-links if you trust the link",
                 )
             elif not os.path.isfile(entry.path):  # noqa: PTH113 (a loop of links must not raise)
                 problems.add(

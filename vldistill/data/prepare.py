@@ -53,6 +53,7 @@ def prepare(
     overwrite: bool = False,
     decode_images: bool = True,
     check_images: bool = True,
+    follow_links: bool = False,
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def prepare(
 
     limit: only the first N records of each split (the manifest says `partial`). decode_images: decode every image, not
     only its header. check_images: look at images at all (without, the artifact has no image list and says
-    `unchecked`). dry_run: everything but the writing. progress(done, total) counts images.
+    `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
+    progress(done, total) counts images.
     Raises InputError with every fault found, before anything is written.
     """
     started = time.monotonic()
@@ -73,7 +75,7 @@ def prepare(
     if limit is not None:
         data.splits = {split: records[:limit] for split, records in data.splits.items()}
     root = data.root or raw
-    images = _images(root, data, problems, decode_images, check_images, progress)
+    images = _images(root, data, problems, decode_images, check_images, follow_links, progress)
     if not problems and not any(data.splits.values()):
         problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
     problems.raise_if_any(str(raw))
@@ -138,6 +140,7 @@ def _images(
     problems: Problems,
     decode: bool,
     check: bool,
+    follow_links: bool,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, ImageInfo]:
     where_of: dict[str, str] = {}
@@ -146,7 +149,9 @@ def _images(
             for path in record.images:
                 where_of.setdefault(path, where)
     if check:
-        return image_files.check_images(root, where_of, problems, where_of, decode=decode, progress=progress)
+        return image_files.check_images(
+            root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress
+        )
     image_files.check_paths(where_of, problems, where_of)
     return {}
 
