@@ -105,6 +105,22 @@ def test_overwrite_replaces_an_artifact(command, raw):
     assert json.loads((raw.parent / "artifacts/data/jsonl/manifest.json").read_text())["fingerprint"] != first
 
 
+@pytest.mark.parametrize("moment", ["check_images", "write_records"])
+def test_an_interruption_leaves_no_artifact_and_the_one_before(command, raw, monkeypatch, tree, moment):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    assert command("prepare", "jsonl", "--raw", raw, "--out", "kept").code == 0
+    before = tree(raw.parent)
+    place = {"check_images": "vldistill.data.image_files.check_images", "write_records": "vldistill.data.prepare.write_records"}
+    with monkeypatch.context() as patch:
+        patch.setattr(place[moment], interrupted)
+        assert command("prepare", "jsonl", "--raw", raw, "--out", "new").code == 130
+        assert command("prepare", "jsonl", "--raw", raw, "--out", "kept", "--overwrite").code == 130
+    assert tree(raw.parent) == before
+    assert command("prepare", "jsonl", "--raw", raw, "--out", "new").code == 0
+
+
 def test_a_refused_toy_world_leaves_nothing_that_blocks_the_next(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused = command("prepare", "toy", "--scale", "0.001", "--labels", "a,b")

@@ -16,7 +16,8 @@ def test_show_is_a_recipe_again(command, tmp_path):
     shown = command("recipe", "show", "quickstart_dide", "optim.lr=5e-4", "objective.attention=none")
     assert shown.code == 0
     (tmp_path / "shown.yaml").write_text(shown.out)
-    assert load_recipe(str(tmp_path / "shown.yaml")) == load_recipe("quickstart_dide", ["optim.lr=5e-4", "objective.attention=none"])
+    meant = load_recipe("quickstart_dide", ["optim.lr=5e-4", "objective.attention=none"])
+    assert load_recipe(str(tmp_path / "shown.yaml")) == meant
 
 
 def test_check_tells_each_recipe_and_stops_at_a_bad_one(command, tmp_path):
@@ -33,8 +34,6 @@ def test_cp_copies_once(command, tmp_path):
         path for path in shipped_recipes() if path.stem == "quickstart_dide").read_text()
     again = command("recipe", "cp", "quickstart_dide", tmp_path)
     assert again.code == 2 and "already exists" in again.err
-    nowhere = command("recipe", "cp", "quickstart_dide", tmp_path / "no" / "where.yaml")
-    assert nowhere.code == 2 and nowhere.err.startswith("vldistill: ")
 
 
 def test_doctor_finds_its_way_without_gpu_and_network(command):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
-DIDE, TEACHER = "runs/quickstart_dide", "runs/quickstart_teacher"
+DIDE, TEACHER, NLVR2 = "runs/quickstart_dide", "runs/quickstart_teacher", "artifacts/raw/toy/nlvr2"
 
 # What is typed -> what the message must say.
 REFUSALS = {
@@ -29,13 +29,15 @@ REFUSALS = {
     "no teacher": ("distill -r quickstart_dide teacher.model=runs/nobody", ["runs/nobody: no such model", "vldistill finetune"]),
     "no teacher in the recipe": ("distill -r quickstart_dide teacher=null", ["needs a `teacher`"]),
     "no encoder to start from": ("finetune -r quickstart_teacher student.init=runs/nobody", ["runs/nobody: no such model"]),
+    "a hub name without a network": ("finetune -r quickstart_teacher student.init=dandelin/vilt-b32-mlm",
+                                     ["dandelin/vilt-b32-mlm: cannot be fetched", "local folder"]),
     "teacher of another task": ("distill -r quickstart_dide teacher.model=runs/quickstart_pretrain", ["1 image(s)"]),
     "student as teacher": (f"distill -r quickstart_dide teacher.model={DIDE}", ["dual_encoder"]),
     "dual encoder into fusion": (f"finetune -r quickstart_teacher student.init={DIDE}", ["dual_encoder"]),
     "nothing to distil": ("distill -r quickstart_teacher", ["no teacher", "vldistill finetune --recipe quickstart_teacher"]),
     "longer texts than positions": ("finetune -r quickstart_teacher text.max_length=99", ["text.max_length=16"]),
     "fp16 without a GPU": ("finetune -r quickstart_teacher train.precision=fp16", ["fp16 needs a GPU", "bf16"]),
-    "existing run": ("distill -r quickstart_dide --name default", ["runs/quickstart_dide/default/seed0: already exists", "--over"]),
+    "existing run": ("distill -r quickstart_dide --name default", ["quickstart_dide/default/seed0: already exists", "--over"]),
     "run name with a slash": ("distill -r quickstart_dide --name a/b", ["'a/b' is not a plain folder name"]),
     "nothing to cache": ("cache -r quickstart_dide", ["nothing to cache", "vldistill distill --recipe quickstart_dide"]),
     "nothing to cache without a teacher": ("cache -r quickstart_teacher", ["nothing to cache", "vldistill finetune"]),
@@ -64,9 +66,9 @@ REFUSALS = {
     "prepare from nowhere": ("prepare vqa --raw nowhere", ["nowhere: no such folder"]),
     "prepare what is not known": ("prepare nlvr3 --raw artifacts/raw", ["'nlvr3'", "did you mean 'nlvr"]),
     "prepare another layout": ("prepare vqa --raw artifacts/raw/toy/nlvr2", ["does not look like"]),
-    "prepare over an artifact": ("prepare nlvr2 --raw artifacts/raw/toy/nlvr2 --out artifacts/data/toy-nlvr2", ["already exists"]),
-    "prepare over a stranger": ("prepare nlvr2 --raw artifacts/raw/toy/nlvr2 --out runs --overwrite", ["not an artifact"]),
-    "prepare an option of another": ("prepare nlvr2 --raw artifacts/raw/toy/nlvr2 --labels a,b", ["labels means nothing for nlvr2"]),
+    "prepare over an artifact": (f"prepare nlvr2 --raw {NLVR2} --out artifacts/data/toy-nlvr2", ["already exists"]),
+    "prepare over a stranger": (f"prepare nlvr2 --raw {NLVR2} --out runs --overwrite", ["not an artifact"]),
+    "prepare an option of another": (f"prepare nlvr2 --raw {NLVR2} --labels a,b", ["labels means nothing for nlvr2"]),
     "prepare images somehow": ("prepare toy --images some", ["--images some"]),
     "prepare a toy of no size": ("prepare toy --scale 0 --out x --raw x", ["scale is 0"]),
 }  # fmt: skip
@@ -90,6 +92,25 @@ def test_refusal(command, world, tree, name):
     lines = refused(command(*shlex.split(line)), *fragments)
     assert len(lines) == 1
     assert tree(world) == before
+
+
+@pytest.mark.parametrize("line", [
+    "recipe cp quickstart_dide FILE/mine.yaml", "recipe cp quickstart_dide NOWHERE/mine.yaml",
+    "predict runs/quickstart_pretrain --pairs PAIRS --out NOWHERE/answers.jsonl", f"evaluate {DIDE} --out FILE",
+    f"bench {DIDE} --rounds 1 --batch 1 --rows pair --out NOWHERE/bench.json", "finetune -r quickstart_teacher --runs FILE FEW",
+    f"prepare nlvr2 --raw {NLVR2} --out FILE/data",
+], ids=lambda line: " ".join(line.split()[:2]))
+def test_a_place_that_cannot_be_written_is_one_line(command, world, few, tmp_path, line):
+    """A file where a folder should be, or no folder: told in a line that names it, without a traceback."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"image": "a.jpg", "text": "is there a circle?"}) + "\n")
+    shutil.copy(world / PICTURE, tmp_path / "a.jpg")
+    names = {"FILE": "file", "NOWHERE": "nowhere", "PAIRS": "pairs.jsonl"}
+    for name, path in names.items():
+        line = line.replace(name, str(tmp_path / path))
+    result = command(*line.replace("FEW", " ".join(few)).split())
+    assert result.code in (1, 2) and result.err.startswith("vldistill: ") and result.err.count("\n") == 1
+    assert str(tmp_path) in result.err and (tmp_path / "file").read_text() == "mine"
 
 
 def test_bench_on_a_gpu_says_that_there_is_none(command, monkeypatch):

@@ -1,0 +1,87 @@
+"""Parameter groups and the learning-rate schedule, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from vldistill.models.fusion import FusionModel
+from vldistill.models.vilt import EncoderConfig
+from vldistill.students.dual_encoder import DualEncoder
+from vldistill.training.optim import linear_factor, linear_schedule, make_optimizer, parameter_groups, warmup_steps
+
+TINY = EncoderConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, image_size=8,
+                     patch_size=4, max_position_embeddings=6)
+
+
+@pytest.mark.parametrize("warmup, total, steps", [
+    (0.1, 100, 10), (0, 100, 0), (5, 100, 5), (0.05, 1200, 60), (200, 100, 100), (0.1, 4, 0), (1, 10, 1), (0.5, 3, 2),
+])
+def test_warmup_is_a_fraction_below_one_and_else_a_count(warmup, total, steps):
+    assert warmup_steps(warmup, total) == steps
+
+
+@pytest.mark.parametrize("warmup, total, factors", [
+    (2, 6, [0.5, 1, 1, 0.75, 0.5, 0.25]), (0, 4, [1, 0.75, 0.5, 0.25]), (3, 3, [1 / 3, 2 / 3, 1]), (0, 1, [1]), (1, 1, [1]),
+])
+def test_linear_factor(warmup, total, factors):
+    assert [linear_factor(step, warmup, total) for step in range(total)] == pytest.approx(factors)
+    assert linear_factor(total, warmup, total) == 0 and linear_factor(total + 5, warmup, total) == 0
+
+
+def test_the_schedule_scales_every_group():
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [{"params": [parameter], "lr": lr} for parameter, lr in zip(parameters, (0.1, 1.0), strict=True)]
+    optimizer = make_optimizer(groups, betas=(0.9, 0.98), eps=1e-8)
+    schedule = linear_schedule(optimizer, 2, 4)
+    seen = []
+    for _ in range(4):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert [lr for lr, _ in seen] == pytest.approx([0.05, 0.1, 0.1, 0.05])
+    assert [lr for _, lr in seen] == pytest.approx([0.5, 1, 1, 0.5])
+
+
+@pytest.mark.parametrize("kind", [FusionModel, DualEncoder])
+def test_every_parameter_is_in_the_group_that_it_belongs_to(kind):
+    student = kind(TINY, images=2, classes=3)
+
+    class Scalars(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))
+
+    objective = Scalars()
+    groups = parameter_groups(student, objective, weight_decay=0.01, lr=1e-3, head_lr_multiplier=10)
+    place = {id(p): (group["weight_decay"], group["lr"]) for group in groups for p in group["params"]}
+    named = dict(student.named_parameters())
+    assert sum(len(group["params"]) for group in groups) == len(named) + 1 == len(place)
+    for name, parameter in named.items():
+        norm = "norm" in name.lower() or name.startswith(("classifier.1.", "fusion.1."))
+        decay = 0.0 if name.endswith(".bias") or norm else 0.01
+        rate = 1e-2 if name.startswith("classifier.") else 1e-3
+        assert place[id(parameter)] == (decay, pytest.approx(rate)), name
+    assert place[id(objective.temperature)] == (0.0, 1e-3)
+    assert {decay for decay, _ in place.values()} == {0.0, 0.01}
+
+
+def test_frozen_parameters_are_left_out():
+    student = FusionModel(TINY, images=1, classes=2)
+    student.vilt.requires_grad_(False)
+    groups = parameter_groups(student, nn.Module(), weight_decay=0.01, lr=1.0, head_lr_multiplier=1)
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in student.classifier.parameters()}
+
+
+def test_decay_shrinks_weights_and_not_biases():
+    student = FusionModel(TINY, images=1, classes=2)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    optimizer = make_optimizer(parameter_groups(student, nn.Module(), weight_decay=0.5, lr=0.1, head_lr_multiplier=1),
+                               betas=(0.9, 0.98), eps=1e-8)
+    for parameter in student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    after = student.state_dict()
+    assert torch.allclose(after["classifier.0.weight"], 0.95 * before["classifier.0.weight"])
+    assert torch.equal(after["vilt.layernorm.weight"], before["vilt.layernorm.weight"])
