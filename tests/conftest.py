@@ -101,10 +101,11 @@ def world(toy_world, monkeypatch) -> Path:
 
 @pytest.fixture
 def tree():
-    """A function: every path below a folder with its size and time of change, to show that nothing was written."""
+    """A function: every path below a folder, files with their size and time of change, to show that nothing was written (a
+    folder's own time changes when something temporary came and went)."""
 
     def look(folder: Path) -> dict[str, tuple[int, int]]:
         states = {str(path): path.stat() for path in sorted(folder.rglob("*"))}
-        return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
+        return {path: (state.st_size, state.st_mtime_ns) if Path(path).is_file() else (0, 0) for path, state in states.items()}
 
     return look

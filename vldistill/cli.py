@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.", show_default=False)
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe fields to change.", show_default=False)
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.", show_default=False)
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of this variant of the run.")]
@@ -132,7 +133,7 @@ def predict(
 
 @app.command(epilog="Example: vldistill bench runs/quickstart_dide --batch 32,256")
 def bench(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A dual encoder's run; else random weights.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A dual encoder's run; else random weights.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
     batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "32",
     precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16.")] = "fp32",
@@ -158,6 +159,9 @@ def doctor() -> None:
     doctor_command()
 
 
+INTERRUPTED = 130  # Typer's own exit code for Ctrl-C
+
+
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -172,6 +176,13 @@ def main(argv: list[str] | None = None) -> Any:
         lines = str(error).splitlines()
         print("\n".join(f"vldistill: {line}" for line in lines), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("vldistill: interrupted; nothing half-written counts as an artifact", file=sys.stderr)
-        raise SystemExit(130) from None
+    except OSError as error:
+        if os.environ.get("VLDISTILL_DEBUG"):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"vldistill: {place}{error.strerror or error}", file=sys.stderr)
+        raise SystemExit(1 if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) else 2) from None
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("vldistill: interrupted; nothing half-written counts as an artifact", file=sys.stderr)
+        raise

@@ -55,7 +55,7 @@ def test_a_limit_marks_the_run_and_its_evaluation_partial(train, well):
     assert "partial: only the first 20 records" in (run.folder / "log.txt").read_text()
     result = well("evaluate", run.folder, "--limit", "10")
     assert result.last["partial"] is True and result.last["count"] == 10
-    assert json.loads((run.folder / "eval/val/metrics.json").read_text())["partial"] is True
+    assert json.loads((run.folder / "eval/val-limit10/metrics.json").read_text())["partial"] is True
 
 
 @pytest.mark.parametrize("stage, recipe", [("distill", "quickstart_dide"), ("finetune", "quickstart_pretrain")])

@@ -146,13 +146,13 @@ def test_a_missing_file_is_named(fusion, tmp_path, missing, fragment):
 def test_what_a_source_may_name(fusion, tmp_path):
     run = tmp_path / "runs" / "recipe" / "variant" / "seed0"
     shutil.copytree(fusion.folder, run / "model")
-    (run / "manifest.json").write_text(json.dumps({"stage": "finetune", "complete": True}))
+    (run / "manifest.json").write_text(json.dumps({"stage": "finetune", "complete": True, "schema": 1}))
     for source in (run / "model", run, run.parent, run.parent.parent):
         assert resolve_model(str(source)) == run / "model"
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no complete run"):
         resolve_model(str(tmp_path / "empty"))
-    (tmp_path / "empty" / "manifest.json").write_text("{}")
+    (tmp_path / "empty" / "manifest.json").write_text(json.dumps({"stage": "distill", "complete": True, "schema": 1}))
     with pytest.raises(InputError, match="holds no model"):
         resolve_model(str(tmp_path / "empty"))
 

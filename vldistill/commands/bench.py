@@ -41,6 +41,8 @@ def bench_command(
             "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
             "measures": ", ".join(rows), "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts"}
     console.print(plan_table("bench", plan))
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError("cannot be written there", where=str(out), hint="name a file in a folder that exists")
     if dry_run:
         return
     results: list[Row] = []

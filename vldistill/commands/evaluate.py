@@ -19,7 +19,7 @@ def evaluate_command(
     if out is not None and len(runs) > 1:
         raise InputError("--out with several runs", hint="leave it out, so that each writes into its own folder")
     artifacts = {source: load_data(data, source) for source in runs}
-    folders = {source: out or evaluation_folder(source, split) for source in runs}
+    folders = {source: out or evaluation_folder(source, split, limit) for source in runs}
     if dry_run:
         for source in runs:
             records = artifacts[source].records(split, limit=limit)

@@ -23,6 +23,11 @@ def prepare_command(
     options = SourceOptions(min_answer_count=min_count, val_directories=val_directories, labels=labels, task=task)
     name = dataset.replace("-", "_").lower()
     if name == "toy":
+        given = {"--limit": limit, "--labels": labels, "--task": task, "--val-directories": val_directories,
+                 "--images": check != "decode", "--follow-links": follow_links}
+        for option, value in given.items():
+            if value:
+                raise InputError(f"{option} means nothing for toy", hint="leave it out; --scale sets the size of the world")
         folder, raw = out or Path("artifacts/data"), raw or Path("artifacts/raw")
         if dry_run:
             console.print(plan_table("prepare toy", {"writes raw files": raw / "toy", "writes artifacts": folder / "toy-*"}))

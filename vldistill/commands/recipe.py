@@ -11,7 +11,7 @@ recipe_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List
                          epilog="Example: vldistill recipe show quickstart_dide")
 
 Name = Annotated[str, typer.Argument(help="Recipe file, or the name of one that ships with the tool.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe fields to change.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.")]
 
 
 @recipe_app.command("ls", epilog="Example: vldistill recipe ls")

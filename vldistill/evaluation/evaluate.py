@@ -15,7 +15,7 @@ from rich.text import Text
 from vldistill.artifacts import MANIFEST, find_run, write_json, write_text
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
-from vldistill.data.records import Record
+from vldistill.data.records import Record, read_json
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.errors import InputError
@@ -88,12 +88,12 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
     return Evaluation(source, split, records, answers, data.labels, metrics, seconds, partial)
 
 
-def evaluation_folder(source: str, split: str) -> Path:
-    """RUN/eval/SPLIT. Raises InputError where `source` is no run of ours."""
+def evaluation_folder(source: str, split: str, limit: int | None = None) -> Path:
+    """RUN/eval/SPLIT, or SPLIT-limitN for the first N records. Raises InputError where `source` is no run of ours."""
     run = _run_folder(source)
     if not (run / MANIFEST).exists():
         raise InputError("is not a run, so there is no place for its results", where=source, hint="give one with --out")
-    return run / "eval" / split
+    return run / "eval" / (split if limit is None else f"{split}-limit{limit}")
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> None:
@@ -109,8 +109,11 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+    manifest = Path(evaluation.source) / MANIFEST
+    best = read_json(manifest).get("best", {}) if manifest.exists() else {}
+    chosen = {"checkpoint": {"step": best["step"], "rule": "best accuracy on validation"}} if "step" in best else {}
     summary = {"source": evaluation.source, "split": evaluation.split, "data": fingerprint, "partial": evaluation.partial,
-               "seconds": round(evaluation.seconds, 2), **(evaluation.metrics or {"count": len(evaluation.records)})}
+               **chosen, "seconds": round(evaluation.seconds, 2), **(evaluation.metrics or {"count": len(evaluation.records)})}
     write_json(folder / "metrics.json", summary)
 
 

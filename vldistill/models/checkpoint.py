@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vldistill.artifacts import find_run, write_json
+from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.vilt import EncoderConfig
@@ -86,14 +86,22 @@ def resolve_model(source: str) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         if (path / "config.json").exists():
+            if path.name == "model" and (path.parent / MANIFEST).exists():
+                _refuse_unfinished(path.parent)
             return path
         run = find_run(path)
+        _refuse_unfinished(run)
         if (run / "model" / "config.json").exists():
             return run / "model"
         raise InputError("holds no model", where=str(run), hint="name a run that has finished, or a folder with config.json")
     if source.count("/") == 1 and not source.startswith((".", "/", "~", "runs/", "artifacts/")):
         return _from_hub(source)
     raise InputError("no such model", where=source, hint="make it with `vldistill finetune`, or give a folder or a hub name")
+
+
+def _refuse_unfinished(run: Path) -> None:
+    """An interrupted run holds the best model so far, which is no result."""
+    read_manifest(run, RUN_STAGES, make_it="vldistill finetune or distill, with --overwrite")
 
 
 def _from_hub(name: str) -> Path:

@@ -93,13 +93,15 @@ def fit(
             meter.add(terms, loss, len(batch) * accelerator.num_processes)
             if not accelerator.sync_gradients:
                 continue
+            rate = schedule.get_last_lr()[0]
             if not accelerator.optimizer_step_was_skipped:
                 schedule.step()
             step += 1
             journal.advance(step)
             if step % plan.log_every == 0 or step == plan.steps:
-                journal.train(step, {"epoch": batches.epoch, "lr": schedule.get_last_lr()[0], **meter.read(step)})
+                journal.train(step, {"epoch": batches.epoch, "lr": rate, **meter.read(step)})
             if step % plan.validate_every == 0 or step == plan.steps:
+                meter.check(step)
                 metrics = validate()
                 improved = best.beaten_by(metrics)
                 if improved:
@@ -128,12 +130,17 @@ class _Meter:
         self._count += 1
         self.pairs += pairs
 
-    def read(self, step: int) -> dict[str, float]:
-        values = {name: float(total) / self._count for name, total in self._sums.items()}
-        faulty = [name for name, value in values.items() if not math.isfinite(value)]
+    def check(self, step: int) -> None:
+        """Raises VldistillError where a loss since the last reading was not finite."""
+        faulty = [name for name, total in self._sums.items() if not math.isfinite(float(total))]
         if faulty:
             raise VldistillError(f"{', '.join(faulty)} is not finite at step {step}",
                                  hint="lower optim.lr, set optim.clip, or use train.precision=bf16")
+
+    def read(self, step: int) -> dict[str, float]:
+        """The means, and a fresh start."""
+        self.check(step)
+        values = {name: float(total) / self._count for name, total in self._sums.items()}
         if self.norm is not None:
             values["grad_norm"] = float(self.norm)
         now = time.perf_counter()

@@ -63,10 +63,10 @@ def make_plan(recipe: Recipe, parts: Parts, world: int) -> tuple[Plan, EpochBatc
     return plan, batches, min(batch.pairs * world, len(parts.train)) * batch.accumulate
 
 
-def describe(stage: Stage, parts: Parts) -> dict[str, str]:
+def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     """What the stage would do, for `--dry-run` and the head of the log."""
     recipe = stage.recipe
-    plan, batches, effective = make_plan(recipe, parts, 1)
+    plan, batches, effective = make_plan(recipe, parts, world)
     trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
     trained += sum(p.numel() for p in parts.objective.parameters())
     frozen = sum(p.numel() for p in parts.teacher.model.parameters()) if parts.teacher else 0
@@ -78,9 +78,9 @@ def describe(stage: Stage, parts: Parts) -> dict[str, str]:
         "teacher": f"{recipe.teacher.kind} {recipe.teacher.model}, {frozen:,} parameters frozen" if parts.teacher else "none",
         "objective": _describe_objective(recipe),
         "optimiser steps": f"{plan.steps} ({plan.steps * effective / len(parts.train):.1f} epochs), {warmup} of warm-up",
-        "effective batch": f"{effective} pairs = {batches.batch} x {plan.accumulate} accumulated x 1 process",
+        "effective batch": f"{effective} pairs = {batches.batch} x {plan.accumulate} accumulated x {world} process(es)",
         "validation": f"every {plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
-        "run": str(stage.folder),
+        "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
     }
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
@@ -164,8 +164,9 @@ def _train(stage: Stage, parts: Parts, accelerator, precision):
         accelerator.init_trackers("vldistill", config={"recipe": recipe.name, "seed": recipe.train.seed})
         tracker = accelerator.log
     with Journal(folder, plan.steps, active=accelerator.is_main_process, tracker=tracker) as journal:
-        for name, value in describe(stage, parts).items():
-            journal.say(f"{name}: {value}")
+        for name, value in describe(stage, parts, world).items():
+            if name != "run":
+                journal.say(f"{name}: {value}")
         journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
                     f"{world} process(es), {effective} pairs a step")
         best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, plan, journal,
