@@ -139,7 +139,7 @@ def bench(
     precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16.")] = "fp32",
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
     length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
-    rows: Annotated[str, typer.Option("--rows", metavar="R,R", help="speed, pair, capture, step.")] = "speed,pair",
+    rows: Annotated[str, typer.Option("--rows", metavar="R,R", help="speed, pair, capture, step, retrieval.")] = "speed,pair",
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,

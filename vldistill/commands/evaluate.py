@@ -30,8 +30,10 @@ def evaluate_command(
     for source in runs:
         evaluation = evaluate_run(source, artifacts[source], split, batch=batch, limit=limit)
         write_evaluation(evaluation, folders[source], artifacts[source].fingerprint)
+        partial = " (partial)" if evaluation.partial else ""
+        console.print(f"{source}, {split}{partial}", highlight=False, markup=False, soft_wrap=True)
         console.print(metrics_table(evaluation))
-        console.print(f"wrote {folders[source]} after {evaluation.seconds:.1f} s\n", highlight=False)
+        console.print(f"wrote {folders[source]} after {evaluation.seconds:.1f} s\n", highlight=False, soft_wrap=True)
         metrics = {name: round(value, 4) for name, value in (evaluation.metrics or {}).items() if isinstance(value, int | float)}
         results.append({"run": source, "split": split, **metrics, "seconds": round(evaluation.seconds, 2)}
                        | ({"partial": True} if evaluation.partial else {}))

@@ -5,6 +5,7 @@ Regimes, at 384x640 pixels (240 patches of 32) unless a run says otherwise:
 - online: both towers and the head. cached: text tower and head on stored image vectors. images: the offline part.
 - pair (NLVR2): two images a text; fusion passes twice, the dual encoder encodes the text once.
 - capture: keeping the last layer's queries and keys, in inference and in training.
+- retrieval: all images against all texts; the fusion encoder would read every pair.
 - step: an optimisation step of the student alone and with its teacher.
 Baselines of random weights measure the same arithmetic as trained ones.
 """
@@ -27,9 +28,9 @@ from vldistill.models.vilt import EncoderConfig
 from vldistill.objectives.dide import DiDE
 from vldistill.students.dual_encoder import DualEncoder
 
-ROWS = ("speed", "pair", "capture", "step")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAPER_GRID = (12, 20)
+RETRIEVAL_IMAGES, RETRIEVAL_TEXTS = 1000, 5000  # Flickr30K's test set
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,43 @@ def step_rows(setting: Setting) -> list[Row]:
     return _rows("training step", setting, timings, own, {f"student alone|{longest}": own, f"with its teacher|{longest}": both})
 
 
+def retrieval_rows(setting: Setting) -> list[Row]:
+    """Ranking RETRIEVAL_IMAGES x RETRIEVAL_TEXTS both ways. Scoring and ranking are measured whole; encoding, and the fusion
+    encoder's passes over all pairs, are a measured batch times the number of batches."""
+    config, tokens = setting.config, setting.longest
+    fusion = _frozen(FusionModel(config, images=1, classes=2), setting)
+    dual = _frozen(DualEncoder(config, images=1, classes=2), setting)
+    batch = make_batch(setting, tokens)
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(count, config.hidden_size, generator=generator).to(setting.device, DTYPES[setting.precision])
+               for count in (RETRIEVAL_IMAGES, RETRIEVAL_TEXTS)]
+
+    def rank() -> tuple[Tensor, Tensor]:
+        scores = vectors[0] @ vectors[1].T
+        return scores.topk(10, dim=0).indices, scores.topk(10, dim=1).indices
+
+    calls = {"fusion": lambda: fusion(batch), "image": lambda: dual.encode_image(batch.images[0]),
+             "text": lambda: dual.encode_text(batch.text), "rank": rank}
+    with torch.inference_mode():
+        timings = measure(calls, rounds=setting.rounds, device=setting.device)
+    pairs, size = RETRIEVAL_IMAGES * RETRIEVAL_TEXTS, setting.batch
+    whole = {
+        "fusion, every pair": {"fusion": pairs / size},
+        "dual, encoding and ranks": {"image": RETRIEVAL_IMAGES / size, "text": RETRIEVAL_TEXTS / size, "rank": 1},
+        "dual, ranks alone": {"rank": 1},
+    }
+    score = 2 * pairs * config.hidden_size
+    encode = RETRIEVAL_IMAGES * flops.image_flops(setting.patches, config) + RETRIEVAL_TEXTS * flops.text_flops(tokens, config)
+    reference = pairs * flops.fusion_flops(tokens, setting.patches, config)
+    needed = {f"{name}|{tokens}": flop for name, flop in zip(whole, (reference, encode + score, score), strict=True)}
+    sums = {
+        f"{name}|{tokens}": Timing(*(sum(times * getattr(timings[part], field) for part, times in parts.items())
+                                     for field in ("minimum", "p50", "p95")), max(timings[part].peak_mb or 0 for part in parts))
+        for name, parts in whole.items()
+    }
+    return _rows(f"retrieval, {RETRIEVAL_IMAGES} images x {RETRIEVAL_TEXTS} texts", setting, sums, reference, needed)
+
+
 def _rows(
     group: str, setting: Setting, timings: dict[str, Timing], reference: float | None, needed: dict[str, float]
 ) -> list[Row]:
@@ -209,7 +247,7 @@ def _rows(
     return rows
 
 
-GROUPS = {"speed": speed_rows, "pair": pair_rows, "capture": capture_rows, "step": step_rows}
+GROUPS = {"speed": speed_rows, "pair": pair_rows, "capture": capture_rows, "step": step_rows, "retrieval": retrieval_rows}
 
 
 def as_json(rows: list[Row], device: str) -> dict[str, Any]:

@@ -124,8 +124,7 @@ def load_data(path: Path | None, source: str) -> DataArtifact:
 
 def metrics_table(evaluation: Evaluation) -> Table:
     """Overall metrics, then accuracy by type."""
-    title = f"{evaluation.source}, {evaluation.split}" + (" (partial)" if evaluation.partial else "")
-    table = Table("", "score %", "records", title=title, title_justify="left")
+    table = Table("", "score %", "records")
     for column in table.columns[1:]:
         column.justify = "right"
     metrics = evaluation.metrics
