@@ -39,6 +39,7 @@ REFUSALS = {
     "fp16 without a GPU": ("finetune -r quickstart_teacher train.precision=fp16", ["fp16 needs a GPU", "bf16"]),
     "existing run": ("distill -r quickstart_dide --name default", ["quickstart_dide/default/seed0: already exists", "--over"]),
     "run name with a slash": ("distill -r quickstart_dide --name a/b", ["'a/b' is not a plain folder name"]),
+    "a cache that cannot be": ("distill -r quickstart_dide cache.mode=require --name new", ["cache.mode", "runs live"]),
     "nothing to cache": ("cache -r quickstart_dide", ["nothing to cache", "vldistill distill --recipe quickstart_dide"]),
     "nothing to cache without a teacher": ("cache -r quickstart_teacher", ["nothing to cache", "vldistill finetune"]),
     "nothing to pre-train": ("pretrain -r quickstart_dide", ["nothing to pre-train", "vldistill distill --recipe"]),

@@ -49,6 +49,9 @@ def for_stage(name: str, recipe: Recipe) -> Recipe:
     if recipe.objective.kind == "labels":
         raise InputError("has no teacher to distil from", where=f"recipe {recipe.name}",
                          hint=f"train it with: vldistill finetune --recipe {recipe.name}")
+    if recipe.cache.mode == "require" and recipe.teacher is not None:
+        raise InputError(f"cache.mode is `require`, but a {recipe.teacher.kind} teacher has nothing to cache and runs live",
+                         where=f"recipe {recipe.name}", hint="set cache.mode=auto")
     return recipe
 
 
