@@ -25,7 +25,7 @@ from vldistill.errors import InputError
 
 DEFAULT_SIZES: dict[str, dict[str, int]] = {
     "vqa": {"train": 6000, "val": 1000},
-    "nlvr2": {"train": 6000, "dev": 500, "test1": 500},
+    "nlvr2": {"train": 6000, "dev": 250, "test1": 500},
     "snli_ve": {"train": 6000, "dev": 700, "test": 700},
     "coco": {"train": 3000, "val": 500, "test": 500},
 }
