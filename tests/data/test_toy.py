@@ -254,7 +254,7 @@ def test_karpathy_layout(toy):
 
 
 def test_pictures_on_disk_are_the_scenes(toy):
-    scenes = [scene for left, right, _ in tasks.compare(generator(0, "dev", "nlvr2"), 10) for scene in (left, right)]
+    scenes = [scene for left, right, _ in tasks.compare(generator(0, "dev", "nlvr2"), 5) for scene in (left, right)]
     for i, pixels in enumerate(render(scenes)):
         with Image.open(toy / "nlvr2" / "dev" / f"dev-{i // 2}-0-img{i % 2}.png") as image:
             assert image.format == "PNG" and np.array_equal(np.asarray(image), pixels)
