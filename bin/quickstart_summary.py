@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 METHODS = {
-    "hard": ("hard labels", "#c44e52"),
-    "soft": ("soft labels", "#dd8452"),
-    "soft_attention": ("soft labels + cross-modal attention", "#4c72b0"),
+    "hard": ("hard labels", "#c44e52", 5.0),
+    "soft": ("soft labels", "#dd8452", 2.0),
+    "soft_attention": ("soft labels + cross-modal attention", "#4c72b0", 2.0),
 }
+"""What the table and the legend call each run, its colour, and its line's width (the two at chance lie on each other)."""
 
 
 def read_json(path: Path) -> dict:
@@ -38,17 +39,17 @@ def main(folder: Path) -> None:
     teacher_val = read_json(teacher / "manifest.json")["best"]["accuracy"]
     runs = {name: sorted((folder / "runs/quickstart_dide" / name).glob("seed*")) for name in METHODS}
 
-    table = Table(title="Toy world: comparing counts across two images (chance 50 %)", title_justify="left")
-    for name in ("trained with", "test accuracy %", "of the teacher's", "seeds", "s/run"):
+    table = Table(title="Toy world, comparing two images: test accuracy (chance 50 %)", title_justify="left")
+    for name in ("trained with", "accuracy %", "of teacher's", "seeds", "s/run"):
         table.add_column(name, justify="left" if name == "trained with" else "right")
-    table.add_row("fusion teacher, hard labels", f"{100 * teacher_test:.1f}", "100.0 %", "1",
+    table.add_row("teacher, hard labels", f"{100 * teacher_test:.1f}", "100.0 %", "1",
                   f"{read_json(teacher / 'manifest.json')['wall_s']:.0f}")
     table.add_section()
-    for name, (label, _) in METHODS.items():
+    for name, (label, *_) in METHODS.items():
         scores = [100 * read_json(run / "eval/test/metrics.json")["accuracy"] for run in runs[name]]
         seconds = statistics.mean(read_json(run / "manifest.json")["wall_s"] for run in runs[name])
         shown = f"{statistics.mean(scores):.1f}" + (f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else "")
-        table.add_row(f"dual encoder, {label}", shown, f"{statistics.mean(scores) / teacher_test:.1f} %", str(len(scores)),
+        table.add_row(f"student, {label}", shown, f"{statistics.mean(scores) / teacher_test:.1f} %", str(len(scores)),
                       f"{seconds:.0f}")
     Console().print(table)
     bench = read_json(folder / "bench.json")
@@ -57,9 +58,9 @@ def main(folder: Path) -> None:
           f"batch {cached['batch']}, {bench['device']}")
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for name, (label, colour) in METHODS.items():
+    for name, (label, colour, width) in METHODS.items():
         for index, run in enumerate(runs[name]):
-            axes.plot(*curve(run), color=colour, marker="o", markersize=3, linewidth=1.6, alpha=0.9,
+            axes.plot(*curve(run), color=colour, marker="o", markersize=4, linewidth=width, alpha=0.8,
                       label=label if index == 0 else None)
     axes.axhline(teacher_val, color="black", linestyle="--", linewidth=1.2, label="fusion teacher")
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1.2, label="chance")
