@@ -100,7 +100,7 @@ def finetune(
     train_command("finetune", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
 
 
-@app.command(epilog="Example: vldistill evaluate runs/quickstart_dide --split val")
+@app.command(epilog="Example: vldistill evaluate runs/quickstart_teacher --split val")
 def evaluate(
     runs: Runs,
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")] = None,
@@ -115,7 +115,7 @@ def evaluate(
     evaluate_command(runs, data=data, split=split, batch=batch, out=out, limit=limit, dry_run=dry_run)
 
 
-@app.command(epilog='Example: vldistill predict runs/quickstart_teacher --image cat.jpg --text "is there a cat?"')
+@app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
 def predict(
     run: Run,
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="Image; twice for pairs.")] = None,
@@ -131,7 +131,7 @@ def predict(
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch)
 
 
-@app.command(epilog="Example: vldistill bench runs/quickstart_dide --batch 32,256")
+@app.command(epilog="Example: vldistill bench --batch 32,256 --precision fp32,bf16")
 def bench(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A dual encoder's run; else random weights.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
@@ -139,7 +139,9 @@ def bench(
     precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16.")] = "fp32",
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
     length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
-    rows: Annotated[str, typer.Option("--rows", metavar="R,R", help="speed, pair, capture, step, retrieval.")] = "speed,pair",
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval.")
+    ] = "speed,pair",
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,

@@ -35,7 +35,7 @@ def choose_precision(wanted: str) -> Precision:
         return Precision(wanted, "as the recipe says")
     if not cuda:
         return Precision("fp32", "no GPU")
-    if torch.cuda.is_bf16_supported():
+    if torch.cuda.is_bf16_supported(including_emulation=False):
         return Precision("bf16", f"{torch.cuda.get_device_name()} supports it")
     return Precision("fp16", f"{torch.cuda.get_device_name()} has no bf16")
 
@@ -55,10 +55,19 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def make_accelerator(precision: Precision, accumulate: int, trackers: list[str], folder: Path) -> Accelerator:
-    """The accelerate set-up of one run. Raises InputError where a tracker is not installed."""
+def refuse_unlaunched() -> None:
+    """Raises InputError under `srun` with several tasks that know nothing of each other: each would write the same run."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
+        raise InputError(f"srun started {os.environ['SLURM_NTASKS']} tasks without ranks",
+                         hint="start one task a node with: srun torchrun ... -m vldistill ...")
+
+
+def make_accelerator(
+    precision: Precision, accumulate: int, trackers: list[str], folder: Path, *, reaches_all: bool = True
+) -> Accelerator:
+    """The accelerate set-up of one run. `reaches_all`: see `Objective`. Raises InputError where a tracker is not installed."""
     from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, ProjectConfiguration
 
     # accelerate only warns about a tracker that is not installed, and then logs nowhere.
     missing = [name for name in trackers if find_spec(name) is None]
@@ -68,6 +77,7 @@ def make_accelerator(precision: Precision, accumulate: int, trackers: list[str],
     accumulation = GradientAccumulationPlugin(num_steps=accumulate, adjust_scheduler=False, sync_with_dataloader=False)
     return Accelerator(
         mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not reaches_all)],
         log_with=trackers or None, project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
 

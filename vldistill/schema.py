@@ -85,12 +85,15 @@ class Teacher(Section):
     model: str
 
 
+AnswerLoss = Literal["bce", "softmax"]
+
+
 class LabelsObjective(Section):
     """Ground-truth labels alone. answer_loss concerns VQA: binary cross-entropy for each answer, as ViLT, or one softmax
     over all answers."""
 
     kind: Literal["labels"]
-    answer_loss: Literal["bce", "softmax"] = "bce"
+    answer_loss: AnswerLoss = "bce"
 
 
 class DideObjective(Section):
@@ -102,6 +105,7 @@ class DideObjective(Section):
     soft_labels: bool = True
     layers: Literal["last", "top", "bottom", "all"] = "last"
     kl: Literal["forward", "reverse"] = "forward"  # forward: KL(teacher || student)
+    answer_loss: AnswerLoss = "bce"  # VQA: what the teacher was trained with
     attention_weight: NonNegative = 1.0
     soft_label_weight: NonNegative = 1.0
     hidden_state_weight: NonNegative = 1.0

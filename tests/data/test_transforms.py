@@ -15,6 +15,7 @@ from vldistill.data.loading import CLEAN, CleanBatches, EpochBatches, RecordData
 from vldistill.data.records import Record
 from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify, vilt_size
+from vldistill.errors import InputError
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -291,7 +292,7 @@ def test_augmentation_depends_on_epoch_and_sample_not_on_the_order_of_reading(da
     first, second = dataset(augment=augment, memory=memory), dataset(augment=augment, memory=not memory)
 
     def read(examples, key):
-        batch = make_loader(examples, [[key]]).collate_fn([examples[key]])
+        batch = make_loader(examples, [[key]])._loader.collate_fn([examples[key]])
         return batch.images[0].patches[0]
 
     forward = {key: read(first, key) for key in [(epoch, row) for epoch in (0, 1, 2) for row in (0, 1, 2)]}
@@ -307,7 +308,7 @@ def test_augmentation_depends_on_epoch_and_sample_not_on_the_order_of_reading(da
 def test_a_sample_is_the_same_whatever_shares_its_batch(dataset):
     """Noise is added to a batch at a time; alone, among equals, or padded, a sample gets its own."""
     examples = dataset(augment="jitter")
-    collate = make_loader(examples, [[(0, 0)]]).collate_fn
+    collate = make_loader(examples, [[(0, 0)]])._loader.collate_fn
     alone = [collate([examples[(1, row)]]).images[0].patches[0] for row in range(3)]
     padded = collate([examples[(1, row)] for row in range(3)]).images[0]
     for row in range(3):
@@ -320,7 +321,7 @@ def test_a_sample_is_the_same_whatever_shares_its_batch(dataset):
 
 def test_reading_a_sample_does_not_change_what_is_kept(dataset):
     examples = dataset(augment="jitter", memory=True)
-    collate = make_loader(examples, [[(0, 0)]]).collate_fn
+    collate = make_loader(examples, [[(0, 0)]])._loader.collate_fn
     before = collate([examples[(CLEAN, 0)]]).images[0].patches.clone()
     for epoch in range(3):
         collate([examples[(epoch, 0)]]).images[0].patches.fill_(7.0)
@@ -335,3 +336,14 @@ def test_padding_helpers_by_hand():
     assert image.patches.tolist() == [[[1] * 3, [1] * 3], [[-1] * 3, [0] * 3]]
     assert image.mask.tolist() == [[True, True], [True, False]]
     assert stack_patches([white] * 2, [(1, 2)] * 2).uniform
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_broke_since_is_one_error_in_the_main_process(dataset, workers):
+    """A worker's own exception would come out as a traceback."""
+    examples = dataset(augment="none")
+    broken = examples.root / examples.records[0].images[0]
+    broken.write_bytes(b"no picture")
+    with pytest.raises(InputError) as caught:
+        list(make_loader(examples, CleanBatches(len(examples), 2), workers=workers))
+    assert caught.value.where == str(broken) and "\n" not in str(caught.value)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vldistill.evaluation.metrics import accuracy, consistency, mean_by
-
-
-def test_accuracy_ignores_case():
-    assert accuracy(["True", "false", "True"], ["true", "False", "False"]) == pytest.approx(2 / 3)
-    assert accuracy(["a"], ["b"]) == 0 and accuracy(["a"], ["a"]) == 1
-    with pytest.raises(ValueError):
-        accuracy(["a"], ["a", "b"])
+from vldistill.evaluation.metrics import consistency, mean_by
 
 
 def test_consistency_asks_for_every_pair_of_a_sentence():

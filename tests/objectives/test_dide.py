@@ -51,7 +51,7 @@ def batch(target: torch.Tensor = TARGET) -> Batch:
 
 
 def objective(**fields) -> DiDE:
-    return DiDE(answers=False, depth=DEPTH, **fields)
+    return DiDE(loss="label", depth=DEPTH, **fields)
 
 
 @pytest.mark.parametrize("fields, terms", [
@@ -140,7 +140,7 @@ def test_weights_scale_their_own_term_only():
 
 def test_answers_use_binary_losses():
     student, teacher, scores = output(1), output(2), torch.tensor([[0.0, 0.3, 1.0], [0.6, 0.0, 0.0]])
-    made = DiDE(answers=True, depth=DEPTH, hard_label_weight=1.0, attention="none")
+    made = DiDE(loss="answer_bce", depth=DEPTH, hard_label_weight=1.0, attention="none")
     found = made(student, teacher, batch(scores))
     torch.testing.assert_close(found["task"], answer_bce(student.logits, scores))
     torch.testing.assert_close(found["soft_label"], soft_label_bce(student.logits, teacher.logits))
@@ -160,7 +160,7 @@ SCORES = torch.tensor([[0.0, 0.3, 1.0], [0.6, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize("loss, function, target", [
-    ("label", label_cross_entropy, TARGET), ("answer", answer_bce, SCORES), ("answer_softmax", answer_cross_entropy, SCORES),
+    ("label", label_cross_entropy, TARGET), ("answer_bce", answer_bce, SCORES), ("answer_softmax", answer_cross_entropy, SCORES),
 ])
 def test_the_supervised_objective(loss, function, target):
     made, student = HardLabels(loss), output(1)
@@ -180,7 +180,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(attention):
     teacher = FusionTeacher(model, None, None, None)
     patches = ImageBatch(torch.randn(B, 4, 12), torch.ones(B, 4, dtype=torch.bool), [(2, 2)] * B)
     given = Batch(["a", "b"], TextBatch(torch.randint(1, 11, (B, T)), TEXT, [[], []]), [patches], TARGET)
-    made = DiDE(answers=False, depth=2, attention=attention, soft_labels=False)
+    made = DiDE(loss="label", depth=2, attention=attention, soft_labels=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     target = teacher(given, made.teacher_capture)
     assert not target.logits.requires_grad and not target.views[0].qk[2].text_query.requires_grad

@@ -86,5 +86,7 @@ def open_data(folder: Path) -> DataArtifact:
         raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
                          hint="put the folder back, or prepare again from its new place")
     answers = folder / "answers.json"
+    if answers.exists() and file_digest(answers) != manifest["files"].get(answers.name):
+        raise InputError("differs from what its manifest records", where=str(answers), hint=f"make it again with: {make_it}")
     vocabulary = AnswerVocabulary.from_json(read_json(answers)) if answers.exists() else None
     return DataArtifact(folder, manifest, vocabulary)

@@ -17,6 +17,7 @@ from vldistill.data.image_files import open_image
 from vldistill.data.records import Record
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify
+from vldistill.errors import InputError
 
 CLEAN = -1  # the epoch of a sample that is not augmented
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -44,7 +45,7 @@ class RecordDataset(Dataset):
     """Reads records by (epoch, index).
 
     memory: keep decoded images; None decides by size (2 GiB). With RandAugment nothing is kept, since it comes before the
-    resize. num_answers sizes VQA's soft targets.
+    resize.
     """
 
     def __init__(
@@ -70,8 +71,14 @@ class RecordDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: Key) -> Example:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> Example | InputError:
+        """The example, or the error of its image: a worker that raised would wrap it into a traceback."""
+        try:
+            return self._example(*key)
+        except InputError as error:
+            return error
+
+    def _example(self, epoch: int, index: int) -> Example:
         record = self.records[index]
         patches, grids, draws = [], [], []
         for position, path in enumerate(record.images):
@@ -125,7 +132,10 @@ class Collator:
     num_answers: int | None = None
     noise: float = 0.0
 
-    def __call__(self, examples: list[Example]) -> Batch:
+    def __call__(self, examples: list[Example | InputError]) -> Batch | InputError:
+        faulty = next((example for example in examples if isinstance(example, InputError)), None)
+        if faulty is not None:
+            return faulty
         views = range(len(examples[0].patches))
         images = [
             stack_patches([e.patches[v] for e in examples], [e.grids[v] for e in examples],
@@ -211,10 +221,26 @@ class CleanBatches:
         return iter(self.batches)
 
 
-def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> DataLoader:
+class Loader:
+    """Batches of a DataLoader; an image that cannot be read is raised here, in the main process."""
+
+    def __init__(self, loader: DataLoader):
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+
+def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> Loader:
     """A loader over `batches`; VQA's soft targets are sized by the dataset's vocabulary."""
     vocabulary = dataset.vocabulary
     answers = None if vocabulary is None else len(vocabulary.names)
     collate = Collator(dataset.tokenizer.pad_id, answers, dataset.transform.noise)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                      pin_memory=torch.cuda.is_available(), persistent_workers=False)
+    return Loader(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
+                             persistent_workers=workers > 0))

@@ -13,7 +13,7 @@ Baselines of random weights measure the same arithmetic as trained ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -172,28 +172,46 @@ def capture_rows(setting: Setting) -> list[Row]:
 
 
 def step_rows(setting: Setting) -> list[Row]:
-    """A forward and backward pass of the student on labels, and with the live teacher (soft labels and attention)."""
+    """An optimisation step (fp32 weights, autocast, AdamW) of the student on labels, and with the live teacher (soft labels
+    and attention). Memory includes weights, gradients and AdamW's states."""
     config, longest = setting.config, setting.longest
     teacher = _frozen(FusionModel(config, images=1, classes=3), setting)
-    student = DualEncoder(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
-    objective = DiDE(answers=False, depth=config.num_hidden_layers)
+    student = DualEncoder(config, images=1, classes=3).to(setting.device).train()
+    objective = DiDE(loss="label", depth=config.num_hidden_layers)
+    optimizer = torch.optim.AdamW(student.parameters())
     batch = make_batch(setting, longest)
+    mixed = {"device_type": setting.device.type, "dtype": DTYPES[setting.precision], "enabled": setting.precision != "fp32"}
+
+    def descend(loss: Tensor) -> None:
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def plain() -> None:
-        nn.functional.cross_entropy(student(batch).logits.float(), batch.target).backward()
-        student.zero_grad(set_to_none=True)
+        with torch.autocast(**mixed):
+            loss = nn.functional.cross_entropy(student(batch).logits.float(), batch.target)
+        descend(loss)
 
     def distilled() -> None:
-        with torch.no_grad():
-            taught = teacher(batch, objective.teacher_capture)
-        sum(objective(student(batch, objective.student_capture), taught, batch).values()).backward()
-        student.zero_grad(set_to_none=True)
+        with torch.autocast(**mixed):
+            with torch.no_grad():
+                taught = teacher(batch, objective.teacher_capture)
+            loss = sum(objective(student(batch, objective.student_capture), taught, batch).values())
+        descend(loss)
 
     timings = measure({f"student alone|{longest}": plain, f"with its teacher|{longest}": distilled}, rounds=setting.rounds,
                       device=setting.device)
+    # Held before the call: the student's weights and AdamW's two states, and the teacher's weights.
+    held = {f"student alone|{longest}": 3 * _mebibytes(student),
+            f"with its teacher|{longest}": 3 * _mebibytes(student) + _mebibytes(teacher)}
+    timings = {name: replace(t, peak_mb=None if t.peak_mb is None else t.peak_mb + held[name]) for name, t in timings.items()}
     own = 3 * (flops.text_flops(longest, config) + flops.image_flops(setting.patches, config) + flops.fuse_flops(config))
     both = own + flops.fusion_flops(longest, setting.patches, config)
     return _rows("training step", setting, timings, own, {f"student alone|{longest}": own, f"with its teacher|{longest}": both})
+
+
+def _mebibytes(model: nn.Module) -> float:
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 
 
 def retrieval_rows(setting: Setting) -> list[Row]:

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from vldistill.artifacts import MANIFEST, find_run, write_json, write_text
+from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json, write_text
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
 from vldistill.data.records import Record, read_json
@@ -20,7 +20,6 @@ from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
-from vldistill.recipe import load_recipe
 from vldistill.students.build import load_student
 from vldistill.training.inference import Answer, answer, score, score_items
 
@@ -41,12 +40,18 @@ class Evaluation:
     partial: bool
 
 
-def trained_on(source: str) -> Path:
-    """The data artifact that a run was trained on. Raises InputError where `source` is no run."""
-    recipe = _run_folder(source) / "recipe.yaml"
-    if not recipe.exists():
+def trained_on(source: str) -> DataArtifact:
+    """The data artifact that a run was trained on. Raises InputError where `source` is no run, or the artifact has been made
+    anew since."""
+    run = _run_folder(source)
+    if not (run / MANIFEST).exists():
         raise InputError("is not a run, so its data is not known", where=source, hint="name the data artifact with --data")
-    return Path(load_recipe(str(recipe)).data.path)
+    manifest = read_manifest(run, RUN_STAGES, make_it="vldistill finetune or distill, with --overwrite")
+    data, expected = open_data(Path(manifest["data"])), manifest["parents"]["data"]
+    if data.fingerprint != expected:
+        raise InputError(f"was trained on data {expected[:12]}, {data.folder} now holds {data.fingerprint[:12]}", where=source,
+                         hint=f"train it again, or name the data on purpose with --data {data.folder}")
+    return data
 
 
 def _run_folder(source: str) -> Path:
@@ -109,7 +114,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
-    manifest = Path(evaluation.source) / MANIFEST
+    manifest = find_run(Path(evaluation.source)) / MANIFEST
     best = read_json(manifest).get("best", {}) if manifest.exists() else {}
     chosen = {"checkpoint": {"step": best["step"], "rule": "best accuracy on validation"}} if "step" in best else {}
     summary = {"source": evaluation.source, "split": evaluation.split, "data": fingerprint, "partial": evaluation.partial,
@@ -119,7 +124,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
 
 def load_data(path: Path | None, source: str) -> DataArtifact:
     """The data artifact to evaluate on: the named one, or the run's own."""
-    return open_data(path or trained_on(source))
+    return open_data(path) if path else trained_on(source)
 
 
 def metrics_table(evaluation: Evaluation) -> Table:

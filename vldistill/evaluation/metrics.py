@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
-
-
-def accuracy(predictions: Sequence[str], truths: Sequence[str]) -> float:
-    """Share of predictions that match, ignoring case, in [0, 1]; NLVR2's, NLVR's and SNLI-VE's metric."""
-    matches = sum(p.lower() == t.lower() for p, t in zip(predictions, truths, strict=True))
-    return matches / len(truths)
+from collections.abc import Hashable, Iterable
 
 
 def consistency(groups: Iterable[Hashable], scores: Iterable[float]) -> float:

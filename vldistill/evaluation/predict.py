@@ -9,32 +9,32 @@ import torch
 from vldistill.data.image_files import check_images
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, split_words
-from vldistill.data.sources import jsonl
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.base import Seen, read_rows
+from vldistill.data.sources.jsonl import read_images
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.evaluate import dataset_for
 from vldistill.students.build import load_student
 
 
 def read_pairs(path: Path) -> tuple[list[Record], Path]:
-    """Records of a JSONL of {image or images, text}, and the folder its image paths are relative to. Raises InputError
-    listing every bad line and image."""
+    """Records of a JSONL of {image or images, text}, and the folder its image paths are relative to; other fields are not
+    read. Raises InputError listing every bad line and image."""
     if not path.is_file():
         raise InputError("no such file", where=str(path), hint="give a JSONL file of {image, text}")
-    problems = Problems()
-    data = jsonl.read(path, SourceOptions(), problems)
-    records = [record for split in data.splits.values() for record in split]
-    where = [place for split in data.splits for place in data.where[split]]
-    root = data.root or path.parent
+    problems, seen = Problems(), Seen()
+    records: list[Record] = []
     places: dict[str, str] = {}
-    for record, place in zip(records, where, strict=False):
-        for image in record.images:
-            places.setdefault(image, place)
-    check_images(root, places, problems, places)
+    for row in read_rows(path, problems):
+        images, text = read_images(row), row.text("text")
+        name = row.text("id", optional=True) or str(len(records) + 1)
+        seen.add(name, row)
+        if row.good and images and text:
+            records.append(Record(name, "classification", images, split_words(text)))
+            for image in images:
+                places.setdefault(image, row.where)
+    check_images(path.parent, places, problems, places, follow_links=True)
     problems.raise_if_any(str(path))
-    if not records:
-        raise InputError("holds no pairs", where=str(path), hint='write lines like {"image": "a.jpg", "text": "..."}')
-    return records, root
+    return records, path.parent
 
 
 def one_pair(images: list[Path], text: str) -> Record:

@@ -25,7 +25,7 @@ from vldistill.models.vilt import EncoderConfig
 # Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
 _HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
 # A buffer of constants in older checkpoints.
-_CONSTANTS = ("embeddings.text_embeddings.position_ids",)
+_CONSTANT = "embeddings.text_embeddings.position_ids"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def read_checkpoint(source: str) -> Checkpoint:
     kind = config.get("model_type")
     if kind not in ("vilt", "dual_encoder"):
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"), hint="ViLT or a dual encoder is expected")
-    return Checkpoint(folder, spec, _read_weights(folder))
+    weights = {name: value for name, value in _read_weights(folder).items() if not name.endswith(_CONSTANT)}
+    return Checkpoint(folder, spec, weights)
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
@@ -175,9 +176,7 @@ def fusion_encoder_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     for name, value in checkpoint.weights.items():
         if name.startswith(_HEADS):
             continue
-        bare = name.removeprefix("vilt.")
-        if bare not in _CONSTANTS:
-            weights[bare] = value
+        weights[name.removeprefix("vilt.")] = value
     return weights
 
 

@@ -18,8 +18,10 @@ def attention_log_probs(query: Tensor, key: Tensor, key_mask: Tensor) -> Tensor:
 
     query: [B, H, Q, d], key: [B, H, K, d], key_mask: [B, K] bool. Returns [B, H, Q, K] fp32.
     """
-    scores = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
-    return scores.masked_fill(~key_mask[:, None, None, :], MASKED).log_softmax(dim=-1)
+    # Autocast would take the product back to half precision, whose error is that of the divergence itself.
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5
+        return scores.masked_fill(~key_mask[:, None, None, :], MASKED).log_softmax(dim=-1)
 
 
 def attention_divergence(

@@ -18,23 +18,26 @@ Terms = dict[str, Tensor]
 
 
 class Objective(Protocol):
-    """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's."""
+    """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's.
+    reaches_all: whether every parameter of the student gets a gradient, which several processes must know."""
 
     student_capture: Capture
     teacher_capture: Capture
     needs_teacher: bool
+    reaches_all: bool
 
     def __call__(self, student: Output, teacher: Output | None, batch: Batch) -> Terms: ...
 
 
-TASK_LOSSES = {"label": label_cross_entropy, "answer": answer_bce, "answer_softmax": answer_cross_entropy}
+TASK_LOSSES = {"label": label_cross_entropy, "answer_bce": answer_bce, "answer_softmax": answer_cross_entropy}
 
 
 class HardLabels(nn.Module):
-    """The task loss alone. loss: "label" (cross-entropy), "answer" (VQA's binary cross-entropy) or "answer_softmax"."""
+    """The task loss alone. loss: a key of TASK_LOSSES."""
 
     student_capture = teacher_capture = NOTHING
     needs_teacher = False
+    reaches_all = True
 
     def __init__(self, loss: str):
         super().__init__()

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch
 from vldistill.models.outputs import Capture, Output, QueryKey, View
 from vldistill.objectives.attention import attention_loss, joined
-from vldistill.objectives.base import Terms
+from vldistill.objectives.base import TASK_LOSSES, Terms
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
-from vldistill.objectives.task import answer_bce, label_cross_entropy
 
 
 def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
@@ -29,14 +28,14 @@ def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
 class DiDE(nn.Module):
     """Soft labels and attention distillation.
 
-    attention: "cross" (the paper's), "uni" (within each modality), "whole" (one softmax over both) or "none". hidden_states:
-    mean squared error of layer outputs, the paper's alternative. layers: see `mapped_layers`; several are averaged.
-    hard_label_weight: weight of the task loss, 0 in the paper. kl: direction, see `attention_divergence`. Records with two
-    images sum the attention terms of both.
+    loss: a key of TASK_LOSSES, which also decides how predictions are distilled. attention: "cross" (the paper's), "uni"
+    (within each modality), "whole" (one softmax over both) or "none". hidden_states: mean squared error of layer outputs, the
+    paper's alternative. layers: see `mapped_layers`; several are averaged. hard_label_weight: weight of the task loss, 0 in
+    the paper. kl: direction, see `attention_divergence`. Records with two images sum the attention terms of both.
     """
 
     def __init__(
-        self, *, answers: bool, depth: int, attention: str = "cross", hidden_states: bool = False, soft_labels: bool = True,
+        self, *, loss: str, depth: int, attention: str = "cross", hidden_states: bool = False, soft_labels: bool = True,
         layers: str = "last", kl: str = "forward", attention_weight: float = 1.0, soft_label_weight: float = 1.0,
         hidden_state_weight: float = 1.0, hard_label_weight: float = 0.0,
     ):
@@ -44,11 +43,14 @@ class DiDE(nn.Module):
         self.attention, self.hidden_states, self.soft_labels, self.kl = attention, hidden_states, soft_labels, kl
         self.attention_weight, self.soft_label_weight = attention_weight, soft_label_weight
         self.hidden_state_weight, self.hard_label_weight = hidden_state_weight, hard_label_weight
-        self.task_loss = answer_bce if answers else label_cross_entropy
-        self.soft_loss = soft_label_bce if answers else soft_label_kl
+        self.task_loss = TASK_LOSSES[loss]
+        # A softmax head's logits mean nothing one by one, so its predictions are distilled as one distribution.
+        self.soft_loss = soft_label_bce if loss == "answer_bce" else soft_label_kl
         self.layers = mapped_layers(layers, depth)
         kept = Capture(qk=self.layers if attention != "none" else (), hidden=self.layers if hidden_states else ())
         self.student_capture = self.teacher_capture = kept
+        # Attention and hidden states alone leave the head without a gradient.
+        self.reaches_all = soft_labels or hard_label_weight > 0
         self.needs_teacher = soft_labels or hidden_states or attention != "none"
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:

@@ -59,6 +59,6 @@ def build_fusion_teacher(kind: str, source: str, *, labels: list[str], images: i
     order = None if labels == spec.labels else torch.tensor([spec.labels.index(name) for name in labels])
     model = TEACHERS[kind](spec.encoder, images=images, classes=len(spec.labels))
     weights = {name if name.startswith(("vilt.", "classifier.")) else f"vilt.{name}": value
-               for name, value in checkpoint.weights.items() if not name.endswith("position_ids")}
+               for name, value in checkpoint.weights.items()}
     load_strict(model, weights, where)
     return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order)

@@ -97,11 +97,11 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
 
 def build_objective(recipe: Recipe, data: DataArtifact, student: Student) -> Objective:
     """The objective's module, by kind."""
-    answers = data.spec.target == "answers"
     chosen = recipe.objective
+    loss = f"answer_{chosen.answer_loss}" if data.spec.target == "answers" else "label"
     if isinstance(chosen, DideObjective):
-        return DiDE(answers=answers, depth=student.layers, **chosen.model_dump(exclude={"kind"}))
-    return HardLabels(("answer" if chosen.answer_loss == "bce" else "answer_softmax") if answers else "label")
+        return DiDE(loss=loss, depth=student.layers, **chosen.model_dump(exclude={"kind", "answer_loss"}))
+    return HardLabels(loss)
 
 
 def build_teacher(recipe: Recipe, data: DataArtifact, spec: ModelSpec, tokenizer: WordTokenizer) -> FusionTeacher:

@@ -15,10 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from vldistill.data.batch import Batch
-from vldistill.data.loading import EpochBatches
+from vldistill.data.loading import EpochBatches, Loader
 from vldistill.data.transforms import hash_key
 from vldistill.errors import VldistillError
 from vldistill.models.outputs import Capture, Output
@@ -64,7 +63,7 @@ class Best:
 
 
 def fit(
-    learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: DataLoader,
+    learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: Loader,
     batches: EpochBatches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
     validate: Callable[[], dict[str, Any]], save: Callable[[], None],
 ) -> Best:

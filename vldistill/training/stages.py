@@ -13,7 +13,7 @@ from vldistill.data.loading import CleanBatches, EpochBatches, make_loader
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import resolve_model, save_model
 from vldistill.recipe import dump_recipe, recipe_hash, variant_name
-from vldistill.runtime import choose_precision, device_name, is_first_rank, make_accelerator, seed_everything
+from vldistill.runtime import choose_precision, device_name, is_first_rank, make_accelerator, refuse_unlaunched, seed_everything
 from vldistill.schema import LabelsObjective, Recipe
 from vldistill.training.build import Parts, build_parts
 from vldistill.training.inference import answer, score
@@ -44,7 +44,7 @@ def for_stage(name: str, recipe: Recipe) -> Recipe:
     """The recipe as a stage runs it: `finetune` drops teacher and distillation, and is every recipe's baseline; `distill`
     refuses a recipe that has nothing to distil."""
     if name == "finetune":
-        labels = recipe.objective if recipe.objective.kind == "labels" else LabelsObjective(kind="labels")
+        labels = LabelsObjective(kind="labels", answer_loss=recipe.objective.answer_loss)
         return recipe.model_copy(update={"teacher": None, "objective": labels})
     if recipe.objective.kind == "labels":
         raise InputError("has no teacher to distil from", where=f"recipe {recipe.name}",
@@ -103,15 +103,18 @@ def _describe_objective(recipe: Recipe) -> str:
 def run_stage(stage: Stage) -> dict[str, Any]:
     """Trains and writes the run; returns its manifest. Raises InputError before anything is written where an input is bad."""
     recipe, folder = stage.recipe, stage.folder
+    refuse_unlaunched()
     if is_first_rank():
         refuse_existing(folder, stage.overwrite)
     seed_everything(recipe.train.seed)
     parts = build_parts(recipe)
     precision = choose_precision(recipe.train.precision)
-    accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder)
+    accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
+                                   reaches_all=parts.objective.reaches_all)
     manifest = new_manifest(
         stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
-        parents=_parents(recipe, parts), counts={"train": len(parts.train), "val": len(parts.val)},
+        parents=_parents(recipe, parts), data=str(parts.data.folder.resolve()),
+        counts={"train": len(parts.train), "val": len(parts.val)},
         partial=bool(recipe.data.limit or parts.data.manifest.get("partial")), status="running",
         device=device_name(accelerator.device), precision=precision.name,
     )

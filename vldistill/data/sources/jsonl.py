@@ -97,7 +97,7 @@ def _read_split(
         number = row.where.rpartition(":")[2]
         given = row.text("id", optional=True)
         name = given if given is not None else f"{split}-{number}"
-        images, text = _images(row), row.text("text")
+        images, text = read_images(row), row.text("text")
         label, answers, kind = _label(row, kinds), _answers(row), row.text("type", optional=True)
         if label is not None and answers is not None:
             row.fault("has a label and answers", "keep one of them")
@@ -107,7 +107,8 @@ def _read_split(
     return lines
 
 
-def _images(row: Row) -> list[str] | None:
+def read_images(row: Row) -> list[str] | None:
+    """The paths in `image` or `images` (1 or 2), or None after adding a problem."""
     if row.values.get("images") is None:
         image = row.text("image")
         return None if image is None else [image]
