@@ -66,6 +66,7 @@ def make_accelerator(
     precision: Precision, accumulate: int, trackers: list[str], folder: Path, *, reaches_all: bool = True
 ) -> Accelerator:
     """The accelerate set-up of one run. `reaches_all`: see `Objective`. Raises InputError where a tracker is not installed."""
+    import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, ProjectConfiguration
 
@@ -75,7 +76,10 @@ def make_accelerator(
         raise InputError(f"train.trackers: {', '.join(missing)} is not installed", hint=f"pip install {' '.join(missing)}")
     # The schedule counts optimiser steps and the loop's own loader ends where it ends, so neither is left to accelerate.
     accumulation = GradientAccumulationPlugin(num_steps=accumulate, adjust_scheduler=False, sync_with_dataloader=False)
+    # Without a GPU accelerate joins the processes of a launcher only where the CPU is asked for.
+    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
     return Accelerator(
+        cpu=several_on_cpu,
         mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not reaches_all)],
         log_with=trackers or None, project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
