@@ -63,12 +63,13 @@ def bench_command(
 
 def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
     """One group of rows; the first is the reference of the ratios."""
-    table = Table(title=f"{rows[0].group}, batch {batch}, {precision}", title_justify="left")
-    for name in ("", "text", "s/batch", "p50 ms", "p95 ms", "peak MiB", "ratio", "FLOP limit"):
+    table = Table(title=f"{rows[0].group}, batch {batch}, {precision}: seconds a batch, ratio to the first, ratio in FLOP",
+                  title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+    for name in ("", "tokens", "min s", "p50 s", "p95 s", "peak MiB", "ratio", "limit"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.variant, str(row.tokens), f"{row.seconds:.4f}", f"{1000 * row.p50:.1f}", f"{1000 * row.p95:.1f}",
+            row.variant, str(row.tokens), f"{row.seconds:.4g}", f"{row.p50:.4g}", f"{row.p95:.4g}",
             "-" if row.peak_mb is None else f"{row.peak_mb:.0f}", f"{row.speedup:.2f}x",
             "-" if row.limit is None else f"{row.limit:.2f}x")
     return table
