@@ -115,7 +115,7 @@ def test_the_command_on_a_student_of_two_images(world, well, tmp_path):
     assert set(written) >= {"device", "torch", "rows"}
     cached = [row for row in written["rows"] if row["variant"] == "dual, images cached"]
     assert len(cached) == 4 and all(row["limit"] > 1 and row["speedup"] > 0 for row in cached)
-    assert "ratio in FLOP" in result.out and "p95 ms" in result.out and "36x36 pixels, 9 patches" in result.out
+    assert "ratio in FLOP" in result.out and "p95 s" in result.out and "36x36 pixels, 9 patches" in result.out
 
 
 def test_the_command_on_a_student_of_one_image(world, well, few, tmp_path):

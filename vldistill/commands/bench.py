@@ -63,7 +63,7 @@ def bench_command(
 
 def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
     """One group of rows; the first is the reference of the ratios."""
-    table = Table(title=f"{rows[0].group}, batch {batch}, {precision}: seconds a batch, ratio to the first, ratio in FLOP",
+    table = Table(title=f"{rows[0].group}, batch {batch}, {precision} (limit: the ratio in FLOP)",
                   title_justify="left", box=None, pad_edge=False, padding=(0, 1))
     for name in ("", "tokens", "min s", "p50 s", "p95 s", "peak MiB", "ratio", "limit"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
