@@ -25,6 +25,16 @@ def test_a_run_is_evaluated_from_any_folder(train, well, tmp_path, monkeypatch):
     assert well("evaluate", run.folder, "--limit", "4").last["count"] == 4
 
 
+def test_a_bare_model_folder_is_evaluated_on_named_data(world, train, well, tmp_path):
+    run = train("finetune", "quickstart_pretrain")
+    bare, out = tmp_path / "bare", tmp_path / "out"
+    shutil.copytree(run.folder / "model", bare)
+    well("evaluate", bare, "--data", world / "artifacts/data/toy-vqa", "--out", out, "--limit", "4")
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "predictions.jsonl"}
+    well("evaluate", run.folder / "model", "--data", world / "artifacts/data/toy-vqa", "--out", out, "--limit", "4")
+    assert json.loads((out / "metrics.json").read_text())["checkpoint"]["step"] == run.manifest["best"]["step"]
+
+
 def test_edited_answers_are_refused(world, command, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(world / "artifacts/data/toy-vqa", data)

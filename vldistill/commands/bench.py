@@ -69,7 +69,7 @@ def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.variant, str(row.tokens), f"{row.seconds:.4g}", f"{row.p50:.4g}", f"{row.p95:.4g}",
+            row.variant, str(row.tokens), f"{row.seconds:.3g}", f"{row.p50:.3g}", f"{row.p95:.3g}",
             "-" if row.peak_mb is None else f"{row.peak_mb:.0f}", f"{row.speedup:.2f}x",
             "-" if row.limit is None else f"{row.limit:.2f}x")
     return table

@@ -19,7 +19,7 @@ from vldistill.data.records import Record, read_json
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.build import load_student
 from vldistill.training.inference import Answer, answer, score, score_items
 
@@ -114,7 +114,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
-    manifest = find_run(Path(evaluation.source)) / MANIFEST
+    # A model folder of a run has the run's manifest beside it; a published model has none.
+    manifest = resolve_model(evaluation.source).parent / MANIFEST
     best = read_json(manifest).get("best", {}) if manifest.exists() else {}
     chosen = {"checkpoint": {"step": best["step"], "rule": "best accuracy on validation"}} if "step" in best else {}
     summary = {"source": evaluation.source, "split": evaluation.split, "data": fingerprint, "partial": evaluation.partial,
