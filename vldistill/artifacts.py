@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def building(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises InputError at once if `target` exists and `overwrite` is off; an old artifact stays until the new one is whole.
     """
     refuse_existing(target, overwrite)
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{os.getpid()}.building"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -79,6 +80,10 @@ def building(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            # A failure leaves no empty folders behind either; one that holds something stays.
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def refuse_existing(target: Path, overwrite: bool) -> None:
