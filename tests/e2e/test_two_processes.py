@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -32,6 +33,11 @@ def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path):
     assert two.stdout.count('{"run"') == 1 and "8 pairs = 4 x 1 accumulated x 2 process(es)" in two.stdout
     one = well(*arguments, "--name", "one", "train.batch.pairs=8").last
     assert result["accuracy"] == one["accuracy"]
+    # What is logged is the mean over the processes.
+    files = [(Path(row["run"]) / "metrics.jsonl").read_text().splitlines() for row in (result, one)]
+    for ours, theirs in zip(*[map(json.loads, lines) for lines in files], strict=True):
+        assert {name: ours[name] for name in ours if name.startswith("loss")} == pytest.approx(
+            {name: theirs[name] for name in theirs if name.startswith("loss")}, rel=1e-4)
     first, second = (load_file(Path(row["run"]) / "model/model.safetensors") for row in (result, one))
     assert first.keys() == second.keys()
     for name, value in first.items():

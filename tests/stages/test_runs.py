@@ -146,13 +146,26 @@ def test_snli_ve(train):
 
 def test_vqa(train):
     """Many answers with soft scores: binary cross-entropy against the teacher's sigmoids."""
-    student = train("distill", "quickstart_dide", "data.path=artifacts/data/toy-vqa", "teacher.model=runs/quickstart_pretrain",
+    teacher = train("finetune", "quickstart_pretrain", "objective.answer_loss=bce", "student.init=runs/quickstart_pretrain")
+    student = train("distill", "quickstart_dide", "data.path=artifacts/data/toy-vqa", f"teacher.model={teacher.folder}",
                     "objective.hard_label_weight=1")
     assert set(student.losses()[0]) == {"loss", "loss/task", "loss/soft_label", "loss/attention", "grad_norm"}
     names = json.loads(Path("artifacts/data/toy-vqa/answers.json").read_text())["answers"]
     assert load_student(str(student.folder))[1].labels == names
     # Sums over answers: about log 2 for each at the start.
     assert student.losses()[0]["loss/task"] == pytest.approx(len(names) * math.log(2), rel=0.5)
+
+
+def test_a_teacher_s_answers_are_read_as_it_was_trained(train, command, few):
+    """One softmax over all answers says nothing to a sigmoid for each; a run records which it is."""
+    arguments = ("quickstart_dide", "data.path=artifacts/data/toy-vqa", "teacher.model=runs/quickstart_pretrain")
+    refused = command("distill", "-r", *arguments, "--name", "sigmoid", *few)
+    assert refused.code == 2 and "trained with softmax, objective.answer_loss is bce" in refused.err
+    assert "set objective.answer_loss=softmax" in refused.err
+    student = train("distill", *arguments, "objective.answer_loss=softmax")
+    assert load_student(str(student.folder))[1].answer_loss == "softmax"
+    # Attention alone does not read them.
+    train("distill", *arguments, "objective.soft_labels=false")
 
 
 def test_only_some_types(train):

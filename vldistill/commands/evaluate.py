@@ -13,7 +13,8 @@ from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
 
 
 def evaluate_command(
-    runs: list[str], *, data: Path | None, split: str, batch: int, out: Path | None, limit: int | None, dry_run: bool
+    runs: list[str], *, data: Path | None, split: str, batch: int, workers: int, out: Path | None, limit: int | None,
+    dry_run: bool,
 ) -> None:
     """Evaluates each run; the last line of standard output is JSON."""
     if out is not None and len(runs) > 1:
@@ -28,7 +29,7 @@ def evaluate_command(
         return
     results = []
     for source in runs:
-        evaluation = evaluate_run(source, artifacts[source], split, batch=batch, limit=limit)
+        evaluation = evaluate_run(source, artifacts[source], split, batch=batch, limit=limit, workers=workers)
         write_evaluation(evaluation, folders[source], artifacts[source].fingerprint)
         partial = " (partial)" if evaluation.partial else ""
         console.print(f"{source}, {split}{partial}", highlight=False, markup=False, soft_wrap=True)
@@ -41,13 +42,13 @@ def evaluate_command(
 
 
 def predict_command(
-    run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int
+    run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int
 ) -> None:
     """Answers one pair, or writes the answers to a JSONL of pairs."""
     if pairs is not None:
         if images or text:
             raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top)
+        _predict_pairs(run, pairs, out, batch, top, workers)
         return
     if not images or text is None:
         raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
@@ -58,11 +59,11 @@ def predict_command(
     last_line({"prediction": answers[0][0], "confidence": round(answers[0][1], 4)})
 
 
-def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int) -> None:
+def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
     records, root = read_pairs(pairs)
-    answers = ranked_answers(run, records, root, batch=batch, top=top)
+    answers = ranked_answers(run, records, root, batch=batch, top=top, workers=workers)
     lines = [
         json.dumps({"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
                     "top": [[label, round(p, 6)] for label, p in ranked]}, ensure_ascii=False)

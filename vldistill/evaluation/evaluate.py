@@ -21,20 +21,21 @@ from vldistill.data.transforms import ImageTransform
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.build import load_student
-from vldistill.training.inference import Answer, answer, score, score_items
+from vldistill.training.inference import Answer, answer, score_items, summarise
 
 MOST_TYPES = 20
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: None where the split has no labels. seconds: of inference, reading images included."""
+    """items: the score of each record, in [0, 1]. items and metrics are None where the split has no labels. seconds: of
+    inference, reading images included."""
 
     source: str
     split: str
     records: list[Record]
     answers: list[Answer]
-    labels: list[str]
+    items: list[float] | None
     metrics: dict[str, Any] | None
     seconds: float
     partial: bool
@@ -77,20 +78,21 @@ def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
                          where=source, hint="choose another data artifact")
 
 
-def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None) -> Evaluation:
+def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0) -> Evaluation:
     """Answers a split with one model and scores it against the data's own labels, matched by name."""
     model, spec, tokenizer = load_student(source)
     check_task(spec, data, source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = dataset_for(records, data.image_root, tokenizer, spec)
-    loader = make_loader(dataset, CleanBatches(len(records), batch))
+    loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model.to(device), loader, spec.labels, device)
     seconds = time.perf_counter() - started
-    metrics = score(records, answers, data.labels)
+    items = score_items(records, answers, data.labels)
+    metrics = None if items is None else summarise(records, items)
     partial = bool(limit or data.manifest.get("partial"))
-    return Evaluation(source, split, records, answers, data.labels, metrics, seconds, partial)
+    return Evaluation(source, split, records, answers, items, metrics, seconds, partial)
 
 
 def evaluation_folder(source: str, split: str, limit: int | None = None) -> Path:
@@ -104,12 +106,11 @@ def evaluation_folder(source: str, split: str, limit: int | None = None) -> Path
 def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> None:
     """Writes predictions.jsonl and metrics.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    items = score_items(evaluation.records, evaluation.answers, evaluation.labels)
     lines = []
     for index, (record, given) in enumerate(zip(evaluation.records, evaluation.answers, strict=True)):
         row: dict[str, Any] = {"id": given.id, "prediction": given.prediction, "confidence": round(given.confidence, 6)}
-        if items is not None:
-            row["score"] = round(items[index], 4)
+        if evaluation.items is not None:
+            row["score"] = round(evaluation.items[index], 4)
         if record.type is not None:
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))

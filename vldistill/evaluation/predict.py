@@ -45,7 +45,9 @@ def one_pair(images: list[Path], text: str) -> Record:
     return Record("0", "classification", [str(image.resolve()) for image in images], words)
 
 
-def ranked_answers(source: str, records: list[Record], root: Path, *, batch: int, top: int) -> list[list[tuple[str, float]]]:
+def ranked_answers(
+    source: str, records: list[Record], root: Path, *, batch: int, top: int, workers: int = 0
+) -> list[list[tuple[str, float]]]:
     """For each record, the `top` labels with their probabilities (softmax), best first."""
     model, spec, tokenizer = load_student(source)
     for record in records:
@@ -53,7 +55,7 @@ def ranked_answers(source: str, records: list[Record], root: Path, *, batch: int
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
                              hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loader = make_loader(dataset_for(records, root, tokenizer, spec), CleanBatches(len(records), batch))
+    loader = make_loader(dataset_for(records, root, tokenizer, spec), CleanBatches(len(records), batch), workers=workers)
     model.to(device)
     rows = []
     with torch.no_grad():

@@ -31,7 +31,8 @@ _CONSTANT = "embeddings.text_embeddings.position_ids"
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model folder says of itself. kind: "vilt" (fusion) or "dual_encoder". images: per record. labels: names of
-    the head's classes, in order. image_size: shorter side in pixels. max_length: text tokens with specials."""
+    the head's classes, in order. image_size: shorter side in pixels. max_length: text tokens with specials. answer_loss: what a
+    VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known."""
 
     kind: str
     encoder: EncoderConfig
@@ -40,10 +41,13 @@ class ModelSpec:
     labels: list[str]
     image_size: int
     max_length: int
+    answer_loss: str | None = None
 
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
                "max_length": self.max_length}
+        if self.answer_loss is not None:
+            own["answer_loss"] = self.answer_loss
         names = {str(index): name for index, name in enumerate(self.labels)}
         return {"model_type": self.kind, **self.encoder.to_dict(), "qkv_bias": True, "hidden_act": "gelu", "num_channels": 3,
                 "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
@@ -57,7 +61,8 @@ class ModelSpec:
         labels = [names[str(index)] for index in range(len(names))]
         images = own.get("images", max(encoder.modality_type_vocab_size - 1, 1))
         return cls(own.get("kind", "vilt"), encoder, own.get("task", ""), images, labels,
-                   own.get("image_size", encoder.image_size), own.get("max_length", encoder.max_position_embeddings))
+                   own.get("image_size", encoder.image_size), own.get("max_length", encoder.max_position_embeddings),
+                   own.get("answer_loss"))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact, open_data
@@ -43,6 +43,8 @@ def build_parts(recipe: Recipe) -> Parts:
         if not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
     student, spec, tokenizer = build_student(recipe, data)
+    if data.spec.target == "answers":
+        spec = replace(spec, answer_loss=recipe.objective.answer_loss)
     objective = build_objective(recipe, data, student)
     teacher = build_teacher(recipe, data, spec, tokenizer) if objective.needs_teacher else None
     train_set = build_dataset(recipe, data, train, tokenizer, spec, augment=True)
@@ -58,7 +60,7 @@ def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record],
     """VQA questions with no answer in the vocabulary teach nothing and are left out of training (not of evaluation)."""
     if data.vocabulary is None:
         return records, 0
-    kept = [record for record in records if record.answers is None or data.vocabulary.soft_target(record.answers)]
+    kept = [record for record in records if record.answers is None or data.vocabulary.knows(record.answers)]
     if not kept:
         raise InputError("no training question has an answer in the vocabulary", where=str(data.folder),
                          hint="prepare again with a smaller --min-count")
@@ -106,7 +108,8 @@ def build_objective(recipe: Recipe, data: DataArtifact, student: Student) -> Obj
 
 def build_teacher(recipe: Recipe, data: DataArtifact, spec: ModelSpec, tokenizer: WordTokenizer) -> FusionTeacher:
     """The recipe's teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
-    image size; or, for attention and hidden states, another number of layers or heads."""
+    image size; or, for attention and hidden states, another number of layers or heads; or where its answers come from
+    another kind of loss than the objective reads them by."""
     teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels, images=data.spec.images)
     if teacher.tokenizer.vocabulary != tokenizer.vocabulary:
         raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
@@ -123,6 +126,10 @@ def build_teacher(recipe: Recipe, data: DataArtifact, spec: ModelSpec, tokenizer
         if mine != theirs:
             raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
                              hint="they must agree to share image patches and attention maps")
+    learned, read = teacher.spec.answer_loss, recipe.objective.answer_loss
+    if data.spec.target == "answers" and recipe.objective.soft_labels and learned not in (None, read):
+        raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {read}",
+                         where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
     if spec.max_length > other.max_position_embeddings:
         raise InputError(f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
                          where=recipe.teacher.model, hint=f"set text.max_length={other.max_position_embeddings}")

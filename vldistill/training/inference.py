@@ -50,7 +50,12 @@ def to_answers(ids: list[str], logits: Tensor, labels: list[str]) -> list[Answer
 
 
 def score_items(records: list[Record], answers: list[Answer], labels: list[str]) -> list[float] | None:
-    """The score of each answer in [0, 1] (VQA's is fractional), or None where the split has no labels."""
+    """The score of each answer in [0, 1] (VQA's is fractional), or None where the split has no labels.
+
+    `labels` are the data's own names. Raises ValueError where the answers are not those of the records.
+    """
+    if [record.id for record in records] != [given.id for given in answers]:
+        raise ValueError("answers and records differ")
     target = TASKS[records[0].task].target
     if target == "answers":
         if any(record.answers is None for record in records):
@@ -62,15 +67,13 @@ def score_items(records: list[Record], answers: list[Answer], labels: list[str])
 
 
 def score(records: list[Record], answers: list[Answer], labels: list[str]) -> dict[str, Any] | None:
-    """The task's official metrics, and accuracy by type; None where the split has no labels.
-
-    `labels` are the data's own names. Raises ValueError where the answers are not those of the records.
-    """
-    if [record.id for record in records] != [given.id for given in answers]:
-        raise ValueError("answers and records differ")
+    """The task's official metrics, and accuracy by type; None where the split has no labels. Arguments as `score_items`."""
     items = score_items(records, answers, labels)
-    if items is None:
-        return None
+    return None if items is None else summarise(records, items)
+
+
+def summarise(records: list[Record], items: list[float]) -> dict[str, Any]:
+    """The task's official metrics, from each record's score."""
     task = records[0].task
     metrics: dict[str, Any] = {"accuracy": sum(items) / len(items), "count": len(items)}
     if task == "nlvr2":

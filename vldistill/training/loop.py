@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +71,7 @@ def fit(
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
     objective = accelerator.unwrap_model(learner).objective
-    best, meter, step, micro = Best(), _Meter(), 0, 0
+    best, meter, step, micro = Best(), _Meter(accelerator), 0, 0
     learner.train()
     while step < plan.steps:
         for batch in loader:
@@ -116,30 +115,37 @@ def fit(
 
 
 class _Meter:
-    """Means of the loss terms since the last reading, kept on the device so that no step waits for one."""
+    """Means of the loss terms since the last reading over all ranks, kept on the device so that no step waits for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
         self.start, self.pairs, self.norm = time.perf_counter(), 0, None
-        self._sums: dict[str, Tensor | float] = defaultdict(float)
+        self._sums: dict[str, Tensor] = {}
         self._count = 0
 
     def add(self, terms: Terms, loss: Tensor, pairs: int) -> None:
         for name, value in {"": loss, **{f"/{name}": value for name, value in terms.items()}}.items():
-            self._sums[f"loss{name}"] = self._sums[f"loss{name}"] + value.detach()
+            value = value.detach().float()
+            self._sums[f"loss{name}"] = self._sums[f"loss{name}"] + value if f"loss{name}" in self._sums else value
         self._count += 1
         self.pairs += pairs
 
-    def check(self, step: int) -> None:
-        """Raises VldistillError where a loss since the last reading was not finite."""
-        faulty = [name for name, total in self._sums.items() if not math.isfinite(float(total))]
+    def check(self, step: int) -> dict[str, float]:
+        """The means so far. Raises VldistillError, on every rank, where one is not finite."""
+        if not self._sums:
+            return {}
+        means = torch.stack(list(self._sums.values())) / self._count
+        means = self._accelerator.reduce(means, reduction="mean")
+        values = dict(zip(self._sums, means.tolist(), strict=True))
+        faulty = [name for name, value in values.items() if not math.isfinite(value)]
         if faulty:
             raise VldistillError(f"{', '.join(faulty)} is not finite at step {step}",
                                  hint="lower optim.lr, set optim.clip, or use train.precision=bf16")
+        return values
 
     def read(self, step: int) -> dict[str, float]:
         """The means, and a fresh start."""
-        self.check(step)
-        values = {name: float(total) / self._count for name, total in self._sums.items()}
+        values = self.check(step)
         if self.norm is not None:
             values["grad_norm"] = float(self.norm)
         now = time.perf_counter()
