@@ -30,6 +30,7 @@ Overrides = Annotated[
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of this variant of the run.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N records a split only.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes that read images.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folder, model folder, or hub name.", show_default=False)]
@@ -45,6 +46,7 @@ def prepare(
     labels: Annotated[str, typer.Option("--labels", metavar="A,B", help="jsonl: class names in order.")] = "",
     task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="jsonl: the task, if not plain.")] = None,
     val_directories: Annotated[str, typer.Option("--val-directories", metavar="4,5", help="nlvr: directories held out.")] = "",
+    splits: Annotated[str, typer.Option("--splits", metavar="A,B", help="Only these of train, val, test.")] = "",
     limit: LimitOption = None,
     check: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
@@ -58,7 +60,8 @@ def prepare(
 
     prepare_command(
         dataset, raw=raw, out=out, min_count=min_count, labels=_split(labels), task=task, val_directories=_split(val_directories),
-        limit=limit, check=check, follow_links=follow_links, seed=seed, scale=scale, dry_run=dry_run, overwrite=overwrite,
+        splits=_split(splits), limit=limit, check=check, follow_links=follow_links, seed=seed, scale=scale, dry_run=dry_run,
+        overwrite=overwrite,
     )
 
 
@@ -106,13 +109,14 @@ def evaluate(
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")] = None,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to evaluate.")] = "val",
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
+    workers: Workers = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of RUN/eval/SPLIT.")] = None,
     limit: LimitOption = None, dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""
     from vldistill.commands.evaluate import evaluate_command
 
-    evaluate_command(runs, data=data, split=split, batch=batch, out=out, limit=limit, dry_run=dry_run)
+    evaluate_command(runs, data=data, split=split, batch=batch, workers=workers, out=out, limit=limit, dry_run=dry_run)
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
@@ -124,11 +128,12 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="With --pairs: where answers go.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
+    workers: Workers = 0,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.commands.evaluate import predict_command
 
-    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch)
+    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers)
 
 
 @app.command(epilog="Example: vldistill bench --batch 32,256 --precision fp32,bf16")

@@ -96,6 +96,12 @@ def test_a_limit_is_marked_partial_as_is_what_is_trained_on_it(command, raw):
     assert manifest["partial"] is True and manifest["counts"]["train"]["records"] == 2
 
 
+def test_only_the_splits_asked_for_are_written(command, world, tmp_path):
+    raw = "artifacts/raw/toy/nlvr2"
+    assert command("prepare", "nlvr2", "--raw", raw, "--splits", "val,test", "--out", tmp_path / "some").code == 0
+    assert {path.name for path in (tmp_path / "some").glob("*.jsonl")} == {"val.jsonl", "test.jsonl", "images.jsonl"}
+
+
 def test_overwrite_replaces_an_artifact(command, raw):
     assert command("prepare", "jsonl", "--raw", raw).code == 0
     first = json.loads((raw.parent / "artifacts/data/jsonl/manifest.json").read_text())["fingerprint"]
@@ -105,14 +111,14 @@ def test_overwrite_replaces_an_artifact(command, raw):
     assert json.loads((raw.parent / "artifacts/data/jsonl/manifest.json").read_text())["fingerprint"] != first
 
 
-@pytest.mark.parametrize("moment", ["check_images", "write_records"])
+@pytest.mark.parametrize("moment", ["check_images", "take"])
 def test_an_interruption_leaves_no_artifact_and_the_one_before(command, raw, monkeypatch, tree, moment):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     assert command("prepare", "jsonl", "--raw", raw, "--out", "kept").code == 0
     before = tree(raw.parent)
-    place = {"check_images": "vldistill.data.image_files.check_images", "write_records": "vldistill.data.prepare.write_records"}
+    place = {"check_images": "vldistill.data.image_files.check_images", "take": "vldistill.data.writing.RecordWriter.take"}
     with monkeypatch.context() as patch:
         patch.setattr(place[moment], interrupted)
         assert command("prepare", "jsonl", "--raw", raw, "--out", "new").code == 130

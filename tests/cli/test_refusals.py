@@ -70,6 +70,7 @@ REFUSALS = {
     "prepare over an artifact": (f"prepare nlvr2 --raw {NLVR2} --out artifacts/data/toy-nlvr2", ["already exists"]),
     "prepare over a stranger": (f"prepare nlvr2 --raw {NLVR2} --out runs --overwrite", ["not an artifact"]),
     "prepare an option of another": (f"prepare nlvr2 --raw {NLVR2} --labels a,b", ["labels means nothing for nlvr2"]),
+    "prepare no such split": (f"prepare nlvr2 --raw {NLVR2} --splits dev", ["split 'dev' is not known", "train, val, test"]),
     "prepare images somehow": ("prepare toy --images some", ["--images some"]),
     "prepare a toy of no size": ("prepare toy --scale 0 --out x --raw x", ["scale is 0"]),
 }  # fmt: skip

@@ -6,13 +6,14 @@ import pytest
 from raw_worlds import nlvr2_row, nlvr_world, picture, snli_row, vqa_rows, vqa_world, write_lines, write_vqa
 
 from vldistill.data.sources import jsonl, nlvr, nlvr2, snli_ve, vqa
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.base import SourceData, SourceOptions
 from vldistill.errors import InputError, Problems
 
 
 def load(source, root, **options):
     problems = Problems()
-    data = source.read(root, SourceOptions(**options), problems)
+    data = SourceData()
+    source.read(root, SourceOptions(**options), problems, data)
     problems.raise_if_any()
     return data
 

@@ -14,16 +14,17 @@ from vldistill.errors import InputError
 
 def prepare_command(
     dataset: str, *, raw: Path | None, out: Path | None, min_count: int, labels: tuple[str, ...], task: str | None,
-    val_directories: tuple[str, ...], limit: int | None, check: str, follow_links: bool, seed: int, scale: float,
-    dry_run: bool, overwrite: bool,
+    val_directories: tuple[str, ...], splits: tuple[str, ...], limit: int | None, check: str, follow_links: bool, seed: int,
+    scale: float, dry_run: bool, overwrite: bool,
 ) -> None:
     """`vldistill prepare`."""
     if check not in ("decode", "header", "none"):
         raise InputError(f"--images {check} is not known", hint="decode, header or none")
-    options = SourceOptions(min_answer_count=min_count, val_directories=val_directories, labels=labels, task=task)
+    options = SourceOptions(min_answer_count=min_count, val_directories=val_directories, labels=labels, task=task,
+                            splits=splits or None)
     name = dataset.replace("-", "_").lower()
     if name == "toy":
-        given = {"--limit": limit, "--labels": labels, "--task": task, "--val-directories": val_directories,
+        given = {"--splits": splits, "--limit": limit, "--labels": labels, "--task": task, "--val-directories": val_directories,
                  "--images": check != "decode", "--follow-links": follow_links}
         for option, value in given.items():
             if value:

@@ -43,6 +43,10 @@ class AnswerVocabulary:
         counts = Counter(map(normalise_answer, majority))
         return cls([name for name, count in counts.items() if count >= min_count], min_count)
 
+    def knows(self, answers: Iterable[str]) -> bool:
+        """Whether one of a question's answers is a class."""
+        return any(normalise_answer(answer) in self.index for answer in answers)
+
     def soft_target(self, answers: Iterable[str]) -> dict[int, float]:
         """Class -> score in (0, 1] of one question, from how many annotators gave it; empty where none is known."""
         counts = Counter(self.index.get(normalise_answer(answer), -1) for answer in answers)

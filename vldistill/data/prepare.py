@@ -1,6 +1,7 @@
 """`prepare`: a raw data set is read, checked whole, and written as a data artifact of records.
 
-Nothing is written before every line and every image has been checked; all faults are told at once.
+Records go to a temporary folder as they are read; it becomes the artifact when every line and every image has been
+checked, and is removed otherwise. All faults are told at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,22 @@ from rich.text import Text
 
 from vldistill import artifacts
 from vldistill.data import image_files
-from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary, majority_answer
+from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
-from vldistill.data.records import write_records
-from vldistill.data.sources import jsonl, nlvr, nlvr2, snli_ve, vqa
+from vldistill.data.sources import jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, vqa
 from vldistill.data.sources.base import SPLITS, SourceData, SourceOptions, nearest
+from vldistill.data.writing import MOST_FREQUENT, RecordWriter
 from vldistill.errors import InputError, Problems
 
-SOURCES: dict[str, Callable[[Path, SourceOptions, Problems], SourceData]] = {
+SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] = {
     "vqa": vqa.read,
     "snli_ve": snli_ve.read,
     "nlvr2": nlvr2.read,
     "nlvr": nlvr.read,
     "jsonl": jsonl.read,
+    "vcr": vcr.read,
+    "flickr30k": karpathy.read_flickr30k,
+    "coco": karpathy.read_coco,
 }
 # The options that each source reads (all read `splits`): one given in vain is an error, not a silence.
 _OPTIONS = {
@@ -38,9 +43,11 @@ _OPTIONS = {
     "nlvr2": set(),
     "nlvr": {"val_directories"},
     "jsonl": {"min_answer_count", "labels", "task"},
+    "vcr": set(),
+    "flickr30k": set(),
+    "coco": set(),
 }
 IMAGES_FILE = "images.jsonl"
-MOST_FREQUENT = 10
 
 
 def prepare(
@@ -63,38 +70,40 @@ def prepare(
     only its header. check_images: look at images at all (without, the artifact has no image list and says
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
     progress(done, total) counts images.
-    Raises InputError with every fault found, before anything is written.
+    Raises InputError with every fault found; nothing is then left behind.
     """
     started = time.monotonic()
     options = options or SourceOptions()
     name = _source_name(dataset)
     _check_arguments(name, raw, options, limit)
     artifacts.refuse_existing(out, overwrite)
-    problems = Problems()
-    data = SOURCES[name](raw, options, problems)
-    if limit is not None:
-        data.splits = {split: records[:limit] for split, records in data.splits.items()}
-    root = data.root or raw
-    images = _images(root, data, problems, decode_images, check_images, follow_links, progress)
-    if not problems and not any(data.splits.values()):
-        problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
-    problems.raise_if_any(str(raw))
-    manifest = artifacts.new_manifest(
-        "prepare",
-        dataset=name,
-        task=data.task,
-        labels=data.labels,
-        raw_root=str(root.resolve()),
-        counts=_counts(data),
-        vocabulary=None if data.vocabulary is None else len(data.vocabulary),
-        unanswerable=_unanswerable(data),
-        partial=limit is not None,
-        notes=data.notes,
-        images=("decoded" if decode_images else "headers") if check_images else "unchecked",
-    )
-    if not dry_run:
-        with artifacts.building(out, overwrite=overwrite) as folder:
-            _write(folder, data, images if check_images else None)
+    with ExitStack() as stack:
+        # Removed again where anything is wrong.
+        folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite))
+        data, problems = SourceData(), Problems()
+        with RecordWriter(data, folder, limit) as writer:
+            data.take, data.take_region = writer.take, writer.take_region
+            SOURCES[name](raw, options, problems, data)
+        images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress)
+        if not problems and not writer.records:
+            problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
+        problems.raise_if_any(str(raw))
+        manifest = artifacts.new_manifest(
+            "prepare",
+            dataset=name,
+            task=data.task,
+            labels=data.labels,
+            raw_root=str((data.root or raw).resolve()),
+            counts=writer.counts(),
+            regions=writer.regions,
+            vocabulary=None if data.vocabulary is None else len(data.vocabulary),
+            unanswerable=writer.unanswerable(),
+            partial=limit is not None,
+            notes=data.notes,
+            images=("decoded" if decode_images else "headers") if check_images else "unchecked",
+        )
+        if folder is not None:
+            _finish(folder, data, images if check_images else None)
             manifest["files"] = {path.name: artifacts.file_digest(path) for path in sorted(folder.iterdir())}
             parts = {key: manifest[key] for key in ("dataset", "task", "labels", "files")}
             manifest |= {
@@ -136,18 +145,13 @@ def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | 
 
 def _images(
     root: Path,
-    data: SourceData,
+    where_of: dict[str, str],
     problems: Problems,
     decode: bool,
     check: bool,
     follow_links: bool,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, ImageInfo]:
-    where_of: dict[str, str] = {}
-    for split, records in data.splits.items():
-        for record, where in zip(records, data.where[split], strict=False):
-            for path in record.images:
-                where_of.setdefault(path, where)
     if check:
         return image_files.check_images(
             root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress
@@ -156,41 +160,8 @@ def _images(
     return {}
 
 
-def _counts(data: SourceData) -> dict[str, Any]:
-    counts, answers = {}, {}
-    for split in (split for split in SPLITS if split in data.splits):
-        records = data.splits[split]
-        types = Counter(record.type for record in records if record.type is not None)
-        labels = Counter(record.label for record in records if record.label is not None)
-        answers[split] = Counter(majority_answer(record.answers) for record in records if record.answers)
-        counts[split] = {
-            "records": len(records),
-            "images": len({path for record in records for path in record.images}),
-            "by_type": dict(types.most_common()),
-            "by_label": {name: labels[i] for i, name in enumerate(data.labels or ()) if labels[i]},
-        }
-    if data.vocabulary is not None:
-        # The same answers for every split, so that an absent one is a zero and not the eleventh.
-        names = [name for name, _ in sum(answers.values(), Counter()).most_common(MOST_FREQUENT)]
-        for split, part in counts.items():
-            part["top_answers"] = {name: answers[split][name] for name in names}
-    return counts
-
-
-def _unanswerable(data: SourceData) -> dict[str, int] | None:
-    vocabulary: AnswerVocabulary | None = data.vocabulary
-    if vocabulary is None:
-        return None
-    return {
-        split: sum(record.answers is not None and not vocabulary.soft_target(record.answers) for record in records)
-        for split, records in data.splits.items()
-    }
-
-
-def _write(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None) -> None:
-    for split in SPLITS:
-        if split in data.splits:
-            write_records(folder / f"{split}.jsonl", data.splits[split])
+def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None) -> None:
+    """Writes what stands beside the records: the images and the answer vocabulary."""
     if images is not None:
         with (folder / IMAGES_FILE).open("w", encoding="utf-8", newline="\n") as file:
             for path, info in images.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ Word = str | list[int]
 @dataclass(frozen=True)
 class TaskSpec:
     """What a task's records hold. `images`: images per record; `target`: "label" (one class of the artifact's label
-    map), "answers" (VQA: annotators' answers, scored softly) or "none" (captions)."""
+    map), "answers" (VQA: annotators' answers, scored softly), "choice" (VCR: one of the record's own `choices`) or "none"
+    (captions)."""
 
     images: int
     target: str
@@ -34,6 +35,7 @@ TASKS: dict[str, TaskSpec] = {
     "nlvr": TaskSpec(images=1, target="label"),
     "classification": TaskSpec(images=1, target="label"),
     "pair_classification": TaskSpec(images=2, target="label"),
+    "vcr": TaskSpec(images=1, target="choice"),
     "caption": TaskSpec(images=1, target="none"),
 }
 
@@ -43,9 +45,12 @@ class Record:
     """One example.
 
     id: unique within a data artifact's split. images: paths relative to the raw root (1, or 2 for pairs).
-    text: words. label: index into the artifact's label names, None where the split has none.
+    text: words. choices: what is chosen from (VCR). label: index into the artifact's label names, or into `choices`; None where
+    the split has none.
     answers: the annotators' raw answers (VQA), None where the split has none.
-    type: the dataset's own category of the example, by which results are broken down. meta: whatever else a metric needs.
+    type: the dataset's own category of the example, by which results are broken down. objects: the class of each object of the
+    image, which tags index. given: words that stand between text and choices (VCR's QA->R: the answer to be justified).
+    meta: whatever else a metric needs.
     """
 
     id: str
@@ -56,12 +61,14 @@ class Record:
     label: int | None = None
     answers: list[str] | None = None
     type: str | None = None
+    objects: list[str] | None = None
+    given: list[Word] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON; fields that are None or empty are left out."""
         row: dict[str, Any] = {"id": self.id, "task": self.task, "images": self.images, "text": self.text}
-        for key in ("choices", "label", "answers", "type"):
+        for key in ("choices", "label", "answers", "type", "objects", "given"):
             value = getattr(self, key)
             if value is not None:
                 row[key] = value
@@ -125,15 +132,28 @@ def read_json(path: Path) -> Any:
         raise InputError(str(error), where=str(path)) from None
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    """A file's lines; bytes, since text would also break at U+2028 and the like, which may stand inside a JSON string."""
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except IsADirectoryError:
+        raise InputError("is a folder, a file was expected", where=str(path)) from None
+
+
 def read_jsonl(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file:line`, object) of each non-empty line; faulty lines go to `problems` and are skipped."""
-    # Not `splitlines`: it also breaks at U+2028 and the like, which may stand inside a JSON string.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            row = parse(line)
+            row = parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            problems.add(f"not UTF-8 at byte {error.start} of the line", where=where, hint="save the file as UTF-8")
+            continue
         except ValueError as error:
             problems.add(str(error), where=where)
             continue
@@ -158,11 +178,3 @@ def read_records(path: Path) -> list[Record]:
         records.append(Record(**row))
     problems.raise_if_any(str(path))
     return records
-
-
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes one record a line."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(record.to_json())
-            file.write("\n")

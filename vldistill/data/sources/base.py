@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +39,39 @@ class SourceOptions:
 
 @dataclass
 class SourceData:
-    """A data set as records.
+    """A data set as its source reads it: the source fills in the fields, then adds records one by one.
 
-    where: for each split, the `file:line` (or `file#question_id`) of each record, by which image faults are named.
-    root: what image paths are relative to (None: the raw folder). notes: lines to print for the user.
+    task, labels and vocabulary are set before the first record. root: what image paths are relative to (None: the raw
+    folder). notes: lines to print for the user. take(split, record, where) gets each record, so that a large data set is
+    never held whole, and take_region each image's annotated objects; without them they are kept in `splits`, with the `where`
+    of each, and in `regions`.
     """
 
-    task: str
-    splits: dict[str, list[Record]] = field(default_factory=dict)
+    task: str = ""
     labels: list[str] | None = None
     vocabulary: AnswerVocabulary | None = None
-    where: dict[str, list[str]] = field(default_factory=dict)
     root: Path | None = None
     notes: list[str] = field(default_factory=list)
+    take: Callable[[str, Record, str], None] | None = None
+    take_region: Callable[[dict[str, Any]], None] | None = None
+    splits: dict[str, list[Record]] = field(default_factory=dict)
+    where: dict[str, list[str]] = field(default_factory=dict)
+    regions: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, split: str, record: Record, where: str) -> None:
-        """Appends a record to a split."""
+        """Adds a record. where: its `file:line` (or `file#question_id`), by which faults of its images are named."""
+        if self.take is not None:
+            self.take(split, record, where)
+            return
         self.splits.setdefault(split, []).append(record)
         self.where.setdefault(split, []).append(where)
+
+    def add_region(self, row: dict[str, Any]) -> None:
+        """Adds what is annotated of one image: `image` (its path), `width`, `height`, `names`, `boxes` and `polygons`."""
+        if self.take_region is not None:
+            self.take_region(row)
+        else:
+            self.regions.append(row)
 
 
 class Row:
@@ -269,6 +285,14 @@ def wrong_layout(root: Path, dataset: str, expected: Sequence[str]) -> InputErro
     return InputError(
         f"does not look like {dataset}: found {found}", where=str(root), hint=f"expected {' or '.join(expected)}"
     )
+
+
+def first_objects(path: Path, most: int = 50) -> list[dict[str, Any]]:
+    """The first objects of a JSON-lines file, for a look ahead; its faults are left for the reading proper."""
+    try:
+        return [row for _, row in islice(read_jsonl(path, Problems()), most)]
+    except (InputError, OSError):
+        return []
 
 
 def first_holding(root: Path, folders: Sequence[str], names: Iterable[str]) -> str:

@@ -50,7 +50,7 @@ class _Line:
         return "label" if self.label is not None else "answers" if self.answers is not None else "none"
 
 
-def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads `{train,val,test}.jsonl` of a folder, or one .jsonl file (as `test`, unless it is named as a split).
 
     Image paths are relative to the folder. Raises InputError where no such file is there or the task is unknown;
@@ -69,7 +69,7 @@ def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
     kinds: dict[str, str] = {}
     for split, path in files.items():
         lines[split] = _read_split(path, split, kinds, ignored, problems)
-    data = SourceData(task=_task(lines, options, problems), root=root if root.is_dir() else root.parent)
+    data.task, data.root = _task(lines, options), root if root.is_dir() else root.parent
     if not root.is_dir() and root.stem not in SPLITS:
         data.notes.append(f"{root.name} is not named as a split: read as test")
     if ignored:
@@ -85,7 +85,6 @@ def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
     for split in filter(options.wants, lines):
         for line in lines[split]:
             _add(line, split, data)
-    return data
 
 
 def _read_split(
@@ -150,7 +149,7 @@ def _answers(row: Row) -> list[str] | None:
     return answers * _ANNOTATORS if answers and len(answers) == 1 else answers
 
 
-def _task(lines: dict[str, list[_Line]], options: SourceOptions, problems: Problems) -> str:
+def _task(lines: dict[str, list[_Line]], options: SourceOptions) -> str:
     if options.task is not None:
         return options.task
     flat = [line for split in lines.values() for line in split]

@@ -7,6 +7,7 @@ directories, never drawn at random.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from vldistill.data.records import Record, split_words
@@ -15,17 +16,18 @@ from vldistill.errors import InputError, Problems
 
 LABELS = ["false", "true"]
 PERMUTATIONS = 6
+Splits = dict[str, list[tuple[Record, str]]]  # records with their `file:line`; few enough to be held
 _OFFICIAL = {"train": "train", "val": "dev", "test": "test"}
 
 
-def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there and holds `options.val_directories` out.
 
     With directories held out of train, dev serves as test where there is no test split; without a train split they
     are held out of dev, which becomes train. Raises InputError where no split is there, or for a directory that is
     not in the data; faults go to `problems`.
     """
-    data = SourceData(task="nlvr", labels=list(LABELS))
+    data.task, data.labels = "nlvr", list(LABELS)
     files = {
         split: root / name / f"{name}.json"
         for split, name in _OFFICIAL.items()
@@ -33,18 +35,17 @@ def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
     }
     if not files:
         raise wrong_layout(root, "NLVR", ["train/train.json, dev/dev.json, test/test.json"])
-    for split, path in files.items():
-        _read_split(path, split, data, problems)
+    splits: Splits = {split: list(_read_split(path, split, problems)) for split, path in files.items()}
     if options.val_directories:
-        _hold_out(options.val_directories, data, root)
+        splits = _hold_out(options.val_directories, splits, root, data.notes)
     elif "train" not in files and "val" in files:
         data.notes.append("there is no train split: hold whole directories of dev out as val to train on the others")
-    for split in [split for split in data.splits if not options.wants(split)]:
-        del data.splits[split], data.where[split]
-    return data
+    for split in filter(options.wants, splits):
+        for record, where in splits[split]:
+            data.add(split, record, where)
 
 
-def _read_split(path: Path, split: str, data: SourceData, problems: Problems) -> None:
+def _read_split(path: Path, split: str, problems: Problems) -> Iterator[tuple[Record, str]]:
     seen, official = Seen(), _OFFICIAL[split]
     for row in read_rows(path, problems):
         identifier, sentence, label = row.text("identifier"), row.text("sentence"), row.one_of("label", LABELS)
@@ -68,39 +69,29 @@ def _read_split(path: Path, split: str, data: SourceData, problems: Problems) ->
                 label=label,
                 meta={"identifier": identifier, "directory": str(directory)},
             )
-            data.add(split, record, row.where)
+            yield record, row.where
 
 
-def _hold_out(directories: tuple[str, ...], data: SourceData, root: Path) -> None:
-    source = "train" if "train" in data.splits else "val"
-    official = _OFFICIAL[source]
-    pairs = list(zip(data.splits.get(source, []), data.where.get(source, []), strict=True))
+def _hold_out(directories: tuple[str, ...], splits: Splits, root: Path, notes: list[str]) -> Splits:
+    """Whole directories of train become val, and dev then becomes test; without train, dev is split so."""
+    source = "train" if "train" in splits else "val"
+    official, pairs = _OFFICIAL[source], splits[source]
     present = {record.meta["directory"] for record, _ in pairs}
     unknown = [directory for directory in directories if directory not in present]
     if pairs and (unknown or present <= set(directories)):
-        message = (
-            f"has no directory {listed(unknown)}"
-            if unknown
-            else "would be held out whole, and nothing is left to train on"
-        )
         raise InputError(
-            message, where=str(root / official), hint=f"choose some of {listed(sorted(present, key=int), most=20)}"
-        )
-    kept = [pair for pair in pairs if pair[0].meta["directory"] not in directories]
+            f"has no directory {listed(unknown)}" if unknown else "would be held out whole, and nothing is left to train on",
+            where=str(root / official), hint=f"choose some of {listed(sorted(present, key=int), most=20)}")
     held = [pair for pair in pairs if pair[0].meta["directory"] in directories]
-    if source == "train" and "val" in data.splits:
-        _move_dev(data)
-    for split, part in (("train", kept), ("val", held)):
-        data.splits[split], data.where[split] = [record for record, _ in part], [where for _, where in part]
+    found = {"train": [pair for pair in pairs if pair[0].meta["directory"] not in directories], "val": held}
+    if "test" in splits:
+        found["test"] = splits["test"]
     if source == "val":
-        data.notes.append("there is no train split: dev is read as train, less the directories held out as val")
-    data.notes.append(f"val: directories {listed(directories, most=20)} of {official}, {len(held):,} records")
-
-
-def _move_dev(data: SourceData) -> None:
-    records, where = data.splits.pop("val"), data.where.pop("val")
-    if "test" in data.splits:
-        data.notes.append(f"dev ({len(records):,} records) is left out, since val is held out of train")
-    else:
-        data.splits["test"], data.where["test"] = records, where
-        data.notes.append("dev is read as test, since val is held out of train")
+        notes.append("there is no train split: dev is read as train, less the directories held out as val")
+    elif "val" in splits and "test" in splits:
+        notes.append(f"dev ({len(splits['val']):,} records) is left out, since val is held out of train")
+    elif "val" in splits:
+        found["test"] = splits["val"]
+        notes.append("dev is read as test, since val is held out of train")
+    notes.append(f"val: directories {listed(directories, most=20)} of {official}, {len(held):,} records")
+    return found

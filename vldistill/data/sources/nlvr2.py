@@ -12,6 +12,7 @@ from vldistill.data.sources.base import (
     SourceData,
     SourceOptions,
     first_holding,
+    first_objects,
     joined,
     quoted,
     read_rows,
@@ -26,12 +27,12 @@ _ANNOTATION_FOLDERS = ("", "nlvr2/data", "data")
 _IDENTIFIER = re.compile(r"(train|dev|test1)-(\d+)-(\d+)-(\d+)")
 
 
-def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there. Raises InputError where none is; faults go to `problems`.
 
     meta has `set`, `pair` and `sentence`: consistency groups the records that differ in `pair` only.
     """
-    data = SourceData(task="nlvr2", labels=list(LABELS))
+    data.task, data.labels = "nlvr2", list(LABELS)
     folder = next(
         (f for f in _ANNOTATION_FOLDERS if any((root / f / name).is_file() for name in _FILES.values())), None
     )
@@ -41,11 +42,13 @@ def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
         path = root / folder / name if folder else root / name
         if path.exists() and options.wants(split):
             _read_split(path, root, split, data, problems)
-    return data
 
 
 def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: Problems) -> None:
-    seen = Seen()
+    seen, official = Seen(), _OFFICIAL[split]
+    first = [row for row in first_objects(path) if _IDENTIFIER.fullmatch(str(row.get("identifier")))]
+    names = [name for row in first for name in _image_names(row["identifier"], str(row.get("directory") or ""))]
+    folder = first_holding(root, (f"images/{official}", official), names)
     for row in read_rows(path, problems):
         identifier, sentence = row.text("identifier"), row.text("sentence")
         label, synset = row.one_of("label", LABELS), row.text("synset", optional=True)
@@ -56,28 +59,26 @@ def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: 
             if parts is None:
                 row.fault(
                     f"identifier {quoted(identifier)} is not `split-set-pair-sentence`",
-                    f"expected one like {_OFFICIAL[split]}-850-0-1",
+                    f"expected one like {official}-850-0-1",
                 )
-            elif parts[1] != _OFFICIAL[split]:
+            elif parts[1] != official:
                 row.fault(
                     f"identifier {quoted(identifier)} is not of {path.name}",
-                    f"expected it to begin with {_OFFICIAL[split]}-",
+                    f"expected it to begin with {official}-",
                 )
         if not row.good:
             continue
-        names = [joined(directory, f"{parts[1]}-{parts[2]}-{parts[3]}-img{side}.png") for side in (0, 1)]
+        names = [joined(folder, name) for name in _image_names(identifier, directory)]
         meta = {"set": parts[2], "pair": parts[3], "sentence": parts[4]}
         record = Record(
             id=identifier, task="nlvr2", images=names, text=split_words(sentence), label=label, type=synset, meta=meta
         )
         data.add(split, record, row.where)
-    records = data.splits.get(split, [])
-    official = _OFFICIAL[split]
-    folder = first_holding(
-        root, (f"images/{official}", official), (name for record in records for name in record.images)
-    )
-    for record in records:
-        record.images = [joined(folder, name) for name in record.images]
+
+
+def _image_names(identifier: str, directory: str) -> list[str]:
+    """The two images of `split-set-pair-sentence`, whose sentences share them."""
+    return [joined(directory, f"{identifier.rpartition('-')[0]}-img{side}.png") for side in (0, 1)]
 
 
 def _directory(row: Row) -> str:

@@ -12,6 +12,7 @@ from vldistill.data.sources.base import (
     SourceData,
     SourceOptions,
     first_holding,
+    first_objects,
     joined,
     quoted,
     read_rows,
@@ -27,12 +28,12 @@ _IMAGE_FOLDERS = ("flickr30k-images", "images", "")
 _IMAGE_ID = re.compile(r"[\w\-][\w.\-]*")
 
 
-def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there; a folder with one other .jsonl is read as `test`.
 
     Raises InputError where the folder holds neither; faults go to `problems`.
     """
-    data = SourceData(task="snli_ve", labels=list(LABELS))
+    data.task, data.labels = "snli_ve", list(LABELS)
     files = {split: root / name for split, name in _FILES.items() if (root / name).exists()}
     if not files:
         others = sorted(root.glob("*_data.jsonl")) or sorted(root.glob("*.jsonl"))
@@ -40,18 +41,18 @@ def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
             raise wrong_layout(root, "SNLI-VE", [", ".join(_FILES.values()), "a single .jsonl file"])
         files = {"test": others[0]}
         data.notes.append(f"{others[0].name} is not named as a split of SNLI-VE: read as test")
+    names = [_image_name(row[key]) for path in files.values() for row in first_objects(path) for key in _IMAGE_KEYS if key in row]
+    folder = first_holding(root, _IMAGE_FOLDERS, names)
     for split, path in files.items():
         if options.wants(split):
-            _read_split(path, split, data, problems)
-    names = dict.fromkeys(record.images[0] for records in data.splits.values() for record in records)
-    folder = first_holding(root, _IMAGE_FOLDERS, names)
-    for records in data.splits.values():
-        for record in records:
-            record.images = [joined(folder, record.images[0])]
-    return data
+            _read_split(path, split, folder, data, problems)
 
 
-def _read_split(path: Path, split: str, data: SourceData, problems: Problems) -> None:
+def _image_name(image: object) -> str:
+    return f"{str(image).removesuffix('.jpg')}.jpg"
+
+
+def _read_split(path: Path, split: str, folder: str, data: SourceData, problems: Problems) -> None:
     seen, undecided = Seen(), 0
     for row in read_rows(path, problems):
         key = next((key for key in _IMAGE_KEYS if key in row.values), _IMAGE_KEYS[0])
@@ -69,12 +70,8 @@ def _read_split(path: Path, split: str, data: SourceData, problems: Problems) ->
         if no_majority:
             undecided += 1
         elif row.good:
-            name = image if image.endswith(".jpg") else f"{image}.jpg"
             meta = {"premise": premise} if premise else {}
-            data.add(
-                split,
-                Record(id=pair, task="snli_ve", images=[name], text=split_words(hypothesis), label=label, meta=meta),
-                row.where,
-            )
+            words, images = split_words(hypothesis), [joined(folder, _image_name(image))]
+            data.add(split, Record(id=pair, task="snli_ve", images=images, text=words, label=label, meta=meta), row.where)
     if undecided:
         data.notes.append(f'{split}: {undecided:,} pairs without an agreed label ("-") left out')

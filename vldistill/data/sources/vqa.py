@@ -32,9 +32,9 @@ def image_path(split: str, image_id: int) -> str:
     return f"{_PARTS[split]}/COCO_{_PARTS[split]}_{image_id:012d}.jpg"
 
 
-def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
+def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there. Raises InputError where neither train nor val is; faults go to `problems`."""
-    data = SourceData(task="vqa")
+    data.task = "vqa"
     majority: list[str] = []
     present = [
         s
@@ -45,23 +45,20 @@ def read(root: Path, options: SourceOptions, problems: Problems) -> SourceData:
         raise wrong_layout(
             root, "VQA v2", [f"{questions_file(s)} with {annotations_file(s)}" for s in ("train", "val")]
         )
-    for split in present:
-        # The vocabulary is always train's and val's, so that a part of the data has the same classes as the whole.
-        if split == "test" and not options.wants(split):
-            continue
-        annotations = None if split == "test" else _read_annotations(root / annotations_file(split), majority, problems)
-        _read_questions(root / questions_file(split), split, annotations, data, problems)
-        if not options.wants(split):
-            data.splits.pop(split, None)
-            data.where.pop(split, None)
+    # The vocabulary is always train's and val's, so that a part of the data has the same classes as the whole.
+    annotations = {
+        split: _read_annotations(root / annotations_file(split), majority, problems) for split in present if split != "test"
+    }
     data.vocabulary = AnswerVocabulary.build(majority, options.min_answer_count)
+    for split in present:
+        if options.wants(split):
+            _read_questions(root / questions_file(split), split, annotations.pop(split, None), data, problems)
     if majority and not problems and not len(data.vocabulary):
         problems.add(
             f"no answer occurs {options.min_answer_count} times in {len(majority):,} questions",
             where=str(root),
             hint="lower --min-count",
         )
-    return data
 
 
 @dataclass(slots=True)

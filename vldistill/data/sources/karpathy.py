@@ -1,0 +1,78 @@
+"""Image captions in Karpathy's split files: Flickr30K and COCO. Five captions an image, each a record; none is dropped.
+
+COCO's `restval` (the part of val2014 that is in neither val nor test) is train, as in all later work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vldistill.data.records import Record, split_words
+from vldistill.data.sources.base import (
+    Row,
+    Seen,
+    SourceData,
+    SourceOptions,
+    first_holding,
+    joined,
+    kind_of,
+    quoted,
+    read_document,
+    wrong_layout,
+)
+from vldistill.errors import Problems
+
+_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+_ANNOTATION_FOLDERS = ("", "karpathy", "annotations")
+_FLICKR_FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "")
+
+
+def read_flickr30k(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
+    """Reads `dataset_flickr30k.json` and the images beside it. Raises InputError where it is missing; faults go to `problems`."""
+    _read(root, "dataset_flickr30k.json", "Flickr30K", options, problems, data)
+
+
+def read_coco(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
+    """Reads `dataset_coco.json`, with images in `train2014/` and `val2014/`. Errors as `read_flickr30k`."""
+    _read(root, "dataset_coco.json", "COCO captions", options, problems, data)
+
+
+def _read(root: Path, name: str, dataset: str, options: SourceOptions, problems: Problems, data: SourceData) -> None:
+    data.task = "caption"
+    path = next((root / folder / name for folder in _ANNOTATION_FOLDERS if (root / folder / name).is_file()), None)
+    if path is None:
+        raise wrong_layout(root, dataset, [joined(folder, name) for folder in _ANNOTATION_FOLDERS])
+    rows = read_document(path, "images", problems)
+    names = [str(row.values["filename"]) for row in rows[:50] if "filepath" not in row.values and "filename" in row.values]
+    folder = first_holding(root, _FLICKR_FOLDERS, names)
+    files, sentences = Seen(), Seen()
+    for row in rows:
+        image, split = row.text("filename"), row.one_of("split", list(_SPLITS))
+        place = row.text("filepath", optional=True)
+        captions = row.items("sentences")
+        number = row.integer("imgid")
+        if captions == []:
+            row.fault("has no caption", "drop the image")
+        if image is not None:
+            row.where = f"{path}#{image}"
+            files.add(image, row, "filename")
+        if not row.good:
+            continue
+        target = _SPLITS[list(_SPLITS)[split]]
+        if options.wants(target):
+            _add(row, captions, target, joined(folder if place is None else place, image), number, sentences, data)
+
+
+def _add(row: Row, captions: list, split: str, image: str, number: int, sentences: Seen, data: SourceData) -> None:
+    for caption in captions:
+        if not isinstance(caption, dict):
+            return row.fault(f"`sentences` holds {kind_of(caption)}", "a caption is an object with `raw` and `sentid`")
+        inner = Row(caption, row.where, row.problems)
+        text, name = inner.text("raw"), inner.integer("sentid")
+        if name is not None:
+            sentences.add(name, inner, "sentid")
+        words = split_words(text) if text is not None else []
+        if text is not None and not words:
+            inner.fault(f"caption {quoted(text)} has no word", "drop it")
+        if inner.good:
+            data.add(split, Record(id=str(name), task="caption", images=[image], text=words, meta={"imgid": number}), row.where)

@@ -1,0 +1,114 @@
+"""Records on their way to disk: counted and written one by one as a source reads them, so that none is held."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from vldistill.data.answers import majority_answer
+from vldistill.data.records import Record
+from vldistill.data.sources.base import SPLITS, SourceData
+
+REGIONS_FILE = "regions.jsonl"
+MOST_FREQUENT = 10
+
+
+class SplitCounts:
+    """What a manifest says of one split."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.unanswerable = 0
+        self.images: set[str] = set()
+        self.types: Counter[str] = Counter()
+        self.labels: Counter[int] = Counter()
+        self.answers: Counter[str] = Counter()
+
+    def add(self, record: Record, data: SourceData) -> None:
+        self.records += 1
+        self.images.update(record.images)
+        if record.type is not None:
+            self.types[record.type] += 1
+        if record.label is not None:
+            self.labels[record.label] += 1
+        if record.answers:
+            self.answers[majority_answer(record.answers)] += 1
+        if data.vocabulary is not None and record.answers is not None:
+            self.unanswerable += not data.vocabulary.knows(record.answers)
+
+
+class RecordWriter:
+    """Takes a source's records (`SourceData.take`) and writes `<folder>/<split>.jsonl`. Use as a context manager.
+
+    folder: None counts only. limit: the first N records of each split; those after it are dropped.
+    `where_of`: for each image the line that first names it.
+    """
+
+    def __init__(self, data: SourceData, folder: Path | None, limit: int | None = None):
+        self.data, self.folder, self.limit = data, folder, limit
+        self.where_of: dict[str, str] = {}
+        self._splits: dict[str, SplitCounts] = {}
+        self._files: dict[str, TextIO] = {}
+        self._stack = ExitStack()
+        self.regions = 0
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def take(self, split: str, record: Record, where: str) -> None:
+        counts = self._splits.setdefault(split, SplitCounts())
+        if counts.records == self.limit:
+            return
+        counts.add(record, self.data)
+        for path in record.images:
+            self.where_of.setdefault(path, where)
+        self._write(f"{split}.jsonl", record.to_json)
+
+    def take_region(self, row: dict[str, Any]) -> None:
+        """Writes an image's annotated objects to `regions.jsonl`."""
+        self.regions += 1
+        self._write(REGIONS_FILE, lambda: json.dumps(row, ensure_ascii=False, allow_nan=False))
+
+    def _write(self, name: str, line: Callable[[], str]) -> None:
+        if self.folder is None:
+            return
+        if name not in self._files:
+            file = (self.folder / name).open("w", encoding="utf-8", newline="\n")
+            self._files[name] = self._stack.enter_context(file)
+        self._files[name].write(line() + "\n")
+
+    @property
+    def records(self) -> int:
+        return sum(split.records for split in self._splits.values())
+
+    def counts(self) -> dict[str, Any]:
+        """Records, images, types and labels of each split; for VQA the most frequent answers."""
+        splits = {name: self._splits[name] for name in SPLITS if name in self._splits}
+        counts: dict[str, Any] = {
+            name: {
+                "records": split.records,
+                "images": len(split.images),
+                "by_type": dict(split.types.most_common()),
+                "by_label": {label: split.labels[i] for i, label in enumerate(self.data.labels or ()) if split.labels[i]},
+            }
+            for name, split in splits.items()
+        }
+        if self.data.vocabulary is not None:
+            # The same answers for every split, so that an absent one is a zero and not the eleventh.
+            total = sum((split.answers for split in splits.values()), Counter())
+            for name, split in splits.items():
+                counts[name]["top_answers"] = {answer: split.answers[answer] for answer, _ in total.most_common(MOST_FREQUENT)}
+        return counts
+
+    def unanswerable(self) -> dict[str, int] | None:
+        """Of each split, the questions with no answer in the vocabulary; None without a vocabulary."""
+        if self.data.vocabulary is None:
+            return None
+        return {name: self._splits[name].unanswerable for name in SPLITS if name in self._splits}
