@@ -1,0 +1,195 @@
+"""Low-shot training sets: N questions or N images of every type of a task (ADVL, appendix A.3; N = 100 or 1000, seeds 0-3).
+
+- VCR (A.3.1): N questions of each of the 7 question types, each with both its records (Q->A and QA->R).
+- SNLI-VE (A.3.2): N images for each label, among those with a hypothesis of that label. All hypotheses of a drawn image are
+  kept, whatever their label. (The paper counts about 5 an image; the released training set has 18.)
+- VQA (A.3.3): N images for each of 8 question groups, each with at most 2 of its questions of that group.
+
+An image is drawn for one type only. Candidates are ordered by a hash of the seed and their name, and each is assigned to one
+type of those it has, whatever N is; a draw takes the first N of each type. So a smaller draw is part of every larger one of
+its seed, and neither the order of the records, nor the machine, nor the Python version matters.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from vldistill.data.question_types import VCR_SHARES, VQA_GROUPS, vqa_question_group
+from vldistill.data.records import Record
+from vldistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class TypeCount:
+    """One type of a draw. wanted, got and available (in the input) count the draw's unit; an image that has several types is
+    available to each of them. records: how many records were kept of what was drawn."""
+
+    wanted: int
+    got: int
+    available: int
+    records: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """records: those drawn, in the order of the input. by_type: every type of the task, also those of which there are none.
+    unit: what was counted, "questions" or "images"."""
+
+    records: list[Record]
+    by_type: dict[str, TypeCount]
+    unit: str
+
+    @property
+    def short(self) -> list[str]:
+        """The types of which fewer were drawn than wanted."""
+        return [name for name, count in self.by_type.items() if count.got < count.wanted]
+
+
+# --- the rules of each task -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LowShotRule:
+    """How a task is drawn.
+
+    unit: what a candidate is, "questions" or "images". name_of: the candidate that a record belongs to.
+    types: the types' names, None where they are the artifact's labels. type_of: a record's type from it and the names;
+    anything that is not a name stands for a record that cannot be used, which `needs` explains.
+    of_type: the most records that are kept of a drawn image, all of the type it was drawn for; None keeps all of any type.
+    """
+
+    unit: str
+    name_of: Callable[[Record], str]
+    types: tuple[str, ...] | None
+    type_of: Callable[[Record, Sequence[str]], str | None]
+    needs: str
+    of_type: int | None = None
+
+
+def _image(record: Record) -> str:
+    return record.images[0]
+
+
+def _vcr_question(record: Record) -> str:
+    # QA->R, the record with a given answer, has the question's id and a suffix: train-0:r.
+    return record.id if record.given is None else record.id.rpartition(":")[0] or record.id
+
+
+def _vcr_type(record: Record, names: Sequence[str]) -> str | None:
+    return record.type if record.label is not None else None
+
+
+def _snli_ve_label(record: Record, names: Sequence[str]) -> str | None:
+    return names[record.label] if record.label is not None and 0 <= record.label < len(names) else None
+
+
+def _vqa_group(record: Record, names: Sequence[str]) -> str | None:
+    return vqa_question_group(record.text) if record.answers else None
+
+
+LOWSHOT_RULES: dict[str, LowShotRule] = {
+    "vcr": LowShotRule("questions", _vcr_question, tuple(VCR_SHARES), _vcr_type, needs="a label and a question type"),
+    "snli_ve": LowShotRule("images", _image, None, _snli_ve_label, needs="a label of the artifact's list"),
+    "vqa": LowShotRule("images", _image, tuple(VQA_GROUPS), _vqa_group, needs="answers", of_type=2),
+}
+
+
+# --- the draw ---------------------------------------------------------------------------------------------------------
+
+
+def draw(records: Sequence[Record], task: str, per_type: int, seed: int, labels: Sequence[str]) -> Draw:
+    """Draws `per_type` questions or images of each type of `task`, or as many as there are (`Draw.short`).
+
+    labels: the artifact's label names in order, which SNLI-VE's types are. Raises InputError for a task without low-shot
+    rules, `per_type` below 1, ids that repeat, and records without a type or an answer to learn from.
+    """
+    rule = LOWSHOT_RULES.get(task)
+    if rule is None:
+        raise InputError(f"task {task!r} has no low-shot rules", hint=f"tasks with rules: {', '.join(LOWSHOT_RULES)}")
+    if per_type < 1:
+        raise InputError(f"{per_type} per type: at least 1 is needed", hint="the paper has 100 and 1000")
+    names = tuple(labels) if rule.types is None else rule.types
+    candidates = _candidates(records, _types(records, rule, names), rule.name_of)
+    order = _draw_order(candidates, seed, rule.unit)
+    available = Counter(name for places in candidates.values() for name in places)
+    homes = _assign([candidates[key] for key in order], {name: available[name] for name in names})
+
+    got, kept = Counter(), Counter()
+    chosen: list[int] = []
+    for key, home in zip(order, homes, strict=True):
+        if got[home] < per_type:
+            got[home] += 1
+            places = _kept(candidates[key], home, rule.of_type, records, seed)
+            kept[home] += len(places)
+            chosen += places
+    by_type = {name: TypeCount(per_type, got[name], available[name], kept[name]) for name in names}
+    return Draw([records[place] for place in sorted(chosen)], by_type, rule.unit)
+
+
+def _types(records: Sequence[Record], rule: LowShotRule, names: Sequence[str]) -> list[str]:
+    """Each record's type. Raises InputError where one has none, or where ids repeat."""
+    types = [rule.type_of(record, names) for record in records]
+    known = set(names)
+    unusable = [record.id for record, name in zip(records, types, strict=True) if name not in known]
+    if unusable:
+        raise InputError(
+            f"{len(unusable):,} of {len(records):,} records are without {rule.needs}, the first is {unusable[0]!r}",
+            hint="draw from a labelled training split",
+        )
+    ids = Counter(record.id for record in records)
+    if len(ids) < len(records):
+        twice, times = ids.most_common(1)[0]
+        raise InputError(f"record id {twice!r} appears {times} times", hint="ids must be unique within a split")
+    return types
+
+
+def _candidates(
+    records: Sequence[Record], types: Sequence[str], name_of: Callable[[Record], str]
+) -> dict[str, dict[str, list[int]]]:
+    """What can be drawn: by question id or image path, the positions of its records by type."""
+    candidates: dict[str, dict[str, list[int]]] = {}
+    for place, (record, name) in enumerate(zip(records, types, strict=True)):
+        candidates.setdefault(name_of(record), {}).setdefault(name, []).append(place)
+    return candidates
+
+
+def _rank(seed: int, name: str) -> tuple[bytes, str]:
+    """Sorts names at random, in a way that depends on the seed and on nothing else; the name breaks a tie."""
+    return blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest(), name
+
+
+def _draw_order(candidates: Collection[str], seed: int, unit: str) -> list[str]:
+    # The folder that all images share is left out: where a user keeps them must not change the draw.
+    folders = {posixpath.dirname(key) for key in candidates} if unit == "images" else set()
+    shared = posixpath.commonpath(folders) + "/" if folders else ""
+    return sorted(candidates, key=lambda key: _rank(seed, key.removeprefix(shared)))
+
+
+def _assign(candidates: Sequence[Collection[str]], available: Mapping[str, int]) -> list[str]:
+    """One type for each candidate, of the types that it has.
+
+    A candidate goes to that one of its types which holds the fewest so far, the rarer one among equals. So a rare type gets
+    nearly all images that have it, three labels that every image has share the images evenly (were the rarest type always
+    preferred, it would take them all), and nothing is wasted for any N: an image goes to a type that already holds N only
+    if all its types do. Candidates with few types come first, since those with many can make up for them. No search follows
+    for an assignment that fills one place more, which could exist where there are hardly enough images.
+    """
+    rarest_first = sorted(available, key=available.__getitem__)
+    held = dict.fromkeys(rarest_first, 0)
+    homes = [""] * len(candidates)
+    for place in sorted(range(len(candidates)), key=lambda place: len(candidates[place])):
+        home = min((name for name in rarest_first if name in candidates[place]), key=held.__getitem__)
+        held[home] += 1
+        homes[place] = home
+    return homes
+
+
+def _kept(places: Mapping[str, list[int]], home: str, of_type: int | None, records: Sequence[Record], seed: int) -> list[int]:
+    """The records that are kept of a drawn candidate; which ones does not depend on N."""
+    if of_type is None:
+        return [place for group in places.values() for place in group]
+    return sorted(places[home], key=lambda place: _rank(seed, records[place].id))[:of_type]
