@@ -39,10 +39,13 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folde
 
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
 def prepare(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vqa, snli-ve, nlvr2, nlvr, jsonl or toy.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ... or list, to name all.")],
     raw: Annotated[Path | None, typer.Option("--raw", metavar="DIR", help="Official files (toy: written there).")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/DATASET.")] = None,
     min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="VQA: least count of a class.")] = 9,
+    vqa_split: Annotated[
+        str, typer.Option("--vqa-split", metavar="HOW", show_default=False, help="vqa: official or trainval.")
+    ] = "official",
     labels: Annotated[str, typer.Option("--labels", metavar="A,B", help="jsonl: class names in order.")] = "",
     task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="jsonl: the task, if not plain.")] = None,
     val_directories: Annotated[str, typer.Option("--val-directories", metavar="4,5", help="nlvr: directories held out.")] = "",
@@ -50,6 +53,10 @@ def prepare(
     limit: LimitOption = None,
     check: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
+    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
+    statements: Annotated[bool, typer.Option("--statements", help="Also write train as statements.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
     scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
     dry_run: DryRun = False,
@@ -59,9 +66,10 @@ def prepare(
     from vldistill.commands.prepare import prepare_command
 
     prepare_command(
-        dataset, raw=raw, out=out, min_count=min_count, labels=_split(labels), task=task, val_directories=_split(val_directories),
-        splits=_split(splits), limit=limit, check=check, follow_links=follow_links, seed=seed, scale=scale, dry_run=dry_run,
-        overwrite=overwrite,
+        dataset, raw=raw, out=out, min_count=min_count, vqa_split=vqa_split, labels=_split(labels), task=task,
+        val_directories=_split(val_directories), splits=_split(splits), limit=limit, check=check, follow_links=follow_links,
+        seed=seed, scale=scale, lowshot=_split(lowshot), seeds=_split(seeds), domain_shift=domain_shift, statements=statements,
+        dry_run=dry_run, overwrite=overwrite,
     )
 
 

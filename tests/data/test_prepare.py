@@ -9,7 +9,8 @@ from raw_worlds import jsonl_world, nlvr2_row, nlvr_world, vqa_world, write_line
 from rich.console import Console
 
 from vldistill.artifacts import file_digest, read_manifest
-from vldistill.data.prepare import prepare, render_counts
+from vldistill.commands.prepare_tables import render_counts
+from vldistill.data.prepare import prepare
 from vldistill.data.records import read_records
 from vldistill.data.sources.base import SourceOptions
 from vldistill.errors import InputError
@@ -32,8 +33,8 @@ def test_artifact_of_labels(tmp_path):
     assert manifest["task"] == "classification" and manifest["labels"] == ["no", "yes"]
     assert manifest["raw_root"] == str((tmp_path / "raw").resolve())
     assert manifest["counts"] == {
-        "train": {"records": 4, "images": 2, "by_type": {}, "by_label": {"no": 2, "yes": 2}},
-        "val": {"records": 2, "images": 1, "by_type": {"easy": 2}, "by_label": {"yes": 2}},
+        "train": {"records": 4, "images": 2, "labelled": True, "by_type": {}, "by_label": {"no": 2, "yes": 2}},
+        "val": {"records": 2, "images": 1, "labelled": True, "by_type": {"easy": 2}, "by_label": {"yes": 2}},
     }
     assert manifest["vocabulary"] is None and not manifest["partial"] and manifest["images"] == "decoded"
     assert set(manifest["files"]) == {"train.jsonl", "val.jsonl", "images.jsonl"}
@@ -97,7 +98,7 @@ def test_overwrite(tmp_path):
     jsonl_world(tmp_path / "raw")
     prepare("jsonl", tmp_path / "raw", tmp_path / "out")
     with pytest.raises(InputError, match="already exists"):
-        prepare("jsonl", tmp_path / "raw", tmp_path / "out")
+        prepare("jsonl", tmp_path / "raw", tmp_path / "out", decode_images=False)
     prepare("jsonl", tmp_path / "raw", tmp_path / "out", overwrite=True, decode_images=False)
     assert read_manifest(tmp_path / "out", "prepare", make_it="")["images"] == "headers"
     with pytest.raises(InputError, match="not an artifact of vldistill"):

@@ -1,21 +1,37 @@
 """Each source reads its official layout into records."""
 
 import json
+import re
 
 import pytest
 from raw_worlds import nlvr2_row, nlvr_world, picture, snli_row, vqa_rows, vqa_world, write_lines, write_vqa
 
-from vldistill.data.sources import jsonl, nlvr, nlvr2, snli_ve, vqa
-from vldistill.data.sources.base import SourceData, SourceOptions
+from vldistill.data.sources import jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, vqa
+from vldistill.data.sources.base import ALL_SPLITS, SPLITS, SourceData, SourceOptions
 from vldistill.errors import InputError, Problems
 
 
 def load(source, root, **options):
+    """What a source (a module, or its reader) makes of a folder."""
     problems = Problems()
     data = SourceData()
-    source.read(root, SourceOptions(**options), problems, data)
+    getattr(source, "read", source)(root, SourceOptions(**options), problems, data)
     problems.raise_if_any()
     return data
+
+
+def refused(source, root, place, reason, **options):
+    """One fault: `<root>/<place>: <reason> (<mend>)`, in one line."""
+    with pytest.raises(InputError) as caught:
+        load(source, root, **options)
+    message = str(caught.value)
+    assert message.startswith(f"{root}/{place}: ") and re.search(reason, message), message
+    assert "\n" not in message and message.endswith(")")
+
+
+def test_splits_in_order():
+    assert [split for split in ALL_SPLITS if split in SPLITS] == list(SPLITS) and len(set(ALL_SPLITS)) == len(ALL_SPLITS)
+    assert all(ALL_SPLITS.index(split.partition("-")[0]) <= ALL_SPLITS.index(split) for split in ALL_SPLITS)
 
 
 def test_vqa(tmp_path):
@@ -39,6 +55,66 @@ def test_vqa_without_val_and_with_chosen_splits(tmp_path):
     write_vqa(tmp_path, "val", *vqa_rows("val"))
     data = load(vqa, tmp_path, min_answer_count=4, splits=("val",))
     assert set(data.splits) == {"val"} and len(data.vocabulary) == 2
+
+
+def test_vqa_test_dev(tmp_path):
+    vqa_world(tmp_path)
+    write_vqa(tmp_path, "test", vqa_rows("test")[0], None)
+    questions = {"questions": [{"image_id": 1, "question": "Is it?", "question_id": 2}]}
+    (tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json").write_text(json.dumps(questions))
+    data = load(vqa, tmp_path, min_answer_count=1)
+    assert list(data.splits) == ["train", "val", "test", "test-dev"] and len(data.splits["test"]) == 4
+    record = data.splits["test-dev"][0]
+    assert record.id == "2" and record.images == ["test2015/COCO_test2015_000000000001.jpg"] and record.answers is None
+    assert set(load(vqa, tmp_path, min_answer_count=1, splits=("test-dev",)).splits) == {"test-dev"}
+
+
+def trainval_world(root, images, questions_each=2):
+    """One question in train; in val `images` images with questions of their own, ids from 1000."""
+    questions, annotations = vqa_rows("val", 1)
+    write_vqa(root, "train", questions, annotations)
+    rows = [{"image_id": i, "question_id": 1000 + questions_each * i + k} for i in range(images) for k in range(questions_each)]
+    for key, values, name in (("questions", questions, vqa.questions_file), ("annotations", annotations, vqa.annotations_file)):
+        (root / name("val")).write_text(json.dumps({key: [{**values[0], **row} for row in rows]}))
+
+
+def by_image(records):
+    return {record.meta["image_id"] for record in records if record.images[0].startswith("val2014/")}
+
+
+def test_vqa_trainval_holds_a_thousand_images_out(tmp_path):
+    trainval_world(tmp_path, 2100)
+    data = load(vqa, tmp_path, min_answer_count=1, vqa_split="trainval")
+    held, moved = by_image(data.splits["val"]), by_image(data.splits["train"])
+    assert len(held) == 1000 and len(moved) == 1100 and not held & moved
+    assert len(data.splits["val"]) == 2000 and len(data.splits["train"]) == 2201 and data.splits["train"][0].id == "0"
+    assert data.notes == ["trainval: 1,100 images of val with 2,200 questions are train; 1,000 with 2,000 questions stay val"]
+    # The choice is part of what an artifact is: it must not change.
+    assert sorted(held)[:8] == [0, 1, 2, 3, 12, 13, 15, 18]
+    assert data.vocabulary.names == load(vqa, tmp_path, min_answer_count=1).vocabulary.names
+    only = load(vqa, tmp_path, min_answer_count=1, vqa_split="trainval", splits=("val",))
+    assert set(only.splits) == {"val"} and by_image(only.splits["val"]) == held
+
+
+@pytest.mark.parametrize(("images", "stay"), [(1999, 1000), (10, 5), (3, 2), (1, 1)])
+def test_vqa_trainval_of_little_data(tmp_path, images, stay):
+    trainval_world(tmp_path, images, 1)
+    data = load(vqa, tmp_path, min_answer_count=1, vqa_split="trainval")
+    assert len(by_image(data.splits["val"])) == stay and len(data.splits["train"]) == 1 + images - stay
+    assert "half of them: there are fewer than 2,000" in data.notes[0]
+
+
+def test_vqa_trainval_refusals(tmp_path):
+    trainval_world(tmp_path, 4)
+    with pytest.raises(InputError, match=r"vqa_split 'train' is not known \(did you mean 'trainval'"):
+        load(vqa, tmp_path, vqa_split="train")
+    questions, annotations = vqa_rows("train", 1)
+    write_vqa(tmp_path, "train", [{**questions[0], "question_id": 1000}], [{**annotations[0], "question_id": 1000}])
+    refused(vqa, tmp_path, f"{vqa.questions_file('val')}#1000", "appears twice", min_answer_count=1, vqa_split="trainval")
+    for name in (vqa.questions_file("val"), vqa.annotations_file("val")):
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"trainval needs train and val: v2_OpenEnded_mscoco_val2014_questions.json is missing"):
+        load(vqa, tmp_path, vqa_split="trainval")
 
 
 @pytest.mark.parametrize("folder", ["flickr30k-images", "images", ""])
@@ -76,6 +152,34 @@ def test_nlvr2(tmp_path, folder):
     assert record.images == ["dev/dev-850-2-img0.png", "dev/dev-850-2-img1.png"] and record.label == 0
     assert record.id == "dev-850-2-0" and record.type == "dog"
     assert record.meta == {"set": "850", "pair": "2", "sentence": "0"}
+
+
+@pytest.mark.parametrize("folder", ["", "nlvr2/data", "data"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_nlvr2_subsets(tmp_path, folder, apart):
+    base = tmp_path / folder
+    for official in ("dev", "test1"):
+        rows = [nlvr2_row(f"{official}-850-{pair}-0") for pair in range(3)]
+        write_lines(base / f"{official}.json", rows)
+        for subset, part in (("balanced", rows[:2]), ("unbalanced", rows[1:])):
+            write_lines((base / subset if apart else base) / f"{subset}_{official}.json", part)
+    data = load(nlvr2, tmp_path)
+    wanted = {split: 2 if "-" in split else 3 for split in ALL_SPLITS if split not in ("train", "test-dev")}
+    assert {split: len(records) for split, records in data.splits.items()} == wanted
+    assert data.splits["val-unbalanced"] == data.splits["val"][1:]
+    assert data.splits["test-balanced"][0].images[0] == "images/test1/test1-850-0-img0.png"
+    assert set(load(nlvr2, tmp_path, splits=("test-balanced",)).splits) == {"test-balanced"}
+    path = write_lines((base / "balanced" if apart else base) / "balanced_dev.json", [nlvr2_row("dev-850-0-0")] * 2)
+    refused(nlvr2, tmp_path, f"{path.relative_to(tmp_path)}:2", "identifier 'dev-850-0-0' appears twice")
+    write_lines(path, [nlvr2_row("test1-850-0-0")])
+    refused(nlvr2, tmp_path, f"{path.relative_to(tmp_path)}:1", "is not of balanced_dev.json")
+
+
+def test_nlvr2_subset_beside_the_whole_elsewhere(tmp_path):
+    write_lines(tmp_path / "balanced_dev.json", [nlvr2_row("dev-850-0-0")])
+    assert set(load(nlvr2, tmp_path).splits) == {"val-balanced"}
+    write_lines(tmp_path / "nlvr2/data/dev.json", [nlvr2_row("dev-850-0-0")])
+    assert set(load(nlvr2, tmp_path).splits) == {"val"}
 
 
 def test_nlvr_holds_directories_out_of_dev(tmp_path):
@@ -178,3 +282,119 @@ def test_line_separators_inside_strings(tmp_path):
     rows = [json.dumps(line(text=f"one{mark}two", label="x"), ensure_ascii=False) for mark in "\u2028\u2029\x85"]
     write_lines(tmp_path / "train.jsonl", rows)
     assert [record.text for record in load(jsonl, tmp_path).splits["train"]] == [["one", "two"]] * 3
+
+
+def karpathy_row(number, split, **fields):
+    sentences = [{"raw": f"Dog {k} runs.", "sentid": 5 * number + k} for k in range(2)]
+    return {"filename": f"{number}.jpg", "imgid": number, "split": split, "sentences": sentences} | fields
+
+
+@pytest.mark.parametrize("place", ["", "karpathy", "annotations"])
+def test_flickr30k(tmp_path, place):
+    rows = [karpathy_row(1, "train"), karpathy_row(2, "val"), karpathy_row(3, "test")]
+    write_lines(tmp_path / place / "dataset_flickr30k.json", [json.dumps({"images": rows})])
+    picture(tmp_path / "flickr30k-images" / "1.jpg")
+    data = load(karpathy.read_flickr30k, tmp_path)
+    assert data.task == "caption" and {split: len(records) for split, records in data.splits.items()} == dict.fromkeys(SPLITS, 2)
+    record = data.splits["train"][1]
+    assert record.id == "6" and record.text == ["Dog", "1", "runs", "."] and record.meta == {"imgid": 1}
+    assert record.images == ["flickr30k-images/1.jpg"] and data.where["train"][0].endswith("flickr30k.json#1.jpg")
+    assert set(load(karpathy.read_flickr30k, tmp_path, splits=("test",)).splits) == {"test"}
+
+
+def test_coco_restval_is_train(tmp_path):
+    rows = [karpathy_row(i, split, filepath=f"{year}2014") for i, (split, year) in enumerate(
+        [("train", "train"), ("restval", "val"), ("val", "val"), ("test", "val")])]  # fmt: skip
+    write_lines(tmp_path / "dataset_coco.json", [json.dumps({"images": rows})])
+    data = load(karpathy.read_coco, tmp_path)
+    assert [record.images[0] for record in data.splits["train"]] == ["train2014/0.jpg"] * 2 + ["val2014/1.jpg"] * 2
+    assert {split: len(records) for split, records in data.splits.items()} == {"train": 4, "val": 2, "test": 2}
+
+
+KARPATHY = {
+    "unknown split": ({"split": "dev"}, r"`split` 'dev' is not a label"),
+    "no caption": ({"sentences": []}, "has no caption"),
+    "empty caption": ({"sentences": [{"raw": " ", "sentid": 9}]}, "`raw` is empty"),
+    "caption is a text": ({"sentences": ["A dog."]}, "`sentences` holds a text"),
+    "sentid is missing": ({"sentences": [{"raw": "A dog."}]}, "`sentid` is missing"),
+    "sentid twice": ({"sentences": [{"raw": "A dog.", "sentid": 0}]}, "sentid 0 appears twice"),
+    "image twice": ({"filename": "0.jpg"}, "filename '0.jpg' appears twice"),
+    "imgid is a text": ({"imgid": "1"}, "`imgid` must be a whole number"),
+}
+
+
+@pytest.mark.parametrize("name", KARPATHY)
+def test_faulty_karpathy(tmp_path, name):
+    fields, reason = KARPATHY[name]
+    rows = [karpathy_row(0, "train"), karpathy_row(1, "train") | fields]
+    write_lines(tmp_path / "dataset_coco.json", [json.dumps({"images": rows})])
+    # What is judged before the file's name is known by its place.
+    named = not fields.keys() & {"split", "imgid"} and fields.get("sentences") != []
+    place = f"#{rows[1]['filename']}" if named else ":images[1]"
+    refused(karpathy.read_coco, tmp_path, f"dataset_coco.json{place}", reason)
+
+
+def vcr_row(name="train-0", **fields):
+    words = [[[0], "eats", "."], ["He", "runs", "."], [[0, 1], "talk", "."], ["No", "."]]
+    return {"annot_id": name, "img_fn": "m/1.jpg", "metadata_fn": "m/1.json", "objects": ["person", "car"],
+            "question": ["Why", "is", [0], "here", "?"], "answer_choices": words, "rationale_choices": words[::-1],
+            "answer_label": 2, "rationale_label": 1, **fields}  # fmt: skip
+
+
+METADATA = {"width": 8, "height": 6, "names": ["person", "car"], "boxes": [[0, 0, 4, 4, 0.9], [1, 1, 3, 3, 0.5]],
+            "segms": [[[[0, 0], [4, 0], [4, 4]]], []]}  # fmt: skip
+
+
+def vcr_world(root, *rows, split="train", metadata=METADATA):
+    write_lines(root / f"{split}.jsonl", rows)
+    write_lines(root / "vcr1images/m/1.json", [json.dumps(metadata)])
+
+
+def test_vcr(tmp_path):
+    vcr_world(tmp_path, vcr_row())
+    vcr_world(tmp_path, vcr_row("test-0", answer_label=None, rationale_label=None), split="test")
+    data = load(vcr, tmp_path)
+    answer, rationale = data.splits["train"]
+    assert (answer.id, answer.label, rationale.id, rationale.label) == ("train-0", 2, "train-0:r", 1)
+    assert answer.images == ["vcr1images/m/1.jpg"] and answer.text == ["Why", "is", [0], "here", "?"]
+    assert rationale.given == answer.choices[2] and rationale.choices == answer.choices[::-1] and answer.type == "explanation"
+    assert [record.id for record in data.splits["test"]] == ["test-0", *(f"test-0:r{i}" for i in range(4))]
+    assert all(record.label is None for record in data.splits["test"])
+    assert [(region["image"], region["names"]) for region in data.regions] == [("vcr1images/m/1.jpg", ["person", "car"])]
+
+
+VCR = {
+    "tag of no object": ({"question": ["Is", [2], "?"]}, r"`question` has a tag of object 2, there are 2"),
+    "empty tag": ({"question": [[]]}, "has an empty tag"),
+    "no words": ({"question": []}, "`question` is empty"),
+    "a word is a number": ({"question": [3]}, "`question` holds a number"),
+    "three answers": ({"answer_choices": [["a"]] * 3}, "has 3 entries, VCR has 4"),
+    "answer is a text": ({"answer_choices": ["a", ["b"], ["c"], ["d"]]}, r"`answer_choices\[0\]` must be a list"),
+    "label out of range": ({"answer_label": 4}, "`answer_label` is 4"),
+    "label is missing": ({"rationale_label": None}, "`rationale_label` is null"),
+    "other objects": ({"objects": ["car", "person"]}, "are not the names in the image's metadata"),
+    "metadata outside": ({"metadata_fn": "../1.json"}, "leaves the raw folder"),
+    "metadata lost": ({"metadata_fn": "m/2.json"}, "no such file"),
+    "the same id": ({}, "annot_id 'train-0' appears twice"),
+}
+
+
+@pytest.mark.parametrize("name", VCR)
+def test_faulty_vcr(tmp_path, name):
+    fields, reason = VCR[name]
+    if "metadata_fn" in fields:
+        fields = {**fields, "img_fn": "m/2.jpg"}
+    vcr_world(tmp_path, vcr_row(), vcr_row("train-1" if fields else "train-0", **fields))
+    refused(vcr, tmp_path, "train.jsonl:2", reason)
+
+
+@pytest.mark.parametrize(("fields", "reason"), [
+    ({"boxes": [[0, 0, 4, 4, 1]]}, "has 2 names, 1 boxes and 2 polygon lists"),
+    ({"boxes": [[0, 0, 4, 4], [1, 1, 3, 3, 1]]}, r"`boxes\[0\]` is not"),
+    ({"boxes": [[4, 0, 0, 4, 1], [1, 1, 3, 3, 1]]}, r"`boxes\[0\]` ends before it begins"),
+    ({"width": 0}, "`width` is not a positive number"),
+    ({"segms": [[[[0]]], []]}, r"`segms\[0\]` is not a list of polygons"),
+])  # fmt: skip
+def test_faulty_vcr_metadata(tmp_path, fields, reason):
+    vcr_world(tmp_path, vcr_row(), metadata={**METADATA, **fields})
+    refused(vcr, tmp_path, "vcr1images/m/1.json", reason)

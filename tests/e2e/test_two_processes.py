@@ -37,7 +37,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path):
     files = [(Path(row["run"]) / "metrics.jsonl").read_text().splitlines() for row in (result, one)]
     for ours, theirs in zip(*[map(json.loads, lines) for lines in files], strict=True):
         assert {name: ours[name] for name in ours if name.startswith("loss")} == pytest.approx(
-            {name: theirs[name] for name in theirs if name.startswith("loss")}, rel=1e-4)
+            {name: theirs[name] for name in theirs if name.startswith("loss")}, rel=1e-3)
     first, second = (load_file(Path(row["run"]) / "model/model.safetensors") for row in (result, one))
     assert first.keys() == second.keys()
     for name, value in first.items():

@@ -191,3 +191,9 @@ def test_a_student_continues_with_its_head(train):
     run = train("distill", "quickstart_dide", "student.init=runs/quickstart_dide", "student.keep_head=true", "optim.lr=1e-12")
     old, new = (load_student(str(place))[0].state_dict() for place in ("runs/quickstart_dide", run.folder))
     assert all(torch.allclose(old[name], new[name], atol=1e-6) for name in old)
+
+
+def test_captions_cannot_be_trained_on_yet(world, command, well, few, tmp_path):
+    well("prepare", "coco", "--raw", "artifacts/raw/toy/coco", "--out", tmp_path / "coco")
+    refused = command("finetune", "-r", "quickstart_pretrain", f"data.path={tmp_path / 'coco'}", "--runs", tmp_path, *few)
+    assert refused.code == 2 and "is a `caption` artifact" in refused.err

@@ -43,7 +43,12 @@ class DataArtifact:
 
     @property
     def splits(self) -> list[str]:
-        return list(self.manifest["counts"])
+        return [*self.manifest["counts"], *self.variants]
+
+    @property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Low-shot draws, shifted sets and statements, by name; each can be read like a split."""
+        return self.manifest.get("variants", {})
 
     def records(self, split: str, *, types: list[str] | None = None, limit: int | None = None) -> list[Record]:
         """The records of a split, in file order, of the named types only, the first `limit` of them.
@@ -54,7 +59,8 @@ class DataArtifact:
             raise InputError(f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder),
                              hint="choose one of them")
         path = self.folder / f"{split}.jsonl"
-        expected = self.manifest["files"].get(path.name)
+        variant = self.variants.get(split)
+        expected = variant["sha256"] if variant else self.manifest["files"].get(path.name)
         if not path.exists():
             raise InputError("is named in the manifest but missing", where=str(path), hint=self._again())
         if expected and file_digest(path) != expected:

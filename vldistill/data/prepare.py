@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from vldistill import artifacts
 from vldistill.data import image_files
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
-from vldistill.data.sources import jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, vqa
-from vldistill.data.sources.base import SPLITS, SourceData, SourceOptions, nearest
-from vldistill.data.writing import MOST_FREQUENT, RecordWriter
+from vldistill.data.inputs import inputs_signature
+from vldistill.data.records import read_text
+from vldistill.data.sources import captions, jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, visual_genome, vqa
+from vldistill.data.sources.base import ALL_SPLITS, SourceData, SourceOptions, nearest
+from vldistill.data.variants import Variants, make_variants
+from vldistill.data.writing import RecordWriter
 from vldistill.errors import InputError, Problems
 
 SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] = {
@@ -35,10 +36,27 @@ SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] 
     "vcr": vcr.read,
     "flickr30k": karpathy.read_flickr30k,
     "coco": karpathy.read_coco,
+    "gcc": captions.read_gcc,
+    "sbu": captions.read_sbu,
+    "visual_genome": visual_genome.read,
+}
+LAYOUTS = {
+    "vcr": "train.jsonl, val.jsonl, test.jsonl, vcr1images/ with a .json beside each image",
+    "vqa": "VQA v2: v2_*_questions.json, v2_*_annotations.json, train2014/, val2014/, test2015/",
+    "snli_ve": "snli_ve_{train,dev,test}.jsonl, flickr30k-images/",
+    "nlvr2": "train.json, dev.json, test1.json, images/train/, dev/, test1/",
+    "nlvr": "NLVR (2017): train/, dev/, test/, each with its .json and images/",
+    "flickr30k": "dataset_flickr30k.json (Karpathy), flickr30k-images/",
+    "coco": "dataset_coco.json (Karpathy), train2014/, val2014/",
+    "gcc": "Conceptual Captions: its two .tsv files, images in training/ and validation/ as img2dataset writes them",
+    "sbu": "SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
+    "visual_genome": "region_descriptions.json, VG_100K/, VG_100K_2/",
+    "jsonl": "your own {train,val,test}.jsonl, or one file, of {image, text, label or answers}",
+    "toy": "nothing: writes a procedural world of coloured shapes in these layouts, and reads it",
 }
 # The options that each source reads (all read `splits`): one given in vain is an error, not a silence.
 _OPTIONS = {
-    "vqa": {"min_answer_count"},
+    "vqa": {"min_answer_count", "vqa_split"},
     "snli_ve": set(),
     "nlvr2": set(),
     "nlvr": {"val_directories"},
@@ -46,6 +64,9 @@ _OPTIONS = {
     "vcr": set(),
     "flickr30k": set(),
     "coco": set(),
+    "gcc": set(),
+    "sbu": set(),
+    "visual_genome": set(),
 }
 IMAGES_FILE = "images.jsonl"
 
@@ -63,19 +84,27 @@ def prepare(
     follow_links: bool = False,
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    variants: Variants | None = None,
 ) -> dict[str, Any]:
     """Reads `raw` as `dataset`, checks it, writes the artifact `out` and returns its manifest.
 
     limit: only the first N records of each split (the manifest says `partial`). decode_images: decode every image, not
     only its header. check_images: look at images at all (without, the artifact has no image list and says
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
-    progress(done, total) counts images.
-    Raises InputError with every fault found; nothing is then left behind.
+    progress(done, total) counts images. variants: what to make of its splits, beside them.
+    An artifact that was made of the same input with the same options is kept: variants that it lacks are added, and the
+    manifest comes back with `unchanged` (not on disk). Raises InputError with every fault found; nothing is then left behind.
     """
     started = time.monotonic()
-    options = options or SourceOptions()
+    options, variants = options or SourceOptions(), variants or Variants()
     name = _source_name(dataset)
     _check_arguments(name, raw, options, limit)
+    if name != "jsonl":  # whose task is in the data
+        variants.check(name)
+    looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
+    asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
+    if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
+        return kept if dry_run else _add_variants(out, kept, variants)
     artifacts.refuse_existing(out, overwrite)
     with ExitStack() as stack:
         # Removed again where anything is wrong.
@@ -84,6 +113,7 @@ def prepare(
         with RecordWriter(data, folder, limit) as writer:
             data.take, data.take_region = writer.take, writer.take_region
             SOURCES[name](raw, options, problems, data)
+        variants.check(data.task)
         images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress)
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
@@ -100,8 +130,11 @@ def prepare(
             unanswerable=writer.unanswerable(),
             partial=limit is not None,
             notes=data.notes,
-            images=("decoded" if decode_images else "headers") if check_images else "unchecked",
+            images=asked["images"],
+            options=asked,
+            inputs=inputs_signature(raw, images),
         )
+        missing = variants.names(list(manifest["counts"]), writer.labelled()) if variants else []
         if folder is not None:
             _finish(folder, data, images if check_images else None)
             manifest["files"] = {path.name: artifacts.file_digest(path) for path in sorted(folder.iterdir())}
@@ -111,8 +144,39 @@ def prepare(
                 "wall_s": round(time.monotonic() - started, 2),
                 "complete": True,
             }
+            manifest["variants"] = make_variants(folder, folder, data.task, data.labels, missing)
             artifacts.write_manifest(folder, manifest)
     return manifest
+
+
+def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of an artifact that is whole and was made of the same input in the same way; else None."""
+    try:
+        manifest = artifacts.read_manifest(out, "prepare", make_it="")
+        paths = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
+    except (InputError, ValueError, KeyError):
+        return None
+    same = manifest["dataset"] == name and manifest.get("options") == asked
+    if not same or manifest.get("inputs") != inputs_signature(raw, paths):
+        return None
+    return {**manifest, "unchanged": True}
+
+
+def _add_variants(out: Path, manifest: dict[str, Any], variants: Variants) -> dict[str, Any]:
+    """Adds the variants that an artifact lacks; its manifest is written last, so that a file without entry is none."""
+    if not variants:
+        return manifest
+    labelled = [split for split, part in manifest["counts"].items() if part["labelled"]]
+    missing = [name for name in variants.names(list(manifest["counts"]), labelled) if name not in manifest["variants"]]
+    if not missing:
+        return manifest
+    with TemporaryDirectory(dir=out, prefix=".variants-") as place:
+        entries = make_variants(out, Path(place), manifest["task"], manifest["labels"], missing)
+        for name in missing:
+            (Path(place) / f"{name}.jsonl").replace(out / f"{name}.jsonl")
+    manifest = {**manifest, "variants": {**manifest["variants"], **entries}}
+    artifacts.write_manifest(out, {key: value for key, value in manifest.items() if key != "unchanged"})
+    return {**manifest, "added": missing}
 
 
 def _source_name(dataset: str) -> str:
@@ -124,7 +188,7 @@ def _source_name(dataset: str) -> str:
 
 def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | None) -> None:
     defaults = SourceOptions()
-    for key in ("min_answer_count", "val_directories", "labels", "task"):
+    for key in ("min_answer_count", "vqa_split", "val_directories", "labels", "task"):
         if getattr(options, key) != getattr(defaults, key) and key not in _OPTIONS[name]:
             users = ", ".join(source for source, keys in _OPTIONS.items() if key in keys)
             raise InputError(f"{key} means nothing for {name}", hint=f"leave it out; it is for {users}")
@@ -133,8 +197,8 @@ def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | 
     if len(set(options.labels)) != len(options.labels):
         raise InputError("labels: a name appears twice", hint="name each once")
     for split in options.splits or ():
-        if split not in SPLITS:
-            raise InputError(f"split {split!r} is not known", hint=nearest(split, SPLITS))
+        if split not in ALL_SPLITS:
+            raise InputError(f"split {split!r} is not known", hint=nearest(split, ALL_SPLITS))
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}", hint="give 1 or more")
     if not raw.exists():
@@ -169,54 +233,3 @@ def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if data.vocabulary is not None:
         artifacts.write_json(folder / ANSWERS_FILE, data.vocabulary.to_json())
-
-
-def render_counts(manifest: dict[str, Any]) -> Table:
-    """The counts of a data artifact as a table, a column for each split; long lists are cut to their ten largest."""
-    counts = manifest["counts"]
-    title = manifest["dataset"].replace("_", "-")
-    if manifest["task"] != manifest["dataset"]:
-        title += f" · {manifest['task']}"
-    if manifest["labels"]:
-        title += f" · {len(manifest['labels']):,} labels"
-    if manifest["vocabulary"] is not None:
-        title += f" · {manifest['vocabulary']:,} answers"
-    table = Table(
-        title=title + (" · partial" if manifest["partial"] else ""), title_justify="left", caption_justify="left"
-    )
-    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=30)
-    for split in counts:
-        table.add_column(split, justify="right", no_wrap=True)
-    table.add_row("records", *(f"{part['records']:,}" for part in counts.values()), style="bold")
-    table.add_row("images", *(f"{part['images']:,}" for part in counts.values()))
-    if manifest["unanswerable"] and any(manifest["unanswerable"].values()):
-        table.add_row("no known answer", *(_share(manifest["unanswerable"][split], counts[split]) for split in counts))
-    for heading, key in (("by type", "by_type"), ("by label", "by_label"), ("most frequent answers", "top_answers")):
-        _add_section(table, heading, key, counts)
-    if manifest["images"] != "decoded":
-        table.caption = "images: headers only" if manifest["images"] == "headers" else "images: unchecked"
-    return table
-
-
-def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -> None:
-    total: Counter[str] = Counter()
-    for part in counts.values():
-        total.update(part.get(key, {}))
-    if not total:
-        return
-    table.add_section()
-    table.add_row(Text(heading, style="dim italic"))
-    # Labels keep the order of their indices while they fit.
-    names = list(total) if len(total) <= MOST_FREQUENT else [name for name, _ in total.most_common(MOST_FREQUENT)]
-    for name in names:
-        # Text, not str: rich reads square brackets in a str as mark-up.
-        shown = [_share(part.get(key, {}).get(name, 0), part) for part in counts.values()]
-        table.add_row(Text(f"  {name}" if name else "  (empty)"), *shown)
-    if len(total) > len(names):
-        rest = [sum(count for name, count in part[key].items() if name not in names) for part in counts.values()]
-        cells = [_share(count, part) for count, part in zip(rest, counts.values(), strict=True)]
-        table.add_row(f"  {len(total) - len(names):,} others", *cells)
-
-
-def _share(count: int, part: dict[str, Any]) -> str:
-    return f"{count:,} {100 * count / part['records']:5.1f} %" if part["records"] and count else "-"

@@ -74,8 +74,11 @@ class Record:
                 row[key] = value
         if self.meta:
             row["meta"] = self.meta
-        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+        return _ENCODE(row)
 
+
+# One encoder: `json.dumps` makes a new one for every record.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
 

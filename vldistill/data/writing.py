@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from vldistill.data.answers import majority_answer
 from vldistill.data.records import Record
-from vldistill.data.sources.base import SPLITS, SourceData
+from vldistill.data.sources.base import ALL_SPLITS, SourceData
 
 REGIONS_FILE = "regions.jsonl"
 MOST_FREQUENT = 10
@@ -23,6 +23,7 @@ class SplitCounts:
     def __init__(self) -> None:
         self.records = 0
         self.unanswerable = 0
+        self.labelled = False
         self.images: set[str] = set()
         self.types: Counter[str] = Counter()
         self.labels: Counter[int] = Counter()
@@ -30,6 +31,7 @@ class SplitCounts:
 
     def add(self, record: Record, data: SourceData) -> None:
         self.records += 1
+        self.labelled = self.labelled or record.label is not None or record.answers is not None
         self.images.update(record.images)
         if record.type is not None:
             self.types[record.type] += 1
@@ -63,7 +65,9 @@ class RecordWriter:
         self._stack.close()
 
     def take(self, split: str, record: Record, where: str) -> None:
-        counts = self._splits.setdefault(split, SplitCounts())
+        counts = self._splits.get(split)
+        if counts is None:
+            counts = self._splits[split] = SplitCounts()
         if counts.records == self.limit:
             return
         counts.add(record, self.data)
@@ -90,11 +94,12 @@ class RecordWriter:
 
     def counts(self) -> dict[str, Any]:
         """Records, images, types and labels of each split; for VQA the most frequent answers."""
-        splits = {name: self._splits[name] for name in SPLITS if name in self._splits}
+        splits = {name: self._splits[name] for name in ALL_SPLITS if name in self._splits}
         counts: dict[str, Any] = {
             name: {
                 "records": split.records,
                 "images": len(split.images),
+                "labelled": split.labelled,
                 "by_type": dict(split.types.most_common()),
                 "by_label": {label: split.labels[i] for i, label in enumerate(self.data.labels or ()) if split.labels[i]},
             }
@@ -107,8 +112,12 @@ class RecordWriter:
                 counts[name]["top_answers"] = {answer: split.answers[answer] for answer, _ in total.most_common(MOST_FREQUENT)}
         return counts
 
+    def labelled(self) -> list[str]:
+        """The splits that have labels or answers."""
+        return [name for name, split in self._splits.items() if split.labelled]
+
     def unanswerable(self) -> dict[str, int] | None:
         """Of each split, the questions with no answer in the vocabulary; None without a vocabulary."""
         if self.data.vocabulary is None:
             return None
-        return {name: self._splits[name].unanswerable for name in SPLITS if name in self._splits}
+        return {name: self._splits[name].unanswerable for name in ALL_SPLITS if name in self._splits}

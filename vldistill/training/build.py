@@ -37,6 +37,9 @@ class Parts:
 def build_parts(recipe: Recipe) -> Parts:
     """Opens the data, builds student, teacher and objective. Raises InputError where an input is missing or does not fit."""
     data = open_data(Path(recipe.data.path))
+    if data.spec.target not in ("label", "answers"):
+        raise InputError(f"is a `{data.task}` artifact, which this version can prepare but not train on", where=str(data.folder),
+                         hint="choose an artifact of vqa, snli-ve, nlvr2, nlvr or jsonl")
     train, dropped = _trainable(data.records(recipe.data.train, types=recipe.data.types, limit=recipe.data.limit), data)
     val = data.records(recipe.data.val, types=recipe.data.types, limit=recipe.data.limit)
     for split, records in ((recipe.data.train, train), (recipe.data.val, val)):

@@ -1,4 +1,7 @@
-"""NLVR2: is the sentence true of a pair of photographs? JSON lines; image names follow from the identifier."""
+"""NLVR2: is the sentence true of a pair of photographs? JSON lines; image names follow from the identifier.
+
+The official balanced and unbalanced subsets of dev and test1 are splits of their own, with the identifiers of the whole.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,14 @@ from vldistill.data.sources.base import (
 from vldistill.errors import Problems
 
 LABELS = ["False", "True"]
-_FILES = {"train": "train.json", "val": "dev.json", "test": "test1.json"}
 _OFFICIAL = {"train": "train", "val": "dev", "test": "test1"}
+_SUBSETS = ("balanced", "unbalanced")
+# Where a split's file may lie: the official repository has the subsets in folders of their own.
+_FILES = {split: (f"{official}.json",) for split, official in _OFFICIAL.items()} | {
+    f"{split}-{subset}": (f"{subset}/{subset}_{_OFFICIAL[split]}.json", f"{subset}_{_OFFICIAL[split]}.json")
+    for split in ("val", "test")
+    for subset in _SUBSETS
+}
 _ANNOTATION_FOLDERS = ("", "nlvr2/data", "data")
 _IDENTIFIER = re.compile(r"(train|dev|test1)-(\d+)-(\d+)-(\d+)")
 
@@ -33,19 +42,25 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
     meta has `set`, `pair` and `sentence`: consistency groups the records that differ in `pair` only.
     """
     data.task, data.labels = "nlvr2", list(LABELS)
-    folder = next(
-        (f for f in _ANNOTATION_FOLDERS if any((root / f / name).is_file() for name in _FILES.values())), None
-    )
-    if folder is None:
-        raise wrong_layout(root, "NLVR2", [", ".join(_FILES.values()), "these in nlvr2/data/", "in data/"])
-    for split, name in _FILES.items():
-        path = root / folder / name if folder else root / name
-        if path.exists() and options.wants(split):
+    found = [_present(root / folder) for folder in _ANNOTATION_FOLDERS]
+    # A folder with a whole split before one that has subsets only.
+    files = next((files for files in found if not _OFFICIAL.keys().isdisjoint(files)), None) or next(filter(None, found), None)
+    if files is None:
+        whole = ", ".join(names[0] for split, names in _FILES.items() if split in _OFFICIAL)
+        raise wrong_layout(root, "NLVR2", [whole, "these in nlvr2/data/", "in data/"])
+    for split, path in files.items():
+        if options.wants(split):
             _read_split(path, root, split, data, problems)
 
 
+def _present(folder: Path) -> dict[str, Path]:
+    """The files of a folder by split."""
+    places = {split: [folder / name for name in names if (folder / name).is_file()] for split, names in _FILES.items()}
+    return {split: paths[0] for split, paths in places.items() if paths}
+
+
 def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: Problems) -> None:
-    seen, official = Seen(), _OFFICIAL[split]
+    seen, official = Seen(), _OFFICIAL[split.partition("-")[0]]
     first = [row for row in first_objects(path) if _IDENTIFIER.fullmatch(str(row.get("identifier")))]
     names = [name for row in first for name in _image_names(row["identifier"], str(row.get("directory") or ""))]
     folder = first_holding(root, (f"images/{official}", official), names)

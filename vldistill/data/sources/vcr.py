@@ -8,7 +8,6 @@ from the image's metadata file.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, ki
 from vldistill.errors import InputError, Problems
 
 CHOICES = 4
+MOST_PIXELS = 1e6  # along a side
 IMAGES = "vcr1images"
 _FILES = {split: f"{split}.jsonl" for split in ("train", "val", "test")}
 
@@ -81,21 +81,25 @@ def _check_words(row: Row, key: str, words: list[Any], objects: int) -> list[Wor
     """The words, or None after adding a problem: each is a text, or a tag of object indices."""
     if not words:
         return row.fault(f"`{key}` is empty", "give it words, or drop the line")
+    texts = [word for word in words if type(word) is str]
+    # What is not ASCII may be half of a surrogate pair. All at once, since there are millions of words.
+    joined = " ".join(texts)
+    if not joined.isascii() and Row({key: joined}, row.where, row.problems).text(key, blank=True) is None:
+        row.good = False
+        return None
+    if len(texts) == len(words):
+        return words
     for word in words:
         if type(word) is str:
-            # What is not ASCII may be half of a surrogate pair.
-            if not word.isascii() and Row({key: word}, row.where, row.problems).text(key, blank=True) is None:
-                row.good = False
-                return None
-        elif type(word) is not list:
+            continue
+        if type(word) is not list:
             return row.fault(f"`{key}` holds {kind_of(word)}", "a word is a text or a list of object indices")
-        elif not word:
+        if not word:
             return row.fault(f"`{key}` has an empty tag", "a tag names one object or more")
-        else:
-            for index in word:
-                if type(index) is not int or not 0 <= index < objects:
-                    return row.fault(f"`{key}` has a tag of object {quoted(index)}, there are {objects}",
-                                     f"an index is 0 to {objects - 1}")
+        for index in word:
+            if type(index) is not int or not 0 <= index < objects:
+                return row.fault(f"`{key}` has a tag of object {quoted(index)}, there are {objects}",
+                                 f"an index is 0 to {objects - 1}")
     return words
 
 
@@ -174,7 +178,8 @@ def _metadata_fault(value: Any) -> str | None:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # An integer of hundreds of digits is no float.
+    return type(value) in (int, float) and abs(value) < MOST_PIXELS
 
 
 def _polygon(value: Any) -> bool:

@@ -1,20 +1,29 @@
 """VQA v2 in its official raw layout: question and annotation files, COCO images by number.
 
-Answers stay as the annotators wrote them; the vocabulary is built from the majority answers of train, then val.
+Answers stay as the annotators wrote them; the vocabulary is built from the majority answers of train, then val. The option
+`vqa_split` chooses between the official splits and ViLT's: trained on val too, but for 1,000 images.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.records import Record, split_words
-from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, read_document, wrong_layout
-from vldistill.errors import Problems
+from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, nearest, read_document, wrong_layout
+from vldistill.errors import InputError, Problems
 
 ANNOTATORS = 10
-_PARTS = {"train": "train2014", "val": "val2014", "test": "test2015"}
+VQA_SPLITS = ("official", "trainval")
+_PARTS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev": "test-dev2015"}
+# test-dev is a part of test.
+_IMAGES = _PARTS | {"test-dev": "test2015"}
+_LABELLED = ("train", "val")
+_HELD_OUT = 1000
 
 
 def questions_file(split: str) -> str:
@@ -29,30 +38,41 @@ def annotations_file(split: str) -> str:
 
 def image_path(split: str, image_id: int) -> str:
     """An image's path relative to the raw root."""
-    return f"{_PARTS[split]}/COCO_{_PARTS[split]}_{image_id:012d}.jpg"
+    return f"{_IMAGES[split]}/COCO_{_IMAGES[split]}_{image_id:012d}.jpg"
 
 
 def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
-    """Reads the splits that are there. Raises InputError where neither train nor val is; faults go to `problems`."""
+    """Reads the splits that are there. Raises InputError where neither train nor val is, `vqa_split` is unknown, or it is
+    "trainval" and one of the two is missing; faults go to `problems`."""
     data.task = "vqa"
+    if options.vqa_split not in VQA_SPLITS:
+        raise InputError(f"vqa_split {options.vqa_split!r} is not known", hint=nearest(options.vqa_split, VQA_SPLITS))
     majority: list[str] = []
     present = [
         s
         for s in _PARTS
-        if (root / questions_file(s)).exists() or (s != "test" and (root / annotations_file(s)).exists())
+        if (root / questions_file(s)).exists() or (s in _LABELLED and (root / annotations_file(s)).exists())
     ]
-    if not {"train", "val"} & set(present):
-        raise wrong_layout(
-            root, "VQA v2", [f"{questions_file(s)} with {annotations_file(s)}" for s in ("train", "val")]
+    if not set(_LABELLED) & set(present):
+        raise wrong_layout(root, "VQA v2", [f"{questions_file(s)} with {annotations_file(s)}" for s in _LABELLED])
+    missing = [questions_file(s) for s in _LABELLED if s not in present]
+    if options.vqa_split == "trainval" and missing:
+        raise InputError(
+            f"vqa_split trainval needs train and val: {missing[0]} is missing",
+            where=str(root),
+            hint="put it there, or leave vqa_split out",
         )
     # The vocabulary is always train's and val's, so that a part of the data has the same classes as the whole.
     annotations = {
-        split: _read_annotations(root / annotations_file(split), majority, problems) for split in present if split != "test"
+        split: _read_annotations(root / annotations_file(split), majority, problems) for split in present if split in _LABELLED
     }
     data.vocabulary = AnswerVocabulary.build(majority, options.min_answer_count)
+    if options.vqa_split == "trainval":
+        _read_trainval(root, annotations, options, data, problems)
+        present = [split for split in present if split not in _LABELLED]
     for split in present:
         if options.wants(split):
-            _read_questions(root / questions_file(split), split, annotations.pop(split, None), data, problems)
+            _read_questions(root / questions_file(split), split, annotations.pop(split, None), data.add, problems)
     if majority and not problems and not len(data.vocabulary):
         problems.add(
             f"no answer occurs {options.min_answer_count} times in {len(majority):,} questions",
@@ -70,8 +90,12 @@ class _Annotation:
     answer_type: str | None
 
 
-def _read_annotations(path: Path, majority: list[str], problems: Problems) -> dict[int, _Annotation | None] | None:
-    """By question_id, None for a faulty one; None in all where the file cannot be read. Appends majority answers."""
+# By question_id, None for a faulty one; None in all where the file cannot be read.
+_Annotations = dict[int, _Annotation | None] | None
+
+
+def _read_annotations(path: Path, majority: list[str], problems: Problems) -> _Annotations:
+    """The annotations of a file; appends their majority answers."""
     rows = read_document(path, "annotations", problems)
     if not rows:
         return None
@@ -115,10 +139,54 @@ def _answers(row: Row) -> list[str] | None:
     return answers
 
 
-def _read_questions(
-    path: Path, split: str, annotations: dict[int, _Annotation | None] | None, data: SourceData, problems: Problems
+def _read_trainval(
+    root: Path, annotations: dict[str, _Annotations], options: SourceOptions, data: SourceData, problems: Problems
 ) -> None:
+    """Reads train and val so that train has the questions of all images but the ones held out, which are val."""
     seen = Seen()
+    if options.wants("train"):
+        _read_questions(root / questions_file("train"), "train", annotations["train"], data.add, problems, seen)
+    images = {annotation.image for annotation in (annotations["val"] or {}).values() if annotation}
+    held_out = _held_out(images)
+    counts: Counter[str] = Counter()
+
+    def add(_: str, record: Record, where: str) -> None:
+        split = "val" if record.meta["image_id"] in held_out else "train"
+        counts[split] += 1
+        if options.wants(split):
+            data.add(split, record, where)
+
+    _read_questions(root / questions_file("val"), "val", annotations["val"], add, problems, seen)
+    moved = len(images) - len(held_out)
+    note = (
+        f"trainval: {moved:,} images of val with {counts['train']:,} questions are train; "
+        f"{len(held_out):,} with {counts['val']:,} questions stay val"
+    )
+    few = f" (half of them: there are fewer than {2 * _HELD_OUT:,})" if len(images) < 2 * _HELD_OUT else ""
+    data.notes.append(note + few)
+
+
+def _held_out(images: set[int]) -> set[int]:
+    """The images that stay val, 1,000 or half of them: the same whatever else is there, and in whatever order."""
+    # ViLT takes the last 1,000 rows of a file that its converter writes in random order.
+    count = _HELD_OUT if len(images) >= 2 * _HELD_OUT else (len(images) + 1) // 2
+    return set(sorted(images, key=_rank)[:count])
+
+
+def _rank(image: int) -> tuple[bytes, int]:
+    return blake2b(b"%d" % image, digest_size=16, key=b"vqa trainval, seed 0").digest(), image
+
+
+def _read_questions(
+    path: Path,
+    split: str,
+    annotations: _Annotations,
+    add: Callable[[str, Record, str], None],
+    problems: Problems,
+    seen: Seen | None = None,
+) -> None:
+    """Calls `add(split, record, where)` for each good question. seen: the questions of the files read before into one split."""
+    seen = Seen() if seen is None else seen
     for row in read_document(path, "questions", problems):
         number = row.integer("question_id")
         if number is None:
@@ -131,7 +199,7 @@ def _read_questions(
             row.fault("the question has no annotation", f"add it to {annotations_file(split)}, or drop the question")
         if known and image is not None and known.image != image:
             row.fault(f"image_id is {image}, the annotation has {known.image}", "mend one of them")
-        if not row.good or (split != "test" and known is None):
+        if not row.good or (split in _LABELLED and known is None):
             continue
         meta = {"image_id": image}
         if known and known.question_type is not None:
@@ -145,7 +213,7 @@ def _read_questions(
             type=known.answer_type if known else None,
             meta=meta,
         )
-        data.add(split, record, row.where)
+        add(split, record, row.where)
     if seen.first and annotations:
         for number, annotation in annotations.items():
             if annotation and number not in seen.first:

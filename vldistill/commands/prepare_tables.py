@@ -1,0 +1,119 @@
+"""What `vldistill prepare` prints: the counts of an artifact, and what its variants hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vldistill.data.question_types import VCR_SHARES
+from vldistill.data.writing import MOST_FREQUENT
+
+
+def render_counts(manifest: dict[str, Any]) -> Table:
+    """The counts of a data artifact as a table, a column for each split; long lists are cut to their ten largest."""
+    counts = manifest["counts"]
+    title = manifest["dataset"].replace("_", "-")
+    if manifest["task"] != manifest["dataset"]:
+        title += f" · {manifest['task']}"
+    if manifest["labels"]:
+        title += f" · {len(manifest['labels']):,} labels"
+    if manifest["vocabulary"] is not None:
+        title += f" · {manifest['vocabulary']:,} answers"
+    table = Table(
+        title=title + (" · partial" if manifest["partial"] else ""), title_justify="left", caption_justify="left"
+    )
+    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=30)
+    for split in counts:
+        table.add_column(split, justify="right", no_wrap=True)
+    table.add_row("records", *(f"{part['records']:,}" for part in counts.values()), style="bold")
+    table.add_row("images", *(f"{part['images']:,}" for part in counts.values()))
+    if manifest["unanswerable"] and any(manifest["unanswerable"].values()):
+        table.add_row("no known answer", *(_share(manifest["unanswerable"][split], counts[split]) for split in counts))
+    for heading, key in (("by type", "by_type"), ("by label", "by_label"), ("most frequent answers", "top_answers")):
+        _add_section(table, heading, key, counts)
+    if manifest["images"] != "decoded":
+        table.caption = "images: headers only" if manifest["images"] == "headers" else "images: unchecked"
+    return table
+
+
+def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -> None:
+    total: Counter[str] = Counter()
+    for part in counts.values():
+        total.update(part.get(key, {}))
+    if not total:
+        return
+    table.add_section()
+    table.add_row(Text(heading, style="dim italic"))
+    # Labels keep the order of their indices while they fit.
+    names = list(total) if len(total) <= MOST_FREQUENT else [name for name, _ in total.most_common(MOST_FREQUENT)]
+    for name in names:
+        # Text, not str: rich reads square brackets in a str as mark-up.
+        shown = [_share(part.get(key, {}).get(name, 0), part) for part in counts.values()]
+        table.add_row(Text(f"  {name}" if name else "  (empty)"), *shown)
+    if len(total) > len(names):
+        rest = [sum(count for name, count in part[key].items() if name not in names) for part in counts.values()]
+        cells = [_share(count, part) for count, part in zip(rest, counts.values(), strict=True)]
+        table.add_row(f"  {len(total) - len(names):,} others", *cells)
+
+
+def _share(count: int, part: dict[str, Any]) -> str:
+    return f"{count:,} {100 * count / part['records']:5.1f} %" if part["records"] and count else "-"
+
+
+def render_lowshot(manifest: dict[str, Any], names: list[str]) -> list[Table]:
+    """One table for each size drawn: what every type got with each seed; for VCR its share of the whole set, beside the
+    paper's."""
+    entries = {name: manifest["variants"][name] for name in names if manifest["variants"][name]["kind"] == "lowshot"}
+    tables = []
+    for number in sorted({entry["per_type"] for entry in entries.values()}):
+        drawn = [entry for entry in entries.values() if entry["per_type"] == number]
+        unit, types = drawn[0]["unit"], list(drawn[0]["by_type"])
+        available = {name: drawn[0]["by_type"][name]["available"] for name in types}
+        shares = VCR_SHARES if manifest["task"] == "vcr" else None
+        table = Table(title=f"low-shot, {number} {unit} of each type", title_justify="left")
+        table.add_column("type", no_wrap=True)
+        for heading in (f"{unit} there are", *(["share", "paper"] if shares else []), *(f"seed {e['seed']}" for e in drawn)):
+            table.add_column(heading, justify="right")
+        total = sum(available.values())
+        for name in types:
+            share = [f"{100 * available[name] / max(total, 1):.1f} %", f"{shares[name]} %"] if shares else []
+            got = [entry["by_type"][name]["got"] for entry in drawn]
+            cells = [Text(f"{count:,}", style="" if count == number else "red") for count in got]
+            table.add_row(Text(name), f"{available[name]:,}", *share, *cells)
+        table.add_section()
+        table.add_row("records", "", *([""] * 2 if shares else []), *(f"{e['records']:,}" for e in drawn))
+        tables.append(table)
+    return tables
+
+
+def short_types(manifest: dict[str, Any], names: list[str]) -> list[str]:
+    """A line for each draw that could not be filled."""
+    lines = []
+    for name in names:
+        entry = manifest["variants"][name]
+        short = {kind: count for kind, count in entry.get("by_type", {}).items() if count["got"] < count["wanted"]}
+        if short:
+            told = ", ".join(f"{kind} {count['got']:,}" for kind, count in short.items())
+            lines.append(f"{name}: fewer than {entry['per_type']:,} {entry['unit']} of {told}")
+    return lines
+
+
+def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
+    """What the domain shift and the statements did, a table for each."""
+    tables = []
+    for name in names:
+        entry = manifest["variants"][name]
+        if entry["kind"] == "lowshot":
+            continue
+        table = Table(title=f"{name}: {entry['records']:,} records", title_justify="left", show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right")
+        questions = entry["told"].get("questions")
+        for what, count in sorted(entry["told"].items()):
+            share = f"{100 * count / questions:7.1f} %" if questions and what.startswith("template") else ""
+            table.add_row(Text(what), f"{count:,}{share}")
+        tables.append(table)
+    return tables
