@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-STEPS = ("train.steps=3", "train.validate_every=3", "train.log_every=1", "train.eval_pairs=8", "optim.lr=1e-4")
+# With AdamW's usual 1e-8 a gradient that is nothing but rounding moves a weight by a whole step, either way.
+STEPS = ("train.steps=3", "train.validate_every=3", "train.log_every=1", "train.eval_pairs=8", "optim.lr=1e-4", "optim.eps=1e-3")
 
 
 def launch(world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,4 +42,4 @@ def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path):
     first, second = (load_file(Path(row["run"]) / "model/model.safetensors") for row in (result, one))
     assert first.keys() == second.keys()
     for name, value in first.items():
-        torch.testing.assert_close(value, second[name], atol=2e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(value, second[name], atol=5e-6, rtol=1e-4, msg=name)
