@@ -59,6 +59,7 @@ def prepare(
     statements: Annotated[bool, typer.Option("--statements", help="Also write train as statements.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
     scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
+    datasets: Annotated[str, typer.Option("--datasets", metavar="A,B", help="toy: only these.")] = "",
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -68,8 +69,8 @@ def prepare(
     prepare_command(
         dataset, raw=raw, out=out, min_count=min_count, vqa_split=vqa_split, labels=_split(labels), task=task,
         val_directories=_split(val_directories), splits=_split(splits), limit=limit, check=check, follow_links=follow_links,
-        seed=seed, scale=scale, lowshot=_split(lowshot), seeds=_split(seeds), domain_shift=domain_shift, statements=statements,
-        dry_run=dry_run, overwrite=overwrite,
+        seed=seed, scale=scale, datasets=_split(datasets), lowshot=_split(lowshot), seeds=_split(seeds),
+        domain_shift=domain_shift, statements=statements, dry_run=dry_run, overwrite=overwrite,
     )
 
 

@@ -12,6 +12,7 @@ from vldistill.commands.prepare_tables import render_counts, render_lowshot, ren
 from vldistill.data.prepare import LAYOUTS, SOURCES, prepare
 from vldistill.data.prepare_toy import prepare_toy
 from vldistill.data.sources.base import SourceOptions, nearest
+from vldistill.data.toy.layouts import DATASETS
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
 
@@ -19,8 +20,8 @@ from vldistill.errors import InputError
 def prepare_command(
     dataset: str, *, raw: Path | None, out: Path | None, min_count: int, vqa_split: str, labels: tuple[str, ...],
     task: str | None, val_directories: tuple[str, ...], splits: tuple[str, ...], limit: int | None, check: str,
-    follow_links: bool, seed: int, scale: float, lowshot: tuple[str, ...], seeds: tuple[str, ...], domain_shift: bool,
-    statements: bool, dry_run: bool, overwrite: bool,
+    follow_links: bool, seed: int, scale: float, datasets: tuple[str, ...], lowshot: tuple[str, ...], seeds: tuple[str, ...],
+    domain_shift: bool, statements: bool, dry_run: bool, overwrite: bool,
 ) -> None:
     """`vldistill prepare`."""
     if check not in ("decode", "header", "none"):
@@ -40,12 +41,17 @@ def prepare_command(
             if value:
                 raise InputError(f"{option} means nothing for toy", hint="leave it out; --scale sets the size of the world")
         folder, raw = out or Path("artifacts/data"), raw or Path("artifacts/raw")
+        chosen = tuple(_toy_dataset(given) for given in datasets) or DATASETS
         if dry_run:
-            console.print(plan_table("prepare toy", {"writes raw files": raw / "toy", "writes artifacts": folder / "toy-*"}))
+            names = f"{{{','.join(chosen)}}}"
+            console.print(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
+                                                     "writes artifacts": folder / f"toy-{names}"}))
             return
-        manifests = prepare_toy(folder, raw, seed=seed, scale=scale, options=options, overwrite=overwrite)
+        manifests = prepare_toy(folder, raw, seed=seed, scale=scale, options=options, overwrite=overwrite, datasets=chosen)
         places = [folder / f"toy-{manifest['dataset']}" for manifest in manifests]
     else:
+        if datasets:
+            raise InputError(f"--datasets means nothing for {dataset}", hint="leave it out; it is for toy")
         if name not in SOURCES:
             raise InputError(f"no dataset {dataset!r}", hint=nearest(name, LAYOUTS))
         if raw is None:
@@ -57,6 +63,13 @@ def prepare_command(
             variants=variants)], [target]
     for manifest, place in zip(manifests, places, strict=True):
         _print(manifest, place, dry_run)
+
+
+def _toy_dataset(given: str) -> str:
+    name = given.replace("-", "_").lower()
+    if name not in DATASETS:
+        raise InputError(f"the toy world has no dataset {given!r}", hint=nearest(name, DATASETS))
+    return name
 
 
 def _datasets() -> Table:

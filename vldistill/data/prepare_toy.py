@@ -4,48 +4,64 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vldistill.artifacts import new_manifest, refuse_existing, write_manifest
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
-from vldistill.data.toy.layouts import write_toy
+from vldistill.data.toy.layouts import DATASETS, write_toy
 
-# Captions have no loader of their own yet: their raw files are written for the tools that read COCO's.
-PREPARED = ("vqa", "nlvr2", "snli_ve")
 RAW_NAME = "toy"
 
 
 def prepare_toy(
-    out: Path, raw: Path, *, seed: int, scale: float, options: SourceOptions, overwrite: bool
+    out: Path,
+    raw: Path,
+    *,
+    seed: int,
+    scale: float,
+    options: SourceOptions,
+    overwrite: bool,
+    datasets: Sequence[str] = DATASETS,
 ) -> list[dict[str, Any]]:
-    """Writes raw files below `raw/toy` and artifacts `out/toy-<dataset>`; returns the artifacts' manifests.
+    """Writes raw files to `raw/toy/<dataset>` and artifacts to `out/toy-<dataset>`; returns the artifacts' manifests.
 
-    The old world stays until the new one is written, and comes back where reading the new one fails.
+    options: VQA's. Raises InputError before anything is written where one of the folders is taken.
     """
-    targets = {name: out / f"{RAW_NAME}-{name}" for name in PREPARED}
-    root = raw / RAW_NAME
-    for target in (root, *targets.values()):
-        refuse_existing(target, overwrite)
-    retired = raw / f".{RAW_NAME}.{os.getpid()}.old"
-    fresh = raw / f".{RAW_NAME}.{os.getpid()}.new"
+    targets = {name: (raw / RAW_NAME / name, out / f"{RAW_NAME}-{name}") for name in datasets}
+    for places in targets.values():
+        for place in places:
+            refuse_existing(place, overwrite)
+    return [
+        _prepare_one(name, *places, seed=seed, scale=scale, overwrite=overwrite,
+                     options=options if name == "vqa" else SourceOptions())
+        for name, places in targets.items()
+    ]
+
+
+def _prepare_one(
+    name: str, root: Path, target: Path, *, seed: int, scale: float, options: SourceOptions, overwrite: bool
+) -> dict[str, Any]:
+    """One dataset. Its old raw files stay until the new ones are written, and come back where reading those fails."""
+    retired, fresh = (root.with_name(f".{name}.{os.getpid()}.{state}") for state in ("old", "new"))
     placed = False
     try:
-        write_toy(fresh, seed=seed, scale=scale)
-        write_manifest(fresh, new_manifest("toy", seed=seed, scale=scale, complete=True))
+        write_toy(fresh, seed=seed, scale=scale, datasets=(name,))
+        write_manifest(fresh / name, new_manifest("toy", seed=seed, scale=scale, complete=True))
         if root.exists():
             root.rename(retired)
-        fresh.rename(root)
+        (fresh / name).rename(root)
         placed = True
-        manifests = [
-            prepare(name, root / name, target, options=options if name == "vqa" else SourceOptions(), overwrite=overwrite)
-            for name, target in targets.items()
-        ]
+        manifest = prepare(name, root, target, options=options, overwrite=overwrite)
     except BaseException:
-        shutil.rmtree(root if placed else fresh, ignore_errors=True)
+        if placed:
+            shutil.rmtree(root, ignore_errors=True)
         if retired.exists():
             retired.rename(root)
         raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(retired, ignore_errors=True)
-    return manifests
+    return manifest

@@ -1,26 +1,20 @@
-"""Writes the toy world in the official raw layouts of VQA v2, NLVR2, SNLI-VE and COCO (Karpathy's split).
+"""Writes the toy world in the official raw layouts of VQA v2, NLVR2, SNLI-VE, VCR and the caption datasets.
 
-The loaders of the real datasets read it unchanged: the same file names, fields and picture formats. JPEGs are stored
-at quality 95 without chroma subsampling and PNGs uncompressed (at 36x36 pixels a file fills one disk block either way,
-and its bytes then do not depend on the zlib at hand).
+The loaders of the real datasets read it unchanged: the same file names, fields and picture formats.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-from PIL import Image
+from typing import Any
 
 from vldistill.artifacts import building, refuse_existing
-from vldistill.data.toy import tasks
-from vldistill.data.toy.world import Scene, generator, render
+from vldistill.data.toy import captions, tasks, vcr
+from vldistill.data.toy.files import ID_BLOCK, batches, encode, illustrated, write_json, write_jsonl
+from vldistill.data.toy.world import generator, render
 from vldistill.errors import InputError
 
 DEFAULT_SIZES: dict[str, dict[str, int]] = {
@@ -28,15 +22,17 @@ DEFAULT_SIZES: dict[str, dict[str, int]] = {
     "nlvr2": {"train": 6000, "dev": 250, "test1": 500},
     "snli_ve": {"train": 6000, "dev": 700, "test": 700},
     "coco": {"train": 3000, "val": 500, "test": 500},
+    "vcr": {"train": 1500, "val": 300, "test": 300},
+    "flickr30k": {"train": 500, "val": 100, "test": 100},
+    "gcc": {"train": 500, "val": 50},
+    "sbu": {"train": 300},
+    "visual_genome": {"train": 200},
 }
 """Scenes of each split (NLVR2: pairs of scenes, each of which is written in both orders)."""
 
 DATASETS = tuple(DEFAULT_SIZES)
 MIN_SCENES = 4
-_ID_BLOCK = 1_000_000  # image numbers of a split begin at a multiple of it, so that no two splits share one
-_BATCH = 256
 _ANSWERS = 10
-T = TypeVar("T")
 
 
 def write_toy(
@@ -51,7 +47,7 @@ def write_toy(
 
     `sizes` replaces numbers of DEFAULT_SIZES (`{"nlvr2": {"train": 500}}`); `scale` multiplies all of them, down to 4.
     They are rounded up to whole groups of scenes that balance each other. Returns the number of examples (questions,
-    statements, captions) by `<dataset>/<split>`. Raises InputError for a name or number that cannot be, and where a
+    statements, captions, regions) by `<dataset>/<split>`. Raises InputError for a name or number that cannot be, and where a
     folder exists already.
     """
     root = Path(root)
@@ -80,45 +76,17 @@ def _plan(
             raise InputError(f"the toy world has no dataset {name!r}", hint=f"choose from {', '.join(DATASETS)}")
     plan: dict[str, dict[str, int]] = {}
     for name in dict.fromkeys(datasets):
-        given, group = sizes.get(name, {}), tasks.GROUP[name]
+        given, group = sizes.get(name, {}), tasks.GROUP.get(name, 1)
         if unknown := sorted(set(given) - set(DEFAULT_SIZES[name])):
             raise InputError(f"{name} has no split {unknown[0]!r}",
                              hint=f"choose from {', '.join(DEFAULT_SIZES[name])}")
         plan[name] = {}
         for split, default in DEFAULT_SIZES[name].items():
             wanted = max(MIN_SCENES, round(given.get(split, default) * scale))
-            if wanted >= _ID_BLOCK:
-                raise InputError(f"{name}/{split} would have {wanted} scenes, at most {_ID_BLOCK - 1} are possible")
+            if wanted >= ID_BLOCK:
+                raise InputError(f"{name}/{split} would have {wanted} scenes, at most {ID_BLOCK - 1} are possible")
             plan[name][split] = -(-wanted // group) * group
     return plan
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    items = iter(items)
-    while batch := list(islice(items, _BATCH)):
-        yield batch
-
-
-def _encode(pixels: np.ndarray, kind: str) -> bytes:
-    """A picture [H, W, 3] as a file's content."""
-    buffer, options = io.BytesIO(), {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"compress_level": 0}
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _illustrated(examples: Iterable[tuple[Scene, T]]) -> Iterator[tuple[bytes, Scene, T]]:
-    """Adds each scene's JPEG; scenes are drawn by the batch."""
-    for batch in _batches(examples):
-        for pixels, (scene, rest) in zip(render([scene for scene, _ in batch]), batch, strict=True):
-            yield _encode(pixels, "JPEG"), scene, rest
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value) + "\n", encoding="utf-8", newline="\n")
-
-
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
 
 
 def _write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
@@ -127,8 +95,8 @@ def _write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, 
         (folder / f"{split}2014").mkdir()
         questions: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        examples = _illustrated(tasks.ask(generator(seed, split, "vqa"), size))
-        for image_id, (content, _, asked) in enumerate(examples, start=block * _ID_BLOCK):
+        examples = illustrated(tasks.ask(generator(seed, split, "vqa"), size))
+        for image_id, (content, _, asked) in enumerate(examples, start=block * ID_BLOCK):
             (folder / f"{split}2014" / f"COCO_{split}2014_{image_id:012d}.jpg").write_bytes(content)
             for number, question in enumerate(asked):
                 key = {"image_id": image_id, "question_id": image_id * 1000 + number}
@@ -141,9 +109,9 @@ def _write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, 
                 })
         head = {"info": {"description": "toy world"}, "license": {}, "data_type": "mscoco",
                 "data_subtype": f"{split}2014"}
-        _write_json(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json",
+        write_json(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json",
                     {**head, "task_type": "Open-Ended", "questions": questions})
-        _write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {**head, "annotations": annotations})
+        write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {**head, "annotations": annotations})
         written[split] = len(questions)
     return written
 
@@ -153,20 +121,20 @@ def _write_nlvr2(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str
     for split, size in splits.items():
         rows: list[dict[str, Any]] = []
         examples = enumerate(tasks.compare(generator(seed, split, "nlvr2"), size))
-        for batch in _batches(examples):
+        for batch in batches(examples):
             pictures = iter(render([scene for _, (left, right, _) in batch for scene in (left, right)]))
             for number, (_, _, statements) in batch:
                 directory = number % 100
                 place = folder / "images" / "train" / str(directory) if split == "train" else folder / split
                 place.mkdir(parents=True, exist_ok=True)
-                sides = [_encode(next(pictures), "PNG") for _ in range(2)]
+                sides = [encode(next(pictures), "PNG") for _ in range(2)]
                 for pair in (0, 1):
                     for i, content in enumerate(sides[::-1] if pair else sides):
                         (place / f"{split}-{number}-{pair}-img{i}.png").write_bytes(content)
                     for i, statement in enumerate(map(tasks.opposite, statements) if pair else statements):
                         row = _nlvr2_row(statement, f"{split}-{number}-{pair}-{i}")
                         rows.append(row | ({"directory": directory} if split == "train" else {"extra_validations": {}}))
-        _write_jsonl(folder / f"{split}.json", rows)
+        write_jsonl(folder / f"{split}.json", rows)
         written[split] = len(rows)
     return written
 
@@ -183,43 +151,30 @@ def _write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[s
     images.mkdir()
     for block, (split, size) in enumerate(splits.items(), start=1):
         rows = []
-        rng, captions = generator(seed, split, "snli_ve"), generator(seed, split, "snli_ve captions")
-        examples = _illustrated(tasks.entail(rng, size))
-        for image_id, (content, scene, statements) in enumerate(examples, start=block * _ID_BLOCK):
+        rng, premises = generator(seed, split, "snli_ve"), generator(seed, split, "snli_ve captions")
+        examples = illustrated(tasks.entail(rng, size))
+        for image_id, (content, scene, statements) in enumerate(examples, start=block * ID_BLOCK):
             (images / f"{image_id}.jpg").write_bytes(content)
-            premise = tasks.caption(captions, scene)
+            premise = tasks.caption(premises, scene)
             rows += [
                 {"gold_label": statement.label, "sentence1": premise, "sentence2": statement.text,
                  "pairID": f"{image_id}.jpg#0r{i + 1}{statement.label[0]}", "captionID": f"{image_id}.jpg#0",
                  "Flickr30K_ID": str(image_id)}
                 for i, statement in enumerate(statements)
             ]
-        _write_jsonl(folder / f"snli_ve_{split}.jsonl", rows)
+        write_jsonl(folder / f"snli_ve_{split}.jsonl", rows)
         written[split] = len(rows)
     return written
 
 
-def _write_coco(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
-    written: dict[str, int] = {}
-    images: list[dict[str, Any]] = []
-    for block, (split, size) in enumerate(splits.items(), start=1):
-        # Karpathy's test pictures come from COCO's val2014, as his val pictures do.
-        year = "train2014" if split == "train" else "val2014"
-        (folder / year).mkdir(exist_ok=True)
-        examples = _illustrated(tasks.describe(generator(seed, split, "coco"), size))
-        for cocoid, (content, _, captions) in enumerate(examples, start=block * _ID_BLOCK):
-            filename, imgid = f"COCO_{year}_{cocoid:012d}.jpg", len(images)
-            (folder / year / filename).write_bytes(content)
-            sentids = [imgid * len(captions) + i for i in range(len(captions))]
-            sentences = [{"raw": raw, "tokens": raw.replace(",", "").split(), "imgid": imgid, "sentid": sentid}
-                         for raw, sentid in zip(captions, sentids, strict=True)]
-            images.append({"filename": filename, "filepath": year, "split": split, "imgid": imgid, "cocoid": cocoid,
-                           "sentids": sentids, "sentences": sentences})
-            written[split] = written.get(split, 0) + len(captions)
-    _write_json(folder / "dataset_coco.json", {"images": images, "dataset": "coco"})
-    return written
-
-
 _WRITERS: dict[str, Callable[[Path, int, Mapping[str, int]], dict[str, int]]] = {
-    "vqa": _write_vqa, "nlvr2": _write_nlvr2, "snli_ve": _write_snli_ve, "coco": _write_coco,
+    "vqa": _write_vqa,
+    "nlvr2": _write_nlvr2,
+    "snli_ve": _write_snli_ve,
+    "coco": partial(captions.write_karpathy, dataset="coco"),
+    "vcr": vcr.write,
+    "flickr30k": partial(captions.write_karpathy, dataset="flickr30k"),
+    "gcc": captions.write_gcc,
+    "sbu": captions.write_sbu,
+    "visual_genome": captions.write_visual_genome,
 }
