@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folde
 
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
 def prepare(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ... or list, to name all.")],
+    context: typer.Context,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ..., regions, or list, to name all.")],
     raw: Annotated[Path | None, typer.Option("--raw", metavar="DIR", help="Official files (toy: written there).")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/DATASET.")] = None,
     min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="VQA: least count of a class.")] = 9,
@@ -51,7 +53,7 @@ def prepare(
     val_directories: Annotated[str, typer.Option("--val-directories", metavar="4,5", help="nlvr: directories held out.")] = "",
     splits: Annotated[str, typer.Option("--splits", metavar="A,B", help="Only these of train, val, test.")] = "",
     limit: LimitOption = None,
-    check: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
+    images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
@@ -60,18 +62,20 @@ def prepare(
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
     scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
     datasets: Annotated[str, typer.Option("--datasets", metavar="A,B", help="toy: only these.")] = "",
+    format: Annotated[str, typer.Option("--format", metavar="NAME", help="regions: of the files, if not plain.")] = "",
+    threshold: Annotated[float, typer.Option("--threshold", metavar="X", help="regions: least confidence.")] = 0.2,
+    boxes: Annotated[str, typer.Option("--boxes", metavar="N,N", help="regions: fewest, most an image.")] = "10,100",
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="regions: compute them for this data.")] = None,
+    grid: Annotated[int | None, typer.Option("--grid", min=1, metavar="N", help="regions: N x N cells, with --data.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help="regions: ResNet-101's, with --data.")] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a dataset's official files into a data artifact."""
     from vldistill.commands.prepare import prepare_command
 
-    prepare_command(
-        dataset, raw=raw, out=out, min_count=min_count, vqa_split=vqa_split, labels=_split(labels), task=task,
-        val_directories=_split(val_directories), splits=_split(splits), limit=limit, check=check, follow_links=follow_links,
-        seed=seed, scale=scale, datasets=_split(datasets), lowshot=_split(lowshot), seeds=_split(seeds),
-        domain_shift=domain_shift, statements=statements, dry_run=dry_run, overwrite=overwrite,
-    )
+    options = {option.opts[0]: context.get_parameter_source(option.name) for option in context.command.params}
+    prepare_command(SimpleNamespace(**context.params), {name for name, source in options.items() if source.name == "COMMANDLINE"})
 
 
 @app.command(epilog="Example: vldistill cache --recipe my_recipe.yaml")

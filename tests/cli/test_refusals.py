@@ -22,7 +22,7 @@ REFUSALS = {
     "no data": ("finetune -r quickstart_teacher data.path=artifacts/data/toy-nothing",
                 ["artifacts/data/toy-nothing: no such artifact", "make it with: vldistill prepare toy"]),
     "no data of one's own": ("finetune -r quickstart_teacher data.path=artifacts/data/vqa", ["vldistill prepare vqa --raw"]),
-    "raw files as data": ("finetune -r quickstart_teacher data.path=artifacts/raw/toy", ["is an artifact of `toy`"]),
+    "raw files as data": ("finetune -r quickstart_teacher data.path=artifacts/raw/toy/vqa", ["is an artifact of `toy`"]),
     "a run as data": (f"finetune -r quickstart_teacher data.path={DIDE}/default/seed0", ["`distill`", "`prepare`"]),
     "no such split": ("finetune -r quickstart_teacher data.train=training", ["no split 'training'", "train, val, test"]),
     "no such type": ("finetune -r quickstart_teacher data.types=[circles]", ["no type 'circles'"]),
@@ -74,7 +74,7 @@ REFUSALS = {
     "prepare low-shot of no such task": (f"prepare nlvr2 --raw {NLVR2} --out new --lowshot 100", ["--lowshot means nothing"]),
     "prepare low-shot of no number": ("prepare vqa --raw x --lowshot many", ["--lowshot many is not a list of whole numbers"]),
     "prepare a shifted toy": ("prepare toy --domain-shift --out x --raw x", ["--domain-shift", "means nothing for toy"]),
-    "prepare images somehow": ("prepare toy --images some", ["--images some"]),
+    "prepare images somehow": ("prepare jsonl --raw artifacts --images some", ["--images some"]),
     "prepare a toy of no size": ("prepare toy --scale 0 --out x --raw x", ["scale is 0"]),
 }  # fmt: skip
 

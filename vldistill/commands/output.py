@@ -24,6 +24,11 @@ def plan_table(title: str, rows: dict[str, str]) -> Table:
     return table
 
 
+def split_list(text: str) -> tuple[str, ...]:
+    """The parts of a list that an option takes: "a, b" to ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def last_line(values: dict[str, Any]) -> None:
     """The result for scripts: compact JSON as the last line of standard output."""
     if is_first_rank():

@@ -2,67 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.table import Table
 
-from vldistill.commands.output import console, plan_table
-from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_rewritten, short_types
+from vldistill.commands.output import console, plan_table, split_list
+from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_regions, render_rewritten, short_types
 from vldistill.data.prepare import LAYOUTS, SOURCES, prepare
+from vldistill.data.prepare_regions import BoxRule, Target, extract_regions, import_regions
 from vldistill.data.prepare_toy import prepare_toy
 from vldistill.data.sources.base import SourceOptions, nearest
 from vldistill.data.toy.layouts import DATASETS
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
 
+# The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the
+# data sets (--labels, ...) are judged where it is read.
+_ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite"}
+_REGIONS = {"--format", "--threshold", "--boxes", "--data", "--grid", "--weights"}
+_TOY = {"--seed", "--scale", "--datasets"}
+_OF_FILES, _OF_DATA = {"--format", "--threshold", "--boxes"}, {"--grid", "--weights"}
 
-def prepare_command(
-    dataset: str, *, raw: Path | None, out: Path | None, min_count: int, vqa_split: str, labels: tuple[str, ...],
-    task: str | None, val_directories: tuple[str, ...], splits: tuple[str, ...], limit: int | None, check: str,
-    follow_links: bool, seed: int, scale: float, datasets: tuple[str, ...], lowshot: tuple[str, ...], seeds: tuple[str, ...],
-    domain_shift: bool, statements: bool, dry_run: bool, overwrite: bool,
-) -> None:
-    """`vldistill prepare`."""
-    if check not in ("decode", "header", "none"):
-        raise InputError(f"--images {check} is not known", hint="decode, header or none")
-    options = SourceOptions(min_answer_count=min_count, vqa_split=vqa_split, val_directories=val_directories, labels=labels,
-                            task=task, splits=splits or None)
-    variants = Variants(_numbers("--lowshot", lowshot), _numbers("--seeds", seeds), domain_shift, statements)
-    name = dataset.replace("-", "_").lower()
+
+def prepare_command(asked: SimpleNamespace, given: set[str]) -> None:
+    """`vldistill prepare`. asked: the values of all options. given: the names of those on the command line."""
+    name = asked.dataset.replace("-", "_").lower()
     if name == "list":
         console.print(_datasets())
-        return
-    if name == "toy":
-        given = {"--lowshot, --domain-shift or --statements": bool(variants), "--splits": splits, "--limit": limit,
-                 "--labels": labels, "--task": task, "--val-directories": val_directories,
-                 "--images": check != "decode", "--follow-links": follow_links}
-        for option, value in given.items():
-            if value:
-                raise InputError(f"{option} means nothing for toy", hint="leave it out; --scale sets the size of the world")
-        folder, raw = out or Path("artifacts/data"), raw or Path("artifacts/raw")
-        chosen = tuple(_toy_dataset(given) for given in datasets) or DATASETS
-        if dry_run:
-            names = f"{{{','.join(chosen)}}}"
-            console.print(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
-                                                     "writes artifacts": folder / f"toy-{names}"}))
-            return
-        manifests = prepare_toy(folder, raw, seed=seed, scale=scale, options=options, overwrite=overwrite, datasets=chosen)
-        places = [folder / f"toy-{manifest['dataset']}" for manifest in manifests]
+    elif name == "regions":
+        _refuse(given - _ALWAYS - _REGIONS - {"--limit"}, name)
+        _prepare_regions(asked, given)
+    elif name == "toy":
+        _refuse(given - _ALWAYS - _TOY - {"--min-count"}, name)
+        _prepare_toy(asked)
+    elif name not in SOURCES:
+        raise InputError(f"no dataset {asked.dataset!r}", hint=nearest(name, [*LAYOUTS, "regions"]))
     else:
-        if datasets:
-            raise InputError(f"--datasets means nothing for {dataset}", hint="leave it out; it is for toy")
-        if name not in SOURCES:
-            raise InputError(f"no dataset {dataset!r}", hint=nearest(name, LAYOUTS))
-        if raw is None:
-            raise InputError("--raw is missing", hint=f"vldistill prepare {dataset} --raw FOLDER, the official download")
-        target = out or Path("artifacts/data") / name
-        manifests, places = [_prepare_with_progress(
-            name, raw, target, options=options, limit=limit, overwrite=overwrite, decode_images=check == "decode",
-            check_images=check != "none", follow_links=follow_links, dry_run=dry_run,
-            variants=variants)], [target]
-    for manifest, place in zip(manifests, places, strict=True):
-        _print(manifest, place, dry_run)
+        _refuse(given & (_TOY | _REGIONS), asked.dataset)
+        _prepare_source(name, asked)
+
+
+def _refuse(options: set[str], name: str) -> None:
+    if options:
+        raise InputError(f"{', '.join(sorted(options))} means nothing for {name}", hint="leave it out")
+
+
+def _prepare_source(name: str, asked: SimpleNamespace) -> None:
+    if asked.images not in ("decode", "header", "none"):
+        raise InputError(f"--images {asked.images} is not known", hint="decode, header or none")
+    if asked.raw is None:
+        raise InputError("--raw is missing", hint=f"vldistill prepare {asked.dataset} --raw FOLDER, the official download")
+    options = SourceOptions(min_answer_count=asked.min_count, vqa_split=asked.vqa_split, labels=split_list(asked.labels),
+                            val_directories=split_list(asked.val_directories), task=asked.task,
+                            splits=split_list(asked.splits) or None)
+    variants = Variants(_numbers("--lowshot", asked.lowshot), _numbers("--seeds", asked.seeds), asked.domain_shift,
+                        asked.statements)
+    target = asked.out or Path("artifacts/data") / name
+    manifest = _prepare_with_progress(
+        name, asked.raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
+        decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
+        dry_run=asked.dry_run, variants=variants)
+    _print(manifest, target, asked.dry_run)
+
+
+def _prepare_toy(asked: SimpleNamespace) -> None:
+    folder, raw = asked.out or Path("artifacts/data"), asked.raw or Path("artifacts/raw")
+    chosen = tuple(_toy_dataset(given) for given in split_list(asked.datasets)) or DATASETS
+    if asked.dry_run:
+        names = f"{{{','.join(chosen)}}}"
+        console.print(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
+                                                 "writes artifacts": folder / f"toy-{names}"}))
+        return
+    manifests = prepare_toy(folder, raw, seed=asked.seed, scale=asked.scale, overwrite=asked.overwrite, datasets=chosen,
+                            options=SourceOptions(min_answer_count=asked.min_count))
+    for manifest in manifests:
+        _print(manifest, folder / f"toy-{manifest['dataset']}", dry_run=False)
+
+
+def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
+    if (asked.raw is None) == (asked.data is None):
+        raise InputError("one of --raw and --data is needed", hint="--raw FEATURES imports them, --data ARTIFACT computes them")
+    computed = asked.data is not None
+    if vain := given & (_OF_FILES if computed else _OF_DATA):
+        raise InputError(f"{', '.join(sorted(vain))} goes with {'--raw' if computed else '--data'}", hint="leave it out")
+    name = (asked.raw or asked.data).resolve().name.partition(".")[0]
+    out = asked.out or Path("artifacts/regions") / name
+    with _counting("images") as progress:
+        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress)
+        if computed:
+            manifest = extract_regions(asked.data, target, weights=asked.weights, grid=asked.grid)
+        else:
+            bounds = _numbers("--boxes", asked.boxes)
+            if len(bounds) != 2:
+                raise InputError(f"--boxes {asked.boxes} is not two numbers", hint="--boxes 10,100")
+            manifest = import_regions(asked.raw, target, kind=asked.format or None, rule=BoxRule(asked.threshold, *bounds))
+    if manifest.get("unchanged"):
+        console.print(f"up to date: {out}, made from the same input", highlight=False, soft_wrap=True)
+    elif asked.dry_run:
+        console.print(plan_table("prepare regions", {"reads": asked.raw or asked.data, **manifest["options"], "writes": out}))
+    else:
+        console.print(render_regions(manifest))
+        console.print(f"wrote {out}\n", highlight=False, soft_wrap=True)
 
 
 def _toy_dataset(given: str) -> str:
@@ -76,12 +120,14 @@ def _datasets() -> Table:
     table = Table("dataset", "what it reads from --raw", box=None, pad_edge=False)
     for name, layout in LAYOUTS.items():
         table.add_row(name.replace("_", "-"), layout)
+    table.add_row("regions", "region features: UNITER's LMDB or npz, bottom-up TSV, OSCAR's .pt or .tsv, VL-BERT's JSON")
     return table
 
 
-def _numbers(option: str, values: tuple[str, ...]) -> tuple[int, ...]:
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    values = split_list(text)
     if not all(value.isascii() and value.isdigit() for value in values):
-        raise InputError(f"{option} {','.join(values)} is not a list of whole numbers", hint=f"{option} 100,1000")
+        raise InputError(f"{option} {text} is not a list of whole numbers", hint=f"{option} 100,1000")
     return tuple(dict.fromkeys(map(int, values)))
 
 
@@ -118,3 +164,11 @@ def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any)
         return prepare(name, raw, target, progress=advance, **arguments)
 
 
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int], None] | None]:
+    """A running count of what has no known total, on a terminal."""
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status(f"0 {what}") as status:
+        yield lambda count: status.update(f"{count:,} {what}") if count % 100 == 0 else None

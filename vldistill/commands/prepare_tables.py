@@ -117,3 +117,20 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
             table.add_row(Text(what), f"{count:,}{share}")
         tables.append(table)
     return tables
+
+
+def render_regions(manifest: dict[str, Any]) -> Table:
+    """What a region store holds."""
+    table = Table(title=f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""),
+                  title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right")
+    rows = {"images": f"{manifest['images']:,}", "boxes": f"{manifest['boxes']:,}",
+            "boxes an image": f"{manifest['boxes'] / manifest['images']:.1f}", "features a box": f"{manifest['width']:,}",
+            "confidences": "yes" if manifest["confidence"] else "no",
+            "detector's classes": "no" if manifest["classes"] is None else f"{manifest['classes']:,}",
+            "whole-image feature": "yes" if manifest["image_features"] else "no",
+            "size": f"{sum(manifest['sizes'].values()) / 2**20:,.1f} MiB"}
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

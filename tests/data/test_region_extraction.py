@@ -1,0 +1,141 @@
+"""Features by ResNet-101 and RoIAlign: against an independent computation, alone as in company, and from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from vldistill.data.regions import extract as extraction
+from vldistill.data.regions.extract import BACKBONE, Boxes, build_backbone, extract, grid_boxes, resized
+from vldistill.data.regions.store import RegionStore
+from vldistill.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_backbone("random")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Images of 64 pixels: the arithmetic is the same and the network quick."""
+    monkeypatch.setattr(extraction, "SHORT_SIDE", 64)
+    monkeypatch.setattr(extraction, "LONG_SIDE", 128)
+
+
+def picture(path, size, seed=0):
+    rng = np.random.default_rng(seed)
+    Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    return path.name
+
+
+def found(network, root, wanted, batch=8):
+    return dict(extract(network, root, wanted, device=torch.device("cpu"), batch=batch))
+
+
+@pytest.mark.parametrize("size, expected", [((640, 480), (800, 600)), ((600, 900), (600, 900)), ((3000, 600), (1200, 240)),
+                                            ((36, 36), (600, 600))])
+def test_sizes(size, expected):
+    assert resized(Image.new("RGB", size)).size == expected
+
+
+def test_a_grid_covers_the_image():
+    boxes = grid_boxes(60, 30, 3)
+    assert boxes.shape == (9, 4) and boxes[0].tolist() == [0, 0, 20, 10] and boxes[5].tolist() == [40, 10, 60, 20]
+    assert ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum() == 60 * 30
+
+
+def test_the_backbone_has_2048_features_at_stride_16(network):
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 64, 96))[0].shape == (1, 2048, 4, 6)
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+def test_features_of_a_box_are_the_mean_of_the_map_below_it(network, small, tmp_path):
+    """Boxes that end on the map's cells, sampled bilinearly: RoIAlign averages points, which here lie between cell centres."""
+    name = picture(tmp_path / "a.png", (96, 64))
+    boxes = np.array([[0, 0, 96, 64], [16, 16, 64, 48]], dtype=np.float32)
+    regions = found(network, tmp_path, [Boxes(name, boxes, np.array([0.5, 0.25], np.float32))])[name]
+    pixels = torch.from_numpy(np.array(Image.open(tmp_path / name))).permute(2, 0, 1)[None] / 255
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    with torch.inference_mode():
+        fmap = network((pixels - mean) / std)[0]
+    np.testing.assert_allclose(regions.image_feature, fmap.mean(dim=(2, 3))[0], rtol=1e-4, atol=1e-5)
+    for row, (left, top, right, bottom) in zip(regions.features, boxes, strict=True):
+        # The 14 x 14 points of 7 x 7 cells of 2 x 2 samples, in map coordinates where pixel centres are at halves.
+        xs = (left + (np.arange(14) + 0.5) * (right - left) / 14) / 16
+        ys = (top + (np.arange(14) + 0.5) * (bottom - top) / 14) / 16
+        grid = np.stack(np.meshgrid(2 * xs / fmap.shape[3] - 1, 2 * ys / fmap.shape[2] - 1), axis=-1)
+        points = F.grid_sample(fmap, torch.tensor(grid, dtype=torch.float32)[None], padding_mode="border", align_corners=False)
+        np.testing.assert_allclose(row, points.mean(dim=(2, 3))[0], rtol=1e-3, atol=1e-4)
+    assert regions.boxes.tolist() == [[0, 0, 1, 1], pytest.approx([1 / 6, 0.25, 2 / 3, 0.75])] and regions.size == (96, 64)
+
+
+def test_an_image_has_the_same_features_in_any_company(network, small, tmp_path):
+    names = [picture(tmp_path / f"{i}.png", size, i) for i, size in enumerate([(64, 64), (64, 96), (64, 64), (80, 64)])]
+    wanted = [Boxes(name, grid_boxes(*Image.open(tmp_path / name).size, 2), None) for name in names]
+    together = found(network, tmp_path, wanted)
+    assert set(together) == set(names)
+    for one in wanted:
+        alone = found(network, tmp_path, [one], batch=1)[one.path]
+        np.testing.assert_allclose(alone.features, together[one.path].features, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_from_a_file(tmp_path):
+    source = timm.create_model(BACKBONE, pretrained=False)
+    save_file(source.state_dict(), tmp_path / "resnet.safetensors")
+    network = build_backbone(str(tmp_path / "resnet.safetensors"))
+    torch.testing.assert_close(network.state_dict()["conv1.weight"], source.state_dict()["conv1.weight"])
+
+
+def test_weights_that_cannot_be_had_are_one_error(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    for weights, message in ((str(tmp_path / "gone"), "no such file"), (str(tmp_path / "broken.safetensors"), "cannot be had"),
+                             (None, "cannot be had")):
+        with pytest.raises(InputError, match=message):
+            build_backbone(weights)
+
+
+def test_from_the_command_line(world, well, small, tmp_path):
+    """The toy VCR's own boxes, and a grid for data without any."""
+    shown = well("prepare", "regions", "--data", "artifacts/data/toy-vcr", "--weights", "random", "--limit", "5",
+                 "--out", tmp_path / "vcr").flat
+    assert "regions from random · partial" in shown and "2,048" in shown
+    store = RegionStore(tmp_path / "vcr")
+    lines = (world / "artifacts/data/toy-vcr/regions.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["image"] in store]
+    assert len(rows) == 5
+    for row in rows:
+        regions = store[row["image"]]
+        expected = np.array(row["boxes"])[:, :4] / 36
+        np.testing.assert_allclose(regions.boxes, expected, atol=1e-6)
+        assert regions.features.shape == (len(expected), 2048) and regions.confidence.tolist() == [1.0] * len(expected)
+    cells = ("prepare", "regions", "--data", "artifacts/data/toy-vqa", "--weights", "random", "--limit", "2", "--grid", "3",
+             "--out", tmp_path / "vqa")
+    well(*cells)
+    store = RegionStore(tmp_path / "vqa")
+    assert store.manifest["boxes"] == 18 and store.manifest["confidence"] is False
+    assert "up to date" in well(*cells).flat
+
+
+@pytest.mark.parametrize("words, message", [
+    ([], "one of --raw and --data"),
+    (["--raw", "artifacts", "--data", "artifacts/data/toy-vqa"], "one of --raw and --data"),
+    (["--raw", "artifacts", "--grid", "3"], "--grid goes with --data"),
+    (["--data", "artifacts/data/toy-vqa", "--boxes", "1,2"], "--boxes goes with --raw"),
+    (["--raw", "artifacts", "--lowshot", "100"], "--lowshot means nothing for regions"),
+    (["--raw", "artifacts", "--boxes", "10"], "not two numbers"),
+    (["--raw", "artifacts", "--format", "zip"], "--format zip is not known"),
+    (["--data", "artifacts/data/gone"], "no such artifact"),
+])
+def test_refusals(world, command, words, message):
+    result = command("prepare", "regions", *words)
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1

@@ -1,0 +1,210 @@
+"""`prepare regions`: published region features, or those of an ImageNet backbone, become a region store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vldistill import artifacts
+from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.inputs import inputs_signature
+from vldistill.data.records import read_jsonl
+from vldistill.data.regions import importers
+from vldistill.data.regions.arrays import checked, selected
+from vldistill.data.regions.keys import image_key
+from vldistill.data.regions.store import STAGE, RegionWriter
+from vldistill.data.writing import REGIONS_FILE
+from vldistill.errors import InputError, Problems
+
+MOST_FAULTS = 1000
+FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
+    "uniter-lmdb": importers.read_uniter_lmdb,
+    "npz": importers.read_npz_folder,
+    "tsv": importers.read_tsv,
+    "oscar": importers.read_oscar,
+    "vl-bert": importers.read_vlbert,
+}
+DETECTOR = "detector"
+GRID = 6
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """Which boxes of an image are kept: those above `threshold`, but `fewest` to `most` (UNITER's 0.2, 10 and 100)."""
+
+    threshold: float = 0.2
+    fewest: int = 10
+    most: int = 100
+
+    def check(self) -> None:
+        """Raises InputError for numbers that cannot be."""
+        if not 0 <= self.threshold <= 1 or not 1 <= self.fewest <= self.most:
+            raise InputError(f"--threshold {self.threshold:g} --boxes {self.fewest},{self.most} cannot be met",
+                             hint="--threshold 0.2 --boxes 10,100")
+
+
+def detect_format(path: Path) -> str:
+    """The format of feature files, by their names. Raises InputError where they look like none."""
+    if not path.exists():
+        raise InputError("no such file or folder", where=str(path), hint="give the feature files")
+    if path.is_dir():
+        for name, pattern in (("uniter-lmdb", "data.mdb"), ("npz", "*.npz"), ("vl-bert", "*.json")):
+            if next(path.glob(pattern), None) is not None:
+                return name
+    else:
+        for name, suffixes in (("tsv", {".tsv"}), ("oscar", {".pt", ".pth"}), ("vl-bert", {".zip"}), ("uniter-lmdb", {".mdb"})):
+            if path.suffix.lower() in suffixes:
+                return name
+    raise InputError("does not look like region features", where=str(path),
+                     hint="data.mdb, .npz or .json files in a folder, or a .tsv, .pt or .zip file; see --format")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is made. out: the store. limit: the first N images. dry_run: everything but the writing. progress(images so far)."""
+
+    out: Path
+    limit: int | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    progress: Callable[[int], None] | None = None
+
+
+def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: BoxRule | None = None) -> dict[str, Any]:
+    """Reads feature files into a store; returns its manifest. kind: a key of FORMATS, None to go by the files.
+
+    A store that was made of the same files in the same way is kept (`unchanged` in the manifest returned). Raises InputError
+    with every fault found; nothing is then left behind.
+    """
+    rule = rule or BoxRule()
+    rule.check()
+    if kind is not None and kind not in FORMATS:
+        raise InputError(f"--format {kind} is not known", hint=f"one of {', '.join(FORMATS)}")
+    kind = kind or detect_format(raw)
+    problems = Problems()
+
+    def entries() -> Iterator[importers.Entry]:
+        for where, name, regions in FORMATS[kind](raw, problems):
+            yield where, name, selected(regions, rule.threshold, rule.fewest, rule.most)
+
+    options = {"format": kind, "threshold": rule.threshold, "boxes": [rule.fewest, rule.most]}
+    return _build(entries, target, raw, problems, options, DETECTOR)
+
+
+def extract_regions(
+    data: Path, target: Target, *, weights: str | None = None, grid: int | None = None, batch: int = 8
+) -> dict[str, Any]:
+    """Computes features of a data artifact's images with ResNet-101 (see `regions.extract`) into a store; returns its manifest.
+
+    grid: G x G cells instead of the boxes that the artifact has (VCR's); without either, GRID x GRID. batch: images of equal size
+    at once. Errors as `import_regions`.
+    """
+    from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
+
+    artifact, problems = open_data(data), Problems()
+    boxes, source = _boxes(artifact, grid)
+
+    def entries() -> Iterator[importers.Entry]:
+        import torch
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        for path, regions in extract(build_backbone(weights), artifact.image_root, boxes(), device=device, batch=batch):
+            yield path, path, regions
+
+    options = {"data": artifact.fingerprint, "boxes": source, "weights": weights or "hub"}
+    return _build(entries, target, data, problems, options, "random" if weights == "random" else BACKBONE)
+
+
+def _boxes(artifact: DataArtifact, grid: int | None):
+    """A function that yields the boxes of each image, and where they are from."""
+    from vldistill.data.regions.extract import Boxes, grid_boxes
+
+    annotated = artifact.folder / REGIONS_FILE
+
+    def from_annotations() -> Iterator[Boxes]:
+        for _, row in read_jsonl(annotated, Problems(), parse=json.loads):
+            rows = np.array(row["boxes"], dtype=np.float32).reshape(-1, 5)
+            edge = np.array([row["width"], row["height"]] * 2, dtype=np.float32)
+            if len(rows):
+                yield Boxes(row["image"], np.minimum(rows[:, :4].clip(0), edge), rows[:, 4])
+
+    def from_grid(side: int) -> Iterator[Boxes]:
+        for _, row in read_jsonl(artifact.folder / "images.jsonl", Problems(), parse=json.loads):
+            yield Boxes(row["path"], grid_boxes(row["width"], row["height"], side), None)
+
+    if grid is None and annotated.exists():
+        return from_annotations, "annotated"
+    side = grid or GRID
+    if not (artifact.folder / "images.jsonl").exists():
+        raise InputError("has no list of images", where=str(artifact.folder), hint="prepare it without --images none")
+    return lambda: from_grid(side), f"grid {side}"
+
+
+def _build(
+    entries: Callable[[], Iterator[importers.Entry]], target: Target, source: Path, problems: Problems, options: dict[str, Any],
+    features: str,
+) -> dict[str, Any]:
+    started = time.monotonic()
+    options, signature = {**options, "limit": target.limit}, inputs_signature(source)
+    if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
+        return kept
+    artifacts.refuse_existing(target.out, target.overwrite)
+    manifest = artifacts.new_manifest(STAGE, source=str(source.resolve()), features=features, options=options, inputs=signature,
+                                      partial=target.limit is not None)
+    if target.dry_run:
+        return manifest
+    with artifacts.building(target.out, overwrite=target.overwrite) as folder:
+        writer = RegionWriter(folder)
+        _write(entries(), writer, source, problems, target)
+        problems.raise_if_any(str(source))
+        writer.close()
+        width, classes, confidence, whole = writer.shape
+        shards = sorted(folder.iterdir())
+        manifest |= {
+            "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes, "confidence": confidence,
+            "image_features": whole, "sizes": {path.name: path.stat().st_size for path in shards},
+            "files": {path.name: artifacts.file_digest(path) for path in shards},
+        }
+        manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),
+                     "wall_s": round(time.monotonic() - started, 2), "complete": True}
+        artifacts.write_manifest(folder, manifest)
+    return manifest
+
+
+def _write(entries: Iterator[importers.Entry], writer: RegionWriter, source: Path, problems: Problems, target: Target) -> None:
+    seen: dict[str, str] = {}
+    for where, name, regions in entries:
+        key = image_key(name)
+        first = seen.setdefault(key, where)
+        if first != where:
+            problems.add(f"image {key} appears twice", where=where, hint=f"first at {first}; drop one")
+            continue
+        try:
+            writer.add(key, checked(regions))
+        except ValueError as error:
+            problems.add(str(error), where=where, hint="fetch it again, or leave the image out")
+        if target.progress:
+            target.progress(writer.images)
+        if writer.images == target.limit:
+            break
+        if len(problems.items) >= MOST_FAULTS:
+            message = f"has {MOST_FAULTS:,} faults; the rest was not read"
+            problems.add(message, where=str(source), hint="is it the right file?")
+            break
+    if not problems and not writer.images:
+        problems.add("holds no image", where=str(source), hint="is it the right file?")
+
+
+def _unchanged(out: Path, options: dict[str, Any], signature: str) -> dict[str, Any] | None:
+    try:
+        manifest = artifacts.read_manifest(out, STAGE, make_it="")
+    except InputError:
+        return None
+    same = manifest.get("options") == options and manifest.get("inputs") == signature
+    return {**manifest, "unchanged": True} if same else None

@@ -1,0 +1,206 @@
+"""Readers of published region features: UNITER's LMDB and npz files, bottom-up attention's TSV, OSCAR's torch dictionary and TSV,
+VL-BERT's JSON. Each yields (`file:entry`, image name, regions) one by one; a faulty entry goes to `problems`.
+
+Pickle is read by none of them: numpy's own reader refuses it, torch's restricted reader runs no code, and msgpack's arrays are
+decoded here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from vldistill.data.records import parse_json
+from vldistill.data.regions.arrays import from_base64, numeric_array, read_npz
+from vldistill.data.regions.store import Regions
+from vldistill.errors import InputError, Problems
+
+Entry = tuple[str, str, Regions]
+_LONGEST_LINE = 1 << 26
+_LARGEST_MEMBER = 1 << 26
+_OSCAR_BOX = 6
+
+
+def optional(name: str) -> ModuleType:
+    """A library of the extra `regions`. Raises InputError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise InputError(f"{name} is not installed", hint="pip install 'vldistill[regions]'") from None
+
+
+# --- UNITER -----------------------------------------------------------------------------------------------------------
+
+
+def read_uniter_lmdb(path: Path, problems: Problems) -> Iterator[Entry]:
+    """An image database of UNITER: values are msgpack maps, or npz files in the `_compressed` ones."""
+    lmdb, msgpack = optional("lmdb"), optional("msgpack")
+    try:
+        with lmdb.open(str(path), readonly=True, lock=False, readahead=False) as database, database.begin() as transaction:
+            for raw_key, value in transaction.cursor():
+                key = raw_key.decode("utf-8", "replace")
+                if key != "__keys__":
+                    yield from _guarded(f"{path}:{key}", key, problems, lambda v=value: _uniter(_unpack(v, msgpack)))
+    except lmdb.Error as error:
+        problems.add(f"is no LMDB that can be read: {error}", where=str(path), hint="fetch it again")
+
+
+def _unpack(value: bytes, msgpack: ModuleType) -> dict[str, Any]:
+    if value[:2] == b"PK":
+        return read_npz(value)
+    try:
+        # Everything as bytes: older databases have texts where newer ones have bytes.
+        table = msgpack.unpackb(value, raw=True, strict_map_key=False, object_hook=numeric_array)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise ValueError(f"is no msgpack map of numbers: {error}") from None
+    if not isinstance(table, dict):
+        raise ValueError("is no msgpack map of numbers")
+    return table
+
+
+def _uniter(table: dict[str, Any]) -> Regions:
+    """norm_bb: [N, 6], x1/W, y1/H, x2/W, y2/H, w/W, h/H."""
+    for name in ("features", "norm_bb"):
+        if not isinstance(table.get(name), np.ndarray):
+            raise ValueError(f"lacks `{name}`, found {', '.join(sorted(map(str, table))[:8]) or 'nothing'}")
+    boxes = table["norm_bb"]
+    if boxes.ndim != 2 or boxes.shape[1] < 4:
+        raise ValueError(f"`norm_bb` has shape {list(boxes.shape)}, [boxes, 6] was expected")
+    return Regions(table["features"], boxes[:, :4], table.get("conf"), table.get("soft_labels"))
+
+
+def read_npz_folder(path: Path, problems: Problems) -> Iterator[Entry]:
+    """A folder of npz files, one an image (what UNITER's LMDB is made from)."""
+    for file in sorted(path.glob("*.npz")):
+        yield from _guarded(str(file), file.name, problems, lambda f=file: _uniter(read_npz(f.read_bytes())))
+
+
+# --- bottom-up attention, OSCAR -----------------------------------------------------------------------------------------
+
+# Columns by their number: Anderson et al.'s, and LXMERT's, which has the detector's classes too.
+_TSV = {
+    6: ("id", "width", "height", "count", "boxes", "features"),
+    10: ("id", "height", "width", "classes", "confidence", "attributes", "attribute_confidence", "count", "boxes", "features"),
+    3: ("id", "count", "oscar"),
+}
+
+
+def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
+    """Lines of base64 columns: bottom-up attention's (6 columns), LXMERT's (10) or OSCAR's (3)."""
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
+            where = f"{path}:{number}"
+            columns = line.rstrip(b"\r\n").split(b"\t")
+            if len(line) == _LONGEST_LINE or len(columns) not in _TSV:
+                problems.add(f"has {len(columns)} columns, {', '.join(map(str, sorted(_TSV)))} are known", where=where,
+                             hint="is it a feature file? fetch it again")
+                return
+            row = dict(zip(_TSV[len(columns)], columns, strict=True))
+            name = row["id"].decode("utf-8", "replace")
+            yield from _guarded(where, name, problems, lambda row=row: _tsv_row(row))
+
+
+def _tsv_row(row: dict[str, bytes]) -> Regions:
+    count = _whole(row["count"], "number of boxes")
+    if "oscar" in row:
+        return _oscar(from_base64(row["oscar"], None, count))
+    width, height = _whole(row["width"], "width"), _whole(row["height"], "height")
+    boxes = from_base64(row["boxes"], 4, count) / np.array([width, height] * 2, dtype=np.float32)
+    confidence = from_base64(row["confidence"], 1, count) if "confidence" in row else None
+    return Regions(from_base64(row["features"], None, count), boxes, confidence, size=(width, height))
+
+
+def _whole(text: bytes, name: str) -> int:
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
+        raise ValueError(f"{name} is {text[:20].decode('latin-1')!r}, a whole number of 1 or more was expected")
+    return int(text)
+
+
+def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
+    """A torch dictionary of image id to [N, D + 6], the last six x1/W, y1/H, x2/W, y2/H, w/W, h/H."""
+    import torch
+
+    try:
+        table = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # the reader raises whatever a broken or forbidden pickle makes it
+        problems.add("is broken or holds more than tensors", where=str(path), hint="fetch it again")
+        return
+    if not isinstance(table, dict):
+        problems.add("is no dictionary of image id to tensor", where=str(path), hint="is it OSCAR's feature file?")
+        return
+    for key, value in table.items():
+        where = f"{path}:{str(key)[:80]}"
+        if isinstance(key, str | int) and isinstance(value, torch.Tensor):
+            yield from _guarded(where, str(key), problems, lambda v=value: _oscar(v.float().numpy()))
+        else:
+            problems.add("is no tensor", where=where, hint="is it OSCAR's feature file?")
+
+
+def _oscar(rows: np.ndarray) -> Regions:
+    if rows.ndim != 2 or rows.shape[1] <= _OSCAR_BOX:
+        raise ValueError(f"has shape {list(rows.shape)}, [boxes, features + {_OSCAR_BOX}] was expected")
+    return Regions(rows[:, :-_OSCAR_BOX], rows[:, -_OSCAR_BOX:-2])
+
+
+# --- VL-BERT ----------------------------------------------------------------------------------------------------------
+
+
+def read_vlbert(path: Path, problems: Problems) -> Iterator[Entry]:
+    """A folder, or a zip, of one JSON file an image, its numbers in base64; boxes in pixels."""
+    if path.is_dir():
+        for file in sorted(path.glob("*.json")):
+            yield from _guarded(str(file), file.name, problems, lambda f=file: _vlbert(f.read_bytes()))
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if member.filename.endswith(".json"):
+                    yield from _guarded(f"{path}:{member.filename}", member.filename, problems,
+                                        lambda m=member: _vlbert(_member(archive, m)))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        problems.add(f"is no zip that can be read: {error}", where=str(path), hint="fetch it again")
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as file:
+            data = file.read(_LARGEST_MEMBER + 1)
+    except Exception as error:  # zlib.error, BadZipFile, RuntimeError (a password)
+        raise ValueError(f"cannot be unpacked: {error}") from None
+    if len(data) > _LARGEST_MEMBER:
+        raise ValueError(f"is larger than {_LARGEST_MEMBER >> 20} MiB")
+    return data
+
+
+def _vlbert(data: bytes) -> Regions:
+    table = parse_json(data.decode("utf-8"))
+    if not isinstance(table, dict):
+        raise ValueError("a JSON object was expected")
+    for name in ("image_w", "image_h", "num_boxes"):
+        if type(table.get(name)) is not int or table[name] < 1:
+            raise ValueError(f"`{name}` is no whole number of 1 or more")
+    for name in ("boxes", "features"):
+        if not isinstance(table.get(name), str):
+            raise ValueError(f"lacks `{name}`")
+    size, count = (table["image_w"], table["image_h"]), table["num_boxes"]
+    boxes = from_base64(table["boxes"], 4, count) / np.array(size * 2, dtype=np.float32)
+    features = from_base64(table["features"], None, count)
+    whole = table.get("image_box_feature")
+    whole = None if whole is None else from_base64(whole, features.shape[1], 1)[0]
+    return Regions(features, boxes, image_feature=whole, size=size)
+
+
+def _guarded(where: str, name: str, problems: Problems, read: Callable[[], Regions]) -> Iterator[Entry]:
+    """The entry that `read` makes; its ValueError (UnicodeDecodeError too) goes to `problems`."""
+    try:
+        regions = read()
+    except (ValueError, OSError) as error:
+        problems.add(str(error), where=where, hint="fetch it again, or leave the image out")
+        return
+    yield where, name, regions

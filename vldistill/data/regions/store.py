@@ -1,0 +1,186 @@
+"""The region store: features of image regions in HDF5, found by image.
+
+A folder with a manifest and shards `regions-00000.h5`, each with plain contiguous datasets, so that an image's rows are one slice
+of a memory map (chunks and compression cost 8 to 500 times at random reads). Of N boxes and M images a shard holds
+features [N, D] float16, boxes [N, 4] float32 (x1, y1, x2, y2 as shares of width and height), keys [M], starts [M + 1] and sizes
+[M, 2] (width, height in pixels; 0 where unknown); where the source has them confidence [N], soft_labels [N, C] and
+image_features [M, D], all float16.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vldistill.artifacts import read_manifest
+from vldistill.data.regions.keys import image_key
+from vldistill.errors import InputError
+
+STAGE = "regions"
+SHARD_ROWS = 1 << 15
+_BY_BOX = {"features": np.float16, "boxes": np.float32, "confidence": np.float16, "soft_labels": np.float16}
+_OPTIONAL = ("confidence", "soft_labels", "image_features")
+
+
+@dataclass(frozen=True)
+class Regions:
+    """One image's regions. features: [N, D]. boxes: [N, 4] in [0, 1]. confidence: [N]. soft_labels: [N, C] over the detector's
+    classes, background first. image_feature: [D], of the whole image. size: (width, height) in pixels. None: not known."""
+
+    features: np.ndarray
+    boxes: np.ndarray
+    confidence: np.ndarray | None = None
+    soft_labels: np.ndarray | None = None
+    image_feature: np.ndarray | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int | None, bool, bool]:
+        """What all images of a store have in common: feature width, number of classes, and which optional parts there are."""
+        classes = None if self.soft_labels is None else self.soft_labels.shape[1]
+        return self.features.shape[1], classes, self.confidence is not None, self.image_feature is not None
+
+
+class RegionWriter:
+    """Collects regions and writes a shard whenever SHARD_ROWS boxes are together; `close` writes the last one."""
+
+    def __init__(self, folder: Path, *, shard_rows: int = SHARD_ROWS):
+        self.folder, self.images, self.boxes = folder, 0, 0
+        self.shape: tuple[int, int | None, bool, bool] | None = None
+        self._shard_rows, self._shards, self._rows = shard_rows, 0, 0
+        self._held: list[tuple[str, Regions]] = []
+
+    def add(self, key: str, regions: Regions) -> None:
+        """Adds an image. Raises ValueError where its parts are not those of the images before it."""
+        if self.shape is None:
+            self.shape = regions.shape
+        elif self.shape != regions.shape:
+            raise ValueError(f"has {_shown(regions.shape)}, the images before it have {_shown(self.shape)}")
+        count = len(regions.features)
+        if self._held and self._rows + count > self._shard_rows:
+            self._flush()
+        self._held.append((key, regions))
+        self._rows += count
+        self.images, self.boxes = self.images + 1, self.boxes + count
+
+    def close(self) -> None:
+        if self._held:
+            self._flush()
+
+    def _flush(self) -> None:
+        keys, held = [key for key, _ in self._held], [regions for _, regions in self._held]
+        with h5py.File(self.folder / f"regions-{self._shards:05d}.h5", "w") as file:
+            file["keys"] = np.array([key.encode() for key in keys])
+            file["starts"] = np.cumsum([0, *(len(regions.features) for regions in held)], dtype=np.int64)
+            file["sizes"] = np.array([regions.size or (0, 0) for regions in held], dtype=np.int32)
+            for name, kind in _BY_BOX.items():
+                if getattr(held[0], name) is not None:
+                    file[name] = np.concatenate([getattr(regions, name) for regions in held]).astype(kind)
+            if held[0].image_feature is not None:
+                file["image_features"] = np.stack([regions.image_feature for regions in held]).astype(np.float16)
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+        self._shards, self._rows = self._shards + 1, 0
+        self._held.clear()
+
+
+def _shown(shape: tuple[int, int | None, bool, bool]) -> str:
+    width, classes, confidence, whole = shape
+    parts = [f"{width} features a box"]
+    parts += [f"{classes} classes"] if classes is not None else []
+    return ", ".join([*parts, *["confidences"] * confidence, *["a feature of the whole image"] * whole])
+
+
+class _Shard:
+    """One file, mapped into memory."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with h5py.File(path, "r") as file:
+                self.keys = [key.decode() for key in file["keys"][:]]
+                self.starts, self.sizes = file["starts"][:], file["sizes"][:]
+                self.parts = {name: self._mapped(file[name]) for name in (*_BY_BOX, "image_features") if name in file}
+        except (OSError, KeyError, ValueError, RuntimeError, UnicodeDecodeError) as error:
+            raise InputError(f"is damaged: {error}", where=str(path), hint="make the store again") from None
+
+    def _mapped(self, dataset: h5py.Dataset) -> np.ndarray:
+        if dataset.size == 0:
+            return np.zeros(dataset.shape, dataset.dtype)
+        offset = dataset.id.get_offset()
+        if offset is None:
+            raise ValueError(f"{dataset.name} is not contiguous")
+        return np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
+
+    def read(self, place: int) -> Regions:
+        start, end = self.starts[place], self.starts[place + 1]
+        parts = {name: np.array(self.parts[name][start:end]) for name in _BY_BOX if name in self.parts}
+        whole = np.array(self.parts["image_features"][place]) if "image_features" in self.parts else None
+        width, height = (int(side) for side in self.sizes[place])
+        return Regions(**parts, image_feature=whole, size=(width, height) if width else None)
+
+
+class RegionStore:
+    """A store, read by image: `store["train2014/COCO_train2014_000000000009.jpg"]`, or by its key `9` (see `image_key`).
+
+    Files are opened at the first read in each process, so that a DataLoader's workers may be forked or spawned.
+    """
+
+    def __init__(self, folder: Path):
+        """Raises InputError where `folder` is no complete store, or a file has another size than its manifest says."""
+        self.folder = folder
+        self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
+        for name, size in self.manifest["sizes"].items():
+            path = folder / name
+            if not path.exists():
+                raise InputError("is named in the manifest but missing", where=str(path), hint="make the store again")
+            if path.stat().st_size != size:
+                raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", where=str(path),
+                                 hint="make the store again")
+        self._shards: list[_Shard] | None = None
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "manifest": self.manifest, "_shards": None, "_places": {}}
+
+    @property
+    def width(self) -> int:
+        """D, the number of features of a box."""
+        return self.manifest["width"]
+
+    @property
+    def features(self) -> str:
+        """What made the features: "detector" (bottom-up attention, which published UNITER, VILLA and OSCAR weights expect) or the
+        name of an ImageNet backbone."""
+        return self.manifest["features"]
+
+    def __len__(self) -> int:
+        return self.manifest["images"]
+
+    def __iter__(self) -> Iterator[str]:
+        self._open()
+        return iter(self._places)
+
+    def __contains__(self, image: str) -> bool:
+        self._open()
+        return image_key(image) in self._places
+
+    def __getitem__(self, image: str) -> Regions:
+        """The regions of an image, by its path or its key. Raises InputError where it has none."""
+        self._open()
+        place = self._places.get(image_key(image))
+        if place is None:
+            raise InputError(f"has no regions of {image}", where=str(self.folder), hint="import the features of all its images")
+        return self._shards[place[0]].read(place[1])
+
+    def _open(self) -> None:
+        if self._shards is None:
+            self._shards = [_Shard(self.folder / name) for name in sorted(self.manifest["sizes"])]
+            self._places = {key: (number, place) for number, shard in enumerate(self._shards)
+                            for place, key in enumerate(shard.keys)}
