@@ -147,3 +147,25 @@ def test_the_toy_world_keeps_to_its_options(command, tmp_path, monkeypatch):
     """An option that means nothing for the toy world is refused, not passed over."""
     monkeypatch.chdir(tmp_path)
     assert command("prepare", "toy", "--scale", "0.001", "--limit", "3", "--dry-run").code == 2
+
+
+def test_low_shot_draws_of_the_toy_vcr_are_shown_beside_the_published_shares(command, world, tmp_path):
+    words = ("prepare", "vcr", "--raw", "artifacts/raw/toy/vcr", "--out", tmp_path / "vcr", "--lowshot", "1,100")
+    result = command(*words)
+    assert result.code == 0, result.err
+    rows = {cells[0]: cells[1:] for line in result.out.split("low-shot, 1 questions")[1].splitlines()
+            if len(cells := [cell.strip() for cell in line.strip("│ ").split("│")]) == 8}
+    published = {"explanation": 38, "activity": 24, "temporal": 13, "mental": 8, "role": 7, "scene": 5, "hypothetical": 5}
+    assert {name: rows[name][2] for name in published} == {name: f"{share} %" for name, share in published.items()}
+    assert abs(sum(float(rows[name][1].removesuffix(" %")) for name in published) - 100) < 0.5
+    manifest = json.loads((tmp_path / "vcr/manifest.json").read_text())
+    for seed in range(4):
+        lines = [json.loads(line) for line in (tmp_path / f"vcr/train-lowshot1-seed{seed}.jsonl").read_text().splitlines()]
+        counts = manifest["variants"][f"train-lowshot1-seed{seed}"]["by_type"]
+        assert len(lines) == 2 * sum(count["got"] for count in counts.values()) and "given" in lines[1]
+    # A world this small has no 100 questions of any type: one note for the four draws, which lack the same.
+    notes = [line for line in result.out.splitlines() if "fewer than 100 questions" in line]
+    assert len(notes) == 1 and all(f"train-lowshot100-seed{seed}" in notes[0] for seed in range(4))
+    assert "0.3 %" in result.out.split("low-shot, 100 questions")[1]
+    again = command(*words[:-1], "100")
+    assert again.code == 0 and "up to date" in again.out

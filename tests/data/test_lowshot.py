@@ -332,24 +332,24 @@ def test_draws_are_even():
 def test_labels_that_all_images_have_share_them():
     records = [entailment(f"{i}#{label}", str(i), label) for i in range(30) for label in range(3)]
     drawn = draw(records, "snli_ve", 10, 0, LABELS)
-    assert drawn.by_type == {name: TypeCount(10, 10, 30, 30) for name in LABELS} and not drawn.short
+    assert drawn.by_type == {name: TypeCount(10, 10, 30, 30, 30) for name in LABELS} and not drawn.short
 
 
 def test_a_rare_group_gets_its_images():
     records = [question(f"{i}", f"{i}", "Is it?") for i in range(40)]
     records += [question(f"{i}w", f"{i}", "Where is it?") for i in range(20)]
     drawn = draw(records, "vqa", 20, 0, [])
-    assert drawn.by_type["where/which"] == TypeCount(20, 20, 20, 20)
-    assert drawn.by_type["is/are/was"] == TypeCount(20, 20, 40, 20)
+    assert drawn.by_type["where/which"] == TypeCount(20, 20, 20, 20, 20)
+    assert drawn.by_type["is/are/was"] == TypeCount(20, 20, 40, 20, 40)
 
 
 def test_short_types_are_told():
     records = [entailment("a", "1", 0), entailment("b", "1", 2), entailment("c", "2", 0)]
     drawn = draw(records, "snli_ve", 2, 0, LABELS)
     assert drawn.by_type == {
-        "contradiction": TypeCount(2, 1, 2, 1),
-        "entailment": TypeCount(2, 0, 0, 0),
-        "neutral": TypeCount(2, 1, 1, 2),  # image 1, with both hypotheses
+        "contradiction": TypeCount(2, 1, 2, 1, 2),
+        "entailment": TypeCount(2, 0, 0, 0, 0),
+        "neutral": TypeCount(2, 1, 1, 2, 1),  # image 1, with both hypotheses
     }
     assert drawn.short == LABELS and ids(drawn) == ["a", "b", "c"]
     assert draw([], "vcr", 5, 0, []).short == list(VCR_SHARES)

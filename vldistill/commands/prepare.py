@@ -150,18 +150,24 @@ def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
 
 
 def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any) -> dict[str, Any]:
-    """`prepare` with a bar that counts images, on a terminal."""
+    """`prepare` with a count of records and a bar of images, on a terminal."""
     if not console.is_terminal:
         return prepare(name, raw, target, **arguments)
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("checking images", total=None)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        records = progress.add_task("reading records", total=None, count="")
+        images = progress.add_task("checking images", total=None, count="", visible=False)
 
-        def advance(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
+        def read(done: int) -> None:
+            progress.update(records, count=f"{done:,}")
 
-        return prepare(name, raw, target, progress=advance, **arguments)
+        def check(done: int, total: int) -> None:
+            progress.update(records, total=1, completed=1)
+            progress.update(images, completed=done, total=total, count=f"{done:,} of {total:,}", visible=True)
+
+        return prepare(name, raw, target, reading=read, progress=check, **arguments)
 
 
 @contextmanager

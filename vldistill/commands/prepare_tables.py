@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from vldistill.data.lowshot import PAPER_SHARES
 from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.writing import MOST_FREQUENT
 
@@ -64,41 +65,43 @@ def _share(count: int, part: dict[str, Any]) -> str:
 
 
 def render_lowshot(manifest: dict[str, Any], names: list[str]) -> list[Table]:
-    """One table for each size drawn: what every type got with each seed; for VCR its share of the whole set, beside the
-    paper's."""
+    """One table for each size drawn: each type's share of the training records (for VCR beside the published one), what every
+    type got with each seed, and the draw's share of the training set beside the paper's."""
     entries = {name: manifest["variants"][name] for name in names if manifest["variants"][name]["kind"] == "lowshot"}
-    tables = []
-    for number in sorted({entry["per_type"] for entry in entries.values()}):
-        drawn = [entry for entry in entries.values() if entry["per_type"] == number]
-        unit, types = drawn[0]["unit"], list(drawn[0]["by_type"])
-        available = {name: drawn[0]["by_type"][name]["available"] for name in types}
-        shares = VCR_SHARES if manifest["task"] == "vcr" else None
-        table = Table(title=f"low-shot, {number} {unit} of each type", title_justify="left")
-        table.add_column("type", no_wrap=True)
-        for heading in (f"{unit} there are", *(["share", "paper"] if shares else []), *(f"seed {e['seed']}" for e in drawn)):
-            table.add_column(heading, justify="right")
-        total = sum(available.values())
-        for name in types:
-            share = [f"{100 * available[name] / max(total, 1):.1f} %", f"{shares[name]} %"] if shares else []
-            got = [entry["by_type"][name]["got"] for entry in drawn]
-            cells = [Text(f"{count:,}", style="" if count == number else "red") for count in got]
-            table.add_row(Text(name), f"{available[name]:,}", *share, *cells)
-        table.add_section()
-        table.add_row("records", "", *([""] * 2 if shares else []), *(f"{e['records']:,}" for e in drawn))
-        tables.append(table)
-    return tables
+    return [_lowshot_table(manifest, number, [entry for entry in entries.values() if entry["per_type"] == number])
+            for number in sorted({entry["per_type"] for entry in entries.values()})]
+
+
+def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, Any]]) -> Table:
+    unit, types = drawn[0]["unit"], drawn[0]["by_type"]
+    published = VCR_SHARES if manifest["task"] == "vcr" else {}
+    total = sum(count["of_records"] for count in types.values())
+    table = Table(title=f"low-shot, {number:,} {unit} of each type", title_justify="left")
+    table.add_column("type", no_wrap=True)
+    for heading in (f"{unit} there are", "share", "paper", *(f"seed {entry['seed']}" for entry in drawn)):
+        table.add_column(heading, justify="right")
+    for name, count in types.items():
+        shares = f"{100 * count['of_records'] / max(total, 1):.1f} %", f"{published[name]} %" if name in published else "-"
+        got = [entry["by_type"][name]["got"] for entry in drawn]
+        cells = [Text(f"{one:,}", style="" if one == number else "red") for one in got]
+        table.add_row(Text(name), f"{count['available']:,}", *shares, *cells)
+    table.add_section()
+    table.add_row("records", f"{total:,}", "", "", *(f"{entry['records']:,}" for entry in drawn))
+    paper = f"{PAPER_SHARES[number]:g} %" if number in PAPER_SHARES else "-"
+    table.add_row("of all records", "", "", paper, *(f"{100 * entry['records'] / max(total, 1):.2g} %" for entry in drawn))
+    return table
 
 
 def short_types(manifest: dict[str, Any], names: list[str]) -> list[str]:
-    """A line for each draw that could not be filled."""
-    lines = []
+    """A line for the draws that could not be filled, those that lack the same together."""
+    lacking: dict[str, list[str]] = {}
     for name in names:
         entry = manifest["variants"][name]
         short = {kind: count for kind, count in entry.get("by_type", {}).items() if count["got"] < count["wanted"]}
         if short:
             told = ", ".join(f"{kind} {count['got']:,}" for kind, count in short.items())
-            lines.append(f"{name}: fewer than {entry['per_type']:,} {entry['unit']} of {told}")
-    return lines
+            lacking.setdefault(f"fewer than {entry['per_type']:,} {entry['unit']} of {told}", []).append(name)
+    return [f"{', '.join(found)}: {told}" for told, found in lacking.items()]
 
 
 def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:

@@ -22,16 +22,21 @@ from vldistill.data.question_types import VCR_SHARES, VQA_GROUPS, vqa_question_g
 from vldistill.data.records import Record
 from vldistill.errors import InputError
 
+PAPER_SHARES = {100: 0.3, 1000: 3.0}
+"""What a draw is of its training set in percent, by the number drawn of each type: the same for all three tasks (A.3)."""
+
 
 @dataclass(frozen=True)
 class TypeCount:
     """One type of a draw. wanted, got and available (in the input) count the draw's unit; an image that has several types is
-    available to each of them. records: how many records were kept of what was drawn."""
+    available to each of them. records: how many records were kept of what was drawn. of_records: how many of the input's records
+    are of the type."""
 
     wanted: int
     got: int
     available: int
     records: int
+    of_records: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def draw(records: Sequence[Record], task: str, per_type: int, seed: int, labels:
     if per_type < 1:
         raise InputError(f"{per_type} per type: at least 1 is needed", hint="the paper has 100 and 1000")
     names = tuple(labels) if rule.types is None else rule.types
-    candidates = _candidates(records, _types(records, rule, names), rule.name_of)
+    types = _types(records, rule, names)
+    candidates = _candidates(records, types, rule.name_of)
     order = _draw_order(candidates, seed, rule.unit)
     available = Counter(name for places in candidates.values() for name in places)
     homes = _assign([candidates[key] for key in order], {name: available[name] for name in names})
@@ -126,7 +132,8 @@ def draw(records: Sequence[Record], task: str, per_type: int, seed: int, labels:
             places = _kept(candidates[key], home, rule.of_type, records, seed)
             kept[home] += len(places)
             chosen += places
-    by_type = {name: TypeCount(per_type, got[name], available[name], kept[name]) for name in names}
+    of_records = Counter(types)
+    by_type = {name: TypeCount(per_type, got[name], available[name], kept[name], of_records[name]) for name in names}
     return Draw([records[place] for place in sorted(chosen)], by_type, rule.unit)
 
 

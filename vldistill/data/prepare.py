@@ -83,6 +83,7 @@ def prepare(
     check_images: bool = True,
     follow_links: bool = False,
     dry_run: bool = False,
+    reading: Callable[[int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     variants: Variants | None = None,
 ) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def prepare(
     limit: only the first N records of each split (the manifest says `partial`). decode_images: decode every image, not
     only its header. check_images: look at images at all (without, the artifact has no image list and says
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
-    progress(done, total) counts images. variants: what to make of its splits, beside them.
+    reading(done) counts records, progress(done, total) images. variants: what to make of its splits, beside them.
     An artifact that was made of the same input with the same options is kept: variants that it lacks are added, and the
     manifest comes back with `unchanged` (not on disk). Raises InputError with every fault found; nothing is then left behind.
     """
@@ -110,7 +111,7 @@ def prepare(
         # Removed again where anything is wrong.
         folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite))
         data, problems = SourceData(), Problems()
-        with RecordWriter(data, folder, limit) as writer:
+        with RecordWriter(data, folder, limit, reading) as writer:
             data.take, data.take_region = writer.take, writer.take_region
             SOURCES[name](raw, options, problems, data)
         variants.check(data.task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,7 @@ def _draw_all(folder: Path, out: Path, task: str, labels: list[str], names: list
         number, seed = (int(part) for part in name.removeprefix("train-lowshot").split("-seed"))
         drawn = draw(records, task, number, seed, labels)
         chosen[name] = {record.id for record in drawn.records}
-        by_type = {kind: {"wanted": c.wanted, "got": c.got, "available": c.available, "records": c.records}
-                   for kind, c in drawn.by_type.items()}
+        by_type = {kind: asdict(count) for kind, count in drawn.by_type.items()}
         entries[name] = {"kind": "lowshot", "parent": "train", "per_type": number, "seed": seed, "unit": drawn.unit,
                          "records": len(drawn.records), "by_type": by_type}
     for name in names:

@@ -15,6 +15,7 @@ from vldistill.data.sources.base import ALL_SPLITS, SourceData
 
 REGIONS_FILE = "regions.jsonl"
 MOST_FREQUENT = 10
+_TELL_EVERY = 2000  # records
 
 
 class SplitCounts:
@@ -46,17 +47,19 @@ class SplitCounts:
 class RecordWriter:
     """Takes a source's records (`SourceData.take`) and writes `<folder>/<split>.jsonl`. Use as a context manager.
 
-    folder: None counts only. limit: the first N records of each split; those after it are dropped.
-    `where_of`: for each image the line that first names it.
+    folder: None counts only. limit: the first N records of each split; those after it are dropped. progress(records so far)
+    is called now and then. `where_of`: for each image the line that first names it.
     """
 
-    def __init__(self, data: SourceData, folder: Path | None, limit: int | None = None):
-        self.data, self.folder, self.limit = data, folder, limit
+    def __init__(
+        self, data: SourceData, folder: Path | None, limit: int | None = None, progress: Callable[[int], None] | None = None
+    ):
+        self.data, self.folder, self.limit, self._progress = data, folder, limit, progress
         self.where_of: dict[str, str] = {}
         self._splits: dict[str, SplitCounts] = {}
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
-        self.regions = 0
+        self.records = self.regions = 0
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -71,6 +74,9 @@ class RecordWriter:
         if counts.records == self.limit:
             return
         counts.add(record, self.data)
+        self.records += 1
+        if self._progress and self.records % _TELL_EVERY == 0:
+            self._progress(self.records)
         for path in record.images:
             self.where_of.setdefault(path, where)
         self._write(f"{split}.jsonl", record.to_json)
@@ -87,10 +93,6 @@ class RecordWriter:
             file = (self.folder / name).open("w", encoding="utf-8", newline="\n")
             self._files[name] = self._stack.enter_context(file)
         self._files[name].write(line() + "\n")
-
-    @property
-    def records(self) -> int:
-        return sum(split.records for split in self._splits.values())
 
     def counts(self) -> dict[str, Any]:
         """Records, images, types and labels of each split; for VQA the most frequent answers."""
