@@ -6,7 +6,7 @@ import re
 import pytest
 from raw_worlds import nlvr2_row, nlvr_world, picture, snli_row, vqa_rows, vqa_world, write_lines, write_vqa
 
-from vldistill.data.sources import jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, vqa
+from vldistill.data.sources import jsonl, karpathy, nlvr, nlvr2, snli_ve, vqa
 from vldistill.data.sources.base import ALL_SPLITS, SPLITS, SourceData, SourceOptions
 from vldistill.errors import InputError, Problems
 
@@ -332,69 +332,3 @@ def test_faulty_karpathy(tmp_path, name):
     named = not fields.keys() & {"split", "imgid"} and fields.get("sentences") != []
     place = f"#{rows[1]['filename']}" if named else ":images[1]"
     refused(karpathy.read_coco, tmp_path, f"dataset_coco.json{place}", reason)
-
-
-def vcr_row(name="train-0", **fields):
-    words = [[[0], "eats", "."], ["He", "runs", "."], [[0, 1], "talk", "."], ["No", "."]]
-    return {"annot_id": name, "img_fn": "m/1.jpg", "metadata_fn": "m/1.json", "objects": ["person", "car"],
-            "question": ["Why", "is", [0], "here", "?"], "answer_choices": words, "rationale_choices": words[::-1],
-            "answer_label": 2, "rationale_label": 1, **fields}  # fmt: skip
-
-
-METADATA = {"width": 8, "height": 6, "names": ["person", "car"], "boxes": [[0, 0, 4, 4, 0.9], [1, 1, 3, 3, 0.5]],
-            "segms": [[[[0, 0], [4, 0], [4, 4]]], []]}  # fmt: skip
-
-
-def vcr_world(root, *rows, split="train", metadata=METADATA):
-    write_lines(root / f"{split}.jsonl", rows)
-    write_lines(root / "vcr1images/m/1.json", [json.dumps(metadata)])
-
-
-def test_vcr(tmp_path):
-    vcr_world(tmp_path, vcr_row())
-    vcr_world(tmp_path, vcr_row("test-0", answer_label=None, rationale_label=None), split="test")
-    data = load(vcr, tmp_path)
-    answer, rationale = data.splits["train"]
-    assert (answer.id, answer.label, rationale.id, rationale.label) == ("train-0", 2, "train-0:r", 1)
-    assert answer.images == ["vcr1images/m/1.jpg"] and answer.text == ["Why", "is", [0], "here", "?"]
-    assert rationale.given == answer.choices[2] and rationale.choices == answer.choices[::-1] and answer.type == "explanation"
-    assert [record.id for record in data.splits["test"]] == ["test-0", *(f"test-0:r{i}" for i in range(4))]
-    assert all(record.label is None for record in data.splits["test"])
-    assert [(region["image"], region["names"]) for region in data.regions] == [("vcr1images/m/1.jpg", ["person", "car"])]
-
-
-VCR = {
-    "tag of no object": ({"question": ["Is", [2], "?"]}, r"`question` has a tag of object 2, there are 2"),
-    "empty tag": ({"question": [[]]}, "has an empty tag"),
-    "no words": ({"question": []}, "`question` is empty"),
-    "a word is a number": ({"question": [3]}, "`question` holds a number"),
-    "three answers": ({"answer_choices": [["a"]] * 3}, "has 3 entries, VCR has 4"),
-    "answer is a text": ({"answer_choices": ["a", ["b"], ["c"], ["d"]]}, r"`answer_choices\[0\]` must be a list"),
-    "label out of range": ({"answer_label": 4}, "`answer_label` is 4"),
-    "label is missing": ({"rationale_label": None}, "`rationale_label` is null"),
-    "other objects": ({"objects": ["car", "person"]}, "are not the names in the image's metadata"),
-    "metadata outside": ({"metadata_fn": "../1.json"}, "leaves the raw folder"),
-    "metadata lost": ({"metadata_fn": "m/2.json"}, "no such file"),
-    "the same id": ({}, "annot_id 'train-0' appears twice"),
-}
-
-
-@pytest.mark.parametrize("name", VCR)
-def test_faulty_vcr(tmp_path, name):
-    fields, reason = VCR[name]
-    if "metadata_fn" in fields:
-        fields = {**fields, "img_fn": "m/2.jpg"}
-    vcr_world(tmp_path, vcr_row(), vcr_row("train-1" if fields else "train-0", **fields))
-    refused(vcr, tmp_path, "train.jsonl:2", reason)
-
-
-@pytest.mark.parametrize(("fields", "reason"), [
-    ({"boxes": [[0, 0, 4, 4, 1]]}, "has 2 names, 1 boxes and 2 polygon lists"),
-    ({"boxes": [[0, 0, 4, 4], [1, 1, 3, 3, 1]]}, r"`boxes\[0\]` is not"),
-    ({"boxes": [[4, 0, 0, 4, 1], [1, 1, 3, 3, 1]]}, r"`boxes\[0\]` ends before it begins"),
-    ({"width": 0}, "`width` is not a positive number"),
-    ({"segms": [[[[0]]], []]}, r"`segms\[0\]` is not a list of polygons"),
-])  # fmt: skip
-def test_faulty_vcr_metadata(tmp_path, fields, reason):
-    vcr_world(tmp_path, vcr_row(), metadata={**METADATA, **fields})
-    refused(vcr, tmp_path, "vcr1images/m/1.json", reason)
