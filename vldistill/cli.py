@@ -59,6 +59,9 @@ def prepare(
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
     statements: Annotated[bool, typer.Option("--statements", help="Also write train as statements.")] = False,
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, metavar="N", help="Also pack N samples a tar (WebDataset).")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
     scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
     datasets: Annotated[str, typer.Option("--datasets", metavar="A,B", help="toy: only these.")] = "",

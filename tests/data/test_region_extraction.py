@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from vldistill.data.images import ImageFolder
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions.extract import BACKBONE, Boxes, build_backbone, extract, grid_boxes, resized
 from vldistill.data.regions.store import RegionStore
@@ -38,7 +39,7 @@ def picture(path, size, seed=0):
 
 
 def found(network, root, wanted, batch=8):
-    return dict(extract(network, root, wanted, device=torch.device("cpu"), batch=batch))
+    return dict(extract(network, ImageFolder(root), wanted, device=torch.device("cpu"), batch=batch))
 
 
 @pytest.mark.parametrize("size, expected", [((640, 480), (800, 600)), ((600, 900), (600, 900)), ((3000, 600), (1200, 240)),

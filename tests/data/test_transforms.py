@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import ViltImageProcessor
 
+from vldistill.data.images import ImageFolder
 from vldistill.data.loading import CLEAN, CleanBatches, EpochBatches, RecordDataset, make_loader, pad_text, stack_patches
 from vldistill.data.records import Record
 from vldistill.data.text import train_tokenizer
@@ -268,7 +269,8 @@ def dataset(tmp_path):
     tokenizer = train_tokenizer(texts, 60)
 
     def make(memory=None, **transform):
-        return RecordDataset(records, tmp_path, tokenizer, ImageTransform(32, 8, **transform), max_length=10, memory=memory)
+        return RecordDataset(records, ImageFolder(tmp_path), tokenizer, ImageTransform(32, 8, **transform), max_length=10,
+                             memory=memory)
 
     return make
 
@@ -342,7 +344,7 @@ def test_padding_helpers_by_hand():
 def test_an_image_that_broke_since_is_one_error_in_the_main_process(dataset, workers):
     """A worker's own exception would come out as a traceback."""
     examples = dataset(augment="none")
-    broken = examples.root / examples.records[0].images[0]
+    broken = examples.images.root / examples.records[0].images[0]
     broken.write_bytes(b"no picture")
     with pytest.raises(InputError) as caught:
         list(make_loader(examples, CleanBatches(len(examples), 2), workers=workers))

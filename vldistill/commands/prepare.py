@@ -65,7 +65,7 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
     manifest = _prepare_with_progress(
         name, asked.raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
         decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
-        dry_run=asked.dry_run, variants=variants)
+        dry_run=asked.dry_run, variants=variants, shards=asked.shards)
     _print(manifest, target, asked.dry_run)
 
 
@@ -132,8 +132,8 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
-    added = manifest.get("added", [])
-    if manifest.get("unchanged") and not added:
+    added, packed = manifest.get("added", []), manifest.get("packed", False)
+    if manifest.get("unchanged") and not added and not packed:
         console.print(f"up to date: {place}, made from the same input", highlight=False, soft_wrap=True)
         return
     for note in manifest.get("notes") or []:
@@ -145,12 +145,16 @@ def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
         console.print(table)
     for line in short_types(manifest, names):
         console.print(f"note: {line}", highlight=False, markup=False)
-    done = "would write" if dry_run else f"added {len(added)} to" if added else "wrote"
+    if "shards" in manifest and (packed or not manifest.get("unchanged")):
+        files, samples, size = (sum(part[key] for part in manifest["shards"].values()) for key in ("files", "samples", "bytes"))
+        console.print(f"packed {samples:,} samples into {files:,} tar(s), {size / 1e6:,.1f} MB", highlight=False)
+    new = " and ".join([*([f"{len(added)}"] if added else []), *(["shards"] if packed else [])])
+    done = f"{'would add' if dry_run else 'added'} {new} to" if new else "would write" if dry_run else "wrote"
     console.print(f"{done} {place}\n", highlight=False, soft_wrap=True)
 
 
 def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any) -> dict[str, Any]:
-    """`prepare` with a count of records and a bar of images, on a terminal."""
+    """`prepare` with a count of records and bars of images as they are checked and packed, on a terminal."""
     if not console.is_terminal:
         return prepare(name, raw, target, **arguments)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -159,6 +163,7 @@ def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any)
     with Progress(*columns, console=console, transient=True) as progress:
         records = progress.add_task("reading records", total=None, count="")
         images = progress.add_task("checking images", total=None, count="", visible=False)
+        packed = progress.add_task("packing images", total=None, count="", visible=False)
 
         def read(done: int) -> None:
             progress.update(records, count=f"{done:,}")
@@ -167,7 +172,11 @@ def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any)
             progress.update(records, total=1, completed=1)
             progress.update(images, completed=done, total=total, count=f"{done:,} of {total:,}", visible=True)
 
-        return prepare(name, raw, target, reading=read, progress=check, **arguments)
+        def pack(done: int, total: int) -> None:
+            progress.update(records, total=1, completed=1)
+            progress.update(packed, completed=done, total=total, count=f"{done:,} of {total:,}", visible=True)
+
+        return prepare(name, raw, target, reading=read, progress=check, packing=pack, **arguments)
 
 
 @contextmanager

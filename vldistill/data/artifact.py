@@ -1,4 +1,4 @@
-"""A data artifact, opened: the splits that `prepare` wrote, their label names, and where the images lie."""
+"""A data artifact, opened: the splits that `prepare` wrote, their label names, and its images."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Any
 
 from vldistill.artifacts import file_digest, read_manifest
 from vldistill.data.answers import AnswerVocabulary
+from vldistill.data.images import ImageFolder, Images, ShardImages
 from vldistill.data.records import TASKS, Record, TaskSpec, read_json, read_records
+from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
 from vldistill.errors import InputError
 
 
 @dataclass(frozen=True)
 class DataArtifact:
-    """labels: class names in index order; for VQA the answer vocabulary's names."""
+    """labels: class names in index order; for VQA the answer vocabulary's names. images: by the paths that records have."""
 
     folder: Path
     manifest: dict[str, Any]
     vocabulary: AnswerVocabulary | None
+    images: Images
 
     @property
     def task(self) -> str:
@@ -32,10 +35,6 @@ class DataArtifact:
     @property
     def labels(self) -> list[str]:
         return self.vocabulary.names if self.vocabulary else list(self.manifest["labels"] or [])
-
-    @property
-    def image_root(self) -> Path:
-        return Path(self.manifest["raw_root"])
 
     @property
     def fingerprint(self) -> str:
@@ -88,11 +87,20 @@ def open_data(folder: Path) -> DataArtifact:
     name = folder.name
     make_it = "vldistill prepare toy" if name.startswith("toy") else f"vldistill prepare {name} --raw FOLDER"
     manifest = read_manifest(folder, "prepare", make_it=make_it)
-    if not Path(manifest["raw_root"]).is_dir():
-        raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
-                         hint="put the folder back, or prepare again from its new place")
+    images = _open_images(folder, manifest)
     answers = folder / "answers.json"
     if answers.exists() and file_digest(answers) != manifest["files"].get(answers.name):
         raise InputError("differs from what its manifest records", where=str(answers), hint=f"make it again with: {make_it}")
     vocabulary = AnswerVocabulary.from_json(read_json(answers)) if answers.exists() else None
-    return DataArtifact(folder, manifest, vocabulary)
+    return DataArtifact(folder, manifest, vocabulary, images)
+
+
+def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
+    """Its shards, where it has them: the raw folder is then needed no more."""
+    if "shards" in manifest:
+        return ShardImages(folder / SHARDS_FOLDER, tar_names(manifest["shards"]),
+                           manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"))
+    if not Path(manifest["raw_root"]).is_dir():
+        raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
+                         hint="put the folder back, or prepare again from its new place")
+    return ImageFolder(Path(manifest["raw_root"]))

@@ -47,12 +47,23 @@ def open_image(path: str | Path) -> Image.Image:
     Raises InputError naming the path where the file is missing, empty, no image of an allowed format, over the pixel
     cap (before decoding), or truncated.
     """
+    return decode_image(read_image(path), str(path))
+
+
+def read_image(path: str | Path) -> bytes:
+    """The file as it is. Raises InputError naming the path where it is missing, empty, no file, or over the cap of bytes."""
     try:
-        data = _read(str(path))
-        image = _open_header(data)
-        return _to_rgb(_decode(image))
+        return _read(str(path))
     except _BadImage as error:
         raise InputError(error.message, where=str(path), hint=error.hint) from None
+
+
+def decode_image(data: bytes, where: str) -> Image.Image:
+    """The image that a file's bytes are, as `open_image` has it. Raises InputError with `where`."""
+    try:
+        return _to_rgb(_decode(_open_header(data)))
+    except _BadImage as error:
+        raise InputError(error.message, where=where, hint=error.hint) from None
 
 
 def check_paths(relative_paths: Iterable[str], problems: Problems, where_of: Mapping[str, str]) -> list[str]:

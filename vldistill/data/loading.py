@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.data.image_files import open_image
+from vldistill.data.images import Images
 from vldistill.data.records import Record
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify
@@ -51,7 +50,7 @@ class RecordDataset(Dataset):
     def __init__(
         self,
         records: list[Record],
-        root: Path,
+        images: Images,
         tokenizer: WordTokenizer,
         transform: ImageTransform,
         *,
@@ -60,7 +59,7 @@ class RecordDataset(Dataset):
         seed: int = 0,
         memory: bool | None = None,
     ):
-        self.records, self.root, self.transform, self.seed = records, root, transform, seed
+        self.records, self.images, self.transform, self.seed = records, images, transform, seed
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
         self._coded: dict[tuple, tuple[list[int], list[int | None]]] = {}
         self._texts = [self._encode(record, max_length) for record in records]
@@ -94,10 +93,10 @@ class RecordDataset(Dataset):
         """Patches of an image and their grid; kept in memory unless augmentation moves pixels."""
         side = self.transform.patch
         if draw is not None and self.transform.augment == "randaugment":
-            return _cut(self.transform.resize(self.transform.before_resize(open_image(self.root / path), draw)), side)
+            return _cut(self.transform.resize(self.transform.before_resize(self.images.open(path), draw)), side)
         kept = self._memory.get(path)
         if kept is None:
-            kept = _cut(self.transform.resize(open_image(self.root / path)), side)
+            kept = _cut(self.transform.resize(self.images.open(path)), side)
             if self._keep:
                 self._memory[path] = kept
         if draw is None or not self.transform.moves:

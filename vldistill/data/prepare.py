@@ -12,19 +12,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from vldistill import artifacts
 from vldistill.data import image_files
+from vldistill.data.additions import add_missing, pack_images
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.inputs import inputs_signature
 from vldistill.data.records import read_text
+from vldistill.data.shards import SHARDS_FOLDER
 from vldistill.data.sources import captions, jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, visual_genome, vqa
 from vldistill.data.sources.base import ALL_SPLITS, SourceData, SourceOptions, nearest
 from vldistill.data.variants import Variants, make_variants
-from vldistill.data.writing import RecordWriter
+from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
 
 SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] = {
@@ -68,7 +69,6 @@ _OPTIONS = {
     "sbu": set(),
     "visual_genome": set(),
 }
-IMAGES_FILE = "images.jsonl"
 
 
 def prepare(
@@ -85,27 +85,33 @@ def prepare(
     dry_run: bool = False,
     reading: Callable[[int], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    packing: Callable[[int, int], None] | None = None,
     variants: Variants | None = None,
+    shards: int | None = None,
 ) -> dict[str, Any]:
     """Reads `raw` as `dataset`, checks it, writes the artifact `out` and returns its manifest.
 
     limit: only the first N records of each split (the manifest says `partial`). decode_images: decode every image, not
     only its header. check_images: look at images at all (without, the artifact has no image list and says
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
-    reading(done) counts records, progress(done, total) images. variants: what to make of its splits, beside them.
-    An artifact that was made of the same input with the same options is kept: variants that it lacks are added, and the
-    manifest comes back with `unchanged` (not on disk). Raises InputError with every fault found; nothing is then left behind.
+    reading(done) counts records, progress(done, total) images, packing(done, total) samples. variants: what to make of its
+    splits, beside them. shards: also pack the images into tars of so many samples.
+    An artifact that was made of the same input with the same options is kept: variants and shards that it lacks are added, and
+    the manifest comes back with `unchanged`, `added` and `packed` (not on disk). Raises InputError with every fault found;
+    nothing is then left behind.
     """
     started = time.monotonic()
     options, variants = options or SourceOptions(), variants or Variants()
     name = _source_name(dataset)
-    _check_arguments(name, raw, options, limit)
+    _check_arguments(name, raw, options, limit, shards)
     if name != "jsonl":  # whose task is in the data
         variants.check(name)
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
+    if shards is not None and not check_images:
+        raise InputError("--shards needs images that are checked", hint="leave out --images none")
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
-        return kept if dry_run else _add_variants(out, kept, variants)
+        return add_missing(out, kept, variants, shards, dry_run=dry_run, progress=packing)
     artifacts.refuse_existing(out, overwrite)
     with ExitStack() as stack:
         # Removed again where anything is wrong.
@@ -132,19 +138,19 @@ def prepare(
             partial=limit is not None,
             notes=data.notes,
             images=asked["images"],
-            options=asked,
+            options={**asked, "shards": shards},
             inputs=inputs_signature(raw, images),
         )
         missing = variants.names(list(manifest["counts"]), writer.labelled()) if variants else []
         if folder is not None:
             _finish(folder, data, images if check_images else None)
             manifest["files"] = {path.name: artifacts.file_digest(path) for path in sorted(folder.iterdir())}
+            # Before there are shards: they are another form of the same images, so what was trained on one fits the other.
             parts = {key: manifest[key] for key in ("dataset", "task", "labels", "files")}
-            manifest |= {
-                "fingerprint": artifacts.fingerprint(parts),
-                "wall_s": round(time.monotonic() - started, 2),
-                "complete": True,
-            }
+            manifest["fingerprint"] = artifacts.fingerprint(parts)
+            if shards is not None:
+                pack_images(folder, folder / SHARDS_FOLDER, manifest, images, shards, packing)
+            manifest |= {"wall_s": round(time.monotonic() - started, 2), "complete": True}
             manifest["variants"] = make_variants(folder, folder, data.task, data.labels, missing)
             artifacts.write_manifest(folder, manifest)
     return manifest
@@ -157,27 +163,12 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
         paths = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
     except (InputError, ValueError, KeyError):
         return None
-    same = manifest["dataset"] == name and manifest.get("options") == asked
+    # Shards can be added, and do no harm to who did not ask for them.
+    options = {key: value for key, value in manifest.get("options", {}).items() if key != "shards"}
+    same = manifest["dataset"] == name and options == asked
     if not same or manifest.get("inputs") != inputs_signature(raw, paths):
         return None
     return {**manifest, "unchanged": True}
-
-
-def _add_variants(out: Path, manifest: dict[str, Any], variants: Variants) -> dict[str, Any]:
-    """Adds the variants that an artifact lacks; its manifest is written last, so that a file without entry is none."""
-    if not variants:
-        return manifest
-    labelled = [split for split, part in manifest["counts"].items() if part["labelled"]]
-    missing = [name for name in variants.names(list(manifest["counts"]), labelled) if name not in manifest["variants"]]
-    if not missing:
-        return manifest
-    with TemporaryDirectory(dir=out, prefix=".variants-") as place:
-        entries = make_variants(out, Path(place), manifest["task"], manifest["labels"], missing)
-        for name in missing:
-            (Path(place) / f"{name}.jsonl").replace(out / f"{name}.jsonl")
-    manifest = {**manifest, "variants": {**manifest["variants"], **entries}}
-    artifacts.write_manifest(out, {key: value for key, value in manifest.items() if key != "unchanged"})
-    return {**manifest, "added": missing}
 
 
 def _source_name(dataset: str) -> str:
@@ -187,7 +178,7 @@ def _source_name(dataset: str) -> str:
     return name
 
 
-def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | None) -> None:
+def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | None, shards: int | None) -> None:
     defaults = SourceOptions()
     for key in ("min_answer_count", "vqa_split", "val_directories", "labels", "task"):
         if getattr(options, key) != getattr(defaults, key) and key not in _OPTIONS[name]:
@@ -200,8 +191,9 @@ def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | 
     for split in options.splits or ():
         if split not in ALL_SPLITS:
             raise InputError(f"split {split!r} is not known", hint=nearest(split, ALL_SPLITS))
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}", hint="give 1 or more")
+    for what, number in (("limit", limit), ("shards", shards)):
+        if number is not None and number < 1:
+            raise InputError(f"{what} is {number}", hint="give 1 or more")
     if not raw.exists():
         raise InputError("no such folder", where=str(raw), hint="give the folder of the raw files")
     if not raw.is_dir() and name != "jsonl":

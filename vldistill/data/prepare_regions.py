@@ -114,7 +114,7 @@ def extract_regions(
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for path, regions in extract(build_backbone(weights), artifact.image_root, boxes(), device=device, batch=batch):
+        for path, regions in extract(build_backbone(weights), artifact.images, boxes(), device=device, batch=batch):
             yield path, path, regions
 
     options = {"data": artifact.fingerprint, "boxes": source, "weights": weights or "hub"}

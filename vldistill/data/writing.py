@@ -13,6 +13,7 @@ from vldistill.data.answers import majority_answer
 from vldistill.data.records import Record
 from vldistill.data.sources.base import ALL_SPLITS, SourceData
 
+IMAGES_FILE = "images.jsonl"
 REGIONS_FILE = "regions.jsonl"
 MOST_FREQUENT = 10
 _TELL_EVERY = 2000  # records

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json, write_text
 from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.images import Images
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
 from vldistill.data.records import Record, read_json
 from vldistill.data.text import WordTokenizer
@@ -62,10 +63,10 @@ def _run_folder(source: str) -> Path:
     return find_run(Path(source))
 
 
-def dataset_for(records: list[Record], root: Path, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
+def dataset_for(records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
     """Records under a trained model's own preprocessing, without augmentation and without targets."""
     transform = ImageTransform(spec.image_size, spec.encoder.patch_size)
-    return RecordDataset(records, root, tokenizer, transform, max_length=spec.max_length)
+    return RecordDataset(records, images, tokenizer, transform, max_length=spec.max_length)
 
 
 def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
@@ -84,7 +85,7 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
     check_task(spec, data, source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = dataset_for(records, data.image_root, tokenizer, spec)
+    dataset = dataset_for(records, data.images, tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model.to(device), loader, spec.labels, device)

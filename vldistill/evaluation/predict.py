@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from vldistill.data.image_files import check_images
+from vldistill.data.images import ImageFolder
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, split_words
 from vldistill.data.sources.base import Seen, read_rows
@@ -55,7 +56,8 @@ def ranked_answers(
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
                              hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loader = make_loader(dataset_for(records, root, tokenizer, spec), CleanBatches(len(records), batch), workers=workers)
+    dataset = dataset_for(records, ImageFolder(root), tokenizer, spec)
+    loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     model.to(device)
     rows = []
     with torch.no_grad():

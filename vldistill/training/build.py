@@ -76,7 +76,7 @@ def build_dataset(recipe: Recipe, data: DataArtifact, records: list[Record], tok
     image = recipe.image
     kind = image.augment if augment else "none"
     transform = ImageTransform(spec.image_size, spec.encoder.patch_size, kind, image.shift, image.noise)
-    return RecordDataset(records, data.image_root, tokenizer, transform, max_length=spec.max_length, vocabulary=data.vocabulary,
+    return RecordDataset(records, data.images, tokenizer, transform, max_length=spec.max_length, vocabulary=data.vocabulary,
                          seed=recipe.train.seed, memory=recipe.data.memory)
 
 

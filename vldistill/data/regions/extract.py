@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from vldistill.data.image_files import open_image
+from vldistill.data.images import Images
 from vldistill.data.regions.store import Regions
 from vldistill.errors import InputError
 
@@ -30,7 +30,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Boxes:
-    """What to extract of an image. path: relative to the image root. boxes: [N, 4], x1, y1, x2, y2 in pixels. confidence: [N]."""
+    """What to extract of an image. path: as records have it. boxes: [N, 4], x1, y1, x2, y2 in pixels. confidence: [N]."""
 
     path: str
     boxes: np.ndarray
@@ -77,14 +77,14 @@ def resized(image: Image.Image) -> Image.Image:
 
 
 def extract(
-    network: nn.Module, root: Path, wanted: Iterable[Boxes], *, device: torch.device, batch: int = 8
+    network: nn.Module, images: Images, wanted: Iterable[Boxes], *, device: torch.device, batch: int = 8
 ) -> Iterator[tuple[str, Regions]]:
     """(path, regions) of each image, not in order: images of equal size go through the network together, so that none is padded
     and its features do not depend on its company. Raises InputError for an image that cannot be read."""
     network = network.to(device)
     waiting: dict[tuple[int, int], list[tuple[Boxes, Tensor, tuple[int, int]]]] = {}
     for one in wanted:
-        image = open_image(root / one.path)
+        image = images.open(one.path)
         pixels = torch.from_numpy(np.array(resized(image)))
         group = waiting.setdefault(tuple(pixels.shape[:2]), [])
         group.append((one, pixels, image.size))

@@ -1,0 +1,131 @@
+"""Where the images of an artifact come from: a folder of files, or the shards that `prepare --shards` packed them into."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from vldistill.artifacts import file_digest
+from vldistill.data.image_files import decode_image, open_image, read_image
+from vldistill.data.shards import INDEX_FILE, image_key
+from vldistill.data.tars import AGAIN, BLOCK, parse_header
+from vldistill.errors import InputError
+
+# Some systems allow a process 256. With fewer tars than this none is opened twice.
+MOST_OPEN = 128
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Image files below `root`."""
+
+    root: Path
+
+    def read(self, path: str) -> bytes:
+        """The file as it is. Raises InputError naming it."""
+        return read_image(self.root / path)
+
+    def open(self, path: str) -> Image.Image:
+        """The image as 8-bit RGB (see `open_image`). Raises InputError naming the file."""
+        return open_image(self.root / path)
+
+
+class ShardImages:
+    """The images of an artifact's shards, read where they lie in the tars.
+
+    folder: where they lie. names: the tars, by their number in the index. digest: sha256 of the index. Opening takes one listing
+    of the folder and a digest of the index (28 bytes an image); what the tars hold is verified image by image, as it is read.
+    Raises InputError where the index was edited or a tar is missing.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], digest: str | None):
+        self.folder, self.names = folder, list(names)
+        index = folder / INDEX_FILE
+        there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 (a Path per tar is slow)
+        for name in (INDEX_FILE, *names):
+            if name not in there:
+                raise InputError("is named in the manifest but missing", where=str(folder / name), hint=AGAIN)
+        if file_digest(index) != digest:
+            raise InputError("differs from what its manifest records", where=str(index), hint=AGAIN)
+        self._start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For a worker that is spawned: it maps the index and opens the tars by itself.
+        return {"folder": self.folder, "names": self.names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.folder, self.names = state["folder"], state["names"]
+        self._start()
+
+    def read(self, path: str) -> bytes:
+        """The image's file as it was packed. Raises InputError naming tar and member."""
+        name, place, size, crc = self._find(path)
+        try:
+            file = self._tar(name)
+            file.seek(place)
+            data = file.read(size)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror or error}", where=str(self.folder / name), hint=AGAIN) from None
+        if zlib.crc32(data) != crc:
+            fault = "differs from what was packed" if len(data) == size else "is cut off"
+            raise InputError(f"image {path} {fault}", where=self._where(name, place), hint=AGAIN)
+        return data
+
+    def open(self, path: str) -> Image.Image:
+        """The image as 8-bit RGB (see `open_image`). Raises InputError naming tar and member."""
+        data = self.read(path)
+        try:
+            return decode_image(data, path)
+        except InputError as error:
+            name, place, _, _ = self._find(path)
+            raise InputError(f"image {path} {error.message}", where=self._where(name, place), hint=error.hint) from None
+
+    def _find(self, path: str) -> tuple[str, int, int, int]:
+        """Tar, place, size and CRC-32 of an image's content."""
+        if self._index is None:
+            # Mapped, so that all processes share one copy in memory.
+            self._index = np.load(self.folder / INDEX_FILE, mmap_mode="r").view(np.ndarray)
+            self._keys = self._index["key"]
+        key = image_key(path)
+        # Not `np.searchsorted`, which would copy the whole column for each image.
+        row = bisect_left(self._keys, key)
+        if row == len(self._keys) or self._keys[row] != key:
+            raise InputError(f"image {path} is not in the shards", where=str(self.folder), hint=AGAIN)
+        _, place, size, crc, number = self._index[row].item()
+        return self.names[number], place, size, crc
+
+    def _tar(self, name: str) -> BinaryIO:
+        if self._process != os.getpid():
+            # A forked worker shares its parent's place in each file, so it opens them anew.
+            for file in self._files.values():
+                file.close()
+            self._start()
+        file = self._files.pop(name, None) or (self.folder / name).open("rb")
+        self._files[name] = file
+        if len(self._files) > MOST_OPEN:
+            self._files.popitem(last=False)[1].close()
+        return file
+
+    def _start(self) -> None:
+        self._process, self._files = os.getpid(), OrderedDict()
+        self._index = self._keys = None
+
+    def _where(self, name: str, place: int) -> str:
+        with (self.folder / name).open("rb") as file:
+            file.seek(place - BLOCK)
+            try:
+                return f"{self.folder / name}:{parse_header(file.read(BLOCK))[0]}"
+            except ValueError:
+                return f"{self.folder / name}, byte {place:,}"
+
+
+Images = ImageFolder | ShardImages
