@@ -16,7 +16,7 @@ from PIL import Image
 
 from vldistill.artifacts import file_digest
 from vldistill.data.image_files import decode_image, open_image, read_image
-from vldistill.data.shards import INDEX_FILE, image_key
+from vldistill.data.shards import INDEX_FILE, path_key
 from vldistill.data.tars import AGAIN, BLOCK, parse_header
 from vldistill.errors import InputError
 
@@ -95,7 +95,7 @@ class ShardImages:
             # Mapped, so that all processes share one copy in memory.
             self._index = np.load(self.folder / INDEX_FILE, mmap_mode="r").view(np.ndarray)
             self._keys = self._index["key"]
-        key = image_key(path)
+        key = path_key(path)
         # Not `np.searchsorted`, which would copy the whole column for each image.
         row = bisect_left(self._keys, key)
         if row == len(self._keys) or self._keys[row] != key:

@@ -94,7 +94,7 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
             yield where, name, selected(regions, rule.threshold, rule.fewest, rule.most)
 
     options = {"format": kind, "threshold": rule.threshold, "boxes": [rule.fewest, rule.most]}
-    return _build(entries, target, raw, problems, options, DETECTOR)
+    return _build(entries, target, raw, problems, options, DETECTOR, inputs_signature(raw))
 
 
 def extract_regions(
@@ -117,8 +117,10 @@ def extract_regions(
         for path, regions in extract(build_backbone(weights), artifact.images, boxes(), device=device, batch=batch):
             yield path, path, regions
 
-    options = {"data": artifact.fingerprint, "boxes": source, "weights": weights or "hub"}
-    return _build(entries, target, data, problems, options, "random" if weights == "random" else BACKBONE)
+    options = {"boxes": source, "weights": weights or "hub"}
+    features = "random" if weights == "random" else BACKBONE
+    # Not the folder's files: an artifact may be given variants and shards, and is the same.
+    return _build(entries, target, data, problems, options, features, artifact.fingerprint)
 
 
 def _boxes(artifact: DataArtifact, grid: int | None):
@@ -148,10 +150,10 @@ def _boxes(artifact: DataArtifact, grid: int | None):
 
 def _build(
     entries: Callable[[], Iterator[importers.Entry]], target: Target, source: Path, problems: Problems, options: dict[str, Any],
-    features: str,
+    features: str, signature: str,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    options, signature = {**options, "limit": target.limit}, inputs_signature(source)
+    options = {**options, "limit": target.limit}
     if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
         return kept
     artifacts.refuse_existing(target.out, target.overwrite)

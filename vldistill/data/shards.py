@@ -64,7 +64,7 @@ def tar_names(shards: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [_tar_name(split, number) for split, part in shards.items() for number in range(part["files"])]
 
 
-def image_key(path: str) -> int:
+def path_key(path: str) -> int:
     """An image's key in the index, 0 to 2^64 - 1."""
     return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big")
 
@@ -120,7 +120,7 @@ class _Order:
         with path.open("rb") as file:
             for line in file:
                 name = "\0".join((str(SEED), *json.loads(line)["images"]))
-                ranks.append(image_key(name))
+                ranks.append(path_key(name))
                 places.append(place)
                 place += len(line)
         hashes = np.frombuffer(ranks, np.uint64)
@@ -183,7 +183,7 @@ def _write(tar: TarWriter, number: int, count: int, sample: _Sample, contents: l
     tar.add(f"{count:09d}.json", b"[" + b",\n".join(sample.lines) + b"]\n")
     for position, (path, data) in enumerate(zip(sample.images, contents, strict=True)):
         place = tar.add(image_name(count, position, path, data), data)
-        rows += _ROW.pack(image_key(path), place, len(data), zlib.crc32(data), number)
+        rows += _ROW.pack(path_key(path), place, len(data), zlib.crc32(data), number)
 
 
 def _write_index(path: Path, rows: bytearray, images: int) -> None:
