@@ -145,7 +145,7 @@ def test_what_cannot_be_packed_is_refused(tmp_path, arguments, reason):
 def test_samples_are_told_apart_where_their_hashes_are_equal(tmp_path, monkeypatch):
     single_world(tmp_path / "raw")
     prepare("jsonl", tmp_path / "raw", tmp_path / "out")
-    monkeypatch.setattr(shards, "image_key", lambda path: 7)
+    monkeypatch.setattr(shards, "path_key", lambda path: 7)
     found = list(shards._Order(tmp_path / "out/train.jsonl").samples())
     assert [sample.images for sample in found] == sorted((f"images/{name}",) for name in NAMES)
     assert sum(len(sample.lines) for sample in found) == 25
