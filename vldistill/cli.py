@@ -42,7 +42,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folde
 def prepare(
     context: typer.Context,
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ..., regions, or list, to name all.")],
-    raw: Annotated[Path | None, typer.Option("--raw", metavar="DIR", help="Official files (toy: written there).")] = None,
+    raw: Annotated[Path | None, typer.Option("--raw", metavar="PATH", help="Folder or archive (toy: written there).")] = None,
+    unpack: Annotated[Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack archives of --raw there first.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/DATASET.")] = None,
     min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="VQA: least count of a class.")] = 9,
     vqa_split: Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,91 @@ def test_low_shot_draws_of_the_toy_vcr_are_shown_beside_the_published_shares(com
     assert "0.3 %" in result.out.split("low-shot, 100 questions")[1]
     again = command(*words[:-1], "100")
     assert again.code == 0 and "up to date" in again.out
+
+
+@pytest.fixture
+def downloads(raw) -> Path:
+    """The same data as it is downloaded: train.jsonl and the pictures in archives, val.jsonl beside them."""
+    folder = raw.parent / "downloads"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "annotations.zip", "w") as archive:
+        archive.write(raw / "train.jsonl", "train.jsonl")
+    with tarfile.open(folder / "images.tar.gz", "w:gz") as archive:
+        archive.add(raw / "images", "images")
+    (raw / "val.jsonl").rename(folder / "val.jsonl")
+    return folder
+
+
+def test_an_archive_is_unpacked_and_read(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 6)).save("1.jpg")
+    row = {"pairID": "1.jpg#0r1e", "Flickr30K_ID": "1", "gold_label": "neutral", "sentence1": "A dog.", "sentence2": "It runs."}
+    with zipfile.ZipFile("snli.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write("1.jpg", "flickr30k-images/1.jpg")
+        for split in ("train", "dev"):
+            archive.writestr(f"snli_ve_{split}.jsonl", json.dumps(row) + "\n")
+    result = command("prepare", "snli-ve", "--raw", "snli.zip")
+    assert result.code == 0, result.err
+    size = sum(len(member) for member in (Path("1.jpg").read_bytes(), 2 * (json.dumps(row) + "\n")))
+    assert result.out.startswith(f"unpacked 1 archive, 3 files, {size} bytes into artifacts/raw/snli_ve\n")
+    manifest = json.loads((tmp_path / "artifacts/data/snli_ve/manifest.json").read_text())
+    assert {split: part["records"] for split, part in manifest["counts"].items()} == {"train": 1, "val": 1}
+    assert manifest["raw_root"] == str(tmp_path / "artifacts/raw/snli_ve")
+    again = command("prepare", "snli-ve", "--raw", "snli.zip")
+    assert again.code == 0 and again.out.startswith("already unpacked: artifacts/raw/snli_ve\nup to date: ")
+
+
+def test_a_folder_of_archives_is_unpacked_where_told(command, downloads):
+    dry = command("prepare", "jsonl", "--raw", downloads, "--unpack", "there", "--dry-run")
+    assert dry.code == 0 and "would unpack annotations.zip, images.tar.gz would copy val.jsonl into there" in dry.flat
+    assert not Path("there").exists() and not Path("artifacts").exists()
+    result = command("prepare", "jsonl", "--raw", downloads, "--unpack", "there")
+    assert result.code == 0, result.err
+    assert "unpacked 2 archives, 4 files," in result.flat and "wrote artifacts/data/jsonl" in result.flat
+    assert {path.name for path in Path("there").iterdir()} == {"train.jsonl", "val.jsonl", "images", "manifest.json"}
+    # A dry run of what was unpacked before checks the data.
+    dry = command("prepare", "jsonl", "--raw", downloads, "--unpack", "there", "--out", "new", "--dry-run")
+    assert "already unpacked: there" in dry.flat and "would write new" in dry.flat and not Path("new").exists()
+
+
+def test_refused_archives_are_lines_and_leave_nothing(command, downloads, tree):
+    with zipfile.ZipFile(downloads / "evil.zip", "w") as archive:
+        archive.writestr("../../evil", "1")
+        archive.writestr("Train.jsonl", "2")
+    before = tree(downloads.parent)
+    result = command("prepare", "jsonl", "--raw", downloads, "--unpack", "new/there")
+    assert result.code == 2 and result.out == "" and tree(downloads.parent) == before
+    lines = result.err.splitlines()
+    assert len(lines) == 3 and lines[-1] == f"vldistill: 2 problems in {downloads}, nothing was written"
+    assert lines[0].startswith(f"vldistill: {downloads}/evil.zip:../../evil: leaves the folder by `..` (")
+    assert lines[1].startswith(f"vldistill: {downloads}/evil.zip:Train.jsonl: differs from train.jsonl in case alone")
+
+
+@pytest.mark.parametrize("words, reason", [
+    ("toy --unpack there", "--unpack means nothing for toy"),
+    ("jsonl --raw raw --unpack there", "raw/images: is a folder beside the archives"),
+    ("jsonl --raw raw/train.jsonl --unpack there", "raw/train.jsonl: is no archive"),
+    ("jsonl --raw nothing --unpack there", "nothing: no such file or folder"),
+    ("jsonl --raw nothing.zip", "nothing.zip: no such folder"),
+    ("vqa --raw downloads", "does not look like VQA v2: found annotations.zip, images.tar.gz, val.jsonl (expected"),
+    ("vqa --raw downloads", "; its archives can be unpacked first: --unpack DIR)"),
+    # Told before the work, not after it.
+    ("vqa --raw downloads --unpack there --labels a,b", "labels means nothing for vqa"),
+    ("jsonl --raw downloads --unpack there --out raw", "raw: already exists"),
+    ("jsonl --raw downloads --unpack raw --overwrite", "raw: already exists, and was not made by unpacking"),
+])
+def test_what_cannot_be_unpacked_is_one_line(command, downloads, tree, words, reason):
+    before = tree(downloads.parent)
+    result = command("prepare", *words.split())
+    assert result.code == 2 and result.out == "" and result.err.count("\n") == 1 and reason in result.err, result.err
+    assert tree(downloads.parent) == before
+
+
+def test_an_interrupted_unpacking_leaves_nothing(command, downloads, tree, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    before = tree(downloads.parent)
+    monkeypatch.setattr("vldistill.data.archives._Unpacking._write", interrupted)
+    assert command("prepare", "jsonl", "--raw", downloads, "--unpack", "there").code == 130
+    assert tree(downloads.parent) == before

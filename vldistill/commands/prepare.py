@@ -12,7 +12,9 @@ from rich.table import Table
 
 from vldistill.commands.output import console, plan_table, split_list
 from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_regions, render_rewritten, short_types
-from vldistill.data.prepare import LAYOUTS, SOURCES, prepare
+from vldistill.commands.unpack import unpack_raw
+from vldistill.data.archives import is_archive
+from vldistill.data.prepare import LAYOUTS, SOURCES, check_request, prepare
 from vldistill.data.prepare_regions import BoxRule, Target, extract_regions, import_regions
 from vldistill.data.prepare_toy import prepare_toy
 from vldistill.data.sources.base import SourceOptions, nearest
@@ -61,9 +63,14 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
                             splits=split_list(asked.splits) or None)
     variants = Variants(_numbers("--lowshot", asked.lowshot), _numbers("--seeds", asked.seeds), asked.domain_shift,
                         asked.statements)
-    target = asked.out or Path("artifacts/data") / name
+    raw, target = asked.raw, asked.out or Path("artifacts/data") / name
+    if asked.unpack is not None or is_archive(raw):
+        check_request(name, options, asked.limit, variants, asked.shards, asked.images != "none")
+        raw = unpack_raw(name, raw, asked.unpack, target, overwrite=asked.overwrite, dry_run=asked.dry_run)
+        if raw is None:
+            return
     manifest = _prepare_with_progress(
-        name, asked.raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
+        name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
         decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
         dry_run=asked.dry_run, variants=variants, shards=asked.shards)
     _print(manifest, target, asked.dry_run)

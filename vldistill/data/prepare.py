@@ -103,13 +103,13 @@ def prepare(
     started = time.monotonic()
     options, variants = options or SourceOptions(), variants or Variants()
     name = _source_name(dataset)
-    _check_arguments(name, raw, options, limit, shards)
-    if name != "jsonl":  # whose task is in the data
-        variants.check(name)
+    check_request(name, options, limit, variants, shards, check_images)
+    if not raw.exists():
+        raise InputError("no such folder", where=str(raw), hint="give the folder of the raw files")
+    if not raw.is_dir() and name != "jsonl":
+        raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
-    if shards is not None and not check_images:
-        raise InputError("--shards needs images that are checked", hint="leave out --images none")
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
         return add_missing(out, kept, variants, shards, dry_run=dry_run, progress=packing)
     artifacts.refuse_existing(out, overwrite)
@@ -178,7 +178,10 @@ def _source_name(dataset: str) -> str:
     return name
 
 
-def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | None, shards: int | None) -> None:
+def check_request(
+    name: str, options: SourceOptions, limit: int | None, variants: Variants, shards: int | None, check_images: bool
+) -> None:
+    """Raises InputError where an option means nothing for a source of SOURCES, before anything is read."""
     defaults = SourceOptions()
     for key in ("min_answer_count", "vqa_split", "val_directories", "labels", "task"):
         if getattr(options, key) != getattr(defaults, key) and key not in _OPTIONS[name]:
@@ -194,10 +197,10 @@ def _check_arguments(name: str, raw: Path, options: SourceOptions, limit: int | 
     for what, number in (("limit", limit), ("shards", shards)):
         if number is not None and number < 1:
             raise InputError(f"{what} is {number}", hint="give 1 or more")
-    if not raw.exists():
-        raise InputError("no such folder", where=str(raw), hint="give the folder of the raw files")
-    if not raw.is_dir() and name != "jsonl":
-        raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
+    if shards is not None and not check_images:
+        raise InputError("--shards needs images that are checked", hint="leave out --images none")
+    if name != "jsonl":  # whose task is in the data
+        variants.check(name)
 
 
 def _images(

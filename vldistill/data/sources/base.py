@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vldistill.data.answers import AnswerVocabulary
+from vldistill.data.archives import is_archive
 from vldistill.data.records import Record, parse_json, read_jsonl, read_text
 from vldistill.errors import InputError, Problems
 
@@ -369,9 +370,10 @@ def listed(names: Iterable[str], most: int = 8) -> str:
 def wrong_layout(root: Path, dataset: str, expected: Sequence[str]) -> InputError:
     """The folder does not look like the data set: what was expected and what is there."""
     found = listed(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()))
-    return InputError(
-        f"does not look like {dataset}: found {found}", where=str(root), hint=f"expected {' or '.join(expected)}"
-    )
+    hint = f"expected {' or '.join(expected)}"
+    if any(map(is_archive, root.iterdir())):
+        hint += "; its archives can be unpacked first: --unpack DIR"
+    return InputError(f"does not look like {dataset}: found {found}", where=str(root), hint=hint)
 
 
 def first_objects(path: Path, most: int = 50) -> list[dict[str, Any]]:

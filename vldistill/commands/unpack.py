@@ -1,0 +1,57 @@
+"""The first part of `vldistill prepare`, where what is given are archives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vldistill.artifacts import refuse_existing
+from vldistill.commands.output import console, plan_table
+from vldistill.data.archives import find_sources, is_archive, unpack, unpacked_before
+
+
+def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite: bool, dry_run: bool) -> Path | None:
+    """Unpacks `raw` to `into` (artifacts/raw/<name>), and returns that folder; None where a dry run ends here.
+
+    out: the artifact that would follow, so that it is refused before the work, not after it.
+    """
+    target = into or Path("artifacts/raw") / name
+    sources = find_sources(raw, target)
+    if unpacked_before(sources, target, overwrite=overwrite) is not None:
+        console.print(f"already unpacked: {target}", highlight=False, markup=False, soft_wrap=True)
+        return target
+    refuse_existing(out, overwrite)
+    if dry_run:
+        archives = [source.name for source in sources if is_archive(source)]
+        copied = [source.name for source in sources if not is_archive(source)]
+        rows = {"would unpack": ", ".join(archives), "would copy": ", ".join(copied), "into": target, "and read that as": name}
+        console.print(plan_table(f"prepare {name}", {what: which for what, which in rows.items() if which}))
+        return None
+    counts = _unpack_with_progress(sources, target, overwrite)["counts"]
+    many = ", ".join(f"{counts[what]:,} {what if counts[what] != 1 else what[:-1]}" for what in ("archives", "files"))
+    console.print(f"unpacked {many}, {size_text(counts['bytes'])} into {target}", highlight=False, markup=False, soft_wrap=True)
+    return target
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for the eye: `1.2 GiB`."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _unpack_with_progress(sources: list[Path], target: Path, overwrite: bool) -> dict[str, Any]:
+    """`unpack` with a bar that counts packed bytes, on a terminal."""
+    if not console.is_terminal:
+        return unpack(sources, target, overwrite=overwrite)
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console,
+                  transient=True) as progress:
+        bar = progress.add_task("unpacking", total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        return unpack(sources, target, overwrite=overwrite, progress=advance)
