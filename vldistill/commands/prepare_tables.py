@@ -10,6 +10,7 @@ from rich.text import Text
 
 from vldistill.data.lowshot import PAPER_SHARES
 from vldistill.data.question_types import VCR_SHARES
+from vldistill.data.shift import PUBLISHED_QUESTIONS
 from vldistill.data.writing import MOST_FREQUENT
 
 
@@ -118,6 +119,9 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
         for what, count in sorted(entry["told"].items()):
             share = f"{100 * count / questions:7.1f} %" if questions and what.startswith("template") else ""
             table.add_row(Text(what), f"{count:,}{share}")
+        if manifest["task"] == "vcr" and entry["kind"] == "shift":
+            counts = ", ".join(f"{count:,} {rule}" for rule, count in PUBLISHED_QUESTIONS.items())
+            table.caption, table.caption_justify = f"published, of val: {counts}", "left"
         tables.append(table)
     return tables
 

@@ -20,6 +20,9 @@ from vldistill.data.records import Word
 
 # --- VCR ------------------------------------------------------------------------------------------------------------
 
+PUBLISHED_QUESTIONS = {"singular": 16_154, "plural": 3_657}
+"""Questions of VCR's val (26,534) that each rule selects in the published files."""
+
 
 @dataclass(frozen=True)
 class ShiftedChoices:
