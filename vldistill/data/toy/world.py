@@ -63,11 +63,6 @@ class Filter:
         shape, colour = divmod(kind, len(COLOURS))
         return self.shape in (None, shape) and self.colour in (None, colour)
 
-    def nested(self, other: Filter) -> bool:
-        """Whether one of the two picks out only objects that the other picks out too."""
-        mine, others = ({kind for kind in range(KINDS) if f.matches(kind)} for f in (self, other))
-        return mine <= others or others <= mine
-
 
 COLOUR_FILTERS = tuple(Filter(None, c) for c in range(len(COLOURS)))
 SHAPE_FILTERS = tuple(Filter(s, None) for s in range(len(SHAPES)))
