@@ -66,8 +66,8 @@ def main(folder: Path) -> None:
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1.2, label="chance")
     axes.set(xlabel="optimiser steps", ylabel="validation accuracy", ylim=(0.4, 1.02), title="Dual encoders of equal budget")
     axes.grid(alpha=0.25)
-    # The lower half is empty but for the lines at chance.
-    axes.legend(loc="center right", fontsize=9, frameon=False)
+    # To the right, between the lines at chance and the one that climbs, there is nothing.
+    axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.34), fontsize=9, frameon=False)
     figure.savefig(folder / "quickstart.png", dpi=150)
     print(f"picture: {(folder / 'quickstart.png').resolve()}")
 

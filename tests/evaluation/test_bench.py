@@ -131,6 +131,13 @@ def test_a_dry_run_measures_nothing(world, well, monkeypatch):
     assert "384x640 pixels, 240 patches" in shown and "256, 32" in shown and "fp32, bf16" in shown
 
 
+@pytest.mark.parametrize("capability, noted", [("AVX2", True), ("AVX512", False)])
+def test_a_precision_that_the_processor_lacks_is_noted(well, monkeypatch, capability, noted):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert ("no instructions for bf16" in well("bench", "--dry-run", "--precision", "fp32,bf16").flat) == noted
+    assert "no instructions" not in well("bench", "--dry-run").flat
+
+
 @pytest.mark.gpu
 def test_the_command_on_a_gpu(world, well):
     if not torch.cuda.is_available():

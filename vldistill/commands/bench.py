@@ -12,7 +12,7 @@ from vldistill.commands.output import console, last_line, plan_table
 from vldistill.errors import InputError
 from vldistill.evaluation.bench import DTYPES, GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
 from vldistill.models.vilt import EncoderConfig
-from vldistill.runtime import device_name
+from vldistill.runtime import cpu_has_bf16, device_name
 
 
 def bench_command(
@@ -40,6 +40,8 @@ def bench_command(
     plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
             "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
             "measures": ", ".join(rows), "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts"}
+    if "bf16" in precisions and not gpu and not cpu_has_bf16():
+        plan["note"] = "this CPU has no instructions for bf16, which takes 100 times as long as fp32"
     console.print(plan_table("bench", plan))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError("cannot be written there", where=str(out), hint="name a file in a folder that exists")
@@ -69,10 +71,19 @@ def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.variant, str(row.tokens), f"{row.seconds:.3g}", f"{row.p50:.3g}", f"{row.p95:.3g}",
-            "-" if row.peak_mb is None else f"{row.peak_mb:.0f}", f"{row.speedup:.2f}x",
-            "-" if row.limit is None else f"{row.limit:.2f}x")
+            row.variant, str(row.tokens), *map(_short, (row.seconds, row.p50, row.p95)),
+            "-" if row.peak_mb is None else f"{row.peak_mb:.0f}", _ratio(row.speedup),
+            "-" if row.limit is None else _ratio(row.limit))
     return table
+
+
+def _short(value: float) -> str:
+    """Three digits: 0.0619, 12.5, 502, 1.57e6."""
+    return f"{value:.3g}".replace("e+0", "e")
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}x" if value < 1000 else f"{value:,.0f}x" if value < 1e5 else f"{value:.1e}x".replace("e+0", "e")
 
 
 def _headline(rows: list[Row]) -> dict[str, float]:

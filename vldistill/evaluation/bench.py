@@ -236,8 +236,8 @@ def retrieval_rows(setting: Setting) -> list[Row]:
     pairs, size = RETRIEVAL_IMAGES * RETRIEVAL_TEXTS, setting.batch
     whole = {
         "fusion, every pair": {"fusion": pairs / size},
-        "dual, encoding and ranks": {"image": RETRIEVAL_IMAGES / size, "text": RETRIEVAL_TEXTS / size, "rank": 1},
-        "dual, ranks alone": {"rank": 1},
+        "dual, encode and rank": {"image": RETRIEVAL_IMAGES / size, "text": RETRIEVAL_TEXTS / size, "rank": 1},
+        "dual, rank alone": {"rank": 1},
     }
     score = 2 * pairs * config.hidden_size
     encode = RETRIEVAL_IMAGES * flops.image_flops(setting.patches, config) + RETRIEVAL_TEXTS * flops.text_flops(tokens, config)
