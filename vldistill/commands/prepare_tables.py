@@ -79,7 +79,7 @@ def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, 
     total = sum(count["of_records"] for count in types.values())
     table = Table(title=f"low-shot, {number:,} {unit} of each type", title_justify="left")
     table.add_column("type", no_wrap=True)
-    for heading in (f"{unit} there are", "share", "paper", *(f"seed {entry['seed']}" for entry in drawn)):
+    for heading in (unit, "share", "paper", *(f"seed {entry['seed']}" for entry in drawn)):
         table.add_column(heading, justify="right")
     for name, count in types.items():
         shares = f"{100 * count['of_records'] / max(total, 1):.1f} %", f"{published[name]} %" if name in published else "-"
@@ -89,7 +89,7 @@ def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, 
     table.add_section()
     table.add_row("records", f"{total:,}", "", "", *(f"{entry['records']:,}" for entry in drawn))
     paper = f"{PAPER_SHARES[number]:g} %" if number in PAPER_SHARES else "-"
-    table.add_row("of all records", "", "", paper, *(f"{100 * entry['records'] / max(total, 1):.2g} %" for entry in drawn))
+    table.add_row("of all records", "", "", paper, *(f"{100 * entry['records'] / max(total, 1):.1f} %" for entry in drawn))
     return table
 
 
