@@ -13,7 +13,7 @@ from rich.table import Table
 from vldistill.commands.output import console, plan_table, split_list
 from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_regions, render_rewritten, short_types
 from vldistill.commands.unpack import unpack_raw
-from vldistill.data.archives import is_archive
+from vldistill.data.archives.unpack import is_archive
 from vldistill.data.prepare import LAYOUTS, SOURCES, check_request, prepare
 from vldistill.data.prepare_regions import BoxRule, Target, extract_regions, import_regions
 from vldistill.data.prepare_toy import prepare_toy

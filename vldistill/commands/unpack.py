@@ -7,7 +7,7 @@ from typing import Any
 
 from vldistill.artifacts import refuse_existing
 from vldistill.commands.output import console, plan_table
-from vldistill.data.archives import find_sources, is_archive, unpack, unpacked_before
+from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
 
 
 def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite: bool, dry_run: bool) -> Path | None:

@@ -24,11 +24,11 @@ from vldistill.data.sources.base import (
     SourceData,
     SourceOptions,
     add_file_fault,
-    iterate_array,
     kind_of,
     quoted,
     wrong_layout,
 )
+from vldistill.data.sources.json_array import iterate_array
 from vldistill.errors import InputError, Problems
 
 # After so many faults a file of millions of rows is given up: it is another file, not a damaged one.

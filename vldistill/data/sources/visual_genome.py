@@ -14,12 +14,12 @@ from vldistill.data.sources.base import (
     Row,
     SourceData,
     SourceOptions,
-    iterate_array,
     joined,
     kind_of,
     wrong_layout,
 )
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
+from vldistill.data.sources.json_array import iterate_array
 from vldistill.errors import Problems
 
 _FILE = "region_descriptions.json"

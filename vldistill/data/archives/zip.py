@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vldistill.data.archive_members import (
+from vldistill.data.archives.members import (
     CHUNK,
     HARMLESS_BYTES,
     UNPACK_BY_HAND,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
-from vldistill.data.archive_members import (
+from vldistill.data.archives.members import (
     CHUNK,
     UNPACK_BY_HAND,
     DamagedError,
@@ -26,8 +26,8 @@ from vldistill.data.archive_members import (
     plain_path,
     shown,
 )
-from vldistill.data.archive_tar import TarReader
-from vldistill.data.archive_zip import ZipReader
+from vldistill.data.archives.tar import TarReader
+from vldistill.data.archives.zip import ZipReader
 from vldistill.errors import InputError, Problems
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

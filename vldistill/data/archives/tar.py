@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vldistill.data.archive_members import (
+from vldistill.data.archives.members import (
     CHUNK,
     FETCH_AGAIN,
     HARMLESS_BYTES,
