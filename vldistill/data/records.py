@@ -148,6 +148,12 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def read_jsonl(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file:line`, object) of each non-empty line; faulty lines go to `problems` and are skipped."""
+    for where, row, _ in parsed_lines(path, problems, parse=parse):
+        yield where, row
+
+
+def parsed_lines(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """The same, and whether all texts of the line can be written as UTF-8: only an escape can bring half a surrogate pair."""
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
@@ -163,7 +169,7 @@ def read_jsonl(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[
         if not isinstance(row, dict):
             problems.add(f"a JSON object was expected, found {type(row).__name__}", where=where)
             continue
-        yield where, row
+        yield where, row, b"\\u" not in line
 
 
 def record_of(row: dict[str, Any]) -> Record:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.archives.unpack import is_archive
-from vldistill.data.records import Record, parse_json, read_jsonl, read_text
+from vldistill.data.records import Record, parse_json, parsed_lines, read_jsonl, read_text
 from vldistill.errors import InputError, Problems
 
 SPLITS = ("train", "val", "test")
@@ -80,10 +80,10 @@ class SourceData:
 
 class Row:
     """One JSON object under examination. Each getter returns the value, or None after adding a problem; `good` tells
-    whether all went well."""
+    whether all went well. plain: whether all texts in it are known to be writable as UTF-8."""
 
-    def __init__(self, values: dict[str, Any], where: str, problems: Problems):
-        self.values, self.where, self.problems, self.good = values, where, problems, True
+    def __init__(self, values: dict[str, Any], where: str, problems: Problems, plain: bool = False):
+        self.values, self.where, self.problems, self.plain, self.good = values, where, problems, plain, True
 
     def fault(self, message: str, hint: str | None = None) -> None:
         self.good = False
@@ -101,6 +101,10 @@ class Row:
             )
         if not blank and not value.strip():
             return self.fault(f"`{key}` is empty", "give it a text, or drop the line")
+        return value if self.plain else self.writable(value, key)
+
+    def writable(self, value: str, key: str) -> str | None:
+        """The text, or None after adding a problem where it cannot be written as UTF-8."""
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -132,6 +136,8 @@ class Row:
         if not values or (most is not None and len(values) > most):
             wanted = "one text or more" if most is None else f"1 to {most} texts"
             return self.fault(f"`{key}` must hold {wanted}, found {len(values)}", "mend the line")
+        if self.plain and all(type(value) is str and not value.isspace() and value for value in values):
+            return values
         entries = Row({f"{key}[{i}]": value for i, value in enumerate(values)}, self.where, self.problems)
         for entry in entries.values:
             entries.text(entry)
@@ -176,9 +182,9 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
     empty = True
     before = len(problems.items)
     try:
-        for where, values in read_jsonl(path, problems):
+        for where, values, plain in parsed_lines(path, problems):
             empty = False
-            yield Row(values, where, problems)
+            yield Row(values, where, problems, plain)
     except (InputError, OSError) as error:
         add_file_fault(path, error, problems)
     for problem in problems.items[before:]:

@@ -8,6 +8,7 @@ from the image's metadata file.
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vldistill.errors import InputError, Problems
 
 CHOICES = 4
 MOST_PIXELS = 1e6  # along a side
+_NUMBERS = {int, float}
 IMAGES = "vcr1images"
 _FILES = {split: f"{split}.jsonl" for split in ("train", "val", "test")}
 
@@ -82,10 +84,8 @@ def _check_words(row: Row, key: str, words: list[Any], objects: int) -> list[Wor
     if not words:
         return row.fault(f"`{key}` is empty", "give it words, or drop the line")
     texts = [word for word in words if type(word) is str]
-    # What is not ASCII may be half of a surrogate pair. All at once, since there are millions of words.
-    joined = " ".join(texts)
-    if not joined.isascii() and Row({key: joined}, row.where, row.problems).text(key, blank=True) is None:
-        row.good = False
+    # All at once, since there are millions of words.
+    if not row.plain and row.writable(" ".join(texts), key) is None:
         return None
     if len(texts) == len(words):
         return words
@@ -121,8 +121,8 @@ class _Images:
         """Adds a problem where the metadata is missing or faulty, or its objects are not those of the row."""
         if image not in self._objects:
             self._objects[image] = None
-            path = self._root / IMAGES / metadata
-            if Path(metadata).is_absolute() or ".." in Path(metadata).parts:
+            path = f"{self._root}/{IMAGES}/{metadata}"
+            if metadata.startswith("/") or ".." in metadata.split("/"):
                 row.fault(f"`metadata_fn` {quoted(metadata)} leaves the raw folder", "give it relative to vcr1images")
                 return
             region = _read_metadata(path, row.where, self._problems)
@@ -138,16 +138,16 @@ class _Images:
             row.fault("`objects` are not the names in the image's metadata", f"compare {metadata}")
 
 
-def _read_metadata(path: Path, where: str, problems: Problems) -> dict[str, Any] | None:
+def _read_metadata(path: str, where: str, problems: Problems) -> dict[str, Any] | None:
     """names [N], boxes [N][x1, y1, x2, y2, confidence] in pixels, polygons [N][..][..][x, y], width and height."""
     try:
-        value = read_json(path)
+        value = read_json(Path(path))
     except InputError as error:
         problems.add(f"metadata {error.where}: {error.message}", where=where, hint=error.hint or "put the file there")
         return None
     fault = _metadata_fault(value)
     if fault:
-        problems.add(fault, where=str(path), hint="fetch it again")
+        problems.add(fault, where=path, hint="fetch it again")
         return None
     return {"width": value["width"], "height": value["height"], "names": value["names"], "boxes": value["boxes"],
             "polygons": value["segms"]}
@@ -157,7 +157,7 @@ def _metadata_fault(value: Any) -> str | None:
     if not isinstance(value, dict):
         return f"a JSON object was expected, found {kind_of(value)}"
     for key in ("width", "height"):
-        if not _number(value.get(key)) or value[key] <= 0:
+        if not _numbers([value.get(key)]) or value[key] <= 0:
             return f"`{key}` is not a positive number"
     for key in ("names", "boxes", "segms"):
         if not isinstance(value.get(key), list):
@@ -168,19 +168,24 @@ def _metadata_fault(value: Any) -> str | None:
     for i, (name, box, polygons) in enumerate(zip(names, boxes, segments, strict=True)):
         if not isinstance(name, str) or not name:
             return f"`names[{i}]` is not a text"
-        if not isinstance(box, list) or len(box) != 5 or not all(map(_number, box)):
+        if not isinstance(box, list) or len(box) != 5 or not _numbers(box):
             return f"`boxes[{i}]` is not [x1, y1, x2, y2, confidence]"
         if box[2] < box[0] or box[3] < box[1]:
             return f"`boxes[{i}]` ends before it begins"
-        if not isinstance(polygons, list) or not all(map(_polygon, polygons)):
+        if not isinstance(polygons, list) or not all(map(_is_polygon, polygons)):
             return f"`segms[{i}]` is not a list of polygons of [x, y]"
     return None
 
 
-def _number(value: Any) -> bool:
-    # An integer of hundreds of digits is no float.
-    return type(value) in (int, float) and abs(value) < MOST_PIXELS
+def _numbers(values: list[Any]) -> bool:
+    """Whether all are numbers that can be a place in an image; by the whole list, since polygons have hundreds of points."""
+    # An integer of hundreds of digits is no float, and 1e999 is infinite.
+    return _NUMBERS.issuperset(map(type, values)) and (not values or (min(values) > -MOST_PIXELS and max(values) < MOST_PIXELS))
 
 
-def _polygon(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 and all(map(_number, p)) for p in value)
+def _is_polygon(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and all(type(point) is list and len(point) == 2 for point in value)
+        and _numbers(list(chain.from_iterable(value)))
+    )
