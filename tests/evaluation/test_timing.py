@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
@@ -36,25 +34,20 @@ def test_seconds_are_those_of_the_clock(monkeypatch):
     assert (timings["a"].minimum, timings["a"].p50, timings["a"].p95) == (1, 2, 3)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+@pytest.mark.skipif(timing._reset_peak() is None, reason="this system does not tell the highest resident memory")
 def test_peak_memory_sees_what_a_call_holds():
     def hold():
-        values = torch.ones(64, 1 << 18)  # 64 MiB
-        for _ in range(20):
-            values.mul_(1.0)
+        torch.ones(64, 1 << 18)  # 64 MiB
 
-    assert peak_memory(hold, CPU) > 32
-    assert peak_memory(lambda: None, CPU) < 16
+    # What was freed before stays with the C library, and must not hide what is needed now.
+    for _ in range(3):
+        kept = [bytearray(1 << 16) for _ in range(2000)]
+        del kept
+        assert 60 < peak_memory(hold, CPU) < 80
+        assert peak_memory(lambda: None, CPU) < 4
     assert measure({"a": lambda: None}, rounds=1, device=CPU)["a"].peak_mb >= 0
 
 
-def test_the_watcher_stops_where_the_call_fails():
-    import threading
-
-    def fail():
-        raise RuntimeError("broken")
-
-    before = threading.active_count()
-    with pytest.raises(RuntimeError, match="broken"):
-        peak_memory(fail, CPU)
-    assert threading.active_count() == before
+def test_memory_that_cannot_be_read_is_none(monkeypatch):
+    monkeypatch.setattr(timing, "_reset_peak", lambda: None)
+    assert peak_memory(lambda: None, CPU) is None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
-import os
 import statistics
-import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> float | None:
-    """MiB above what was held before the call: the allocator's on a GPU, resident memory sampled each ms on Linux."""
+    """MiB above what was held before the call: the allocator's on a GPU, the kernel's mark of resident memory on Linux; None
+    where there is neither."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -67,27 +66,33 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> float | Non
         call()
         torch.cuda.synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if not Path("/proc/self/statm").exists():
+    _give_back_freed_memory()
+    before = _reset_peak()
+    if before is None:
         return None
-    before, peak, done = _resident(), [0], threading.Event()
+    call()
+    return max(_status("VmHWM") - before, 0) / 2**10
 
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], _resident())
-            time.sleep(0.001)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+def _give_back_freed_memory() -> None:
+    """Without it, what the C library kept of earlier calls would hold this one's, which would seem to need nothing."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _reset_peak() -> int | None:
+    """Sets the kernel's mark of the highest resident memory to what is held now, and returns that in KiB."""
     try:
-        call()
-    finally:
-        done.set()
-        watcher.join()
-    return max(peak[0] - before, 0) / 2**20
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except OSError:
+        return None
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+def _status(name: str) -> int:
+    """A line of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def _synchronise(device: torch.device) -> None:
