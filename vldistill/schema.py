@@ -26,6 +26,7 @@ class Data(Section):
     train: str = "train"
     val: str = "val"
     types: list[str] | None = None  # only records of these types
+    part: Literal["answers", "rationales", "both"] = "both"  # VCR: Q->A, QA->R
     limit: Positive | None = None  # the first N records a split
     workers: Annotated[int, Field(ge=0)] = 0
     memory: bool | None = None  # keep decoded images; null decides by size

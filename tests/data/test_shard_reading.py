@@ -19,9 +19,11 @@ from vldistill.data.artifact import open_data
 from vldistill.data.images import ImageFolder, ShardImages
 from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
 from vldistill.data.prepare import prepare
+from vldistill.data.sequences import PlainLayout
 from vldistill.data.tars import BLOCK, header, read_shard
 from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform
+from vldistill.data.visual import PatchInput
 from vldistill.errors import InputError
 
 PATHS = [f"images/{name}" for name in NAMES]
@@ -121,7 +123,8 @@ def test_a_spawned_process_is_handed_no_index_and_no_file(made):
 def dataset(made: Path, images, **options) -> RecordDataset:
     records = open_data(made / "single").records("train")
     tokenizer = train_tokenizer([tuple(record.text) for record in records], 60)
-    return RecordDataset(records, images, tokenizer, ImageTransform(32, 8, "jitter"), max_length=10, **options)
+    visual = PatchInput(images, ImageTransform(32, 8, "jitter"), **options)
+    return RecordDataset(records, PlainLayout(tokenizer, 10), visual, pad_id=tokenizer.pad_id)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

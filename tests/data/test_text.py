@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertTokenizerFast
 
+from vldistill.data.sequences import join_parts, render_tag
 from vldistill.data.text import load_tokenizer, train_tokenizer
 from vldistill.errors import InputError
 
@@ -19,6 +20,11 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(TEXTS, 150)
+
+
+def encode(tokenizer, words: list[str], length: int) -> tuple[list[int], list[int | None]]:
+    coded = join_parts(tokenizer, (tuple(words),), length)
+    return coded.ids, coded.words
 
 
 def tokens(tokenizer, ids: list[int]) -> list[str]:
@@ -39,7 +45,7 @@ def test_specials_come_first(tokenizer):
 
 def test_every_token_knows_its_word(tokenizer):
     words = ["The", "circles", "don't", "Café", "snow-man", "?"]
-    ids, aligned = tokenizer.encode(words, 40)
+    ids, aligned = encode(tokenizer, words, 40)
     assert ids[0] == 2 and ids[-1] == 3 and aligned[0] is None and aligned[-1] is None
     assert len(ids) == len(aligned) and None not in aligned[1:-1] and aligned[1:-1] == sorted(aligned[1:-1])
     found = [spelled(tokenizer, ids, aligned, word) for word in range(len(words))]
@@ -47,34 +53,35 @@ def test_every_token_knows_its_word(tokenizer):
 
 
 def test_words_split_into_pieces_share_an_index(tokenizer):
-    ids, aligned = tokenizer.encode(["redder", "there"], 40)
+    ids, aligned = encode(tokenizer, ["redder", "there"], 40)
     assert aligned.count(0) > 1 and spelled(tokenizer, ids, aligned, 0) == "redder"
     assert spelled(tokenizer, ids, aligned, 1) == "there"
 
 
 def test_a_tag_is_one_word(tokenizer):
-    ids, aligned = tokenizer.encode(["is", [0, 2], "there"], 40)
-    assert aligned == [None, 0, 1, 1, 1, 2, None]
-    assert tokens(tokenizer, ids)[2:5] == ["0", "and", "2"]
-    assert tokenizer.encode(["is", [2], "there"], 40)[1] == [None, 0, 1, 2, None]
+    ids, aligned = encode(tokenizer, ["is", render_tag([0, 2], ["person", "cup", "person"]), "there"], 60)
+    inside = [place for place, word in enumerate(aligned) if word == 1]
+    assert [tokens(tokenizer, ids)[place] for place in inside] == ["[UNK]", "and", "[UNK]"]  # no text had a person
+    assert aligned == [None, 0, *[1] * len(inside), 2, None]
+    assert render_tag([2], ["person", "cup", "person"]) == "person3" and render_tag([1], None) == "object2"
 
 
 def test_a_word_without_tokens_keeps_the_others_indices(tokenizer):
-    ids, aligned = tokenizer.encode(["is", "", " ", "there"], 40)
+    ids, aligned = encode(tokenizer, ["is", "", " ", "there"], 40)
     assert aligned == [None, 0, 3, None] and tokens(tokenizer, ids) == ["[CLS]", "is", "there", "[SEP]"]
-    assert tokenizer.encode([], 40) == ([2, 3], [None, None])
+    assert encode(tokenizer, [], 40) == ([2, 3], [None, None])
 
 
 def test_unknown_characters_are_unknown(tokenizer):
-    ids, aligned = tokenizer.encode(["漢", "red"], 40)
+    ids, aligned = encode(tokenizer, ["漢", "red"], 40)
     assert ids == [2, 1, tokenizer.vocabulary["red"], 3] and aligned == [None, 0, 1, None]
 
 
 @pytest.mark.parametrize("length", [3, 4, 7, 12, 40])
 def test_truncation_keeps_sep(tokenizer, length):
     words = TEXTS[0]
-    full, aligned_full = tokenizer.encode(words, 100)
-    ids, aligned = tokenizer.encode(words, length)
+    full, aligned_full = encode(tokenizer, words, 100)
+    ids, aligned = encode(tokenizer, words, length)
     kept = min(length, len(full)) - 1
     assert ids == [*full[:kept], 3] and aligned == [*aligned_full[:kept], None]
     assert len(ids) == min(length, len(full))
@@ -98,11 +105,11 @@ def test_the_library_reads_the_folder_and_gives_the_same_ids(tokenizer, tmp_path
     tokenizer.save(tmp_path)
     library = reader.from_pretrained(tmp_path)
     for sentence in SENTENCES:
-        assert library(sentence).input_ids == tokenizer.encode(sentence.split(), 40)[0]
+        assert library(sentence).input_ids == encode(tokenizer, sentence.split(), 40)[0]
     assert (library.pad_token_id, library.cls_token_id, library.sep_token_id, library.mask_token_id) == (0, 2, 3, 4)
     pair = library("a red square", "is there").input_ids
-    assert pair == tokenizer.encode(["a", "red", "square"], 40)[0] + tokenizer.encode(["is", "there"], 40)[0][1:]
-    assert library.decode(tokenizer.encode(["redder"], 40)[0], skip_special_tokens=True) == "redder"
+    assert pair == encode(tokenizer, ["a", "red", "square"], 40)[0] + encode(tokenizer, ["is", "there"], 40)[0][1:]
+    assert library.decode(encode(tokenizer, ["redder"], 40)[0], skip_special_tokens=True) == "redder"
 
 
 @pytest.mark.parametrize("without", [None, "tokenizer.json", "vocab.txt"])
@@ -113,14 +120,14 @@ def test_a_saved_folder_loads_again(tokenizer, tmp_path, without):
     loaded = load_tokenizer(tmp_path)
     assert loaded.vocabulary == tokenizer.vocabulary and loaded.pad_id == tokenizer.pad_id
     for sentence in SENTENCES:
-        assert loaded.encode(sentence.split(), 9) == tokenizer.encode(sentence.split(), 9)
+        assert encode(loaded, sentence.split(), 9) == encode(tokenizer, sentence.split(), 9)
 
 
 def test_a_cased_vocabulary_keeps_its_case(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nRed\nred\n")
-    assert load_tokenizer(tmp_path).encode(["Red"], 9)[0] == [2, 6, 3]
+    assert encode(load_tokenizer(tmp_path), ["Red"], 9)[0] == [2, 6, 3]
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    assert load_tokenizer(tmp_path).encode(["Red"], 9)[0] == [2, 5, 3]
+    assert encode(load_tokenizer(tmp_path), ["Red"], 9)[0] == [2, 5, 3]
 
 
 def test_truncation_and_padding_stored_in_a_file_are_off(tokenizer, tmp_path):
@@ -132,7 +139,7 @@ def test_truncation_and_padding_stored_in_a_file_are_off(tokenizer, tmp_path):
     stored.enable_truncation(4)
     stored.enable_padding(length=30)
     stored.save(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(tmp_path).encode(TEXTS[0], 40) == tokenizer.encode(TEXTS[0], 40)
+    assert encode(load_tokenizer(tmp_path), TEXTS[0], 40) == encode(tokenizer, TEXTS[0], 40)
 
 
 def test_broken_folders(tmp_path):
@@ -162,5 +169,5 @@ def test_broken_vocabulary_folders(tmp_path, files):
 
 def test_encoding_draws_nothing(tokenizer):
     before = torch.get_rng_state()
-    tokenizer.encode(TEXTS[0], 40)
+    encode(tokenizer, TEXTS[0], 40)
     assert torch.equal(before, torch.get_rng_state())

@@ -12,10 +12,12 @@ from PIL import Image
 from transformers import ViltImageProcessor
 
 from vldistill.data.images import ImageFolder
-from vldistill.data.loading import CLEAN, CleanBatches, EpochBatches, RecordDataset, make_loader, pad_text, stack_patches
+from vldistill.data.loading import CLEAN, CleanBatches, EpochBatches, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
+from vldistill.data.sequences import EncodedText, PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify, vilt_size
+from vldistill.data.visual import PatchInput, stack_patches
 from vldistill.errors import InputError
 
 
@@ -269,8 +271,8 @@ def dataset(tmp_path):
     tokenizer = train_tokenizer(texts, 60)
 
     def make(memory=None, **transform):
-        return RecordDataset(records, ImageFolder(tmp_path), tokenizer, ImageTransform(32, 8, **transform), max_length=10,
-                             memory=memory)
+        visual = PatchInput(ImageFolder(tmp_path), ImageTransform(32, 8, **transform), memory=memory)
+        return RecordDataset(records, PlainLayout(tokenizer, 10), visual, pad_id=tokenizer.pad_id)
 
     return make
 
@@ -284,8 +286,9 @@ def test_a_batch_is_padded_to_its_longest(dataset):
     assert (image.patches[0, 16:] == 0).all() and (image.patches[~image.mask] == 0).all()
     assert (text.ids[~text.mask] == 0).all() and text.mask[2].all() and not text.mask[1].all()
     for row in range(3):
-        assert text.words[row] == dataset()[(CLEAN, row)].words
-        assert text.ids[row][text.mask[row]].tolist() == dataset()[(CLEAN, row)].ids
+        [coded] = dataset()[(CLEAN, row)].texts
+        assert text.words[row][text.mask[row]].tolist() == [-1 if word is None else word for word in coded.words]
+        assert text.ids[row][text.mask[row]].tolist() == coded.ids
 
 
 @pytest.mark.parametrize("augment", ["jitter", "randaugment"])
@@ -331,8 +334,11 @@ def test_reading_a_sample_does_not_change_what_is_kept(dataset):
 
 
 def test_padding_helpers_by_hand():
-    text = pad_text([[2, 7, 3], [2, 3]], [[None, 0, None], [None, None]], 9)
+    text = pad_text([EncodedText([2, 7, 3], [None, 0, None], [0, 0, 1], [None, 5, None]), EncodedText([2, 3], [None] * 2, [0, 0],
+                    [None] * 2)], 9)
     assert text.ids.tolist() == [[2, 7, 3], [2, 3, 9]] and text.mask.tolist() == [[True] * 3, [True, True, False]]
+    assert text.words.tolist() == [[-1, 0, -1], [-1] * 3] and text.segments.tolist() == [[0, 0, 1], [0] * 3]
+    assert text.tags.tolist() == [[-1, 5, -1], [-1] * 3]
     white, black = np.full((2, 3), 255, np.uint8), np.zeros((1, 3), np.uint8)
     image = stack_patches([white, black], [(1, 2), (1, 1)])
     assert image.patches.tolist() == [[[1] * 3, [1] * 3], [[-1] * 3, [0] * 3]]
@@ -341,10 +347,10 @@ def test_padding_helpers_by_hand():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_broke_since_is_one_error_in_the_main_process(dataset, workers):
+def test_an_image_that_broke_since_is_one_error_in_the_main_process(dataset, tmp_path, workers):
     """A worker's own exception would come out as a traceback."""
     examples = dataset(augment="none")
-    broken = examples.images.root / examples.records[0].images[0]
+    broken = tmp_path / examples.records[0].images[0]
     broken.write_bytes(b"no picture")
     with pytest.raises(InputError) as caught:
         list(make_loader(examples, CleanBatches(len(examples), 2), workers=workers))

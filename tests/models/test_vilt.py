@@ -8,8 +8,10 @@ import torch
 from torch.nn import functional as F
 from transformers import ViltConfig, ViltModel
 
-from vldistill.data.loading import pad_text, stack_patches
+from vldistill.data.loading import pad_text
+from vldistill.data.sequences import EncodedText
 from vldistill.data.transforms import patchify
+from vldistill.data.visual import stack_patches
 from vldistill.models.checkpoint import fit_encoder, load_strict
 from vldistill.models.outputs import Capture, QueryKey
 from vldistill.models.vilt import EncoderConfig, ViltEncoder, with_cls
@@ -44,7 +46,7 @@ def images_of(grids: list[tuple[int, int]], rows: slice = slice(None)):
 
 def texts_of(lengths: list[int], rows: slice = slice(None)):
     ids = [(np.random.default_rng(50 + row).integers(1, 40, length)).tolist() for row, length in enumerate(lengths)][rows]
-    return pad_text(ids, [[None] * len(row) for row in ids], 0)
+    return pad_text([EncodedText(row, *([value] * len(row) for value in (None, 0, None))) for row in ids], 0)
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

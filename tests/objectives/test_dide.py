@@ -41,13 +41,13 @@ def output(seed: int, *, images: int = 1) -> Output:
     for mask in IMAGES[:images]:
         qk = {layer: QueryKey(*(random(B, H, length, D) for length in (T, T, V, V))) for layer in range(1, DEPTH + 1)}
         hidden = {layer: (random(B, T, WIDTH), random(B, V, WIDTH)) for layer in range(1, DEPTH + 1)}
-        views.append(View(TEXT, mask, qk, hidden))
+        views.append(View(TEXT, mask, mask, qk, hidden))
     return Output(random(B, CLASSES), views)
 
 
 def batch(target: torch.Tensor = TARGET) -> Batch:
     """Only the target is read by an objective."""
-    return Batch(["a", "b"], TextBatch(torch.zeros(B, T, dtype=torch.long), TEXT, [[], []]), [], target)
+    return Batch(["a", "b"], TextBatch(torch.zeros(B, T, dtype=torch.long), TEXT), [], target)
 
 
 def objective(**fields) -> DiDE:
@@ -184,7 +184,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(attention):
     model = FusionModel(config, images=1, classes=CLASSES).eval().requires_grad_(False)
     teacher = FusionTeacher(model, None, None, None)
     patches = ImageBatch(torch.randn(B, 4, 12), torch.ones(B, 4, dtype=torch.bool), [(2, 2)] * B)
-    given = Batch(["a", "b"], TextBatch(torch.randint(1, 11, (B, T)), TEXT, [[], []]), [patches], TARGET)
+    given = Batch(["a", "b"], TextBatch(torch.randint(1, 11, (B, T)), TEXT), [patches], TARGET)
     made = DiDE(loss="label", depth=2, attention=attention, soft_labels=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     target = teacher(given, made.teacher_capture)

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from vldistill.data.batch import Batch
-from vldistill.data.loading import pad_text, stack_patches
+from vldistill.data.loading import pad_text
+from vldistill.data.sequences import join_parts
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.transforms import patchify
+from vldistill.data.visual import stack_patches
 from vldistill.models.checkpoint import ModelSpec, save_model
 from vldistill.models.fusion import FusionModel
 from vldistill.models.vilt import EncoderConfig
@@ -38,8 +40,8 @@ class Toolbox:
             pixels = [random.integers(0, 256, (h * PATCH, w * PATCH, 3), dtype=np.uint8) for h, w in grids]
             return stack_patches([patchify(values, PATCH) for values in pixels], grids)
 
-        coded = [self.tokenizer.encode(SENTENCES[row % 4].split(), 10) for row in range(rows)]
-        text = pad_text([ids for ids, _ in coded], [words for _, words in coded], self.tokenizer.pad_id)
+        coded = [join_parts(self.tokenizer, (tuple(SENTENCES[row % 4].split()),), 10) for row in range(rows)]
+        text = pad_text(coded, self.tokenizer.pad_id)
         return Batch([str(row) for row in range(rows)], text, [one() for _ in range(images)], torch.arange(rows) % 3)
 
     def save(self, folder: Path, *, images: int = 1, labels: tuple[str, ...] = ("no", "yes", "maybe"), seed: int = 5) -> Path:

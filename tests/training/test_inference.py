@@ -34,7 +34,7 @@ def test_a_model_answers_in_evaluation_mode_and_is_left_as_it_was(training):
                 raise RuntimeError("broken")
             return Output(self.scale * batch.target.float(), [])
 
-    model, empty = Model().train(training), TextBatch(torch.zeros(1, 1), torch.ones(1, 1), [])
+    model, empty = Model().train(training), TextBatch(torch.zeros(1, 1), torch.ones(1, 1))
     batches = [Batch(["a"], empty, [], torch.tensor([[1, 0]])), Batch(["b"], empty, [], torch.tensor([[0, 1]]))]
     answers = answer(model, batches, ["no", "yes"], torch.device("cpu"))
     assert [(given.id, given.prediction) for given in answers] == [("a", "no"), ("b", "yes")]

@@ -52,7 +52,7 @@ class Loader:
             rows = [index for _, index in keys]
             ones = torch.ones(len(rows), 1)
             image = ImageBatch(self.values[rows][:, None], ones.bool(), [(1, 1)] * len(rows))
-            yield Batch([str(row) for row in rows], TextBatch(ones.long(), ones.bool(), []), [image], self.targets[rows])
+            yield Batch([str(row) for row in rows], TextBatch(ones.long(), ones.bool()), [image], self.targets[rows])
 
 
 class Recorder(torch.optim.SGD):

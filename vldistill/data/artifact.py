@@ -10,7 +10,7 @@ from typing import Any
 from vldistill.artifacts import file_digest, read_manifest
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.images import ImageFolder, Images, ShardImages
-from vldistill.data.records import TASKS, Record, TaskSpec, read_json, read_records
+from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
 from vldistill.errors import InputError
 
@@ -34,6 +34,9 @@ class DataArtifact:
 
     @property
     def labels(self) -> list[str]:
+        """Class names; of choices, their places "0" to "3"."""
+        if self.spec.target == "choice":
+            return [str(place) for place in range(CHOICES)]
         return self.vocabulary.names if self.vocabulary else list(self.manifest["labels"] or [])
 
     @property
@@ -49,8 +52,11 @@ class DataArtifact:
         """Low-shot draws, shifted sets and statements, by name; each can be read like a split."""
         return self.manifest.get("variants", {})
 
-    def records(self, split: str, *, types: list[str] | None = None, limit: int | None = None) -> list[Record]:
-        """The records of a split, in file order, of the named types only, the first `limit` of them.
+    def records(
+        self, split: str, *, types: list[str] | None = None, part: str = "both", limit: int | None = None
+    ) -> list[Record]:
+        """The records of a split, in file order, of the named types only, the first `limit` of them. part: of VCR, "answers"
+        (Q->A), "rationales" (QA->R) or "both".
 
         Raises InputError where the split or a type does not exist, the file was edited after `prepare`, or nothing is left.
         """
@@ -73,6 +79,8 @@ class DataArtifact:
                     raise InputError(f"split {split!r} has no type {name!r}", where=str(path),
                                      hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}")
             records = [record for record in records if record.type in types]
+        if part != "both":
+            records = [record for record in records if (record.given is None) == (part == "answers")]
         records = records[:limit]
         if not records:
             raise InputError(f"split {split!r} holds no records", where=str(path), hint=self._again())

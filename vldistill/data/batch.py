@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,12 +10,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TextBatch:
-    """ids: [B, T] token ids, padded to the longest text of the batch. mask: [B, T] bool, True at real tokens.
-    words: per row, the word index of each token (None at specials), by which features align across tokenizers."""
+    """Sequences, padded to the longest of the batch: S of them, a record's choices side by side.
+
+    ids: [S, T] token ids. mask: [S, T] bool, True at real tokens. words: [S, T] the word index of each token, -1 at specials and
+    padding, by which features align across tokenizers. segments: [S, T] the part of each token, from 0. tags: [S, T] the object
+    that a tag's token names, -1 elsewhere.
+    """
 
     ids: Tensor
     mask: Tensor
-    words: list[list[int | None]]
+    words: Tensor | None = None
+    segments: Tensor | None = None
+    tags: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor) -> TextBatch:
+        """The sequences `rows` [R], in that order."""
+        return TextBatch(*(None if value is None else value[rows] for value in self._parts()))
+
+    def to(self, **move) -> TextBatch:
+        return TextBatch(*(None if value is None else value.to(**move) for value in self._parts()))
+
+    def _parts(self) -> tuple[Tensor | None, ...]:
+        return self.ids, self.mask, self.words, self.segments, self.tags
 
 
 @dataclass(frozen=True)
@@ -38,26 +54,77 @@ class ImageBatch:
         """True where all rows have the same grid, so that nothing is padded."""
         return len(set(self.grids)) == 1
 
+    def __getitem__(self, rows: Tensor) -> ImageBatch:
+        """The images `rows` [R], in that order."""
+        return ImageBatch(self.patches[rows], self.mask[rows], [self.grids[row] for row in rows.tolist()])
+
+    def to(self, **move) -> ImageBatch:
+        return replace(self, patches=self.patches.to(**move), mask=self.mask.to(**move))
+
+
+@dataclass(frozen=True)
+class RegionBatch:
+    """Images as regions, padded to the most of the batch.
+
+    features: [B, R, F]. boxes: [B, R, 4] x1, y1, x2, y2 as shares of width and height, zero at padding. mask: [B, R] bool.
+    whole: [B, F] the feature of the whole image.
+    """
+
+    features: Tensor
+    boxes: Tensor
+    mask: Tensor
+    whole: Tensor
+
+    def __getitem__(self, rows: Tensor) -> RegionBatch:
+        """The images `rows` [R], in that order."""
+        return RegionBatch(self.features[rows], self.boxes[rows], self.mask[rows], self.whole[rows])
+
+    def to(self, **move) -> RegionBatch:
+        return RegionBatch(*(value.to(**move) for value in (self.features, self.boxes, self.mask, self.whole)))
+
+
+VisualBatch = ImageBatch | RegionBatch
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a record's inputs were made from, for teachers with an input of their own. images: paths, as the record has them.
+    sentences: per sequence, the words of each of its parts, tags spelled out."""
+
+    images: tuple[str, ...]
+    sentences: tuple[tuple[tuple[str, ...], ...], ...]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """ids: record ids. text, images: inputs; `images` holds one `ImageBatch` per image of a record (2 for NLVR2).
-    target: [B] class indices, or [B, A] soft answer scores in [0, 1] (VQA), or None without labels."""
+    """ids: [B] record ids. text: S = B * choices sequences, a record's side by side. images: one per image of a record (2 for
+    NLVR2), each of B rows. target: [B] class or choice indices, or [B, A] soft answer scores in [0, 1] (VQA), or None without
+    labels. sources: [B]; empty where nobody asks for them."""
 
     ids: list[str]
     text: TextBatch
-    images: list[ImageBatch]
+    images: list[VisualBatch]
     target: Tensor | None
+    sources: list[Source] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def choices(self) -> int:
+        """Sequences of a record."""
+        return len(self.text.ids) // len(self.ids)
+
+    def image_for_each_text(self, position: int) -> VisualBatch:
+        """The image `position` of every record, repeated for each of its sequences: S rows."""
+        image, choices = self.images[position], self.choices
+        if choices == 1:
+            return image
+        rows = torch.arange(len(self), device=self.text.ids.device)
+        return image[rows.repeat_interleave(choices)]
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         move = {"device": device, "non_blocking": True}
-        return replace(
-            self,
-            text=replace(self.text, ids=self.text.ids.to(**move), mask=self.text.mask.to(**move)),
-            images=[replace(image, patches=image.patches.to(**move), mask=image.mask.to(**move)) for image in self.images],
-            target=None if self.target is None else self.target.to(**move),
-        )
+        return replace(self, text=self.text.to(**move), images=[image.to(**move) for image in self.images],
+                       target=None if self.target is None else self.target.to(**move))

@@ -5,67 +5,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vldistill.data.answers import AnswerVocabulary
-from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.data.images import Images
+from vldistill.data.batch import Batch, Source, TextBatch
 from vldistill.data.records import Record
-from vldistill.data.text import WordTokenizer
-from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify
+from vldistill.data.sequences import EncodedText, Layout, sentences
+from vldistill.data.transforms import hash_key
+from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 
 CLEAN = -1  # the epoch of a sample that is not augmented
-MEMORY_LIMIT_BYTES = 2 << 30
 
 Key = tuple[int, int]  # (epoch or CLEAN, index of the record)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One record, ready to be collated. patches: per image [N, 3 * P * P] uint8, with its grid and its draw of noise.
-
-    Pixels stay bytes until a whole batch is normalised at once: sample by sample it costs as much as a small model's step.
-    """
+    """One record, ready to be collated. texts: its sequences. views: per image, an item of the dataset's `VisualInput`."""
 
     id: str
-    ids: list[int]
-    words: list[int | None]
-    patches: list[np.ndarray]
-    grids: list[tuple[int, int]]
-    draws: list[int | None]
+    texts: list[EncodedText]
+    views: list[Any]
     target: int | dict[int, float] | None
+    source: Source
 
 
 class RecordDataset(Dataset):
-    """Reads records by (epoch, index).
-
-    memory: keep decoded images; None decides by size (2 GiB). With RandAugment nothing is kept, since it comes before the
-    resize.
-    """
+    """Reads records by (epoch, index). layout: how the student wants the text. visual: how it sees images. pad_id: of its
+    tokenizer."""
 
     def __init__(
-        self,
-        records: list[Record],
-        images: Images,
-        tokenizer: WordTokenizer,
-        transform: ImageTransform,
-        *,
-        max_length: int,
-        vocabulary: AnswerVocabulary | None = None,
-        seed: int = 0,
-        memory: bool | None = None,
+        self, records: list[Record], layout: Layout, visual: VisualInput, *, pad_id: int,
+        vocabulary: AnswerVocabulary | None = None, seed: int = 0,
     ):
-        self.records, self.images, self.transform, self.seed = records, images, transform, seed
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
-        self._coded: dict[tuple, tuple[list[int], list[int | None]]] = {}
-        self._texts = [self._encode(record, max_length) for record in records]
+        self.records, self.visual, self.seed = records, visual, seed
+        self.pad_id, self.vocabulary = pad_id, vocabulary
+        self._texts = [layout(record) for record in records]
         self._targets = [self._target(record) for record in records]
-        self._memory: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
-        self._keep = self._fits_memory() if memory is None else memory
+        self._sources = [Source(tuple(record.images), tuple(sentences(record))) for record in records]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -79,70 +61,32 @@ class RecordDataset(Dataset):
 
     def _example(self, epoch: int, index: int) -> Example:
         record = self.records[index]
-        patches, grids, draws = [], [], []
-        for position, path in enumerate(record.images):
-            draw = None if epoch == CLEAN else (self.seed, epoch, index, position)
-            rows, grid = self._patches(path, draw)
-            patches.append(rows)
-            grids.append(grid)
-            draws.append(self.transform.noise_draw(draw))
-        ids, words = self._texts[index]
-        return Example(record.id, ids, words, patches, grids, draws, self._targets[index])
-
-    def _patches(self, path: str, draw: tuple[int, ...] | None) -> tuple[np.ndarray, tuple[int, int]]:
-        """Patches of an image and their grid; kept in memory unless augmentation moves pixels."""
-        side = self.transform.patch
-        if draw is not None and self.transform.augment == "randaugment":
-            return _cut(self.transform.resize(self.transform.before_resize(self.images.open(path), draw)), side)
-        kept = self._memory.get(path)
-        if kept is None:
-            kept = _cut(self.transform.resize(self.images.open(path)), side)
-            if self._keep:
-                self._memory[path] = kept
-        if draw is None or not self.transform.moves:
-            return kept
-        return _cut(self.transform.shifted(unpatchify(*kept, side), draw), side)
-
-    def _encode(self, record: Record, max_length: int) -> tuple[list[int], list[int | None]]:
-        key = tuple(tuple(word) if isinstance(word, list) else word for word in record.text)
-        if key not in self._coded:
-            self._coded[key] = self.tokenizer.encode(record.text, max_length)
-        return self._coded[key]
+        views = [self.visual.read(path, None if epoch == CLEAN else (self.seed, epoch, index, position))
+                 for position, path in enumerate(record.images)]
+        return Example(record.id, self._texts[index], views, self._targets[index], self._sources[index])
 
     def _target(self, record: Record) -> int | dict[int, float] | None:
         if self.vocabulary is not None:
             return None if record.answers is None else self.vocabulary.soft_target(record.answers)
         return record.label
 
-    def _fits_memory(self) -> bool:
-        images = {path for record in self.records for path in record.images}
-        return len(images) * self.transform.size**2 * 3 * 1.4 < MEMORY_LIMIT_BYTES
-
-
-def _cut(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    return patchify(pixels, side), (pixels.shape[0] // side, pixels.shape[1] // side)
-
 
 @dataclass(frozen=True)
 class Collator:
-    """Examples to a `Batch`: texts padded to the longest of the batch, images to the largest grid of the batch."""
+    """Examples to a `Batch`: texts padded to the longest of the batch, images as `visual` stacks them."""
 
     pad_id: int
+    visual: VisualInput
     num_answers: int | None = None
-    noise: float = 0.0
 
     def __call__(self, examples: list[Example | InputError]) -> Batch | InputError:
         faulty = next((example for example in examples if isinstance(example, InputError)), None)
         if faulty is not None:
             return faulty
-        views = range(len(examples[0].patches))
-        images = [
-            stack_patches([e.patches[v] for e in examples], [e.grids[v] for e in examples],
-                          draws=[e.draws[v] for e in examples], noise=self.noise)
-            for v in views
-        ]
-        text = pad_text([e.ids for e in examples], [e.words for e in examples], self.pad_id)
-        return Batch([e.id for e in examples], text, images, self._targets([e.target for e in examples]))
+        images = [self.visual.stack([example.views[v] for example in examples]) for v in range(len(examples[0].views))]
+        text = pad_text([text for example in examples for text in example.texts], self.pad_id)
+        return Batch([e.id for e in examples], text, images, self._targets([e.target for e in examples]),
+                     [e.source for e in examples])
 
     def _targets(self, targets: list[int | dict[int, float] | None]) -> torch.Tensor | None:
         if any(target is None for target in targets):
@@ -156,33 +100,19 @@ class Collator:
         return dense
 
 
-def pad_text(ids: list[list[int]], words: list[list[int | None]], pad_id: int) -> TextBatch:
-    """[B, T] ids and mask, T the longest row."""
-    lengths = np.array([len(values) for values in ids])
+def pad_text(texts: list[EncodedText], pad_id: int) -> TextBatch:
+    """[S, T], T the longest sequence."""
+    lengths = np.array([len(text.ids) for text in texts])
     mask = np.arange(lengths.max()) < lengths[:, None]
-    tokens = np.full(mask.shape, pad_id, dtype=np.int64)
-    tokens[mask] = np.concatenate([np.asarray(values, dtype=np.int64) for values in ids])
-    return TextBatch(torch.from_numpy(tokens), torch.from_numpy(mask), words)
 
+    def filled(rows: list[list[int | None]], padding: int) -> torch.Tensor:
+        values = np.full(mask.shape, padding, dtype=np.int64)
+        values[mask] = [padding if value is None else value for row in rows for value in row]
+        return torch.from_numpy(values)
 
-def stack_patches(
-    patches: list[np.ndarray], grids: list[tuple[int, int]], *, draws: list[int | None] | None = None, noise: float = 0.0
-) -> ImageBatch:
-    """[B, N, 3 * P * P] normalised patches and mask, N the largest patch count; noise as `add_noise`, padding zero."""
-    counts = [len(rows) for rows in patches]
-    draws = draws or [None] * len(patches)
-    if len(set(counts)) == 1:
-        values = normalise(np.stack(patches))
-        add_noise(values, draws, noise)
-        return ImageBatch(torch.from_numpy(values), torch.ones(len(counts), counts[0], dtype=torch.bool), grids)
-    stacked = torch.zeros(len(patches), max(counts), patches[0].shape[1])
-    mask = torch.zeros(len(patches), max(counts), dtype=torch.bool)
-    for row, pixels in enumerate(patches):
-        values = normalise(pixels[None])
-        add_noise(values, draws[row : row + 1], noise)
-        stacked[row, : counts[row]] = torch.from_numpy(values[0])
-        mask[row, : counts[row]] = True
-    return ImageBatch(stacked, mask, grids)
+    return TextBatch(
+        filled([text.ids for text in texts], pad_id), torch.from_numpy(mask), filled([text.words for text in texts], -1),
+        filled([text.segments for text in texts], 0), filled([text.tags for text in texts], -1))
 
 
 class EpochBatches:
@@ -240,6 +170,6 @@ def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *,
     """A loader over `batches`; VQA's soft targets are sized by the dataset's vocabulary."""
     vocabulary = dataset.vocabulary
     answers = None if vocabulary is None else len(vocabulary.names)
-    collate = Collator(dataset.tokenizer.pad_id, answers, dataset.transform.noise)
+    collate = Collator(dataset.pad_id, dataset.visual, answers)
     return Loader(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                              persistent_workers=workers > 0))

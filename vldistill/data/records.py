@@ -17,6 +17,9 @@ from vldistill.errors import InputError, Problems
 
 Word = str | list[int]
 
+CHOICES = 4
+"""Choices of a record whose target is one of them (VCR)."""
+
 
 @dataclass(frozen=True)
 class TaskSpec:

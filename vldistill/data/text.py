@@ -43,16 +43,10 @@ class WordTokenizer:
         """Token to id."""
         return self._tokenizer.get_vocab()
 
-    def encode(self, words: Sequence[Word], max_length: int) -> tuple[list[int], list[int | None]]:
-        """Token ids with [CLS] and [SEP], at most `max_length`, and each token's word index (None at specials).
-
-        A tag (a list of object indices) is one word, rendered as its numbers joined by "and".
-        """
-        rendered = [word if isinstance(word, str) else " and ".join(str(index) for index in word) for word in words]
-        coded = self._tokenizer.encode(rendered, is_pretokenized=True, add_special_tokens=False)
-        keep = max_length - 2
-        ids = [self.cls_id, *coded.ids[:keep], self.sep_id]
-        return ids, [None, *coded.word_ids[:keep], None]
+    def pieces(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Token ids without specials, and each token's word index."""
+        coded = self._tokenizer.encode(list(words), is_pretokenized=True, add_special_tokens=False)
+        return coded.ids, coded.word_ids
 
     def save(self, folder: Path) -> None:
         """Writes tokenizer.json, vocab.txt and tokenizer_config.json."""

@@ -17,8 +17,10 @@ from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.images import Images
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
 from vldistill.data.records import Record, read_json
+from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
+from vldistill.data.visual import PatchInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.build import load_student
@@ -66,7 +68,7 @@ def _run_folder(source: str) -> Path:
 def dataset_for(records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
     """Records under a trained model's own preprocessing, without augmentation and without targets."""
     transform = ImageTransform(spec.image_size, spec.encoder.patch_size)
-    return RecordDataset(records, images, tokenizer, transform, max_length=spec.max_length)
+    return RecordDataset(records, PlainLayout(tokenizer, spec.max_length), PatchInput(images, transform), pad_id=tokenizer.pad_id)
 
 
 def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
@@ -139,9 +141,10 @@ def metrics_table(evaluation: Evaluation) -> Table:
     if metrics is None:
         table.add_row("no labels", "-", f"{len(evaluation.records):,}")
         return table
-    for name in ("accuracy", "consistency"):
+    for name in ("accuracy", "consistency", "q_to_a", "qa_to_r", "q_to_ar"):
         if name in metrics:
-            table.add_row(name, f"{100 * metrics[name]:.2f}", f"{metrics['count']:,}", style="bold")
+            count = f"{metrics['count']:,}" if name == "accuracy" else ""
+            table.add_row(name.replace("_to_", " -> "), f"{100 * metrics[name]:.2f}", count, style="bold")
     types = metrics["by_type"]
     if len(types) > 1:
         table.add_section()

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json
+from vldistill.data.records import TASKS
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.vilt import EncoderConfig
@@ -42,6 +43,11 @@ class ModelSpec:
     image_size: int
     max_length: int
     answer_loss: str | None = None
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head: one where each choice is judged by itself."""
+        return 1 if self.task in TASKS and TASKS[self.task].target == "choice" else len(self.labels)
 
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch
 from vldistill.models.heads import classifier
 from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
-from vldistill.models.vilt import EncoderConfig, ViltEncoder, with_cls
+from vldistill.models.vilt import EncoderConfig, ViltEncoder, patches_only, with_cls
 
 
 class FusionModel(nn.Module):
     """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
-    (NLVR2)."""
+    (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit."""
 
     def __init__(self, config: EncoderConfig, *, images: int, classes: int):
         super().__init__()
@@ -28,17 +28,27 @@ class FusionModel(nn.Module):
     def layers(self) -> int:
         return self.vilt.config.num_hidden_layers
 
+    @property
+    def width(self) -> int:
+        return self.vilt.config.hidden_size
+
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C] and one view per image."""
         pooled, views = [], []
         length = batch.text.ids.shape[1]
-        for position, image in enumerate(batch.images):
+        for position in range(len(batch.images)):
+            image = batch.image_for_each_text(position)
             encoded = self.vilt.encode_pair(batch.text, image, position, capture)
             pooled.append(self.vilt.pool(encoded.hidden))
             qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
             hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
-            views.append(View(batch.text.mask, with_cls(image.mask), qk, hidden))
-        return Output(self.classifier(torch.cat(pooled, dim=-1)), views)
+            views.append(View(batch.text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden))
+        return Output(by_record(self.classifier(torch.cat(pooled, dim=-1)), batch), views)
+
+
+def by_record(logits: Tensor, batch: Batch) -> Tensor:
+    """[S, C] to [B, C]; where records have choices, [S, 1] to [B, choices]."""
+    return logits.view(len(batch), -1) if batch.choices > 1 else logits
 
 
 def _split(query: Tensor, key: Tensor, length: int) -> QueryKey:

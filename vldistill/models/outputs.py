@@ -34,18 +34,36 @@ class QueryKey:
 
 @dataclass(frozen=True)
 class View:
-    """One image beside its text. text_mask: [B, T]; image_mask: [B, V] bool with the image's CLS first.
-    qk: per layer. hidden: per layer, (text [B, T, D], image [B, V, D])."""
+    """One image beside each sequence. text_mask: [S, T]; image_mask: [S, V] bool, whatever stands for the image. visual: [S, V]
+    the patches or regions among it, not the image's CLS. qk: per layer. hidden: per layer, (text [S, T, D], image [S, V, D])."""
 
     text_mask: Tensor
     image_mask: Tensor
+    visual: Tensor
     qk: dict[int, QueryKey] = field(default_factory=dict)
     hidden: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Output:
-    """logits: [B, C]. views: one per image of a record (2 for NLVR2)."""
+    """logits: [B, C], by which an answer is chosen; of a record with choices, one a choice. views: one per image of a record (2
+    for NLVR2). pairs: [B, C, 2] where a head judges each choice by two classes of its own, wrong and right (UNITER on VCR)."""
 
     logits: Tensor
     views: list[View]
+    pairs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What ADVL's teachers say of a batch, in the precision they were stored or computed in.
+
+    vision: per image of a record, [B, Dv]. text: [S, Dt]. word_index: [S, m] indices of the selected words, -1 where a sequence
+    has fewer. words: [S, m, Dt] their features. fusion: a fusion teacher's output beside them (DiDE). None: not asked for.
+    """
+
+    vision: list[Tensor] | None = None
+    text: Tensor | None = None
+    word_index: Tensor | None = None
+    words: Tensor | None = None
+    fusion: Output | None = None

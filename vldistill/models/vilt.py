@@ -215,3 +215,8 @@ class ViltEncoder(nn.Module):
 def with_cls(mask: Tensor) -> Tensor:
     """[B, N] patch mask to [B, 1 + N] with the image's CLS, which is always valid."""
     return F.pad(mask, (1, 0), value=True)
+
+
+def patches_only(mask: Tensor) -> Tensor:
+    """[B, N] patch mask to [B, 1 + N] without the image's CLS."""
+    return F.pad(mask, (1, 0), value=False)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
 from vldistill.models.outputs import NOTHING, Capture, Output
-from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
+from vldistill.objectives.task import (
+    answer_bce,
+    answer_cross_entropy,
+    choice_bce,
+    choice_pairs,
+    label_bce,
+    label_cross_entropy,
+)
 
 Terms = dict[str, Tensor]
 
@@ -29,7 +36,14 @@ class Objective(Protocol):
     def __call__(self, student: Output, teacher: Output | None, batch: Batch) -> Terms: ...
 
 
-TASK_LOSSES = {"label": label_cross_entropy, "answer_bce": answer_bce, "answer_softmax": answer_cross_entropy}
+TASK_LOSSES = {"label": label_cross_entropy, "label_bce": label_bce, "answer_bce": answer_bce,
+               "answer_softmax": answer_cross_entropy, "choice": label_cross_entropy, "choice_bce": choice_bce,
+               "choice_pairs": choice_pairs}
+
+
+def task_loss(name: str, output: Output, target: Tensor) -> Tensor:
+    """A loss of TASK_LOSSES on what it is about: "choice_pairs" on `output.pairs`, the others on `output.logits`."""
+    return TASK_LOSSES[name](output.pairs if name == "choice_pairs" else output.logits, target)
 
 
 class HardLabels(nn.Module):
@@ -41,7 +55,7 @@ class HardLabels(nn.Module):
 
     def __init__(self, loss: str):
         super().__init__()
-        self.loss = TASK_LOSSES[loss]
+        self.loss = loss
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
-        return {"task": self.loss(student.logits, batch.target)}
+        return {"task": task_loss(self.loss, student, batch.target)}

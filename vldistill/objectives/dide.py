@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch
 from vldistill.models.outputs import Capture, Output, QueryKey, View
 from vldistill.objectives.attention import attention_loss, joined
-from vldistill.objectives.base import TASK_LOSSES, Terms
+from vldistill.objectives.base import Terms, task_loss
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
 
@@ -43,7 +43,7 @@ class DiDE(nn.Module):
         self.attention, self.hidden_states, self.soft_labels, self.kl = attention, hidden_states, soft_labels, kl
         self.attention_weight, self.soft_label_weight = attention_weight, soft_label_weight
         self.hidden_state_weight, self.hard_label_weight = hidden_state_weight, hard_label_weight
-        self.task_loss = TASK_LOSSES[loss]
+        self.loss = loss
         # A softmax head's logits mean nothing one by one, so its predictions are distilled as one distribution.
         self.soft_loss = soft_label_bce if loss == "answer_bce" else soft_label_kl
         self.layers = mapped_layers(layers, depth)
@@ -56,7 +56,7 @@ class DiDE(nn.Module):
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
         terms: Terms = {}
         if self.hard_label_weight:
-            terms["task"] = self.hard_label_weight * self.task_loss(student.logits, batch.target)
+            terms["task"] = self.hard_label_weight * task_loss(self.loss, student, batch.target)
         if self.soft_labels:
             terms["soft_label"] = self.soft_label_weight * self.soft_loss(student.logits, teacher.logits)
         if self.attention != "none":

@@ -23,7 +23,7 @@ Student = FusionModel | DualEncoder
 
 def new_student(spec: ModelSpec) -> Student:
     """A student with fresh weights."""
-    return STUDENTS[spec.kind](spec.encoder, images=spec.images, classes=len(spec.labels))
+    return STUDENTS[spec.kind](spec.encoder, images=spec.images, classes=spec.classes)
 
 
 def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.models.fusion import by_record
 from vldistill.models.heads import classifier
 from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
-from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, with_cls
+from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_only, with_cls
 
 
 class DualEncoder(nn.Module):
@@ -36,21 +37,32 @@ class DualEncoder(nn.Module):
         """[B, D] pooled image vectors, which can be cached; `position` is the image's place in its record."""
         return self.image_encoder.pool(self.image_encoder.encode_image(image, position).hidden)
 
+    @property
+    def width(self) -> int:
+        return self.text_encoder.config.hidden_size
+
     def fuse(self, text: Tensor, images: list[Tensor]) -> Tensor:
         """Pooled vectors (text [B, D], one [B, D] per image) to logits [B, C]."""
         pairs = [self.fusion(torch.cat([text, image], dim=-1)) for image in images]
         return self.classifier(torch.cat(pairs, dim=-1))
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
-        """Logits [B, C] and one view per image; the text is encoded once, however many images there are."""
+        """Logits [B, C] and one view per image; the text is encoded once, however many images there are, and an image once,
+        however many choices."""
         text = self.text_encoder.encode_text(batch.text, capture)
         images = [self.image_encoder.encode_image(image, place, capture) for place, image in enumerate(batch.images)]
-        logits = self.fuse(self.text_encoder.pool(text.hidden), [self.image_encoder.pool(i.hidden) for i in images])
-        masks = [with_cls(image.mask) for image in batch.images]
-        return Output(logits, [_view(batch.text.mask, mask, text, image) for mask, image in zip(masks, images, strict=True)])
+        pooled = [self.image_encoder.pool(image.hidden).repeat_interleave(batch.choices, 0) for image in images]
+        logits = by_record(self.fuse(self.text_encoder.pool(text.hidden), pooled), batch)
+        masks = [image.mask for image in batch.images]
+        return Output(logits, [_view(batch, mask, text, image) for mask, image in zip(masks, images, strict=True)])
 
 
-def _view(text_mask: Tensor, image_mask: Tensor, text: Encoded, image: Encoded) -> View:
-    qk = {layer: QueryKey(*text.qk[layer], *image.qk[layer]) for layer in text.qk}
-    hidden = {layer: (text.layers[layer], image.layers[layer]) for layer in text.layers}
-    return View(text_mask, image_mask, qk, hidden)
+def _view(batch: Batch, mask: Tensor, text: Encoded, image: Encoded) -> View:
+    """The image's states stand beside each of a record's sequences."""
+
+    def beside(states: Tensor) -> Tensor:
+        return states if batch.choices == 1 else states.repeat_interleave(batch.choices, 0)
+
+    qk = {layer: QueryKey(*text.qk[layer], *map(beside, image.qk[layer])) for layer in text.qk}
+    hidden = {layer: (text.layers[layer], beside(image.layers[layer])) for layer in text.layers}
+    return View(batch.text.mask, beside(with_cls(mask)), beside(patches_only(mask)), qk, hidden)

@@ -57,7 +57,7 @@ def build_fusion_teacher(kind: str, source: str, *, labels: list[str], images: i
         raise InputError(f"the teacher does not know {len(missing)} of the data's labels: {', '.join(missing[:5])}", where=where,
                          hint="fine-tune a teacher on this data first: vldistill finetune")
     order = None if labels == spec.labels else torch.tensor([spec.labels.index(name) for name in labels])
-    model = TEACHERS[kind](spec.encoder, images=images, classes=len(spec.labels))
+    model = TEACHERS[kind](spec.encoder, images=images, classes=spec.classes)
     weights = {name if name.startswith(("vilt.", "classifier.")) else f"vilt.{name}": value
                for name, value in checkpoint.weights.items()}
     load_strict(model, weights, where)

@@ -8,8 +8,10 @@ from pathlib import Path
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
 from vldistill.data.records import Record
+from vldistill.data.sequences import PlainLayout, sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.transforms import ImageTransform
+from vldistill.data.visual import PatchInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.objectives.base import HardLabels, Objective
@@ -37,11 +39,12 @@ class Parts:
 def build_parts(recipe: Recipe) -> Parts:
     """Opens the data, builds student, teacher and objective. Raises InputError where an input is missing or does not fit."""
     data = open_data(Path(recipe.data.path))
-    if data.spec.target not in ("label", "answers"):
-        raise InputError(f"is a `{data.task}` artifact, which this version can prepare but not train on", where=str(data.folder),
-                         hint="choose an artifact of vqa, snli-ve, nlvr2, nlvr or jsonl")
-    train, dropped = _trainable(data.records(recipe.data.train, types=recipe.data.types, limit=recipe.data.limit), data)
-    val = data.records(recipe.data.val, types=recipe.data.types, limit=recipe.data.limit)
+    if data.spec.target == "none":
+        raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
+                         hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
+    chosen = {"types": recipe.data.types, "part": recipe.data.part, "limit": recipe.data.limit}
+    train, dropped = _trainable(data.records(recipe.data.train, **chosen), data)
+    val = data.records(recipe.data.val, **chosen)
     for split, records in ((recipe.data.train, train), (recipe.data.val, val)):
         if not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
@@ -76,8 +79,10 @@ def build_dataset(recipe: Recipe, data: DataArtifact, records: list[Record], tok
     image = recipe.image
     kind = image.augment if augment else "none"
     transform = ImageTransform(spec.image_size, spec.encoder.patch_size, kind, image.shift, image.noise)
-    return RecordDataset(records, data.images, tokenizer, transform, max_length=spec.max_length, vocabulary=data.vocabulary,
-                         seed=recipe.train.seed, memory=recipe.data.memory)
+    paths = (path for record in records for path in record.images)
+    visual = PatchInput(data.images, transform, paths, recipe.data.memory)
+    return RecordDataset(records, PlainLayout(tokenizer, spec.max_length), visual, pad_id=tokenizer.pad_id,
+                         vocabulary=data.vocabulary, seed=recipe.train.seed)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
@@ -89,8 +94,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                             dropout=student.dropout, keep_head=student.keep_head, **common)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
-    texts = sorted({tuple(word for word in record.text if isinstance(word, str))
-                    for source in sources for record in source.records(recipe.data.train if source is data else "train")})
+    texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
+                    for sentence in sentences(record) for part in sentence})
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
     sizes = student.sizes
     config = scratch_config(layers=sizes.layers, width=sizes.width, heads=sizes.heads, feedforward=sizes.feedforward,
@@ -103,7 +108,7 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
 def build_objective(recipe: Recipe, data: DataArtifact, student: Student) -> Objective:
     """The objective's module, by kind."""
     chosen = recipe.objective
-    loss = f"answer_{chosen.answer_loss}" if data.spec.target == "answers" else "label"
+    loss = f"answer_{chosen.answer_loss}" if data.spec.target == "answers" else data.spec.target
     if isinstance(chosen, DideObjective):
         return DiDE(loss=loss, depth=student.layers, **chosen.model_dump(exclude={"kind", "answer_loss"}))
     return HardLabels(loss)

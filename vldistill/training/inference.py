@@ -57,6 +57,10 @@ def score_items(records: list[Record], answers: list[Answer], labels: list[str])
     if [record.id for record in records] != [given.id for given in answers]:
         raise ValueError("answers and records differ")
     target = TASKS[records[0].task].target
+    if target == "choice":
+        if any(record.label is None for record in records):
+            return None
+        return [float(str(record.label) == given.prediction) for record, given in zip(records, answers, strict=True)]
     if target == "answers":
         if any(record.answers is None for record in records):
             return None
@@ -69,7 +73,13 @@ def score_items(records: list[Record], answers: list[Answer], labels: list[str])
 def score(records: list[Record], answers: list[Answer], labels: list[str]) -> dict[str, Any] | None:
     """The task's official metrics, and accuracy by type; None where the split has no labels. Arguments as `score_items`."""
     items = score_items(records, answers, labels)
-    return None if items is None else summarise(records, items)
+    return None if items is None else summarise(records, items) | confidence_when_right(items, answers)
+
+
+def confidence_when_right(items: list[float], answers: list[Answer]) -> dict[str, float]:
+    """ADVL's C_avg (section 3.2.1): the mean confidence of right answers, of at least half the full score; empty without any."""
+    right = [given.confidence for item, given in zip(items, answers, strict=True) if item >= 0.5]
+    return {"confidence_when_right": sum(right) / len(right)} if right else {}
 
 
 def summarise(records: list[Record], items: list[float]) -> dict[str, Any]:
@@ -78,8 +88,22 @@ def summarise(records: list[Record], items: list[float]) -> dict[str, Any]:
     metrics: dict[str, Any] = {"accuracy": sum(items) / len(items), "count": len(items)}
     if task == "nlvr2":
         metrics["consistency"] = consistency([sentence_group(record.id) for record in records], items)
+    if task == "vcr":
+        metrics |= _vcr_parts(records, items)
     metrics["by_type"] = mean_by([record.type for record in records], items)
     return metrics
+
+
+def _vcr_parts(records: list[Record], items: list[float]) -> dict[str, float]:
+    """Accuracy of Q->A, of QA->R (given the right answer), and of both together, of those parts that are there."""
+    parts = {"q_to_a": [], "qa_to_r": []}
+    by_question: dict[str, list[float]] = {}
+    for record, item in zip(records, items, strict=True):
+        parts["q_to_a" if record.given is None else "qa_to_r"].append(item)
+        by_question.setdefault(record.id.partition(":")[0], []).append(item)
+    found = {name: sum(values) / len(values) for name, values in parts.items() if values}
+    both = [min(values) for values in by_question.values() if len(values) == 2]
+    return found | ({"q_to_ar": sum(both) / len(both)} if both else {})
 
 
 def sentence_group(identifier: str) -> str:

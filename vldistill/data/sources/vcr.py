@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.question_types import vcr_question_type
-from vldistill.data.records import Record, Word, read_json
+from vldistill.data.records import CHOICES, Record, Word, read_json
 from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, kind_of, quoted, read_rows, wrong_layout
 from vldistill.errors import InputError, Problems
 
-CHOICES = 4
 MOST_PIXELS = 1e6  # along a side
 _NUMBERS = {int, float}
 IMAGES = "vcr1images"

@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.question_types import VCR_SHARES
-from vldistill.data.records import Word
+from vldistill.data.records import CHOICES, Word
 from vldistill.data.toy.files import illustrated, write_json, write_jsonl
 from vldistill.data.toy.outlines import extent, outline
 from vldistill.data.toy.vcr_topics import TOPICS, Cast, Subject, Topic
 from vldistill.data.toy.world import COLOURS, PIXELS, SHAPES, Scene, generator, place
 
-CHOICES = 4
 QUESTIONS = (2, 3)
 """The fewest and the most questions about a picture."""
 PERSONS = (1, 4)
