@@ -86,6 +86,48 @@ class Teacher(Section):
     model: str
 
 
+Layer = Literal["last"] | Positive
+
+
+class VisionTeacher(Section):
+    """A frozen vision encoder. kind: "timm" (any of its models), "open_clip" (CLIP-V) or "slip" (SLIP-V). model: a name, or a
+    local folder. weights: null for the published ones, a file, open_clip's tag, or "random". layer: last, or a block counted from
+    1 (timm only)."""
+
+    kind: Literal["timm", "open_clip", "slip"]
+    model: str
+    weights: str | None = None
+    layer: Layer = "last"
+
+
+class TextTeacher(Section):
+    """A frozen text encoder. kind: "transformers" (any of its encoders), "open_clip" (CLIP-T) or "slip" (SLIP-T)."""
+
+    kind: Literal["transformers", "open_clip", "slip"]
+    model: str
+    weights: str | None = None
+    layer: Layer = "last"
+
+
+class RelevanceModel(Section):
+    """The CLIP that judges how visible a word is."""
+
+    kind: Literal["open_clip", "slip"] = "open_clip"
+    model: str
+    weights: str | None = None
+
+
+class Teachers(Section):
+    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch: images or texts at a time. precision of their
+    forward passes: "auto" is fp16 on a GPU; their features are stored as fp16 in any case."""
+
+    vision: VisionTeacher | None = None
+    text: TextTeacher | None = None
+    relevance: RelevanceModel | None = None
+    batch: Positive = 64
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
 AnswerLoss = Literal["bce", "softmax"]
 
 
@@ -119,7 +161,63 @@ class DideObjective(Section):
         return self
 
 
-Objective = Annotated[LabelsObjective | DideObjective, Field(discriminator="kind")]
+class StudentLayers(Section):
+    """Which of the student's layers is distilled, counted from 1; "half" for unimodal teachers, "last" for CLIP's and SLIP's
+    (Table 9). text holds for words too."""
+
+    vision: Literal["half", "last"] | Positive = "half"
+    text: Literal["half", "last"] | Positive = "half"
+
+
+class Start(Section):
+    """Where the learned scalars start. vision (E) and text (F): null for 1 / sqrt(teacher's width)."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    vision: Annotated[float, Field(gt=0)] | None = None
+    text: Annotated[float, Field(gt=0)] | None = None
+
+
+class Anchor(Section):
+    """What an anchored map is fitted on, without labels. data: an artifact; null for the run's own training inputs."""
+
+    data: str | None = None
+    split: str = "train"
+    records: Positive = 1500
+
+
+class AdvlObjective(Section):
+    """ADVL's distillation beside the task loss; Table 1's rows are its switches.
+
+    words: how many selected words are compared, 0 for none. itm_fraction: share of all steps that step 1 (image-text matching)
+    takes, 0 for one step only. map: from student to teacher features. weights: E, F and T. task: what stands for the task loss;
+    null for the labels.
+    """
+
+    kind: Literal["advl"]
+    vision: bool = True
+    text: bool = True
+    words: Annotated[int, Field(ge=0, le=32)] = 2
+    confidence: bool = True
+    itm_fraction: Fraction = 0.2
+    itm_score: Literal["probability", "logit"] = "probability"
+    itm_temperature: Annotated[float, Field(gt=0)] = 1.0
+    layers: StudentLayers = StudentLayers()
+    map: Literal["identity", "learned", "anchored"] = "learned"
+    anchor: Anchor = Anchor()
+    weights: Literal["learned", "fixed", "uncertainty"] = "learned"
+    start: Start = Start()
+    lr_multiplier: Annotated[float, Field(gt=0)] = 1.0  # of maps and scalars
+    answer_loss: AnswerLoss = "bce"
+    task: DideObjective | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> AdvlObjective:
+        if not (self.vision or self.text or self.words):
+            raise ValueError("nothing to distil: vision, text and words are all off")
+        return self
+
+
+Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective, Field(discriminator="kind")]
 
 
 class Optim(Section):
@@ -165,7 +263,9 @@ class Train(Section):
 class Cache(Section):
     """Teacher features on disk: build what is missing, require them, or run the teacher live."""
 
+    path: str = "artifacts/cache"
     mode: Literal["auto", "require", "live"] = "auto"
+    words: Annotated[int, Field(ge=1, le=32)] = 2  # vectors kept a text: any objective.words up to this can be trained
 
 
 class Pretrain(Section):
@@ -185,6 +285,7 @@ class Recipe(Section):
     text: Text = Text()
     student: Student
     teacher: Teacher | None = None
+    teachers: Teachers = Teachers()
     objective: Objective = LabelsObjective(kind="labels")
     optim: Optim = Optim()
     train: Train
@@ -194,9 +295,24 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.objective.kind == "dide":
-            needs = self.objective.attention != "none" or self.objective.hidden_states or self.objective.soft_labels
-            if needs and self.teacher is None:
-                raise ValueError("objective `dide` needs a `teacher`")
+            self._fusion_teacher(self.objective)
+        if self.objective.kind == "advl":
+            self._unimodal_teachers(self.objective)
         if self.student.keep_head and self.student.init is None:
             raise ValueError("student.keep_head needs student.init")
         return self
+
+    def _fusion_teacher(self, objective: DideObjective) -> None:
+        needs = objective.attention != "none" or objective.hidden_states or objective.soft_labels
+        if needs and self.teacher is None:
+            raise ValueError("objective `dide` needs a `teacher`")
+
+    def _unimodal_teachers(self, objective: AdvlObjective) -> None:
+        if objective.task is not None:
+            self._fusion_teacher(objective.task)
+        if objective.vision and self.teachers.vision is None:
+            raise ValueError("objective.vision needs `teachers.vision`")
+        if (objective.text or objective.words) and self.teachers.text is None:
+            raise ValueError("objective.text and objective.words need `teachers.text`")
+        if objective.words > self.cache.words and self.cache.mode != "live":
+            raise ValueError(f"objective.words is {objective.words}, the cache keeps {self.cache.words}: set cache.words")

@@ -182,7 +182,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(attention):
     torch.manual_seed(0)
     student = DualEncoder(config, images=1, classes=CLASSES).train()
     model = FusionModel(config, images=1, classes=CLASSES).eval().requires_grad_(False)
-    teacher = FusionTeacher(model, None, None, None)
+    teacher = FusionTeacher(model, None, None, None, "test")
     patches = ImageBatch(torch.randn(B, 4, 12), torch.ones(B, 4, dtype=torch.bool), [(2, 2)] * B)
     given = Batch(["a", "b"], TextBatch(torch.randint(1, 11, (B, T)), TEXT), [patches], TARGET)
     made = DiDE(loss="label", depth=2, attention=attention, soft_labels=False)

@@ -93,7 +93,7 @@ class Trained:
         self.best = None
         with Journal(folder, steps, active=True) as journal:
             self.best = fit(learner, None, optimizer, schedule, self.loader, self.batches, accelerator,
-                            Plan(steps, accumulate, every, log, clip, seed), journal, validate=validate, save=save)
+                            Plan(0, steps, accumulate, every, log, clip, seed), journal, validate=validate, save=save)
 
     def rows(self, split: str) -> list[dict]:
         rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
@@ -189,7 +189,7 @@ def test_the_teacher_gets_every_batch_and_the_capture(tmp_path):
     learner, prepared = accelerator.prepare(Learner(student, HardLabels("label")), optimizer)
     with Journal(folder, 4, active=True) as journal:
         fit(learner, teacher, prepared, linear_schedule(optimizer, 0, 4), loader, batches, accelerator,
-            Plan(4, 1, 4, 1, None, 0), journal, validate=lambda: {"accuracy": 0.0}, save=lambda: None)
+            Plan(0, 4, 1, 4, 1, None, 0), journal, validate=lambda: {"accuracy": 0.0}, save=lambda: None)
     assert [capture for _, capture in seen] == [NOTHING] * 4
     assert [ids for ids, _ in seen] == [[str(index) for _, index in keys] for keys in loader.asked[:4]]
 

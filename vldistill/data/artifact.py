@@ -9,9 +9,11 @@ from typing import Any
 
 from vldistill.artifacts import file_digest, read_manifest
 from vldistill.data.answers import AnswerVocabulary
+from vldistill.data.digests import ImageDigests
 from vldistill.data.images import ImageFolder, Images, ShardImages
 from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
+from vldistill.data.writing import IMAGES_FILE
 from vldistill.errors import InputError
 
 
@@ -85,6 +87,10 @@ class DataArtifact:
         if not records:
             raise InputError(f"split {split!r} holds no records", where=str(path), hint=self._again())
         return records
+
+    def image_digests(self) -> ImageDigests:
+        """The sha1 of each image's file, as `prepare` recorded it."""
+        return ImageDigests(self.images, self.folder / IMAGES_FILE)
 
     def _again(self) -> str:
         return f"make the artifact again with: vldistill prepare {self.manifest.get('dataset', '')} --overwrite"

@@ -187,6 +187,16 @@ def _state_snli_ve(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | 
     return _caption(row, row["text"], None)
 
 
+def statements_of(records: list[Record]) -> list[Record]:
+    """The statements of one task's records, as `--statements` makes them: ADVL's matched pairs. Records that have none (QA->R,
+    hypotheses that are not entailed) are left out. Raises InputError for a task without a rule for them."""
+    task = records[0].task
+    if task not in STATEMENTS:
+        raise InputError(f"there are no statements for {task}", hint=f"there are for {', '.join(STATEMENTS)}")
+    changed = (STATEMENTS[task](json.loads(record.to_json()), Counter()) for record in records)
+    return [Record(**row) for row in changed if row is not None]
+
+
 def _caption(row: dict[str, Any], words: list, kind: str | None) -> dict[str, Any]:
     record = Record(row["id"], "caption", row["images"], words, type=kind, objects=row.get("objects"))
     return json.loads(record.to_json())

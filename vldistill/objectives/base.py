@@ -6,12 +6,12 @@ returns named loss terms, already weighted; the loop sums them for the gradient 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.models.outputs import NOTHING, Output
 from vldistill.objectives.task import (
     answer_bce,
     answer_cross_entropy,
@@ -24,16 +24,32 @@ from vldistill.objectives.task import (
 Terms = dict[str, Tensor]
 
 
-class Objective(Protocol):
+class Objective(nn.Module):
     """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's.
-    reaches_all: whether every parameter of the student gets a gradient, which several processes must know."""
+    reaches_all: whether every parameter of the student gets a gradient, which several processes must know. readings: figures of
+    the last call, logged beside the terms but not descended on.
 
-    student_capture: Capture
-    teacher_capture: Capture
-    needs_teacher: bool
-    reaches_all: bool
+    Called with the student's output, the teacher's (whatever the teacher returns) and the arranged batch; returns Terms.
+    """
 
-    def __call__(self, student: Output, teacher: Output | None, batch: Batch) -> Terms: ...
+    student_capture = teacher_capture = NOTHING
+    needs_teacher = False
+    reaches_all = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readings: dict[str, Tensor] = {}
+
+    def arrange(self, batch: Batch) -> Batch:
+        """What the student shall read for a batch; the teacher reads the batch itself."""
+        return batch
+
+    def after_validation(self, metrics: dict[str, Any]) -> None:
+        """Told the figures of every validation."""
+
+    def warnings(self) -> list[str]:
+        """What a user should be told by now, if anything."""
+        return []
 
 
 TASK_LOSSES = {"label": label_cross_entropy, "label_bce": label_bce, "answer_bce": answer_bce,
@@ -46,12 +62,8 @@ def task_loss(name: str, output: Output, target: Tensor) -> Tensor:
     return TASK_LOSSES[name](output.pairs if name == "choice_pairs" else output.logits, target)
 
 
-class HardLabels(nn.Module):
+class HardLabels(Objective):
     """The task loss alone. loss: a key of TASK_LOSSES."""
-
-    student_capture = teacher_capture = NOTHING
-    needs_teacher = False
-    reaches_all = True
 
     def __init__(self, loss: str):
         super().__init__()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vldistill.data.batch import Batch
 from vldistill.models.outputs import Capture, Output, QueryKey, View
 from vldistill.objectives.attention import attention_loss, joined
-from vldistill.objectives.base import Terms, task_loss
+from vldistill.objectives.base import Objective, Terms, task_loss
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
 
@@ -25,7 +25,7 @@ def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
     return tuple(ranges[mapping])
 
 
-class DiDE(nn.Module):
+class DiDE(Objective):
     """Soft labels and attention distillation.
 
     loss: a key of TASK_LOSSES, which also decides how predictions are distilled. attention: "cross" (the paper's), "uni"

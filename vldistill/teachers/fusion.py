@@ -21,13 +21,18 @@ TEACHERS = {"vilt": FusionModel}
 class FusionTeacher:
     """A teacher kept outside the student, so that it is neither trained nor saved with it.
 
-    order: [C] index of each of the student's labels among the teacher's, or None where the orders agree.
+    order: [C] index of each of the student's labels among the teacher's, or None where the orders agree. source: as it was named.
     """
 
     model: FusionModel
     spec: ModelSpec
     tokenizer: WordTokenizer
     order: torch.Tensor | None
+    source: str
+
+    def describe(self) -> str:
+        frozen = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{self.spec.kind} {self.source}, {frozen:,} parameters frozen"
 
     def to(self, device: torch.device) -> FusionTeacher:
         self.model.to(device)
@@ -61,4 +66,4 @@ def build_fusion_teacher(kind: str, source: str, *, labels: list[str], images: i
     weights = {name if name.startswith(("vilt.", "classifier.")) else f"vilt.{name}": value
                for name, value in checkpoint.weights.items()}
     load_strict(model, weights, where)
-    return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order)
+    return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,19 +12,25 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import PlainLayout, sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.transforms import ImageTransform
-from vldistill.data.visual import PatchInput
+from vldistill.data.visual import PatchInput, VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
-from vldistill.schema import DideObjective, Recipe
+from vldistill.objectives.matching import AdvlMatching
+from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, Recipe
 from vldistill.students.build import Student, init_student, new_student, scratch_config
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
+from vldistill.teachers.unimodal import UnimodalTeachers
+from vldistill.training.advl import Matching, build_advl, matched_pairs
+from vldistill.training.anchor import AnchorInputs
+from vldistill.training.caches import Say, TeacherCaches
 
 
 @dataclass
 class Parts:
-    """Everything that a run is made of. dropped: training records without a usable target."""
+    """Everything that a run is made of. teacher: called with a batch, or None. dropped: training records without a usable target.
+    matching: step 1 of ADVL, anchor: what its maps are fitted on before; if there are any."""
 
     data: DataArtifact
     train: RecordDataset
@@ -32,12 +39,15 @@ class Parts:
     spec: ModelSpec
     tokenizer: WordTokenizer
     objective: Objective
-    teacher: FusionTeacher | None
+    teacher: FusionTeacher | UnimodalTeachers | None
     dropped: int
+    matching: Matching | None = None
+    anchor: AnchorInputs | None = None
 
 
-def build_parts(recipe: Recipe) -> Parts:
-    """Opens the data, builds student, teacher and objective. Raises InputError where an input is missing or does not fit."""
+def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
+    """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches, telling `say` about it;
+    without it (a dry run) nothing is built. Raises InputError where an input is missing or does not fit."""
     data = open_data(Path(recipe.data.path))
     if data.spec.target == "none":
         raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
@@ -51,11 +61,63 @@ def build_parts(recipe: Recipe) -> Parts:
     student, spec, tokenizer = build_student(recipe, data)
     if data.spec.target == "answers":
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
-    objective = build_objective(recipe, data, student)
-    teacher = build_teacher(recipe, data, spec, tokenizer) if objective.needs_teacher else None
-    train_set = build_dataset(recipe, data, train, tokenizer, spec, augment=True)
-    val_set = build_dataset(recipe, data, val, tokenizer, spec, augment=False)
-    return Parts(data, train_set, val_set, student, spec, tokenizer, objective, teacher, dropped)
+
+    visual = {augment: build_visual(recipe, data, [*train, *val], spec, augment=augment) for augment in (True, False)}
+
+    def dataset(records: list[Record], *, augment: bool) -> RecordDataset:
+        return RecordDataset(records, PlainLayout(tokenizer, spec.max_length), visual[augment], pad_id=tokenizer.pad_id,
+                             vocabulary=data.vocabulary, seed=recipe.train.seed)
+
+    parts = Parts(data, dataset(train, augment=True), dataset(val, augment=False), student, spec, tokenizer,
+                  HardLabels("label"), None, dropped)
+    if isinstance(recipe.objective, AdvlObjective):
+        _add_advl(parts, recipe, dataset, say)
+    else:
+        parts.objective = build_objective(recipe.objective, data, student)
+        parts.teacher = build_teacher(recipe, recipe.objective, parts) if parts.objective.needs_teacher else None
+    return parts
+
+
+def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset], say: Say | None) -> None:
+    """Objective and teachers of ADVL; a missing cache is built, unless `say` is None (a dry run)."""
+    chosen, data, student = recipe.objective, parts.data, parts.student
+    pairs: list[list[Record]] = [[], []]
+    if chosen.itm_fraction:
+        splits = (recipe.data.train, recipe.data.val)
+        pairs = [matched_pairs(part.records, data, name) for part, name in zip((parts.train, parts.val), splits, strict=True)]
+    anchored = anchor_records(recipe, parts) if chosen.map == "anchored" else None
+    caches = TeacherCaches(recipe)
+    if say is not None:
+        wanted = [(data, [*parts.train.records, *pairs[0]])] + ([anchored] if anchored else [])
+        caches.ensure(wanted, say)
+    task = build_objective(chosen.task or LabelsObjective(kind="labels", answer_loss=chosen.answer_loss), data, student)
+    fusion = build_teacher(recipe, chosen.task, parts) if task.needs_teacher else None
+    parts.teacher = caches.teachers(data, fusion)
+    widths = {"vision": caches.vision_width, "text": caches.text_width}
+    advl = build_advl(chosen, task, depth=student.layers, width=student.width, **widths)
+    parts.objective = advl
+    if chosen.itm_fraction:
+        step_1 = AdvlMatching(advl, width=student.width, depth=student.layers, score=chosen.itm_score,
+                              temperature=chosen.itm_temperature)
+        parts.matching = Matching(step_1, dataset(pairs[0], augment=True), dataset(pairs[1], augment=False))
+    if anchored:
+        source, records = anchored
+        visual = build_visual(recipe, source, records, parts.spec, augment=False)
+        layout = PlainLayout(parts.tokenizer, parts.spec.max_length)
+        inputs = RecordDataset(records, layout, visual, pad_id=parts.tokenizer.pad_id)
+        parts.anchor = AnchorInputs(caches.teachers(source, None), inputs)
+
+
+def anchor_records(recipe: Recipe, parts: Parts) -> tuple[DataArtifact, list[Record]]:
+    """What an anchored map is fitted on: the first records of the named artifact, or of the run's own training set."""
+    anchor = recipe.objective.anchor
+    if anchor.data is None:
+        return parts.data, parts.train.records[: anchor.records]
+    source = open_data(Path(anchor.data))
+    if source.spec.images != parts.data.spec.images:
+        raise InputError(f"has {source.spec.images} image(s) a record, {parts.data.folder} has {parts.data.spec.images}",
+                         where=anchor.data, hint="choose another objective.anchor.data")
+    return source, source.records(anchor.split, limit=anchor.records)
 
 
 def _labelled(record: Record, data: DataArtifact) -> bool:
@@ -73,16 +135,13 @@ def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record],
     return kept, len(records) - len(kept)
 
 
-def build_dataset(recipe: Recipe, data: DataArtifact, records: list[Record], tokenizer: WordTokenizer, spec: ModelSpec, *,
-                  augment: bool) -> RecordDataset:
-    """Records with ViLT's preprocessing, augmented as the recipe says."""
+def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec: ModelSpec, *, augment: bool) -> VisualInput:
+    """How the student sees images: ViLT's preprocessing, augmented as the recipe says."""
     image = recipe.image
     kind = image.augment if augment else "none"
     transform = ImageTransform(spec.image_size, spec.encoder.patch_size, kind, image.shift, image.noise)
     paths = (path for record in records for path in record.images)
-    visual = PatchInput(data.images, transform, paths, recipe.data.memory)
-    return RecordDataset(records, PlainLayout(tokenizer, spec.max_length), visual, pad_id=tokenizer.pad_id,
-                         vocabulary=data.vocabulary, seed=recipe.train.seed)
+    return PatchInput(data.images, transform, paths, recipe.data.memory)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
@@ -105,37 +164,37 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     return new_student(spec), spec, tokenizer
 
 
-def build_objective(recipe: Recipe, data: DataArtifact, student: Student) -> Objective:
+def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact, student: Student) -> Objective:
     """The objective's module, by kind."""
-    chosen = recipe.objective
     loss = f"answer_{chosen.answer_loss}" if data.spec.target == "answers" else data.spec.target
     if isinstance(chosen, DideObjective):
         return DiDE(loss=loss, depth=student.layers, **chosen.model_dump(exclude={"kind", "answer_loss"}))
     return HardLabels(loss)
 
 
-def build_teacher(recipe: Recipe, data: DataArtifact, spec: ModelSpec, tokenizer: WordTokenizer) -> FusionTeacher:
-    """The recipe's teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
+def build_teacher(recipe: Recipe, chosen: DideObjective, parts: Parts) -> FusionTeacher:
+    """The recipe's fusion teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
     image size; or, for attention and hidden states, another number of layers or heads; or where its answers come from
     another kind of loss than the objective reads them by."""
+    data, spec = parts.data, parts.spec
     teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels, images=data.spec.images)
-    if teacher.tokenizer.vocabulary != tokenizer.vocabulary:
+    if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
         raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
                          hint="start the student from the encoder that the teacher was fine-tuned from")
     own, other = spec.encoder, teacher.spec.encoder
     pairs = {"patch_size": (own.patch_size, other.patch_size), "image.size": (spec.image_size, teacher.spec.image_size)}
-    if recipe.objective.attention != "none" or recipe.objective.hidden_states:
+    if chosen.attention != "none" or chosen.hidden_states:
         pairs |= {"layers": (own.num_hidden_layers, other.num_hidden_layers)}
-    if recipe.objective.attention != "none":
+    if chosen.attention != "none":
         pairs |= {"heads": (own.num_attention_heads, other.num_attention_heads)}
-    if recipe.objective.hidden_states:
+    if chosen.hidden_states:
         pairs |= {"width": (own.hidden_size, other.hidden_size)}
     for name, (mine, theirs) in pairs.items():
         if mine != theirs:
             raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
                              hint="they must agree to share image patches and attention maps")
-    learned, read = teacher.spec.answer_loss, recipe.objective.answer_loss
-    if data.spec.target == "answers" and recipe.objective.soft_labels and learned not in (None, read):
+    learned, read = teacher.spec.answer_loss, chosen.answer_loss
+    if data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
         raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {read}",
                          where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
     if spec.max_length > other.max_position_embeddings:

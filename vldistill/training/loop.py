@@ -23,7 +23,7 @@ from vldistill.models.outputs import Capture, Output
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.journal import Journal
 
-Teacher = Callable[[Batch, Capture], Output]
+Teacher = Callable[[Batch, Capture], Any]
 
 
 class Learner(nn.Module):
@@ -33,16 +33,33 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.objective = student, objective
 
-    def forward(self, batch: Batch, teacher: Output | None) -> Terms:
-        return self.objective(self.student(batch, self.objective.student_capture), teacher, batch)
+    def forward(self, batch: Batch, taught: Any, **perturbed: Tensor | None) -> tuple[Terms, Output]:
+        """The loss terms and what the student said; `perturbed`: see `vldistill.training.adversarial`."""
+        arranged = self.objective.arrange(batch)
+        output = self.student(arranged, self.objective.student_capture, **perturbed)
+        return self.objective(output, taught, arranged), output
+
+
+def descend(learner: nn.Module, batch: Batch, taught: Any, accelerator: Accelerator) -> tuple[Terms, Tensor]:
+    """One forward and one backward pass: the terms, and their sum."""
+    with accelerator.autocast():
+        terms, _ = learner(batch, taught)
+    loss = torch.stack(list(terms.values())).sum()
+    accelerator.backward(loss)
+    return terms, loss
+
+
+Passes = Callable[[nn.Module, Batch, Any, Accelerator], tuple[Terms, Tensor]]
+"""The forward and backward passes of a batch."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """steps: optimiser steps in all. accumulate: forward passes per optimiser step. validate_every, log_every: optimiser
-    steps. clip: largest gradient norm, or None."""
+    """first, last: a phase's optimiser steps, from `first` to before `last` of the run's count. accumulate: forward passes per
+    optimiser step. validate_every, log_every: optimiser steps. clip: largest gradient norm, or None."""
 
-    steps: int
+    first: int
+    last: int
     accumulate: int
     validate_every: int
     log_every: int
@@ -64,16 +81,17 @@ class Best:
 def fit(
     learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: Loader,
     batches: EpochBatches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
-    validate: Callable[[], dict[str, Any]], save: Callable[[], None],
+    validate: Callable[[], dict[str, Any]], save: Callable[[], None] | None, passes: Passes = descend,
 ) -> Best:
-    """Trains for `plan.steps` optimiser steps, validating on the way and at the end; `save` is called at each new best.
+    """Trains for the steps of `plan`, validating on the way and at the end; `save`, if there is one, is called at each new best.
 
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
     objective = accelerator.unwrap_model(learner).objective
-    best, meter, step, micro = Best(), _Meter(accelerator), 0, 0
+    best, meter, step, told = Best(), _Meter(accelerator), plan.first, set()
+    micro = step * plan.accumulate
     learner.train()
-    while step < plan.steps:
+    while step < plan.last:
         for batch in loader:
             torch.manual_seed(hash_key((plan.seed, micro, accelerator.process_index)))
             micro += 1
@@ -81,14 +99,12 @@ def fit(
             with accelerator.accumulate(learner):
                 with accelerator.autocast():
                     taught = teacher(batch, objective.teacher_capture) if teacher is not None else None
-                    terms = learner(batch, taught)
-                loss = torch.stack(list(terms.values())).sum()
-                accelerator.backward(loss)
+                terms, loss = passes(learner, batch, taught, accelerator)
                 if accelerator.sync_gradients and plan.clip is not None:
                     meter.norm = accelerator.clip_grad_norm_(learner.parameters(), plan.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-            meter.add(terms, loss, len(batch) * accelerator.num_processes)
+            meter.add(terms, loss, objective.readings, len(batch) * accelerator.num_processes)
             if not accelerator.sync_gradients:
                 continue
             rate = schedule.get_last_lr()[0]
@@ -96,19 +112,26 @@ def fit(
                 schedule.step()
             step += 1
             journal.advance(step)
-            if step % plan.log_every == 0 or step == plan.steps:
+            if step % plan.log_every == 0 or step == plan.last:
                 journal.train(step, {"epoch": batches.epoch, "lr": rate, **meter.read(step)})
-            if step % plan.validate_every == 0 or step == plan.steps:
+                for warning in objective.warnings():
+                    # By its first word, since its figures change from step to step.
+                    if (name := warning.split()[0]) not in told:
+                        told.add(name)
+                        journal.say(f"step {step}: {warning}")
+            if step % plan.validate_every == 0 or step == plan.last:
                 meter.check(step)
                 metrics = validate()
+                objective.after_validation(metrics)
                 improved = best.beaten_by(metrics)
                 if improved:
                     best = Best(step, metrics)
-                    save()
-                journal.validation(step, metrics, best=improved)
+                    if save is not None:
+                        save()
+                journal.validation(step, metrics, best=improved and save is not None)
                 meter.start = time.perf_counter()
                 meter.pairs = 0
-            if step == plan.steps:
+            if step == plan.last:
                 break
         batches.epoch += 1
     return best
@@ -123,10 +146,10 @@ class _Meter:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
-    def add(self, terms: Terms, loss: Tensor, pairs: int) -> None:
-        for name, value in {"": loss, **{f"/{name}": value for name, value in terms.items()}}.items():
+    def add(self, terms: Terms, loss: Tensor, readings: dict[str, Tensor], pairs: int) -> None:
+        for name, value in {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}, **readings}.items():
             value = value.detach().float()
-            self._sums[f"loss{name}"] = self._sums[f"loss{name}"] + value if f"loss{name}" in self._sums else value
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
         self.pairs += pairs
 

@@ -9,9 +9,12 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def parameter_groups(student: nn.Module, objective: nn.Module, *, weight_decay: float, lr: float, head_lr_multiplier: float):
-    """Groups by decay and by learning rate: biases, norms and the objective's learned scalars do not decay; the student's
-    `classifier` has its own learning rate."""
+def parameter_groups(
+    student: nn.Module, objective: nn.Module, *, weight_decay: float, lr: float, head_lr_multiplier: float,
+    objective_lr_multiplier: float = 1.0,
+):
+    """Groups by decay and by learning rate: biases, norms and what the objective learns do not decay; the student's `classifier`
+    and the objective have learning rates of their own."""
     undecayed = {id(p) for module in student.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
@@ -22,7 +25,7 @@ def parameter_groups(student: nn.Module, objective: nn.Module, *, weight_decay: 
         groups.setdefault((decay, rate), []).append(parameter)
     scalars = [p for p in objective.parameters() if p.requires_grad]
     if scalars:
-        groups.setdefault((0.0, lr), []).extend(scalars)
+        groups.setdefault((0.0, lr * objective_lr_multiplier), []).extend(scalars)
     return [{"params": params, "weight_decay": decay, "lr": rate} for (decay, rate), params in groups.items()]
 
 

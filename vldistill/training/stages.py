@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import file_digest, new_manifest, refuse_existing, write_manifest, write_text
-from vldistill.data.loading import CleanBatches, EpochBatches, make_loader
+from accelerate import Accelerator
+
+from vldistill.artifacts import file_digest, fingerprint, new_manifest, refuse_existing, write_manifest, write_text
+from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import resolve_model, save_model
+from vldistill.objectives.base import Objective
 from vldistill.recipe import dump_recipe, recipe_hash, variant_name
-from vldistill.runtime import choose_precision, device_name, is_first_rank, make_accelerator, refuse_unlaunched, seed_everything
-from vldistill.schema import LabelsObjective, Recipe
+from vldistill.runtime import (
+    Precision,
+    choose_precision,
+    device_name,
+    is_first_rank,
+    make_accelerator,
+    refuse_unlaunched,
+    seed_everything,
+)
+from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Teachers
+from vldistill.training.anchor import fit_anchors
 from vldistill.training.build import Parts, build_parts
+from vldistill.training.caches import Say
 from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
-from vldistill.training.loop import Learner, Plan, fit
+from vldistill.training.loop import Best, Learner, Plan, Teacher, fit
+from vldistill.training.matching import matching_metrics
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups, warmup_steps
 
 
@@ -45,44 +60,73 @@ def for_stage(name: str, recipe: Recipe) -> Recipe:
     refuses a recipe that has nothing to distil."""
     if name == "finetune":
         labels = LabelsObjective(kind="labels", answer_loss=recipe.objective.answer_loss)
-        return recipe.model_copy(update={"teacher": None, "objective": labels})
+        return recipe.model_copy(update={"teacher": None, "teachers": Teachers(), "objective": labels})
     if recipe.objective.kind == "labels":
         raise InputError("has no teacher to distil from", where=f"recipe {recipe.name}",
                          hint=f"train it with: vldistill finetune --recipe {recipe.name}")
-    if recipe.cache.mode == "require" and recipe.teacher is not None:
+    if recipe.cache.mode == "require" and recipe.objective.kind == "dide" and recipe.teacher is not None:
         raise InputError(f"cache.mode is `require`, but a {recipe.teacher.kind} teacher has nothing to cache and runs live",
                          where=f"recipe {recipe.name}", hint="set cache.mode=auto")
     return recipe
 
 
-def make_plan(recipe: Recipe, parts: Parts, world: int) -> tuple[Plan, EpochBatches, int]:
-    """Steps counted in optimiser steps, the batches of this rank's first epoch, and the effective batch."""
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with its own objective, optimiser and schedule. name: "matching" (ADVL's step 1) or "task"."""
+
+    name: str
+    objective: Objective
+    train: RecordDataset
+    val: RecordDataset
+    plan: Plan
+
+    @property
+    def steps(self) -> int:
+        return self.plan.last - self.plan.first
+
+
+def make_phases(recipe: Recipe, parts: Parts, world: int) -> list[Phase]:
+    """Steps are counted in optimiser steps of the task's own batches: a run with step 1 takes as many in all as one without."""
     batch, train = recipe.train.batch, recipe.train
-    batches = EpochBatches(len(parts.train), batch.pairs, seed=train.seed, world=world)
-    per_epoch = max(len(batches) // batch.accumulate, 1)
+    per_epoch = max(len(EpochBatches(len(parts.train), batch.pairs, seed=train.seed, world=world)) // batch.accumulate, 1)
     steps = train.steps or train.epochs * per_epoch
     every = per_epoch if train.validate_every == "epoch" else train.validate_every
-    plan = Plan(steps, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
-    return plan, batches, min(batch.pairs * world, len(parts.train)) * batch.accumulate
+    first = min(max(round(recipe.objective.itm_fraction * steps), 1), steps - 1) if parts.matching and steps > 1 else 0
+
+    def plan(start: int, end: int) -> Plan:
+        return Plan(start, end, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
+
+    task = Phase("task", parts.objective, parts.train, parts.val, plan(first, steps))
+    if not first:
+        return [task]
+    return [Phase("matching", parts.matching.objective, parts.matching.train, parts.matching.val, plan(0, first)), task]
+
+
+def effective_batch(recipe: Recipe, records: int, world: int) -> int:
+    """Records of an optimiser step."""
+    batch = recipe.train.batch
+    return min(batch.pairs * world, records) * batch.accumulate
 
 
 def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     """What the stage would do, for `--dry-run` and the head of the log."""
     recipe = stage.recipe
-    plan, batches, effective = make_plan(recipe, parts, world)
+    phases, effective = make_phases(recipe, parts, world), effective_batch(recipe, len(parts.train), world)
+    task = phases[-1]
+    steps, batch = task.plan.last, recipe.train.batch
     trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
-    trained += sum(p.numel() for p in parts.objective.parameters())
-    frozen = sum(p.numel() for p in parts.teacher.model.parameters()) if parts.teacher else 0
-    warmup = warmup_steps(recipe.optim.warmup, plan.steps)
+    trained += sum(p.numel() for p in parts.objective.parameters() if p.requires_grad)
+    warmup = warmup_steps(recipe.optim.warmup, task.steps)
     rows = {
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
                 + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else ""),
         "student": f"{recipe.student.kind} from {recipe.student.init or 'scratch'}, {trained:,} parameters trained",
-        "teacher": f"{recipe.teacher.kind} {recipe.teacher.model}, {frozen:,} parameters frozen" if parts.teacher else "none",
+        "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": _describe_objective(recipe),
-        "optimiser steps": f"{plan.steps} ({plan.steps * effective / len(parts.train):.1f} epochs), {warmup} of warm-up",
-        "effective batch": f"{effective} pairs = {batches.batch} x {plan.accumulate} accumulated x {world} process(es)",
-        "validation": f"every {plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
+        "optimiser steps": f"{steps} ({steps * effective / len(parts.train):.1f} epochs), {warmup} of warm-up"
+                           + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
+        "effective batch": f"{effective} pairs = {batch.pairs} x {batch.accumulate} accumulated x {world} process(es)",
+        "validation": f"every {task.plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
         "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
     }
     if recipe.data.limit:
@@ -94,23 +138,34 @@ def _describe_objective(recipe: Recipe) -> str:
     chosen = recipe.objective
     if chosen.kind == "labels":
         return "ground-truth labels"
+    if chosen.kind == "advl":
+        return _describe_advl(chosen)
     parts = [f"attention ({chosen.attention}, {chosen.layers} layer)"] if chosen.attention != "none" else []
     parts += ["soft labels"] * chosen.soft_labels + ["hidden states"] * chosen.hidden_states
     parts += [f"ground-truth labels x {chosen.hard_label_weight:g}"] * bool(chosen.hard_label_weight)
     return " + ".join(parts)
 
 
-def run_stage(stage: Stage) -> dict[str, Any]:
-    """Trains and writes the run; returns its manifest. Raises InputError before anything is written where an input is bad."""
+def _describe_advl(chosen: AdvlObjective) -> str:
+    parts = [*["vision"] * chosen.vision, *["text"] * chosen.text, *[f"{chosen.words} word(s)"] * bool(chosen.words)]
+    parts += ["confidence weighting"] * chosen.confidence + ["image-text matching first"] * bool(chosen.itm_fraction)
+    task = "DiDE" if chosen.task else "ground-truth labels"
+    return f"{task}; ADVL: {', '.join(parts)}; {chosen.map} maps, {chosen.weights} weights"
+
+
+def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
+    """Trains and writes the run; returns its manifest. say: told what happens before there is a log. Raises InputError before
+    anything is written where an input is bad."""
     recipe, folder = stage.recipe, stage.folder
     refuse_unlaunched()
     if is_first_rank():
         refuse_existing(folder, stage.overwrite)
     seed_everything(recipe.train.seed)
-    parts = build_parts(recipe)
+    parts = build_parts(recipe, say)
     precision = choose_precision(recipe.train.precision)
+    reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
     accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
-                                   reaches_all=parts.objective.reaches_all)
+                                   reaches_all=reaches_all)
     manifest = new_manifest(
         stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
         parents=_parents(recipe, parts), data=str(parts.data.folder.resolve()),
@@ -140,26 +195,11 @@ def run_stage(stage: Stage) -> dict[str, Any]:
     return manifest
 
 
-def _train(stage: Stage, parts: Parts, accelerator, precision):
+def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Precision) -> Best:
     recipe, folder, world = stage.recipe, stage.folder, accelerator.num_processes
-    plan, batches, effective = make_plan(recipe, parts, world)
-    batches.rank = accelerator.process_index
-    optim = recipe.optim
-    learner = Learner(parts.student, parts.objective)
-    groups = parameter_groups(parts.student, parts.objective, weight_decay=optim.weight_decay, lr=optim.lr,
-                              head_lr_multiplier=optim.head_lr_multiplier)
-    optimizer = make_optimizer(groups, betas=tuple(optim.betas), eps=optim.eps)
-    schedule = linear_schedule(optimizer, warmup_steps(optim.warmup, plan.steps), plan.steps)
-    learner, optimizer = accelerator.prepare(learner, optimizer)
+    phases = make_phases(recipe, parts, world)
     teacher = parts.teacher.to(accelerator.device) if parts.teacher else None
-    loader = make_loader(parts.train, batches, workers=recipe.data.workers)
-    clean = CleanBatches(len(parts.val), recipe.train.eval_pairs or recipe.train.batch.pairs, rank=accelerator.process_index,
-                         world=world)
-    val_loader = make_loader(parts.val, clean, workers=recipe.data.workers)
-
-    def validate() -> dict[str, Any]:
-        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast)
-        return score(parts.val.records, _gathered(answers, parts.val.records, world), parts.spec.labels)
+    parts.student.to(accelerator.device)
 
     def save() -> None:
         if accelerator.is_main_process:
@@ -169,16 +209,51 @@ def _train(stage: Stage, parts: Parts, accelerator, precision):
     if recipe.train.trackers:
         accelerator.init_trackers("vldistill", config={"recipe": recipe.name, "seed": recipe.train.seed})
         tracker = accelerator.log
-    with Journal(folder, plan.steps, active=accelerator.is_main_process, tracker=tracker) as journal:
+    with Journal(folder, phases[-1].plan.last, active=accelerator.is_main_process, tracker=tracker) as journal:
         for name, value in describe(stage, parts, world).items():
             if name != "run":
                 journal.say(f"{name}: {value}")
+        effective = effective_batch(recipe, len(parts.train), world)
         journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
                     f"{world} process(es), {effective} pairs a step")
-        best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, plan, journal,
-                   validate=validate, save=save)
+        if parts.anchor:
+            fits = fit_anchors(parts.student, parts.objective.distances.to(accelerator.device), parts.anchor, accelerator.device,
+                               batch=recipe.train.eval_pairs or recipe.train.batch.pairs)
+            shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
+            journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
+        for phase in phases:
+            best = _run_phase(phase, recipe, parts, teacher, accelerator, journal,
+                              save=save if phase is phases[-1] else None)
         journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
     accelerator.end_training()
+    return best
+
+
+def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | None, accelerator: Accelerator, journal: Journal, *,
+               save: Callable[[], None] | None) -> Best:
+    """A phase from a fresh optimiser to its end; the student and what phases share are trained in place."""
+    optim, batch, world, rank = recipe.optim, recipe.train.batch, accelerator.num_processes, accelerator.process_index
+    batches = EpochBatches(len(phase.train), batch.pairs, seed=recipe.train.seed, rank=rank, world=world)
+    groups = parameter_groups(parts.student, phase.objective, weight_decay=optim.weight_decay, lr=optim.lr,
+                              head_lr_multiplier=optim.head_lr_multiplier,
+                              objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0))
+    optimizer = make_optimizer(groups, betas=tuple(optim.betas), eps=optim.eps)
+    schedule = linear_schedule(optimizer, warmup_steps(optim.warmup, phase.steps), phase.steps)
+    learner, optimizer = accelerator.prepare(Learner(parts.student, phase.objective), optimizer)
+    loader = make_loader(phase.train, batches, workers=recipe.data.workers)
+    clean = CleanBatches(len(phase.val), recipe.train.eval_pairs or batch.pairs, rank=rank, world=world)
+    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
+
+    def validate() -> dict[str, Any]:
+        if phase.name == "matching":
+            return matching_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
+        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast)
+        return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
+
+    best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, phase.plan, journal, validate=validate,
+               save=save)
+    # A second set of gradient hooks on the same parameters would stay with them.
+    accelerator.free_memory(learner, optimizer)
     return best
 
 
@@ -195,6 +270,8 @@ def _gathered(answers, records, world):
 def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     """Fingerprints of what the run was made from."""
     parents = {"data": parts.data.fingerprint}
+    if recipe.objective.kind == "advl":
+        parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
             weights = resolve_model(source) / "model.safetensors"

@@ -1,0 +1,135 @@
+"""ADVL (section 3): frozen unimodal teachers beside a task loss, modality by modality.
+
+    L = L_task + mean_i w_i (E L_v,i + F (L_t,i + L_t',i))                                     (Eq. 3 and 5, w applied once)
+
+L_v compares pooled visual tokens, L_t the CLS-like token, L_t' the most important words; w falls with the student's confidence.
+A linear map takes the student's features to the teacher's space; mapping the teacher instead would let its features collapse.
+Where a record has choices, all of its sequences are distilled and averaged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch
+from vldistill.models.outputs import Capture, Output, Taught, View
+from vldistill.objectives.base import Objective, Terms
+from vldistill.objectives.confidence import FLOOR, confidence, distillation_weight
+from vldistill.objectives.feature import masked_mean, unit_l1
+from vldistill.objectives.scalars import Scalars
+from vldistill.objectives.tokens import word_features
+
+
+@dataclass(frozen=True)
+class Pathway:
+    """One kind of feature to distil. layer: the student's, from 1. width: of the teacher's feature."""
+
+    layer: int
+    width: int
+
+
+def make_map(kind: str, student: int, teacher: int) -> nn.Module:
+    """From the student's width to the teacher's: "identity" (equal widths only), or linear ("learned", "anchored")."""
+    if kind == "identity":
+        if student != teacher:
+            raise ValueError(f"map identity needs equal widths, the student has {student} and the teacher {teacher}")
+        return nn.Identity()
+    return nn.Linear(student, teacher)
+
+
+class Distances(nn.Module):
+    """L_v, L_t and L_t' of each record, with the maps they need. width: of the student. A pathway that is None is off."""
+
+    def __init__(self, *, width: int, vision: Pathway | None, text: Pathway | None, words: Pathway | None, map: str):
+        super().__init__()
+        self.pathways = {name: path for name, path in (("vision", vision), ("text", text), ("words", words)) if path}
+        self.maps = nn.ModuleDict({name: make_map(map, width, path.width) for name, path in self.pathways.items()})
+
+    @property
+    def capture(self) -> Capture:
+        return Capture(hidden=tuple(sorted({path.layer for path in self.pathways.values()})))
+
+    def forward(self, student: Output, teacher: Taught, batch: Batch) -> dict[str, Tensor]:
+        """[B] each, by name. Records with two images sum their distances, as DiDE sums their attention terms."""
+        found: dict[str, Tensor] = {}
+        for own, other, valid, name in self.pairs(student, teacher, batch):
+            distance = unit_l1(self.maps[name](own), other)
+            if valid is not None:  # [S, m], summed over the words of a sequence as in Eq. 4
+                distance = distance.masked_fill(~valid, 0.0).sum(dim=-1)
+            distance = distance.view(len(batch), -1).mean(dim=-1)
+            found[name] = found[name] + distance if name in found else distance
+        return found
+
+    def pairs(self, student: Output, teacher: Taught, batch: Batch):
+        """(student's features, teacher's, valid or None, name) of each pathway and image, before any map: [S, D] or [S, m, D]."""
+        for place, view in enumerate(student.views):
+            if "vision" in self.pathways:
+                other = teacher.vision[place].repeat_interleave(batch.choices, 0)
+                yield masked_mean(self._states(view, "vision")[1], view.visual), other, None, "vision"
+            if place:
+                continue  # the text is the same beside every image
+            if "text" in self.pathways:
+                yield self._states(view, "text")[0][:, 0].float(), teacher.text, None, "text"
+            if "words" in self.pathways:
+                own, valid = word_features(self._states(view, "words")[0], batch.text.words, teacher.word_index)
+                yield own, teacher.words, valid, "words"
+
+    def _states(self, view: View, name: str) -> tuple[Tensor, Tensor]:
+        return view.hidden[self.pathways[name].layer]
+
+
+class Advl(Objective):
+    """The task's objective with distillation beside it (step 2, or the only one). confident: weight by Eq. 2, else w = 1."""
+
+    def __init__(self, task: Objective, distances: Distances, scalars: Scalars, *, confident: bool):
+        super().__init__()
+        self.task, self.distances, self.scalars, self.confident = task, distances, scalars, confident
+        kept = distances.capture
+        self.student_capture = Capture(task.student_capture.qk, tuple(sorted({*task.student_capture.hidden, *kept.hidden})))
+        self.teacher_capture = task.teacher_capture
+        self.needs_teacher = bool(distances.pathways) or task.needs_teacher
+        self.reaches_all = task.reaches_all
+        self.register_buffer("reference", torch.tensor(FLOOR))
+
+    @property
+    def used(self) -> str:
+        """The weights in use, of "EF"."""
+        return "E" * ("vision" in self.distances.pathways) + "F" * bool({"text", "words"} & set(self.distances.pathways))
+
+    def forward(self, student: Output, teacher: Taught, batch: Batch) -> Terms:
+        terms = self.task(student, teacher.fusion, batch)
+        distilled, self.readings = self.distilled(student, teacher, batch, student.logits, self.reference)
+        return terms | distilled
+
+    def distilled(
+        self, student: Output, teacher: Taught, batch: Batch, logits: Tensor, reference: Tensor
+    ) -> tuple[Terms, dict[str, Tensor]]:
+        """The weighted distillation terms, and what is logged beside them. logits: [B, C], from which the confidence is read;
+        reference: C_avg."""
+        values = self.scalars.values()
+        sure = confidence(logits)
+        weight = distillation_weight(sure, reference, values["T"]) if self.confident else torch.ones_like(sure)
+        factors = {"vision": values["E"], "text": values["F"], "words": values["F"]}
+        distances = self.distances(student, teacher, batch)
+        readings = {f"distance/{name}": value.detach().mean() for name, value in distances.items()}
+        readings |= {"w": weight.detach().mean(), "C": sure.mean(), "C_avg": reference.clone(),
+                     **{name: value.detach() for name, value in values.items()}}
+        terms = {name: (weight * factors[name] * value).mean() for name, value in distances.items()}
+        return terms | self.scalars.regulariser(self.used), readings
+
+    def after_validation(self, metrics: dict[str, Any]) -> None:
+        take_reference(self.reference, metrics)
+
+    def warnings(self) -> list[str]:
+        """What a user should know of the learned weights."""
+        return self.scalars.faded(self.used)
+
+
+def take_reference(reference: Tensor, metrics: dict[str, Any]) -> None:
+    """Takes over C_avg in place, the mean confidence of right answers, where a validation had one."""
+    if "confidence_when_right" in metrics:
+        reference.fill_(metrics["confidence_when_right"])

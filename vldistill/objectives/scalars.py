@@ -1,0 +1,50 @@
+"""ADVL's learned scalars: the temperature T and the weights E (vision) and F (text) of Eq. 2 and 3.
+
+A learned weight on a loss that is never negative can only shrink, since nothing pulls back, and unconstrained it would go on
+below zero and reward distance. So all three are positive through softplus, and there are two ways to keep them from fading:
+`fixed`, or `uncertainty`, which adds -ln E - ln F (the log-scale of the Laplace distributions whose likelihood the L1 terms are).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vldistill.objectives.base import Terms
+
+MODES = ("learned", "fixed", "uncertainty")
+FADED = 0.05
+"""Share of its start below which a weight over the temperature counts as gone."""
+
+
+class Scalars(nn.Module):
+    """temperature, vision, text: starts of T, E and F, all > 0. mode: one of MODES."""
+
+    def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: str = "learned"):
+        super().__init__()
+        self.mode, self._starts = mode, {"T": temperature, "E": vision, "F": text}
+        # softplus(x) = start
+        raw = torch.tensor([temperature, vision, text], dtype=torch.float64).expm1().log().float()
+        self.raw = nn.Parameter(raw, requires_grad=mode != "fixed")
+
+    def values(self) -> dict[str, Tensor]:
+        """T, E and F."""
+        return dict(zip("TEF", F.softplus(self.raw), strict=True))
+
+    def regulariser(self, used: str) -> Terms:
+        """The term that keeps the weights `used` ("E", "F" or "EF") from fading; empty unless the mode is "uncertainty"."""
+        if self.mode != "uncertainty" or not used:
+            return {}
+        values = self.values()
+        return {"uncertainty": -torch.stack([values[name].log() for name in used]).sum()}
+
+    def faded(self, used: str) -> list[str]:
+        """What to tell a user: each weight over T that has fallen under FADED of its start."""
+        now, told = {name: float(value.detach()) for name, value in self.values().items()}, []
+        for name in used:
+            share = now[name] / now["T"] / (self._starts[name] / self._starts["T"])
+            if share < FADED:
+                told.append(f"{name}/T has fallen to {100 * share:.1f} % of its start: the student hardly hears this teacher any "
+                            "more (objective.weights=fixed keeps it)")
+        return told

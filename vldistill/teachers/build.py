@@ -1,0 +1,38 @@
+"""From a recipe's `teachers` section to the teachers themselves, none of which is loaded before it is needed."""
+
+from __future__ import annotations
+
+from vldistill.errors import InputError
+from vldistill.schema import RelevanceModel, TextTeacher, VisionTeacher
+from vldistill.teachers import unimodal
+from vldistill.teachers.clip import Clip, ClipText, ClipVision
+from vldistill.teachers.text import TransformersText
+from vldistill.teachers.vision import TimmVision
+from vldistill.teachers.words import Relevance
+
+VISION = {"timm": TimmVision, "open_clip": ClipVision, "slip": ClipVision}
+TEXT = {"transformers": TransformersText, "open_clip": ClipText, "slip": ClipText}
+
+
+def build_vision(chosen: VisionTeacher) -> unimodal.VisionTeacher:
+    """Raises InputError where a layer is chosen that the kind does not offer."""
+    return _build(VISION[chosen.kind], chosen, "vision")
+
+
+def build_text(chosen: TextTeacher) -> unimodal.TextTeacher:
+    """The same for text."""
+    return _build(TEXT[chosen.kind], chosen, "text")
+
+
+def build_relevance(chosen: RelevanceModel | None) -> Relevance:
+    """The judge of words; without a model YAKE alone judges."""
+    return Relevance(Clip(chosen.kind, chosen.model, chosen.weights) if chosen else None)
+
+
+def _build(kind, chosen: VisionTeacher | TextTeacher, role: str):
+    if kind in (TimmVision, TransformersText):
+        return kind(chosen.model, chosen.weights, chosen.layer)
+    if chosen.layer != "last":
+        raise InputError(f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only",
+                         hint="leave it out")
+    return kind(Clip(chosen.kind, chosen.model, chosen.weights))

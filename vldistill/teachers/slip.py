@@ -1,0 +1,113 @@
+"""SLIP (Mu et al., 2021): a ViT of timm and CLIP's text tower, as its published checkpoints lay them out.
+
+`vldistill convert slip` turns a checkpoint, which holds its trainer's arguments as a pickled object, into config.json and
+model.safetensors; that folder is what is loaded here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vldistill.artifacts import building, write_json
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import load_strict
+
+# By the width of the visual tower. SLIP's small model has twice timm's heads.
+_VISUAL = {384: {"architecture": "vit_small_patch16_224", "num_heads": 12}, 768: {"architecture": "vit_base_patch16_224"},
+           1024: {"architecture": "vit_large_patch16_224"}}
+_HEAD = "image_mlp."
+"""The self-supervised head, which no teacher needs."""
+_HEAD_WIDTH = 64
+
+
+class SlipModel(nn.Module):
+    """Both towers and their projections. architecture: of timm. options: further arguments for it. width, layers: of the text
+    tower. shared: width of the shared space. context: text tokens."""
+
+    def __init__(self, *, architecture: str, options: dict[str, Any], width: int, layers: int, heads: int, shared: int,
+                 context: int, vocabulary: int):
+        super().__init__()
+        import timm
+        from open_clip.transformer import QuickGELU, Transformer
+
+        self.visual = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+        self.transformer = Transformer(width, layers, heads, act_layer=QuickGELU)
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = nn.Parameter(torch.randn(context, width) * 0.01)
+        self.ln_final = nn.LayerNorm(width)
+        self.image_projection = nn.Parameter(torch.randn(self.visual.num_features, shared) * width**-0.5)
+        self.text_projection = nn.Parameter(torch.randn(width, shared) * width**-0.5)
+        self.logit_scale = nn.Parameter(torch.tensor(2.6592))  # ln(1 / 0.07)
+        self.register_buffer("attn_mask", torch.full((context, context), float("-inf")).triu_(1), persistent=False)
+
+
+def image_states(network: SlipModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings [N, E] in the shared space, and patches [N, T, D] after the final norm."""
+    states = network.visual.forward_features(pixels)
+    return states[:, 0] @ network.image_projection, states[:, 1:]
+
+
+def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
+    """The model of a converted folder and its transform: ImageNet's normalisation, 224 pixels, centre crop."""
+    from timm.data import create_transform
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    network = SlipModel(**config["sizes"])
+    if not random:
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    size = network.visual.patch_embed.img_size
+    return network, create_transform((3, *size), is_training=False, interpolation="bicubic", crop_pct=1.0)
+
+
+def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """A published checkpoint to a folder of ours; returns the model's sizes. Raises InputError where a key has no place or none
+    fits."""
+    weights = {name.removeprefix("module."): value for name, value in _read(source).items()}
+    weights = {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
+    sizes = _sizes(weights, source)
+    load_strict(SlipModel(**sizes), weights, str(source))
+    with building(out, overwrite=overwrite) as folder:
+        write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
+        save_file({name: value.contiguous().float() for name, value in weights.items()}, folder / "model.safetensors")
+    return sizes
+
+
+def _read(source: Path) -> dict[str, Tensor]:
+    """The state dict. The trainer's arguments are the one class that the restricted reader is allowed to make: a plain table."""
+    if not source.is_file():
+        raise InputError("no such file", where=str(source), hint="fetch SLIP's checkpoint")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+        weights = checkpoint["state_dict"]
+    except Exception as error:  # whatever a broken or forbidden pickle makes of the reader
+        raise InputError(f"cannot be read: {str(error).splitlines()[0][:160]}", where=str(source),
+                         hint="a file that SLIP's trainer wrote is expected") from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError("its state_dict is not a table of tensors", where=str(source))
+    return weights
+
+
+def _sizes(weights: dict[str, Tensor], source: Path) -> dict[str, Any]:
+    try:
+        visual, text = weights["visual.cls_token"].shape[-1], weights["text_projection"]
+        layers = {name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}
+        context, width = weights["positional_embedding"].shape
+        chosen = dict(_VISUAL.get(visual) or {"architecture": "vit_base_patch16_224"})
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"is no SLIP checkpoint: it lacks {error}", where=str(source),
+                         hint="name a checkpoint of a SLIP model with both towers") from None
+    options = {key: value for key, value in chosen.items() if key != "architecture"}
+    blocks = {name.split(".")[2] for name in weights if name.startswith("visual.blocks.")}
+    if visual not in _VISUAL:
+        options |= {"embed_dim": visual, "depth": len(blocks), "num_heads": max(visual // _HEAD_WIDTH, 1)}
+    return {"architecture": chosen["architecture"], "options": options, "width": width, "layers": len(layers),
+            "heads": max(width // _HEAD_WIDTH, 1), "shared": text.shape[1], "context": context,
+            "vocabulary": len(weights["token_embedding.weight"])}

@@ -1,0 +1,183 @@
+"""ADVL's teachers as the loop calls them: live, or read from their caches, through one interface.
+
+Features are rounded to half precision, as they are stored, on both ways; so a live and a cached teacher say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vldistill.data.batch import Batch, Source
+from vldistill.data.digests import ImageDigests
+from vldistill.data.images import Images
+from vldistill.data.sequences import Sentence
+from vldistill.models.outputs import Capture, Taught
+from vldistill.teachers.clip import ClipText, ClipVision
+from vldistill.teachers.fusion import FusionTeacher
+from vldistill.teachers.keys import pair_key, text_key
+from vldistill.teachers.text import TransformersText
+from vldistill.teachers.vision import TimmVision
+from vldistill.teachers.words import NONE, Relevance, keyword_scores, words_of
+
+if TYPE_CHECKING:
+    from vldistill.teachers.cache.store import FeatureCache
+
+VisionTeacher = TimmVision | ClipVision
+TextTeacher = TransformersText | ClipText
+Pair = tuple[str, Sentence]
+
+
+class Features(Protocol):
+    """Where a batch's features come from. Each gives float16 on the CPU. fields: what they depend on, by role."""
+
+    @property
+    def fields(self) -> dict[str, dict[str, Any]]: ...
+
+    def to(self, device: torch.device) -> None: ...
+
+    def describe(self) -> str: ...
+
+    def images(self, paths: Sequence[str]) -> Tensor:
+        """[N, Dv]."""
+
+    def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
+        """[N, Dt]."""
+
+    def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
+        """[N, most] word indices, -1 for none, and [N, most, Dt]."""
+
+
+@dataclass
+class LiveFeatures:
+    """Computed on the spot, each image and text of a call once."""
+
+    vision: VisionTeacher | None
+    text: TextTeacher | None
+    relevance: Relevance | None
+    pictures: Images
+
+    @property
+    def fields(self) -> dict[str, dict[str, Any]]:
+        parts = {"vision": self.vision, "text": self.text, "relevance": self.relevance}
+        return {role: teacher.fields for role, teacher in parts.items() if teacher}
+
+    def to(self, device: torch.device) -> None:
+        for teacher in (self.vision, self.text, self.relevance):
+            if teacher:
+                teacher.to(device)
+
+    def describe(self) -> str:
+        return f"live {names(self.fields)}"
+
+    def images(self, paths: Sequence[str]) -> Tensor:
+        unique = list(dict.fromkeys(paths))
+        rows = self.vision([self.pictures.open(path) for path in unique])
+        return rows.half()[[unique.index(path) for path in paths]]
+
+    def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
+        unique = list(dict.fromkeys(sentences))
+        return self.text(unique).whole.half()[[unique.index(sentence) for sentence in sentences]]
+
+    def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
+        unique, paths = list(dict.fromkeys(s for _, s in pairs)), list(dict.fromkeys(p for p, _ in pairs))
+        images = dict(zip(paths, self.relevance.embed_images([self.pictures.open(path) for path in paths]), strict=True))
+        texts = [words_of(sentence) for sentence in unique]
+        judged = zip(texts, self.relevance.embed_words(texts), map(keyword_scores, texts), strict=True)
+        known = dict(zip(unique, zip(judged, self.text(unique).words, strict=True), strict=True))
+        index, vectors = [], []
+        for path, sentence in pairs:
+            (words, seen, language), features = known[sentence]
+            chosen = self.relevance.score(words, images[path], seen, language, most).selected
+            index.append(torch.from_numpy(chosen.astype(np.int64)))
+            vectors.append(selected_vectors(features, chosen))
+        return torch.stack(index), torch.stack(vectors).half()
+
+
+def names(fields: dict[str, dict[str, Any]]) -> str:
+    """Teachers by role, as a user named them."""
+    return ", ".join(f"{role} {own.get('model') or own.get('relevance model', 'YAKE alone')}" for role, own in fields.items())
+
+
+def selected_vectors(features: Tensor, chosen: np.ndarray) -> Tensor:
+    """[W, D] features of a text's words to [m, D] of the chosen ones, zero where there is none."""
+    rows = torch.from_numpy(chosen.astype(np.int64))
+    found = torch.zeros(len(rows), features.shape[-1])
+    found[rows != NONE] = features[rows[rows != NONE]]
+    return found
+
+
+@dataclass
+class CachedFeatures:
+    """Read from disk. A row that is missing is an InputError, of the cache's own words."""
+
+    vision: FeatureCache | None
+    text: FeatureCache | None
+    selected: FeatureCache | None
+    digests: ImageDigests
+
+    def __post_init__(self) -> None:
+        self._texts: dict[Sentence, bytes] = {}
+
+    def images(self, paths: Sequence[str]) -> Tensor:
+        return _read(self.vision, [self.digests[path] for path in paths], "features")
+
+    def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
+        return _read(self.text, [self._text(sentence) for sentence in sentences], "features")
+
+    def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
+        keys = [pair_key(self.digests[path], self._text(sentence)) for path, sentence in pairs]
+        # Ranked best first, so that the first m of those kept are the m best.
+        index, vectors = (_read(self.selected, keys, column)[:, :most] for column in ("index", "vectors"))
+        return index.long(), vectors
+
+    def _text(self, sentence: Sentence) -> bytes:
+        if sentence not in self._texts:
+            self._texts[sentence] = text_key(sentence)
+        return self._texts[sentence]
+
+
+def _read(cache: FeatureCache, keys: list[bytes], column: str) -> Tensor:
+    return torch.from_numpy(cache.read(cache.rows(keys), column))
+
+
+@dataclass
+class UnimodalTeachers:
+    """What the loop calls. words: how many are compared, 0 for none. fusion: a fusion teacher beside them (DiDE), or None."""
+
+    features: Features
+    vision: bool
+    text: bool
+    words: int
+    fusion: FusionTeacher | None = None
+
+    def to(self, device: torch.device) -> UnimodalTeachers:
+        self.features.to(device)
+        if self.fusion:
+            self.fusion.to(device)
+        return self
+
+    def describe(self) -> str:
+        return "; ".join(part.describe() for part in (self.features, self.fusion) if part)
+
+    def __call__(self, batch: Batch, capture: Capture) -> Taught:
+        device, sources = batch.text.ids.device, batch.sources
+        sentences = [sentence for source in sources for sentence in source.sentences]
+        vision = text = index = words = None
+        if self.vision:
+            views = range(len(sources[0].images))
+            vision = [self.features.images([source.images[view] for source in sources]).to(device) for view in views]
+        if self.text:
+            text = self.features.sentences(sentences).to(device)
+        if self.words:
+            index, words = (part.to(device) for part in self.features.words(_pairs(sources), self.words))
+        return Taught(vision, text, index, words, self.fusion(batch, capture) if self.fusion else None)
+
+
+def _pairs(sources: list[Source]) -> list[Pair]:
+    return [(source.images[0], sentence) for source in sources for sentence in source.sentences]

@@ -1,0 +1,85 @@
+"""Where a frozen teacher's weights come from, and what identifies them.
+
+A source is a folder or file on this machine, "random" (fixed by a seed, for tests and timings), or None for the published weights
+that a library knows by the model's name. Published weights are identified by their content hash, so that features stored on one
+machine are found again on another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
+
+from vldistill.artifacts import file_digest
+from vldistill.errors import InputError
+
+RANDOM = "random"
+UNKNOWN = "?"
+"""Stands for the hash of published weights that are not on this machine."""
+FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+_SEED = 0
+_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+def weights_digest(source: Path | None, hub_name: str | None) -> str:
+    """32 hex digits of sha256 of the weights' file: of `source`, a file or a folder with one; else of the library's own copy of
+    the published model `hub_name`, UNKNOWN where that has not been fetched. Raises InputError where a folder has no weights."""
+    if source is not None:
+        return file_digest(weights_file(source))[:32]
+    for name in FILES if hub_name else ():
+        found = try_to_load_from_cache(hub_name, name)
+        if isinstance(found, str):
+            blob = Path(found).resolve()
+            # The hub names its files by this very hash.
+            return (blob.name if _BLOB.fullmatch(blob.name) else file_digest(blob))[:32]
+    return UNKNOWN
+
+
+def config_digest(folder: Path) -> str:
+    """8 hex digits of a model folder's configuration: what tells apart models of one folder name and random weights."""
+    for name in ("config.json", "open_clip_config.json"):
+        if (folder / name).is_file():
+            return file_digest(folder / name)[:8]
+    raise InputError("holds no config.json", where=str(folder), hint="give a model's folder")
+
+
+def weights_file(source: Path) -> Path:
+    """The file itself, or the one of a folder. Raises InputError where there is none."""
+    if source.is_file():
+        return source
+    for name in FILES:
+        if (source / name).is_file():
+            return source / name
+    raise InputError(f"holds none of {', '.join(FILES)}", where=str(source), hint="give a folder with the model's weights")
+
+
+@contextmanager
+def fixed_random() -> Iterator[None]:
+    """Weights drawn inside are always the same, and the caller's generator does not move."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED)
+        yield
+
+
+def fetched(make: Callable[[], Any], name: str) -> Any:
+    """What `make` loads. Raises InputError for whatever the hub or a library makes of weights that cannot be had."""
+    try:
+        return make()
+    except InputError:
+        raise
+    except Exception as error:  # the hub, safetensors, torch and each library raise their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"cannot be loaded: {reason}", where=name,
+                         hint="where there is a network: vldistill cache --prefetch; or give a local folder") from None
+
+
+def frozen(network: nn.Module) -> nn.Module:
+    """In evaluation mode and without gradients, whatever happens around it."""
+    return network.eval().requires_grad_(False)
