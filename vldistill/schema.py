@@ -68,11 +68,18 @@ class Sizes(Section):
         return self
 
 
-class Student(Section):
-    """kind: "vilt" (fusion) or "dual_encoder". init: a run, a model folder or a hub name; null starts from scratch with
-    `sizes`. keep_head: take the head along too (same labels only)."""
+class Regions(Section):
+    """Region features, of `vldistill prepare regions`, for students that see regions. most: regions of an image."""
 
-    kind: Literal["vilt", "dual_encoder"]
+    path: str
+    most: Positive = 100
+
+
+class Student(Section):
+    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too) or "vlbert". init: a run, a model folder or a hub name; null
+    starts from scratch with `sizes`. keep_head: take the head along too (same labels only)."""
+
+    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -283,6 +290,7 @@ class Recipe(Section):
     data: Data
     image: Image = Image()
     text: Text = Text()
+    regions: Regions | None = None
     student: Student
     teacher: Teacher | None = None
     teachers: Teachers = Teachers()
@@ -294,6 +302,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.student.kind in ("uniter", "vlbert") and self.regions is None:
+            raise ValueError(f"a {self.student.kind} student needs `regions`")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":

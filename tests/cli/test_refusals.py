@@ -18,7 +18,7 @@ REFUSALS = {
     "misspelt key": ("distill -r quickstart_dide optim.lrr=1", ["`optim.lrr`", "did you mean `lr`?"]),
     "key of another section": ("distill -r quickstart_dide train.lr=1", ["`train.lr`", "did you mean `optim.lr`?"]),
     "wrong type": ("finetune -r quickstart_dide train.steps=many", ["`train.steps`", "'many'"]),
-    "wrong kind": ("finetune -r quickstart_dide student.kind=uniter", ["student.kind", "'vilt'"]),
+    "wrong kind": ("finetune -r quickstart_dide student.kind=bert", ["student.kind", "'vilt'"]),
     "no data": ("finetune -r quickstart_teacher data.path=artifacts/data/toy-nothing",
                 ["artifacts/data/toy-nothing: no such artifact", "make it with: vldistill prepare toy"]),
     "no data of one's own": ("finetune -r quickstart_teacher data.path=artifacts/data/vqa", ["vldistill prepare vqa --raw"]),

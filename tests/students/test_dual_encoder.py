@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import load_strict, save_model
 from vldistill.models.outputs import Capture
-from vldistill.students.build import init_student, load_student
+from vldistill.students.build import Wanted, init_student, load_student
 
 LABELS = ["no", "yes", "maybe"]
 
@@ -19,8 +19,9 @@ LABELS = ["no", "yes", "maybe"]
 def start(source, **changed):
     """A student from `source`, with the arguments that fit the small fusion model."""
     fields = {"kind": "dual_encoder", "task": "snli_ve", "images": 1, "labels": LABELS, "image_size": 8, "max_length": 10,
-              "dropout": 0.1, "keep_head": False}
-    return init_student(str(source), **(fields | changed))
+              "dropout": 0.1}
+    keep_head = changed.pop("keep_head", False)
+    return init_student(str(source), Wanted(**(fields | changed)), keep_head=keep_head)
 
 
 def refusal(*args, **fields) -> InputError:

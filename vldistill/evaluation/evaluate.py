@@ -14,16 +14,12 @@ from rich.text import Text
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json, write_text
 from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.images import Images
-from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, read_json
-from vldistill.data.sequences import PlainLayout
-from vldistill.data.text import WordTokenizer
-from vldistill.data.transforms import ImageTransform
-from vldistill.data.visual import PatchInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.build import load_student
+from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import Answer, answer, score_items, summarise
 
 MOST_TYPES = 20
@@ -65,12 +61,6 @@ def _run_folder(source: str) -> Path:
     return find_run(Path(source))
 
 
-def dataset_for(records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
-    """Records under a trained model's own preprocessing, without augmentation and without targets."""
-    transform = ImageTransform(spec.image_size, spec.encoder.patch_size)
-    return RecordDataset(records, PlainLayout(tokenizer, spec.max_length), PatchInput(images, transform), pad_id=tokenizer.pad_id)
-
-
 def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
     """Raises InputError where the model cannot answer this data: another number of images, or no common label."""
     if spec.images != data.spec.images:
@@ -87,7 +77,7 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
     check_task(spec, data, source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = dataset_for(records, data.images, tokenizer, spec)
+    dataset = plain_dataset(records, data.images, tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model.to(device), loader, spec.labels, device)

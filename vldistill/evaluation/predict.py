@@ -13,8 +13,8 @@ from vldistill.data.records import Record, split_words
 from vldistill.data.sources.base import Seen, read_rows
 from vldistill.data.sources.jsonl import read_images
 from vldistill.errors import InputError, Problems
-from vldistill.evaluation.evaluate import dataset_for
 from vldistill.students.build import load_student
+from vldistill.students.inputs import plain_dataset
 
 
 def read_pairs(path: Path) -> tuple[list[Record], Path]:
@@ -56,7 +56,7 @@ def ranked_answers(
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
                              hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = dataset_for(records, ImageFolder(root), tokenizer, spec)
+    dataset = plain_dataset(records, ImageFolder(root), tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     model.to(device)
     rows = []

@@ -21,7 +21,13 @@ from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, w
 from vldistill.data.records import TASKS
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
+from vldistill.models.bert import RegionBertConfig
 from vldistill.models.vilt import EncoderConfig
+
+CONFIGS: dict[str, type[EncoderConfig] | type[RegionBertConfig]] = {
+    "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
+}
+"""The sizes that a model of each kind has."""
 
 # Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
 _HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
@@ -31,44 +37,58 @@ _CONSTANT = "embeddings.text_embeddings.position_ids"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model folder says of itself. kind: "vilt" (fusion) or "dual_encoder". images: per record. labels: names of
-    the head's classes, in order. image_size: shorter side in pixels. max_length: text tokens with specials. answer_loss: what a
-    VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known."""
+    """What a model folder says of itself. kind: a key of CONFIGS. images: per record. labels: names of the head's classes, in
+    order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text tokens with specials. answer_loss: what a
+    VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
+    regions: the region store it reads. official: whether it comes from an official checkpoint, which expects a detector's
+    regions."""
 
     kind: str
-    encoder: EncoderConfig
+    encoder: EncoderConfig | RegionBertConfig
     task: str
     images: int
     labels: list[str]
     image_size: int
     max_length: int
     answer_loss: str | None = None
+    regions: str | None = None
+    official: bool = False
+
+    @property
+    def target(self) -> str:
+        """See `TaskSpec`; "label" for a model without a task."""
+        return TASKS[self.task].target if self.task in TASKS else "label"
 
     @property
     def classes(self) -> int:
         """Outputs of the head: one where each choice is judged by itself."""
-        return 1 if self.task in TASKS and TASKS[self.task].target == "choice" else len(self.labels)
+        return 1 if self.target == "choice" else len(self.labels)
 
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
                "max_length": self.max_length}
-        if self.answer_loss is not None:
-            own["answer_loss"] = self.answer_loss
+        for name in ("answer_loss", "regions", "official"):
+            if getattr(self, name):
+                own[name] = getattr(self, name)
         names = {str(index): name for index, name in enumerate(self.labels)}
-        return {"model_type": self.kind, **self.encoder.to_dict(), "qkv_bias": True, "hidden_act": "gelu", "num_channels": 3,
+        library = {"qkv_bias": True, "num_channels": 3} if isinstance(self.encoder, EncoderConfig) else {}
+        return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **library,
                 "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
         """Reads our config.json, or a published ViLT's (which lacks our part: one image of shorter side 384, 40 tokens)."""
         own = config.get("vldistill", {})
-        encoder = EncoderConfig.from_dict(config)
+        kind = own.get("kind", "vilt")
+        encoder = CONFIGS[kind].from_dict(config)
         names = config.get("id2label") or {}
         labels = [names[str(index)] for index in range(len(names))]
-        images = own.get("images", max(encoder.modality_type_vocab_size - 1, 1))
-        return cls(own.get("kind", "vilt"), encoder, own.get("task", ""), images, labels,
-                   own.get("image_size", encoder.image_size), own.get("max_length", encoder.max_position_embeddings),
-                   own.get("answer_loss"))
+        # A published ViLT lacks our part.
+        images = own.get("images", max(getattr(encoder, "modality_type_vocab_size", 2) - 1, 1))
+        size = own.get("image_size", getattr(encoder, "image_size", 0))
+        return cls(kind, encoder, own.get("task", ""), images, labels, size,
+                   own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
+                   own.get("official", False))
 
 
 @dataclass(frozen=True)
@@ -137,8 +157,9 @@ def read_checkpoint(source: str) -> Checkpoint:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
     kind = config.get("model_type")
-    if kind not in ("vilt", "dual_encoder"):
-        raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"), hint="ViLT or a dual encoder is expected")
+    if kind not in CONFIGS:
+        raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
+                         hint=f"one of {', '.join(CONFIGS)} is expected")
     weights = {name: value for name, value in _read_weights(folder).items() if not name.endswith(_CONSTANT)}
     return Checkpoint(folder, spec, weights)
 

@@ -5,10 +5,13 @@ Names are `transformers`' (`vilt.*`, `classifier.{0,1,3}`), so a saved folder lo
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
+from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.heads import classifier
 from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
 from vldistill.models.vilt import EncoderConfig, ViltEncoder, patches_only, with_cls
@@ -18,11 +21,18 @@ class FusionModel(nn.Module):
     """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
     (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit."""
 
+    losses: ClassVar[dict[str, str]] = {}
+    """The task losses that are its own, by target; the others are the plain ones."""
+
     def __init__(self, config: EncoderConfig, *, images: int, classes: int):
         super().__init__()
         self.vilt = ViltEncoder(config)
         width = config.hidden_size
         self.classifier = classifier(width * images, width * 2, classes, width=width)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> FusionModel:
+        return cls(spec.encoder, images=spec.images, classes=spec.classes)
 
     @property
     def layers(self) -> int:

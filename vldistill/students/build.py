@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
+from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import Checkpoint, ModelSpec, fit_encoder, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.fusion import FusionModel
+from vldistill.models.heads import initial_std
 from vldistill.models.vilt import EncoderConfig
 from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.inputs import SEES_REGIONS
+from vldistill.students.region_texts import PERSONS
+from vldistill.students.uniter import TYPES, Uniter
+from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-STUDENTS: dict[str, type[FusionModel] | type[DualEncoder]] = {"vilt": FusionModel, "dual_encoder": DualEncoder}
+Student = FusionModel | DualEncoder | Uniter | VlBert
+STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert}
 
 # The parts of each student that are a ViLT encoder or a half of one.
 _TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
+_HEAD = "classifier."
+# The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
+_TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
 
-Student = FusionModel | DualEncoder
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a student shall be. images: per record. image_size: shorter side in pixels. regions: the store of one that sees
+    them."""
+
+    kind: str
+    task: str
+    images: int
+    labels: list[str]
+    image_size: int
+    max_length: int
+    dropout: float
+    regions: str | None = None
 
 
 def new_student(spec: ModelSpec) -> Student:
     """A student with fresh weights."""
-    return STUDENTS[spec.kind](spec.encoder, images=spec.images, classes=spec.classes)
+    return STUDENTS[spec.kind].from_spec(spec)
 
 
 def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
@@ -36,41 +60,76 @@ def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
     return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
 
 
-def init_student(
-    source: str, *, kind: str, task: str, images: int, labels: list[str], image_size: int, max_length: int, dropout: float,
-    keep_head: bool,
-) -> tuple[Student, ModelSpec, WordTokenizer]:
+def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Student, ModelSpec, WordTokenizer]:
     """A student that starts from `source`: every tower from a fusion encoder, or everything from a student of its own kind.
 
     The head is fresh, unless `keep_head` and the labels are the same. Raises InputError where something does not fit.
     """
     checkpoint = read_checkpoint(source)
     where, found = str(checkpoint.folder), checkpoint.spec
-    if found.kind != kind and found.kind != "vilt":
-        raise InputError(f"is a {found.kind} model, from which a {kind} student cannot start", where=where,
-                         hint="name a fusion model")
-    if max_length > found.encoder.max_position_embeddings:
-        raise InputError(f"has {found.encoder.max_position_embeddings} text positions, text.max_length is {max_length}",
+    if found.kind != wanted.kind and (found.kind != "vilt" or wanted.kind in SEES_REGIONS):
+        raise InputError(f"is a {found.kind} model, from which a {wanted.kind} student cannot start", where=where,
+                         hint="name a fusion model" if wanted.kind not in SEES_REGIONS else
+                         f"name a {wanted.kind} model, as `vldistill convert {wanted.kind}` makes it")
+    if wanted.max_length > found.encoder.max_position_embeddings:
+        raise InputError(f"has {found.encoder.max_position_embeddings} text positions, text.max_length is {wanted.max_length}",
                          where=where, hint=f"set text.max_length={found.encoder.max_position_embeddings}")
-    rows = max(found.encoder.modality_type_vocab_size, images + 1)
-    encoder = replace(found.encoder, hidden_dropout_prob=dropout, modality_type_vocab_size=rows)
-    spec = ModelSpec(kind, encoder, task, images, labels, image_size, max_length)
-    model = new_student(spec)
-    if found.kind == kind:
-        _continue(model, checkpoint, labels, keep_head)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    encoder = replace(found.encoder, hidden_dropout_prob=wanted.dropout)
+    if isinstance(encoder, EncoderConfig):
+        encoder = replace(encoder, modality_type_vocab_size=max(found.encoder.modality_type_vocab_size, wanted.images + 1))
     else:
-        _from_fusion(model, kind, checkpoint)
-    return model, spec, load_tokenizer(checkpoint.folder)
+        encoder = _grown(encoder, wanted, tokenizer)
+    spec = replace(_spec(wanted, encoder), official=found.official)
+    model = new_student(spec)
+    if found.kind == wanted.kind:
+        _continue(model, checkpoint, wanted.labels, keep_head)
+    else:
+        _from_fusion(model, wanted.kind, checkpoint)
+    return model, spec, tokenizer
 
 
-def scratch_config(*, layers: int, width: int, heads: int, feedforward: int, patch: int, image_size: int, dropout: float,
-                   vocabulary: int, max_length: int, images: int) -> EncoderConfig:
-    """The encoder's sizes for a student from scratch."""
-    return EncoderConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=feedforward, hidden_dropout_prob=dropout, image_size=image_size, patch_size=patch,
-        max_position_embeddings=max_length, modality_type_vocab_size=images + 1,
-    )
+@dataclass(frozen=True)
+class Sizes:
+    """An encoder from scratch. image_size: pixels that the position table spans; region_size: features of a region."""
+
+    layers: int
+    width: int
+    heads: int
+    feedforward: int
+    patch: int
+    image_size: int
+    region_size: int
+
+
+def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> tuple[Student, ModelSpec, WordTokenizer]:
+    """A student with fresh weights for a tokenizer's vocabulary."""
+    common = {"vocab_size": len(tokenizer.vocabulary), "hidden_size": sizes.width, "num_hidden_layers": sizes.layers,
+              "num_attention_heads": sizes.heads, "intermediate_size": sizes.feedforward, "hidden_dropout_prob": wanted.dropout}
+    if wanted.kind in SEES_REGIONS:
+        # VL-BERT's regions and [END] take the two positions behind the text.
+        config = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, region_size=sizes.region_size,
+                                  max_position_embeddings=wanted.max_length + 2, type_vocab_size=REGION_SEGMENT + 1)
+        config = _grown(config, wanted, tokenizer)
+    else:
+        config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
+                               max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
+    spec = _spec(wanted, config)
+    return new_student(spec), spec, tokenizer
+
+
+def _spec(wanted: Wanted, encoder: EncoderConfig | RegionBertConfig) -> ModelSpec:
+    size = 0 if wanted.kind in SEES_REGIONS else wanted.image_size
+    return ModelSpec(wanted.kind, encoder, wanted.task, wanted.images, wanted.labels, size, wanted.max_length,
+                     regions=wanted.regions)
+
+
+def _grown(config: RegionBertConfig, wanted: Wanted, tokenizer: WordTokenizer) -> RegionBertConfig:
+    """UNITER on VCR: types for answers and rationales, and a word for each person."""
+    if wanted.kind != "uniter" or wanted.task != "vcr":
+        return config
+    return replace(config, type_vocab_size=max(config.type_vocab_size, TYPES),
+                   vocab_size=max(config.vocab_size, len(tokenizer.vocabulary) + PERSONS))
 
 
 def _from_fusion(model: nn.Module, kind: str, checkpoint: Checkpoint) -> None:
@@ -85,20 +144,39 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
     if keep_head and checkpoint.spec.labels != labels:
         raise InputError("has other labels than the data, so its head cannot be kept", where=where,
                          hint="set student.keep_head=false")
+    if checkpoint.spec.kind in SEES_REGIONS:
+        body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(_HEAD)}
+        kept = checkpoint.weights if keep_head else model.state_dict()
+        head = {name: value for name, value in kept.items() if name.startswith(_HEAD)}
+        load_strict(model, {**_grow_tables(body, model), **head}, where)
+        return
     towers = _TOWERS[checkpoint.spec.kind]
     if checkpoint.spec.kind == "vilt":
         encoders = {"vilt": fusion_encoder_weights(checkpoint)}
     else:
         encoders = {tower: _below(checkpoint.weights, f"{tower}.") for tower in towers}
-    places = (*(f"{tower}." for tower in towers), "fusion.", "classifier.")
+    places = (*(f"{tower}." for tower in towers), "fusion.", _HEAD)
     # Without a place here, but listed as unexpected by the strict loading below; a fusion encoder lists its own.
     weights = {n: v for n, v in checkpoint.weights.items() if checkpoint.spec.kind != "vilt" and not n.startswith(places)}
     for tower, values in encoders.items():
         weights |= fit_encoder(values, getattr(model, tower), prefix=f"{tower}.")
     if checkpoint.spec.kind == "dual_encoder":
         weights |= {f"fusion.{name}": value for name, value in _below(checkpoint.weights, "fusion.").items()}
-    head = _below(checkpoint.weights, "classifier.") if keep_head else model.classifier.state_dict()
-    load_strict(model, {**weights, **{f"classifier.{name}": value for name, value in head.items()}}, where)
+    head = _below(checkpoint.weights, _HEAD) if keep_head else model.classifier.state_dict()
+    load_strict(model, {**weights, **{f"{_HEAD}{name}": value for name, value in head.items()}}, where)
+
+
+def _grow_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """New rows of the type table are copies of the question's, those of the word table are drawn."""
+    own, grown = model.state_dict(), dict(weights)
+    for name in (_TYPES, _WORDS):
+        missing = len(own[name]) - len(weights[name]) if name in own and name in weights else 0
+        if missing > 0:
+            table = weights[name]
+            rows = table[:1].expand(missing, -1) if name == _TYPES else (
+                torch.randn(missing, table.shape[1], dtype=table.dtype) * initial_std(table.shape[1]))
+            grown[name] = torch.cat([table, rows])
+    return grown
 
 
 def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

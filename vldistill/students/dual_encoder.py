@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import classifier
 from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
@@ -17,6 +20,8 @@ from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_o
 class DualEncoder(nn.Module):
     """Two halves of a ViLT and a head. A record's images are fused with its text one by one and concatenated (NLVR2)."""
 
+    losses: ClassVar[dict[str, str]] = {}
+
     def __init__(self, config: EncoderConfig, *, images: int, classes: int):
         super().__init__()
         self.text_encoder = ViltEncoder(config, image=False)
@@ -24,6 +29,10 @@ class DualEncoder(nn.Module):
         width = config.hidden_size
         self.fusion = classifier(width * 2, width * 2, width, width=width)
         self.classifier = classifier(width * images, width * 2, classes, width=width)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> DualEncoder:
+        return cls(spec.encoder, images=spec.images, classes=spec.classes)
 
     @property
     def layers(self) -> int:

@@ -9,17 +9,18 @@ from pathlib import Path
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
 from vldistill.data.records import Record
-from vldistill.data.sequences import PlainLayout, sentences
+from vldistill.data.regions.store import RegionStore
+from vldistill.data.sequences import sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
-from vldistill.data.transforms import ImageTransform
-from vldistill.data.visual import PatchInput, VisualInput
+from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
 from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, Recipe
-from vldistill.students.build import Student, init_student, new_student, scratch_config
+from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
+from vldistill.students.inputs import text_layout, visual_input
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.advl import Matching, build_advl, matched_pairs
@@ -65,7 +66,7 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     visual = {augment: build_visual(recipe, data, [*train, *val], spec, augment=augment) for augment in (True, False)}
 
     def dataset(records: list[Record], *, augment: bool) -> RecordDataset:
-        return RecordDataset(records, PlainLayout(tokenizer, spec.max_length), visual[augment], pad_id=tokenizer.pad_id,
+        return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
                              vocabulary=data.vocabulary, seed=recipe.train.seed)
 
     parts = Parts(data, dataset(train, augment=True), dataset(val, augment=False), student, spec, tokenizer,
@@ -103,7 +104,7 @@ def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset
     if anchored:
         source, records = anchored
         visual = build_visual(recipe, source, records, parts.spec, augment=False)
-        layout = PlainLayout(parts.tokenizer, parts.spec.max_length)
+        layout = text_layout(parts.spec, parts.tokenizer)
         inputs = RecordDataset(records, layout, visual, pad_id=parts.tokenizer.pad_id)
         parts.anchor = AnchorInputs(caches.teachers(source, None), inputs)
 
@@ -136,37 +137,36 @@ def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record],
 
 
 def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec: ModelSpec, *, augment: bool) -> VisualInput:
-    """How the student sees images: ViLT's preprocessing, augmented as the recipe says."""
+    """How the student sees images, augmented as the recipe says."""
     image = recipe.image
-    kind = image.augment if augment else "none"
-    transform = ImageTransform(spec.image_size, spec.encoder.patch_size, kind, image.shift, image.noise)
     paths = (path for record in records for path in record.images)
-    return PatchInput(data.images, transform, paths, recipe.data.memory)
+    return visual_input(spec, data.images, paths=paths, augment=image.augment if augment else "none", shift=image.shift,
+                        noise=image.noise, memory=recipe.data.memory,
+                        most_regions=recipe.regions.most if recipe.regions else 100)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
     """The student of the recipe with its tokenizer, from `student.init` or from scratch."""
-    student, images = recipe.student, data.spec.images
-    common = {"image_size": recipe.image.size, "max_length": recipe.text.max_length}
+    student = recipe.student
+    store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
+    wanted = Wanted(student.kind, data.task, data.spec.images, data.labels, image_size=recipe.image.size,
+                    max_length=recipe.text.max_length, dropout=student.dropout,
+                    regions=str(Path(recipe.regions.path).resolve()) if store else None)
     if student.init is not None:
-        return init_student(student.init, kind=student.kind, task=data.task, images=images, labels=data.labels,
-                            dropout=student.dropout, keep_head=student.keep_head, **common)
+        return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
     texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
                     for sentence in sentences(record) for part in sentence})
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
-    sizes = student.sizes
-    config = scratch_config(layers=sizes.layers, width=sizes.width, heads=sizes.heads, feedforward=sizes.feedforward,
-                            patch=sizes.patch, image_size=sizes.image_size, dropout=student.dropout,
-                            vocabulary=len(tokenizer.vocabulary), max_length=recipe.text.max_length, images=images)
-    spec = ModelSpec(student.kind, config, data.task, images, data.labels, recipe.image.size, recipe.text.max_length)
-    return new_student(spec), spec, tokenizer
+    sizes = Sizes(**student.sizes.model_dump(), region_size=store.width if store else 0)
+    return new_from_scratch(wanted, sizes, tokenizer)
 
 
 def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact, student: Student) -> Objective:
-    """The objective's module, by kind."""
-    loss = f"answer_{chosen.answer_loss}" if data.spec.target == "answers" else data.spec.target
+    """The objective's module, by kind; the task loss is the student's own, VQA's the recipe's."""
+    target = data.spec.target
+    loss = f"answer_{chosen.answer_loss}" if target == "answers" else student.losses.get(target, target)
     if isinstance(chosen, DideObjective):
         return DiDE(loss=loss, depth=student.layers, **chosen.model_dump(exclude={"kind", "answer_loss"}))
     return HardLabels(loss)

@@ -19,7 +19,7 @@ from vldistill.data.batch import Batch
 from vldistill.data.loading import EpochBatches, Loader
 from vldistill.data.transforms import hash_key
 from vldistill.errors import VldistillError
-from vldistill.models.outputs import Capture, Output
+from vldistill.models.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.journal import Journal
 
@@ -33,17 +33,16 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.objective = student, objective
 
-    def forward(self, batch: Batch, taught: Any, **perturbed: Tensor | None) -> tuple[Terms, Output]:
-        """The loss terms and what the student said; `perturbed`: see `vldistill.training.adversarial`."""
+    def forward(self, batch: Batch, taught: Any) -> Terms:
+        """The loss terms, and nothing else: several processes wait for the gradient of whatever is returned."""
         arranged = self.objective.arrange(batch)
-        output = self.student(arranged, self.objective.student_capture, **perturbed)
-        return self.objective(output, taught, arranged), output
+        return self.objective(self.student(arranged, self.objective.student_capture), taught, arranged)
 
 
 def descend(learner: nn.Module, batch: Batch, taught: Any, accelerator: Accelerator) -> tuple[Terms, Tensor]:
     """One forward and one backward pass: the terms, and their sum."""
     with accelerator.autocast():
-        terms, _ = learner(batch, taught)
+        terms = learner(batch, taught)
     loss = torch.stack(list(terms.values())).sum()
     accelerator.backward(loss)
     return terms, loss

@@ -1,0 +1,50 @@
+"""What each student is given: how its text is laid out and how it sees images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from vldistill.data.images import Images
+from vldistill.data.loading import RecordDataset
+from vldistill.data.records import Record
+from vldistill.data.regions.store import RegionStore
+from vldistill.data.sequences import Layout, PlainLayout
+from vldistill.data.text import WordTokenizer
+from vldistill.data.transforms import ImageTransform
+from vldistill.data.visual import PatchInput, RegionInput, VisualInput
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import ModelSpec
+from vldistill.students.region_texts import UniterLayout, VlBertLayout
+
+LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout}
+SEES_REGIONS = {"uniter", "vlbert"}
+
+
+def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
+    """How the student reads text."""
+    return LAYOUTS[spec.kind](tokenizer, spec.max_length)
+
+
+def visual_input(
+    spec: ModelSpec, images: Images, *, paths: Iterable[str] = (), augment: str = "none", shift: int = 1, noise: float = 0.0,
+    memory: bool | None = None, most_regions: int = 100,
+) -> VisualInput:
+    """How the student sees images: as patches, augmented, or as the regions of its store. Raises InputError where there is no
+    store, or its features have another width than the student expects."""
+    if spec.kind not in SEES_REGIONS:
+        transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise)
+        return PatchInput(images, transform, paths, memory)
+    if spec.regions is None:
+        raise InputError(f"a {spec.kind} student needs region features",
+                         hint="set regions.path to what `vldistill prepare regions` made")
+    store = RegionStore(Path(spec.regions))
+    if store.width != spec.encoder.region_size:
+        raise InputError(f"has {store.width} features a region, the {spec.kind} student expects {spec.encoder.region_size}",
+                         where=spec.regions, hint="import the features that its checkpoint was trained with")
+    return RegionInput(store, most_regions)
+
+
+def plain_dataset(records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
+    """Records as a trained model reads them, without augmentation and without targets."""
+    return RecordDataset(records, text_layout(spec, tokenizer), visual_input(spec, images), pad_id=tokenizer.pad_id)

@@ -1,0 +1,125 @@
+"""UNITER (Chen et al., 2020), base and large, with its heads for VCR, SNLI-VE and VQA; VILLA has the same model.
+
+Parameter names are the official checkpoints' (`uniter.*`). Text and regions meet in one BERT; regions have no position but their
+box. On VCR each choice is judged by two classes of its own, wrong and right.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch, RegionBatch, TextBatch
+from vldistill.models.bert import BertEncoder, BertPooler, RegionBertConfig, encode
+from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.fusion import by_record
+from vldistill.models.heads import init_weights, initial_std
+from vldistill.models.outputs import NOTHING, Capture, Output
+
+REGION_TYPE = 1
+BOX = 7
+"""x1, y1, x2, y2, width, height, area, all as shares of the image's."""
+TYPES = 4
+"""Question, region, answer, rationale."""
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type, norm, dropout."""
+
+    def __init__(self, config: RegionBertConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, text: TextBatch, delta: Tensor | None) -> Tensor:
+        words = self.word_embeddings(text.ids)
+        if delta is not None:
+            words = words + delta
+        states = words + self.position_embeddings.weight[: words.shape[1]] + self.token_type_embeddings(text.segments)
+        return self.dropout(self.LayerNorm(states))
+
+
+class RegionEmbeddings(nn.Module):
+    """Feature and box, each mapped and normed, + type, norm, dropout."""
+
+    def __init__(self, config: RegionBertConfig):
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.img_linear = nn.Linear(config.region_size, width)
+        self.img_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.pos_layer_norm = nn.LayerNorm(width, eps=eps)
+        self.pos_linear = nn.Linear(BOX, width)
+        # Of use in pre-training only, but the checkpoints have it.
+        self.mask_embedding = nn.Embedding(2, config.region_size, padding_idx=0)
+        self.LayerNorm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, regions: RegionBatch, kind: Tensor, delta: Tensor | None) -> Tensor:
+        features = regions.features if delta is None else regions.features + delta
+        image = self.img_layer_norm(self.img_linear(features))
+        return self.dropout(self.LayerNorm(image + self.pos_layer_norm(self.pos_linear(box_features(regions.boxes))) + kind))
+
+
+def box_features(boxes: Tensor) -> Tensor:
+    """[..., 4] x1, y1, x2, y2 to UNITER's [..., 7]."""
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    return torch.cat([boxes, torch.stack([width, height, width * height], dim=-1)], dim=-1)
+
+
+class UniterModel(nn.Module):
+    """Embeddings, encoder and pooler."""
+
+    def __init__(self, config: RegionBertConfig):
+        super().__init__()
+        self.embeddings, self.img_embeddings = TextEmbeddings(config), RegionEmbeddings(config)
+        self.encoder, self.pooler = BertEncoder(config), BertPooler(config.hidden_size)
+
+
+class Uniter(nn.Module):
+    """UNITER with a head for a task of one image: `classes` outputs, or two for each choice."""
+
+    losses: ClassVar[dict[str, str]] = {"label": "label_bce", "choice": "choice_pairs"}
+
+    def __init__(self, config: RegionBertConfig, *, classes: int, target: str):
+        super().__init__()
+        self.config, self.target = config, target
+        self.uniter = UniterModel(config)
+        width = config.hidden_size
+        middle = nn.ReLU() if target == "choice" else nn.GELU()
+        outputs = 2 if target == "choice" else classes
+        self.classifier = nn.Sequential(nn.Linear(width, 2 * width), middle, nn.LayerNorm(2 * width, eps=config.layer_norm_eps),
+                                        nn.Linear(2 * width, outputs))
+        init_weights(self, initial_std(width))
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> Uniter:
+        return cls(spec.encoder, classes=spec.classes, target=spec.target)
+
+    @property
+    def layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def width(self) -> int:
+        return self.config.hidden_size
+
+    def forward(
+        self, batch: Batch, capture: Capture = NOTHING, *, text_delta: Tensor | None = None, image_delta: Tensor | None = None
+    ) -> Output:
+        """Logits [B, C], of VCR's choices those of "right", and one view. text_delta: [S, T, D], added to word embeddings;
+        image_delta: [S, R, F], added to region features (VILLA)."""
+        regions, model = batch.image_for_each_text(0), self.uniter
+        kind = model.embeddings.token_type_embeddings.weight[REGION_TYPE]
+        states = torch.cat([model.embeddings(batch.text, text_delta), model.img_embeddings(regions, kind, image_delta)], dim=1)
+        encoded = encode(model.encoder, states, [batch.text.mask, regions.mask], visual=regions.mask, capture=capture)
+        logits = self.classifier(torch.tanh(model.pooler.dense(encoded.first)))
+        if self.target != "choice":
+            return Output(by_record(logits, batch), [encoded.view])
+        pairs = logits.view(len(batch), -1, 2)
+        return Output(pairs[..., 1], [encoded.view], pairs)
