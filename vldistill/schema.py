@@ -240,6 +240,23 @@ class Optim(Section):
     clip: Annotated[float, Field(gt=0)] | None = None
 
 
+class Adversarial(Section):
+    """VILLA's adversarial training of a UNITER student. steps: perturbed passes a batch. lr: length of a perturbation's step. kl:
+    weight of the divergence from the clean prediction. text, image: what is perturbed: word embeddings, region features."""
+
+    steps: Positive = 3
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    kl: NonNegative = 1.5
+    text: bool = True
+    image: bool = False
+
+    @model_validator(mode="after")
+    def _something(self) -> Adversarial:
+        if not (self.text or self.image):
+            raise ValueError("nothing to perturb: text and image are both off")
+        return self
+
+
 class BatchSize(Section):
     """pairs per device and forward pass; `accumulate` of them make one optimiser step."""
 
@@ -296,6 +313,7 @@ class Recipe(Section):
     teachers: Teachers = Teachers()
     objective: Objective = LabelsObjective(kind="labels")
     optim: Optim = Optim()
+    adversarial: Adversarial | None = None
     train: Train
     cache: Cache = Cache()
     pretrain: Pretrain | None = None
@@ -304,6 +322,8 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.student.kind in ("uniter", "vlbert") and self.regions is None:
             raise ValueError(f"a {self.student.kind} student needs `regions`")
+        if self.adversarial is not None and self.student.kind != "uniter":
+            raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":

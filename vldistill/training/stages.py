@@ -27,12 +27,13 @@ from vldistill.runtime import (
     seed_everything,
 )
 from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Teachers
+from vldistill.training.adversarial import Adversarial
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.build import Parts, build_parts
 from vldistill.training.caches import Say
 from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
-from vldistill.training.loop import Best, Learner, Plan, Teacher, fit
+from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
 from vldistill.training.matching import matching_metrics
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups, warmup_steps
 
@@ -251,10 +252,18 @@ def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | No
         return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
 
     best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, phase.plan, journal, validate=validate,
-               save=save)
+               save=save, passes=_passes(recipe, phase, parts))
     # A second set of gradient hooks on the same parameters would stay with them.
     accelerator.free_memory(learner, optimizer)
     return best
+
+
+def _passes(recipe: Recipe, phase: Phase, parts: Parts) -> Passes:
+    """Step 1 has no predictions of the task to keep in place, so it is trained without perturbation."""
+    chosen = recipe.adversarial
+    if chosen is None or phase.name == "matching":
+        return descend
+    return Adversarial(chosen.steps, chosen.lr, chosen.kl, chosen.text, chosen.image, parts.data.spec.target)
 
 
 def _gathered(answers, records, world):

@@ -1,0 +1,80 @@
+"""VILLA's adversarial training (Gan et al., 2020, Algorithm 1) of a student over regions: one clean pass, then K perturbed ones.
+
+Perturbations of word embeddings and of region features start at zero and climb the loss between the passes, each by a step of
+fixed length along its gradient. What is descended on is the mean of the passes' losses, each with the divergence from the clean
+prediction; the objective's other terms, ADVL's too, belong to every pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from vldistill.data.batch import Batch
+from vldistill.objectives.base import Terms
+from vldistill.objectives.smoothness import prediction_divergence
+
+_SMALLEST_NORM = 1e-8
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """The passes of a batch, as `vldistill.training.loop.fit` calls them. steps: K. lr: length of a step. divergence: its weight.
+    text, image: what is perturbed. target: the task's, see `TaskSpec`."""
+
+    steps: int
+    lr: float
+    divergence: float
+    text: bool
+    image: bool
+    target: str
+
+    def __call__(self, learner: nn.Module, batch: Batch, taught: object, accelerator: Accelerator) -> tuple[Terms, Tensor]:
+        inner = accelerator.unwrap_model(learner)
+        student, objective = inner.student, inner.objective
+        arranged = objective.arrange(batch)
+        deltas = self._zeros(student, arranged)
+        sums: dict[str, Tensor] = {}
+        # Each pass goes backward by itself, so the processes exchange their gradients once, at the end.
+        with accelerator.no_sync(learner):
+            with accelerator.autocast():
+                clean = student(arranged, objective.student_capture)
+            for step in range(self.steps):
+                with accelerator.autocast():
+                    output = student(arranged, objective.student_capture, **deltas)
+                    terms = objective(output, taught, arranged)
+                    terms["adversarial"] = self.divergence * prediction_divergence(clean, output, self.target)
+                terms = {name: value / self.steps for name, value in terms.items()}
+                last = step == self.steps - 1
+                accelerator.backward(torch.stack(list(terms.values())).sum(), retain_graph=not last)
+                for name, value in terms.items():
+                    sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+                if not last:
+                    deltas = {name: self._climbed(delta) for name, delta in deltas.items()}
+        if accelerator.sync_gradients:
+            _exchange(inner, accelerator)
+        return sums, torch.stack(list(sums.values())).sum()
+
+    def _zeros(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        shapes = {"text_delta": (*batch.text.ids.shape, student.width)} if self.text else {}
+        if self.image:
+            regions = batch.images[0].features
+            shapes["image_delta"] = (len(batch.text.ids), *regions.shape[1:])
+        return {name: torch.zeros(shape, device=batch.text.ids.device, requires_grad=True) for name, shape in shapes.items()}
+
+    def _climbed(self, delta: Tensor) -> Tensor:
+        """One step along the gradient, divided by its norm over a whole sample."""
+        gradient = delta.grad.float()
+        norms = gradient.flatten(1).norm(dim=1).clamp(min=_SMALLEST_NORM).view(-1, 1, 1)
+        return (delta.detach() + self.lr * gradient / norms).requires_grad_()
+
+
+def _exchange(module: nn.Module, accelerator: Accelerator) -> None:
+    """The mean over all processes of what gradients have gathered."""
+    if accelerator.num_processes > 1:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(accelerator.reduce(parameter.grad, reduction="mean"))
