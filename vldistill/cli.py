@@ -175,6 +175,20 @@ def bench(
                   rows=_split(rows), threads=threads, out=out, dry_run=dry_run)
 
 
+@app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")
+def convert(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="uniter (VILLA too), vlbert or slip.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    vocab: Annotated[Path | None, typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (not for slip).")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn an official checkpoint into a model folder."""
+    from vldistill.commands.convert import convert_command
+
+    convert_command(kind, file, out, vocab=vocab, overwrite=overwrite)
+
+
 @app.command(epilog="Example: vldistill doctor")
 def doctor() -> None:
     """Say what works on this machine."""

@@ -18,7 +18,7 @@ from vldistill.data.records import read_jsonl
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import STAGE, RegionWriter
+from vldistill.data.regions.store import DETECTOR, STAGE, RegionWriter
 from vldistill.data.writing import REGIONS_FILE
 from vldistill.errors import InputError, Problems
 
@@ -30,7 +30,6 @@ FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
     "oscar": importers.read_oscar,
     "vl-bert": importers.read_vlbert,
 }
-DETECTOR = "detector"
 GRID = 6
 
 

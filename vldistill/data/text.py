@@ -54,7 +54,8 @@ class WordTokenizer:
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         write_text(folder / "vocab.txt", "\n".join(ordered) + "\n")
         names = {f"{key}_token": f"[{key.upper()}]" for key in ("pad", "unk", "cls", "sep", "mask")}
-        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True, **names})
+        lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", True))
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names})
 
 
 def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer:
@@ -87,18 +88,22 @@ def load_tokenizer(folder: Path) -> WordTokenizer:
         tokenizer.no_padding()
         return WordTokenizer(tokenizer)
     if vocabulary.exists():
-        return WordTokenizer(_from_vocabulary(vocabulary, folder / "tokenizer_config.json"))
+        return read_vocabulary(vocabulary, lowercase=_lowercases(folder / "tokenizer_config.json"))
     raise InputError("no tokenizer.json and no vocab.txt", where=str(folder), hint="give a folder saved with its tokenizer")
 
 
-def _from_vocabulary(vocabulary: Path, config: Path) -> Tokenizer:
-    """A published vocab.txt with its tokenizer_config.json, if there is one."""
-    lowercase = True
-    if config.exists():
-        settings = read_json(config)
-        if not isinstance(settings, dict):
-            raise InputError("is not a tokenizer's configuration", where=str(config), hint="fetch it again")
-        lowercase = bool(settings.get("do_lower_case", True))
+def _lowercases(config: Path) -> bool:
+    """What a published tokenizer_config.json says, if there is one."""
+    if not config.exists():
+        return True
+    settings = read_json(config)
+    if not isinstance(settings, dict):
+        raise InputError("is not a tokenizer's configuration", where=str(config), hint="fetch it again")
+    return bool(settings.get("do_lower_case", True))
+
+
+def read_vocabulary(vocabulary: Path, *, lowercase: bool) -> WordTokenizer:
+    """A published BERT's vocab.txt. Raises InputError where it lacks a special token."""
     tokens = read_text(vocabulary).splitlines()
     missing = [name for name in SPECIALS if name not in tokens]
     if missing:
@@ -107,7 +112,7 @@ def _from_vocabulary(vocabulary: Path, config: Path) -> Tokenizer:
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
     tokenizer.add_special_tokens(list(SPECIALS))
     tokenizer.post_processor = _template(tokenizer)
-    return tokenizer
+    return WordTokenizer(tokenizer)
 
 
 def _untrained(vocabulary: dict[str, int] | None = None) -> Tokenizer:

@@ -103,11 +103,21 @@ class Checkpoint:
 def save_model(folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: WordTokenizer) -> None:
     """Writes a model folder; each file is renamed into place whole, the weights last."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", spec.to_config())
+    write_spec(folder, spec)
     tokenizer.save(folder)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_weights(folder, model.state_dict())
+
+
+def write_spec(folder: Path, spec: ModelSpec) -> None:
+    """Writes config.json."""
+    write_json(folder / "config.json", spec.to_config())
+
+
+def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
+    """Writes model.safetensors whole."""
     temporary = folder / ".model.safetensors.tmp"
-    save_file(weights, temporary, metadata={"format": "pt"})
+    held = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    save_file(held, temporary, metadata={"format": "pt"})
     temporary.replace(folder / "model.safetensors")
 
 

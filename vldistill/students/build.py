@@ -26,7 +26,11 @@ STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualE
 # The parts of each student that are a ViLT encoder or a half of one.
 _TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
 _HEAD = "classifier."
+# Of a converted checkpoint: what fresh heads start from.
+PRETRAINING = "pretraining."
+RELATIONSHIP, TRANSFORM = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform."
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
+_SEGMENTS = "vlbert.token_type_embeddings.weight"
 _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
 
 
@@ -145,8 +149,8 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
         raise InputError("has other labels than the data, so its head cannot be kept", where=where,
                          hint="set student.keep_head=false")
     if checkpoint.spec.kind in SEES_REGIONS:
-        body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(_HEAD)}
-        kept = checkpoint.weights if keep_head else model.state_dict()
+        body = {name: value for name, value in checkpoint.weights.items() if not name.startswith((_HEAD, PRETRAINING))}
+        kept = checkpoint.weights if keep_head else {**model.state_dict(), **_pretrained_head(checkpoint.weights, model)}
         head = {name: value for name, value in kept.items() if name.startswith(_HEAD)}
         load_strict(model, {**_grow_tables(body, model), **head}, where)
         return
@@ -166,6 +170,18 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
     load_strict(model, {**weights, **{f"{_HEAD}{name}": value for name, value in head.items()}}, where)
 
 
+def _pretrained_head(weights: dict[str, Tensor], model: Student) -> dict[str, Tensor]:
+    """What a head of VL-BERT takes over from pre-training: on VCR the direction from "does not belong to the image" to "does", on
+    VQA the transform before the vocabulary."""
+    target = getattr(model, "target", None)
+    if target == "choice" and f"{RELATIONSHIP}weight" in weights:
+        rows = {kind: weights[f"{RELATIONSHIP}{kind}"] for kind in ("weight", "bias")}
+        return {f"{_HEAD}1.{kind}": values[1:] - values[:1] for kind, values in rows.items()}
+    if target == "answers":
+        return {f"{_HEAD}0.{name}": value for name, value in _below(weights, TRANSFORM).items()}
+    return {}
+
+
 def _grow_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """New rows of the type table are copies of the question's, those of the word table are drawn."""
     own, grown = model.state_dict(), dict(weights)
@@ -176,6 +192,11 @@ def _grow_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
             rows = table[:1].expand(missing, -1) if name == _TYPES else (
                 torch.randn(missing, table.shape[1], dtype=table.dtype) * initial_std(table.shape[1]))
             grown[name] = torch.cat([table, rows])
+    if isinstance(model, VlBert) and model.target == "choice":
+        # VL-BERT's second segment was its caption's own; on VCR an answer starts as a question does.
+        table = weights[_SEGMENTS].clone()
+        table[1] = table[0]
+        grown[_SEGMENTS] = table
     return grown
 
 

@@ -13,8 +13,9 @@ from accelerate import Accelerator
 
 from vldistill.artifacts import file_digest, fingerprint, new_manifest, refuse_existing, write_manifest, write_text
 from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
+from vldistill.data.regions.store import DETECTOR, RegionStore
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import resolve_model, save_model
+from vldistill.models.checkpoint import ModelSpec, resolve_model, save_model
 from vldistill.objectives.base import Objective
 from vldistill.recipe import dump_recipe, recipe_hash, variant_name
 from vldistill.runtime import (
@@ -130,9 +131,19 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         "validation": f"every {task.plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
         "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
     }
+    if parts.spec.regions:
+        rows["regions"] = _describe_regions(parts.spec)
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _describe_regions(spec: ModelSpec) -> str:
+    store = RegionStore(Path(spec.regions))
+    told = f"{spec.regions}: {len(store):,} images, {store.features} features"
+    if spec.official and store.features != DETECTOR:
+        told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
+    return told
 
 
 def _describe_objective(recipe: Recipe) -> str:

@@ -1,0 +1,33 @@
+"""`vldistill convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vldistill.commands.output import console, last_line
+from vldistill.errors import InputError
+
+KINDS = ("uniter", "vlbert", "slip")
+
+
+def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, overwrite: bool) -> None:
+    """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
+    if kind not in KINDS:
+        raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(KINDS)}")
+    if (vocab is None) != (kind == "slip"):
+        if vocab is not None:
+            raise InputError("--vocab means nothing for slip", hint="leave it out")
+        raise InputError("--vocab is missing", hint="give the vocab.txt of its BERT: cased for uniter, uncased for vlbert")
+    if kind == "slip":
+        from vldistill.teachers import slip
+
+        sizes = slip.convert(source, out, overwrite=overwrite)
+        told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
+    else:
+        from vldistill.students.official import convert
+
+        spec = convert(kind, source, vocab, out, overwrite=overwrite)
+        told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
+    console.print(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in told.items())}", highlight=False, markup=False,
+                  soft_wrap=True)
+    last_line({"model": str(out), "kind": kind, **told})

@@ -1,0 +1,140 @@
+"""Official checkpoints of UNITER, VILLA and VL-BERT, converted to model folders. Every key has a place or is named here."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vldistill.artifacts import building
+from vldistill.data.text import read_vocabulary
+from vldistill.errors import InputError
+from vldistill.models.bert import RegionBertConfig
+from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
+from vldistill.students.build import PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
+from vldistill.students.region_texts import PERSONS
+from vldistill.students.vlbert import FREQUENCIES
+
+HEAD_WIDTH = 64
+"""Of an attention head, in base and large alike."""
+_BOX_CODE = 4 * 2 * FREQUENCIES
+# Old names of a norm's weight and bias.
+_OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an official checkpoint keeps things. renamed: pattern to replacement, applied in order. left_out: patterns of keys
+    that a fine-tuned student has no use for. lowercase: of its BERT's vocabulary. The rest are keys of tables that give sizes."""
+
+    kind: str
+    renamed: tuple[tuple[str, str], ...]
+    left_out: tuple[str, ...]
+    lowercase: bool
+    words: str
+    positions: str
+    types: str
+    encoder: str
+    region_key: str
+
+
+LAYOUTS = {
+    "uniter": Layout(
+        "uniter", ((r"^module\.", ""), (r"^bert\.", "uniter.")),
+        (r"^cls\.", r"^feat_regress\.", r"^region_classifier\.", r"^itm_output\.", r"^(?:vcr|vqa|ve|nlvr2)_output\.",
+         r"\.position_ids$"), False,
+        "uniter.embeddings.word_embeddings.weight", "uniter.embeddings.position_embeddings.weight",
+        "uniter.embeddings.token_type_embeddings.weight", "uniter.encoder.layer.", "uniter.img_embeddings.img_linear.weight"),
+    "vlbert": Layout(
+        "vlbert", ((r"^module\.", ""), (r"^vlbert\._module\.", "vlbert."),
+                   (r"^vlbert\.mlm_head\.predictions\.transform\.", TRANSFORM),
+                   (r"^vlbert\.relationsip_head\.caption_image_relationship\.", RELATIONSHIP)),
+        (r"^vlbert\.(?:mlm_head|mvrc_head)\.", r"^object_mask_(?:word|visual)_embedding\.", r"^aux_text_visual_embedding\.",
+         r"^image_feature_extractor\.(?:backbone|roi_head_feature_extractor|head|mask_upsample|regularizing_predictor)\.",
+         r"^(?:final_mlp|cnn_loss_reg)\."), True,
+        "vlbert.word_embeddings.weight", "vlbert.position_embeddings.weight", "vlbert.token_type_embeddings.weight",
+        "vlbert.encoder.layer.", "image_feature_extractor.obj_downsample.1.weight"),
+}
+
+
+def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
+    """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. kind: a key of LAYOUTS. Raises
+    InputError where the file cannot be read safely, a key has no place or is missing, or the vocabulary is another one."""
+    layout = LAYOUTS[kind]
+    weights = _renamed(read_official(source), layout)
+    config = _sizes(weights, layout, source)
+    tokenizer = read_vocabulary(vocabulary, lowercase=layout.lowercase)
+    known = len(tokenizer.vocabulary)
+    if config.vocab_size not in (known, known + PERSONS):
+        raise InputError(f"has {known:,} tokens, the checkpoint has {config.vocab_size:,}", where=str(vocabulary),
+                         hint=f"give the vocab.txt of its BERT ({'uncased' if layout.lowercase else 'cased'})")
+    spec = ModelSpec(kind, config, "", 1, [], 0, config.max_position_embeddings - 2, official=True)
+    student = new_student(replace(spec, labels=["any"]))
+    head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
+    body = {name: value for name, value in weights.items() if not name.startswith(PRETRAINING)}
+    load_strict(student, {**body, **head}, str(source))
+    with building(out, overwrite=overwrite) as folder:
+        tokenizer.save(folder)
+        write_spec(folder, spec)
+        save_weights(folder, {name: value.float() for name, value in weights.items()})
+    return spec
+
+
+def read_official(source: Path) -> dict[str, Tensor]:
+    """The state dict of an official file, wherever in it that is. Nothing is unpickled but tensors, plain containers, a trainer's
+    arguments and NumPy's numbers."""
+    if not source.is_file():
+        raise InputError("no such file", where=str(source), hint="fetch the official checkpoint")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers()]):
+            found = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken or forbidden pickle makes of the reader
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"holds {refused[1]}, which is not read" if refused else "is broken or no checkpoint"
+        raise InputError(reason, where=str(source), hint="an official checkpoint is expected") from None
+    for key in ("model_state", "state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise InputError("holds no table of tensors", where=str(source), hint="an official checkpoint is expected")
+    return found
+
+
+def _numpy_numbers() -> list:
+    import numpy as np
+
+    kinds = [np.dtype, *{type(np.dtype(kind)) for kind in ("float32", "float64", "int64", "int32", "bool")}]
+    scalar = getattr(np, "_core", None) or np.core
+    # NumPy has moved it, and files name it by where it was.
+    return [*kinds, *((scalar.multiarray.scalar, f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
+
+
+def _renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    found = {}
+    for name, value in weights.items():
+        for old, new in _OLD_NAMES:
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        for pattern, replacement in layout.renamed:
+            name = re.sub(pattern, replacement, name)
+        if not any(re.search(pattern, name) for pattern in layout.left_out):
+            found[name] = value
+    return found
+
+
+def _sizes(weights: dict[str, Tensor], layout: Layout, source: Path) -> RegionBertConfig:
+    try:
+        words, width = weights[layout.words].shape
+        depth = {name.removeprefix(layout.encoder).split(".")[0] for name in weights if name.startswith(layout.encoder)}
+        region = weights[layout.region_key].shape[1] - (_BOX_CODE if layout.kind == "vlbert" else 0)
+        return RegionBertConfig(
+            vocab_size=words, hidden_size=width, num_hidden_layers=len(depth), num_attention_heads=max(width // HEAD_WIDTH, 1),
+            intermediate_size=len(weights[f"{layout.encoder}0.intermediate.dense.bias"]),
+            max_position_embeddings=len(weights[layout.positions]), type_vocab_size=len(weights[layout.types]),
+            region_size=region)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"is no {layout.kind} checkpoint: it lacks {error}", where=str(source),
+                         hint="name the pre-trained model's own file") from None
