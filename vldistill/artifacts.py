@@ -126,11 +126,11 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, manifest)
 
 
-def read_manifest(folder: Path, stage: str, *, make_it: str) -> dict[str, Any]:
+def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = False) -> dict[str, Any]:
     """Reads an artifact's manifest.
 
     Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), or is not
-    complete; `make_it` is the command that would make it.
+    complete (unless `partial`: of use as far as it goes); `make_it` is the command that would make it.
     """
     path = folder / MANIFEST
     if not folder.exists():
@@ -148,7 +148,7 @@ def read_manifest(folder: Path, stage: str, *, make_it: str) -> dict[str, Any]:
     if manifest.get("schema") != SCHEMA_VERSION:
         raise InputError(f"has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}", where=str(path),
                          hint=f"make the artifact again with: {make_it}")
-    if not manifest.get("complete"):
+    if not partial and not manifest.get("complete"):
         raise InputError("is not complete: the command that made it was interrupted or failed", where=str(folder),
                          hint=f"make it again with: {make_it}")
     return manifest

@@ -1,0 +1,39 @@
+"""A writer as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vldistill
+
+PROGRAM = Path(__file__).with_name("cache_worlds.py")
+
+
+@pytest.fixture
+def start():
+    """A function: starts `cache_worlds.py` with these arguments; what still runs at the end of the test is killed."""
+    running = []
+
+    def begin(root: Path, *arguments: object, **environment: str) -> subprocess.Popen:
+        paths = str(Path(vldistill.__file__).parents[1])
+        words = [sys.executable, str(PROGRAM), str(root), *map(str, arguments)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, "PYTHONPATH": paths, **environment})
+        running.append(process)
+        return process
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A cache folder's parent that does not exist yet."""
+    return tmp_path / "artifacts" / "cache"

@@ -1,0 +1,90 @@
+"""Columns, keys, parts, and HDF5 files that are laid out without being written."""
+
+from __future__ import annotations
+
+import io
+
+import h5py
+import numpy as np
+import pytest
+from cache_worlds import COLUMNS, make_keys
+
+from vldistill.errors import InputError
+from vldistill.teachers.cache.container import lay_out
+from vldistill.teachers.cache.index import KeyIndex, first_places
+from vldistill.teachers.cache.layout import Column, as_keys, checked_columns, datasets, owners
+from vldistill.teachers.cache.shard import shard_bytes
+
+
+@pytest.mark.parametrize("arguments", [
+    ("keys", "float16"), ("", "float16"), ("A", "float16"), ("a.starts", "float16"), ("a/b", "float16"), (3, "float16"),
+    ("a", "object"), ("a", "bfloat16"), ("a", "complex64"), ("a", "<f2"), ("a", "float16", (0,)), ("a", "float16", (2.0,)),
+    ("a", "float16", (True,)), ("a", "float16", (4,), 1),
+])
+def test_a_column_that_cannot_be_stored_is_refused(arguments):
+    with pytest.raises(InputError):
+        Column(*arguments)
+
+
+def test_columns_have_different_names_and_there_is_one():
+    for columns in ([], [Column("a", "int8"), Column("a", "int16")]):
+        with pytest.raises(InputError, match="columns of different names"):
+            checked_columns(columns)
+
+
+def test_columns_come_back_from_json():
+    assert [Column.from_json(column.json()) for column in COLUMNS] == list(COLUMNS)
+
+
+def test_keys_are_taken_in_three_forms():
+    plain = [bytes(range(20)), b"\0" * 20, b"a" + b"\0" * 19]
+    expected = np.array([list(key) for key in plain], np.uint8)
+    for keys in (plain, expected, np.array(plain, "S20")):
+        np.testing.assert_array_equal(as_keys(keys), expected)
+    assert as_keys([]).shape == (0, 20)
+    for wrong in ([b"short"], np.zeros((3, 19), np.uint8), np.zeros((3, 20), np.int64), np.array(["a" * 20])):
+        with pytest.raises(ValueError):
+            as_keys(wrong)
+
+
+def test_a_key_belongs_to_the_part_that_its_first_8_bytes_name():
+    keys = [(5).to_bytes(8, "big") + b"\xff" * 12,
+            (2**64 - 1).to_bytes(8, "big") + b"\0" * 12, (256).to_bytes(8, "big") + b"x" * 12]
+    assert owners(as_keys(keys), 7).tolist() == [5, (2**64 - 1) % 7, 256 % 7]
+    many = make_keys(1000)
+    assert owners(many, 3).tolist() == [int.from_bytes(key[:8].tobytes(), "big") % 3 for key in many]
+
+
+def test_keys_that_share_their_first_bytes_are_told_apart():
+    same = [b"abcdefgh" + bytes([number]) * 12 for number in range(9)]
+    keys = as_keys([*same[:7], b"z" * 20, *same[:2]])
+    index = KeyIndex(keys, np.array([2, 3, 5, 6, 7, 8]))
+    assert index.find(as_keys([*same, b"z" * 20, b"a" * 20, b"~" * 20])).tolist() == [8, -1, 2, 3, -1, 5, 6, -1, -1, 7, -1, -1]
+    assert first_places(keys).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert first_places(as_keys([])).tolist() == []
+    assert KeyIndex(keys, np.arange(0)).find(keys).tolist() == [-1] * 10
+
+
+def test_a_file_laid_out_in_memory_is_the_one_that_hdf5_reads():
+    shapes = datasets(COLUMNS, 100, {"scores": 250, "words": 0})
+    container = lay_out(shapes)
+    content = bytearray(container.size)
+    for offset, piece in container.pieces:
+        content[offset:offset + len(piece)] = piece
+    filled = {name: np.random.default_rng(1).integers(0, 100, shape).astype(kind) for name, (kind, shape) in shapes.items()}
+    for name, value in filled.items():
+        content[container.offsets[name]:container.offsets[name] + value.nbytes] = value.tobytes()
+    with h5py.File(io.BytesIO(bytes(content)), "r") as file:
+        assert set(file) == set(shapes)
+        for name, value in filled.items():
+            assert file[name].chunks is None and file[name].compression is None and file[name].dtype == shapes[name][0]
+            np.testing.assert_array_equal(file[name][...], value)
+    assert lay_out(shapes) == container
+    assert all(offset % 64 == 0 for offset in container.offsets.values())
+
+
+def test_hundreds_of_gigabytes_are_laid_out_without_being_touched():
+    size = shard_bytes([Column("tokens", "float16", (197, 768))], 1_000_000, {})
+    payload = 1_000_000 * (197 * 768 * 2 + 20)
+    assert payload < size < payload + 8192
+    assert shard_bytes(COLUMNS, 0, {}) == 0

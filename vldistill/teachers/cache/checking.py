@@ -1,0 +1,30 @@
+"""One block of rows against its checksum."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from vldistill.teachers.cache.damage import Damage, damaged
+from vldistill.teachers.cache.journal import Block
+from vldistill.teachers.cache.layout import shown
+from vldistill.teachers.cache.shard import Shard
+
+
+def mapped(shard: Shard) -> np.ndarray:
+    """The shard's file as bytes, mapped into memory. Raises InputError where it cannot be."""
+    try:
+        return np.memmap(shard.path, np.uint8, "r").view(np.ndarray)
+    except (OSError, ValueError) as error:
+        raise damaged(shard.path, f"cannot be mapped into memory: {error}") from None
+
+
+def block_damage(shard: Shard, raw: np.ndarray, place: int, block: Block, keys: np.ndarray) -> Damage | None:
+    """What is wrong with a block in the column at `place`, or None. raw: see `mapped`. keys: of the block's rows, to name
+    them."""
+    column = shard.columns[place]
+    offset, size = shard.span(column, block.first, block.end)
+    if zlib.crc32(raw[offset:offset + size]) == block.crcs[place]:
+        return None
+    return Damage(str(shard.path), f"column {column.name} is damaged", (block.first, block.end), shown(keys))

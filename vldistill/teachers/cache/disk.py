@@ -1,0 +1,67 @@
+"""System calls of the writers: whole writes, syncs, room on the disk; their errors say which file and how many bytes."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vldistill.errors import VldistillError
+
+_MEND = "free some space and run the same command again: finished rows are kept"
+
+
+@contextmanager
+def writing(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turns an error of the operating system (disk full, limit of file size, input/output) into one line that says what failed:
+    VldistillError naming the file and, where it is known, how many bytes were to be written."""
+    try:
+        yield
+    except OSError as error:
+        what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
+        raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=_MEND) from None
+
+
+def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
+    """Writes all of `data`; a disk that is nearly full takes a part first and fails at the rest."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def append(descriptor: int, data: bytes) -> None:
+    """The same at the end of a file that was opened for appending."""
+    while data:
+        data = data[os.write(descriptor, data):]
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's list of files durable: a file that was renamed into it stays after a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user may still write where `folder` (or the nearest of its parents that exists) lies."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    state = os.statvfs(place)
+    return state.f_bavail * state.f_frsize
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raises VldistillError where a file of `needed` bytes does not fit on the disk, or is larger than this process may
+    write."""
+    free = free_bytes(path.parent)
+    if needed > free:
+        raise VldistillError(f"needs {needed:,} bytes, {free:,} are free", where=str(path),
+                             hint="free some space, or set another cache folder")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise VldistillError(f"needs {needed:,} bytes in one file, {limit:,} are allowed", where=str(path),
+                             hint="raise the limit of file size: ulimit -f unlimited")

@@ -1,0 +1,63 @@
+"""How a writer enters a cache: its place among the other writers, the manifest, and what killed ones left behind.
+
+All of it happens under the lock of `manifest.changing`, one writer after another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vldistill.artifacts import MANIFEST
+from vldistill.errors import InputError
+from vldistill.teachers.cache.layout import Column
+from vldistill.teachers.cache.lock import FileLock, is_held
+from vldistill.teachers.cache.manifest import Fields, Manifest, load_manifest, shard_number
+
+_LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")
+_SHARD_FILE = re.compile(r"\.?(?P<shard>shard-\d+)\.(h5|json|h5\.tmp|json\.\d+\.tmp)\Z")
+
+
+def take_place(folder: Path, part: tuple[int, int]) -> FileLock:
+    """The lock of part (i, n). Raises InputError, with nothing changed, where a live writer has this part, or one of another n,
+    whose keys would overlap; what a dead one left is no obstacle."""
+    found = [match for path in folder.iterdir() if (match := _LOCK.match(path.name))]
+    strangers = {match["file"]: match for match in found if int(match["count"]) != part[1]}
+    for name, match in strangers.items():
+        if is_held(folder / name):
+            raise _refusal(FileLock(folder / name), f"part {match['part']} of {match['count']}, which overlaps", part)
+    for name in strangers:
+        (folder / name).unlink(missing_ok=True)
+    lock = FileLock(folder / f".writer-{part[0]}-of-{part[1]}.lock")
+    if not lock.take():
+        raise _refusal(lock, "the same", part)
+    return lock
+
+
+def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Column]) -> Manifest:
+    """The cache's manifest, a new one where there is none. Raises InputError where it has other columns."""
+    if not (folder / MANIFEST).exists():
+        Manifest.new(folder, name, fields, columns).save()
+    manifest = load_manifest(folder)
+    if manifest.columns != tuple(columns) or manifest.fields != dict(fields):
+        raise InputError(f"has columns {_shown(manifest.columns)}; asked for are {_shown(columns)}", where=str(folder),
+                         hint="give them another name or other fields")
+    return manifest
+
+
+def remove_leftovers(manifest: Manifest, part: tuple[int, int]) -> None:
+    """Removes the files of shards that the manifest never came to name, their writer having been killed: no row is in them."""
+    for path in manifest.folder.iterdir():
+        match = _SHARD_FILE.match(path.name)
+        if match and match["shard"] not in manifest.shards and shard_number(match["shard"]) % part[1] == part[0]:
+            path.unlink()
+
+
+def _refusal(lock: FileLock, what: str, part: tuple[int, int]) -> InputError:
+    return InputError(f"part {part[0]} of {part[1]} cannot be written: {lock.holder()} is writing {what}",
+                      where=str(lock.path.parent), hint="wait for it, or end it")
+
+
+def _shown(columns: Sequence[Column]) -> str:
+    return ", ".join(f"{column.name} {column.dtype}{list(column.shape)}{' ragged' * column.ragged}" for column in columns)

@@ -1,0 +1,131 @@
+"""What a cache holds: rows found by 20-byte keys, each with the same columns.
+
+A key is a sha1 digest of what the row was computed from, never a position in a data set. A column has one value of a fixed
+shape for each row, or, when it is ragged, a length of its own for each row (the scores of all words of a text, say); a ragged
+column is stored flat, with the place at which each row starts. """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from vldistill.errors import InputError
+
+KEY_BYTES = 20
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_TYPES = {name: np.dtype(name).newbyteorder("<") for name in (
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
+
+Lengths = Mapping[str, np.ndarray]
+"""The ragged columns' lengths: for each, [N] elements that a row has."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. shape: of a row's value, or of one element of it where the column is ragged.
+
+    Raises InputError where the name, the type or the shape is none that a cache can have.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    ragged: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.match(self.name) or self.name == "keys":
+            raise InputError("is no name of a column", where=str(self.name), hint="small letters, digits and _; not `keys`")
+        if self.dtype not in _TYPES:
+            raise InputError(f"{self.dtype!r} is no type of a column", where=self.name, hint=f"one of {', '.join(_TYPES)}")
+        if not isinstance(self.ragged, bool) or not all(type(side) is int and side > 0 for side in self.shape):
+            raise InputError(f"{self.shape!r} is no shape of a column", where=self.name, hint="positive whole numbers")
+
+    @property
+    def numpy(self) -> np.dtype:
+        """The type on disk, little-endian."""
+        return _TYPES[self.dtype]
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a row's value, or of one element of it where the column is ragged."""
+        return self.numpy.itemsize * prod(self.shape)
+
+    def json(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "ragged": self.ragged}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Column:
+        """Raises KeyError, TypeError or InputError where `value` is none that `json` gave."""
+        return cls(value["name"], value["dtype"], tuple(value["shape"]), value["ragged"])
+
+
+def checked_columns(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns. Raises InputError where there are none or two have the same name."""
+    names = [column.name for column in columns]
+    if not names or len(set(names)) < len(names):
+        raise InputError("a cache needs columns of different names", where=", ".join(names) or "no columns")
+    return tuple(columns)
+
+
+def as_keys(keys: Any) -> np.ndarray:
+    """Keys as [N, 20] uint8, from such an array, an array of `S20`, or a sequence of 20 bytes each. Raises ValueError."""
+    if isinstance(keys, np.ndarray):
+        if keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES:
+            return np.ascontiguousarray(keys)
+        if keys.dtype == np.dtype(f"S{KEY_BYTES}") and keys.ndim == 1:
+            return np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
+        raise ValueError(f"keys are [N, {KEY_BYTES}] uint8 or [N] S{KEY_BYTES}, not {keys.shape} {keys.dtype}")
+    keys = list(keys)
+    if any(len(key) != KEY_BYTES for key in keys):
+        raise ValueError(f"a key has {KEY_BYTES} bytes")
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
+
+
+def prefixes(keys: np.ndarray) -> np.ndarray:
+    """[N] uint64: the first 8 bytes of [N, 20] keys as big-endian numbers, so that their order is that of the keys."""
+    return np.ascontiguousarray(keys[:, :8]).view(">u8").ravel().astype(np.uint64)
+
+
+def owners(keys: np.ndarray, count: int) -> np.ndarray:
+    """[N]: which of `count` writers each key belongs to. It depends on the key alone, so that the jobs of an array never
+    compute the same row, whenever they start and whatever the others have done."""
+    return (prefixes(keys) % np.uint64(count)).astype(np.int64)
+
+
+def shown(keys: np.ndarray, most: int = 3) -> str:
+    """The first keys as hex digits, for a message."""
+    return ", ".join(key.tobytes().hex() for key in keys[:most]) + (", ..." if len(keys) > most else "")
+
+
+def starts_name(column: str) -> str:
+    """The dataset of a ragged column's starts; no column can have such a name."""
+    return f"{column}.starts"
+
+
+def datasets(columns: Sequence[Column], rows: int, elements: Mapping[str, int]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Name -> type and shape of every dataset of a shard, in the file's order. elements: of each ragged column, in all rows."""
+    found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {"keys": (np.dtype(np.uint8), (rows, KEY_BYTES))}
+    for column in columns:
+        if column.ragged:
+            found[starts_name(column.name)] = (np.dtype("<i8"), (rows + 1,))
+    for column in columns:
+        found[column.name] = (column.numpy, (elements[column.name] if column.ragged else rows, *column.shape))
+    return found
+
+
+def checked_lengths(columns: Sequence[Column], lengths: Lengths | None, rows: int) -> dict[str, np.ndarray]:
+    """[N] int64 lengths for each ragged column. Raises ValueError where one is missing, superfluous or not of N rows."""
+    lengths = lengths or {}
+    ragged = {column.name for column in columns if column.ragged}
+    if set(lengths) != ragged:
+        raise ValueError(f"lengths are needed of the ragged columns {sorted(ragged)}, and given of {sorted(lengths)}")
+    checked = {name: np.asarray(value, dtype=np.int64) for name, value in lengths.items()}
+    for name, value in checked.items():
+        if value.shape != (rows,) or (rows and value.min() < 0):
+            raise ValueError(f"lengths of {name} are {rows} numbers from 0 on")
+    return checked

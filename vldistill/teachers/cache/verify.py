@@ -1,0 +1,79 @@
+"""All of a cache against its checksums: every fault in one pass, with the rows it concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from vldistill.errors import InputError
+from vldistill.teachers.cache.checking import block_damage, mapped
+from vldistill.teachers.cache.container import offsets_by_hdf5
+from vldistill.teachers.cache.damage import Damage, damaged
+from vldistill.teachers.cache.layout import KEY_BYTES
+from vldistill.teachers.cache.manifest import load_manifest
+from vldistill.teachers.cache.shard import Shard
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class Report:
+    """rows: that are there. bytes: of their values, checked. damages: empty where all is what was written."""
+
+    folder: Path
+    rows: int = 0
+    bytes: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+    def attempt(self, action: Callable[[], Value]) -> Value | None:
+        """The action's result; None, and a damage noted, where it refuses."""
+        try:
+            return action()
+        except InputError as error:
+            self.damages.append(Damage(error.where or str(self.folder), error.message))
+            return None
+
+
+def verify_cache(folder: Path) -> Report:
+    """Checks manifest, descriptions, journals, HDF5's structure, keys and every block of rows; raises nothing for what it
+    finds."""
+    report = Report(folder)
+    manifest = report.attempt(lambda: load_manifest(folder))
+    for name, entry in (manifest.shards.items() if manifest else ()):
+        shard = report.attempt(lambda name=name, entry=entry: Shard(folder, name, manifest.columns, entry))
+        if shard:
+            _verify_shard(report, shard)
+    return report
+
+
+def _verify_shard(report: Report, shard: Shard) -> None:
+    count = len(report.damages)
+    report.attempt(shard.check)
+    if len(report.damages) == count:
+        # HDF5 is shown only what was proved to be as written: it is not made for anything else.
+        report.attempt(lambda: _same_offsets(shard))
+    journal, keys = report.attempt(shard.journal), report.attempt(shard.keys)
+    raw, starts = report.attempt(lambda: mapped(shard)), report.attempt(shard.lengths)
+    if journal is None or raw is None or starts is None:
+        return
+    report.rows += journal.rows
+    keys = np.empty((0, KEY_BYTES), np.uint8) if keys is None else keys
+    for block in journal.blocks:
+        for place, column in enumerate(shard.columns):
+            report.bytes += shard.span(column, block.first, block.end)[1]
+            damage = block_damage(shard, raw, place, block, keys[block.first:block.end])
+            if damage:
+                report.damages.append(damage)
+
+
+def _same_offsets(shard: Shard) -> None:
+    try:
+        found = offsets_by_hdf5(str(shard.path))
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise damaged(shard.path, f"cannot be opened by HDF5: {error}") from None
+    if found != {name: extent.offset for name, extent in shard.extents.items()}:
+        raise damaged(shard.path, "has its datasets elsewhere than its description says")

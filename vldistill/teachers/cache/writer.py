@@ -1,0 +1,199 @@
+"""Writing a cache: one process, or the jobs of an array side by side, each computing its own part of the rows.
+
+    with CacheWriter(root, "swin", fields, columns) as writer:
+        pending = writer.pending(keys)
+        writer.reserve(pending)
+        for batch in batches_of(pending.indices):
+            writer.put(batch, {"pooled": compute(batch)})
+
+A writer may end at any moment, by an error, a signal or a full disk: what it has committed stays, and the next writer goes on
+there. """
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vldistill.errors import InputError, VldistillError
+from vldistill.teachers.cache.disk import check_room, writing
+from vldistill.teachers.cache.entry import open_manifest, remove_leftovers, take_place
+from vldistill.teachers.cache.index import first_places
+from vldistill.teachers.cache.layout import Column, Lengths, as_keys, checked_columns, checked_lengths
+from vldistill.teachers.cache.manifest import Fields, cache_folder, changing, load_manifest, shard_name
+from vldistill.teachers.cache.output import ShardOutput
+from vldistill.teachers.cache.planning import Pending, Plan, plan_rows, request_digest
+from vldistill.teachers.cache.shard import Shard, create_shard
+from vldistill.teachers.cache.snapshot import Snapshot
+
+# Rows are committed once so many bytes, or a batch that took so long, would be lost with them.
+COMMIT_BYTES = 8 << 20
+COMMIT_SECONDS = 1.0
+
+
+class CacheWriter:
+    """A context manager. shard: (i, n), the part of the keys that this writer computes (see `layout.owners`).
+
+    folder: of the cache, which is made if it is not there. Entering raises InputError where another process writes this part,
+    or writes by another n, or the cache there has other columns. Leaving without an exception declares the cache complete if
+    all that was asked for is there; leaving with one keeps what was put whole. """
+
+    def __init__(self, root: Path, name: str, fields: Fields, columns: Sequence[Column], shard: tuple[int, int] = (0, 1)):
+        """Raises InputError where an argument is none that a cache can have; nothing is written yet."""
+        self.part, self.columns = tuple(shard), checked_columns(columns)
+        if not 0 <= shard[0] < shard[1]:
+            raise InputError(f"is no part of {shard[1]}", where=f"shard {shard[0]}/{shard[1]}", hint="i/n with 0 <= i < n")
+        self.folder = cache_folder(root, name, fields)
+        self._name, self._fields = name, fields
+        self._asked: list[np.ndarray] = []
+        self._outputs: dict[str, ShardOutput] = {}
+        self._plan: Plan | None = None
+        self._shards: list[Shard] = []
+        self._done = np.zeros(0, bool)
+        self._since = 0.0
+
+    def __enter__(self) -> CacheWriter:
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with changing(self.folder):
+                self._lock = take_place(self.folder, self.part)
+                try:
+                    manifest = open_manifest(self.folder, self._name, self._fields, self.columns)
+                    remove_leftovers(manifest, self.part)
+                except BaseException:
+                    self._lock.release()
+                    raise
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            if kind is None:
+                self._commit()
+                self._finish()
+            else:
+                # The rows are worth a try; what is told is the error that ended the work.
+                with suppress(VldistillError):
+                    self._commit()
+        finally:
+            for output in self._outputs.values():
+                output.close()
+            self._outputs = {}
+            self._lock.release()
+
+    def pending(self, keys: Any, lengths: Lengths | None = None) -> Pending:
+        """What of `keys` (see `as_keys`) is left for this writer. lengths: [K] of each ragged column.
+
+        Raises InputError where the cache is damaged, ValueError where the arguments do not fit.
+        """
+        self._commit()
+        keys = as_keys(keys)
+        lengths = checked_lengths(self.columns, lengths, len(keys))
+        self._asked.append(keys)
+        snapshot = Snapshot.take(load_manifest(self.folder))
+        return plan_rows(self.folder, snapshot, self.columns, self.part, keys, lengths)
+
+    def reserve(self, pending: Pending) -> None:
+        """Takes the disk space of all pending rows, after which `put` takes their values.
+
+        Raises VldistillError where it is not there; finished rows stay as they are.
+        """
+        plan = pending.plan
+        shards, created = list(plan.snapshot.shards), {}
+        if len(plan.new_keys):
+            check_room(self.folder, pending.bytes_needed)
+            # Numbers are divided among the writers as the keys are, so that none waits for another.
+            taken = load_manifest(self.folder).shards
+            number = next(free for free in range(self.part[0], 1 << 30, self.part[1]) if shard_name(free) not in taken)
+            name, entry = create_shard(self.folder, number, self.part, self.columns, plan.new_keys, plan.new_lengths)
+            created[name] = entry
+            shards.append(Shard(self.folder, name, self.columns, entry))
+        if len(pending):
+            with changing(self.folder):
+                manifest = load_manifest(self.folder)
+                manifest.shards |= created
+                manifest.request, manifest.wanted, manifest.complete = self._request(), plan.wanted, False
+                manifest.save()
+        for shard in (shards[number] for number in np.unique(plan.shard[pending.indices])):
+            if shard.name not in self._outputs:
+                self._outputs[shard.name] = ShardOutput(shard, shard.journal())
+        self._shards, self._plan, self._done = shards, plan, plan.shard < 0
+        self._since = time.monotonic()
+
+    def put(self, indices: Any, values: Mapping[str, np.ndarray]) -> bool:
+        """Writes rows. indices: [B] places in the keys that were reserved last. values: of each column [B, *shape], or the
+        elements of all B rows one after another where it is ragged, in the column's own type.
+
+        Returns whether all that was put so far is committed: safe from now on. Raises ValueError where the values do not fit,
+        or a row is not pending or was put already, and VldistillError where the disk does not take them. """
+        indices = np.asarray(indices, dtype=np.int64)
+        self._check(indices, values)
+        counts = {name: np.concatenate([[0], np.cumsum(count[indices])]) for name, count in self._plan.lengths.items()}
+        shards, rows = self._plan.shard[indices], self._plan.row[indices]
+        breaks = np.flatnonzero((np.diff(shards) != 0) | (np.diff(rows) != 1)) + 1
+        # Marked first: after an interrupt a row may be missing, but is never written once more under the sums of the first time.
+        self._done[indices] = True
+        for first, end in zip([0, *breaks], [*breaks, len(indices)], strict=True):
+            if first < end:
+                run = {column.name: _part(values[column.name], counts.get(column.name), first, end) for column in self.columns}
+                output = self._outputs[self._shards[shards[first]].name]
+                output.write(int(rows[first]), int(rows[first] + end - first), run)
+        waiting = sum(output.pending_bytes for output in self._outputs.values())
+        if waiting >= COMMIT_BYTES or time.monotonic() - self._since >= COMMIT_SECONDS:
+            self._commit()
+            return True
+        return not waiting
+
+    def _check(self, indices: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        if self._plan is None:
+            raise ValueError("rows are reserved before they are put")
+        if indices.ndim != 1 or (len(indices) and not 0 <= indices.min() <= indices.max() < len(self._done)):
+            raise ValueError(f"indices are [B] places among {len(self._done)} keys")
+        if self._done[indices].any() or len(set(indices.tolist())) < len(indices):
+            raise ValueError("a row is put once, and only if it is pending")
+        if set(values) != {column.name for column in self.columns}:
+            raise ValueError(f"columns {sorted(values)} are given, {[column.name for column in self.columns]} were declared")
+        for column in self.columns:
+            count = int(self._plan.lengths[column.name][indices].sum()) if column.ragged else len(indices)
+            value = values[column.name]
+            if value.shape != (count, *column.shape) or value.dtype != column.numpy:
+                declared = f"{(count, *column.shape)} {column.dtype}"
+                raise ValueError(f"{column.name} is {value.shape} {value.dtype}, {declared} was declared")
+
+    def _commit(self) -> None:
+        now = time.monotonic()
+        waiting = [output for output in self._outputs.values() if output.pending_bytes]
+        for output in waiting:
+            output.commit((now - self._since) / len(waiting))
+        self._since = time.monotonic()
+
+    def _finish(self) -> None:
+        """Says in the manifest how far this part is, and whether the whole is complete.
+
+        Any writer that finds all keys there may say so. Rows are committed before they are looked for, so of several that end
+        together the last one finds them; and one that was asked for less than another cannot speak for that one's keys.
+        """
+        with changing(self.folder):
+            manifest = load_manifest(self.folder)
+            before = manifest.complete, [entry.committed for entry in manifest.shards.values()]
+            snapshot = Snapshot.take(manifest)
+            for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True):
+                if shard.part == self.part:
+                    manifest.shards[shard.name].committed = journal.rows
+            if self._asked and not manifest.complete and manifest.request in (None, self._request()):
+                asked = np.concatenate(self._asked)
+                missing = int((snapshot.find(asked[first_places(asked)]) < 0).sum())
+                manifest.request, manifest.wanted = self._request(), snapshot.count + missing
+                manifest.complete = missing == 0
+            if before != (manifest.complete, [entry.committed for entry in manifest.shards.values()]):
+                manifest.save()
+
+    def _request(self) -> str:
+        return request_digest(np.concatenate(self._asked))
+
+
+def _part(values: np.ndarray, starts: np.ndarray | None, first: int, end: int) -> np.ndarray:
+    return values[first:end] if starts is None else values[starts[first]:starts[end]]
