@@ -16,6 +16,7 @@ from vldistill.teachers.cache.lock import FileLock, is_held
 from vldistill.teachers.cache.manifest import Fields, Manifest, load_manifest, shard_number
 
 _LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")
+_MANIFEST_HALF = re.compile(rf"\.{re.escape(MANIFEST)}\.\d+\.tmp\Z")
 _SHARD_FILE = re.compile(r"\.?(?P<shard>shard-\d+)\.(h5|json|h5\.tmp|json\.\d+\.tmp)\Z")
 
 
@@ -47,10 +48,12 @@ def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Col
 
 
 def remove_leftovers(manifest: Manifest, part: tuple[int, int]) -> None:
-    """Removes the files of shards that the manifest never came to name, their writer having been killed: no row is in them."""
+    """Removes what killed writers left: halves of manifests, and files of this part's shards that the manifest never came to
+    name, so that no row is in them."""
     for path in manifest.folder.iterdir():
         match = _SHARD_FILE.match(path.name)
-        if match and match["shard"] not in manifest.shards and shard_number(match["shard"]) % part[1] == part[0]:
+        orphan = match and match["shard"] not in manifest.shards and shard_number(match["shard"]) % part[1] == part[0]
+        if orphan or _MANIFEST_HALF.match(path.name):
             path.unlink()
 
 

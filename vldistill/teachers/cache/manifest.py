@@ -69,6 +69,10 @@ class ShardEntry:
     rows: int
     committed: int = 0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.digest, str) or type(self.rows) is not int or type(self.committed) is not int:
+            raise TypeError("what it says of a shard")
+
 
 @dataclass
 class Manifest:

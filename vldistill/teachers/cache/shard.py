@@ -58,14 +58,14 @@ class Shard:
                 raise damaged(description, "was edited: it is not what the manifest says")
             value = json.loads(description.read_bytes())
             self.part: tuple[int, int] = tuple(value["part"])
-            self.rows: int = value["rows"]
-            self._size: int = value["size"]
-            self._sums: dict[str, int] = value["crc"]
-            shapes = datasets(columns, self.rows, value["elements"])
-            self.extents = {name: Extent(*shapes[name], offset) for name, offset in value["offsets"].items()}
+            self.rows, self._size, self._sums = _natural(value["rows"]), _natural(value["size"]), dict(value["crc"])
+            shapes = datasets(columns, self.rows, {name: _natural(count) for name, count in value["elements"].items()})
+            self.extents = {name: Extent(*shape, _natural(value["offsets"][name])) for name, shape in shapes.items()}
+            if any(extent.offset + extent.size > self._size for extent in self.extents.values()):
+                raise ValueError("a dataset ends beyond the file")
         except FileNotFoundError:
             raise damaged(description, "is missing: the manifest names it") from None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise damaged(description, f"is no description of a shard: {error}") from None
         self._starts: dict[str, np.ndarray] = {}
 
@@ -78,7 +78,7 @@ class Shard:
             raise damaged(self.path, "is missing: the manifest names it") from None
         if size != self._size:
             raise damaged(self.path, f"has {size:,} bytes, {self._size:,} were written")
-        if _sum_of_rest(self._read(offset, end - offset) for offset, end in _gaps(self.extents, size)) != self._sums[_REST]:
+        if _sum_of_rest(self._read(offset, end - offset) for offset, end in _gaps(self.extents, size)) != self._sums.get(_REST):
             raise damaged(self.path, "is damaged in HDF5's own structure")
 
     def journal(self) -> Journal:
@@ -122,7 +122,7 @@ class Shard:
     def _checked(self, name: str) -> bytes:
         extent = self.extents[name]
         data = self._read(extent.offset, extent.size)
-        if zlib.crc32(data) != self._sums[name]:
+        if zlib.crc32(data) != self._sums.get(name):
             raise damaged(self.path, f"is damaged in its {'keys' if name == 'keys' else 'starts of rows'}")
         return data
 
@@ -178,6 +178,12 @@ def create_shard(
         write_json(description, value)
         sync_folder(folder)
     return name, ShardEntry(file_digest(description), rows)
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of rows or bytes")
+    return value
 
 
 def _gaps(extents: Mapping[str, Extent], size: int) -> list[tuple[int, int]]:

@@ -1,0 +1,223 @@
+"""A writer ends at any moment: nothing that it acknowledged is lost, nothing half written can be read, the next one goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, readable, values_of
+
+from vldistill.artifacts import MANIFEST
+from vldistill.errors import VldistillError
+from vldistill.teachers.cache import writer as writer_module
+from vldistill.teachers.cache.manifest import cache_folder
+from vldistill.teachers.cache.store import FeatureCache
+from vldistill.teachers.cache.verify import verify_cache
+from vldistill.teachers.cache.writer import CacheWriter
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A function: the files of a cache of so many rows whose writer was never interrupted, name -> content, without journals and
+    manifest, which say how it came about."""
+    made = {}
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".h5", ".json", ".tmp")
+                and path.name != MANIFEST}
+
+    def look(count: int) -> dict[str, bytes]:
+        if count not in made:
+            made[count] = contents(fill(tmp_path_factory.mktemp("whole"), make_keys(count)))
+        return made[count]
+
+    look.contents = contents
+    return look
+
+
+def continues(root: Path, count: int, acknowledged: int, whole) -> int:
+    """Checks what a dead writer left, lets another finish it, and compares with an uninterrupted run. Returns how many rows were
+    there."""
+    folder, keys = cache_folder(root, "swin", FIELDS), make_keys(count)
+    there = np.zeros(count, bool)
+    if (folder / MANIFEST).exists():
+        there = readable(folder, keys)
+        assert verify_cache(folder).damages == []
+    assert there[:acknowledged].all()
+    fill(root, keys)
+    assert readable(folder, keys).all() and FeatureCache(folder).complete
+    assert verify_cache(folder).damages == []
+    assert whole.contents(folder) == whole(count)
+    return int(there.sum())
+
+
+def dying_writer(root: Path, count: int, dies_at: int, calls: tuple[str, ...], part: float) -> tuple[int, bool]:
+    """Writes in a forked process that ends at its `dies_at`-th system call of these; of a write, that share is still done. Returns
+    how many rows it had acknowledged, and whether it came to its end instead."""
+    keys, (reading, telling) = make_keys(count), os.pipe()
+    child = os.fork()
+    if not child:
+        tell, seen = os.write, 0
+
+        def instead(name, real):
+            def call(*arguments, **named):
+                nonlocal seen
+                seen += 1
+                if seen == dies_at:
+                    if part:
+                        real(arguments[0], bytes(arguments[1])[:int(part * len(arguments[1]))], *arguments[2:])
+                    os._exit(9)
+                return real(*arguments, **named)
+            return call
+
+        for name in calls:
+            setattr(os, name, instead(name, getattr(os, name)))
+        writer_module.COMMIT_BYTES = 1
+        try:
+            with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
+                writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
+                for first in range(0, count, 20):
+                    places = pending.indices[first:first + 20]
+                    if writer.put(places, values_of(keys[places])):
+                        tell(telling, bytes([first + 20]))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(telling)
+    with os.fdopen(reading, "rb") as file:
+        told = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return (told[-1] if told else 0), code == 0
+
+
+@pytest.mark.parametrize("calls, part", [
+    (("pwrite", "write", "fsync", "fdatasync", "posix_fallocate", "ftruncate", "replace"), 0.0), (("pwrite", "write"), 0.6),
+], ids=["before it", "in the middle of a write"])
+def test_death_at_every_system_call(root, whole, calls, part):
+    deaths, kept = 0, set()
+    while True:
+        acknowledged, finished = dying_writer(root, 60, deaths + 1, calls, part)
+        if finished:
+            break
+        deaths += 1
+        kept.add(continues(root, 60, acknowledged, whole))
+        shutil.rmtree(root)
+    assert deaths > 20 and kept >= {0, 20, 40}
+
+
+def kill_at_random(start, root: Path, whole, signals: list[int], count: int, batch: int) -> list[int]:
+    """Starts a writer for each signal and sends it at a random moment; returns how many rows each had committed."""
+    kept, moments = [], random.Random(batch)
+    for number, ending in enumerate(signals):
+        place = root / str(number)
+        process = start(place, "--rows", count, "--batch", batch, "--pause", 0.3 / (count / batch), "--commit-bytes", 1)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moments.uniform(0, 0.4))
+        process.send_signal(ending)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode in (-ending, 0) and err == ""
+        # What was said before the end, without a last line that the end cut short.
+        acknowledged = max([0, *map(int, out[:out.rfind("\n") + 1].split())])
+        there = continues(place, count, acknowledged, whole)
+        assert there - acknowledged <= batch
+        kept.append(there)
+    return kept
+
+
+def test_killed_and_terminated_processes(start, root, whole):
+    kept = kill_at_random(start, root, whole, [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM], 400, 16)
+    assert any(0 < count < 400 for count in kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [250, 5])
+def test_twenty_killed_processes(start, root, whole, batch):
+    kept = kill_at_random(start, root, whole, [signal.SIGKILL] * 20, 4000 if batch == 250 else 1000, batch)
+    assert sum(0 < count < 1000 * (1 + 3 * (batch == 250)) for count in kept) > 10
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError])
+def test_an_exception_keeps_all_that_was_put(root, whole, ending):
+    keys = make_keys(100)
+    with pytest.raises(ending), CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
+        writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
+        assert not writer.put(pending.indices[:60], values_of(keys[:60]))
+        raise ending
+    assert not FeatureCache(writer.folder).complete
+    assert continues(root, 100, 60, whole) == 60
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "write"])
+def test_an_interrupt_within_a_write_leaves_only_whole_rows(root, whole, monkeypatch, call):
+    """Rows of the interrupted batch may be lost, others may not, and going on with the same writer does no harm."""
+    keys, real, seen = make_keys(100), getattr(os, call), 0
+
+    def interrupted(*arguments):
+        nonlocal seen
+        seen += 1
+        result = real(*arguments)
+        if seen == 2:
+            raise KeyboardInterrupt
+        return result
+
+    with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
+        writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
+        monkeypatch.setattr(writer_module, "COMMIT_BYTES", 1)
+        monkeypatch.setattr(os, call, interrupted)
+        for first in range(0, 100, 10):
+            places = pending.indices[first:first + 10]
+            try:
+                writer.put(places, values_of(keys[places]))
+            except KeyboardInterrupt:
+                with pytest.raises(ValueError, match="put once"):
+                    writer.put(places, values_of(keys[places]))
+    assert seen > 1
+    monkeypatch.undo()
+    there = readable(writer.folder, keys)
+    assert there[:10].all() if call != "pwrite" else there[10:].all()
+    continues(root, 100, 0, whole)
+
+
+@pytest.mark.parametrize("tail", [
+    b"{", b'{"rows":[60,80],"crc":[1,2,3],"seconds":0.0', b"\0" * 300, b"\0\n\0\n", b"\n", b"\xff\xfe\n",
+])
+def test_a_torn_end_of_a_journal_is_ignored_and_cut_off(root, whole, tail):
+    keys = make_keys(100)
+    with pytest.raises(KeyboardInterrupt), CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
+        writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
+        writer.put(pending.indices[:60], values_of(keys[:60]))
+        raise KeyboardInterrupt
+    with (writer.folder / "shard-0000.journal").open("ab") as file:
+        file.write(tail)
+    assert continues(root, 100, 60, whole) == 60
+    assert tail not in (writer.folder / "shard-0000.journal").read_bytes() or tail in b"{\n"
+
+
+def test_a_failed_sync_ends_the_writing_and_nothing_of_it_is_believed(root, whole, monkeypatch):
+    keys, real, seen = make_keys(100), os.fdatasync, 0
+
+    def failing(descriptor):
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(writer_module, "COMMIT_BYTES", 1)
+    monkeypatch.setattr(os, "fdatasync", failing)
+    with pytest.raises(VldistillError, match=r"shard-0000\.h5: cannot be written: Input/output error") as caught:  # noqa: SIM117
+        with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
+            writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
+            for first in range(0, 100, 20):
+                places = pending.indices[first:first + 20]
+                writer.put(places, values_of(keys[places]))
+    assert caught.value.exit_code == 1 and seen == 3
+    monkeypatch.undo()
+    assert continues(root, 100, 20, whole) == 20
