@@ -82,12 +82,25 @@ def prepare(
     prepare_command(SimpleNamespace(**context.params), {name for name, source in options.items() if source.name == "COMMANDLINE"})
 
 
-@app.command(epilog="Example: vldistill cache --recipe my_recipe.yaml")
-def cache(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Store a frozen teacher's features on disk."""
-    from vldistill.commands.train import cache_command
+@app.command(epilog="Example: vldistill cache --recipe my_recipe.yaml --shard 0/8")
+def cache(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.")
+    ] = None,
+    overrides: Overrides = None,
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute this part only, from 0/N.")] = "0/1",
+    limit: LimitOption = None,
+    prefetch: Annotated[bool, typer.Option("--prefetch", help="Only fetch the teachers' weights.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check what is stored.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify computes again.")] = 16,
+    ls: Annotated[bool, typer.Option("--ls", help="List the caches.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Store frozen teachers' features on disk."""
+    from vldistill.commands.cache import cache_command
 
-    cache_command(recipe, overrides or [])
+    cache_command(recipe, overrides or [], shard=shard, limit=limit, prefetch=prefetch, verify=verify, rows=rows, ls=ls,
+                  dry_run=dry_run)
 
 
 @app.command(epilog="Example: vldistill pretrain --recipe my_recipe.yaml")

@@ -1,4 +1,4 @@
-"""`vldistill cache`, `pretrain`, `finetune` and `distill`."""
+"""`vldistill pretrain`, `finetune` and `distill`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,6 @@ from vldistill.schema import Recipe
 
 def _load(recipe: str, overrides: list[str], limit: int | None = None) -> Recipe:
     return load_recipe(recipe, [*overrides, *([f"data.limit={limit}"] if limit else [])])
-
-
-def cache_command(recipe: str, overrides: list[str]) -> None:
-    """`vldistill cache`: refuses a recipe whose teacher has nothing to store."""
-    loaded = _load(recipe, overrides)
-    if loaded.teacher is None:
-        raise InputError("nothing to cache: the recipe has no teacher", where=recipe, hint="train it with: vldistill finetune")
-    raise InputError(
-        f"nothing to cache: a {loaded.teacher.kind} teacher runs live, its attention maps are too large to store", where=recipe,
-        hint=f"go on with: vldistill distill --recipe {recipe}")
 
 
 def pretrain_command(recipe: str, overrides: list[str]) -> None:

@@ -80,27 +80,30 @@ class TransformersText:
         first = [list(sentence[0]) for sentence in sentences]
         rest = [[word for part in sentence[1:] for word in part] for sentence in sentences]
         longest = min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings - 2, _LONGEST)
-        pairs = (first, rest) if any(rest) else (first,)
-        coded = self.tokenizer(*pairs, is_split_into_words=True, truncation="longest_first", max_length=longest, padding=True,
-                               return_tensors="pt")
+        # One by one: in company with a pair, a single text would get an empty second part, and with it a second separator.
+        coded = [self.tokenizer(*((one, two) if two else (one,)), is_split_into_words=True, truncation="longest_first",
+                                max_length=longest) for one, two in zip(first, rest, strict=True)]
         device = next(self.network.parameters()).device
-        inputs = {name: coded[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids") if name in coded}
+        padded = self.tokenizer.pad({name: [one[name] for one in coded] for name in coded[0]}, return_tensors="pt")
+        inputs = {name: value.to(device) for name, value in padded.items()}
         output = self.network(**inputs, output_hidden_states=self.layer != "last")
         states = (output.last_hidden_state if self.layer == "last" else output.hidden_states[self.layer]).float().cpu()
-        words = [self._words(coded, row, states[row], len(first[row]), len(rest[row])) for row in range(len(sentences))]
+        words = [self._words(one, states[row], len(first[row]), len(rest[row])) for row, one in enumerate(coded)]
         return TextFeatures(states[:, 0].clone(), words)
 
     @staticmethod
-    def _words(coded, row: int, states: Tensor, first: int, rest: int) -> Tensor:
-        """[W, D]: word by word over both parts."""
+    def _words(coded, states: Tensor, first: int, rest: int) -> Tensor:
+        """[W, D]: word by word over both parts; what stands behind the text is padding."""
         offset = {0: 0, 1: first}
         place = [-1 if word is None else offset[part] + word
-                 for word, part in zip(coded.word_ids(row), coded.sequence_ids(row), strict=True)]
-        return mean_by_word(states, place, first + rest)
+                 for word, part in zip(coded.word_ids(0), coded.sequence_ids(0), strict=True)]
+        return mean_by_word(states[: len(place)], place, first + rest)
 
     def _load(self) -> nn.Module:
         from transformers import AutoConfig, AutoModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         if self.weights != RANDOM:
             return AutoModel.from_pretrained(self.model)
         config = AutoConfig.from_pretrained(self.model)

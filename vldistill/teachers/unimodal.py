@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +17,15 @@ from vldistill.data.batch import Batch, Source
 from vldistill.data.digests import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.sequences import Sentence
+from vldistill.errors import InputError
 from vldistill.models.outputs import Capture, Taught
+from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.clip import ClipText, ClipVision
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.keys import pair_key, text_key
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
 from vldistill.teachers.words import NONE, Relevance, keyword_scores, words_of
-
-if TYPE_CHECKING:
-    from vldistill.teachers.cache.store import FeatureCache
 
 VisionTeacher = TimmVision | ClipVision
 TextTeacher = TransformersText | ClipText
@@ -124,6 +123,21 @@ class CachedFeatures:
     def __post_init__(self) -> None:
         self._texts: dict[Sentence, bytes] = {}
 
+    @property
+    def _caches(self) -> dict[str, FeatureCache]:
+        parts = {"vision": self.vision, "text": self.text, "words": self.selected}
+        return {role: cache for role, cache in parts.items() if cache is not None}
+
+    @property
+    def fields(self) -> dict[str, dict[str, Any]]:
+        return {role: cache.fields for role, cache in self._caches.items()}
+
+    def to(self, device: torch.device) -> None:
+        """Features are read on the CPU."""
+
+    def describe(self) -> str:
+        return f"cached {names(self.fields)}"
+
     def images(self, paths: Sequence[str]) -> Tensor:
         return _read(self.vision, [self.digests[path] for path in paths], "features")
 
@@ -143,7 +157,11 @@ class CachedFeatures:
 
 
 def _read(cache: FeatureCache, keys: list[bytes], column: str) -> Tensor:
-    return torch.from_numpy(cache.read(cache.rows(keys), column))
+    rows = cache.find(keys)
+    if (rows < 0).any():
+        raise InputError(f"lacks {int((rows < 0).sum())} of the rows asked for", where=str(cache.folder),
+                         hint="complete it with: vldistill cache")
+    return torch.from_numpy(cache.read(rows, column))
 
 
 @dataclass

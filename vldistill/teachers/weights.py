@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from vldistill.artifacts import file_digest
@@ -34,7 +35,11 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
     if source is not None:
         return file_digest(weights_file(source))[:32]
     for name in FILES if hub_name else ():
-        found = try_to_load_from_cache(hub_name, name)
+        try:
+            found = try_to_load_from_cache(hub_name, name)
+        except HFValidationError:
+            raise InputError("no such folder, and no name of a published model", where=hub_name,
+                             hint="give a folder, or owner/name") from None
         if isinstance(found, str):
             blob = Path(found).resolve()
             # The hub names its files by this very hash.

@@ -52,8 +52,8 @@ def is_content(word: str) -> bool:
     >>> [is_content(word) for word in ("telegram", "?", "The", "person1 and person3")]
     [True, False, False, True]
     """
-    pieces = _PIECE.findall(word.lower())
-    return any(piece not in _yake().stopword_set for piece in pieces)
+    own, stop = word.lower(), _yake().stopword_set
+    return own not in stop and any(piece not in stop for piece in _PIECE.findall(own))
 
 
 def keyword_scores(words: list[str]) -> np.ndarray:

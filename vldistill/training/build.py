@@ -25,7 +25,7 @@ from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.advl import Matching, build_advl, matched_pairs
 from vldistill.training.anchor import AnchorInputs
-from vldistill.training.caches import Say, TeacherCaches
+from vldistill.training.caches import Say, TeacherCaches, WantedFeatures
 
 
 @dataclass
@@ -46,6 +46,19 @@ class Parts:
     anchor: AnchorInputs | None = None
 
 
+def wanted_features(recipe: Recipe) -> WantedFeatures:
+    """The records whose teacher features a recipe of ADVL's asks for: its training split, step 1's pairs, the anchor's inputs."""
+    chosen, data = recipe.objective, open_data(Path(recipe.data.path))
+    train, _ = _trainable(_chosen_records(recipe, data, recipe.data.train), data)
+    pairs = matched_pairs(train, data, recipe.data.train) if chosen.itm_fraction else []
+    anchored = [anchor_records(recipe, data, train)] if chosen.map == "anchored" else []
+    return [(data, [*train, *pairs]), *anchored]
+
+
+def _chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> list[Record]:
+    return data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
+
+
 def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches, telling `say` about it;
     without it (a dry run) nothing is built. Raises InputError where an input is missing or does not fit."""
@@ -53,9 +66,8 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     if data.spec.target == "none":
         raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
                          hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
-    chosen = {"types": recipe.data.types, "part": recipe.data.part, "limit": recipe.data.limit}
-    train, dropped = _trainable(data.records(recipe.data.train, **chosen), data)
-    val = data.records(recipe.data.val, **chosen)
+    train, dropped = _trainable(_chosen_records(recipe, data, recipe.data.train), data)
+    val = _chosen_records(recipe, data, recipe.data.val)
     for split, records in ((recipe.data.train, train), (recipe.data.val, val)):
         if not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
@@ -86,7 +98,7 @@ def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset
     if chosen.itm_fraction:
         splits = (recipe.data.train, recipe.data.val)
         pairs = [matched_pairs(part.records, data, name) for part, name in zip((parts.train, parts.val), splits, strict=True)]
-    anchored = anchor_records(recipe, parts) if chosen.map == "anchored" else None
+    anchored = anchor_records(recipe, data, parts.train.records) if chosen.map == "anchored" else None
     caches = TeacherCaches(recipe)
     if say is not None:
         wanted = [(data, [*parts.train.records, *pairs[0]])] + ([anchored] if anchored else [])
@@ -109,14 +121,14 @@ def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset
         parts.anchor = AnchorInputs(caches.teachers(source, None), inputs)
 
 
-def anchor_records(recipe: Recipe, parts: Parts) -> tuple[DataArtifact, list[Record]]:
+def anchor_records(recipe: Recipe, data: DataArtifact, train: list[Record]) -> tuple[DataArtifact, list[Record]]:
     """What an anchored map is fitted on: the first records of the named artifact, or of the run's own training set."""
     anchor = recipe.objective.anchor
     if anchor.data is None:
-        return parts.data, parts.train.records[: anchor.records]
+        return data, train[: anchor.records]
     source = open_data(Path(anchor.data))
-    if source.spec.images != parts.data.spec.images:
-        raise InputError(f"has {source.spec.images} image(s) a record, {parts.data.folder} has {parts.data.spec.images}",
+    if source.spec.images != data.spec.images:
+        raise InputError(f"has {source.spec.images} image(s) a record, {data.folder} has {data.spec.images}",
                          where=anchor.data, hint="choose another objective.anchor.data")
     return source, source.records(anchor.split, limit=anchor.records)
 

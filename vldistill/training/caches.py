@@ -2,42 +2,251 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
+from vldistill.errors import InputError
+from vldistill.runtime import choose_precision
 from vldistill.schema import Recipe
 from vldistill.teachers.build import build_relevance, build_text, build_vision
+from vldistill.teachers.building import (
+    Inputs,
+    cache_name,
+    feature_columns,
+    fill_images,
+    fill_texts,
+    word_columns,
+    word_lengths,
+)
+from vldistill.teachers.cache.disk import check_room
+from vldistill.teachers.cache.layout import Column, as_keys
+from vldistill.teachers.cache.listing import list_caches, open_cache
+from vldistill.teachers.cache.manifest import cache_folder
+from vldistill.teachers.cache.store import FeatureCache
+from vldistill.teachers.cache.writer import CacheWriter
 from vldistill.teachers.fusion import FusionTeacher
-from vldistill.teachers.unimodal import LiveFeatures, UnimodalTeachers
+from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers
+from vldistill.teachers.weights import UNKNOWN
 
 Say = Callable[[str], None]
-Wanted = list[tuple[DataArtifact, list[Record]]]
+WantedFeatures = list[tuple[DataArtifact, list[Record]]]
+DTYPE = {"dtype": "float16"}
+
+
+@dataclass
+class Part:
+    """One cache that a recipe needs. role: "images", "texts" or "words". fields: what its values depend on."""
+
+    role: str
+    name: str
+    fields: dict[str, Any]
+    cache: FeatureCache | None = None
+
+    def keys(self, inputs: Inputs) -> list[bytes]:
+        return list({"images": inputs.images, "texts": inputs.texts, "words": inputs.pairs}[self.role])
+
+
+def find_cache(root: Path, name: str, fields: dict[str, Any]) -> FeatureCache | None:
+    """The cache of these fields. On a machine that has a cache but not the published weights, whose hash is then unknown, the one
+    that agrees in everything else."""
+    folder = cache_folder(root, name, fields)
+    if folder.exists():
+        return FeatureCache(folder)
+    known = {key: value for key, value in fields.items() if value != UNKNOWN}
+    if len(known) == len(fields):
+        return None
+    agreeing = [entry.folder for entry in list_caches(root) if entry.name == name and entry.problem is None
+                and entry.fields.keys() == fields.keys() and all(entry.fields[key] == value for key, value in known.items())]
+    return FeatureCache(agreeing[0]) if len(agreeing) == 1 else None
 
 
 class TeacherCaches:
-    """The teachers that a recipe's objective asks for."""
+    """The teachers that a recipe's objective asks for, none of them loaded before it has to be."""
 
     def __init__(self, recipe: Recipe):
         chosen, teachers = recipe.objective, recipe.teachers
-        self._recipe, self._chosen = recipe, chosen
+        self._recipe, self._chosen, self._root = recipe, chosen, Path(recipe.cache.path)
         self.vision = build_vision(teachers.vision) if chosen.vision else None
         self.text = build_text(teachers.text) if chosen.text or chosen.words else None
         self.relevance = build_relevance(teachers.relevance) if chosen.words else None
+        self.live = recipe.cache.mode == "live"
+        self.parts = {} if self.live else {part.role: part for part in self._parts()}
+        for part in self.parts.values():
+            part.cache = find_cache(self._root, part.name, part.fields)
+
+    def _parts(self) -> list[Part]:
+        parts = []
+        if self.vision:
+            fields = {**self.vision.fields, "feature": "image", **DTYPE}
+            parts.append(Part("images", cache_name(fields), fields))
+        if self._chosen.text:
+            fields = {**self.text.fields, "feature": "text", **DTYPE}
+            parts.append(Part("texts", cache_name(fields), fields))
+        if self._chosen.words:
+            fields = {**self.text.fields, **self.relevance.fields, "feature": "words", "most": self._recipe.cache.words, **DTYPE}
+            parts.append(Part("words", cache_name(fields, "-words"), fields))
+        return parts
 
     @property
     def vision_width(self) -> int | None:
-        return self.vision.width if self.vision else None
+        return self._width("images", self.vision)
 
     @property
     def text_width(self) -> int | None:
-        return self.text.width if self.text else None
+        return self._width("texts", self.text) or self._width("words", self.text)
 
-    def ensure(self, wanted: Wanted, say: Say) -> None:
-        """Builds what is missing."""
+    def _width(self, role: str, teacher: Any) -> int | None:
+        part = self.parts.get(role)
+        if part is not None and part.cache is not None:
+            wide = "vectors" if role == "words" else "features"
+            return next(column.shape[-1] for column in part.cache.columns if column.name == wide)
+        return teacher.width if teacher else None
+
+    def inputs(self, wanted: WantedFeatures) -> Inputs:
+        """What the records ask for."""
+        found = Inputs()
+        for data, records in wanted:
+            found.add(records, data.images, data.image_digests())
+        return found
+
+    def missing(self, inputs: Inputs) -> dict[str, list[bytes]]:
+        """Keys that are not stored yet, by role."""
+        found = {}
+        for role, part in self.parts.items():
+            keys = part.keys(inputs)
+            rows = part.cache.find(as_keys(keys)) if part.cache is not None else np.full(len(keys), -1)
+            found[role] = [key for key, row in zip(keys, rows, strict=True) if row < 0]
+        return found
+
+    def ensure(self, wanted: WantedFeatures, say: Say) -> None:
+        """Builds what is missing, or refuses to, as `cache.mode` says."""
+        if self.live:
+            return
+        inputs = self.inputs(wanted)
+        missing = {role: keys for role, keys in self.missing(inputs).items() if keys}
+        if not missing:
+            return
+        if self._recipe.cache.mode == "require":
+            self._refuse(missing, inputs)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("teacher features are missing, and several processes would each compute them",
+                             where=f"recipe {self._recipe.name}", hint=f"first: vldistill cache --recipe {self._recipe.name}")
+        self.build(inputs, say)
+
+    def build(
+        self, inputs: Inputs, say: Say, *, shard: tuple[int, int] = (0, 1), progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Computes one writer's share of what is missing, and opens the caches anew."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = self._dtype()
+        say(f"teachers on {device.type}, {str(dtype).removeprefix('torch.')}; caches in {self._root}")
+        batch, most = self._recipe.teachers.batch, self._recipe.cache.words
+        missing = self.missing(inputs)
+        with ExitStack() as stack:
+            writers, todo = {}, 0
+            for role, part in self.parts.items():
+                if missing[role]:
+                    writers[role] = self._open(part, inputs, shard, stack)
+                    todo += len(writers[role][1])
+                    self._tell(part, *writers[role], say)
+            if writers:
+                check_room(self._root, sum(pending.bytes_needed for _, pending in writers.values()))
+            done = 0
+
+            def tick(rows: int) -> None:
+                nonlocal done
+                done += rows
+                if progress:
+                    progress(done, todo)
+
+            # Reserved one after the other, since a writer counts its seconds from there.
+            if "images" in writers:
+                writers["images"][0].reserve(writers["images"][1])
+                fill_images(*writers["images"], inputs, self.vision.to(device, dtype), batch, tick)
+            if "texts" in writers or "words" in writers:
+                for role in writers.keys() & {"texts", "words"}:
+                    writers[role][0].reserve(writers[role][1])
+                if self.relevance:
+                    self.relevance.to(device, dtype)
+                fill_texts(writers.get("texts"), writers.get("words"), inputs, self.text.to(device, dtype), self.relevance, batch,
+                           most, tick)
+        for part in self.parts.values():
+            part.cache = find_cache(self._root, part.name, part.fields)
+
+    def recomputed(self, inputs: Inputs, rows: int) -> dict[str, float]:
+        """The smallest cosine between stored vectors and the same computed anew, over `rows` rows of each cache, drawn always
+        alike."""
+        found = {}
+        for role, part in self.parts.items():
+            keys = part.keys(inputs)
+            drawn = np.random.default_rng(0).permutation(len(keys))[:rows].tolist()
+            chosen = [keys[place] for place in drawn if part.cache.find([keys[place]])[0] >= 0]
+            stored = torch.from_numpy(part.cache.read(part.cache.find(chosen), "vectors" if role == "words" else "features"))
+            fresh = self._fresh(role, chosen, inputs)
+            cosines = torch.nn.functional.cosine_similarity(stored.float(), fresh.float(), dim=-1)
+            # A word that a text has not is zero on both sides.
+            there = stored.float().norm(dim=-1) > 0
+            found[role] = float(cosines[there].min()) if there.any() else 1.0
+        return found
+
+    def _fresh(self, role: str, keys: list[bytes], inputs: Inputs) -> torch.Tensor:
+        if role == "images":
+            return self.vision([images.open(path) for images, path in (inputs.images[key] for key in keys)]).half()
+        if role == "texts":
+            return self.text([inputs.texts[key] for key in keys]).whole.half()
+        vectors = []
+        for key in keys:
+            image, text = inputs.pairs[key]
+            images, path = inputs.images[image]
+            live = LiveFeatures(None, self.text, self.relevance, images)
+            vectors.append(live.words([(path, inputs.texts[text])], self._recipe.cache.words)[1][0])
+        return torch.stack(vectors)
+
+    def _open(self, part: Part, inputs: Inputs, shard: tuple[int, int], stack: ExitStack):
+        width = (self.vision if part.role == "images" else self.text).width
+        # By now the weights are here, and so is their hash.
+        part.fields = {own.role: own.fields for own in self._parts()}[part.role]
+        columns: tuple[Column, ...] = word_columns(width, part.fields["most"]) if part.role == "words" else feature_columns(width)
+        writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard))
+        return writer, writer.pending(part.keys(inputs), word_lengths(inputs) if part.role == "words" else None)
+
+    @staticmethod
+    def _tell(part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:
+        others = f", {pending.others:,} for other writers" if pending.others else ""
+        say(f"{writer.folder}: {len(pending):,} {part.role} to compute, {pending.present:,} there{others}; "
+            f"{pending.bytes_needed / 1e6:,.1f} MB needed, {pending.bytes_free / 1e9:,.1f} GB free")
+
+    def _dtype(self) -> torch.dtype:
+        wanted = self._recipe.teachers.precision
+        if wanted == "auto":
+            return torch.float16 if torch.cuda.is_available() else torch.float32
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[choose_precision(wanted).name]
+
+    def _refuse(self, missing: dict[str, list[bytes]], inputs: Inputs) -> None:
+        role, keys = next(iter(missing.items()))
+        part = self.parts[role]
+        if part.cache is None:
+            open_cache(self._root, part.name, part.fields)
+        records = ", ".join(dict.fromkeys(inputs.users[key] for key in keys[:3]))
+        raise InputError(f"lacks {len(keys):,} of {len(part.keys(inputs)):,} {role}, of records {records} first",
+                         where=str(part.cache.folder), hint=f"complete it with: vldistill cache --recipe {self._recipe.name}")
 
     def teachers(self, data: DataArtifact, fusion: FusionTeacher | None) -> UnimodalTeachers:
         """The teachers of an artifact's records, live or read from their caches as `cache.mode` says."""
         chosen = self._chosen
-        features = LiveFeatures(self.vision, self.text, self.relevance, data.images)
+        if self.live or any(part.cache is None for part in self.parts.values()):
+            # The latter in a dry run only, which never asks them anything.
+            features = LiveFeatures(self.vision, self.text, self.relevance, data.images)
+        else:
+            caches = [self.parts[role].cache if role in self.parts else None for role in ("images", "texts", "words")]
+            features = CachedFeatures(*caches, data.image_digests())
         return UnimodalTeachers(features, chosen.vision, chosen.text, chosen.words, fusion)

@@ -1,0 +1,224 @@
+"""ADVL through the command line: teachers cached or live, two steps, students over patches and over regions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_teachers import write_bert, write_clip, write_vit
+
+RECIPE = """
+data: {path: artifacts/data/toy-vqa}
+image: {size: 36}
+text: {max_length: 16, vocabulary_size: 300}
+student: {kind: vilt, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}, dropout: 0.0}
+teachers:
+  vision: {kind: timm, model: teachers/vit}
+  text: {kind: transformers, model: teachers/bert}
+  relevance: {kind: open_clip, model: teachers/clip, weights: random}
+objective: {kind: advl, answer_loss: softmax}
+optim: {lr: 1e-3}
+train: {steps: 5, batch: {pairs: 8}, eval_pairs: 32, log_every: 1, validate_every: 3}
+"""
+REGIONS = """
+data: {path: artifacts/data/toy-vcr}
+regions: {path: artifacts/regions/toy}
+text: {max_length: 60, vocabulary_size: 400}
+student: {kind: uniter, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24}, dropout: 0.0}
+teachers:
+  vision: {kind: timm, model: teachers/vit}
+  text: {kind: transformers, model: teachers/bert}
+objective: {kind: advl}
+optim: {lr: 1e-3}
+train: {steps: 4, batch: {pairs: 4}, eval_pairs: 16, log_every: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def advl_world(tmp_path_factory, well):
+    """A folder with toy VQA and VCR, random regions for the latter, the small teachers, and two recipes."""
+    folder = tmp_path_factory.mktemp("advl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,vcr")
+        well("prepare", "vcr", "--raw", "artifacts/raw/toy/vcr", "--out", "artifacts/data/toy-vcr")
+        rows = map(json.loads, (folder / "artifacts/data/toy-vcr/regions.jsonl").read_text().splitlines())
+        features = folder / "features"
+        features.mkdir()
+        random = np.random.default_rng(0)
+        for row in rows:
+            boxes = np.array(row["boxes"], np.float32)[:, :4] / np.array([row["width"], row["height"]] * 2, np.float32)
+            sides = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], axis=1)
+            np.savez(features / f"{row['image'].rsplit('/', 1)[-1].removesuffix('.jpg')}.npz",
+                     features=random.normal(size=(len(boxes), 12)).astype(np.float16), conf=np.ones(len(boxes), np.float16),
+                     norm_bb=np.concatenate([boxes, sides], axis=1).clip(0, 1).astype(np.float16),
+                     soft_labels=np.ones((len(boxes), 3), np.float16))
+        well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
+    for name, write in (("vit", write_vit), ("bert", write_bert), ("clip", write_clip)):
+        write(folder / "teachers" / name)
+    (folder / "advl.yaml").write_text(RECIPE)
+    (folder / "regions.yaml").write_text(REGIONS)
+    return folder
+
+
+@pytest.fixture
+def here(advl_world, monkeypatch, tmp_path):
+    """The world as the working folder, with a cache of the test's own."""
+    monkeypatch.chdir(advl_world)
+    return f"cache.path={tmp_path / 'cache'}"
+
+
+def rows(run, split: str) -> list[dict]:
+    lines = Path(run, "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def test_cached_and_live_teachers_train_alike(here, well, tmp_path):
+    losses = {}
+    for mode in ("auto", "require", "live"):
+        result = well("distill", "-r", "advl.yaml", here, f"cache.mode={mode}", "--runs", tmp_path / "runs", "--name", mode)
+        losses[mode] = rows(result.last["run"], "train")
+        assert ("to compute" in result.out) == (mode == "auto")
+        assert ("teacher: live" in result.out) == (mode == "live")
+    for cached, again, live in zip(*losses.values(), strict=True):
+        terms = [name for name in cached if name.startswith(("loss", "distance")) or name in "CTEF"]
+        assert all(cached[name] == again[name] for name in terms)
+        assert {name: cached[name] for name in terms} == pytest.approx({name: live[name] for name in terms}, rel=1e-3)
+
+
+def test_every_part_is_logged_and_the_first_step_matches(here, well, tmp_path):
+    result = well("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "--name", "a", "objective.itm_fraction=0.4")
+    found = rows(result.last["run"], "train")
+    common = {"loss", "loss/vision", "loss/text", "loss/words", "distance/vision", "distance/text", "distance/words", "w", "C",
+              "C_avg", "T", "E", "F"}
+    assert all(common <= row.keys() for row in found)
+    assert [("loss/itm" in row, "loss/task" in row) for row in found] == [(True, False)] * 2 + [(False, True)] * 3
+    for row in found:
+        assert row["loss"] == pytest.approx(sum(value for name, value in row.items() if name.startswith("loss/")), rel=1e-5)
+    assert found[0]["E"] == pytest.approx(0.25, rel=1e-2) and found[0]["F"] == pytest.approx(0.25, rel=1e-2)  # 1 / sqrt(16)
+    assert "the first 2 match images and texts" in result.out
+    validations = rows(result.last["run"], "val")
+    assert [row["step"] for row in validations] == [2, 3, 5]
+    # C_avg is that of the validation before; each step begins with the floor.
+    assert found[0]["C_avg"] == 0.5 and found[2]["C_avg"] == 0.5
+    right = validations[1].get("confidence_when_right", 0.5)
+    assert found[3]["C_avg"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("overrides, terms", [
+    (("objective.text=false", "objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"vision"}),
+    (("objective.vision=false", "objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"text"}),
+    (("objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"vision", "text"}),
+    (("objective.words=0", "objective.itm_fraction=0"), {"vision", "text"}),
+    (("objective.itm_fraction=0",), {"vision", "text", "words"}),
+])
+def test_rows_of_table_1_are_overrides_of_one_recipe(here, well, tmp_path, overrides, terms):
+    result = well("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "train.steps=2", *overrides)
+    found = rows(result.last["run"], "train")[-1]
+    assert {name.removeprefix("loss/") for name in found if name.startswith("loss/")} == {"task", *terms}
+    weighted = "objective.confidence=false" not in overrides
+    assert (found["w"] == 1.0) != weighted
+
+
+def test_the_baseline_is_the_same_recipe_without_teachers(here, well, tmp_path):
+    result = well("finetune", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "train.steps=2")
+    found = rows(result.last["run"], "train")[-1]
+    assert {name for name in found if name.startswith("loss")} == {"loss", "loss/task"} and not (tmp_path / "cache").exists()
+
+
+def test_an_anchored_map_says_what_it_explains(here, well, tmp_path):
+    result = well("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "train.steps=2", "objective.map=anchored")
+    assert "maps anchored on" in result.out and "variance explained: vision" in result.out
+    plain = well("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "train.steps=2")
+    first = [rows(run.last["run"], "train")[0]["distance/text"] for run in (result, plain)]
+    assert first[0] < first[1]  # it starts near the teacher
+
+
+@pytest.mark.parametrize("kind", ["uniter", "vlbert"])
+def test_students_over_regions_train_on_vcr_and_are_evaluated(here, well, tmp_path, kind):
+    runs = tmp_path / "runs"
+    result = well("distill", "-r", "regions.yaml", here, f"student.kind={kind}", "--runs", runs, "--name", kind)
+    assert "regions: " in result.out and "WARNING" not in result.out
+    score = well("evaluate", result.last["run"]).last
+    assert {"q_to_a", "qa_to_r", "q_to_ar"} <= score.keys()
+
+
+def test_villa_is_uniter_with_perturbed_passes(here, well, tmp_path):
+    result = well("distill", "-r", "regions.yaml", here, "--runs", tmp_path / "runs", "adversarial.image=true")
+    found = rows(result.last["run"], "train")
+    # Step 1 is trained without.
+    assert ["loss/adversarial" in row for row in found] == [False, True, True, True] and found[-1]["loss/adversarial"] > 0
+
+
+def test_a_converted_student_is_warned_of_other_features(here, well, tmp_path, advl_world):
+    well("finetune", "-r", "regions.yaml", "--runs", tmp_path / "runs", "--name", "a", "train.steps=1")
+    model = tmp_path / "runs/regions/a/seed0/model"
+    config = json.loads((model / "config.json").read_text())
+    config["vldistill"]["official"] = True
+    (model / "config.json").write_text(json.dumps(config))
+    store = advl_world / "artifacts/regions/toy/manifest.json"
+    before = store.read_text()
+    arguments = ("finetune", "-r", "regions.yaml", f"student.init={model}", "--runs", tmp_path / "runs", "--dry-run")
+    assert "WARNING" not in well(*arguments).flat
+    try:
+        store.write_text(before.replace('"features": "detector"', '"features": "resnet101.a1_in1k"'))
+        assert "WARNING: the student's checkpoint was trained on a detector's features" in well(*arguments).flat
+    finally:
+        store.write_text(before)
+
+
+# --- the cache command ----------------------------------------------------------------------------------------------------
+
+
+def test_cache_builds_once_and_lists_and_verifies(here, well, command, tmp_path):
+    first = well("cache", "-r", "advl.yaml", here).last
+    again = well("cache", "-r", "advl.yaml", here)
+    assert first["missing"] == again.last["missing"] == 0 and "to compute" not in again.out and len(first["caches"]) == 3
+    assert "complete" in well("cache", "--ls", "-r", "advl.yaml", here).out
+    verified = well("cache", "-r", "advl.yaml", here, "--verify").out
+    assert verified.count("0 fault(s)") == 3 and verified.count("smallest cosine 1.000000") == 3
+    shard = next((tmp_path / "cache").glob("vit-*/shard-*.h5"))
+    data = bytearray(shard.read_bytes())
+    data[-20] ^= 1
+    shard.write_bytes(data)
+    broken = command("cache", "-r", "advl.yaml", here, "--verify")
+    assert broken.code == 1 and "1 fault(s) found" in broken.err and shard.name in broken.out
+    refused = command("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs")
+    assert refused.code == 2 and shard.name in refused.err and len(refused.err.splitlines()) == 1
+
+
+def test_writers_of_an_array_each_do_their_part(here, well, tmp_path):
+    missing = [well("cache", "-r", "advl.yaml", here, "--shard", f"{part}/3").last["missing"] for part in (2, 0, 1)]
+    assert missing[0] > missing[1] > missing[2] == 0
+    assert well("distill", "-r", "advl.yaml", here, "cache.mode=require", "--runs", tmp_path / "runs").last["run"]
+
+
+def test_dry_runs_write_nothing(here, well, tmp_path):
+    assert "missing" in well("cache", "-r", "advl.yaml", here, "--dry-run").flat
+    assert "ADVL: vision, text, 2 word(s)" in well("distill", "-r", "advl.yaml", here, "--dry-run").flat
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("overrides, part", [
+    ((), "no such cache"), (("teachers.text.layer=1",), "layer is last there, 1 is asked for"),
+    (("cache.words=3",), "most is 2 there, 3 is asked for"), (("data.train=val",), "lacks"),
+    (("objective.words=5",), "objective.words is 5, the cache keeps 2"), (("objective.layers.text=7",), "has 2 layers"),
+    (("teachers.vision=null",), "needs `teachers.vision`"), (("teachers.text.model=nowhere/at/all",), "nowhere/at/all"),
+    (("adversarial.steps=2",), "for a uniter student"), (("student.kind=uniter",), "needs `regions`"),
+])
+def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path, overrides, part):
+    if overrides and part != "no such cache":
+        well("cache", "-r", "advl.yaml", here)
+    refused = command("distill", "-r", "advl.yaml", here, "cache.mode=require", "--runs", tmp_path / "runs", *overrides)
+    assert refused.code == 2 and part in refused.err and len(refused.err.splitlines()) == 1, refused.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments, part", [
+    (("--shard", "3/3"), "is not i/n"), (("--shard", "x"), "is not i/n"), (("--ls", "--verify"), "three things"),
+])
+def test_options_of_cache_are_judged(here, command, arguments, part):
+    refused = command("cache", "-r", "advl.yaml", here, *arguments)
+    assert refused.code == 2 and part in refused.err

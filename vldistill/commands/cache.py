@@ -1,0 +1,140 @@
+"""`vldistill cache`: teacher features on disk, built, verified and listed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vldistill.commands.output import console, last_line, plan_table
+from vldistill.errors import InputError, VldistillError
+from vldistill.recipe import load_recipe
+from vldistill.schema import Recipe
+
+PLAIN_EVERY_SECONDS = 15
+
+
+def cache_command(
+    recipe: str | None, overrides: list[str], *, shard: str, limit: int | None, prefetch: bool, verify: bool, rows: int, ls: bool,
+    dry_run: bool,
+) -> None:
+    """Builds what a recipe's objective needs, or does what one of the switches says."""
+    if sum((prefetch, verify, ls)) > 1:
+        raise InputError("--prefetch, --verify and --ls are three things", hint="give one of them")
+    if ls:
+        _list(Path(load_recipe(recipe, overrides).cache.path) if recipe else Path("artifacts/cache"))
+        return
+    if recipe is None:
+        raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls, which needs none")
+    chosen = _cacheable(load_recipe(recipe, [*overrides, *([f"data.limit={limit}"] if limit else [])]), recipe)
+    from vldistill.training.build import wanted_features
+    from vldistill.training.caches import TeacherCaches
+
+    caches = TeacherCaches(chosen)
+    if prefetch:
+        _prefetch(caches)
+        return
+    inputs = caches.inputs(wanted_features(chosen))
+    if verify:
+        _verify(caches, inputs, rows)
+        return
+    part = _part(shard)
+    missing = {role: len(keys) for role, keys in caches.missing(inputs).items()}
+    if dry_run:
+        table = {role: f"{len(caches.parts[role].keys(inputs)):,} wanted, {count:,} missing; in "
+                       f"{caches.parts[role].cache.folder if caches.parts[role].cache else chosen.cache.path}"
+                 for role, count in missing.items()}
+        console.print(plan_table(f"cache {chosen.name}", table))
+        return
+    started = time.monotonic()
+    if any(missing.values()):
+        caches.build(inputs, _say, shard=part, progress=_Progress())
+    left = sum(len(keys) for keys in caches.missing(inputs).values())
+    wanted = sum(len(own.keys(inputs)) for own in caches.parts.values())
+    _say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))
+    last_line({"rows": wanted - left, "missing": left, "wall_s": round(time.monotonic() - started, 1),
+               "caches": [str(own.cache.folder) for own in caches.parts.values() if own.cache is not None]})
+
+
+def _cacheable(recipe: Recipe, name: str) -> Recipe:
+    """The recipe, as one whose teachers can be stored. Raises InputError where they cannot."""
+    if recipe.objective.kind == "advl":
+        if recipe.cache.mode == "live":
+            return recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"mode": "auto"})})
+        return recipe
+    if recipe.teacher is None:
+        raise InputError("nothing to cache: the recipe has no teacher", where=name, hint="train it with: vldistill finetune")
+    raise InputError(f"nothing to cache: a {recipe.teacher.kind} teacher runs live, its attention maps are too large to store",
+                     where=name, hint=f"go on with: vldistill distill --recipe {name}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    """`i/n`, with i from 0."""
+    index, slash, count = text.partition("/")
+    if not slash or not index.isdecimal() or not count.isdecimal() or not int(index) < int(count):
+        raise InputError(f"--shard {text!r} is not i/n with 0 <= i < n", hint="for example --shard 0/8, up to 7/8")
+    return int(index), int(count)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Progress:
+    """A plain line now and then: builds run for hours, mostly into a file."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, done: int, todo: int) -> None:
+        now = time.monotonic()
+        if now - self._last > PLAIN_EVERY_SECONDS or done == todo:
+            self._last = now
+            rate = done / max(now - self._started, 1e-9)
+            _say(f"{done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left")
+
+
+def _prefetch(caches: Any) -> None:
+    for teacher in (caches.vision, caches.text, caches.relevance.clip if caches.relevance else None):
+        if teacher is not None:
+            count = sum(parameter.numel() for parameter in teacher.network.parameters())
+            _say(f"{teacher.fields['model']}: {count:,} parameters, weights {teacher.fields['weights']}")
+    if caches.text is not None and hasattr(caches.text, "tokenizer"):
+        _say(f"{caches.text.fields['model']}: tokenizer of {len(caches.text.tokenizer):,} tokens")
+
+
+def _verify(caches: Any, inputs: Any, rows: int) -> None:
+    from vldistill.teachers.cache.verify import verify_cache
+
+    faults = 0
+    for part in caches.parts.values():
+        if part.cache is None:
+            _say(f"{part.name}: no cache with this recipe's fields")
+            faults += 1
+            continue
+        report = verify_cache(part.cache.folder)
+        for damage in report.damages:
+            _say(str(damage.error()))
+        _say(f"{part.cache.folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
+        faults += len(report.damages)
+    if not faults and rows:
+        for role, cosine in caches.recomputed(inputs, rows).items():
+            _say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
+    if faults:
+        raise VldistillError(f"{faults} fault(s) found", hint="delete a damaged cache and build it again")
+
+
+def _list(root: Path) -> None:
+    from vldistill.teachers.cache.listing import list_caches
+
+    table = Table("cache", "rows", "MB", "s", "state")
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for entry in list_caches(root):
+        state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
+        figures = f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", f"{entry.seconds:,.1f}"
+        table.add_row(Text(entry.folder.name), *figures, Text(state))
+    console.print(table if table.row_count else f"no caches in {root}")

@@ -1,0 +1,171 @@
+"""Filling the caches of unimodal teachers: each image once, each text once, and the words that matter of each pair of both."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vldistill.data.digests import ImageDigests
+from vldistill.data.images import Images
+from vldistill.data.records import Record
+from vldistill.data.sequences import Sentence, sentences
+from vldistill.errors import VldistillError
+from vldistill.teachers.cache.layout import Column
+from vldistill.teachers.cache.planning import Pending
+from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.teachers.keys import pair_key, text_key
+from vldistill.teachers.unimodal import TextTeacher, VisionTeacher, selected_vectors
+from vldistill.teachers.words import Relevance, keyword_scores, words_of
+
+Tick = Callable[[int], None]
+"""Told how many rows a batch has added."""
+
+
+@dataclass
+class Inputs:
+    """What features are wanted of, by key. images: where each is read. pairs: an image's and a text's key. users: a record that
+    wants it, for messages."""
+
+    images: dict[bytes, tuple[Images, str]] = field(default_factory=dict)
+    texts: dict[bytes, Sentence] = field(default_factory=dict)
+    pairs: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
+    users: dict[bytes, str] = field(default_factory=dict)
+
+    def add(self, records: Iterable[Record], images: Images, digests: ImageDigests) -> None:
+        known: dict[Sentence, bytes] = {}
+        for record in records:
+            own = [digests[path] for path in record.images]
+            for path, key in zip(record.images, own, strict=True):
+                self.images.setdefault(key, (images, path))
+            for sentence in sentences(record):
+                if sentence not in known:
+                    known[sentence] = text_key(sentence)
+                text = known[sentence]
+                self.texts.setdefault(text, sentence)
+                pair = pair_key(own[0], text)
+                self.pairs.setdefault(pair, (own[0], text))
+                for key in (*own, text, pair):
+                    self.users.setdefault(key, record.id)
+
+
+def cache_name(fields: dict[str, Any], suffix: str = "") -> str:
+    """A folder's first part: the teacher's model, as a plain name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(fields["model"]).rsplit("/", 1)[-1].partition("@")[0]).strip("-.").lower() + suffix
+
+
+def feature_columns(width: int) -> tuple[Column, ...]:
+    """Of an image's and of a text's cache."""
+    return (Column("features", "float16", (width,)),)
+
+
+def word_columns(width: int, most: int) -> tuple[Column, ...]:
+    """scores: S_v and S_l of all words. index, vectors: of the `most` best."""
+    return (Column("scores", "float16", (2,), ragged=True), Column("index", "int16", (most,)),
+            Column("vectors", "float16", (most, width)))
+
+
+def fill_images(writer: CacheWriter, pending: Pending, inputs: Inputs, teacher: VisionTeacher, batch: int, tick: Tick) -> None:
+    """Computes the pending images, a batch at a time."""
+    wanted = list(inputs.images.items())
+    for places in _batches(pending.indices, batch):
+        opened = [images.open(path) for images, path in (wanted[place][1] for place in places)]
+        writer.put(places, {"features": half(teacher(opened), teacher.fields["model"])})
+        tick(len(places))
+
+
+def fill_texts(
+    texts: tuple[CacheWriter, Pending] | None, words: tuple[CacheWriter, Pending] | None, inputs: Inputs, teacher: TextTeacher,
+    relevance: Relevance | None, batch: int, most: int, tick: Tick,
+) -> None:
+    """Computes pending texts and pending pairs together, so that a text is encoded once for both. None: not wanted."""
+    name = teacher.fields["model"]
+    places = dict(zip(inputs.texts, range(len(inputs.texts)), strict=True))
+    own = set(texts[1].indices.tolist()) if texts else set()
+    by_text: dict[int, list[int]] = defaultdict(list)
+    pairs = list(inputs.pairs.values())
+    for place in words[1].indices.tolist() if words else ():
+        by_text[places[pairs[place][1]]].append(place)
+    judge = _Judge(inputs, relevance, batch) if words else None
+    encoded = list(inputs.texts.values())
+    for chunk in _batches(sorted(own | by_text.keys()), batch):
+        found = teacher([encoded[place] for place in chunk])
+        kept = [row for row, place in enumerate(chunk) if place in own]
+        if kept:
+            writer = texts[0]
+            writer.put([chunk[row] for row in kept], {"features": half(found.whole[kept], name)})
+        if words:
+            _put_words(words[0], chunk, by_text, pairs, judge, [encoded[place] for place in chunk], found.words, most, name)
+        tick(len(kept) + sum(len(by_text.get(place, ())) for place in chunk))
+
+
+def _put_words(
+    writer: CacheWriter, chunk: Sequence[int], by_text: dict[int, list[int]], pairs: list[tuple[bytes, bytes]], judge: _Judge,
+    texts: list[Sentence], features: list[Tensor], most: int, name: str,
+) -> None:
+    concerned = [row for row, place in enumerate(chunk) if by_text.get(place)]
+    if not concerned:
+        return
+    split = [words_of(texts[row]) for row in concerned]
+    indices, scores, index, vectors = [], [], [], []
+    for row, words, seen in zip(concerned, split, judge.relevance.embed_words(split), strict=True):
+        language = keyword_scores(words)
+        for place in by_text[chunk[row]]:
+            judged = judge.relevance.score(words, judge.image(pairs[place][0]), seen, language, most)
+            indices.append(place)
+            scores.append(np.stack([judged.visual, judged.language], axis=1))
+            index.append(judged.selected)
+            vectors.append(half(selected_vectors(features[row], judged.selected), name))
+    columns = {"scores": np.concatenate(scores).astype(np.float16), "index": np.stack(index), "vectors": np.stack(vectors)}
+    writer.put(indices, columns)
+
+
+class _Judge:
+    """The images' embeddings in CLIP's space, each computed once."""
+
+    def __init__(self, inputs: Inputs, relevance: Relevance, batch: int):
+        self.relevance, self._inputs, self._batch = relevance, inputs, batch
+        self._known: dict[bytes, np.ndarray] = {}
+        self._waiting = iter(inputs.images)
+
+    def image(self, key: bytes) -> np.ndarray:
+        while key not in self._known:
+            # Images are asked for about in their own order, so that they can be embedded by the batch.
+            ahead = [key, *(other for other in self._next() if other != key and other not in self._known)]
+            opened = [images.open(path) for images, path in (self._inputs.images[other] for other in ahead)]
+            self._known |= dict(zip(ahead, self.relevance.embed_images(opened), strict=True))
+        return self._known[key]
+
+    def _next(self) -> list[bytes]:
+        found = []
+        for key in self._waiting:
+            found.append(key)
+            if len(found) == self._batch - 1:
+                break
+        return found
+
+
+def half(features: Tensor, name: str) -> np.ndarray:
+    """float16. Raises VldistillError where a value has no place in it."""
+    values = features.half().numpy()
+    if not np.isfinite(values).all():
+        raise VldistillError("gives features that half precision cannot hold", where=name,
+                             hint="choose another layer, or teachers.precision=fp32")
+    return values
+
+
+def word_lengths(inputs: Inputs) -> dict[str, np.ndarray]:
+    """Of the ragged column: the words of each pair's text."""
+    lengths = {key: len(words_of(sentence)) for key, sentence in inputs.texts.items()}
+    return {"scores": np.array([lengths[text] for _, text in inputs.pairs.values()], dtype=np.int64)}
+
+
+def _batches(places: Sequence[int] | np.ndarray, size: int) -> Iterator[list[int]]:
+    whole = places.tolist() if isinstance(places, np.ndarray) else list(places)
+    for start in range(0, len(whole), size):
+        yield whole[start : start + size]
