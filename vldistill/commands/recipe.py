@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vldistill.schema import Recipe
 
 recipe_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, check and copy recipes.",
                          epilog="Example: vldistill recipe show quickstart_dide")
 
 Name = Annotated[str, typer.Argument(help="Recipe file, or the name of one that ships with the tool.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.")]
+
+
+def _teachers(recipe: Recipe) -> str:
+    models = [part.model for part in (recipe.teachers.vision, recipe.teachers.text) if part]
+    return " + ".join(models) or (recipe.teacher.kind if recipe.teacher else "-")
 
 
 @recipe_app.command("ls", epilog="Example: vldistill recipe ls")
@@ -25,7 +33,7 @@ def ls() -> None:
     table = Table("recipe", "student", "teacher", "what it is", box=None, pad_edge=False)
     for path in shipped_recipes():
         recipe = load_recipe(str(path))
-        table.add_row(path.stem, recipe.student.kind, recipe.teacher.kind if recipe.teacher else "-", recipe.description)
+        table.add_row(path.stem, recipe.student.kind, _teachers(recipe), recipe.description)
     Console().print(table)
 
 
