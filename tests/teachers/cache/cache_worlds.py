@@ -1,5 +1,5 @@
-"""Caches whose every value follows from its key, so that any row can be checked by itself; run as a program, it is a writer that
-other processes can kill, starve and collide with."""
+"""Caches whose every value follows from its key, so that any row can be checked by itself; run as a program, it is a writer
+that other processes can kill, starve and collide with."""
 
 from __future__ import annotations
 

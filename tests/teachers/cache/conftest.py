@@ -10,8 +10,19 @@ from pathlib import Path
 import pytest
 
 import vldistill
+from vldistill import artifacts
 
+VERSIONS = artifacts.package_versions()
 PROGRAM = Path(__file__).with_name("cache_worlds.py")
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """No waiting for the disk in this process: what a sync is for, no test can see; that each has its place, one looks at. Nor
+    does a thousand manifests look a thousand times which packages there are."""
+    monkeypatch.setattr(artifacts, "package_versions", lambda: VERSIONS)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
 
 
 @pytest.fixture

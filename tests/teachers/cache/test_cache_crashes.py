@@ -24,8 +24,8 @@ from vldistill.teachers.cache.writer import CacheWriter
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A function: the files of a cache of so many rows whose writer was never interrupted, name -> content, without journals and
-    manifest, which say how it came about."""
+    """A function: the files of a cache of so many rows whose writer was never interrupted, name -> content, without journals
+    and manifest, which say how it came about."""
     made = {}
 
     def contents(folder: Path) -> dict[str, bytes]:
@@ -42,8 +42,8 @@ def whole(tmp_path_factory):
 
 
 def continues(root: Path, count: int, acknowledged: int, whole) -> int:
-    """Checks what a dead writer left, lets another finish it, and compares with an uninterrupted run. Returns how many rows were
-    there."""
+    """Checks what a dead writer left, lets another finish it, and compares with an uninterrupted run. Returns how many rows
+    were there."""
     folder, keys = cache_folder(root, "swin", FIELDS), make_keys(count)
     there = np.zeros(count, bool)
     if (folder / MANIFEST).exists():
@@ -52,14 +52,13 @@ def continues(root: Path, count: int, acknowledged: int, whole) -> int:
     assert there[:acknowledged].all()
     fill(root, keys)
     assert readable(folder, keys).all() and FeatureCache(folder).complete
-    assert verify_cache(folder).damages == []
     assert whole.contents(folder) == whole(count)
     return int(there.sum())
 
 
 def dying_writer(root: Path, count: int, dies_at: int, calls: tuple[str, ...], part: float) -> tuple[int, bool]:
-    """Writes in a forked process that ends at its `dies_at`-th system call of these; of a write, that share is still done. Returns
-    how many rows it had acknowledged, and whether it came to its end instead."""
+    """Writes in a forked process that ends at its `dies_at`-th system call of these; of a write, that share is still done.
+    Returns how many rows it had acknowledged, and whether it came to its end instead."""
     keys, (reading, telling) = make_keys(count), os.pipe()
     child = os.fork()
     if not child:
@@ -110,6 +109,36 @@ def test_death_at_every_system_call(root, whole, calls, part):
         kept.add(continues(root, 60, acknowledged, whole))
         shutil.rmtree(root)
     assert deaths > 20 and kept >= {0, 20, 40}
+
+
+def test_rows_are_synced_before_the_journal_names_them_and_the_journal_before_they_count(root, monkeypatch):
+    """And a shard, its description and the manifest are on disk, with their names, before the first line of journal is."""
+    keys, calls = make_keys(100), []
+
+    def noting(call, real):
+        def noted(*arguments):
+            place = Path(arguments[-1] if call == "replace" else Path(f"/proc/self/fd/{arguments[0]}").readlink())
+            calls.append((call, place.name))
+            return real(*arguments)
+        return noted
+
+    for call in ("pwrite", "write", "fsync", "fdatasync", "replace"):
+        monkeypatch.setattr(os, call, noting(call, getattr(os, call)))
+    monkeypatch.setattr(writer_module, "COMMIT_BYTES", 1)
+    with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
+        writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
+        reserved = len(calls)
+        for first in range(0, 100, 50):
+            calls.append(("put", ""))
+            writer.put(pending.indices[first:first + 50], values_of(keys[first:first + 50]))
+    file, journal, folder = "shard-0000.h5", "shard-0000.journal", writer.folder.name
+    written = [("pwrite", file)] * 3
+    assert calls[reserved:-3] == [("put", ""), *written, ("fdatasync", file), ("write", journal), ("fdatasync", journal)] * 2
+    before = [call for call in calls[:reserved] if call[0] != "pwrite"][-9:]
+    assert [name for call, name in before if call == "replace"] == [file, "shard-0000.json", "manifest.json"]
+    for name in (file, "shard-0000.json", "manifest.json"):
+        renamed = before.index(("replace", name))
+        assert before[renamed - 1][0] == "fsync" and ("fsync", folder) in before[renamed:]
 
 
 def kill_at_random(start, root: Path, whole, signals: list[int], count: int, batch: int) -> list[int]:

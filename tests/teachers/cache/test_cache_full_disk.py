@@ -1,4 +1,5 @@
-"""A disk that is full, before and while rows are written: one line, exit code 1, what is finished stays, and it goes on later."""
+"""A disk that is full, before and while rows are written: one line, exit code 1, what is finished stays, and it goes on
+later."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
+from vldistill.teachers.cache.damage import damaged
 from vldistill.teachers.cache.layout import Column
 from vldistill.teachers.cache.lock import FileLock, is_held
 from vldistill.teachers.cache.manifest import Fields, Manifest, load_manifest, shard_number
@@ -37,8 +38,11 @@ def take_place(folder: Path, part: tuple[int, int]) -> FileLock:
 
 
 def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Column]) -> Manifest:
-    """The cache's manifest, a new one where there is none. Raises InputError where it has other columns."""
+    """The cache's manifest, a new one where there is none. Raises InputError where it has other columns, or is gone from a cache
+    that has rows."""
     if not (folder / MANIFEST).exists():
+        if any(folder.glob("shard-*.journal")):
+            raise damaged(folder, "has rows and no manifest.json")
         Manifest.new(folder, name, fields, columns).save()
     manifest = load_manifest(folder)
     if manifest.columns != tuple(columns) or manifest.fields != dict(fields):
@@ -49,12 +53,17 @@ def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Col
 
 def remove_leftovers(manifest: Manifest, part: tuple[int, int]) -> None:
     """Removes what killed writers left: halves of manifests, and files of this part's shards that the manifest never came to
-    name, so that no row is in them."""
+    name, so that they have no journal and no rows."""
     for path in manifest.folder.iterdir():
         match = _SHARD_FILE.match(path.name)
-        orphan = match and match["shard"] not in manifest.shards and shard_number(match["shard"]) % part[1] == part[0]
+        orphan = match and not is_taken(manifest, match["shard"]) and shard_number(match["shard"]) % part[1] == part[0]
         if orphan or _MANIFEST_HALF.match(path.name):
             path.unlink()
+
+
+def is_taken(manifest: Manifest, shard: str) -> bool:
+    """Whether a shard of this name is the cache's, or somebody put files of a whole one there."""
+    return shard in manifest.shards or (manifest.folder / f"{shard}.journal").exists()
 
 
 def _refusal(lock: FileLock, what: str, part: tuple[int, int]) -> InputError:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from vldistill.errors import InputError
 from vldistill.teachers.cache.damage import damaged
 
 _SUM = b',"line":"%08x"}'
@@ -69,7 +68,7 @@ def read_journal(path: Path, rows: int, columns: int) -> Journal:
     except FileNotFoundError:
         return Journal([], 0)
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
     blocks: list[Block] = []
     whole_bytes, torn_at = 0, None
     # What follows the last line break is a torn line, or nothing.

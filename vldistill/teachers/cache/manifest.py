@@ -111,8 +111,16 @@ _OWN = ("name", "fields", "columns", "shards", "request", "wanted", "complete", 
 def load_manifest(folder: Path) -> Manifest:
     """Reads a cache's manifest. Raises InputError where it is missing or edited, or its fields are not those that the folder's
     name stands for."""
-    value = artifacts.read_manifest(folder, STAGE, make_it=MAKE_IT, partial=True)
     path = folder / artifacts.MANIFEST
+    try:
+        value = artifacts.read_manifest(folder, STAGE, make_it=MAKE_IT, partial=True)
+    except InputError as error:
+        if folder.exists():
+            # Making it again would be refused for the same reason.
+            raise damaged(path, error.message) from None
+        raise
+    except RecursionError:
+        raise damaged(path, "is not a manifest") from None
     fields, names = value.get("fields"), split_name(folder.absolute())
     given = artifacts.fingerprint(fields)[:_DIGITS]
     if names is None or names != (value.get("name"), given):

@@ -127,9 +127,12 @@ class Shard:
         return data
 
     def _read(self, offset: int, size: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise damaged(self.path, f"cannot be read: {error.strerror}") from None
 
 
 def shard_bytes(columns: Sequence[Column], rows: int, elements: Mapping[str, int]) -> int:

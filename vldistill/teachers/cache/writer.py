@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from vldistill.errors import InputError, VldistillError
 from vldistill.teachers.cache.disk import check_room, writing
-from vldistill.teachers.cache.entry import open_manifest, remove_leftovers, take_place
+from vldistill.teachers.cache.entry import is_taken, open_manifest, remove_leftovers, take_place
 from vldistill.teachers.cache.index import first_places
 from vldistill.teachers.cache.layout import Column, Lengths, as_keys, checked_columns, checked_lengths
 from vldistill.teachers.cache.manifest import Fields, cache_folder, changing, load_manifest, shard_name
@@ -106,8 +107,8 @@ class CacheWriter:
         if len(plan.new_keys):
             check_room(self.folder, pending.bytes_needed)
             # Numbers are divided among the writers as the keys are, so that none waits for another.
-            taken = load_manifest(self.folder).shards
-            number = next(free for free in range(self.part[0], 1 << 30, self.part[1]) if shard_name(free) not in taken)
+            manifest = load_manifest(self.folder)
+            number = next(free for free in count(*self.part) if not is_taken(manifest, shard_name(free)))
             name, entry = create_shard(self.folder, number, self.part, self.columns, plan.new_keys, plan.new_lengths)
             created[name] = entry
             shards.append(Shard(self.folder, name, self.columns, entry))
@@ -131,14 +132,14 @@ class CacheWriter:
         or a row is not pending or was put already, and VldistillError where the disk does not take them. """
         indices = np.asarray(indices, dtype=np.int64)
         self._check(indices, values)
-        counts = {name: np.concatenate([[0], np.cumsum(count[indices])]) for name, count in self._plan.lengths.items()}
+        starts = {name: np.concatenate([[0], np.cumsum(lengths[indices])]) for name, lengths in self._plan.lengths.items()}
         shards, rows = self._plan.shard[indices], self._plan.row[indices]
         breaks = np.flatnonzero((np.diff(shards) != 0) | (np.diff(rows) != 1)) + 1
         # Marked first: after an interrupt a row may be missing, but is never written once more under the sums of the first time.
         self._done[indices] = True
         for first, end in zip([0, *breaks], [*breaks, len(indices)], strict=True):
             if first < end:
-                run = {column.name: _part(values[column.name], counts.get(column.name), first, end) for column in self.columns}
+                run = {column.name: _part(values[column.name], starts.get(column.name), first, end) for column in self.columns}
                 output = self._outputs[self._shards[shards[first]].name]
                 output.write(int(rows[first]), int(rows[first] + end - first), run)
         waiting = sum(output.pending_bytes for output in self._outputs.values())
@@ -157,10 +158,10 @@ class CacheWriter:
         if set(values) != {column.name for column in self.columns}:
             raise ValueError(f"columns {sorted(values)} are given, {[column.name for column in self.columns]} were declared")
         for column in self.columns:
-            count = int(self._plan.lengths[column.name][indices].sum()) if column.ragged else len(indices)
+            rows = int(self._plan.lengths[column.name][indices].sum()) if column.ragged else len(indices)
             value = values[column.name]
-            if value.shape != (count, *column.shape) or value.dtype != column.numpy:
-                declared = f"{(count, *column.shape)} {column.dtype}"
+            if value.shape != (rows, *column.shape) or value.dtype != column.numpy:
+                declared = f"{(rows, *column.shape)} {column.dtype}"
                 raise ValueError(f"{column.name} is {value.shape} {value.dtype}, {declared} was declared")
 
     def _commit(self) -> None:

@@ -1,0 +1,83 @@
+"""A cache in the workers of a loader: forked, spawned, before and after it was opened; all read the same."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from cache_worlds import fill, make_keys
+from torch.utils.data import DataLoader, Dataset
+
+from vldistill.teachers.cache.store import FeatureCache
+
+
+class Rows(Dataset):
+    """One row of the cache an item, found in the worker."""
+
+    def __init__(self, cache: FeatureCache, keys: np.ndarray):
+        self.cache, self.keys = cache, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, place: int) -> tuple[bytes, bytes]:
+        row = self.cache.find(self.keys[place:place + 1])
+        return self.cache.read(row, "pooled").tobytes(), self.cache.read_ragged(int(row[0]), "scores").tobytes()
+
+
+def stream(rows: Rows, workers: int, context: str | None) -> str:
+    loader = DataLoader(rows, batch_size=7, num_workers=workers, multiprocessing_context=context, collate_fn=list)
+    state = hashlib.sha256()
+    for batch in loader:
+        for pooled, scores in batch:
+            state.update(pooled + scores)
+    return state.hexdigest()
+
+
+@pytest.fixture
+def rows(root) -> Rows:
+    keys = make_keys(100)
+    fill(root, keys[:60])
+    return Rows(FeatureCache(fill(root, keys)), np.concatenate([keys[::-1], keys[:20]]))
+
+
+@pytest.mark.parametrize("workers, context, opened", [
+    (1, "fork", False), (2, "fork", True), (1, "spawn", True), *(
+        pytest.param(workers, context, opened, marks=pytest.mark.slow)
+        for workers in (1, 2, 4) for context in ("fork", "spawn") for opened in (False, True))
+])
+def test_workers_read_what_one_process_reads(rows, workers, context, opened):
+    expected = stream(Rows(FeatureCache(rows.cache.folder), rows.keys), 0, None)
+    if opened:
+        assert len(rows.cache) == 100
+    assert stream(rows, workers, context) == expected
+
+
+def test_row_numbers_mean_the_same_in_a_copy_though_the_cache_has_grown(rows, root):
+    keys = make_keys(100)
+    found = rows.cache.find(keys)
+    text = pickle.dumps(rows.cache)
+    assert len(text) < 5000
+    fill(root, make_keys(150), shard=(0, 1))
+    copy = pickle.loads(text)
+    assert copy._state is None
+    np.testing.assert_array_equal(copy.find(keys), found)
+    assert len(copy) == 100 and len(FeatureCache(rows.cache.folder)) == 150
+
+
+def read_in_child(cache: FeatureCache, row: int, queue) -> None:
+    queue.put(cache.read([row], "pooled").sum())
+
+
+def test_a_fork_of_an_opened_cache_reads_for_itself(rows):
+    row = int(rows.cache.find(make_keys(1))[0])
+    expected = rows.cache.read([row], "pooled").sum()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=read_in_child, args=(rows.cache, row, queue))
+    child.start()
+    assert queue.get(timeout=30) == expected
+    child.join()

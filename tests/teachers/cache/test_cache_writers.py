@@ -1,0 +1,222 @@
+"""Writers side by side: parts never overlap, a second writer of one part is turned away, a dead one's lock is no obstacle."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from cache_worlds import COLUMNS, FIELDS, WIDTH, fill, lengths_of, make_keys, readable
+
+from vldistill.errors import InputError, VldistillError
+from vldistill.teachers.cache import lock as locks
+from vldistill.teachers.cache.lock import FileLock, Holder, held, is_held
+from vldistill.teachers.cache.manifest import cache_folder, load_manifest
+from vldistill.teachers.cache.store import FeatureCache
+from vldistill.teachers.cache.verify import verify_cache
+from vldistill.teachers.cache.writer import CacheWriter
+
+
+@pytest.fixture
+def folder(root):
+    return cache_folder(root, "swin", FIELDS)
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    """A file system without `flock`."""
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+
+
+def writer(root, part=(0, 1)) -> CacheWriter:
+    return CacheWriter(root, "swin", FIELDS, COLUMNS, part)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_four_processes_at_once_write_one_cache(start, root, folder):
+    running = [start(root, "--rows", 1000, "--part", part, 4, "--pause", 0.005) for part in range(4)]
+    for process in running:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+    keys = make_keys(1000)
+    assert readable(folder, keys).all() and len(FeatureCache(folder)) == 1000
+    assert FeatureCache(folder).complete and verify_cache(folder).damages == []
+    for part in range(4):
+        with h5py.File(folder / f"shard-{part:04d}.h5") as file:
+            assert {int.from_bytes(key[:8].tobytes(), "big") % 4 for key in file["keys"][:]} == {part}
+            assert file["pooled"].shape == (len(file["keys"]), WIDTH)
+
+
+def test_parts_written_at_different_times_are_complete_with_the_last(root, folder):
+    keys = make_keys(300)
+    for part in (2, 0, 1):
+        assert not folder.exists() or not FeatureCache(folder).complete
+        fill(root, keys, shard=(part, 3))
+        there = readable(folder, keys)
+        assert load_manifest(folder).wanted == 300 and 0 < there.sum() == len(FeatureCache(folder))
+    assert there.all() and FeatureCache(folder).complete
+
+
+def test_a_part_without_keys_still_counts(root, folder):
+    keys = make_keys(1)
+    owner = int.from_bytes(keys[0, :8].tobytes(), "big") % 2
+    fill(root, keys, shard=(1 - owner, 2))
+    assert len(FeatureCache(folder)) == 0 and not FeatureCache(folder).complete
+    fill(root, keys, shard=(owner, 2))
+    assert len(FeatureCache(folder)) == 1 and FeatureCache(folder).complete
+
+
+def test_a_writer_of_fewer_keys_does_not_speak_for_one_of_more(root, folder):
+    keys = make_keys(200)
+    with writer(root, (0, 2)) as short:
+        short.pending(keys[:50], lengths_of(keys[:50]))
+        fill(root, keys, shard=(1, 2))
+    assert not FeatureCache(folder).complete
+    fill(root, keys[:50], shard=(0, 2))
+    fill(root, keys[:50], shard=(1, 2))
+    assert FeatureCache(folder).complete and readable(folder, keys)[:50].all() and not readable(folder, keys).all()
+    fill(root, keys, shard=(0, 2))
+    assert FeatureCache(folder).complete and readable(folder, keys).all()
+
+
+def test_another_number_of_parts_finds_what_is_there(root, folder):
+    keys = make_keys(300)
+    with pytest.raises(KeyboardInterrupt), writer(root, (1, 3)) as first:
+        pending = first.pending(keys, lengths_of(keys))
+        assert pending.others == 300 - len(pending)
+        first.reserve(pending)
+        raise KeyboardInterrupt
+    fill(root, keys, shard=(0, 3))
+    before = len(FeatureCache(folder))
+    fill(root, keys)
+    assert before > 0 and len(FeatureCache(folder)) == 300 and readable(folder, keys).all() and FeatureCache(folder).complete
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", [{}, {"HDF5_USE_FILE_LOCKING": "FALSE"}], ids=["locking", "no locking"])
+@pytest.mark.parametrize("part", [(0, 1), (1, 4)], ids=["same part", "another n"])
+def test_a_second_writer_is_turned_away(start, root, folder, tree, environment, part):
+    first = start(root, "--pause", 0.02, "--commit-bytes", 1, **environment)
+    assert first.stdout.readline() == "ready\n" and first.stdout.readline()
+    first.send_signal(signal.SIGSTOP)
+    before = tree(root)
+    second = start(root, "--part", *part, **environment)
+    _, err = second.communicate(timeout=30)
+    assert second.returncode == 2 and err.count("\n") == 1
+    assert f"process {first.pid} on host {socket.gethostname()} since" in err and str(folder) in err
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"process {first.pid} on host"), writer(root, part):
+        pass
+    assert time.monotonic() - began < 1
+    assert tree(root) == before
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(60) == 0 and readable(folder, make_keys(400)).all()
+
+
+def test_other_parts_of_the_same_number_are_let_in(root):
+    with writer(root, (0, 3)), writer(root, (2, 3)), pytest.raises(InputError, match=f"process {os.getpid()} on host"), \
+            writer(root, (2, 3)):
+        pass
+    with writer(root, (2, 3)):
+        pass
+
+
+def test_what_a_killed_writer_holds_is_free(start, root, folder):
+    process = start(root, "--pause", 0.05)
+    assert process.stdout.readline() == "ready\n"
+    process.kill()
+    process.wait()
+    assert (folder / ".writer-0-of-1.lock").stat().st_size > 0
+    fill(root, make_keys(400))
+    assert readable(folder, make_keys(400)).all()
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    lock = FileLock(tmp_path / "lock")
+    assert lock.take()
+    reading, telling = os.pipe()
+    (waiting, ready), child = os.pipe(), os.fork()
+    if not child:
+        os.write(ready, b"x")
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        assert os.read(waiting, 1) == b"x" and is_held(lock.path)
+        lock.release()
+        assert not is_held(lock.path) and FileLock(lock.path).take()
+    finally:
+        os.write(telling, b"x")
+        os.waitpid(child, 0)
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_without_flock_a_file_stands_in(root, folder):
+    with writer(root):
+        for part in ((0, 1), (1, 2)):
+            with pytest.raises(InputError, match=f"process {os.getpid()} on host"), writer(root, part):
+                pass
+    fill(root, make_keys(50))
+    assert readable(folder, make_keys(50)).all() and not list(folder.glob(".*.held"))
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_stand_in_of_a_dead_process_is_no_obstacle_and_one_of_another_host_is(root, folder):
+    fill(root, make_keys(50))
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    stand_in, own = folder / ".writer-0-of-1.lock.held", Holder.me()
+    for pid, host, birth, free in [(int(gone.stdout), own.host, 1, True), (own.pid, own.host, own.birth + 1, True),
+                                   (own.pid, own.host, own.birth, False), (1, "elsewhere", 1, False)]:
+        for part in ((0, 1), (0, 2)):
+            stand_in.write_text(json.dumps({"pid": pid, "host": host, "since": "then", "birth": birth}))
+            if free:
+                fill(root, make_keys(60), shard=part)
+            else:
+                with pytest.raises(InputError, match=f"process {pid} on host {host} since then"):
+                    fill(root, make_keys(60), shard=part)
+                stand_in.unlink()
+    assert not stand_in.exists() and not list(folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pid": "x"}', "\0\0"])
+def test_a_lock_that_does_not_say_whose_it_is(root, text):
+    with writer(root) as first:
+        (first.folder / ".writer-0-of-1.lock").write_text(text)
+        with pytest.raises(InputError, match="a process that did not say its name is writing the same"), writer(root):
+            pass
+
+
+def test_a_short_lock_is_waited_for_and_then_given_up(tmp_path):
+    with held(tmp_path / "lock", wait=1):
+        began = time.monotonic()
+        with pytest.raises(VldistillError, match=r"waited 0 s"), held(tmp_path / "lock", wait=0.1):
+            pass
+        assert time.monotonic() - began >= 0.1
+    with held(tmp_path / "lock", wait=0):
+        pass
+
+
+def test_a_reader_beside_a_writer_sees_committed_rows_only(start, root, folder):
+    keys, counts = make_keys(400), []
+    process = start(root, "--commit-bytes", 1, "--pause", 0.01)
+    assert process.stdout.readline() == "ready\n" and process.stdout.readline()
+    while process.poll() is None:
+        there = readable(folder, keys)
+        counts.append(int(there.sum()))
+        assert there[:counts[-1]].all()
+    assert counts == sorted(counts) and len(set(counts)) > 2
+    assert np.all(readable(folder, keys))
