@@ -97,6 +97,33 @@ def test_weights_from_a_file(tmp_path):
     torch.testing.assert_close(network.state_dict()["conv1.weight"], source.state_dict()["conv1.weight"])
 
 
+def shaped(name: str) -> dict[str, torch.Tensor]:
+    """The state dict of a network of timm, of one stored number a tensor."""
+    with torch.device("meta"):
+        network = timm.create_model(name, pretrained=False)
+    return {key: torch.zeros(()).expand(value.shape) for key, value in network.state_dict().items()}
+
+
+def test_weights_without_a_classifier_or_counts_are_whole(tmp_path):
+    weights = timm.create_model(BACKBONE, pretrained=False).state_dict()
+    kept = {key: value for key, value in weights.items() if not key.startswith("fc.") and "num_batches" not in key}
+    torch.save({"state_dict": kept}, tmp_path / "resnet.pth")
+    build_backbone(str(tmp_path / "resnet.pth"))
+
+
+@pytest.mark.parametrize("found, message", [
+    (lambda: shaped("resnet50"), "tensors are missing, layer3"),
+    (lambda: {"lm_head.weight": torch.zeros(3)}, "tensors are missing, conv1.weight first"),
+    (lambda: {key: torch.zeros(()) for key in shaped(BACKBONE)}, "tensors have another shape, conv1.weight first"),
+    (lambda: shaped("resnet152"), "tensors have no place"),
+])
+def test_weights_of_another_network_are_refused(tmp_path, found, message):
+    torch.save(found(), tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=message) as refusal:
+        build_backbone(str(tmp_path / "weights.pth"))
+    assert refusal.value.where == str(tmp_path / "weights.pth")
+
+
 def test_weights_that_cannot_be_had_are_one_error(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     for weights, message in ((str(tmp_path / "gone"), "no such file"), (str(tmp_path / "broken.safetensors"), "cannot be had"),

@@ -57,7 +57,8 @@ def build_backbone(weights: str | None = None) -> nn.Module:
         elif weights is None:
             network = make(pretrained=True)
         elif Path(weights).is_file():
-            network = make(pretrained=True, pretrained_cfg_overlay={"file": weights})
+            network = make(pretrained=False)
+            _load_file(network, weights)
         else:
             raise InputError("no such file", where=weights, hint="name a weights file of ResNet-101")
     except InputError:
@@ -67,6 +68,23 @@ def build_backbone(weights: str | None = None) -> nn.Module:
         raise InputError(f"the weights of {BACKBONE} cannot be had: {reason}", where=weights or "hub",
                          hint="fetch them on a machine with network and give the file with --weights") from None
     return network.eval().requires_grad_(False)
+
+
+def _load_file(network: nn.Module, path: str) -> None:
+    """Loads a file's tensors. timm's own way passes over what does not fit, which would leave random features under the name of
+    a trained network. Raises InputError where a tensor is missing, of another shape, or of no such network."""
+    from timm.models import load_state_dict
+
+    found, own = load_state_dict(path, weights_only=True), network.state_dict()
+    # A count of training steps, which files of old torch lack and which does nothing here.
+    missing = [key for key in own if key not in found and not key.endswith(".num_batches_tracked")]
+    other = [key for key in own if key in found and getattr(found[key], "shape", None) != own[key].shape]
+    foreign = [key for key in found if key not in own and not str(key).startswith("fc.")]
+    for keys, what in ((missing, "are missing"), (other, "have another shape"), (foreign, "have no place")):
+        if keys:
+            raise InputError(f"is not of {BACKBONE}: {len(keys)} of its tensors {what}, {str(keys[0])[:60]} first", where=path,
+                             hint="name a weights file of ResNet-101, as timm saves it")
+    network.load_state_dict({**own, **{key: found[key] for key in own if key in found}})
 
 
 def resized(image: Image.Image) -> Image.Image:
