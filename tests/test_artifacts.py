@@ -16,6 +16,7 @@ from vldistill.artifacts import (
     fingerprint,
     new_manifest,
     read_manifest,
+    refuse_existing,
     write_json,
     write_manifest,
     write_text,
@@ -89,6 +90,16 @@ def test_overwrite_never_replaces_what_is_not_ours(tmp_path):
     (tmp_path / "empty").mkdir()
     make(tmp_path / "empty", overwrite=True)
     assert (tmp_path / "empty" / "data.txt").exists()
+
+
+def test_overwrite_replaces_its_own_kind_alone(tmp_path):
+    for name, text in (("data", '{"stage": "prepare"}'), ("run", '{"stage": "finetune"}'), ("other", "{}"), ("broken", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(text)
+    refuse_existing(tmp_path / "data", True, "prepare|regions")
+    for name, message in (("run", "is an artifact of `finetune`"), ("other", "not an artifact"), ("broken", "not an artifact")):
+        with pytest.raises(InputError, match=message), building(tmp_path / name, overwrite=True, stage="prepare"):
+            raise AssertionError("the body ran")
 
 
 def test_rests_of_a_killed_process_do_not_stand_in_the_way(tmp_path):

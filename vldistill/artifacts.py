@@ -60,12 +60,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def building(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def building(target: Path, *, overwrite: bool = False, stage: str | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `target`, renamed to it on success and removed on any failure (Ctrl-C too).
 
-    Raises InputError at once if `target` exists and `overwrite` is off; an old artifact stays until the new one is whole.
+    Raises InputError at once where `refuse_existing` does; an old artifact stays until the new one is whole.
     """
-    refuse_existing(target, overwrite)
+    refuse_existing(target, overwrite, stage)
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{os.getpid()}.building"
@@ -86,15 +86,38 @@ def building(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 parent.rmdir()
 
 
-def refuse_existing(target: Path, overwrite: bool) -> None:
-    """Raises InputError where `target` is taken, unless `overwrite` is on and it is an artifact of ours (or empty)."""
+def refuse_existing(target: Path, overwrite: bool, stage: str | None = None) -> None:
+    """Raises InputError where `target` is taken, unless `overwrite` is on and it is empty or an artifact of ours, of `stage` (one
+    of a "|"-separated list) where that is given."""
     if not target.exists():
         return
     if not overwrite:
         raise InputError("already exists", where=str(target), hint="pass --overwrite, or another name")
-    if not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists()):
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    found = _stage(target) if stage is not None else None
+    if not target.is_dir() or not (target / MANIFEST).exists() or (stage is not None and found is None):
         raise InputError("is not an artifact of vldistill, so it is not overwritten", where=str(target),
                          hint="choose another place")
+    if stage is not None and found not in stage.split("|"):
+        raise InputError(f"is an artifact of `{found}`, so one of `{stage}` does not overwrite it", where=str(target),
+                         hint="choose another place, or remove it yourself")
+
+
+def _stage(folder: Path) -> str | None:
+    """What the folder's manifest says that it is; None where there is none that can be read."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["stage"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def refuse_inputs_in(target: Path, *inputs: Path | None) -> None:
+    """Raises InputError where `target` is one of a command's inputs or holds one, since to overwrite it would remove that."""
+    for path in inputs:
+        if path is not None and path.resolve().is_relative_to(target.resolve()):
+            what = "is" if path.resolve() == target.resolve() else "holds"
+            raise InputError(f"{what} what the command reads", where=str(target), hint="give another place with --out")
 
 
 def package_versions() -> dict[str, str]:

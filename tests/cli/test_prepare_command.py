@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -248,6 +249,28 @@ def test_what_cannot_be_unpacked_is_one_line(command, downloads, tree, words, re
     before = tree(downloads.parent)
     result = command("prepare", *words.split())
     assert result.code == 2 and result.out == "" and result.err.count("\n") == 1 and reason in result.err, result.err
+    assert tree(downloads.parent) == before
+
+
+@pytest.mark.parametrize("words, reason", [
+    ("jsonl --raw data/raw --out data", "data: holds what the command reads"),
+    ("jsonl --raw data --out data", "data: is what the command reads"),
+    ("regions --data data --weights random --out data", "data: is what the command reads"),
+    ("regions --data data --weights random --out other", "other: is an artifact of `prepare`"),
+    ("jsonl --raw downloads --unpack data --out data", "data: is what the command reads"),
+    ("jsonl --raw downloads --unpack there --out there/data", "there/data: is where the archives are unpacked"),
+    ("toy --datasets vqa --raw world --out ready", "ready/toy-vqa: is an artifact of `toy`"),
+])
+def test_overwrite_removes_neither_its_input_nor_another_kind(command, well, raw, downloads, tree, words, reason):
+    (downloads / "val.jsonl").rename(raw / "val.jsonl")
+    for name in ("data", "other"):
+        well("prepare", "jsonl", "--raw", raw, "--out", name)
+    shutil.copytree(raw, "data/raw")
+    Path("ready/toy-vqa").mkdir(parents=True)
+    Path("ready/toy-vqa/manifest.json").write_text('{"stage": "toy"}')
+    before = tree(downloads.parent)
+    result = command("prepare", *words.split(), "--overwrite")
+    assert result.code == 2 and result.err.count("\n") == 1 and reason in result.err, result.err
     assert tree(downloads.parent) == before
 
 

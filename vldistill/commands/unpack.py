@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import refuse_existing
+from vldistill.artifacts import refuse_existing, refuse_inputs_in
 from vldistill.commands.output import console, plan_table
 from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
+from vldistill.errors import InputError
 
 
 def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite: bool, dry_run: bool) -> Path | None:
@@ -17,10 +18,13 @@ def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite:
     """
     target = into or Path("artifacts/raw") / name
     sources = find_sources(raw, target)
+    refuse_inputs_in(out, raw, target)
+    if out.resolve().is_relative_to(target.resolve()):
+        raise InputError("is where the archives are unpacked", where=str(out), hint="give another place with --out")
     if unpacked_before(sources, target, overwrite=overwrite) is not None:
         console.print(f"already unpacked: {target}", highlight=False, markup=False, soft_wrap=True)
         return target
-    refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite, "prepare")
     if dry_run:
         archives = [source.name for source in sources if is_archive(source)]
         copied = [source.name for source in sources if not is_archive(source)]

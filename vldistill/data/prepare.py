@@ -112,10 +112,11 @@ def prepare(
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
         return add_missing(out, kept, variants, shards, dry_run=dry_run, progress=packing)
-    artifacts.refuse_existing(out, overwrite)
+    artifacts.refuse_inputs_in(out, raw)
+    artifacts.refuse_existing(out, overwrite, "prepare")
     with ExitStack() as stack:
         # Removed again where anything is wrong.
-        folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite))
+        folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite, stage="prepare"))
         data, problems = SourceData(), Problems()
         with RecordWriter(data, folder, limit, reading) as writer:
             data.take, data.take_region = writer.take, writer.take_region

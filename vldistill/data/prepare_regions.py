@@ -155,12 +155,13 @@ def _build(
     options = {**options, "limit": target.limit}
     if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
         return kept
-    artifacts.refuse_existing(target.out, target.overwrite)
+    artifacts.refuse_inputs_in(target.out, source)
+    artifacts.refuse_existing(target.out, target.overwrite, STAGE)
     manifest = artifacts.new_manifest(STAGE, source=str(source.resolve()), features=features, options=options, inputs=signature,
                                       partial=target.limit is not None)
     if target.dry_run:
         return manifest
-    with artifacts.building(target.out, overwrite=target.overwrite) as folder:
+    with artifacts.building(target.out, overwrite=target.overwrite, stage=STAGE) as folder:
         writer = RegionWriter(folder)
         _write(entries(), writer, source, problems, target)
         problems.raise_if_any(str(source))

@@ -32,8 +32,8 @@ def prepare_toy(
     """
     targets = {name: (raw / RAW_NAME / name, out / f"{RAW_NAME}-{name}") for name in datasets}
     for places in targets.values():
-        for place in places:
-            refuse_existing(place, overwrite)
+        for place, stage in zip(places, ("toy", "prepare"), strict=True):
+            refuse_existing(place, overwrite, stage)
     return [
         _prepare_one(name, *places, seed=seed, scale=scale, overwrite=overwrite,
                      options=options if name == "vqa" else SourceOptions())

@@ -109,7 +109,7 @@ def unpack(
         if source.resolve().is_relative_to(target.resolve()):
             raise InputError("is where the archives are", where=str(target), hint="give another place with --unpack DIR")
     signature = _signature(sources)
-    with artifacts.building(target, overwrite=overwrite) as folder:
+    with artifacts.building(target, overwrite=overwrite, stage="unpack") as folder:
         work = _Unpacking(folder, sources, progress)
         work.run()
         manifest = artifacts.new_manifest(
