@@ -9,13 +9,17 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from raw_worlds import write_lines
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from vldistill.data.images import ImageFolder
+from vldistill.data.prepare import prepare
+from vldistill.data.prepare_regions import Target, extract_regions
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions.extract import BACKBONE, Boxes, build_backbone, extract, grid_boxes, resized
 from vldistill.data.regions.store import RegionStore
+from vldistill.data.sources.base import SourceOptions
 from vldistill.errors import InputError
 
 
@@ -95,6 +99,38 @@ def test_weights_from_a_file(tmp_path):
     save_file(source.state_dict(), tmp_path / "resnet.safetensors")
     network = build_backbone(str(tmp_path / "resnet.safetensors"))
     torch.testing.assert_close(network.state_dict()["conv1.weight"], source.state_dict()["conv1.weight"])
+
+
+def test_few_images_of_many_sizes_wait(network, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "MOST_WAITING", 3)
+    read, most = [], 0
+
+    def wanted():
+        for i in range(7):
+            read.append(i)
+            yield Boxes(picture(tmp_path / f"{i}.png", (64, 64 + i)), grid_boxes(64, 64 + i, 1), None)
+
+    for done, _ in enumerate(extract(network, ImageFolder(tmp_path), wanted(), device=torch.device("cpu"))):
+        most = max(most, len(read) - done)
+    assert len(read) == done + 1 == 7 and most == 3
+
+
+def prepared(folder, sizes):
+    """A data artifact of images of these sizes, by their paths."""
+    rows = []
+    for path, size in sizes.items():
+        (folder / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        picture(folder / "raw" / path, size)
+        rows.append({"image": path, "text": "Is it?", "label": "yes"})
+    write_lines(folder / "raw/train.jsonl", rows)
+    prepare("jsonl", folder / "raw", folder / "data", options=SourceOptions(labels=("yes", "no")))
+    return folder / "data"
+
+
+def test_a_limit_is_of_the_first_images(small, tmp_path):
+    data = prepared(tmp_path, {f"{i}.png": (64, 64 + (i == 0)) for i in range(5)})
+    extract_regions(data, Target(tmp_path / "out", limit=2), weights="random", grid=1, batch=2)
+    assert list(RegionStore(tmp_path / "out")) == ["0", "1"]
 
 
 def shaped(name: str) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,9 @@ def extract_regions(
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for path, regions in extract(build_backbone(weights), artifact.images, boxes(), device=device, batch=batch):
+        # Cut before they are computed: features do not come in the order of the images.
+        wanted = islice(boxes(), target.limit)
+        for path, regions in extract(build_backbone(weights), artifact.images, wanted, device=device, batch=batch):
             yield path, path, regions
 
     options = {"boxes": source, "weights": weights or "hub"}

@@ -25,6 +25,7 @@ BACKBONE = "resnet101.a1_in1k"
 STRIDE = 16
 CELLS = 7
 SHORT_SIDE, LONG_SIDE = 600, 1200
+MOST_WAITING = 64  # images of a few MB each, where sizes are many
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -98,16 +99,20 @@ def extract(
     network: nn.Module, images: Images, wanted: Iterable[Boxes], *, device: torch.device, batch: int = 8
 ) -> Iterator[tuple[str, Regions]]:
     """(path, regions) of each image, not in order: images of equal size go through the network together, so that none is padded
-    and its features do not depend on its company. Raises InputError for an image that cannot be read."""
+    and its features do not depend on its company; at most MOST_WAITING are held. Raises InputError for an image that cannot be
+    read."""
     network = network.to(device)
     waiting: dict[tuple[int, int], list[tuple[Boxes, Tensor, tuple[int, int]]]] = {}
     for one in wanted:
         image = images.open(one.path)
         pixels = torch.from_numpy(np.array(resized(image)))
-        group = waiting.setdefault(tuple(pixels.shape[:2]), [])
-        group.append((one, pixels, image.size))
-        if len(group) == batch:
-            yield from _features(network, waiting.pop(tuple(pixels.shape[:2])), device)
+        size = tuple(pixels.shape[:2])
+        waiting.setdefault(size, []).append((one, pixels, image.size))
+        if sum(map(len, waiting.values())) == MOST_WAITING:
+            size = max(waiting, key=lambda key: len(waiting[key]))
+        elif len(waiting[size]) < batch:
+            continue
+        yield from _features(network, waiting.pop(size), device)
     for group in waiting.values():
         yield from _features(network, group, device)
 
