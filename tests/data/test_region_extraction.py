@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import test_vcr
 import timm
 import torch
 from PIL import Image
@@ -131,6 +133,53 @@ def test_a_limit_is_of_the_first_images(small, tmp_path):
     data = prepared(tmp_path, {f"{i}.png": (64, 64 + (i == 0)) for i in range(5)})
     extract_regions(data, Target(tmp_path / "out", limit=2), weights="random", grid=1, batch=2)
     assert list(RegionStore(tmp_path / "out")) == ["0", "1"]
+
+
+def test_images_of_one_name_are_refused_before_any_work(tmp_path, monkeypatch):
+    data = prepared(tmp_path, {"a/1.png": (8, 8), "b/1.png": (8, 8)})
+    monkeypatch.setattr(extraction, "build_backbone", lambda _: pytest.fail("a network was built"))
+    with pytest.raises(InputError, match=r"b/1.png: has the same name as a/1.png"):
+        extract_regions(data, Target(tmp_path / "out"), weights="random")
+
+
+@pytest.mark.parametrize("name, damage, message", [
+    ("regions.jsonl", lambda text: text[:-20], "differs from what its manifest"),
+    ("regions.jsonl", None, "is named in the manifest but missing"),
+    ("images.jsonl", lambda text: text.replace('"width": 36', '"width": 37'), "differs from what its manifest"),
+])
+@pytest.mark.parametrize("grid", [None, 2])
+def test_an_edited_artifact_is_refused(world, tmp_path, name, damage, message, grid):
+    shutil.copytree("artifacts/data/toy-vcr", tmp_path / "data")
+    path = tmp_path / "data" / name
+    path.write_text(damage(path.read_text())) if damage else path.unlink()
+    with pytest.raises(InputError, match=message) as refusal:
+        extract_regions(tmp_path / "data", Target(tmp_path / "out"), weights="random", grid=grid)
+    assert refusal.value.where == str(path)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"width": 9}, "m/1.jpg is 8 x 6, its metadata says 9 x 6"),
+    ({"boxes": [[0, 0, 4, 4, 1], [8, 0, 9, 4, 1]]}, "m/1.jpg: box 1 has no area inside the image"),
+    ({"boxes": [[0, 0, 4, 4, 1], [1, 1, 3, 3, 1.5]]}, "m/1.jpg: a confidence is not in 0 to 1"),
+])
+def test_boxes_that_are_not_of_their_image_are_refused(tmp_path, changes, message):
+    test_vcr.world(tmp_path / "raw", test_vcr.row(), metadata=test_vcr.METADATA | changes)
+    prepare("vcr", tmp_path / "raw", tmp_path / "data")
+    with pytest.raises(InputError, match=message) as refusal:
+        extract_regions(tmp_path / "data", Target(tmp_path / "out"), weights="random")
+    assert refusal.value.where == str(tmp_path / "data/regions.jsonl:1")
+
+
+def test_other_weights_of_the_same_name_are_another_store(small, tmp_path):
+    data, weights = prepared(tmp_path, {"1.png": (8, 8)}), tmp_path / "weights.pth"
+    network = timm.create_model(BACKBONE, pretrained=False)
+    for seed in (1, 1, 2):
+        torch.save({**network.state_dict(), "conv1.weight": torch.full_like(network.conv1.weight, seed)}, weights)
+        if seed == 1:
+            manifest = extract_regions(data, Target(tmp_path / "out"), weights=str(weights), grid=1)
+    assert manifest["unchanged"]
+    with pytest.raises(InputError, match="already exists"):
+        extract_regions(data, Target(tmp_path / "out"), weights=str(weights), grid=1)
 
 
 def shaped(name: str) -> dict[str, torch.Tensor]:

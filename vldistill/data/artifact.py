@@ -65,13 +65,7 @@ class DataArtifact:
         if split not in self.splits:
             raise InputError(f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder),
                              hint="choose one of them")
-        path = self.folder / f"{split}.jsonl"
-        variant = self.variants.get(split)
-        expected = variant["sha256"] if variant else self.manifest["files"].get(path.name)
-        if not path.exists():
-            raise InputError("is named in the manifest but missing", where=str(path), hint=self._again())
-        if expected and file_digest(path) != expected:
-            raise InputError("differs from what its manifest records", where=str(path), hint=self._again())
+        path = self.verified(f"{split}.jsonl")
         records = read_records(path)
         if types is not None:
             known = sorted({record.type for record in records if record.type})
@@ -87,6 +81,17 @@ class DataArtifact:
         if not records:
             raise InputError(f"split {split!r} holds no records", where=str(path), hint=self._again())
         return records
+
+    def verified(self, name: str) -> Path:
+        """A file of the artifact, by its name. Raises InputError where it is missing or was edited after `prepare`."""
+        path = self.folder / name
+        variant = self.variants.get(name.removesuffix(".jsonl"))
+        expected = variant["sha256"] if variant else self.manifest["files"].get(name)
+        if not path.exists():
+            raise InputError("is named in the manifest but missing", where=str(path), hint=self._again())
+        if expected and file_digest(path) != expected:
+            raise InputError("differs from what its manifest records", where=str(path), hint=self._again())
+        return path
 
     def image_digests(self) -> ImageDigests:
         """The sha1 of each image's file, as `prepare` recorded it."""

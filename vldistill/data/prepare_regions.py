@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vldistill import artifacts
-from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.artifact import open_data
 from vldistill.data.inputs import inputs_signature
-from vldistill.data.records import read_jsonl
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import DETECTOR, STAGE, RegionWriter
-from vldistill.data.writing import REGIONS_FILE
 from vldistill.errors import InputError, Problems
 
 MOST_FAULTS = 1000
@@ -31,7 +25,6 @@ FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
     "oscar": importers.read_oscar,
     "vl-bert": importers.read_vlbert,
 }
-GRID = 6
 
 
 @dataclass(frozen=True)
@@ -102,52 +95,32 @@ def extract_regions(
 ) -> dict[str, Any]:
     """Computes features of a data artifact's images with ResNet-101 (see `regions.extract`) into a store; returns its manifest.
 
-    grid: G x G cells instead of the boxes that the artifact has (VCR's); without either, GRID x GRID. batch: images of equal size
+    grid: G x G cells instead of the boxes that the artifact has (VCR's); without either, 6 x 6. batch: images of equal size
     at once. Errors as `import_regions`.
     """
+    # Not at the top: torch and timm are slow to import, and importing features needs neither.
     from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
+    from vldistill.data.regions.wanted import boxes_of
 
     artifact, problems = open_data(data), Problems()
-    boxes, source = _boxes(artifact, grid)
+    # Cut before they are computed: features do not come in the order of the images.
+    boxes, source = boxes_of(artifact, grid, target.limit)
 
     def entries() -> Iterator[importers.Entry]:
         import torch
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Cut before they are computed: features do not come in the order of the images.
-        wanted = islice(boxes(), target.limit)
+        wanted = boxes()
         for path, regions in extract(build_backbone(weights), artifact.images, wanted, device=device, batch=batch):
             yield path, path, regions
 
     options = {"boxes": source, "weights": weights or "hub"}
+    if weights and Path(weights).is_file():
+        # A name says nothing of what is in the file.
+        options["weights_sha256"] = artifacts.file_digest(Path(weights))
     features = "random" if weights == "random" else BACKBONE
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
     return _build(entries, target, data, problems, options, features, artifact.fingerprint)
-
-
-def _boxes(artifact: DataArtifact, grid: int | None):
-    """A function that yields the boxes of each image, and where they are from."""
-    from vldistill.data.regions.extract import Boxes, grid_boxes
-
-    annotated = artifact.folder / REGIONS_FILE
-
-    def from_annotations() -> Iterator[Boxes]:
-        for _, row in read_jsonl(annotated, Problems(), parse=json.loads):
-            rows = np.array(row["boxes"], dtype=np.float32).reshape(-1, 5)
-            edge = np.array([row["width"], row["height"]] * 2, dtype=np.float32)
-            if len(rows):
-                yield Boxes(row["image"], np.minimum(rows[:, :4].clip(0), edge), rows[:, 4])
-
-    def from_grid(side: int) -> Iterator[Boxes]:
-        for _, row in read_jsonl(artifact.folder / "images.jsonl", Problems(), parse=json.loads):
-            yield Boxes(row["path"], grid_boxes(row["width"], row["height"], side), None)
-
-    if grid is None and annotated.exists():
-        return from_annotations, "annotated"
-    side = grid or GRID
-    if not (artifact.folder / "images.jsonl").exists():
-        raise InputError("has no list of images", where=str(artifact.folder), hint="prepare it without --images none")
-    return lambda: from_grid(side), f"grid {side}"
 
 
 def _build(
