@@ -159,10 +159,11 @@ def _write(entries: Iterator[importers.Entry], writer: RegionWriter, source: Pat
     seen: dict[str, str] = {}
     for where, name, regions in entries:
         key = image_key(name)
-        first = seen.setdefault(key, where)
-        if first != where:
-            problems.add(f"image {key} appears twice", where=where, hint=f"first at {first}; drop one")
+        # Not by comparing places: two entries of one file may have the same.
+        if key in seen:
+            problems.add(f"image {key} appears twice", where=where, hint=f"first at {seen[key]}; drop one")
             continue
+        seen[key] = where
         try:
             writer.add(key, checked(regions))
         except ValueError as error:

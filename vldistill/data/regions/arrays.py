@@ -16,6 +16,7 @@ from vldistill.data.regions.store import Regions
 # Booleans, integers and floats of a stated width; never objects.
 _NUMERIC = re.compile(r"[<>|=]?[?biuf][1-8]?")
 MAX_BOXES = 10_000
+LONGEST_SIDE = 1 << 31  # a store has sizes as int32
 _TOLERANCE = 0.01  # half precision and boxes that reach over the image's edge by a pixel
 
 
@@ -58,24 +59,51 @@ def read_npz(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"is no npz file of numbers: {str(error).splitlines()[0][:120] if str(error) else error!r}") from None
 
 
+def normalised(regions: Regions) -> Regions:
+    """The regions with each part an array of numbers of its dimensions, one row a box. Raises ValueError for anything else: a
+    file may hold things of any kind."""
+    features, boxes = _numbers("features", regions.features, 2), _numbers("boxes", regions.boxes, 2)
+    count, width = len(boxes), features.shape[1]
+    if boxes.shape != (count, 4) or len(features) != count or width == 0:
+        raise ValueError(f"has features {list(features.shape)} and boxes {list(boxes.shape)}")
+    confidence, labels, whole = regions.confidence, regions.soft_labels, regions.image_feature
+    if confidence is not None:  # a column in some files
+        confidence = _numbers("confidence", confidence, 1, 2).reshape(-1)
+    if labels is not None:
+        labels = _numbers("soft_labels", labels, 2)
+        if labels.shape[1] == 0:
+            raise ValueError("has soft_labels of no class")
+    for name, values in (("confidence", confidence), ("soft_labels", labels)):
+        if values is not None and len(values) != count:
+            raise ValueError(f"has {count} boxes and {len(values)} rows of {name}")
+    if whole is not None:
+        whole = _numbers("image_feature", whole, 1)
+        if len(whole) != width:
+            raise ValueError(f"has {width} features a box and {len(whole)} of the whole image")
+    if regions.size is not None and not all(0 < side < LONGEST_SIDE for side in regions.size):
+        raise ValueError(f"an image's sides are 1 to {LONGEST_SIDE - 1:,} pixels")
+    return replace(regions, features=features, boxes=boxes, confidence=confidence, soft_labels=labels, image_feature=whole)
+
+
+def _numbers(name: str, values: Any, *dimensions: int) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f"`{name}` is of type {type(values).__name__}, an array of numbers was expected")
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"`{name}` holds {str(values.dtype)[:40]}, numbers were expected")
+    if values.ndim not in dimensions:
+        expected = " or ".join(map(str, dimensions))
+        raise ValueError(f"`{name}` has {values.ndim} dimensions (shape {list(values.shape)}), {expected} were expected")
+    return values
+
+
 def checked(regions: Regions) -> Regions:
-    """The regions with their parts as the store has them. Raises ValueError for shapes that do not fit, numbers that are not
-    finite, and boxes that are inside out or far outside the image."""
+    """The regions with their parts as the store has them, once they are `normalised`. Raises ValueError for too many boxes or
+    none, numbers that are not finite, and boxes that are inside out or far outside the image."""
     count = len(regions.boxes)
-    if regions.features.ndim != 2 or regions.boxes.shape != (count, 4) or len(regions.features) != count:
-        raise ValueError(f"has features {list(regions.features.shape)} and boxes {list(regions.boxes.shape)}")
     if not 0 < count <= MAX_BOXES:
         raise ValueError(f"has {count:,} boxes, 1 to {MAX_BOXES:,} were expected")
-    parts: dict[str, np.ndarray] = {"features": regions.features}
-    if regions.confidence is not None:
-        parts["confidence"] = regions.confidence.reshape(-1)
-    if regions.soft_labels is not None:
-        parts["soft_labels"] = regions.soft_labels
-    for name, values in parts.items():
-        if len(values) != count:
-            raise ValueError(f"has {count} boxes and {len(values)} rows of {name}")
-    if regions.image_feature is not None:
-        parts["image_feature"] = regions.image_feature.reshape(-1)
+    parts = {name: values for name in ("features", "confidence", "soft_labels", "image_feature")
+             if (values := getattr(regions, name)) is not None}
     halves = {}
     with np.errstate(over="ignore"):
         for name, values in parts.items():
@@ -97,7 +125,7 @@ def selected(regions: Regions, threshold: float, fewest: int, most: int) -> Regi
     if regions.confidence is None:
         keep = most
     else:
-        keep = min(max(int((regions.confidence.reshape(-1) > threshold).sum()), fewest), most)
+        keep = min(max(int((regions.confidence > threshold).sum()), fewest), most)
     parts = {name: None if (part := getattr(regions, name)) is None else part[:keep]
              for name in ("features", "boxes", "confidence", "soft_labels")}
     return replace(regions, **parts)

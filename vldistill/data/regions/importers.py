@@ -12,18 +12,23 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vldistill.data.records import parse_json
-from vldistill.data.regions.arrays import from_base64, numeric_array, read_npz
+from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
+from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import Regions
 from vldistill.errors import InputError, Problems
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Entry = tuple[str, str, Regions]
 _LONGEST_LINE = 1 << 26
 _LARGEST_MEMBER = 1 << 26
+_LARGEST_ID = 1 << 63
 _OSCAR_BOX = 6
 
 
@@ -42,7 +47,8 @@ def read_uniter_lmdb(path: Path, problems: Problems) -> Iterator[Entry]:
     """An image database of UNITER: values are msgpack maps, or npz files in the `_compressed` ones."""
     lmdb, msgpack = optional("lmdb"), optional("msgpack")
     try:
-        with lmdb.open(str(path), readonly=True, lock=False, readahead=False) as database, database.begin() as transaction:
+        with (lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database,
+              database.begin() as transaction):
             for raw_key, value in transaction.cursor():
                 key = raw_key.decode("utf-8", "replace")
                 if key != "__keys__":
@@ -57,7 +63,7 @@ def _unpack(value: bytes, msgpack: ModuleType) -> dict[str, Any]:
     try:
         # Everything as bytes: older databases have texts where newer ones have bytes.
         table = msgpack.unpackb(value, raw=True, strict_map_key=False, object_hook=numeric_array)
-    except (ValueError, msgpack.UnpackException) as error:
+    except Exception as error:  # msgpack's own, a key that is no key, a dtype that NumPy does not know
         raise ValueError(f"is no msgpack map of numbers: {error}") from None
     if not isinstance(table, dict):
         raise ValueError("is no msgpack map of numbers")
@@ -96,6 +102,8 @@ def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
             where = f"{path}:{number}"
+            if not line.strip(b" \r\n"):
+                continue
             columns = line.rstrip(b"\r\n").split(b"\t")
             if len(line) == _LONGEST_LINE or len(columns) not in _TSV:
                 problems.add(f"has {len(columns)} columns, {', '.join(map(str, sorted(_TSV)))} are known", where=where,
@@ -135,11 +143,20 @@ def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
         problems.add("is no dictionary of image id to tensor", where=str(path), hint="is it OSCAR's feature file?")
         return
     for key, value in table.items():
-        where = f"{path}:{str(key)[:80]}"
-        if isinstance(key, str | int) and isinstance(value, torch.Tensor):
-            yield from _guarded(where, str(key), problems, lambda v=value: _oscar(v.float().numpy()))
+        known = type(key) is str or (type(key) is int and abs(key) < _LARGEST_ID)
+        name = str(key) if known else type(key).__name__
+        where = f"{path}:{name[:80]}"
+        if known and isinstance(value, torch.Tensor):
+            yield from _guarded(where, name, problems, lambda v=value: _oscar_tensor(v))
         else:
-            problems.add("is no tensor", where=where, hint="is it OSCAR's feature file?")
+            problems.add("is no tensor" if known else "is no name of an image", where=_shown(where),
+                         hint="is it OSCAR's feature file?")
+
+
+def _oscar_tensor(value: Tensor) -> Regions:
+    if str(value.layout) != "torch.strided" or value.is_meta or value.is_complex():
+        raise ValueError("is sparse, complex or without content, a plain tensor was expected")
+    return _oscar(value.detach().float().numpy())
 
 
 def _oscar(rows: np.ndarray) -> Regions:
@@ -183,24 +200,39 @@ def _vlbert(data: bytes) -> Regions:
     if not isinstance(table, dict):
         raise ValueError("a JSON object was expected")
     for name in ("image_w", "image_h", "num_boxes"):
-        if type(table.get(name)) is not int or table[name] < 1:
-            raise ValueError(f"`{name}` is no whole number of 1 or more")
-    for name in ("boxes", "features"):
+        if type(table.get(name)) is not int or not 0 < table[name] < LONGEST_SIDE:
+            raise ValueError(f"`{name}` is no whole number from 1 to {LONGEST_SIDE - 1:,}")
+    whole = table.get("image_box_feature")
+    for name in ("boxes", "features", *(["image_box_feature"] if whole is not None else [])):
         if not isinstance(table.get(name), str):
-            raise ValueError(f"lacks `{name}`")
+            raise ValueError(f"`{name}` is no text" if name in table else f"lacks `{name}`")
     size, count = (table["image_w"], table["image_h"]), table["num_boxes"]
     boxes = from_base64(table["boxes"], 4, count) / np.array(size * 2, dtype=np.float32)
     features = from_base64(table["features"], None, count)
-    whole = table.get("image_box_feature")
     whole = None if whole is None else from_base64(whole, features.shape[1], 1)[0]
     return Regions(features, boxes, image_feature=whole, size=size)
 
 
 def _guarded(where: str, name: str, problems: Problems, read: Callable[[], Regions]) -> Iterator[Entry]:
-    """The entry that `read` makes; its ValueError (UnicodeDecodeError too) goes to `problems`."""
+    """The entry that `read` makes, `normalised`; whatever is wrong with it or its name goes to `problems`."""
     try:
-        regions = read()
-    except (ValueError, OSError) as error:
-        problems.add(str(error), where=where, hint="fetch it again, or leave the image out")
+        if not _is_name(name):
+            raise ValueError("has no name that can be written as UTF-8")
+        regions = normalised(read())
+    except Exception as error:  # a file may hold anything, and each library raises its own at what it cannot take
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out")
         return
-    yield where, name, regions
+    yield _shown(where), name, regions
+
+
+def _shown(where: str) -> str:
+    """A place for a message of one line, on any terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in where)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(image_key(name)) and b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
