@@ -214,3 +214,16 @@ def test_a_format_is_known_by_its_file(tmp_path, name, kind):
 def test_a_rule_that_cannot_be_met_is_refused(tmp_path, rule):
     with pytest.raises(InputError, match="cannot be met"):
         import_regions(files.write_npz(tmp_path / "npz", IMAGES), Target(tmp_path / "out"), rule=rule)
+
+
+@pytest.mark.parametrize("name, kind, message", [
+    ("folder", "tsv", "folder: is a folder, tsv comes as a file"),
+    ("folder", "oscar", "folder: is a folder, oscar comes as a file"),
+    ("file", "npz", "file: is a file, npz comes as a folder"),
+    ("gone", "npz", "gone: no such file or folder"),
+])
+def test_a_format_that_does_not_come_so_is_refused(tmp_path, name, kind, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=message):
+        import_regions(tmp_path / name, Target(tmp_path / "out"), kind=kind)

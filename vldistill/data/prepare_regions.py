@@ -27,6 +27,10 @@ FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
 }
 
 
+# What a format comes as; the others come as either.
+_FOLDERS, _SINGLE = {"npz"}, {"tsv", "oscar"}
+
+
 @dataclass(frozen=True)
 class BoxRule:
     """Which boxes of an image are kept: those above `threshold`, but `fewest` to `most` (UNITER's 0.2, 10 and 100)."""
@@ -80,6 +84,11 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
     if kind is not None and kind not in FORMATS:
         raise InputError(f"--format {kind} is not known", hint=f"one of {', '.join(FORMATS)}")
     kind = kind or detect_format(raw)
+    if not raw.exists():
+        raise InputError("no such file or folder", where=str(raw), hint="give the feature files")
+    if (raw.is_dir() and kind in _SINGLE) or (raw.is_file() and kind in _FOLDERS):
+        found, expected = ("folder", "file") if raw.is_dir() else ("file", "folder")
+        raise InputError(f"is a {found}, {kind} comes as a {expected}", where=str(raw), hint="mend --raw or --format")
     problems = Problems()
 
     def entries() -> Iterator[importers.Entry]:
