@@ -174,6 +174,40 @@ def test_low_shot_draws_of_the_toy_vcr_are_shown_beside_the_published_shares(com
     assert again.code == 0 and "up to date" in again.out
 
 
+def test_a_dry_run_tells_what_it_would_add(well, world, tmp_path, tree):
+    words = ("prepare", "vcr", "--raw", "artifacts/raw/toy/vcr", "--out", tmp_path / "vcr")
+    well(*words)
+    before = tree(tmp_path)
+    shown = well(*words, "--lowshot", "1", "--seeds", "0,0,2", "--dry-run").flat
+    assert f"would add train-lowshot1-seed0, train-lowshot1-seed2 to {tmp_path / 'vcr'}" in shown and "up to date" not in shown
+    assert "train-statements and shards to" in well(*words, "--statements", "--shards", "9", "--dry-run").flat
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("words, reason", [
+    ("list --raw x", "--raw means nothing for list"),
+    ("vcr --raw x --seeds 1", "--seeds goes with --lowshot"),
+    (f"vcr --raw x --lowshot 5 --seeds {'1' * 5000}", "is not a list of whole numbers"),
+    ("regions --raw / --format npz", "/: gives the store no name"),
+])
+def test_what_is_given_in_vain_is_one_line(command, words, reason):
+    result = command("prepare", *words.split())
+    assert result.code == 2 and result.err.count("\n") == 1 and reason in result.err and len(result.err) < 200
+
+
+@pytest.mark.parametrize("raw, name", [(".hid", "hid"), ("v1.1", "v1.1"), ("a.b.tsv", "a.b"), ("db/data.mdb", "db"),
+                                       ("raw.zip", "raw.zip")])
+def test_a_store_is_called_after_its_source(well, tmp_path, monkeypatch, raw, name):
+    monkeypatch.chdir(tmp_path)
+    if Path(raw).suffix in (".tsv", ".mdb"):
+        Path(raw).parent.mkdir(exist_ok=True)
+        Path(raw).touch()
+    else:
+        Path(raw).mkdir()
+        Path(raw, "a.npz").touch()
+    assert f"artifacts/regions/{name} " in well("prepare", "regions", "--raw", raw, "--boxes", "36,36", "--dry-run").flat + " "
+
+
 @pytest.fixture
 def downloads(raw) -> Path:
     """The same data as it is downloaded: train.jsonl and the pictures in archives, val.jsonl beside them."""

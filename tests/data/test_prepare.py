@@ -101,7 +101,7 @@ def test_overwrite(tmp_path):
         prepare("jsonl", tmp_path / "raw", tmp_path / "out", decode_images=False)
     prepare("jsonl", tmp_path / "raw", tmp_path / "out", overwrite=True, decode_images=False)
     assert read_manifest(tmp_path / "out", "prepare", make_it="")["images"] == "headers"
-    with pytest.raises(InputError, match="not an artifact of vldistill"):
+    with pytest.raises(InputError, match="is what the command reads"):
         prepare("jsonl", tmp_path / "raw", tmp_path / "raw", overwrite=True)
 
 

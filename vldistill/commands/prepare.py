@@ -27,6 +27,8 @@ from vldistill.errors import InputError
 _ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite"}
 _REGIONS = {"--format", "--threshold", "--boxes", "--data", "--grid", "--weights"}
 _TOY = {"--seed", "--scale", "--datasets"}
+_MOST_DIGITS = 18
+_SUFFIXES = {".tsv", ".pt", ".pth", ".zip", ".mdb"}
 _OF_FILES, _OF_DATA = {"--format", "--threshold", "--boxes"}, {"--grid", "--weights"}
 
 
@@ -34,6 +36,7 @@ def prepare_command(asked: SimpleNamespace, given: set[str]) -> None:
     """`vldistill prepare`. asked: the values of all options. given: the names of those on the command line."""
     name = asked.dataset.replace("-", "_").lower()
     if name == "list":
+        _refuse(given - {"dataset"}, name)
         console.print(_datasets())
     elif name == "regions":
         _refuse(given - _ALWAYS - _REGIONS - {"--limit"}, name)
@@ -45,6 +48,8 @@ def prepare_command(asked: SimpleNamespace, given: set[str]) -> None:
         raise InputError(f"no dataset {asked.dataset!r}", hint=nearest(name, [*LAYOUTS, "regions"]))
     else:
         _refuse(given & (_TOY | _REGIONS), asked.dataset)
+        if "--seeds" in given and not asked.lowshot:
+            raise InputError("--seeds goes with --lowshot", hint="leave it out, or add --lowshot 100")
         _prepare_source(name, asked)
 
 
@@ -61,7 +66,7 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
     options = SourceOptions(min_answer_count=asked.min_count, vqa_split=asked.vqa_split, labels=split_list(asked.labels),
                             val_directories=split_list(asked.val_directories), task=asked.task,
                             splits=split_list(asked.splits) or None)
-    variants = Variants(_numbers("--lowshot", asked.lowshot), _numbers("--seeds", asked.seeds), asked.domain_shift,
+    variants = Variants(_distinct("--lowshot", asked.lowshot), _distinct("--seeds", asked.seeds), asked.domain_shift,
                         asked.statements)
     raw, target = asked.raw, asked.out or Path("artifacts/data") / name
     if asked.unpack is not None or is_archive(raw):
@@ -96,8 +101,7 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     computed = asked.data is not None
     if vain := given & (_OF_FILES if computed else _OF_DATA):
         raise InputError(f"{', '.join(sorted(vain))} goes with {'--raw' if computed else '--data'}", hint="leave it out")
-    name = (asked.raw or asked.data).resolve().name.partition(".")[0]
-    out = asked.out or Path("artifacts/regions") / name
+    out = asked.out or Path("artifacts/regions") / _store_name((asked.raw or asked.data).resolve())
     with _counting("images") as progress:
         target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress)
         if computed:
@@ -114,6 +118,18 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     else:
         console.print(render_regions(manifest))
         console.print(f"wrote {out}\n", highlight=False, soft_wrap=True)
+
+
+def _store_name(source: Path) -> str:
+    """What a store is called after its source. Only a file's known suffix is cut: a folder may be called `v1.1`."""
+    if source.name == "data.mdb":  # every LMDB is called so
+        source = source.parent
+    known = source.is_file() and source.suffix.lower() in _SUFFIXES
+    # No dot before it, which would hide the store.
+    name = (source.stem if known else source.name).lstrip(".")
+    if not name:
+        raise InputError("gives the store no name", where=str(source), hint="name it with --out")
+    return name
 
 
 def _toy_dataset(given: str) -> str:
@@ -133,9 +149,14 @@ def _datasets() -> Table:
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     values = split_list(text)
-    if not all(value.isascii() and value.isdigit() for value in values):
-        raise InputError(f"{option} {text} is not a list of whole numbers", hint=f"{option} 100,1000")
-    return tuple(dict.fromkeys(map(int, values)))
+    if not all(value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS for value in values):
+        raise InputError(f"{option} {text[:60]} is not a list of whole numbers", hint=f"{option} 100,1000")
+    return tuple(map(int, values))
+
+
+def _distinct(option: str, text: str) -> tuple[int, ...]:
+    """The same for a set: a number that is given twice counts once."""
+    return tuple(dict.fromkeys(_numbers(option, text)))
 
 
 def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
@@ -147,7 +168,8 @@ def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
         console.print(f"note: {note}", highlight=False, markup=False)
     if not manifest.get("unchanged"):
         console.print(render_counts(manifest))
-    names = added or list(manifest.get("variants", {}))
+    variants = manifest.get("variants", {})
+    names = [name for name in added if name in variants] if added else list(variants)  # in a dry run there are none yet
     for table in (*render_lowshot(manifest, names), *render_rewritten(manifest, names)):
         console.print(table)
     for line in short_types(manifest, names):
@@ -155,7 +177,8 @@ def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
     if "shards" in manifest and (packed or not manifest.get("unchanged")):
         files, samples, size = (sum(part[key] for part in manifest["shards"].values()) for key in ("files", "samples", "bytes"))
         console.print(f"packed {samples:,} samples into {files:,} tar(s), {size / 1e6:,.1f} MB", highlight=False)
-    new = " and ".join([*([f"{len(added)}"] if added else []), *(["shards"] if packed else [])])
+    which = [", ".join(added) if dry_run else f"{len(added)}"] if added else []
+    new = " and ".join([*which, *(["shards"] if packed else [])])
     done = f"{'would add' if dry_run else 'added'} {new} to" if new else "would write" if dry_run else "wrote"
     console.print(f"{done} {place}\n", highlight=False, soft_wrap=True)
 

@@ -40,7 +40,9 @@ def add_missing(
                          hint=f"pass --overwrite, or --shards {packed}")
     if shards is not None and packed is None:
         manifest = {**manifest, "packed": True} if dry_run else _add_shards(out, manifest, shards, progress)
-    return _add_variants(out, manifest, missing) if missing and not dry_run else manifest
+    if not missing:
+        return manifest
+    return {**manifest, "added": missing} if dry_run else _add_variants(out, manifest, missing)
 
 
 def pack_images(
