@@ -11,6 +11,7 @@ import pytest
 from vldistill import artifacts
 from vldistill.artifacts import (
     building,
+    check_files,
     file_digest,
     find_run,
     fingerprint,
@@ -141,6 +142,18 @@ def test_file_digest(tmp_path):
     (tmp_path / "f").write_bytes(data)
     assert file_digest(tmp_path / "f") == hashlib.sha256(data).hexdigest()
     assert file_digest(tmp_path / "f", "sha1") == hashlib.sha1(data).hexdigest()
+
+
+def test_files_that_are_gone(tmp_path):
+    manifest = {"files": {"a.h5": "0"}, "sizes": {"a.h5": 2}, "variants": {"train-shift": {}}}
+    (tmp_path / "a.h5").write_text("12")
+    with pytest.raises(InputError, match=r"train-shift.jsonl: is named in the manifest but missing"):
+        check_files(tmp_path, manifest)
+    (tmp_path / "train-shift.jsonl").touch()
+    check_files(tmp_path, manifest)
+    (tmp_path / "a.h5").write_text("123")
+    with pytest.raises(InputError, match="has 3 bytes, its manifest says 2"):
+        check_files(tmp_path, manifest)
 
 
 # Manifests.

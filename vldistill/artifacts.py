@@ -177,6 +177,19 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
     return manifest
 
 
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raises InputError where a file that the manifest names is gone, or has another size than it records (contents are not
+    read)."""
+    sizes = manifest.get("sizes", {})
+    for name in (*manifest.get("files", {}), *(f"{variant}.jsonl" for variant in manifest.get("variants", {}))):
+        path = folder / name
+        if not path.is_file():
+            raise InputError("is named in the manifest but missing", where=str(path), hint="make it all again with --overwrite")
+        if path.stat().st_size != sizes.get(name, path.stat().st_size):
+            raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {sizes[name]:,}", where=str(path),
+                             hint="make it all again with --overwrite")
+
+
 RUN_STAGES = "finetune|distill|pretrain"
 
 

@@ -214,6 +214,9 @@ def test_a_damaged_store_is_one_error(tmp_path, damage, message):
     damage(tmp_path / "out" / "regions-00000.h5")
     with pytest.raises(InputError, match=message):
         RegionStore(tmp_path / "out")["9"]
+    if message != "is damaged":  # which a look at its size cannot tell
+        with pytest.raises(InputError, match=message):
+            import_regions(tmp_path / "npz", Target(tmp_path / "out"))
 
 
 def test_an_image_without_regions_is_one_error(tmp_path):

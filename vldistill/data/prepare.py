@@ -158,7 +158,8 @@ def prepare(
 
 
 def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest of an artifact that is whole and was made of the same input in the same way; else None."""
+    """The manifest of an artifact that is whole and was made of the same input in the same way; else None. Raises InputError
+    where it was, and has lost files."""
     try:
         manifest = artifacts.read_manifest(out, "prepare", make_it="")
         paths = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
@@ -169,6 +170,7 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     same = manifest["dataset"] == name and options == asked
     if not same or manifest.get("inputs") != inputs_signature(raw, paths):
         return None
+    artifacts.check_files(out, manifest)
     return {**manifest, "unchanged": True}
 
 

@@ -194,5 +194,7 @@ def _unchanged(out: Path, options: dict[str, Any], signature: str) -> dict[str, 
         manifest = artifacts.read_manifest(out, STAGE, make_it="")
     except InputError:
         return None
-    same = manifest.get("options") == options and manifest.get("inputs") == signature
-    return {**manifest, "unchanged": True} if same else None
+    if manifest.get("options") != options or manifest.get("inputs") != signature:
+        return None
+    artifacts.check_files(out, manifest)
+    return {**manifest, "unchanged": True}
