@@ -48,11 +48,6 @@ class Draw:
     by_type: dict[str, TypeCount]
     unit: str
 
-    @property
-    def short(self) -> list[str]:
-        """The types of which fewer were drawn than wanted."""
-        return [name for name, count in self.by_type.items() if count.got < count.wanted]
-
 
 # --- the rules of each task -------------------------------------------------------------------------------------------
 
@@ -107,7 +102,7 @@ LOWSHOT_RULES: dict[str, LowShotRule] = {
 
 
 def draw(records: Sequence[Record], task: str, per_type: int, seed: int, labels: Sequence[str]) -> Draw:
-    """Draws `per_type` questions or images of each type of `task`, or as many as there are (`Draw.short`).
+    """Draws `per_type` questions or images of each type of `task`, or as many as there are.
 
     labels: the artifact's label names in order, which SNLI-VE's types are. Raises InputError for a task without low-shot
     rules, `per_type` below 1, ids that repeat, and records without a type or an answer to learn from.

@@ -27,7 +27,6 @@ DETECTOR = "detector"
 """What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
 SHARD_ROWS = 1 << 15
 _BY_BOX = {"features": np.float16, "boxes": np.float32, "confidence": np.float16, "soft_labels": np.float16}
-_OPTIONAL = ("confidence", "soft_labels", "image_features")
 
 
 @dataclass(frozen=True)
