@@ -52,6 +52,7 @@ LINES = {
     "a key twice": ('{"annot_id": "a", "annot_id": "b"}', "appears twice"),
     "no id": (row(None), "`annot_id` is null"),
     "the same id": (row(), "annot_id 'train-0' appears twice"),
+    "the id of a rationale": (row("train-0:r"), "annot_id 'train-0:r' appears twice"),
     "tag of no object": (row("train-1", question=["Is", [2], "?"]), "`question` has a tag of object 2, there are 2"),
     "negative tag": (row("train-1", question=["Is", [-1], "?"]), "has a tag of object -1"),
     "tag of a fraction": (row("train-1", question=["Is", [0.5], "?"]), "has a tag of object 0.5"),
@@ -126,6 +127,14 @@ def test_faulty_metadata(command, tree, tmp_path, name):
     world(root, row(), metadata=metadata)
     message = refused(command, tree, root)
     assert f"{root}/vcr1images/m/1.json: " in message and reason in message, message
+
+
+@pytest.mark.parametrize("split, suffix", [("train", ":r"), ("test", ":r3")])
+def test_a_question_whose_rationale_has_the_id_of_one_before_it(command, tree, tmp_path, split, suffix):
+    root = tmp_path / "raw"
+    world(root, row(f"a{suffix}"), row("a"), split=split)
+    message = refused(command, tree, root)
+    assert message.startswith(f"{root}/{split}.jsonl:2: id 'a{suffix}' appears twice (first at {root}/{split}.jsonl:1")
 
 
 def test_a_file_in_latin_1(command, tree, tmp_path):

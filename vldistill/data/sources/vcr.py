@@ -44,8 +44,13 @@ def _read_split(path: Path, split: str, images: _Images, data: SourceData, probl
         answers, rationales = _choices(row, "answer_choices", objects), _choices(row, "rationale_choices", objects)
         answer = None if split == "test" else _label(row, "answer_label")
         rationale = None if split == "test" else _label(row, "rationale_label")
-        if name is not None:
+        # One for each record: another question may be called as a rationale of this one.
+        suffixes = [f":r{i}" for i in range(CHOICES)] if split == "test" else [":r"]
+        if name is not None and name in seen.first:
             seen.add(name, row, "annot_id")
+        elif name is not None:
+            for suffix in ("", *suffixes):
+                seen.add(name + suffix, row, "id" if suffix else "annot_id")
         if not row.good:
             continue
         images.check(image, metadata, objects, row)
@@ -54,8 +59,7 @@ def _read_split(path: Path, split: str, images: _Images, data: SourceData, probl
         common = {"task": "vcr", "images": [f"{IMAGES}/{image}"], "text": question, "type": vcr_question_type(question),
                   "objects": objects}
         data.add(split, Record(id=name, choices=answers, label=answer, **common), row.where)
-        given = {":r": answers[answer]} if answer is not None else {f":r{i}": words for i, words in enumerate(answers)}
-        for suffix, words in given.items():
+        for suffix, words in zip(suffixes, answers if answer is None else [answers[answer]], strict=True):
             data.add(split, Record(id=name + suffix, choices=rationales, label=rationale, given=words, **common), row.where)
 
 
