@@ -70,6 +70,11 @@ def readable(folder: Path, keys: np.ndarray) -> np.ndarray:
     return rows >= 0
 
 
+def read_pooled(cache: FeatureCache, rows: np.ndarray) -> np.ndarray:
+    """For a process that imports this module and little else."""
+    return cache.read(rows, "pooled")
+
+
 def main() -> None:
     """Writes a cache and says `ready`, then how many rows are committed after every batch; exits as the command line does."""
     parser = argparse.ArgumentParser()

@@ -66,11 +66,11 @@ class FeatureCache:
         views = state.views[place]
         if len(views) == 1:
             return views[0].take(rows, axis=0)
-        values = np.empty((len(rows), *state.columns[place].shape), state.columns[place].numpy)
         shards = state.shard_of(rows)
-        for shard in set(shards.tolist()):
-            here = np.flatnonzero(shards == shard)
-            values[here] = views[shard].take(rows[here] - state.snapshot.bases[shard], axis=0)
+        values = np.empty((len(rows), *state.columns[place].shape), state.columns[place].numpy)
+        # Row by row: a batch has few rows of each shard, and a gather from each costs more than it saves.
+        for number, (shard, row) in enumerate(zip(shards.tolist(), (rows - state.snapshot.bases[shards]).tolist(), strict=True)):
+            values[number] = views[shard][row]
         return values
 
     def read_ragged(self, row: int, column: str) -> np.ndarray:
