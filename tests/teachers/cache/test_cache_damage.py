@@ -223,7 +223,7 @@ def test_descriptions_of_any_content(folder, count):
         is_noticed(folder)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [120, pytest.param(3000, marks=pytest.mark.slow)])
 def test_journals_of_any_content(folder, count):
     chosen, whole = random.Random(0), (folder / JOURNAL).read_bytes().splitlines()
     for number in range(count):

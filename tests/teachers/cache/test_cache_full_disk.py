@@ -18,7 +18,7 @@ from vldistill.teachers.cache.shard import shard_bytes
 from vldistill.teachers.cache.verify import verify_cache
 from vldistill.teachers.cache.writer import CacheWriter
 
-ROWS = 3000
+ROWS = 1000
 
 
 def outcome(process) -> str:
@@ -47,7 +47,7 @@ def test_the_disk_is_full_in_the_middle(start, root, folder):
     # The last column ends the file, and half of its rows are within the limit.
     elements = {name: int(count.sum()) for name, count in lengths_of(keys).items()}
     size = shard_bytes(COLUMNS, ROWS, elements) - elements["words"] * 2
-    error = outcome(start(root, "--rows", ROWS, "--batch", 100, "--commit-bytes", 1, "--later-limit", size))
+    error = outcome(start(root, "--rows", ROWS, "--batch", 40, "--commit-bytes", 1, "--later-limit", size))
     assert re.match(rf"{re.escape(str(folder / 'shard-0000.h5'))}: cannot write [\d,]+ bytes: File too large", error)
     there = readable(folder, keys)
     assert 0.4 * ROWS < there.sum() < 0.6 * ROWS and there[:there.sum()].all()

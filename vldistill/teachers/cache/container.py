@@ -3,7 +3,8 @@
 HDF5 itself never touches the disk: it ends the process where a disk is full or a file may not grow, and leaves a file that
 nobody can open. So it writes its few kilobytes of structure into memory, and tells where each dataset will lie; space,
 structure and rows are then written with ordinary system calls, whose errors are ordinary errors. The file is read by any HDF5
-program. """
+program.
+"""
 
 from __future__ import annotations
 

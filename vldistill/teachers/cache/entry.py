@@ -45,7 +45,7 @@ def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Col
             raise damaged(folder, "has rows and no manifest.json")
         Manifest.new(folder, name, fields, columns).save()
     manifest = load_manifest(folder)
-    if manifest.columns != tuple(columns) or manifest.fields != dict(fields):
+    if manifest.columns != tuple(columns):
         raise InputError(f"has columns {_shown(manifest.columns)}; asked for are {_shown(columns)}", where=str(folder),
                          hint="give them another name or other fields")
     return manifest

@@ -11,7 +11,8 @@ class KeyIndex:
     """Finds keys among [N, 20] uint8 `keys`, of which only `rows` [M] count.
 
     Sorted are the first 8 bytes, as numbers; the rest is compared where they agree, so that keys that share them are told
-    apart. """
+    apart.
+    """
 
     def __init__(self, keys: np.ndarray, rows: np.ndarray):
         numbers = prefixes(keys[rows])

@@ -2,7 +2,8 @@
 
 Lines are appended after the rows they speak of have been synced, and synced themselves. A writer that is killed leaves at most
 a torn end, which is ignored: rows that no whole line names are not there. A line that is damaged with whole lines after it is
-no torn end, but damage. """
+no torn end, but damage.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def read_journal(path: Path, rows: int, columns: int) -> Journal:
     """The journal of a shard of so many rows and columns; a missing file is an empty journal.
 
     Raises InputError where a line is damaged and is not the end, speaks of rows that the shard has not, or of the same rows
-    again. """
+    again.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:

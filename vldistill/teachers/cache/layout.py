@@ -2,7 +2,8 @@
 
 A key is a sha1 digest of what the row was computed from, never a position in a data set. A column has one value of a fixed
 shape for each row, or, when it is ragged, a length of its own for each row (the scores of all words of a text, say); a ragged
-column is stored flat, with the place at which each row starts. """
+column is stored flat, with the place at which each row starts.
+"""
 
 from __future__ import annotations
 

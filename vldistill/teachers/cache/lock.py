@@ -3,7 +3,8 @@
 HDF5's own lock is often switched off on clusters, and then admits a second writer without a word. Here `flock` decides: the
 kernel gives such a lock back when its process ends, however it ends. Where a file system has no `flock`, a file that only one
 process can create stands in, which names its owner: one that was left behind is recognised on the owner's own host, by its
-process being gone. """
+process being gone.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 The folder is named after a fingerprint of `fields`, all that its values depend on, so that a changed teacher never finds the
 rows of another. The manifest is replaced whole, under a lock that is held for the length of one change, since the jobs of an
 array all add their shards to it. It says which shards there are and has the digest of each one's description, so nothing can be
-left out, added or edited unseen; its own checksum covers the rest. """
+left out, added or edited unseen; its own checksum covers the rest.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
 """Rows into one shard: written in place, then synced, then named in the journal, in this order.
 
 A block is a run of rows whose bytes lie together in every column. It grows as long as batches continue it and ends at the
-latest at fixed places (see `Shard.block_rows`), so that a reader of one row has little to check. """
+latest at fixed places (see `Shard.block_rows`), so that a reader of one row has little to check.
+"""
 
 from __future__ import annotations
 
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +23,8 @@ from vldistill.teachers.cache.shard import Shard
 class ShardOutput:
     """Open for writing, by the one writer that the shard belongs to. pending_bytes: written and not yet committed.
 
-    After an error of the disk nothing more is committed: what was not synced cannot be relied upon.
+    After a write or a commit that failed or was interrupted nothing more is taken: what was not synced cannot be relied upon, and
+    the journal may have a torn end, which the next writer cuts off.
     """
 
     def __init__(self, shard: Shard, journal: Journal):
@@ -36,7 +39,8 @@ class ShardOutput:
 
     def write(self, first: int, end: int, values: Mapping[str, np.ndarray]) -> None:
         """Writes rows [first, end): of each column [end - first, *shape], or all elements of the rows where it is ragged.
-        Raises VldistillError where the disk does not take them."""
+        Raises VldistillError where the disk does not take them, now or before."""
+        self._refuse_after_failure()
         while first < end:
             stop = min(end, (first // self.shard.block_rows + 1) * self.shard.block_rows)
             values = self._write_block(first, stop, values)
@@ -44,7 +48,8 @@ class ShardOutput:
 
     def commit(self, seconds: float) -> None:
         """Makes the rows written so far durable, and then known. seconds: that they took. Raises VldistillError."""
-        if self._failed or not self._blocks:
+        self._refuse_after_failure()
+        if not self._blocks:
             return
         # Taken away first: an interrupt in the middle may lose these rows, but cannot name them twice.
         blocks, self._blocks, self.pending_bytes = self._blocks, [], 0
@@ -64,6 +69,17 @@ class ShardOutput:
         os.close(self._data)
         os.close(self._journal)
 
+    def _refuse_after_failure(self) -> None:
+        if self._failed:
+            raise VldistillError("takes no more rows: a write failed", where=str(self.shard.path),
+                                 hint="run the same command again: finished rows are kept")
+
+    def _start_disk(self, offset: int, width: int) -> None:
+        """Has the kernel write these bytes out now, so that the sync of a commit has less to wait for."""
+        if width:
+            with suppress(OSError):
+                os.posix_fadvise(self._data, offset, width, os.POSIX_FADV_DONTNEED)
+
     def _write_block(self, first: int, end: int, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Writes rows within one block and returns the values of the rows after them."""
         last = self._blocks[-1] if self._blocks else None
@@ -82,8 +98,7 @@ class ShardOutput:
                 raise
             sums.append(zlib.crc32(data, last.crcs[number] if grows else 0))
             size += width
-            # Starts the disk on it now, so that the sync of a commit has less to wait for.
-            os.posix_fadvise(self._data, offset, width, os.POSIX_FADV_DONTNEED)
+            self._start_disk(offset, width)
         block = Block(last.first if grows else first, end, tuple(sums))
         self._blocks[-1 if grows else len(self._blocks):] = [block]
         self.pending_bytes += size

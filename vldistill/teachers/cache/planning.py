@@ -21,7 +21,8 @@ class Pending:
 
     indices: [P] int64 places in the keys, each key once, in the order in which to compute them: first the rows that an
     unfinished shard waits for. present, others: different keys that are there already, and that are other writers' to compute.
-    bytes_needed: of new files, bytes_free: on their disk. """
+    bytes_needed: of new files, bytes_free: on their disk.
+    """
 
     indices: np.ndarray
     present: int

@@ -2,7 +2,8 @@
 
 `shard-0000.h5` is laid out for a fixed list of keys before the first row is computed, and never grows. `shard-0000.json` is
 written once, before the first row: whose part it is, how many rows, where each dataset lies, and CRC-32 sums of all that is not
-a row's value. `shard-0000.journal` says which rows have been written since. """
+a row's value. `shard-0000.journal` says which rows have been written since.
+"""
 
 from __future__ import annotations
 

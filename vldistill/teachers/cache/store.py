@@ -2,7 +2,8 @@
 
 A row is checked against its block's checksum the first time that one of the block is read, so what reaches training is what was
 written, at the price of one pass over what is used. HDF5 is not asked: its datasets lie at fixed offsets, and a random row of a
-map costs a hundredth of what it costs through its interface. """
+map costs a hundredth of what it costs through its interface.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class FeatureCache:
     """A cache, complete or not; rows that are committed later are seen by a cache that is opened later.
 
     Files are opened at the first use in each process, so that a DataLoader's workers may be forked or spawned; row numbers are
-    the same in all that have this object. """
+    the same in all that have this object.
+    """
 
     def __init__(self, folder: Path):
         """Raises InputError where `folder` is no cache, or its manifest is not its own."""
@@ -57,7 +59,8 @@ class FeatureCache:
         """[B, *shape], a copy of the values of [B] rows (repeated ones too).
 
         Raises InputError where a block that is needed is damaged, ValueError where a row is not there or the column is ragged,
-        and KeyError or IndexError where there is no such column or row. """
+        and KeyError or IndexError where there is no such column or row.
+        """
         rows, state = np.asarray(rows, dtype=np.int64), self._opened
         place = state.places[column]
         if state.columns[place].ragged:

@@ -7,13 +7,15 @@
             writer.put(batch, {"pooled": compute(batch)})
 
 A writer may end at any moment, by an error, a signal or a full disk: what it has committed stays, and the next writer goes on
-there. """
+there.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from vldistill.errors import InputError, VldistillError
 from vldistill.teachers.cache.disk import check_room, writing
 from vldistill.teachers.cache.entry import is_taken, open_manifest, remove_leftovers, take_place
 from vldistill.teachers.cache.index import first_places
-from vldistill.teachers.cache.layout import Column, Lengths, as_keys, checked_columns, checked_lengths
+from vldistill.teachers.cache.layout import KEY_BYTES, Column, Lengths, as_keys, checked_columns, checked_lengths
 from vldistill.teachers.cache.manifest import Fields, cache_folder, changing, load_manifest, shard_name
 from vldistill.teachers.cache.output import ShardOutput
 from vldistill.teachers.cache.planning import Pending, Plan, plan_rows, request_digest
@@ -41,7 +43,8 @@ class CacheWriter:
 
     folder: of the cache, which is made if it is not there. Entering raises InputError where another process writes this part,
     or writes by another n, or the cache there has other columns. Leaving without an exception declares the cache complete if
-    all that was asked for is there; leaving with one keeps what was put whole. """
+    all that was asked for is there; leaving with one keeps what was put whole.
+    """
 
     def __init__(self, root: Path, name: str, fields: Fields, columns: Sequence[Column], shard: tuple[int, int] = (0, 1)):
         """Raises InputError where an argument is none that a cache can have; nothing is written yet."""
@@ -129,7 +132,8 @@ class CacheWriter:
         elements of all B rows one after another where it is ragged, in the column's own type.
 
         Returns whether all that was put so far is committed: safe from now on. Raises ValueError where the values do not fit,
-        or a row is not pending or was put already, and VldistillError where the disk does not take them. """
+        or a row is not pending or was put already, and VldistillError where the disk does not take them.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         self._check(indices, values)
         starts = {name: np.concatenate([[0], np.cumsum(lengths[indices])]) for name, lengths in self._plan.lengths.items()}
@@ -177,19 +181,21 @@ class CacheWriter:
         Any writer that finds all keys there may say so. Rows are committed before they are looked for, so of several that end
         together the last one finds them; and one that was asked for less than another cannot speak for that one's keys.
         """
+        snapshot = Snapshot.take(load_manifest(self.folder))
+        asked = np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *self._asked])
+        missing = int((snapshot.find(asked[first_places(asked)]) < 0).sum())
+        rows = {shard.name: journal.rows for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True)
+                if shard.part == self.part}
         with changing(self.folder):
             manifest = load_manifest(self.folder)
-            before = manifest.complete, [entry.committed for entry in manifest.shards.values()]
-            snapshot = Snapshot.take(manifest)
-            for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True):
-                if shard.part == self.part:
-                    manifest.shards[shard.name].committed = journal.rows
-            if self._asked and not manifest.complete and manifest.request in (None, self._request()):
-                asked = np.concatenate(self._asked)
-                missing = int((snapshot.find(asked[first_places(asked)]) < 0).sum())
+            before = deepcopy(manifest)
+            for name, committed in rows.items():
+                manifest.shards[name].committed = committed
+            if self._asked and manifest.request is None:
                 manifest.request, manifest.wanted = self._request(), snapshot.count + missing
-                manifest.complete = missing == 0
-            if before != (manifest.complete, [entry.committed for entry in manifest.shards.values()]):
+            if self._asked and manifest.request == self._request() and not missing:
+                manifest.complete = True
+            if manifest != before:
                 manifest.save()
 
     def _request(self) -> str:
