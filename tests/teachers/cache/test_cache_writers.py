@@ -92,6 +92,18 @@ def test_a_writer_of_fewer_keys_does_not_speak_for_one_of_more(root, folder):
     assert FeatureCache(folder).complete and readable(folder, keys).all()
 
 
+def test_a_request_that_was_given_up_is_not_completed_by_a_smaller_one(root, folder):
+    keys = make_keys(200)
+    fill(root, keys[:50])
+    with pytest.raises(KeyboardInterrupt), writer(root) as larger:
+        larger.reserve(larger.pending(keys, lengths_of(keys)))
+        raise KeyboardInterrupt
+    fill(root, keys[:50])
+    assert not FeatureCache(folder).complete and load_manifest(folder).wanted == 200
+    fill(root, keys)
+    assert FeatureCache(folder).complete
+
+
 def test_another_number_of_parts_finds_what_is_there(root, folder):
     keys = make_keys(300)
     with pytest.raises(KeyboardInterrupt), writer(root, (1, 3)) as first:
