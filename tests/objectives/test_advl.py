@@ -169,7 +169,8 @@ def test_the_loss_is_equation_5_with_the_weight_applied_once():
     weight = torch.sigmoid(0.8 / sure - 1) / 0.7
     for name, factor in (("vision", 0.3), ("text", 0.2), ("words", 0.2)):
         ones = [v / v.norm(dim=-1, keepdim=True) for v in (own[name], other[name])]
-        assert float(terms[name].detach()) == pytest.approx(float((weight * factor * (ones[0] - ones[1]).abs().sum(-1)).mean().detach()), rel=1e-5)
+        expected = (weight * factor * (ones[0] - ones[1]).abs().sum(-1)).mean()
+        assert float(terms[name].detach()) == pytest.approx(float(expected), rel=1e-5)
     assert set(terms) == {"task", "vision", "text", "words"}
     assert float(terms["task"]) == pytest.approx(float(torch.nn.functional.cross_entropy(output.logits, batch.target)), rel=1e-6)
     assert float(objective.readings["w"]) == pytest.approx(float(weight.mean()), rel=1e-5)
