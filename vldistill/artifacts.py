@@ -120,6 +120,10 @@ def refuse_inputs_in(target: Path, *inputs: Path | None) -> None:
             raise InputError(f"{what} what the command reads", where=str(target), hint="give another place with --out")
 
 
+CONVERTED = "convert"
+"""The stage of a model folder that was made of an official checkpoint."""
+
+
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that a result depends on."""
     versions = {"python": sys.version.split()[0]}

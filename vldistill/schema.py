@@ -125,8 +125,8 @@ class RelevanceModel(Section):
 
 
 class Teachers(Section):
-    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch: images or texts at a time. precision of their
-    forward passes: "auto" is fp16 on a GPU; their features are stored as fp16 in any case."""
+    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch, precision: of the
+    passes that fill the caches: images or texts at a time; "auto" is fp16 on a GPU. Features are stored as fp16 in any case."""
 
     vision: VisionTeacher | None = None
     text: TextTeacher | None = None

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from tiny_teachers import write_bert, write_clip, write_vit
 
+from vldistill.students.build import load_student
+from vldistill.students.inputs import visual_input
+
 RECIPE = """
 data: {path: artifacts/data/toy-vqa}
 image: {size: 36}
@@ -143,6 +146,22 @@ def test_students_over_regions_train_on_vcr_and_are_evaluated(here, well, tmp_pa
     assert "regions: " in result.out and "WARNING" not in result.out
     score = well("evaluate", result.last["run"]).last
     assert {"q_to_a", "qa_to_r", "q_to_ar"} <= score.keys()
+
+
+def test_a_model_sees_as_many_regions_later_as_in_training(here, well, tmp_path):
+    result = well("finetune", "-r", "regions.yaml", "--runs", tmp_path / "runs", "regions.most=1", "train.steps=1")
+    _, spec, _ = load_student(result.last["run"])
+    regions = visual_input(spec, None)
+    item = next(item for item in (regions.read(image, None) for image in regions._store) if len(item.features) > 1)
+    assert regions.stack([item]).mask.sum() == 1
+
+
+def test_a_run_replaces_runs_only(here, well, command, tmp_path):
+    folder = tmp_path / "runs/regions/a/seed0"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"stage": "regions"}')
+    refused = command("finetune", "-r", "regions.yaml", "--runs", tmp_path / "runs", "--name", "a", "--overwrite")
+    assert refused.code == 2 and "is an artifact of `regions`" in refused.err and (folder / "manifest.json").exists()
 
 
 def test_villa_is_uniter_with_perturbed_passes(here, well, tmp_path):

@@ -146,6 +146,18 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, c
     assert not (tmp_path / "out").exists() and "ran" not in capsys.readouterr().out
 
 
+def test_only_a_converted_model_is_converted_over(tmp_path, vocabulary):
+    torch.save(uniter(), tmp_path / "official.pt")
+    for _ in range(2):
+        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
+    with pytest.raises(InputError, match="already exists"):
+        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    manifest = tmp_path / "out/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"stage": "convert"', '"stage": "prepare"'))
+    with pytest.raises(InputError, match="is an artifact of `prepare`"):
+        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
+
+
 def test_another_vocabulary_is_refused(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
     vocabulary.write_text("\n".join([*WORDS, "more"]))

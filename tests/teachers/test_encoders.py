@@ -14,7 +14,9 @@ from tiny_teachers import write_bert, write_vit
 from transformers import AutoModel, AutoTokenizer
 
 from vldistill.errors import InputError
-from vldistill.teachers import slip
+from vldistill.schema import RelevanceModel, TextTeacher, VisionTeacher
+from vldistill.teachers import slip, weights
+from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.clip import Clip, ClipText, ClipVision
 from vldistill.teachers.text import TransformersText, mean_by_word
 from vldistill.teachers.vision import TimmVision
@@ -218,6 +220,26 @@ def test_fields_change_with_whatever_changes_the_features(tiny, tmp_path):
     text = TransformersText(str(tiny / "bert")).fields
     write_bert(tmp_path / "bert", seed=3)
     assert TransformersText(str(tmp_path / "bert")).fields["weights"] != text["weights"]
+
+
+def test_a_file_of_weights_is_read_once_and_again_when_it_changed(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(weights, "file_digest", lambda path: read.append(path) or "0" * 64)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"a")
+    for _ in range(3):
+        weights.weights_digest(tmp_path, None)
+    assert len(read) == 1
+    file.write_bytes(b"ab")
+    weights.weights_digest(tmp_path, None)
+    assert len(read) == 2
+
+
+def test_one_clip_teaches_and_judges(tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    source = {"kind": "open_clip", "model": "clip", "weights": "random"}
+    vision, text = build_vision(VisionTeacher(**source)), build_text(TextTeacher(**source))
+    assert vision.clip is text.clip is build_relevance(RelevanceModel(**source)).clip
 
 
 def test_published_weights_that_are_not_here_have_no_hash_and_cannot_be_loaded():

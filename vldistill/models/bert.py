@@ -6,18 +6,18 @@ its regions is taken out before the encoder and put back behind it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vldistill.models.config import ModelConfig
 from vldistill.models.outputs import NOTHING, Capture, QueryKey, View
 
 
 @dataclass(frozen=True)
-class RegionBertConfig:
+class RegionBertConfig(ModelConfig):
     """Sizes; field names and defaults are `transformers.BertConfig`'s (base, cased), but for `region_size`, the width of a
     region's feature."""
 
@@ -32,15 +32,6 @@ class RegionBertConfig:
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     region_size: int = 2048
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RegionBertConfig:
-        """Reads the fields it knows out of a config.json."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in names})
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class BertOutput(nn.Module):

@@ -35,13 +35,16 @@ _HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
 _CONSTANT = "embeddings.text_embeddings.position_ids"
 
 
+MOST_REGIONS = 100
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model folder says of itself. kind: a key of CONFIGS. images: per record. labels: names of the head's classes, in
     order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text tokens with specials. answer_loss: what a
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
-    regions: the region store it reads. official: whether it comes from an official checkpoint, which expects a detector's
-    regions."""
+    regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
+    which expects a detector's regions."""
 
     kind: str
     encoder: EncoderConfig | RegionBertConfig
@@ -52,6 +55,7 @@ class ModelSpec:
     max_length: int
     answer_loss: str | None = None
     regions: str | None = None
+    most_regions: int = MOST_REGIONS
     official: bool = False
 
     @property
@@ -70,6 +74,8 @@ class ModelSpec:
         for name in ("answer_loss", "regions", "official"):
             if getattr(self, name):
                 own[name] = getattr(self, name)
+        if self.regions:
+            own["most_regions"] = self.most_regions
         names = {str(index): name for index, name in enumerate(self.labels)}
         library = {"qkv_bias": True, "num_channels": 3} if isinstance(self.encoder, EncoderConfig) else {}
         return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **library,
@@ -88,7 +94,7 @@ class ModelSpec:
         size = own.get("image_size", getattr(encoder, "image_size", 0))
         return cls(kind, encoder, own.get("task", ""), images, labels, size,
                    own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
-                   own.get("official", False))
+                   own.get("most_regions", MOST_REGIONS), own.get("official", False))
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,20 @@ matched to 1e-5. A half (text only, image only) is a tower of DiDE's dual encode
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.data.batch import ImageBatch, TextBatch
+from vldistill.models.config import ModelConfig
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(ModelConfig):
     """Sizes of the encoder; field names and defaults are `transformers.ViltConfig`'s (ViLT-B/32), but for dropout and
     the norm's epsilon, which are ViLT's own. `image_size` sets the grid of position embeddings (12 x 12)."""
 
@@ -37,15 +37,6 @@ class EncoderConfig:
     max_position_embeddings: int = 40
     type_vocab_size: int = 2
     modality_type_vocab_size: int = 2
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """Reads the fields it knows out of a config.json."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in names})
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

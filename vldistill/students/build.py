@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
-from vldistill.models.checkpoint import Checkpoint, ModelSpec, fit_encoder, fusion_encoder_weights, load_strict, read_checkpoint
+from vldistill.models.checkpoint import (
+    MOST_REGIONS,
+    Checkpoint,
+    ModelSpec,
+    fit_encoder,
+    fusion_encoder_weights,
+    load_strict,
+    read_checkpoint,
+)
 from vldistill.models.fusion import FusionModel
 from vldistill.models.heads import initial_std
 from vldistill.models.vilt import EncoderConfig
@@ -36,8 +44,8 @@ _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embed
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a student shall be. images: per record. image_size: shorter side in pixels. regions: the store of one that sees
-    them."""
+    """What a student shall be. images: per record. image_size: shorter side in pixels. regions, most_regions: the store
+    of one that sees them, and how many of an image."""
 
     kind: str
     task: str
@@ -47,6 +55,7 @@ class Wanted:
     max_length: int
     dropout: float
     regions: str | None = None
+    most_regions: int = MOST_REGIONS
 
 
 def new_student(spec: ModelSpec) -> Student:
@@ -125,7 +134,7 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
 def _spec(wanted: Wanted, encoder: EncoderConfig | RegionBertConfig) -> ModelSpec:
     size = 0 if wanted.kind in SEES_REGIONS else wanted.image_size
     return ModelSpec(wanted.kind, encoder, wanted.task, wanted.images, wanted.labels, size, wanted.max_length,
-                     regions=wanted.regions)
+                     regions=wanted.regions, most_regions=wanted.most_regions)
 
 
 def _grown(config: RegionBertConfig, wanted: Wanted, tokenizer: WordTokenizer) -> RegionBertConfig:

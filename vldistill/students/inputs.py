@@ -28,7 +28,7 @@ def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
 
 def visual_input(
     spec: ModelSpec, images: Images, *, paths: Iterable[str] = (), augment: str = "none", shift: int = 1, noise: float = 0.0,
-    memory: bool | None = None, most_regions: int = 100,
+    memory: bool | None = None,
 ) -> VisualInput:
     """How the student sees images: as patches, augmented, or as the regions of its store. Raises InputError where there is no
     store, or its features have another width than the student expects."""
@@ -42,7 +42,7 @@ def visual_input(
     if store.width != spec.encoder.region_size:
         raise InputError(f"has {store.width} features a region, the {spec.kind} student expects {spec.encoder.region_size}",
                          where=spec.regions, hint="import the features that its checkpoint was trained with")
-    return RegionInput(store, most_regions)
+    return RegionInput(store, spec.most_regions)
 
 
 def plain_dataset(records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from vldistill.artifacts import building
+from vldistill.artifacts import CONVERTED, building, new_manifest, write_manifest
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
+from vldistill.models.official import read_official
 from vldistill.students.build import PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.vlbert import FREQUENCIES
@@ -77,40 +76,12 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
     body = {name: value for name, value in weights.items() if not name.startswith(PRETRAINING)}
     load_strict(student, {**body, **head}, str(source))
-    with building(out, overwrite=overwrite) as folder:
+    with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
+        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         tokenizer.save(folder)
         write_spec(folder, spec)
         save_weights(folder, {name: value.float() for name, value in weights.items()})
     return spec
-
-
-def read_official(source: Path) -> dict[str, Tensor]:
-    """The state dict of an official file, wherever in it that is. Nothing is unpickled but tensors, plain containers, a trainer's
-    arguments and NumPy's numbers."""
-    if not source.is_file():
-        raise InputError("no such file", where=str(source), hint="fetch the official checkpoint")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers()]):
-            found = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or forbidden pickle makes of the reader
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"holds {refused[1]}, which is not read" if refused else "is broken or no checkpoint"
-        raise InputError(reason, where=str(source), hint="an official checkpoint is expected") from None
-    for key in ("model_state", "state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError("holds no table of tensors", where=str(source), hint="an official checkpoint is expected")
-    return found
-
-
-def _numpy_numbers() -> list:
-    import numpy as np
-
-    kinds = [np.dtype, *{type(np.dtype(kind)) for kind in ("float32", "float64", "int64", "int32", "bool")}]
-    scalar = getattr(np, "_core", None) or np.core
-    # NumPy has moved it, and files name it by where it was.
-    return [*kinds, *((scalar.multiarray.scalar, f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
 
 
 def _renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
 from vldistill.models.bert import BertEncoder, BertPooler, RegionBertConfig, encode
-from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.students.region_student import RegionStudent
 
 REGION_TYPE = 1
 BOX = 7
@@ -81,14 +81,13 @@ class UniterModel(nn.Module):
         self.encoder, self.pooler = BertEncoder(config), BertPooler(config.hidden_size)
 
 
-class Uniter(nn.Module):
+class Uniter(RegionStudent):
     """UNITER with a head for a task of one image: `classes` outputs, or two for each choice."""
 
     losses: ClassVar[dict[str, str]] = {"label": "label_bce", "choice": "choice_pairs"}
 
     def __init__(self, config: RegionBertConfig, *, classes: int, target: str):
-        super().__init__()
-        self.config, self.target = config, target
+        super().__init__(config, target)
         self.uniter = UniterModel(config)
         width = config.hidden_size
         middle = nn.ReLU() if target == "choice" else nn.GELU()
@@ -96,18 +95,6 @@ class Uniter(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(width, 2 * width), middle, nn.LayerNorm(2 * width, eps=config.layer_norm_eps),
                                         nn.Linear(2 * width, outputs))
         init_weights(self, initial_std(width))
-
-    @classmethod
-    def from_spec(cls, spec: ModelSpec) -> Uniter:
-        return cls(spec.encoder, classes=spec.classes, target=spec.target)
-
-    @property
-    def layers(self) -> int:
-        return self.config.num_hidden_layers
-
-    @property
-    def width(self) -> int:
-        return self.config.hidden_size
 
     def forward(
         self, batch: Batch, capture: Capture = NOTHING, *, text_delta: Tensor | None = None, image_delta: Tensor | None = None

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
 from vldistill.models.bert import BertEncoder, BertPooler, Encoded, RegionBertConfig, encode
-from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.students.region_student import RegionStudent
 
 REGION_SEGMENT = 2
 FREQUENCIES, BASE = 256, 1000.0
@@ -92,14 +92,13 @@ class AnswerTransform(nn.Module):
         return self.LayerNorm(F.gelu(self.dense(states)))
 
 
-class VlBert(nn.Module):
+class VlBert(RegionStudent):
     """VL-BERT with a head: on the pooled first token, or for VQA on the token before the last, where its text has a mask."""
 
     losses: ClassVar[dict[str, str]] = {"label": "label", "choice": "choice_bce"}
 
     def __init__(self, config: RegionBertConfig, *, classes: int, target: str):
-        super().__init__()
-        self.config, self.target = config, target
+        super().__init__(config, target)
         width = config.hidden_size
         self.image_feature_extractor = RegionExtractor(config)
         self.object_linguistic_embeddings = nn.Embedding(1, width)
@@ -110,18 +109,6 @@ class VlBert(nn.Module):
         # What a region looks like is mixed in little by little.
         for norm in (self.vlbert.visual_ln_text, self.vlbert.visual_ln_object):
             nn.init.zeros_(norm.weight)
-
-    @classmethod
-    def from_spec(cls, spec: ModelSpec) -> VlBert:
-        return cls(spec.encoder, classes=spec.classes, target=spec.target)
-
-    @property
-    def layers(self) -> int:
-        return self.config.num_hidden_layers
-
-    @property
-    def width(self) -> int:
-        return self.config.hidden_size
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C] and one view, whose image is the whole image's token, the regions, and [END]."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 from vldistill.errors import InputError
 from vldistill.schema import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import unimodal
@@ -26,7 +29,17 @@ def build_text(chosen: TextTeacher) -> unimodal.TextTeacher:
 
 def build_relevance(chosen: RelevanceModel | None) -> Relevance:
     """The judge of words; without a model YAKE alone judges."""
-    return Relevance(Clip(chosen.kind, chosen.model, chosen.weights) if chosen else None)
+    return Relevance(_clip(chosen.kind, chosen.model, chosen.weights) if chosen else None)
+
+
+def _clip(kind: str, model: str, weights: str | None) -> Clip:
+    """One copy, whether it teaches vision, text, or judges words."""
+    return _shared_clip(kind, str(Path(model).resolve()) if Path(model).is_dir() else model, weights)
+
+
+@lru_cache(maxsize=4)
+def _shared_clip(kind: str, model: str, weights: str | None) -> Clip:
+    return Clip(kind, model, weights)
 
 
 def _build(kind, chosen: VisionTeacher | TextTeacher, role: str):
@@ -35,4 +48,4 @@ def _build(kind, chosen: VisionTeacher | TextTeacher, role: str):
     if chosen.layer != "last":
         raise InputError(f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only",
                          hint="leave it out")
-    return kind(Clip(chosen.kind, chosen.model, chosen.weights))
+    return kind(_clip(chosen.kind, chosen.model, chosen.weights))

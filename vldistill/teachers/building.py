@@ -72,10 +72,10 @@ def word_columns(width: int, most: int) -> tuple[Column, ...]:
 
 def fill_images(writer: CacheWriter, pending: Pending, inputs: Inputs, teacher: VisionTeacher, batch: int, tick: Tick) -> None:
     """Computes the pending images, a batch at a time."""
-    wanted = list(inputs.images.items())
+    wanted, name = list(inputs.images.items()), teacher.fields["model"]
     for places in _batches(pending.indices, batch):
         opened = [images.open(path) for images, path in (wanted[place][1] for place in places)]
-        writer.put(places, {"features": half(teacher(opened), teacher.fields["model"])})
+        writer.put(places, {"features": half(teacher(opened), name)})
         tick(len(places))
 
 

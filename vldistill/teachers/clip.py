@@ -164,7 +164,6 @@ class ClipVision:
     """CLIP-V or SLIP-V: the mean over patches."""
 
     clip: Clip
-    name: str = "vision"
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -190,7 +189,6 @@ class ClipText:
     """CLIP-T or SLIP-T: the end token, and the mean over a word's tokens. Parts are read one after the other."""
 
     clip: Clip
-    name: str = "text"
 
     @property
     def fields(self) -> dict[str, Any]:

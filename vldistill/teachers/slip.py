@@ -6,7 +6,6 @@ model.safetensors; that folder is what is loaded here.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vldistill.artifacts import building, write_json
+from vldistill.artifacts import CONVERTED, building, new_manifest, write_json, write_manifest
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import load_strict
+from vldistill.models.official import read_official
 
 # By the width of the visual tower. SLIP's small model has twice timm's heads.
 _VISUAL = {384: {"architecture": "vit_small_patch16_224", "num_heads": 12}, 768: {"architecture": "vit_base_patch16_224"},
@@ -69,30 +69,15 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """A published checkpoint to a folder of ours; returns the model's sizes. Raises InputError where a key has no place or none
     fits."""
-    weights = {name.removeprefix("module."): value for name, value in _read(source).items()}
+    weights = {name.removeprefix("module."): value for name, value in read_official(source).items()}
     weights = {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
     sizes = _sizes(weights, source)
     load_strict(SlipModel(**sizes), weights, str(source))
-    with building(out, overwrite=overwrite) as folder:
+    with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
+        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
         save_file({name: value.contiguous().float() for name, value in weights.items()}, folder / "model.safetensors")
     return sizes
-
-
-def _read(source: Path) -> dict[str, Tensor]:
-    """The state dict. The trainer's arguments are the one class that the restricted reader is allowed to make: a plain table."""
-    if not source.is_file():
-        raise InputError("no such file", where=str(source), hint="fetch SLIP's checkpoint")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-        weights = checkpoint["state_dict"]
-    except Exception as error:  # whatever a broken or forbidden pickle makes of the reader
-        raise InputError(f"cannot be read: {str(error).splitlines()[0][:160]}", where=str(source),
-                         hint="a file that SLIP's trainer wrote is expected") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError("its state_dict is not a table of tensors", where=str(source))
-    return weights
 
 
 def _sizes(weights: dict[str, Tensor], source: Path) -> dict[str, Any]:

@@ -33,7 +33,6 @@ class TransformersText:
     model: str
     weights: str | None = None
     layer: str | int = "last"
-    name: str = "text"
 
     def __post_init__(self) -> None:
         self._local = Path(self.model) if Path(self.model).is_dir() else None

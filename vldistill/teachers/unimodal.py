@@ -139,15 +139,15 @@ class CachedFeatures:
         return f"cached {names(self.fields)}"
 
     def images(self, paths: Sequence[str]) -> Tensor:
-        return _read(self.vision, [self.digests[path] for path in paths], "features")
+        return _read(self.vision, [self.digests[path] for path in paths], "features")[0]
 
     def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
-        return _read(self.text, [self._text(sentence) for sentence in sentences], "features")
+        return _read(self.text, [self._text(sentence) for sentence in sentences], "features")[0]
 
     def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
         keys = [pair_key(self.digests[path], self._text(sentence)) for path, sentence in pairs]
         # Ranked best first, so that the first m of those kept are the m best.
-        index, vectors = (_read(self.selected, keys, column)[:, :most] for column in ("index", "vectors"))
+        index, vectors = (part[:, :most] for part in _read(self.selected, keys, "index", "vectors"))
         return index.long(), vectors
 
     def _text(self, sentence: Sentence) -> bytes:
@@ -156,12 +156,12 @@ class CachedFeatures:
         return self._texts[sentence]
 
 
-def _read(cache: FeatureCache, keys: list[bytes], column: str) -> Tensor:
+def _read(cache: FeatureCache, keys: list[bytes], *columns: str) -> list[Tensor]:
     rows = cache.find(keys)
     if (rows < 0).any():
         raise InputError(f"lacks {int((rows < 0).sum())} of the rows asked for", where=str(cache.folder),
                          hint="complete it with: vldistill cache")
-    return torch.from_numpy(cache.read(rows, column))
+    return [torch.from_numpy(cache.read(rows, column)) for column in columns]
 
 
 @dataclass

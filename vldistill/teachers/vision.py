@@ -23,7 +23,6 @@ class TimmVision:
     model: str
     weights: str | None = None
     layer: str | int = "last"
-    name: str = "vision"
 
     def __post_init__(self) -> None:
         self._local = Path(self.model) if Path(self.model).is_dir() else None

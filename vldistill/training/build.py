@@ -14,7 +14,7 @@ from vldistill.data.sequences import sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
@@ -153,8 +153,7 @@ def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec
     image = recipe.image
     paths = (path for record in records for path in record.images)
     return visual_input(spec, data.images, paths=paths, augment=image.augment if augment else "none", shift=image.shift,
-                        noise=image.noise, memory=recipe.data.memory,
-                        most_regions=recipe.regions.most if recipe.regions else 100)
+                        noise=image.noise, memory=recipe.data.memory)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
@@ -163,7 +162,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     wanted = Wanted(student.kind, data.task, data.spec.images, data.labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
-                    regions=str(Path(recipe.regions.path).resolve()) if store else None)
+                    regions=str(Path(recipe.regions.path).resolve()) if store else None,
+                    most_regions=recipe.regions.most if store else MOST_REGIONS)
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]

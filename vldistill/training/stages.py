@@ -11,7 +11,15 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vldistill.artifacts import file_digest, fingerprint, new_manifest, refuse_existing, write_manifest, write_text
+from vldistill.artifacts import (
+    RUN_STAGES,
+    file_digest,
+    fingerprint,
+    new_manifest,
+    refuse_existing,
+    write_manifest,
+    write_text,
+)
 from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
 from vldistill.data.regions.store import DETECTOR, RegionStore
 from vldistill.errors import InputError
@@ -171,7 +179,7 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
     recipe, folder = stage.recipe, stage.folder
     refuse_unlaunched()
     if is_first_rank():
-        refuse_existing(folder, stage.overwrite)
+        refuse_existing(folder, stage.overwrite, RUN_STAGES)
     seed_everything(recipe.train.seed)
     parts = build_parts(recipe, say)
     precision = choose_precision(recipe.train.precision)

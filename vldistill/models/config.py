@@ -1,0 +1,21 @@
+"""What the sizes of all models have in common: they are written to a config.json and read from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
+
+Own = TypeVar("Own", bound="ModelConfig")
+
+
+class ModelConfig:
+    """A base of frozen dataclasses."""
+
+    @classmethod
+    def from_dict(cls: type[Own], values: dict[str, Any]) -> Own:
+        """Reads the fields it knows out of a config.json."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
