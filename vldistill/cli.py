@@ -103,12 +103,15 @@ def cache(
                   dry_run=dry_run)
 
 
-@app.command(epilog="Example: vldistill pretrain --recipe my_recipe.yaml")
-def pretrain(recipe: RecipeOption, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Pre-train a student by distillation."""
-    from vldistill.commands.train import pretrain_command
+@app.command(epilog="Example: vldistill pretrain --recipe quickstart_advl_student")
+def pretrain(
+    recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
+    limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+) -> None:
+    """Train on captions or text alone, without labels."""
+    from vldistill.commands.train import train_command
 
-    pretrain_command(recipe, overrides or [])
+    train_command("pretrain", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill distill --recipe quickstart_dide optim.lr=5e-4")

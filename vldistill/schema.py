@@ -76,10 +76,11 @@ class Regions(Section):
 
 
 class Student(Section):
-    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too) or "vlbert". init: a run, a model folder or a hub name; null
-    starts from scratch with `sizes`. keep_head: take the head along too (same labels only)."""
+    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too) or "vlbert"; or, to be a teacher later, "text_encoder" or
+    "vision_encoder". init: a run, a model folder or a hub name; null starts from scratch with `sizes`. keep_head: take the head
+    along too (same labels only)."""
 
-    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert"]
+    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "text_encoder", "vision_encoder"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -97,9 +98,9 @@ Layer = Literal["last"] | Positive
 
 
 class VisionTeacher(Section):
-    """A frozen vision encoder. kind: "timm" (any of its models), "open_clip" (CLIP-V) or "slip" (SLIP-V). model: a name, or a
-    local folder. weights: null for the published ones, a file, open_clip's tag, or "random". layer: last, or a block counted from
-    1 (timm only)."""
+    """A frozen vision encoder. kind: "timm" (any of its models), "open_clip" (CLIP-V) or "slip" (SLIP-V). model: a name, a local
+    folder or a run of a "vision_encoder". weights: null for the published ones, a file, open_clip's tag, or "random". layer:
+    last, or a block counted from 1 (timm only)."""
 
     kind: Literal["timm", "open_clip", "slip"]
     model: str
@@ -108,7 +109,8 @@ class VisionTeacher(Section):
 
 
 class TextTeacher(Section):
-    """A frozen text encoder. kind: "transformers" (any of its encoders), "open_clip" (CLIP-T) or "slip" (SLIP-T)."""
+    """A frozen text encoder. kind: "transformers" (any of its encoders; model may be a run of a "text_encoder"), "open_clip"
+    (CLIP-T) or "slip" (SLIP-T)."""
 
     kind: Literal["transformers", "open_clip", "slip"]
     model: str
@@ -224,7 +226,16 @@ class AdvlObjective(Section):
         return self
 
 
-Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective, Field(discriminator="kind")]
+class PretrainObjective(Section):
+    """Pre-training without a teacher. tasks: masked language modelling, image-text matching. mask: share of the words that are
+    hidden."""
+
+    kind: Literal["pretrain"]
+    tasks: Annotated[list[Literal["mlm", "itm"]], Field(min_length=1)] = ["mlm", "itm"]
+    mask: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+
+Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | PretrainObjective, Field(discriminator="kind")]
 
 
 class Optim(Section):
@@ -292,13 +303,6 @@ class Cache(Section):
     words: Annotated[int, Field(ge=1, le=32)] = 2  # vectors kept a text: any objective.words up to this can be trained
 
 
-class Pretrain(Section):
-    """DiDE's pre-training distillation tasks."""
-
-    tasks: Annotated[list[Literal["cmc", "itm", "mlm"]], Field(min_length=1)]
-    steps: Positive
-
-
 class Recipe(Section):
     """A whole run: `name` is the folder under `runs/`, the file's stem by default."""
 
@@ -316,7 +320,6 @@ class Recipe(Section):
     adversarial: Adversarial | None = None
     train: Train
     cache: Cache = Cache()
-    pretrain: Pretrain | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -324,6 +327,12 @@ class Recipe(Section):
             raise ValueError(f"a {self.student.kind} student needs `regions`")
         if self.adversarial is not None and self.student.kind != "uniter":
             raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
+        if self.student.kind == "text_encoder" and (self.objective.kind != "pretrain" or "itm" in self.objective.tasks):
+            raise ValueError("a text_encoder student sees no images: it is trained by objective {kind: pretrain, tasks: [mlm]}")
+        if self.student.kind == "vision_encoder" and self.objective.kind != "labels":
+            raise ValueError("a vision_encoder student reads no text: it is trained by objective {kind: labels}")
+        if self.student.kind == "dual_encoder" and self.objective.kind == "pretrain" and "itm" in self.objective.tasks:
+            raise ValueError("a dual_encoder student has no layer that sees image and text together, which `itm` needs")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":

@@ -18,7 +18,7 @@ from vldistill.data.prepare import LAYOUTS, SOURCES, check_request, prepare
 from vldistill.data.prepare_regions import BoxRule, Target, extract_regions, import_regions
 from vldistill.data.prepare_toy import prepare_toy
 from vldistill.data.sources.base import SourceOptions, nearest
-from vldistill.data.toy.layouts import DATASETS
+from vldistill.data.toy.layouts import DATASETS, SIZES
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
 
@@ -91,8 +91,8 @@ def _prepare_toy(asked: SimpleNamespace) -> None:
         return
     manifests = prepare_toy(folder, raw, seed=asked.seed, scale=asked.scale, overwrite=asked.overwrite, datasets=chosen,
                             options=SourceOptions(min_answer_count=asked.min_count))
-    for manifest in manifests:
-        _print(manifest, folder / f"toy-{manifest['dataset']}", dry_run=False)
+    for name, manifest in zip(chosen, manifests, strict=True):
+        _print(manifest, folder / f"toy-{name}", dry_run=False)
 
 
 def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
@@ -134,8 +134,8 @@ def _store_name(source: Path) -> str:
 
 def _toy_dataset(given: str) -> str:
     name = given.replace("-", "_").lower()
-    if name not in DATASETS:
-        raise InputError(f"the toy world has no dataset {given!r}", hint=nearest(name, DATASETS))
+    if name not in SIZES:
+        raise InputError(f"the toy world has no dataset {given!r}", hint=nearest(name, SIZES))
     return name
 
 

@@ -37,13 +37,14 @@ class Example:
 
 class RecordDataset(Dataset):
     """Reads records by (epoch, index). layout: how the student wants the text. visual: how it sees images. pad_id: of its
-    tokenizer."""
+    tokenizer. classes: how many a target [B, classes] has, None where it is an index."""
 
     def __init__(
         self, records: list[Record], layout: Layout, visual: VisualInput, *, pad_id: int,
-        vocabulary: AnswerVocabulary | None = None, seed: int = 0,
+        vocabulary: AnswerVocabulary | None = None, classes: int | None = None, seed: int = 0,
     ):
         self.records, self.visual, self.seed = records, visual, seed
+        self.classes = classes if vocabulary is None else len(vocabulary.names)
         self.pad_id, self.vocabulary = pad_id, vocabulary
         self._texts = [layout(record) for record in records]
         self._targets = [self._target(record) for record in records]
@@ -68,6 +69,8 @@ class RecordDataset(Dataset):
     def _target(self, record: Record) -> int | dict[int, float] | None:
         if self.vocabulary is not None:
             return None if record.answers is None else self.vocabulary.soft_target(record.answers)
+        if self.classes is not None:
+            return None if record.tags is None else dict.fromkeys(record.tags, 1.0)
         return record.label
 
 
@@ -77,7 +80,7 @@ class Collator:
 
     pad_id: int
     visual: VisualInput
-    num_answers: int | None = None
+    classes: int | None = None
 
     def __call__(self, examples: list[Example | InputError]) -> Batch | InputError:
         faulty = next((example for example in examples if isinstance(example, InputError)), None)
@@ -91,9 +94,9 @@ class Collator:
     def _targets(self, targets: list[int | dict[int, float] | None]) -> torch.Tensor | None:
         if any(target is None for target in targets):
             return None
-        if self.num_answers is None:
+        if self.classes is None:
             return torch.tensor(targets, dtype=torch.long)
-        dense = torch.zeros(len(targets), self.num_answers)
+        dense = torch.zeros(len(targets), self.classes)
         for row, scores in enumerate(targets):
             for index, score in scores.items():
                 dense[row, index] = score
@@ -167,9 +170,7 @@ class Loader:
 
 
 def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> Loader:
-    """A loader over `batches`; VQA's soft targets are sized by the dataset's vocabulary."""
-    vocabulary = dataset.vocabulary
-    answers = None if vocabulary is None else len(vocabulary.names)
-    collate = Collator(dataset.pad_id, dataset.visual, answers)
+    """A loader over `batches`."""
+    collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
     return Loader(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                              persistent_workers=workers > 0))

@@ -20,7 +20,7 @@ from vldistill.data.additions import add_missing, pack_images
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.inputs import inputs_signature
-from vldistill.data.records import read_text
+from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER
 from vldistill.data.sources import captions, jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, visual_genome, vqa
 from vldistill.data.sources.base import ALL_SPLITS, SourceData, SourceOptions, nearest
@@ -52,7 +52,7 @@ LAYOUTS = {
     "gcc": "Conceptual Captions: its two .tsv files, images in training/ and validation/ as img2dataset writes them",
     "sbu": "SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
     "visual_genome": "region_descriptions.json, VG_100K/, VG_100K_2/",
-    "jsonl": "your own {train,val,test}.jsonl, or one file, of {image, text, label or answers}",
+    "jsonl": "your own {train,val,test}.jsonl, or one file, of {image, text, label or answers}, {image, tags} or {text}",
     "toy": "nothing: writes a procedural world of coloured shapes in these layouts, and reads it",
 }
 # The options that each source reads (all read `splits`): one given in vain is an error, not a silence.
@@ -122,6 +122,8 @@ def prepare(
             data.take, data.take_region = writer.take, writer.take_region
             SOURCES[name](raw, options, problems, data)
         variants.check(data.task)
+        if shards is not None and data.task in TASKS and not TASKS[data.task].images:
+            problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
         images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress)
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))

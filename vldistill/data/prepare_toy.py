@@ -1,16 +1,18 @@
-"""`prepare toy`: writes the toy world's raw files, then reads them with the loaders of the real datasets."""
+"""`prepare toy`: writes the toy worlds' raw files, then reads them with the loaders of the real datasets."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vldistill.artifacts import new_manifest, refuse_existing, write_manifest
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
+from vldistill.data.toy.diverse.layouts import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
 
 RAW_NAME = "toy"
@@ -35,10 +37,14 @@ def prepare_toy(
         for place, stage in zip(places, ("toy", "prepare"), strict=True):
             refuse_existing(place, overwrite, stage)
     return [
-        _prepare_one(name, *places, seed=seed, scale=scale, overwrite=overwrite,
-                     options=options if name == "vqa" else SourceOptions())
+        _prepare_one(name, *places, seed=seed, scale=scale, overwrite=overwrite, options=_options(name, options))
         for name, places in targets.items()
     ]
+
+
+def _options(name: str, given: SourceOptions) -> SourceOptions:
+    task = JSONL_TASKS.get(name)
+    return replace(given if name == "vqa" else SourceOptions(), task=task)
 
 
 def _prepare_one(
@@ -54,7 +60,7 @@ def _prepare_one(
             root.rename(retired)
         (fresh / name).rename(root)
         placed = True
-        manifest = prepare(name, root, target, options=options, overwrite=overwrite)
+        manifest = prepare("jsonl" if name in JSONL_TASKS else name, root, target, options=options, overwrite=overwrite)
     except BaseException:
         if placed:
             shutil.rmtree(root, ignore_errors=True)

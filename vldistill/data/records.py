@@ -24,11 +24,12 @@ CHOICES = 4
 @dataclass(frozen=True)
 class TaskSpec:
     """What a task's records hold. `images`: images per record; `target`: "label" (one class of the artifact's label
-    map), "answers" (VQA: annotators' answers, scored softly), "choice" (VCR: one of the record's own `choices`) or "none"
-    (captions)."""
+    map), "answers" (VQA: annotators' answers, scored softly), "choice" (VCR: one of the record's own `choices`), "tags" (any
+    number of the label map's classes) or "none" (captions, text alone). `text`: whether records have text."""
 
     images: int
     target: str
+    text: bool = True
 
 
 TASKS: dict[str, TaskSpec] = {
@@ -40,6 +41,8 @@ TASKS: dict[str, TaskSpec] = {
     "pair_classification": TaskSpec(images=2, target="label"),
     "vcr": TaskSpec(images=1, target="choice"),
     "caption": TaskSpec(images=1, target="none"),
+    "text": TaskSpec(images=0, target="none"),
+    "tagging": TaskSpec(images=1, target="tags", text=False),
 }
 
 
@@ -47,13 +50,13 @@ TASKS: dict[str, TaskSpec] = {
 class Record:
     """One example.
 
-    id: unique within a data artifact's split. images: paths relative to the raw root (1, or 2 for pairs).
-    text: words. choices: what is chosen from (VCR). label: index into the artifact's label names, or into `choices`; None where
-    the split has none.
+    id: unique within a data artifact's split. images: paths relative to the raw root (1, or 2 for pairs, none of text alone).
+    text: words, none of an image alone. choices: what is chosen from (VCR). label: index into the artifact's label names, or into
+    `choices`; None where the split has none.
     answers: the annotators' raw answers (VQA), None where the split has none.
     type: the dataset's own category of the example, by which results are broken down. objects: the class of each object of the
     image, which tags index. given: words that stand between text and choices (VCR's QA->R: the answer to be justified).
-    meta: whatever else a metric needs.
+    meta: whatever else a metric needs. tags: indices of all label names that hold, None where the split has none.
     """
 
     id: str
@@ -67,11 +70,12 @@ class Record:
     objects: list[str] | None = None
     given: list[Word] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    tags: list[int] | None = None
 
     def to_json(self) -> str:
         """One line of JSON; fields that are None or empty are left out."""
         row: dict[str, Any] = {"id": self.id, "task": self.task, "images": self.images, "text": self.text}
-        for key in ("choices", "label", "answers", "type", "objects", "given"):
+        for key in ("choices", "label", "answers", "type", "objects", "given", "tags"):
             value = getattr(self, key)
             if value is not None:
                 row[key] = value

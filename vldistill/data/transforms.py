@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 MEAN = STD = 0.5
 LONG_SIDE_RATIO = 1333 / 800
@@ -33,16 +33,20 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
 class ImageTransform:
     """size: shorter side in pixels. patch: patch side in pixels. augment: "none", "randaugment" (2 operations of
     magnitude 9, without colour inversion and cutout, as both ViLT and DiDE) or "jitter" (a shift of at most `shift`
-    pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range)."""
+    pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range). square: the square in the middle
+    of the image, of side `size`, instead of ViLT's resizing."""
 
     size: int
     patch: int
     augment: str = "none"
     shift: int = 1
     noise: float = 0.08
+    square: bool = False
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """[H, W, 3] uint8, each side a multiple of the patch."""
+        if self.square:
+            return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC), dtype=np.uint8)
         target = vilt_size(*image.size, self.size, self.patch)
         if image.size != target:
             image = image.resize(target, Image.Resampling.BICUBIC)

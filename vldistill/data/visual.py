@@ -92,6 +92,16 @@ def stack_patches(
     return ImageBatch(stacked, mask, grids)
 
 
+class NoImages:
+    """For a student that reads text alone, whose records name no image."""
+
+    def read(self, path: str, draw: Draw) -> Any:
+        raise NotImplementedError("there is nothing to read")
+
+    def stack(self, items: list[Any]) -> VisualBatch:
+        raise NotImplementedError("there is nothing to stack")
+
+
 class RegionInput:
     """Regions of a store, at most `most` an image (the first, which are those of highest confidence or the data set's own)."""
 

@@ -33,12 +33,14 @@ class SplitCounts:
 
     def add(self, record: Record, data: SourceData) -> None:
         self.records += 1
-        self.labelled = self.labelled or record.label is not None or record.answers is not None
+        self.labelled = self.labelled or any(
+            target is not None for target in (record.label, record.answers, record.tags))
         self.images.update(record.images)
         if record.type is not None:
             self.types[record.type] += 1
         if record.label is not None:
             self.labels[record.label] += 1
+        self.labels.update(record.tags or ())
         if record.answers:
             self.answers[majority_answer(record.answers)] += 1
         if data.vocabulary is not None and record.answers is not None:

@@ -80,7 +80,7 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
     dataset = plain_dataset(records, data.images, tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
-    answers = answer(model.to(device), loader, spec.labels, device)
+    answers = answer(model.to(device), loader, spec.labels, device, tags=spec.target == "tags")
     seconds = time.perf_counter() - started
     items = score_items(records, answers, data.labels)
     metrics = None if items is None else summarise(records, items)
@@ -102,6 +102,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
     lines = []
     for index, (record, given) in enumerate(zip(evaluation.records, evaluation.answers, strict=True)):
         row: dict[str, Any] = {"id": given.id, "prediction": given.prediction, "confidence": round(given.confidence, 6)}
+        if given.tags is not None:
+            row["tags"] = given.tags
         if evaluation.items is not None:
             row["score"] = round(evaluation.items[index], 4)
         if record.type is not None:

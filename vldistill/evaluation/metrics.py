@@ -15,6 +15,16 @@ def consistency(groups: Iterable[Hashable], scores: Iterable[float]) -> float:
     return sum(right.values()) / len(right)
 
 
+def overlap(truth: set[str], given: set[str]) -> float:
+    """Of the labels that hold or are given, the share that both have (multi-label accuracy of Godbole and Sarawagi 2004), in
+    [0, 1]; 1 where there is none.
+
+    >>> overlap({"dog", "grass"}, {"dog", "sky"})
+    0.3333333333333333
+    """
+    return len(truth & given) / len(truth | given) if truth | given else 1.0
+
+
 def mean_by(keys: Iterable[str | None], scores: Iterable[float]) -> dict[str, dict[str, float]]:
     """Mean score and count of each key, keys in order of their counts; None counts as "-"."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])

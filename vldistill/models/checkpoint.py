@@ -22,12 +22,17 @@ from vldistill.data.records import TASKS
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
+from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
-CONFIGS: dict[str, type[EncoderConfig] | type[RegionBertConfig]] = {
+Config = EncoderConfig | RegionBertConfig | TextConfig | VisionConfig
+CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
+    "text_encoder": TextConfig, "vision_encoder": VisionConfig,
 }
 """The sizes that a model of each kind has."""
+# What the names of a kind's weights begin with, but not in its file, which a library reads.
+_PREFIXES = {"vision_encoder": "vit."}
 
 # Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
 _HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
@@ -47,7 +52,7 @@ class ModelSpec:
     which expects a detector's regions."""
 
     kind: str
-    encoder: EncoderConfig | RegionBertConfig
+    encoder: Config
     task: str
     images: int
     labels: list[str]
@@ -77,8 +82,7 @@ class ModelSpec:
         if self.regions:
             own["most_regions"] = self.most_regions
         names = {str(index): name for index, name in enumerate(self.labels)}
-        library = {"qkv_bias": True, "num_channels": 3} if isinstance(self.encoder, EncoderConfig) else {}
-        return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **library,
+        return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **self.encoder.library(self.classes),
                 "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
 
     @classmethod
@@ -111,7 +115,8 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: WordT
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, spec)
     tokenizer.save(folder)
-    save_weights(folder, model.state_dict())
+    prefix = _PREFIXES.get(spec.kind, "")
+    save_weights(folder, {name.removeprefix(prefix): value for name, value in model.state_dict().items()})
 
 
 def write_spec(folder: Path, spec: ModelSpec) -> None:
@@ -172,11 +177,12 @@ def read_checkpoint(source: str) -> Checkpoint:
         spec = ModelSpec.from_config(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
-    kind = config.get("model_type")
+    kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
     if kind not in CONFIGS:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
                          hint=f"one of {', '.join(CONFIGS)} is expected")
-    weights = {name: value for name, value in _read_weights(folder).items() if not name.endswith(_CONSTANT)}
+    prefix = _PREFIXES.get(kind, "")
+    weights = {prefix + name: value for name, value in _read_weights(folder).items() if not name.endswith(_CONSTANT)}
     return Checkpoint(folder, spec, weights)
 
 

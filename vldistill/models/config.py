@@ -19,3 +19,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def library(self, classes: int) -> dict[str, Any]:
+        """What else the library that reads the folder wants to find in its config.json. classes: of the head, 0 without one."""
+        return {}

@@ -19,7 +19,8 @@ from vldistill.models.vilt import EncoderConfig, ViltEncoder, patches_only, with
 
 class FusionModel(nn.Module):
     """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
-    (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit."""
+    (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit; with 0, as in
+    pre-training, there is no head."""
 
     losses: ClassVar[dict[str, str]] = {}
     """The task losses that are its own, by target; the others are the plain ones."""
@@ -28,7 +29,7 @@ class FusionModel(nn.Module):
         super().__init__()
         self.vilt = ViltEncoder(config)
         width = config.hidden_size
-        self.classifier = classifier(width * images, width * 2, classes, width=width)
+        self.classifier = classifier(width * images, width * 2, classes, width=width) if classes else None
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> FusionModel:
@@ -53,7 +54,8 @@ class FusionModel(nn.Module):
             qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
             hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
             views.append(View(batch.text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden))
-        return Output(by_record(self.classifier(torch.cat(pooled, dim=-1)), batch), views)
+        joined = torch.cat(pooled, dim=-1)
+        return Output(joined[:, :0] if self.classifier is None else by_record(self.classifier(joined), batch), views)
 
 
 def by_record(logits: Tensor, batch: Batch) -> Tensor:

@@ -8,6 +8,7 @@ matched to 1e-5. A half (text only, image only) is a tower of DiDE's dual encode
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ class EncoderConfig(ModelConfig):
     max_position_embeddings: int = 40
     type_vocab_size: int = 2
     modality_type_vocab_size: int = 2
+
+    def library(self, classes: int) -> dict[str, Any]:
+        return {"qkv_bias": True, "num_channels": 3}
 
 
 @dataclass(frozen=True)

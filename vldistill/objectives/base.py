@@ -27,7 +27,8 @@ Terms = dict[str, Tensor]
 class Objective(nn.Module):
     """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's.
     reaches_all: whether every parameter of the student gets a gradient, which several processes must know. readings: figures of
-    the last call, logged beside the terms but not descended on.
+    the last call, logged beside the terms but not descended on. judged: of an objective that brings its own task, the names of
+    the sums by which a validation judges it; empty where the student's answers are scored instead.
 
     Called with the student's output, the teacher's (whatever the teacher returns) and the arranged batch; returns Terms.
     """
@@ -35,6 +36,7 @@ class Objective(nn.Module):
     student_capture = teacher_capture = NOTHING
     needs_teacher = False
     reaches_all = True
+    judged: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +45,14 @@ class Objective(nn.Module):
     def arrange(self, batch: Batch) -> Batch:
         """What the student shall read for a batch; the teacher reads the batch itself."""
         return batch
+
+    def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        """Of an arranged batch, the sums of `judged`, as scalars."""
+        raise NotImplementedError
+
+    def summary(self, sums: dict[str, float]) -> dict[str, Any]:
+        """The metrics of the sums over a split, `accuracy` and `count` among them."""
+        raise NotImplementedError
 
     def after_validation(self, metrics: dict[str, Any]) -> None:
         """Told the figures of every validation."""
@@ -54,7 +64,7 @@ class Objective(nn.Module):
 
 TASK_LOSSES = {"label": label_cross_entropy, "label_bce": label_bce, "answer_bce": answer_bce,
                "answer_softmax": answer_cross_entropy, "choice": label_cross_entropy, "choice_bce": choice_bce,
-               "choice_pairs": choice_pairs}
+               "choice_pairs": choice_pairs, "tags": answer_bce}
 
 
 def task_loss(name: str, output: Output, target: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from vldistill.data.batch import Batch
 from vldistill.models.outputs import Capture, Output, Taught, View
 from vldistill.objectives.advl import Advl, take_reference
 from vldistill.objectives.base import Objective, Terms
-from vldistill.objectives.confidence import FLOOR
+from vldistill.objectives.confidence import FLOOR, confidence
 from vldistill.objectives.contrastive import itm_info_nce, mismatched
 from vldistill.objectives.feature import masked_mean
 
@@ -45,6 +45,7 @@ class AdvlMatching(Objective):
 
     needs_teacher = True
     reaches_all = False  # the task's head waits for step 2
+    judged = ("count", "right", "sure")
 
     def __init__(self, advl: Advl, *, width: int, depth: int, score: str = "probability", temperature: float = 1.0):
         super().__init__()
@@ -87,6 +88,18 @@ class AdvlMatching(Objective):
                         sources=batch.sources[:count], images=[])
         distilled, self.readings = self.advl.distilled(_first(student, count), teacher, pairs, scores, self.reference)
         return {"itm": matching} | distilled
+
+    def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        """How often the matched pair ranks above both mismatches, and how sure the student then is."""
+        scores, valid = self.ranked(student, batch)
+        right = valid & (scores.argmax(dim=-1) == 0)
+        return {"count": valid.sum(), "right": right.sum(), "sure": (confidence(scores) * right).sum()}
+
+    def summary(self, sums: dict[str, float]) -> dict[str, Any]:
+        """accuracy in [0, 1] and count of the triples, and `confidence_when_right`."""
+        count, right = sums["count"], sums["right"]
+        found: dict[str, Any] = {"accuracy": right / count if count else 0.0, "count": int(count)}
+        return found | ({"confidence_when_right": sums["sure"] / right} if right else {})
 
     def after_validation(self, metrics: dict[str, Any]) -> None:
         take_reference(self.reference, metrics)

@@ -13,6 +13,7 @@ from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import (
     MOST_REGIONS,
     Checkpoint,
+    Config,
     ModelSpec,
     fit_encoder,
     fusion_encoder_weights,
@@ -21,6 +22,7 @@ from vldistill.models.checkpoint import (
 )
 from vldistill.models.fusion import FusionModel
 from vldistill.models.heads import initial_std
+from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.vilt import EncoderConfig
 from vldistill.students.dual_encoder import DualEncoder
 from vldistill.students.inputs import SEES_REGIONS
@@ -28,15 +30,20 @@ from vldistill.students.region_texts import PERSONS
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-Student = FusionModel | DualEncoder | Uniter | VlBert
-STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert}
+Student = FusionModel | DualEncoder | Uniter | VlBert | TextEncoder | VisionEncoder
+STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert,
+                                      "text_encoder": TextEncoder, "vision_encoder": VisionEncoder}
 
 # The parts of each student that are a ViLT encoder or a half of one.
 _TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
+# Those of one modality, as their libraries name their heads.
+_LONE_HEADS = {"text_encoder": (), "vision_encoder": ("vit.head.",)}
 _HEAD = "classifier."
 # Of a converted checkpoint: what fresh heads start from.
 PRETRAINING = "pretraining."
 RELATIONSHIP, TRANSFORM = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform."
+_START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model", "text_encoder": "name a run of its own kind",
+          "vision_encoder": "name a run of its own kind"}
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
 _SEGMENTS = "vlbert.token_type_embeddings.weight"
 _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
@@ -80,16 +87,18 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
     """
     checkpoint = read_checkpoint(source)
     where, found = str(checkpoint.folder), checkpoint.spec
-    if found.kind != wanted.kind and (found.kind != "vilt" or wanted.kind in SEES_REGIONS):
+    if found.kind != wanted.kind and (found.kind != "vilt" or wanted.kind not in _TOWERS):
+        converted = f"name a {wanted.kind} model, as `vldistill convert {wanted.kind}` makes it"
         raise InputError(f"is a {found.kind} model, from which a {wanted.kind} student cannot start", where=where,
-                         hint="name a fusion model" if wanted.kind not in SEES_REGIONS else
-                         f"name a {wanted.kind} model, as `vldistill convert {wanted.kind}` makes it")
+                         hint=_START.get(wanted.kind, converted))
     if wanted.max_length > found.encoder.max_position_embeddings:
         raise InputError(f"has {found.encoder.max_position_embeddings} text positions, text.max_length is {wanted.max_length}",
                          where=where, hint=f"set text.max_length={found.encoder.max_position_embeddings}")
     tokenizer = load_tokenizer(checkpoint.folder)
     encoder = replace(found.encoder, hidden_dropout_prob=wanted.dropout)
-    if isinstance(encoder, EncoderConfig):
+    if wanted.kind in _LONE_HEADS:
+        pass
+    elif isinstance(encoder, EncoderConfig):
         encoder = replace(encoder, modality_type_vocab_size=max(found.encoder.modality_type_vocab_size, wanted.images + 1))
     else:
         encoder = _grown(encoder, wanted, tokenizer)
@@ -124,6 +133,11 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
         config = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, region_size=sizes.region_size,
                                   max_position_embeddings=wanted.max_length + 2, type_vocab_size=REGION_SEGMENT + 1)
         config = _grown(config, wanted, tokenizer)
+    elif wanted.kind == "text_encoder":
+        config = TextConfig(**common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length)
+    elif wanted.kind == "vision_encoder":
+        config = VisionConfig.from_dict({**common, "image_size": sizes.image_size, "patch_size": sizes.patch,
+                                         "max_position_embeddings": wanted.max_length})
     else:
         config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
                                max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
@@ -131,8 +145,8 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
     return new_student(spec), spec, tokenizer
 
 
-def _spec(wanted: Wanted, encoder: EncoderConfig | RegionBertConfig) -> ModelSpec:
-    size = 0 if wanted.kind in SEES_REGIONS else wanted.image_size
+def _spec(wanted: Wanted, encoder: Config) -> ModelSpec:
+    size = 0 if wanted.kind in SEES_REGIONS | {"text_encoder"} else wanted.image_size
     return ModelSpec(wanted.kind, encoder, wanted.task, wanted.images, wanted.labels, size, wanted.max_length,
                      regions=wanted.regions, most_regions=wanted.most_regions)
 
@@ -157,6 +171,12 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
     if keep_head and checkpoint.spec.labels != labels:
         raise InputError("has other labels than the data, so its head cannot be kept", where=where,
                          hint="set student.keep_head=false")
+    if checkpoint.spec.kind in _LONE_HEADS:
+        lone = _LONE_HEADS[checkpoint.spec.kind]
+        kept = checkpoint.weights if keep_head else model.state_dict()
+        body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(lone)}
+        load_strict(model, {**body, **{name: value for name, value in kept.items() if name.startswith(lone)}}, where)
+        return
     if checkpoint.spec.kind in SEES_REGIONS:
         body = {name: value for name, value in checkpoint.weights.items() if not name.startswith((_HEAD, PRETRAINING))}
         kept = checkpoint.weights if keep_head else {**model.state_dict(), **_pretrained_head(checkpoint.weights, model)}
@@ -175,8 +195,8 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
         weights |= fit_encoder(values, getattr(model, tower), prefix=f"{tower}.")
     if checkpoint.spec.kind == "dual_encoder":
         weights |= {f"fusion.{name}": value for name, value in _below(checkpoint.weights, "fusion.").items()}
-    head = _below(checkpoint.weights, _HEAD) if keep_head else model.classifier.state_dict()
-    load_strict(model, {**weights, **{f"{_HEAD}{name}": value for name, value in head.items()}}, where)
+    head = checkpoint.weights if keep_head else model.state_dict()
+    load_strict(model, {**weights, **{name: value for name, value in head.items() if name.startswith(_HEAD)}}, where)
 
 
 def _pretrained_head(weights: dict[str, Tensor], model: Student) -> dict[str, Tensor]:

@@ -12,12 +12,13 @@ from vldistill.data.regions.store import RegionStore
 from vldistill.data.sequences import Layout, PlainLayout
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
-from vldistill.data.visual import PatchInput, RegionInput, VisualInput
+from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.region_texts import UniterLayout, VlBertLayout
 
-LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout}
+LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
+           "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
 SEES_REGIONS = {"uniter", "vlbert"}
 
 
@@ -32,8 +33,11 @@ def visual_input(
 ) -> VisualInput:
     """How the student sees images: as patches, augmented, or as the regions of its store. Raises InputError where there is no
     store, or its features have another width than the student expects."""
+    if spec.kind == "text_encoder":
+        return NoImages()
     if spec.kind not in SEES_REGIONS:
-        transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise)
+        transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
+                                   square=spec.kind == "vision_encoder")
         return PatchInput(images, transform, paths, memory)
     if spec.regions is None:
         raise InputError(f"a {spec.kind} student needs region features",

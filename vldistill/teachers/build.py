@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vldistill.errors import InputError
+from vldistill.models.checkpoint import resolve_model
 from vldistill.schema import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import unimodal
 from vldistill.teachers.clip import Clip, ClipText, ClipVision
@@ -42,9 +43,14 @@ def _shared_clip(kind: str, model: str, weights: str | None) -> Clip:
     return Clip(kind, model, weights)
 
 
+def _folder(model: str) -> str:
+    """A run is named by its model folder."""
+    return str(resolve_model(model)) if Path(model).is_dir() and not (Path(model) / "config.json").exists() else model
+
+
 def _build(kind, chosen: VisionTeacher | TextTeacher, role: str):
     if kind in (TimmVision, TransformersText):
-        return kind(chosen.model, chosen.weights, chosen.layer)
+        return kind(_folder(chosen.model), chosen.weights, chosen.layer)
     if chosen.layer != "last":
         raise InputError(f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only",
                          hint="leave it out")

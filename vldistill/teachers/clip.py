@@ -21,7 +21,7 @@ from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
 from vldistill.teachers import slip
 from vldistill.teachers.text import TextFeatures, mean_by_word
-from vldistill.teachers.weights import RANDOM, config_digest, fetched, fixed_random, frozen, weights_digest
+from vldistill.teachers.weights import RANDOM, fetched, fixed_random, folder_title, frozen, weights_digest
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Clip:
     @property
     def fields(self) -> dict[str, Any]:
         """What any of its features depend on."""
-        title = f"{self._local.resolve().name}@{config_digest(self._local)}" if self._local else self.model
+        title = folder_title(self._local) if self._local else self.model
         return {"teacher": self.kind, "model": title, "weights": self._digest()}
 
     @cached_property

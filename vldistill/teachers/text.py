@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vldistill.artifacts import file_digest
 from vldistill.data.sequences import Sentence
-from vldistill.teachers.weights import RANDOM, config_digest, fetched, fixed_random, frozen, weights_digest
+from vldistill.teachers.weights import RANDOM, fetched, fixed_random, folder_title, frozen, weights_digest
 
 _LONGEST = 512
 
@@ -44,7 +44,7 @@ class TransformersText:
         """What the features depend on."""
         digest = RANDOM if self.weights == RANDOM else weights_digest(self._local, None if self._local else self.model)
         tokenizer = self._local / "tokenizer.json" if self._local else None
-        title = f"{self._local.resolve().name}@{config_digest(self._local)}" if self._local else self.model
+        title = folder_title(self._local) if self._local else self.model
         return {"teacher": "transformers", "model": title, "weights": digest,
                 "layer": self.layer, "pooling": "first token; mean of a word's tokens",
                 "tokenizer": file_digest(tokenizer)[:32] if tokenizer and tokenizer.exists() else "the model's own"}

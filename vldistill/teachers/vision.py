@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vldistill.errors import InputError
-from vldistill.teachers.weights import RANDOM, config_digest, fetched, fixed_random, frozen, weights_digest
+from vldistill.teachers.weights import RANDOM, fetched, fixed_random, folder_title, frozen, weights_digest
 
 
 @dataclass
@@ -76,7 +76,7 @@ class TimmVision:
     @property
     def _title(self) -> str:
         """The model's name; of a folder its last part, since hashes say the rest."""
-        return f"{self._local.resolve().name}@{config_digest(self._local)}" if self._local else self.model
+        return folder_title(self._local) if self._local else self.model
 
     def _digest(self) -> str:
         if self.weights == RANDOM:

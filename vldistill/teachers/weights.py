@@ -19,7 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from vldistill.artifacts import file_digest
+from vldistill.artifacts import MANIFEST, file_digest
 from vldistill.errors import InputError
 
 RANDOM = "random"
@@ -65,6 +65,13 @@ def config_digest(folder: Path) -> str:
         if (folder / name).is_file():
             return file_digest(folder / name)[:8]
     raise InputError("holds no config.json", where=str(folder), hint="give a model's folder")
+
+
+def folder_title(folder: Path) -> str:
+    """What a teacher's folder is called, with a digest of its configuration; the model of a run by its recipe's name."""
+    own = folder.resolve()
+    run = own.name == "model" and (own.parent / MANIFEST).exists()
+    return f"{own.parents[2].name if run else own.name}@{config_digest(folder)}"
 
 
 def weights_file(source: Path) -> Path:

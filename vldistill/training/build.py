@@ -18,7 +18,8 @@ from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
-from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, Recipe
+from vldistill.objectives.pretraining import Pretraining
+from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe
 from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
 from vldistill.students.inputs import text_layout, visual_input
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
@@ -56,39 +57,61 @@ def wanted_features(recipe: Recipe) -> WantedFeatures:
 
 
 def _chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> list[Record]:
-    return data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
+    records = data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
+    if recipe.student.kind == "text_encoder":  # which reads the text of any data
+        return [replace(record, images=[]) for record in records]
+    return records
 
 
 def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches, telling `say` about it;
     without it (a dry run) nothing is built. Raises InputError where an input is missing or does not fit."""
     data = open_data(Path(recipe.data.path))
-    if data.spec.target == "none":
+    pretraining = isinstance(recipe.objective, PretrainObjective)
+    if pretraining:
+        _check_pretraining(recipe.objective, data)
+    elif data.spec.target == "none":
         raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
                          hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
-    train, dropped = _trainable(_chosen_records(recipe, data, recipe.data.train), data)
+    train = _chosen_records(recipe, data, recipe.data.train)
+    train, dropped = (train, 0) if pretraining else _trainable(train, data)
     val = _chosen_records(recipe, data, recipe.data.val)
     for split, records in ((recipe.data.train, train), (recipe.data.val, val)):
-        if not _labelled(records[0], data):
+        if not pretraining and not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
     student, spec, tokenizer = build_student(recipe, data)
-    if data.spec.target == "answers":
+    if data.spec.target == "answers" and not pretraining:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
 
     visual = {augment: build_visual(recipe, data, [*train, *val], spec, augment=augment) for augment in (True, False)}
 
     def dataset(records: list[Record], *, augment: bool) -> RecordDataset:
         return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
-                             vocabulary=data.vocabulary, seed=recipe.train.seed)
+                             vocabulary=data.vocabulary, classes=len(data.labels) if data.spec.target == "tags" else None,
+                             seed=recipe.train.seed)
 
     parts = Parts(data, dataset(train, augment=True), dataset(val, augment=False), student, spec, tokenizer,
                   HardLabels("label"), None, dropped)
     if isinstance(recipe.objective, AdvlObjective):
         _add_advl(parts, recipe, dataset, say)
+    elif pretraining:
+        parts.objective = Pretraining(recipe.objective.tasks, width=student.width, depth=student.layers,
+                                      vocabulary=len(tokenizer.vocabulary), mask_id=tokenizer.mask_id,
+                                      probability=recipe.objective.mask)
     else:
         parts.objective = build_objective(recipe.objective, data, student)
         parts.teacher = build_teacher(recipe, recipe.objective, parts) if parts.objective.needs_teacher else None
     return parts
+
+
+def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
+    """Raises InputError where the data lacks what the tasks need: words, and for matching one image a record."""
+    if not data.spec.text or data.spec.target == "choice":
+        raise InputError(f"is a `{data.task}` artifact, whose text cannot be pre-trained on", where=str(data.folder),
+                         hint="choose captions, or text alone")
+    if "itm" in chosen.tasks and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, image-text matching needs one", where=str(data.folder),
+                         hint="set objective.tasks=[mlm]")
 
 
 def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset], say: Say | None) -> None:
@@ -134,7 +157,8 @@ def anchor_records(recipe: Recipe, data: DataArtifact, train: list[Record]) -> t
 
 
 def _labelled(record: Record, data: DataArtifact) -> bool:
-    return record.answers is not None if data.spec.target == "answers" else record.label is not None
+    held = {"answers": record.answers, "tags": record.tags}
+    return held.get(data.spec.target, record.label) is not None
 
 
 def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record], int]:
@@ -160,7 +184,9 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     """The student of the recipe with its tokenizer, from `student.init` or from scratch."""
     student = recipe.student
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
-    wanted = Wanted(student.kind, data.task, data.spec.images, data.labels, image_size=recipe.image.size,
+    # Pre-trained, a student has no head yet.
+    labels = [] if isinstance(recipe.objective, PretrainObjective) else data.labels
+    wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
                     most_regions=recipe.regions.most if store else MOST_REGIONS)

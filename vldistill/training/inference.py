@@ -11,24 +11,28 @@ from torch import Tensor, nn
 
 from vldistill.data.loading import Loader
 from vldistill.data.records import TASKS, Record
-from vldistill.evaluation.metrics import consistency, mean_by
+from vldistill.evaluation.metrics import consistency, mean_by, overlap
 from vldistill.evaluation.vqa import vqa_accuracy
 
 
 @dataclass(frozen=True)
 class Answer:
-    """prediction: the chosen label's name. confidence: its probability (softmax over all labels), in (0, 1]."""
+    """prediction: the chosen label's name. confidence: its probability (softmax over all labels), in (0, 1]. tags: of a model
+    that gives any number of labels those above one half, `prediction` being the likeliest and `confidence` its sigmoid; else
+    None."""
 
     id: str
     prediction: str
     confidence: float
+    tags: tuple[str, ...] | None = None
 
 
 @torch.no_grad()
 def answer(
-    model: nn.Module, loader: Loader, labels: list[str], device: torch.device, *, autocast=nullcontext
+    model: nn.Module, loader: Loader, labels: list[str], device: torch.device, *, tags: bool = False, autocast=nullcontext
 ) -> list[Answer]:
-    """The model's answer to every record of the loader, in its order; the model is left in the mode it came in."""
+    """The model's answer to every record of the loader, in its order; the model is left in the mode it came in. tags: whether
+    it gives any number of labels."""
     training = model.training
     model.eval()
     answers: list[Answer] = []
@@ -36,7 +40,7 @@ def answer(
         for batch in loader:
             with autocast():
                 logits = model(batch.to(device)).logits
-            answers += to_answers(batch.ids, logits, labels)
+            answers += (to_tags if tags else to_answers)(batch.ids, logits, labels)
     finally:
         model.train(training)
     return answers
@@ -47,6 +51,15 @@ def to_answers(ids: list[str], logits: Tensor, labels: list[str]) -> list[Answer
     confidence, index = logits.float().softmax(dim=-1).max(dim=-1)
     triples = zip(ids, index.tolist(), confidence.tolist(), strict=True)
     return [Answer(name, labels[place], probability) for name, place, probability in triples]
+
+
+def to_tags(ids: list[str], logits: Tensor, labels: list[str]) -> list[Answer]:
+    """Logits [B, C], a sigmoid for each label, to answers."""
+    sure = logits.float().sigmoid()
+    best, index = sure.max(dim=-1)
+    held = [tuple(label for label, holds in zip(labels, row, strict=True) if holds) for row in (sure > 0.5).tolist()]
+    rows = zip(ids, index.tolist(), best.tolist(), held, strict=True)
+    return [Answer(name, labels[place], probability, tags) for name, place, probability, tags in rows]
 
 
 def score_items(records: list[Record], answers: list[Answer], labels: list[str]) -> list[float] | None:
@@ -65,6 +78,11 @@ def score_items(records: list[Record], answers: list[Answer], labels: list[str])
         if any(record.answers is None for record in records):
             return None
         return [vqa_accuracy(record.answers, given.prediction) for record, given in zip(records, answers, strict=True)]
+    if target == "tags":
+        if any(record.tags is None for record in records):
+            return None
+        return [overlap({labels[tag] for tag in record.tags}, set(given.tags or ()))
+                for record, given in zip(records, answers, strict=True)]
     if any(record.label is None for record in records):
         return None
     return [float(labels[record.label] == given.prediction) for record, given in zip(records, answers, strict=True)]

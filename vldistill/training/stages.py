@@ -1,4 +1,5 @@
-"""The training stages: `finetune` (labels alone) and `distill` (with a teacher), from a recipe to a run on disk."""
+"""The training stages, from a recipe to a run on disk: `pretrain` (without labels), `finetune` (labels alone) and `distill` (with
+a teacher)."""
 
 from __future__ import annotations
 
@@ -43,13 +44,13 @@ from vldistill.training.caches import Say
 from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
-from vldistill.training.matching import matching_metrics
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups, warmup_steps
+from vldistill.training.pretext import pretext_metrics
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a command asks of a training stage. `name`: "finetune" or "distill"."""
+    """What a command asks of a training stage. `name`: "pretrain", "finetune" or "distill"."""
 
     name: str
     recipe: Recipe
@@ -67,7 +68,13 @@ class Stage:
 
 def for_stage(name: str, recipe: Recipe) -> Recipe:
     """The recipe as a stage runs it: `finetune` drops teacher and distillation, and is every recipe's baseline; `distill`
-    refuses a recipe that has nothing to distil."""
+    refuses a recipe that has nothing to distil, `pretrain` one that has another objective, and the others one for `pretrain`."""
+    if (recipe.objective.kind == "pretrain") != (name == "pretrain"):
+        right = "pretrain" if name != "pretrain" else "finetune" if recipe.objective.kind == "labels" else "distill"
+        raise InputError(f"has objective `{recipe.objective.kind}`", where=f"recipe {recipe.name}",
+                         hint=f"train it with: vldistill {right} --recipe {recipe.name}")
+    if name == "pretrain":
+        return recipe
     if name == "finetune":
         labels = LabelsObjective(kind="labels", answer_loss=recipe.objective.answer_loss)
         return recipe.model_copy(update={"teacher": None, "teachers": Teachers(), "objective": labels})
@@ -160,6 +167,9 @@ def _describe_objective(recipe: Recipe) -> str:
         return "ground-truth labels"
     if chosen.kind == "advl":
         return _describe_advl(chosen)
+    if chosen.kind == "pretrain":
+        names = {"mlm": f"masked language modelling ({100 * chosen.mask:.0f} % of the words)", "itm": "image-text matching"}
+        return " + ".join(names[task] for task in chosen.tasks)
     parts = [f"attention ({chosen.attention}, {chosen.layers} layer)"] if chosen.attention != "none" else []
     parts += ["soft labels"] * chosen.soft_labels + ["hidden states"] * chosen.hidden_states
     parts += [f"ground-truth labels x {chosen.hard_label_weight:g}"] * bool(chosen.hard_label_weight)
@@ -265,9 +275,10 @@ def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | No
     val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
 
     def validate() -> dict[str, Any]:
-        if phase.name == "matching":
-            return matching_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
-        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast)
+        if phase.objective.judged:
+            return pretext_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
+        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
+                         tags=parts.spec.target == "tags")
         return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
 
     best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, phase.plan, journal, validate=validate,

@@ -3,8 +3,10 @@
     {"image": "images/1.jpg", "text": "two dogs run", "label": "yes"}
     {"images": ["a.jpg", "b.jpg"], "text": "both show a cat", "label": false}
     {"image": "1.jpg", "text": "How many dogs?", "answers": ["2", "two", "2"], "type": "number"}
+    {"image": "1.jpg", "tags": ["dog", "grass"]}
 
-The task follows from the lines: a label with one image (classification) or two (pair_classification), answers (vqa).
+The task follows from the lines: a label with one image (classification) or two (pair_classification), answers (vqa), tags
+(tagging). Captions and text alone have no target, so that their task has to be named (caption, text).
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from vldistill.errors import InputError, Problems
 # The accuracy leaves one annotator out: a single answer has to stand for ten who agree, or none could be right.
 _ANNOTATORS = 10
 _ENOUGH_ANSWERS = 4
-_KEYS = ("id", "image", "images", "text", "label", "answer", "answers", "type")
+_KEYS = ("id", "image", "images", "text", "label", "answer", "answers", "tags", "type")
+_TARGETS = {"label": "a label", "answers": "answers", "tags": "tags"}
 
 
 @dataclass(slots=True)
@@ -40,14 +43,24 @@ class _Line:
     row: Row
     id: str
     images: list[str]
-    text: str
+    text: str | None
     label: str | None
     answers: list[str] | None
+    tags: list[str] | None
     type: str | None
 
     @property
+    def targets(self) -> list[str]:
+        return [name for name in _TARGETS if getattr(self, name) is not None]
+
+    @property
     def target(self) -> str:
-        return "label" if self.label is not None else "answers" if self.answers is not None else "none"
+        return next(iter(self.targets), "none")
+
+    @property
+    def named(self) -> list[str]:
+        """The label names of the line."""
+        return self.tags or ([] if self.label is None else [self.label])
 
 
 def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
@@ -68,7 +81,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
     ignored: Counter[str] = Counter()
     kinds: dict[str, str] = {}
     for split, path in files.items():
-        lines[split] = _read_split(path, split, kinds, ignored, problems)
+        lines[split] = _read_split(path, split, options.task, kinds, ignored, problems)
     data.task, data.root = _task(lines, options), root if root.is_dir() else root.parent
     if not root.is_dir() and root.stem not in SPLITS:
         data.notes.append(f"{root.name} is not named as a split: read as test")
@@ -78,7 +91,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
         )
     _check_shape(lines, data.task, problems)
     target = TASKS[data.task].target
-    if target == "label":
+    if target in ("label", "tags"):
         data.labels = _labels(lines, options, kinds, data)
     elif target == "answers":
         data.vocabulary = _vocabulary(lines, options, root, data, problems)
@@ -88,7 +101,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
 
 
 def _read_split(
-    path: Path, split: str, kinds: dict[str, str], ignored: Counter[str], problems: Problems
+    path: Path, split: str, task: str | None, kinds: dict[str, str], ignored: Counter[str], problems: Problems
 ) -> list[_Line]:
     lines, seen = [], Seen()
     for row in read_rows(path, problems):
@@ -96,14 +109,23 @@ def _read_split(
         number = row.where.rpartition(":")[2]
         given = row.text("id", optional=True)
         name = given if given is not None else f"{split}-{number}"
-        images, text = read_images(row), row.text("text")
+        alone = task == "text" and not row.values.keys() & {"image", "images"}
+        tags = _tags(row)
+        images, text = [] if alone else read_images(row), row.text("text", optional=tags is not None)
         label, answers, kind = _label(row, kinds), _answers(row), row.text("type", optional=True)
-        if label is not None and answers is not None:
-            row.fault("has a label and answers", "keep one of them")
+        line = _Line(row, name, images, text, label, answers, tags, kind)
+        if len(line.targets) > 1:
+            row.fault(f"has {' and '.join(_TARGETS[target] for target in line.targets)}", "keep one of them")
         seen.add(name, row)
         if row.good:
-            lines.append(_Line(row, name, images, text, label, answers, kind))
+            lines.append(line)
     return lines
+
+
+def _tags(row: Row) -> list[str] | None:
+    """The tags; an image may have none of those that others have."""
+    value = row.values.get("tags")
+    return value if value is None or value == [] else row.texts("tags")
 
 
 def read_images(row: Row) -> list[str] | None:
@@ -154,8 +176,8 @@ def _task(lines: dict[str, list[_Line]], options: SourceOptions) -> str:
         return options.task
     flat = [line for split in lines.values() for line in split]
     target = next((line.target for line in flat if line.target != "none"), "none")
-    if target == "answers":
-        return "vqa"
+    if target in ("answers", "tags"):
+        return "vqa" if target == "answers" else "tagging"
     return "pair_classification" if flat and len(flat[0].images) == 2 else "classification"
 
 
@@ -168,18 +190,20 @@ def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -
         for line in members:
             if len(line.images) != spec.images:
                 line.row.fault(
-                    f"has {len(line.images)} image{'s' * (len(line.images) > 1)}, the task {task} has {spec.images}",
+                    f"has {len(line.images)} image{'s' * (len(line.images) > 1)}, the task {task} has {spec.images or 'none'}",
                     "mend the line, or keep tasks in folders of their own",
                 )
+            if spec.text != (line.text is not None):
+                line.row.fault(f"has {'no' if spec.text else 'a'} text, the task {task} has {'one' if spec.text else 'none'}",
+                               "mend the line, or keep tasks in folders of their own")
             if line.target not in ("none", spec.target):
-                found = "a label" if line.target == "label" else "answers"
                 line.row.fault(
-                    f"has {found}, the task {task} has {'no target' if spec.target == 'none' else spec.target}",
+                    f"has {_TARGETS[line.target]}, the task {task} has {'no target' if spec.target == 'none' else spec.target}",
                     "mend the line, or keep tasks in folders of their own",
                 )
             elif spec.target != "none" and needed and line.target == "none":
                 line.row.fault(
-                    f"has no {'label' if spec.target == 'label' else 'answers'}, other lines have",
+                    f"has no {spec.target}, other lines have",
                     "add it, or drop the line",
                 )
 
@@ -187,11 +211,11 @@ def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -
 def _labels(
     lines: dict[str, list[_Line]], options: SourceOptions, kinds: dict[str, str], data: SourceData
 ) -> list[str] | None:
-    given = [line.label for line in lines.get("train", []) if line.label is not None]
+    given = [name for line in lines.get("train", []) for name in line.named]
     if options.labels:
         return list(options.labels)
     if not given:
-        given = [line.label for split in lines.values() for line in split if line.label is not None]
+        given = [name for split in lines.values() for line in split for name in line.named]
         if given:
             data.notes.append(
                 "labels are taken from the splits that are there, since train has none: name them to fix their order"
@@ -223,21 +247,22 @@ def _vocabulary(
 
 
 def _add(line: _Line, split: str, data: SourceData) -> None:
-    label = None
-    if line.label is not None and data.labels:
-        if line.label not in data.labels:
-            return line.row.fault(f"label {quoted(line.label)} is not a label", nearest(line.label, data.labels))
-        label = data.labels.index(line.label)
+    known = data.labels or []
+    for name in line.named:
+        if known and name not in known:
+            return line.row.fault(f"label {quoted(name)} is not a label", nearest(name, known))
+    places = [known.index(name) for name in line.named if known]
     data.add(
         split,
         Record(
             id=line.id,
             task=data.task,
             images=line.images,
-            text=split_words(line.text),
-            label=label,
+            text=split_words(line.text or ""),
+            label=places[0] if line.label is not None and places else None,
             answers=line.answers,
             type=line.type,
+            tags=None if line.tags is None else sorted(set(places)),
         ),
         line.row.where,
     )

@@ -1,6 +1,7 @@
-"""Writes the toy world in the official raw layouts of VQA v2, NLVR2, SNLI-VE, VCR and the caption datasets.
+"""Writes the toy worlds: the first in the official raw layouts of VQA v2, NLVR2, SNLI-VE, VCR and the caption datasets, the
+second (`diverse`) as JSONL.
 
-The loaders of the real datasets read it unchanged: the same file names, fields and picture formats.
+The loaders of the real datasets read them unchanged: the same file names, fields and picture formats.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from vldistill.artifacts import building, refuse_existing
 from vldistill.data.toy import captions, tasks, vcr
+from vldistill.data.toy.diverse.layouts import DIVERSE_SIZES, DIVERSE_WRITERS
 from vldistill.data.toy.files import ID_BLOCK, batches, encode, illustrated, write_json, write_jsonl
 from vldistill.data.toy.world import generator, render
 from vldistill.errors import InputError
@@ -31,6 +33,8 @@ DEFAULT_SIZES: dict[str, dict[str, int]] = {
 """Scenes of each split (NLVR2: pairs of scenes, each of which is written in both orders)."""
 
 DATASETS = tuple(DEFAULT_SIZES)
+SIZES = {**DEFAULT_SIZES, **DIVERSE_SIZES}
+"""Of both worlds."""
 MIN_SCENES = 4
 _ANSWERS = 10
 
@@ -45,7 +49,7 @@ def write_toy(
 ) -> dict[str, int]:
     """Writes `root/<dataset>/` for each of `datasets`, each folder whole or not at all.
 
-    `sizes` replaces numbers of DEFAULT_SIZES (`{"nlvr2": {"train": 500}}`); `scale` multiplies all of them, down to 4.
+    `sizes` replaces numbers of SIZES (`{"nlvr2": {"train": 500}}`); `scale` multiplies all of them, down to 4.
     They are rounded up to whole groups of scenes that balance each other. Returns the number of examples (questions,
     statements, captions, regions) by `<dataset>/<split>`. Raises InputError for a name or number that cannot be, and where a
     folder exists already.
@@ -72,16 +76,16 @@ def _plan(
     if not 0 < scale < float("inf"):
         raise InputError(f"scale is {scale}, a positive number was expected")
     for name in (*datasets, *sizes):
-        if name not in DEFAULT_SIZES:
-            raise InputError(f"the toy world has no dataset {name!r}", hint=f"choose from {', '.join(DATASETS)}")
+        if name not in SIZES:
+            raise InputError(f"the toy world has no dataset {name!r}", hint=f"choose from {', '.join(SIZES)}")
     plan: dict[str, dict[str, int]] = {}
     for name in dict.fromkeys(datasets):
         given, group = sizes.get(name, {}), tasks.GROUP.get(name, 1)
-        if unknown := sorted(set(given) - set(DEFAULT_SIZES[name])):
+        if unknown := sorted(set(given) - set(SIZES[name])):
             raise InputError(f"{name} has no split {unknown[0]!r}",
-                             hint=f"choose from {', '.join(DEFAULT_SIZES[name])}")
+                             hint=f"choose from {', '.join(SIZES[name])}")
         plan[name] = {}
-        for split, default in DEFAULT_SIZES[name].items():
+        for split, default in SIZES[name].items():
             wanted = max(MIN_SCENES, round(given.get(split, default) * scale))
             if wanted >= ID_BLOCK:
                 raise InputError(f"{name}/{split} would have {wanted} scenes, at most {ID_BLOCK - 1} are possible")
@@ -177,4 +181,5 @@ _WRITERS: dict[str, Callable[[Path, int, Mapping[str, int]], dict[str, int]]] = 
     "gcc": captions.write_gcc,
     "sbu": captions.write_sbu,
     "visual_genome": captions.write_visual_genome,
+    **DIVERSE_WRITERS,
 }

@@ -1,0 +1,52 @@
+"""Masked language modelling: whole words are hidden and predicted (Devlin et al. 2019; DiDE, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vldistill.data.batch import TextBatch
+
+IGNORED = -100
+"""The target of a token that is not predicted."""
+_MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens: shown as [MASK], as a token drawn at random; the rest as they are
+
+
+def mask_words(text: TextBatch, *, mask_id: int, vocabulary: int, probability: float) -> tuple[Tensor, Tensor]:
+    """Hides each word with a probability, one at least in every sequence with words; drawn by torch's generator.
+
+    Returns ids [S, T] to be read and targets [S, T], the true id of each hidden word's tokens and IGNORED elsewhere.
+    """
+    words, device = text.words.cpu(), text.ids.device
+    sequences = len(words)
+    draw = torch.rand(sequences, int(words.max()) + 2)
+    # Where there is no word, at column -1, nothing is ever chosen.
+    seen = torch.zeros_like(draw, dtype=torch.bool).scatter_(1, words % draw.shape[1], True)
+    seen[:, -1] = False
+    draw = draw.masked_fill(~seen, 2.0)
+    chosen = (draw < probability) | ((draw == draw.min(dim=1, keepdim=True).values) & seen)
+    chosen = chosen.gather(1, words % draw.shape[1])
+    fate, others = torch.rand(words.shape), torch.randint(vocabulary, words.shape)
+    ids = text.ids.cpu()
+    shown = torch.where(fate < _MASKED, torch.full_like(ids, mask_id), torch.where(fate < _MASKED + _RANDOM, others, ids))
+    return (torch.where(chosen, shown, ids).to(device), torch.where(chosen, ids, IGNORED).to(device))
+
+
+class MaskedLanguageHead(nn.Module):
+    """Norm, Linear, GELU, norm, then a Linear to the vocabulary. The first norm is for encoders whose layers end without one."""
+
+    def __init__(self, width: int, vocabulary: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width),
+                                    nn.Linear(width, vocabulary))
+
+    def forward(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """states: [S, T, D]; targets: [S, T]. Logits [M, V] of the M hidden tokens alone, and their true ids [M]."""
+        hidden = targets != IGNORED
+        return self.layers(states[hidden]), targets[hidden]
+
+
+def masked_language_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy, mean over the hidden tokens, fp32."""
+    return F.cross_entropy(logits.float(), truth)
