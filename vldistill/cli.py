@@ -36,6 +36,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folder, model folder, or hub name.", show_default=False)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
+OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
 
 
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
@@ -139,7 +140,7 @@ def finetune(
 @app.command(epilog="Example: vldistill evaluate runs/quickstart_teacher --split val")
 def evaluate(
     runs: Runs,
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")] = None,
+    data: OtherData = None,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to evaluate.")] = "val",
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
@@ -189,6 +190,25 @@ def bench(
 
     bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
                   rows=_split(rows), threads=threads, out=out, dry_run=dry_run)
+
+
+@app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --words")
+def analyze(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    words: Annotated[bool, typer.Option("--words", help="ADVL: texts shaded by the importance of their words.")] = False,
+    data: OtherData = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to draw records from.")] = "val",
+    samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Records to show.")] = 12,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help=".html or .png, instead of RUN/figures/words.html.")
+    ] = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Show what a run attends to."""
+    from vldistill.commands.analyze import analyze_command
+
+    analyze_command(run, words=words, data=data, split=split, samples=samples, out=out, dry_run=dry_run, overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")

@@ -29,7 +29,8 @@ COMMANDS = commands()
 
 def test_the_commands_are_these():
     top = {path[0] for path in COMMANDS if len(path) == 1}
-    assert top >= {"prepare", "cache", "pretrain", "distill", "finetune", "evaluate", "predict", "bench", "recipe", "doctor"}
+    assert top >= {"prepare", "cache", "pretrain", "distill", "finetune", "evaluate", "predict", "bench", "analyze", "recipe",
+                   "doctor"}
     assert {path[1] for path in COMMANDS if path[:1] == ("recipe",) and len(path) == 2} == {"ls", "show", "check", "cp"}
 
 

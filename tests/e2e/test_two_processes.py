@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launching import launch
 from safetensors.torch import load_file
 
 # With AdamW's usual 1e-8 a gradient that is nothing but rounding moves a weight by a whole step, either way.
 STEPS = ("train.steps=3", "train.validate_every=3", "train.log_every=1", "train.eval_pairs=8", "optim.lr=1e-4", "optim.eps=1e-3")
 
 
-def launch(world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """torchrun with two processes on the CPU."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "vldistill", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True, timeout=240)
-
-
 def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path):
     runs = tmp_path / "runs"
     # Attention alone leaves the head without a gradient, which several processes must be told.
     arguments = ("distill", "-r", "quickstart_dide", "--runs", str(runs), "objective.soft_labels=false", *STEPS)
-    two = launch(world, *arguments, "--name", "two", "train.batch.pairs=4")
+    two = launch(world, "-m", "vldistill", *arguments, "--name", "two", "train.batch.pairs=4")
     assert two.returncode == 0, two.stderr[-3000:]
     result = json.loads(two.stdout.strip().splitlines()[-1])
     assert two.stdout.count('{"run"') == 1 and "8 pairs = 4 x 1 accumulated x 2 process(es)" in two.stdout

@@ -7,15 +7,13 @@ them and reads rows once; the cache's time includes opening it and checking ever
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from measuring import drop, start
 
 from vldistill.teachers.cache.layout import Column
 from vldistill.teachers.cache.store import FeatureCache
@@ -38,13 +36,6 @@ def write(
                 places = pending.indices[first:first + batch]
                 writer.put(places, {"value": values[places]})
     return FeatureCache(writer.folder), time.perf_counter() - started
-
-
-def drop(paths: list[Path]) -> None:
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def best(*calls: Callable[[], None], before: Callable[[], None] = lambda: None) -> list[float]:
@@ -130,8 +121,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            main(Path(place))
+    start(main)

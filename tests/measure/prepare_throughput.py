@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
-import tempfile
 import time
 from pathlib import Path
+
+from measuring import start
 
 WORDS = ("the", "a", "man", "woman", "dog", "is", "in", "on", "at", "his", "her", "looking", "running", "sitting", "table", "red",
          "street", "two", "people", "near", "because", "person")
@@ -81,8 +81,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            main(Path(place))
+    start(main)

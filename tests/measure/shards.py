@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from measuring import drop, start
 from PIL import Image
 
 from vldistill.data.artifact import open_data
@@ -39,13 +37,6 @@ def write_raw(folder: Path) -> None:
             (folder / name).write_bytes(data + f"{i:06d}".encode())
             file.write(json.dumps({"id": str(i), "image": name, "text": "two dogs run over the grass", "label": "yes"}) + "\n")
     print(f"{COUNT:,} images of {len(data) + 6:,} bytes")
-
-
-def drop(paths: list[Path]) -> None:
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def told(what: str, seconds: float, count: int, size: int) -> None:
@@ -89,8 +80,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as place:
-            main(Path(place))
+    start(main)

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from tiny_teachers import write_bert, write_clip, write_vit
 
+from vldistill.data.artifact import open_data
+from vldistill.data.loading import EpochBatches, make_loader
+from vldistill.errors import InputError
+from vldistill.recipe import load_recipe
 from vldistill.students.build import load_student
 from vldistill.students.inputs import visual_input
+from vldistill.teachers.unimodal import CachedFeatures
+from vldistill.training.build import build_parts
 
 RECIPE = """
 data: {path: artifacts/data/toy-vqa}
@@ -212,6 +218,38 @@ def test_writers_of_an_array_each_do_their_part(here, well, tmp_path):
     missing = [well("cache", "-r", "advl.yaml", here, "--shard", f"{part}/3").last["missing"] for part in (2, 0, 1)]
     assert missing[0] > missing[1] > missing[2] == 0
     assert well("distill", "-r", "advl.yaml", here, "cache.mode=require", "--runs", tmp_path / "runs").last["run"]
+
+
+def test_swapped_pairs_of_step_1_find_their_rows(here, well):
+    well("cache", "-r", "advl.yaml", here, "--limit", "40")
+    parts = build_parts(load_recipe("advl.yaml", [here, "data.limit=40"]))
+    batch = next(iter(make_loader(parts.matching.train, EpochBatches(len(parts.matching.train), 16, seed=0))))
+    pairs, arranged = ([(source.images[0], source.sentences[0]) for source in sources]
+                       for sources in (batch.sources, parts.matching.objective.arrange(batch).sources))
+    features, swapped = parts.teacher.features, sorted(set(arranged) - set(pairs))
+    assert isinstance(features, CachedFeatures) and len(swapped) > 16
+    assert len(features.images([path for path, _ in arranged])) == len(features.sentences([text for _, text in arranged])) == 48
+    # A word's relevance depends on the image; a mismatch is never asked for it.
+    assert len(features.words(pairs, 2)[0]) == 16
+    with pytest.raises(InputError, match="lacks"):
+        features.words(swapped, 2)
+
+
+def test_a_partial_cache_is_refused_by_count_and_records_or_completed(here, well, command, tmp_path):
+    data = open_data(Path("artifacts/data/toy-vqa"))
+    records = [record for record in data.records("train") if data.vocabulary.knows(record.answers)]
+    kept = len(records) * 9 // 10
+    well("cache", "-r", "advl.yaml", here, "--limit", kept)
+    images = {path: record.id for record in reversed(records) for path in record.images}  # and the first record of each
+    known = {path for record in data.records("train")[:kept] for path in record.images}
+    missing = [record for path, record in reversed(images.items()) if path not in known]
+    arguments = ("distill", "-r", "advl.yaml", here, "train.steps=1", "--runs", tmp_path / "runs")
+    refused = command(*arguments, "cache.mode=require")
+    expected = f"lacks {len(missing)} of {len(images)} images, of records {', '.join(missing[:3])} first"
+    assert len(missing) > 3 and refused.code == 2 and expected in refused.err, refused.err
+    assert "vldistill cache --recipe advl" in refused.err and not (tmp_path / "runs").exists()
+    completed = well(*arguments)
+    assert f"{len(missing)} images to compute, {len(images) - len(missing)} there" in completed.out
 
 
 def test_dry_runs_write_nothing(here, well, tmp_path):

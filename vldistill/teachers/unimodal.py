@@ -23,7 +23,7 @@ from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.clip import ClipText, ClipVision
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.keys import pair_key, text_key
-from vldistill.teachers.text import TransformersText
+from vldistill.teachers.text import TextFeatures, TransformersText
 from vldistill.teachers.vision import TimmVision
 from vldistill.teachers.words import NONE, Relevance, keyword_scores, words_of
 
@@ -61,6 +61,9 @@ class LiveFeatures:
     relevance: Relevance | None
     pictures: Images
 
+    def __post_init__(self) -> None:
+        self._last: tuple[list[Sentence], TextFeatures] | None = None
+
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
         parts = {"vision": self.vision, "text": self.text, "relevance": self.relevance}
@@ -81,14 +84,14 @@ class LiveFeatures:
 
     def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
         unique = list(dict.fromkeys(sentences))
-        return self.text(unique).whole.half()[[unique.index(sentence) for sentence in sentences]]
+        return self._encoded(unique).whole.half()[[unique.index(sentence) for sentence in sentences]]
 
     def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
         unique, paths = list(dict.fromkeys(s for _, s in pairs)), list(dict.fromkeys(p for p, _ in pairs))
         images = dict(zip(paths, self.relevance.embed_images([self.pictures.open(path) for path in paths]), strict=True))
         texts = [words_of(sentence) for sentence in unique]
         judged = zip(texts, self.relevance.embed_words(texts), map(keyword_scores, texts), strict=True)
-        known = dict(zip(unique, zip(judged, self.text(unique).words, strict=True), strict=True))
+        known = dict(zip(unique, zip(judged, self._encoded(unique).words, strict=True), strict=True))
         index, vectors = [], []
         for path, sentence in pairs:
             (words, seen, language), features = known[sentence]
@@ -96,6 +99,12 @@ class LiveFeatures:
             index.append(torch.from_numpy(chosen.astype(np.int64)))
             vectors.append(selected_vectors(features, chosen))
         return torch.stack(index), torch.stack(vectors).half()
+
+    def _encoded(self, texts: list[Sentence]) -> TextFeatures:
+        """A batch's sentences and its words are asked for one after the other, of the same texts."""
+        if self._last is None or self._last[0] != texts:
+            self._last = texts, self.text(texts)
+        return self._last[1]
 
 
 def names(fields: dict[str, dict[str, Any]]) -> str:
