@@ -96,22 +96,28 @@ def test_scalars_start_where_told_and_stay_positive():
 
 def test_fixed_scalars_take_no_gradient_and_uncertainty_pulls_them_up():
     assert not Scalars(mode="fixed").raw.requires_grad
-    assert Scalars(mode="learned").regulariser("EF") == {} and Scalars(mode="uncertainty").regulariser("") == {}
+    assert Scalars(mode="learned").regulariser("EF", over_temperature=True) == {}
+    assert Scalars(mode="uncertainty").regulariser("", over_temperature=True) == {}
     scalars = Scalars(vision=0.5, text=0.25, mode="uncertainty")
-    term = scalars.regulariser("EF")["uncertainty"]
+    term = scalars.regulariser("EF", over_temperature=False)["uncertainty"]
     assert float(term.detach()) == pytest.approx(-math.log(0.5) - math.log(0.25), rel=1e-6)
     term.backward()
     assert scalars.raw.grad[0] == 0 and (scalars.raw.grad[1:] < 0).all()  # descent raises E and F
 
 
-def test_uncertainty_settles_where_weight_times_distance_is_one():
+@pytest.mark.parametrize("confident", [False, True])
+def test_uncertainty_settles_where_weight_times_distance_is_one(confident):
+    """The weight of a distance of 4 becomes 1/4, E itself or E / T; T does not run away."""
     scalars = Scalars(vision=1.0, mode="uncertainty")
     optimizer = torch.optim.Adam(scalars.parameters(), lr=0.05)
     for _ in range(600):
         optimizer.zero_grad()
-        (4.0 * scalars.values()["E"] + scalars.regulariser("E")["uncertainty"]).backward()
+        values = scalars.values()
+        weight = values["E"] / values["T"] if confident else values["E"]
+        (4.0 * weight + scalars.regulariser("E", over_temperature=confident)["uncertainty"]).backward()
         optimizer.step()
-    assert float(scalars.values()["E"].detach()) == pytest.approx(0.25, abs=0.01)
+    assert float(weight.detach()) == pytest.approx(0.25, abs=0.01)
+    assert 0.5 < float(values["T"].detach()) < 3
 
 
 def test_a_weight_that_has_faded_is_told_once_it_is_under_a_twentieth():

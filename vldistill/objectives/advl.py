@@ -119,7 +119,7 @@ class Advl(Objective):
         readings |= {"w": weight.detach().mean(), "C": sure.mean(), "C_avg": reference.clone(),
                      **{name: value.detach() for name, value in values.items()}}
         terms = {name: (weight * factors[name] * value).mean() for name, value in distances.items()}
-        return terms | self.scalars.regulariser(self.used), readings
+        return terms | self.scalars.regulariser(self.used, over_temperature=self.confident), readings
 
     def after_validation(self, metrics: dict[str, Any]) -> None:
         take_reference(self.reference, metrics)

@@ -2,7 +2,8 @@
 
 A learned weight on a loss that is never negative can only shrink, since nothing pulls back, and unconstrained it would go on
 below zero and reward distance. So all three are positive through softplus, and there are two ways to keep them from fading:
-`fixed`, or `uncertainty`, which adds -ln E - ln F (the log-scale of the Laplace distributions whose likelihood the L1 terms are).
+`fixed`, or `uncertainty`, which adds minus the logarithms of the weights that the distances really have (the log-scales of the
+Laplace distributions whose likelihood the L1 terms are): E / T and F / T where confidence divides by T, else E and F.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ class Scalars(nn.Module):
         """T, E and F."""
         return dict(zip("TEF", F.softplus(self.raw), strict=True))
 
-    def regulariser(self, used: str) -> Terms:
-        """The term that keeps the weights `used` ("E", "F" or "EF") from fading; empty unless the mode is "uncertainty"."""
+    def regulariser(self, used: str, *, over_temperature: bool) -> Terms:
+        """The term that keeps the weights `used` ("E", "F" or "EF") from fading; empty unless the mode is "uncertainty".
+        over_temperature: whether the loss has them divided by T, which would otherwise grow with them without end."""
         if self.mode != "uncertainty" or not used:
             return {}
         values = self.values()
-        return {"uncertainty": -torch.stack([values[name].log() for name in used]).sum()}
+        scale = values["T"].log() if over_temperature else 0.0
+        return {"uncertainty": -torch.stack([values[name].log() - scale for name in used]).sum()}
 
     def faded(self, used: str) -> list[str]:
         """What to tell a user: each weight over T that has fallen under FADED of its start."""
