@@ -42,6 +42,15 @@ def only_run(name: str) -> Path:
     return run
 
 
+@pytest.mark.parametrize("stage, name, objective", [
+    ("pretrain", "_text", "masked language modelling (15 % of the words)"), ("finetune", "_vision", "ground-truth labels"),
+    ("pretrain", "_student", "+ image-text matching"), ("distill", "", "anchored maps"),
+])
+def test_the_shipped_recipes_plan(here, well, stage, name, objective):
+    plan = well(stage, "-r", f"quickstart_advl{name}", "--dry-run").flat
+    assert objective in plan and "optimiser steps" in plan
+
+
 @pytest.mark.parametrize("name, tasks", [("text", ["mlm"]), ("student", ["mlm", "itm"])])
 def test_pretraining_logs_and_validates_each_task(here, name, tasks):
     run = only_run(f"quickstart_advl_{name}")
