@@ -127,8 +127,9 @@ class RelevanceModel(Section):
 
 
 class Teachers(Section):
-    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch, precision: of the
-    passes that fill the caches: images or texts at a time; "auto" is fp16 on a GPU. Features are stored as fp16 in any case."""
+    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch: images or texts at a time when caches are
+    filled. precision: of the teachers' passes, live or to fill caches; "auto" is fp16 on a GPU. Features are kept as fp16 in any
+    case."""
 
     vision: VisionTeacher | None = None
     text: TextTeacher | None = None

@@ -279,3 +279,14 @@ def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path,
 def test_options_of_cache_are_judged(here, command, arguments, part):
     refused = command("cache", "-r", "advl.yaml", here, *arguments)
     assert refused.code == 2 and part in refused.err
+
+
+def test_live_teachers_run_in_the_precision_of_the_recipe(here, well, tmp_path):
+    """bf16 teachers say nearly the same as fp32 ones, and not quite: the field reaches them."""
+    live = ("-r", "advl.yaml", "cache.mode=live", "train.steps=1", "objective.itm_fraction=0", "objective.confidence=false",
+            "--runs", tmp_path / "runs")
+    full = well("distill", *live, "teachers.precision=fp32", "--name", "full").last["run"]
+    half = well("distill", *live, "teachers.precision=bf16", "--name", "half").last["run"]
+    [one], [other] = rows(full, "train"), rows(half, "train")
+    assert one["distance/text"] == pytest.approx(other["distance/text"], rel=0.02)
+    assert one["distance/text"] != other["distance/text"]
