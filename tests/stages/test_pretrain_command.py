@@ -82,6 +82,13 @@ def test_tags_are_scored_by_overlap_and_written(here, well, tmp_path):
     assert "accuracy" in result.out
 
 
+def test_tags_are_predicted_from_an_image_alone(here, well, command):
+    run = only_run("quickstart_advl_vision")
+    picture = next(Path("artifacts/raw/toy/diverse_images/val").rglob("*.jpg"))
+    shown = [float(line.split("%")[0]) for line in well("predict", run, "--image", picture, "--top", "34").out.splitlines()[:-1]]
+    assert len(shown) == 34 and sum(shown) > 150  # each its own sigmoid, not shares of one
+
+
 def test_a_student_learns_beside_teachers_named_by_their_runs(here, well, tmp_path):
     few = ("data.train=train-lowshot4-seed0", "train.steps=4", *SMALL[4:], "--runs", tmp_path / "runs",
            f"cache.path={tmp_path / 'cache'}", "objective.anchor.records=40")
