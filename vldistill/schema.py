@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+from vldistill.schema_base import Fraction, NonNegative, Positive, Section
+from vldistill.schema_training import Adversarial, Optim, Train, check_together
 
 
 class Data(Section):
@@ -227,63 +221,6 @@ class AdvlObjective(Section):
 Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective, Field(discriminator="kind")]
 
 
-class Optim(Section):
-    """AdamW with linear warm-up and decay, counted in optimiser steps. warmup: a fraction of all steps below 1, else
-    steps. clip: largest gradient norm."""
-
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.98]
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: NonNegative = 0.01
-    warmup: NonNegative = 0.1
-    head_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    clip: Annotated[float, Field(gt=0)] | None = None
-
-
-class Adversarial(Section):
-    """VILLA's adversarial training of a UNITER student. steps: perturbed passes a batch. lr: length of a perturbation's step. kl:
-    weight of the divergence from the clean prediction. text, image: what is perturbed: word embeddings, region features."""
-
-    steps: Positive = 3
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    kl: NonNegative = 1.5
-    text: bool = True
-    image: bool = False
-
-    @model_validator(mode="after")
-    def _something(self) -> Adversarial:
-        if not (self.text or self.image):
-            raise ValueError("nothing to perturb: text and image are both off")
-        return self
-
-
-class BatchSize(Section):
-    """pairs per device and forward pass; `accumulate` of them make one optimiser step."""
-
-    pairs: Positive = 32
-    accumulate: Positive = 1
-
-
-class Train(Section):
-    """How long, in what precision, how often to validate. Exactly one of `epochs` and `steps` (optimiser steps)."""
-
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    batch: BatchSize = BatchSize()
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    validate_every: Positive | Literal["epoch"] = "epoch"  # optimiser steps
-    eval_pairs: Positive | None = None  # validation batch; the training batch when null
-    log_every: Positive = 10
-    seed: Annotated[int, Field(ge=0)] = 0
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
-
-    @model_validator(mode="after")
-    def _length(self) -> Train:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of `epochs` and `steps`")
-        return self
-
-
 class Cache(Section):
     """Teacher features on disk: build what is missing, require them, or run the teacher live."""
 
@@ -328,6 +265,7 @@ class Recipe(Section):
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":
             self._unimodal_teachers(self.objective)
+        check_together(self.optim, self.train)
         if self.student.keep_head and self.student.init is None:
             raise ValueError("student.keep_head needs student.init")
         return self

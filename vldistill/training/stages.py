@@ -44,7 +44,7 @@ from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
 from vldistill.training.matching import matching_metrics
-from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups, warmup_steps
+from vldistill.training.rates import build_optimizer, build_schedule, describe_rates
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,15 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     steps, batch = task.plan.last, recipe.train.batch
     trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
     trained += sum(p.numel() for p in parts.objective.parameters() if p.requires_grad)
-    warmup = warmup_steps(recipe.optim.warmup, task.steps)
     rows = {
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
                 + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else ""),
         "student": f"{recipe.student.kind} from {recipe.student.init or 'scratch'}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": _describe_objective(recipe),
-        "optimiser steps": f"{steps} ({steps * effective / len(parts.train):.1f} epochs), {warmup} of warm-up"
+        "optimiser steps": f"{steps} ({steps * effective / len(parts.train):.1f} epochs)"
                            + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
+        "optimiser": describe_rates(recipe, task.steps, effective),
         "effective batch": f"{effective} pairs = {batch.pairs} x {batch.accumulate} accumulated x {world} process(es)",
         "validation": f"every {task.plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
         "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
@@ -252,13 +252,10 @@ def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Prec
 def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | None, accelerator: Accelerator, journal: Journal, *,
                save: Callable[[], None] | None) -> Best:
     """A phase from a fresh optimiser to its end; the student and what phases share are trained in place."""
-    optim, batch, world, rank = recipe.optim, recipe.train.batch, accelerator.num_processes, accelerator.process_index
+    batch, world, rank = recipe.train.batch, accelerator.num_processes, accelerator.process_index
     batches = EpochBatches(len(phase.train), batch.pairs, seed=recipe.train.seed, rank=rank, world=world)
-    groups = parameter_groups(parts.student, phase.objective, weight_decay=optim.weight_decay, lr=optim.lr,
-                              head_lr_multiplier=optim.head_lr_multiplier,
-                              objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0))
-    optimizer = make_optimizer(groups, betas=tuple(optim.betas), eps=optim.eps)
-    schedule = linear_schedule(optimizer, warmup_steps(optim.warmup, phase.steps), phase.steps)
+    optimizer = build_optimizer(recipe, parts.student, phase.objective, effective_batch(recipe, len(phase.train), world))
+    schedule = build_schedule(recipe, optimizer, phase.steps)
     learner, optimizer = accelerator.prepare(Learner(parts.student, phase.objective), optimizer)
     loader = make_loader(phase.train, batches, workers=recipe.data.workers)
     clean = CleanBatches(len(phase.val), recipe.train.eval_pairs or batch.pairs, rank=rank, world=world)
