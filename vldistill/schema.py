@@ -259,6 +259,8 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         if self.student.kind in ("uniter", "vlbert") and self.regions is None:
             raise ValueError(f"a {self.student.kind} student needs `regions`")
+        if self.train.batch.tokens is not None and self.student.kind not in ("uniter", "vlbert"):
+            raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":
             raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
         if self.objective.kind == "dide":

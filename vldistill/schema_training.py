@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -74,10 +74,25 @@ class Adversarial(Section):
 
 
 class BatchSize(Section):
-    """pairs per device and forward pass; `accumulate` of them make one optimiser step."""
+    """Of a device and a forward pass: as many pairs (32 by default), or as many as have so many tokens together: text and regions
+    of all sequences (VCR's four choices each), every one as long as the longest. `accumulate` of them make one optimiser step."""
 
-    pairs: Positive = 32
+    pairs: Positive | None = None
+    tokens: Positive | None = None
     accumulate: Positive = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("pairs") is None and values.get("tokens") is None:
+            return {**values, "pairs": 32}
+        return values
+
+    @model_validator(mode="after")
+    def _one(self) -> BatchSize:
+        if self.pairs is not None and self.tokens is not None:
+            raise ValueError("give one of `pairs` and `tokens`, and null for the other")
+        return self
 
 
 class Train(Section):
@@ -88,7 +103,7 @@ class Train(Section):
     batch: BatchSize = BatchSize()
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     validate_every: Positive | Literal["epoch"] = "epoch"  # optimiser steps
-    eval_pairs: Positive | None = None  # validation batch; the training batch when null
+    eval_pairs: Positive | None = None  # validation batch; when null the training batch's, or 16 where that counts tokens
     log_every: Positive = 10
     seed: Annotated[int, Field(ge=0)] = 0
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
@@ -105,3 +120,5 @@ def check_together(optim: Optim, train: Train) -> None:
     length, unit = (train.steps, "steps") if train.epochs is None else (train.epochs, "epochs")
     if optim.milestones and optim.milestones[-1] >= max(length, 1):
         raise ValueError(f"optim.milestones: {optim.milestones[-1]:g} lies beyond the run of {length} {unit}")
+    if optim.lr_scale == "per_sample" and train.batch.tokens is not None:
+        raise ValueError("optim.lr_scale per_sample needs train.batch.pairs: with `tokens` a step's pairs vary")

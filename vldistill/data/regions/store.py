@@ -174,11 +174,20 @@ class RegionStore:
 
     def __getitem__(self, image: str) -> Regions:
         """The regions of an image, by its path or its key. Raises InputError where it has none."""
+        shard, place = self._find(image)
+        return shard.read(place)
+
+    def count(self, image: str) -> int:
+        """How many there are, without reading them."""
+        shard, place = self._find(image)
+        return int(shard.starts[place + 1] - shard.starts[place])
+
+    def _find(self, image: str) -> tuple[_Shard, int]:
         self._open()
-        place = self._places.get(image_key(image))
-        if place is None:
+        found = self._places.get(image_key(image))
+        if found is None:
             raise InputError(f"has no regions of {image}", where=str(self.folder), hint="import the features of all its images")
-        return self._shards[place[0]].read(place[1])
+        return self._shards[found[0]], found[1]
 
     def _open(self) -> None:
         if self._shards is None:
