@@ -27,10 +27,10 @@ class Data(Section):
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels."""
+    """ViLT's preprocessing. size: shorter side in pixels. augment: "flip" is for a student with an image network of its own."""
 
     size: Positive = 384
-    augment: Literal["none", "randaugment", "jitter"] = "none"
+    augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
     shift: Annotated[int, Field(ge=0)] = 1  # jitter: pixels
     noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
 
@@ -69,15 +69,45 @@ class Regions(Section):
     most: Positive = 100
 
 
+class ImageNetwork(Section):
+    """The ResNet of a student that is trained end to end. weights: a file in torchvision's layout for BGR images of 0 to 255, as
+    bottom-up attention's, "random", or null for those of `student.init`. blocks, width: of its stages, unless `student.init`
+    brings one. short_side, long_side: of images, in pixels. object_loss: weight of naming each object's class, 0 for none."""
+
+    weights: str | None = None
+    blocks: Annotated[list[Positive], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
+    width: Positive = 64
+    short_side: Positive = 600
+    long_side: Positive = 1200
+    object_loss: NonNegative = 1.0
+
+    @model_validator(mode="after")
+    def _sides(self) -> ImageNetwork:
+        if self.short_side > self.long_side:
+            raise ValueError(f"short_side {self.short_side} is longer than long_side {self.long_side}")
+        return self
+
+
 class Student(Section):
     """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too) or "vlbert". init: a run, a model folder or a hub name; null
-    starts from scratch with `sizes`. keep_head: take the head along too (same labels only)."""
+    starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
+    reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
     kind: Literal["vilt", "dual_encoder", "uniter", "vlbert"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
     keep_head: bool = False
+    visual: Literal["regions", "end_to_end"] = "regions"
+    image_network: ImageNetwork = ImageNetwork()
+
+    @model_validator(mode="after")
+    def _sees(self) -> Student:
+        if self.visual == "end_to_end" and self.kind != "vlbert":
+            raise ValueError(f"visual end_to_end is for a vlbert student; this one is {self.kind}")
+        if self.visual == "regions" and self.image_network != ImageNetwork():
+            raise ValueError("image_network needs visual=end_to_end")
+        return self
 
 
 class Teacher(Section):
@@ -257,8 +287,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.student.kind in ("uniter", "vlbert") and self.regions is None:
+        own = self.student.visual == "end_to_end"
+        if self.student.kind in ("uniter", "vlbert") and self.regions is None and not own:
             raise ValueError(f"a {self.student.kind} student needs `regions`")
+        if own and self.regions is not None:
+            raise ValueError("a student with visual=end_to_end makes its own features: leave out `regions`")
+        if self.image.augment != "none" and own != (self.image.augment == "flip"):
+            raise ValueError(f"image.augment={self.image.augment} does not go with student.visual={self.student.visual}")
         if self.train.batch.tokens is not None and self.student.kind not in ("uniter", "vlbert"):
             raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":

@@ -21,7 +21,8 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
-from vldistill.data.regions.store import DETECTOR, RegionStore
+from vldistill.data.regions.network import ImageNetwork
+from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model, save_model
 from vldistill.objectives.base import Objective
@@ -145,6 +146,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     }
     if parts.spec.regions:
         rows["regions"] = _describe_regions(parts.spec)
+    if parts.spec.image_network:
+        rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
@@ -153,9 +156,15 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
 def _describe_regions(spec: ModelSpec) -> str:
     store = RegionStore(Path(spec.regions))
     told = f"{spec.regions}: {len(store):,} images, {store.features} features"
-    if spec.official and store.features != DETECTOR:
+    if spec.official and store.features != DETECTOR and (spec.kind, store.features) != ("vlbert", VLBERT):
         told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
     return told
+
+
+def _describe_network(network: ImageNetwork, *, flip: bool) -> str:
+    blocks = "-".join(map(str, network.blocks))
+    told = f"seen end to end by a ResNet of {blocks} blocks, {network.short_side} to {network.long_side} pixels a side"
+    return told + ("; half of them mirrored in training, but not for teachers" if flip else "")
 
 
 def _describe_objective(recipe: Recipe) -> str:
@@ -303,4 +312,6 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
         if source:
             weights = resolve_model(source) / "model.safetensors"
             parents[role] = file_digest(weights) if weights.exists() else source
+    if (file := recipe.student.image_network.weights) and Path(file).is_file():
+        parents["image_network"] = file_digest(Path(file))
     return parents

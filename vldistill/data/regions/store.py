@@ -25,6 +25,8 @@ from vldistill.errors import InputError
 STAGE = "regions"
 DETECTOR = "detector"
 """What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
+VLBERT = "vlbert"
+"""What made the features of VL-BERT's own image network."""
 SHARD_ROWS = 1 << 15
 _BY_BOX = {"features": np.float16, "boxes": np.float32, "confidence": np.float16, "soft_labels": np.float16}
 
@@ -157,8 +159,8 @@ class RegionStore:
 
     @property
     def features(self) -> str:
-        """What made the features: "detector" (bottom-up attention, which published UNITER, VILLA and OSCAR weights expect) or the
-        name of an ImageNet backbone."""
+        """What made the features: "detector" (bottom-up attention, which published UNITER, VILLA and OSCAR weights expect),
+        "vlbert" or the name of an ImageNet backbone."""
         return self.manifest["features"]
 
     def __len__(self) -> int:
