@@ -14,7 +14,8 @@ from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
 from vldistill.models.official import read_official
-from vldistill.students.build import PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
+from vldistill.students.build import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
+from vldistill.students.image_network import found_network, network_weights
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.vlbert import FREQUENCIES
 
@@ -51,9 +52,11 @@ LAYOUTS = {
     "vlbert": Layout(
         "vlbert", ((r"^module\.", ""), (r"^vlbert\._module\.", "vlbert."),
                    (r"^vlbert\.mlm_head\.predictions\.transform\.", TRANSFORM),
-                   (r"^vlbert\.relationsip_head\.caption_image_relationship\.", RELATIONSHIP)),
+                   (r"^vlbert\.relationsip_head\.caption_image_relationship\.", RELATIONSHIP),
+                   (r"^vlbert\.mvrc_head\.transform\.", OBJECTS)),
         (r"^vlbert\.(?:mlm_head|mvrc_head)\.", r"^object_mask_(?:word|visual)_embedding\.", r"^aux_text_visual_embedding\.",
-         r"^image_feature_extractor\.(?:backbone|roi_head_feature_extractor|head|mask_upsample|regularizing_predictor)\.",
+         # The head is the same tensors again, with a pooling behind them.
+         r"^image_feature_extractor\.(?:head|mask_upsample|regularizing_predictor)\.",
          r"^(?:final_mlp|cnn_loss_reg)\."), True,
         "vlbert.word_embeddings.weight", "vlbert.position_embeddings.weight", "vlbert.token_type_embeddings.weight",
         "vlbert.encoder.layer.", "image_feature_extractor.obj_downsample.1.weight"),
@@ -71,16 +74,18 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     if config.vocab_size not in (known, known + PERSONS):
         raise InputError(f"has {known:,} tokens, the checkpoint has {config.vocab_size:,}", where=str(vocabulary),
                          hint=f"give the vocab.txt of its BERT ({'uncased' if layout.lowercase else 'cased'})")
-    spec = ModelSpec(kind, config, "", 1, [], 0, config.max_position_embeddings - 2, official=True)
+    spec = ModelSpec(kind, config, "", 1, [], 0, config.max_position_embeddings - 2, official=True,
+                     image_network=found_network(weights))
     student = new_student(replace(spec, labels=["any"]))
     head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
+    weights |= network_weights(student, weights, None, str(source))
     body = {name: value for name, value in weights.items() if not name.startswith(PRETRAINING)}
     load_strict(student, {**body, **head}, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
         write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         tokenizer.save(folder)
         write_spec(folder, spec)
-        save_weights(folder, {name: value.float() for name, value in weights.items()})
+        save_weights(folder, {name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
     return spec
 
 
