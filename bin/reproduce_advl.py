@@ -12,13 +12,14 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduce_advl_rows import LOWSHOT_OF, SETTINGS, SHIFT, TABLES, Row, rows_of
+from reproduce_advl_rows import FALLING, LOWSHOT_OF, SETTINGS, SHIFT, TABLES, Row, rows_of
 
 LOWSHOT_EPOCHS = 20
 _WIDEST = 120  # columns that a whole table takes
@@ -45,11 +46,13 @@ class Run:
 
     @property
     def fields(self) -> list[str]:
-        """Overrides of the recipe. Low-shot sets are trained for a fixed number of epochs, not for the full set's steps."""
+        """Overrides of the recipe. Low-shot sets are trained for a fixed number of epochs, not for the full set's steps, with
+        warm-up and milestones to match, which would else lie beyond the end."""
         fields = ["--recipe", self.row.recipe, f"train.seed={self.seed}", *self.row.overrides]
         if self.setting != "full":
             fields += [f"data.train=train-lowshot{self.setting}-seed{self.seed}", "train.steps=null",
-                       f"train.epochs={LOWSHOT_EPOCHS}", "train.validate_every=epoch"]
+                       f"train.epochs={LOWSHOT_EPOCHS}", "train.validate_every=epoch", "optim.warmup=0.1"]
+            fields += ["optim.milestones=[14,18]"] * (self.row.recipe in FALLING)
         return fields
 
     @property
@@ -171,4 +174,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `list | head`
     main(sys.argv[1:])

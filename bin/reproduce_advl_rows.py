@@ -27,6 +27,8 @@ _STUDENTS = {
     "villa": {"vcr": "advl_swin_roberta", "snli-ve": "advl_snli_ve", "vqa": "advl_vqa"},
     "clip-vil": {"vcr": "clip_vil_vcr", "snli-ve": "clip_vil_snli_ve", "vqa": "clip_vil_vqa"},
 }
+FALLING = {"advl_vlbert_vcr"}
+"""Recipes whose learning rate falls at milestones."""
 
 
 @dataclass(frozen=True)
