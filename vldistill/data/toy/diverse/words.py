@@ -27,12 +27,6 @@ SYNONYMS = {
 """The words of each concept; the first is the plain one, which answers are given in."""
 
 _CAPTIONS = ("{}", "there is {}", "a picture of {}", "we see {}")
-_STATEMENTS = (
-    ("there is something {c}", None), ("a {s} is in the picture", None),
-    ("the color of the {s} is {c}", "shapes"), ("the {s} is {c}", "shapes"),
-    ("the {c} object is a {s}", "colours"), ("the shape of the {c} object is a {s}", "colours"),
-)
-"""What is said of one object, and of what it has to be the only one of its kind."""
 _KNOWLEDGE = (
     "{a} means the same as {b}", "{a} is another word for {b}", "what is {a} is also {b}", "{a} or {b} , both say the same",
 )
@@ -52,17 +46,10 @@ def word(rng: np.random.Generator, concept: str, known: int) -> str:
 
 
 def caption(rng: np.random.Generator, scene: Scene, known: int = 1) -> str:
-    """A true sentence: half of the time a list of one to three objects, else something about one of them."""
-    named = [(word(rng, COLOURS[colour], known), word(rng, SHAPES[shape], known))
-             for colour, shape in zip(scene.colours, scene.shapes, strict=True)]
-    order = rng.permutation(len(scene))
-    if rng.integers(2):
-        phrases = [f"a {named[place][0]} {named[place][1]}" for place in order[: rng.integers(1, 4)]]
-        return _CAPTIONS[rng.integers(len(_CAPTIONS))].format(" and ".join(phrases))
-    one = order[0]
-    fitting = [template for template, axis in _STATEMENTS
-               if axis is None or (getattr(scene, axis) == getattr(scene, axis)[one]).sum() == 1]
-    return fitting[rng.integers(len(fitting))].format(c=named[one][0], s=named[one][1])
+    """A true sentence about one to three objects."""
+    chosen = rng.permutation(len(scene))[: rng.integers(1, 4)]
+    phrases = [f"a {word(rng, COLOURS[scene.colours[i]], known)} {word(rng, SHAPES[scene.shapes[i]], known)}" for i in chosen]
+    return _CAPTIONS[rng.integers(len(_CAPTIONS))].format(" and ".join(phrases))
 
 
 def texts(rng: np.random.Generator, count: int, known: int = 6) -> Iterator[str]:
