@@ -32,8 +32,8 @@ ROWS: dict[str, tuple[str, ...]] = {
 """Table 1's rows, by the components that are on."""
 MAPS = {"learned": 0.15, "anchored": 0.5}
 """Kinds of map, and where E and F start with each: what serves it best on draws that are not used here."""
-CONTROL = "control"
-"""All components with the anchored map, beside teachers that were never trained."""
+CONTROLS = {"untrained_words": "words", "untrained_two_step": "two_step"}
+"""Rows once more, with the anchored map, beside teachers that were never trained."""
 WORKERS = 2
 
 
@@ -53,7 +53,8 @@ def jobs(seeds: int) -> Iterator[tuple[str, list[str]]]:
                 chosen = [f"objective.map={kind}", *(f"objective.start.{weight}={MAPS[kind]}" for weight in ("vision", "text"))]
                 yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *overrides(row), *chosen]
         untrained = [f"teachers.{role}.weights=random" for role in ("vision", "text")]
-        yield f"{CONTROL}/seed{seed}", ["distill", *own, "--name", CONTROL, *untrained]
+        for name, row in CONTROLS.items():
+            yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *overrides(row), *untrained]
 
 
 def call(words: list[str]) -> None:
