@@ -83,7 +83,28 @@ class RegionBatch:
         return RegionBatch(*(value.to(**move) for value in (self.features, self.boxes, self.mask, self.whole)))
 
 
-VisualBatch = ImageBatch | RegionBatch
+@dataclass(frozen=True)
+class CanvasBatch:
+    """I whole images for B rows, each on a canvas of one size.
+
+    pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands, height L and width
+    S; its pixels are stored with rows and columns exchanged. rows: [B] the image of each row; one that several rows share is
+    there once.
+    """
+
+    pixels: Tensor
+    upright: list[bool]
+    rows: Tensor
+
+    def __getitem__(self, rows: Tensor) -> CanvasBatch:
+        """The images of the rows `rows` [R], in that order."""
+        return replace(self, rows=self.rows[rows])
+
+    def to(self, **move) -> CanvasBatch:
+        return replace(self, pixels=self.pixels.to(**move), rows=self.rows.to(**move))
+
+
+VisualBatch = ImageBatch | RegionBatch | CanvasBatch
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from vldistill.data.canvas import CanvasInput
 from vldistill.data.images import Images
 from vldistill.data.loading import RecordDataset
 from vldistill.data.records import Record
@@ -18,8 +19,10 @@ from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.region_texts import UniterLayout, VlBertLayout
 
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
-           "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
+           "clip_vil": PlainLayout, "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
 SEES_REGIONS = {"uniter", "vlbert"}
+ONE_IMAGE = SEES_REGIONS | {"clip_vil"}
+"""Those whose records have one image."""
 
 
 def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
@@ -31,10 +34,12 @@ def visual_input(
     spec: ModelSpec, images: Images, *, paths: Iterable[str] = (), augment: str = "none", shift: int = 1, noise: float = 0.0,
     memory: bool | None = None,
 ) -> VisualInput:
-    """How the student sees images: as patches, augmented, or as the regions of its store. Raises InputError where there is no
-    store, or its features have another width than the student expects."""
+    """How the student sees images: as patches, augmented, whole, or as the regions of its store. Raises InputError where there is
+    no store, or its features have another width than the student expects."""
     if spec.kind == "text_encoder":
         return NoImages()
+    if spec.kind == "clip_vil":
+        return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if spec.kind not in SEES_REGIONS:
         transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
                                    square=spec.kind == "vision_encoder")

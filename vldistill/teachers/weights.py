@@ -1,5 +1,5 @@
-"""What identifies a frozen teacher's weights (see `models.loading`): of published ones the content's hash, so that features stored
-on one machine are found again on another."""
+"""What identifies a frozen teacher's weights (see `models.loading`): of published ones the hash of their file, so that features
+stored on one machine are found again on another."""
 
 from __future__ import annotations
 
