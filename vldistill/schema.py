@@ -366,6 +366,9 @@ class Recipe(Section):
             raise ValueError("a clip_vil student from scratch needs student.clip.model")
 
     def _fusion_teacher(self, objective: DideObjective) -> None:
+        if self.student.kind not in ("vilt", "dual_encoder"):
+            raise ValueError(f"objective `dide` needs a student that sees its teacher's patches: vilt or dual_encoder, not "
+                             f"{self.student.kind}")
         needs = objective.attention != "none" or objective.hidden_states or objective.soft_labels
         if needs and self.teacher is None:
             raise ValueError("objective `dide` needs a `teacher`")

@@ -87,9 +87,8 @@ class RegionBatch:
 class CanvasBatch:
     """I whole images for B rows, each on a canvas of one size.
 
-    pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands, height L and width
-    S; its pixels are stored with rows and columns exchanged. rows: [B] the image of each row; one that several rows share is
-    there once.
+    pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands; its pixels are
+    stored with rows and columns exchanged. rows: [B] the image of each row; one that several rows share is there once.
     """
 
     pixels: Tensor

@@ -27,8 +27,8 @@ class ClipVilConfig(RegionBertConfig):
     """BERT's sizes (base, uncased), and those of CLIP's image network (RN50x4).
 
     region_size: width of a cell. tower, quick_gelu: open_clip's `vision_cfg` and its activation. image_mean, image_std: of pixels
-    in [0, 1]. long_side: of the canvas, in pixels. positions: rows, and columns, that have an embedding. frozen: the image network
-    does not learn. batch_statistics: in training its batch norms use those of the batch, and keep a running mean of them.
+    in [0, 1]. long_side: of the canvas, in pixels. positions: rows, and columns, that have an embedding. frozen: the image
+    network does not learn. batch_statistics: in training its batch norms use those of the batch, and keep a running mean.
     """
 
     vocab_size: int = 30522

@@ -1,17 +1,17 @@
 """CLIP-ViL (Shen et al., 2021, "How Much Can CLIP Benefit Vision-and-Language Tasks?"): one BERT over a text and the grid
 features of CLIP's image network, which is trained along. ADVL compares its students with it.
 
-Published, in the authors' code: BERT-base, uncased, over [CLS] text [SEP], all of segment 0, and all cells of the map before the
-attention pooling of CLIP's RN50 or RN50x4, 12 x 20 of a canvas (see `data.canvas`). A cell is its feature plus a learned vector for
-its row and one for its column (25 each), then Linear, norm, dropout; it has no segment and is never masked. The head reads the
-first token through BERT's pooler without the tanh: Linear to twice the width, GELU, norm, Linear. VQA is trained by binary
-cross-entropy, SNLI-VE by cross-entropy, the batch norms by the statistics of the batch. Parameter names are those of the authors'
-checkpoints (`bert.*`), whose BERT was pre-trained on images and texts: the p of CLIP-ViL_p.
+Published, in the authors' code: BERT-base, uncased, over [CLS] text [SEP], all of segment 0, and all cells of the map before
+the attention pooling of CLIP's RN50 or RN50x4, 12 x 20 of a canvas (see `data.canvas`). A cell is its feature plus a learned
+vector for its row and one for its column (25 each), then Linear, norm, dropout; it has no segment and is never masked. The head
+reads the first token through BERT's pooler without the tanh: Linear to twice the width, GELU, norm, Linear. VQA is trained by
+binary cross-entropy, SNLI-VE by cross-entropy, the batch norms by the statistics of the batch. Parameter names are those of the
+authors' checkpoints (`bert.*`), whose BERT was pre-trained on images and texts: the p of CLIP-ViL_p.
 
-Chosen here: VCR, for which there is no code. Each choice is a sequence, [CLS] question [SEP] answer [SEP], from the second part on
-in BERT's segment 1; it has one logit, and the four share a softmax; a tag is only named ("person1"), as no region stands for it.
-The cells of a Vision Transformer have the same two vectors, and its CLS is left out. One optimiser trains all, as ADVL tells it;
-the authors have SGD of another rate for the image network.
+Chosen here: VCR, for which there is no code. Each choice is a sequence, [CLS] question [SEP] answer [SEP], from the second part
+on in BERT's segment 1; it has one logit, and the four share a softmax; a tag is only named ("person1"), as no region stands for
+it. The cells of a Vision Transformer have the same two vectors, and its CLS is left out. One optimiser trains all, as ADVL tells
+it; the authors have SGD of another rate for the image network.
 """
 
 from __future__ import annotations

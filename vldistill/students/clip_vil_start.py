@@ -1,4 +1,5 @@
-"""What a CLIP-ViL student starts from: BERT's weights in transformers' layout, CLIP's image network, or nothing."""
+"""What a CLIP-ViL student starts from: BERT's weights in transformers' layout and CLIP's image network, another CLIP-ViL, or
+nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from vldistill.models.checkpoint import read_weights, resolve_model
 from vldistill.models.clip_grid import RESNET_STRIDE, ClipVilConfig, Tower, check_canvas, is_resnet, read_tower
 
 _BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")
-_VISUAL = "bert.encoder.visual_model.visual."
+SHORT_SIDE = 384
+"""Of the published canvases, whose longer side is 640 pixels."""
+_VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
 # What BERT's own pre-training leaves in a published checkpoint, and a buffer of constants.
 _LEFT_OUT = ("cls.", "embeddings.position_ids")
 _OLD_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
@@ -86,6 +89,21 @@ def continued(found: ClipVilConfig, clip: Clip, short: int, where: str) -> ClipV
         raise InputError(f"knows positions of {known} pixels, the canvas is {short} x {clip.long_side}", where=where,
                          hint="set image.size and image.long_side to what it was trained with")
     return replace(found, long_side=clip.long_side, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
+
+
+def official_config(bert: RegionBertConfig, weights: dict[str, Tensor], source: Path) -> ClipVilConfig:
+    """The sizes of an official checkpoint. bert: those of its BERT. Raises InputError where it has no ResNet of CLIP."""
+    blocks = [_count(weights, f"{_VISUAL}layer{stage}.") for stage in (1, 2, 3, 4)]
+    stem, positions = weights.get(f"{_VISUAL}layer1.0.conv1.weight"), weights.get(f"{_POSITIONS}x_position_embedding.weight")
+    if stem is None or positions is None:
+        raise InputError("is no clip_vil checkpoint: it lacks CLIP's ResNet or the cells' positions", where=str(source),
+                         hint="name the pre-trained model's own file, ..._LXRT.pth")
+    sizes = {**bert.to_dict(), "tower": {"image_size": 224, "layers": blocks, "width": len(stem)}, "positions": len(positions)}
+    return ClipVilConfig.from_dict(sizes)
+
+
+def _count(weights: dict[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 
 
 def _cell(tower: dict) -> int:

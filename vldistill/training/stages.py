@@ -148,6 +148,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     }
     if parts.spec.regions:
         rows["regions"] = _describe_regions(parts.spec)
+    if recipe.student.kind == "clip_vil":
+        rows["images"] = _describe_canvas(recipe)
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
@@ -159,6 +161,12 @@ def _describe_regions(spec: ModelSpec) -> str:
     if spec.official and store.features != DETECTOR:
         told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
     return told
+
+
+def _describe_canvas(recipe: Recipe) -> str:
+    clip = recipe.student.clip
+    seen = f"{clip.model} ({clip.weights or 'its own weights'})" if clip.model else "the image network of student.init"
+    return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {seen}, {'frozen' if clip.frozen else 'trained along'}"
 
 
 def _describe_objective(recipe: Recipe) -> str:
