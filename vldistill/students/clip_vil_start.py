@@ -3,7 +3,6 @@ nothing."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import read_weights, resolve_model
 from vldistill.models.clip_grid import RESNET_STRIDE, ClipVilConfig, Tower, check_canvas, is_resnet, read_tower
+from vldistill.models.official import current_name
 
 _BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")
 SHORT_SIDE = 384
@@ -21,7 +21,6 @@ SHORT_SIDE = 384
 _VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
 # What BERT's own pre-training leaves in a published checkpoint, and a buffer of constants.
 _LEFT_OUT = ("cls.", "embeddings.position_ids")
-_OLD_NAMES = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,7 @@ def read_bert(source: str) -> tuple[RegionBertConfig, dict[str, Tensor], Path] |
                          hint="for example google-bert/bert-base-uncased")
     weights = {}
     for name, value in read_weights(folder).items():
-        name = name.removeprefix("bert.")
-        for pattern, replacement in _OLD_NAMES:
-            name = re.sub(pattern, replacement, name)
+        name = current_name(name.removeprefix("bert."))
         if not name.startswith(_LEFT_OUT):
             weights[f"bert.{name}"] = value
     return RegionBertConfig.from_dict(config), weights, folder

@@ -14,7 +14,7 @@ from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
-from vldistill.models.official import read_official
+from vldistill.models.official import current_name, read_official
 from vldistill.students.build import PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
 from vldistill.students.clip_vil_start import SHORT_SIDE, official_config
 from vldistill.students.region_texts import PERSONS
@@ -24,8 +24,6 @@ CLIP = r"bert\.encoder\.visual_model\."
 HEAD_WIDTH = 64
 """Of an attention head, in base and large alike."""
 _BOX_CODE = 4 * 2 * FREQUENCIES
-# Old names of a norm's weight and bias.
-_OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,7 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
 def _renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     found = {}
     for name, value in weights.items():
-        for old, new in _OLD_NAMES:
-            name = name.removesuffix(old) + new if name.endswith(old) else name
+        name = current_name(name)
         for pattern, replacement in layout.renamed:
             name = re.sub(pattern, replacement, name)
         if not any(re.search(pattern, name) for pattern in layout.left_out):

@@ -166,7 +166,8 @@ def _describe_regions(spec: ModelSpec) -> str:
 def _describe_canvas(recipe: Recipe) -> str:
     clip = recipe.student.clip
     seen = f"{clip.model} ({clip.weights or 'its own weights'})" if clip.model else "the image network of student.init"
-    return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {seen}, {'frozen' if clip.frozen else 'trained along'}"
+    learns = "frozen" if clip.frozen else "trained along"
+    return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {seen}, {learns}"
 
 
 def _describe_objective(recipe: Recipe) -> str:
