@@ -129,6 +129,8 @@ def test_a_folder_without_weights_is_refused_unless_they_are_random(clips, tmp_p
     (tmp_path / "open_clip_config.json").write_text((clips["resnet"] / "open_clip_config.json").read_text())
     with pytest.raises(InputError, match="holds none of"):
         read_tower(str(tmp_path), None, SHORT, LONG)
+    with pytest.raises(InputError, match=r"has weights of its own, openai beside it would be ignored"):
+        read_tower(str(clips["resnet"]), "openai", SHORT, LONG)
     read = read_tower(str(tmp_path), "random", SHORT, LONG)
     assert read.weights is None and read.fields["image_mean"] == [0.48, 0.45, 0.4]
 

@@ -16,12 +16,15 @@ def load_open_clip(model: str, weights: str | None, **options: Any) -> tuple[nn.
     """The network and its transform from a PIL image to pixels.
 
     model: a name of open_clip (`ViT-B-32-quickgelu`), or a folder in its layout. weights: its tag (`openai`) or a file; None for
-    a folder's own; "random". options: of open_clip's `create_model`.
+    a folder's own; "random". options: of open_clip's `create_model`. Raises InputError where a tag is not known, or a folder is
+    given other weights.
     """
     import open_clip
 
     name = model
     if Path(model).is_dir():
+        if weights not in (None, RANDOM):
+            raise InputError(f"has weights of its own, {weights} beside it would be ignored", where=model, hint="leave weights out")
         name, options["load_weights"] = f"local-dir:{model}", weights != RANDOM
     elif weights != RANDOM:
         options["pretrained"] = weights

@@ -57,6 +57,7 @@ class GridTower(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.frozen, self.batch_statistics = config.frozen, config.batch_statistics
         self.requires_grad_(not config.frozen)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> GridTower:
         """Keeps still what is frozen."""
