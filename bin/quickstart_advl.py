@@ -30,7 +30,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "two_step": COMPONENTS,
 }
 """Table 1's rows, by the components that are on."""
-MAPS = ("learned", "anchored")
+MAPS = {"learned": 0.15, "anchored": 0.5}
+"""Kinds of map, and where E and F start with each: what serves it best on draws that are not used here."""
 CONTROL = "control"
 """All components with the anchored map, beside teachers that were never trained."""
 WORKERS = 2
@@ -49,7 +50,8 @@ def jobs(seeds: int) -> Iterator[tuple[str, list[str]]]:
         for row in ROWS:
             for kind in MAPS if ROWS[row] else ():
                 name = f"{row}_{kind}"
-                yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *overrides(row), f"objective.map={kind}"]
+                chosen = [f"objective.map={kind}", *(f"objective.start.{weight}={MAPS[kind]}" for weight in ("vision", "text"))]
+                yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *overrides(row), *chosen]
         untrained = [f"teachers.{role}.weights=random" for role in ("vision", "text")]
         yield f"{CONTROL}/seed{seed}", ["distill", *own, "--name", CONTROL, *untrained]
 

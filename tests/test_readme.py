@@ -13,7 +13,8 @@ from vldistill.cli import app
 from vldistill.recipe import all_keys, shipped_recipes
 
 ROOT = Path(__file__).resolve().parent.parent
-README, SCRIPTS = ROOT / "README.md", [path for path in sorted((ROOT / "bin").glob("*")) if path.suffix in ("", ".sh")]
+README = ROOT / "README.md"
+SCRIPTS = [path for path in sorted((ROOT / "bin").glob("*")) if path.is_file() and path.suffix in ("", ".sh")]
 KEYS = {".".join(path) for path in all_keys()}
 OVERRIDE = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)$", re.S)
 

@@ -80,7 +80,7 @@ def edited(old: str, new: str, text: str = BASE) -> str:
 # What is wrong -> (text, line, parts of the message)
 FAULTS = {
     "unknown section": (BASE + "optimizer:\n  lr: 1\n", 7, ["unknown key `optimizer`", "did you mean `optim`?"]),
-    "unknown key": (BASE + "optim:\n  learning_rate: 1\n", 8, ["unknown key `optim.learning_rate`", "valid here: lr, betas"]),
+    "unknown key": (BASE + "optim:\n  learning_rate: 1\n", 8, ["unknown key `optim.learning_rate`", "valid here: kind, lr"]),
     "misspelt key": (edited("epochs", "epoch"), 6, ["unknown key `train.epoch`", "did you mean `epochs`?"]),
     "key of another section": (BASE + "lr: 0.1\n", 7, ["unknown key `lr`", "did you mean `optim.lr`?"]),
     "nested unknown key": (BASE + "  batch:\n    pair: 3\n", 8, ["unknown key `train.batch.pair`", "did you mean `pairs`?"]),
@@ -116,6 +116,15 @@ FAULTS = {
     "missing key": (edited("path: artifacts/data/toy", "limit: 3"), 1, ["`data.path` is missing"]),
     "epochs and steps": (BASE + "  steps: 9\n", 5, ["exactly one of `epochs` and `steps`"]),
     "neither epochs nor steps": (edited("epochs: 3", "seed: 3"), 5, ["exactly one of `epochs` and `steps`"]),
+    "momentum of AdamW": (BASE + "optim:\n  momentum: 0.9\n", 7, ["momentum is SGD's"]),
+    "betas of SGD": (BASE + "optim:\n  kind: sgd\n  betas: [0.9, 0.999]\n", 7, ["betas and eps are AdamW's"]),
+    "milestones of a line": (BASE + "optim:\n  milestones: [1]\n", 7, ["milestones and factor need schedule=steps"]),
+    "factor of a line": (BASE + "optim:\n  factor: 0.5\n", 7, ["milestones and factor need schedule=steps"]),
+    "steps without milestones": (BASE + "optim:\n  schedule: steps\n", 7, ["`steps` needs milestones"]),
+    "milestones that fall": (BASE + "optim:\n  schedule: steps\n  milestones: [2, 1]\n", 7, ["milestones must rise"]),
+    "milestones of two kinds": (BASE + "optim:\n  schedule: steps\n  milestones: [0.5, 2]\n", 7, ["fractions below 1, or"]),
+    "a milestone beyond the run": (BASE + "optim:\n  schedule: steps\n  milestones: [1, 3]\n", 1,
+                                   ["optim.milestones: 3 lies beyond the run of 3 epochs"]),
     "after comments": (BASE + "# comment\n\nstudent_: 1\n", 9, ["unknown key `student_`", "did you mean `student`?"]),
     "sizes that do not fit": (edited("dual_encoder", "vilt\n  sizes:\n    width: 10\n    heads: 3"), 5,
                               ["student.sizes: width 10 is not a multiple of heads 3"]),
@@ -265,6 +274,12 @@ def test_overrides_win_and_are_typed(load):
 def test_the_last_override_wins_and_a_value_may_hold_an_equals_sign(load):
     recipe = load(BASE, "train.seed=1", "train.seed=2", "data.path=a=b")
     assert recipe.train.seed == 2 and recipe.data.path == "a=b"
+
+
+def test_vlberts_optimiser_reads_back_the_same(load):
+    recipe = load(BASE, "optim.kind=sgd", "optim.momentum=0.9", "optim.lr_scale=per_sample", "optim.schedule=steps",
+                  "optim.milestones=[1, 2]", "optim.factor=0.5", "optim.decay=all")
+    assert recipe.optim.milestones == [1, 2] and load(dump_recipe(recipe)) == recipe
 
 
 def test_null_swaps_epochs_for_steps(load):

@@ -73,6 +73,7 @@ def prepare(
     data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="regions: compute them for this data.")] = None,
     grid: Annotated[int | None, typer.Option("--grid", min=1, metavar="N", help="regions: N x N cells, with --data.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help="regions: ResNet-101's, with --data.")] = None,
+    network: Annotated[str, typer.Option("--network", metavar="NAME", help="regions: timm or vlbert.")] = "timm",
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+from vldistill.schema_base import Fraction, NonNegative, Positive, Section
+from vldistill.schema_training import Adversarial, Optim, Train, check_together
 
 
 class Data(Section):
@@ -33,12 +27,12 @@ class Data(Section):
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels. long_side: of a clip_vil student's canvas; for the other students
-    it follows from the image."""
+    """ViLT's preprocessing. size: shorter side in pixels. long_side: of a clip_vil student's canvas; for the other students it
+    follows from the image. augment: "flip" is for a student with an image network of its own."""
 
     size: Positive = 384
     long_side: Positive = 640
-    augment: Literal["none", "randaugment", "jitter"] = "none"
+    augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
     shift: Annotated[int, Field(ge=0)] = 1  # jitter: pixels
     noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
 
@@ -77,6 +71,25 @@ class Regions(Section):
     most: Positive = 100
 
 
+class ImageNetwork(Section):
+    """The ResNet of a student that is trained end to end. weights: a file in torchvision's layout for BGR images of 0 to 255, as
+    bottom-up attention's, "random", or null for those of `student.init`. blocks, width: of its stages, unless `student.init`
+    brings one. short_side, long_side: of images, in pixels. object_loss: weight of naming each object's class, 0 for none."""
+
+    weights: str | None = None
+    blocks: Annotated[list[Positive], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
+    width: Positive = 64
+    short_side: Positive = 600
+    long_side: Positive = 1200
+    object_loss: NonNegative = 1.0
+
+    @model_validator(mode="after")
+    def _sides(self) -> ImageNetwork:
+        if self.short_side > self.long_side:
+            raise ValueError(f"short_side {self.short_side} is longer than long_side {self.long_side}")
+        return self
+
+
 class Clip(Section):
     """How a clip_vil student sees. model: CLIP's image network, a name of open_clip (a ResNet, or a ViT with square images) or a
     folder in its layout; null for that of `student.init`. weights: open_clip's tag, a file, null for a folder's own, or "random".
@@ -91,7 +104,8 @@ class Clip(Section):
 class Student(Section):
     """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too), "vlbert" or "clip_vil"; or, to be a teacher later,
     "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil student's may be a BERT of
-    transformers); null starts from scratch with `sizes`. keep_head: take the head along too (same labels only)."""
+    transformers); null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a
+    vlbert student reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
     kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "clip_vil", "text_encoder", "vision_encoder"]
     init: str | None = None
@@ -99,6 +113,16 @@ class Student(Section):
     dropout: Fraction = 0.1
     keep_head: bool = False
     clip: Clip = Clip()
+    visual: Literal["regions", "end_to_end"] = "regions"
+    image_network: ImageNetwork = ImageNetwork()
+
+    @model_validator(mode="after")
+    def _sees(self) -> Student:
+        if self.visual == "end_to_end" and self.kind != "vlbert":
+            raise ValueError(f"visual end_to_end is for a vlbert student; this one is {self.kind}")
+        if self.visual == "regions" and self.image_network != ImageNetwork():
+            raise ValueError("image_network needs visual=end_to_end")
+        return self
 
 
 class Teacher(Section):
@@ -141,8 +165,9 @@ class RelevanceModel(Section):
 
 
 class Teachers(Section):
-    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch, precision: of the
-    passes that fill the caches: images or texts at a time; "auto" is fp16 on a GPU. Features are stored as fp16 in any case."""
+    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch: images or texts at a time when caches are
+    filled. precision: of the teachers' passes, live or to fill caches; "auto" is fp16 on a GPU. Features are kept as fp16 in any
+    case."""
 
     vision: VisionTeacher | None = None
     text: TextTeacher | None = None
@@ -252,63 +277,6 @@ class PretrainObjective(Section):
 Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | PretrainObjective, Field(discriminator="kind")]
 
 
-class Optim(Section):
-    """AdamW with linear warm-up and decay, counted in optimiser steps. warmup: a fraction of all steps below 1, else
-    steps. clip: largest gradient norm."""
-
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.98]
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: NonNegative = 0.01
-    warmup: NonNegative = 0.1
-    head_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    clip: Annotated[float, Field(gt=0)] | None = None
-
-
-class Adversarial(Section):
-    """VILLA's adversarial training of a UNITER student. steps: perturbed passes a batch. lr: length of a perturbation's step. kl:
-    weight of the divergence from the clean prediction. text, image: what is perturbed: word embeddings, region features."""
-
-    steps: Positive = 3
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    kl: NonNegative = 1.5
-    text: bool = True
-    image: bool = False
-
-    @model_validator(mode="after")
-    def _something(self) -> Adversarial:
-        if not (self.text or self.image):
-            raise ValueError("nothing to perturb: text and image are both off")
-        return self
-
-
-class BatchSize(Section):
-    """pairs per device and forward pass; `accumulate` of them make one optimiser step."""
-
-    pairs: Positive = 32
-    accumulate: Positive = 1
-
-
-class Train(Section):
-    """How long, in what precision, how often to validate. Exactly one of `epochs` and `steps` (optimiser steps)."""
-
-    epochs: Positive | None = None
-    steps: Positive | None = None
-    batch: BatchSize = BatchSize()
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    validate_every: Positive | Literal["epoch"] = "epoch"  # optimiser steps
-    eval_pairs: Positive | None = None  # validation batch; the training batch when null
-    log_every: Positive = 10
-    seed: Annotated[int, Field(ge=0)] = 0
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
-
-    @model_validator(mode="after")
-    def _length(self) -> Train:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of `epochs` and `steps`")
-        return self
-
-
 class Cache(Section):
     """Teacher features on disk: build what is missing, require them, or run the teacher live."""
 
@@ -337,8 +305,15 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.student.kind in ("uniter", "vlbert") and self.regions is None:
+        own = self.student.visual == "end_to_end"
+        if self.student.kind in ("uniter", "vlbert") and self.regions is None and not own:
             raise ValueError(f"a {self.student.kind} student needs `regions`")
+        if own and self.regions is not None:
+            raise ValueError("a student with visual=end_to_end makes its own features: leave out `regions`")
+        if self.image.augment != "none" and own != (self.image.augment == "flip"):
+            raise ValueError(f"image.augment={self.image.augment} does not go with student.visual={self.student.visual}")
+        if self.train.batch.tokens is not None and self.student.kind not in ("uniter", "vlbert"):
+            raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":
             raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
         self._clip_vil()
@@ -352,6 +327,7 @@ class Recipe(Section):
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":
             self._unimodal_teachers(self.objective)
+        check_together(self.optim, self.train)
         if self.student.keep_head and self.student.init is None:
             raise ValueError("student.keep_head needs student.init")
         return self

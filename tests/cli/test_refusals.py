@@ -52,7 +52,7 @@ REFUSALS = {
     "evaluate other labels": ("evaluate runs/quickstart_pretrain --data artifacts/data/toy-snli_ve", ["contradiction"]),
     "evaluate two into one": (f"evaluate {DIDE} {TEACHER} --out x", ["--out with several runs"]),
     "predict one of two images": (f"predict {DIDE} --image {PICTURE} --text hi", ["takes 2 image(s), 1 given"]),
-    "predict without text": (f"predict {DIDE} --image {PICTURE}", ["--image and --text"]),
+    "predict without text": (f"predict {DIDE} --image {PICTURE}", ["reads a text beside the image", "--text"]),
     "predict an empty text": (f"predict {DIDE} --image {PICTURE} --text ''", ["--text is empty"]),
     "predict no file": ("predict runs/quickstart_pretrain --image no.jpg --text hi", ["no.jpg: no such file"]),
     "predict no image": (f"predict runs/quickstart_pretrain --image {DIDE}/default/seed0/log.txt --text hi", ["not an image"]),

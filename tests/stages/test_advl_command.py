@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from vldistill.recipe import load_recipe
 from vldistill.students.build import load_student
 from vldistill.students.inputs import visual_input
 from vldistill.teachers.unimodal import CachedFeatures
+from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts
+from vldistill.training.stages import for_stage
 
 RECIPE = """
 data: {path: artifacts/data/toy-vqa}
@@ -162,6 +165,50 @@ def test_a_model_sees_as_many_regions_later_as_in_training(here, well, tmp_path)
     assert regions.stack([item]).mask.sum() == 1
 
 
+TOKENS = "train.batch={tokens: 900, accumulate: 2}"
+
+
+def test_batches_of_tokens_say_their_pairs_and_keep_to_them(here, well, tmp_path):
+    arguments = ("-r", "regions.yaml", here, TOKENS, "train.steps=3", "objective.itm_fraction=0.4")
+    result = well("distill", *arguments, "--runs", tmp_path / "runs")
+    found = re.search(r"effective batch: ([\d.]+) \((\d+) to (\d+)\) pairs = batches of at most 900 tokens x 2 accumulated x 1 "
+                      r"process\(es\); while matching ([\d.]+) \((\d+) to (\d+)\)", result.out)
+    mean, least, most, *matching = map(float, found.groups())
+    assert least <= mean <= most and matching[1] <= matching[0] <= matching[2]
+    first, *others = rows(result.last["run"], "train")
+    assert matching[1] <= first["pairs"] <= matching[2] and all(least <= row["pairs"] <= most for row in others)
+
+
+def test_what_a_batch_of_tokens_costs_is_what_the_encoder_reads(here):
+    recipe = load_recipe("regions.yaml", [TOKENS])
+    parts = build_parts(for_stage("finetune", recipe))
+    batches = make_batches(recipe, parts.train)
+    widths, choices = [], {record.id: len(record.choices) for record in parts.train.records}
+    for batch, dealt in zip(make_loader(parts.train, batches), batches.dealt(), strict=True):
+        longest = (batch.text.mask.sum(1) + batch.image_for_each_text(0).mask.sum(1)).max()
+        widths.append(int(longest) * len(batch.text.ids))
+        assert widths[-1] == max(parts.train.lengths()[index] for index in dealt) * len(dealt)
+        assert len(batch.text.ids) == sum(choices[name] for name in batch.ids)  # a question's choices stay together
+    assert max(widths) <= 900 and sum(widths) > 0.5 * 900 * len(widths)
+
+
+def test_epochs_of_token_batches_are_counted(here, well):
+    shown = well("finetune", "-r", "regions.yaml", TOKENS, "train.steps=null", "train.epochs=3", "--dry-run").flat
+    steps, epochs = re.search(r"optimiser steps (\d+) \(([\d.]+) epochs\)", shown).groups()
+    assert int(steps) % 3 == 0 and float(epochs) == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize("overrides, part", [
+    (("train.batch={tokens: 90}",), "alone has"), (("train.batch.tokens=900",), "give one of `pairs` and `tokens`"),
+    ((TOKENS, "optim.lr_scale=per_sample"), "per_sample needs train.batch.pairs"),
+    ((TOKENS, "student.kind=vilt"), "train.batch.tokens is for students over regions"),
+])
+def test_batches_of_tokens_that_cannot_be_are_refused(here, command, tmp_path, overrides, part):
+    refused = command("finetune", "-r", "regions.yaml", "--runs", tmp_path / "runs", *overrides)
+    assert refused.code == 2 and part in refused.err and len(refused.err.splitlines()) == 1, refused.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_replaces_runs_only(here, well, command, tmp_path):
     folder = tmp_path / "runs/regions/a/seed0"
     folder.mkdir(parents=True)
@@ -279,3 +326,14 @@ def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path,
 def test_options_of_cache_are_judged(here, command, arguments, part):
     refused = command("cache", "-r", "advl.yaml", here, *arguments)
     assert refused.code == 2 and part in refused.err
+
+
+def test_live_teachers_run_in_the_precision_of_the_recipe(here, well, tmp_path):
+    """bf16 teachers say nearly the same as fp32 ones, and not quite: the field reaches them."""
+    live = ("-r", "advl.yaml", "cache.mode=live", "train.steps=1", "objective.itm_fraction=0", "objective.confidence=false",
+            "--runs", tmp_path / "runs")
+    full = well("distill", *live, "teachers.precision=fp32", "--name", "full").last["run"]
+    half = well("distill", *live, "teachers.precision=bf16", "--name", "half").last["run"]
+    [one], [other] = rows(full, "train"), rows(half, "train")
+    assert one["distance/text"] == pytest.approx(other["distance/text"], rel=0.02)
+    assert one["distance/text"] != other["distance/text"]

@@ -42,6 +42,16 @@ def only_run(name: str) -> Path:
     return run
 
 
+@pytest.mark.parametrize("stage, name, objective", [
+    ("pretrain", "_text", "masked language modelling (15 % of the words)"), ("finetune", "_vision", "ground-truth labels"),
+    ("pretrain", "_student", "+ image-text matching"), ("distill", "", "anchored maps"),
+])
+def test_the_shipped_recipes_plan(here, well, stage, name, objective):
+    few = ["data.train=train-lowshot4-seed0"] * (stage == "distill")
+    plan = well(stage, "-r", f"quickstart_advl{name}", "--dry-run", *few).flat
+    assert objective in plan and "optimiser steps" in plan
+
+
 @pytest.mark.parametrize("name, tasks", [("text", ["mlm"]), ("student", ["mlm", "itm"])])
 def test_pretraining_logs_and_validates_each_task(here, name, tasks):
     run = only_run(f"quickstart_advl_{name}")
@@ -70,6 +80,13 @@ def test_tags_are_scored_by_overlap_and_written(here, well, tmp_path):
     assert [row["score"] for row in written] == pytest.approx(scores, abs=1e-4)
     assert json.loads((tmp_path / "metrics.json").read_text())["accuracy"] == pytest.approx(sum(scores) / len(scores))
     assert "accuracy" in result.out
+
+
+def test_tags_are_predicted_from_an_image_alone(here, well, command):
+    run = only_run("quickstart_advl_vision")
+    picture = next(Path("artifacts/raw/toy/diverse_images/val").rglob("*.jpg"))
+    shown = [float(line.split("%")[0]) for line in well("predict", run, "--image", picture, "--top", "34").out.splitlines()[:-1]]
+    assert len(shown) == 34 and sum(shown) > 150  # each its own sigmoid, not shares of one
 
 
 def test_a_student_learns_beside_teachers_named_by_their_runs(here, well, tmp_path):

@@ -9,7 +9,17 @@ from torch import nn
 from vldistill.models.fusion import FusionModel
 from vldistill.models.vilt import EncoderConfig
 from vldistill.students.dual_encoder import DualEncoder
-from vldistill.training.optim import linear_factor, linear_schedule, make_optimizer, parameter_groups, warmup_steps
+from vldistill.training.optim import (
+    linear_factor,
+    linear_schedule,
+    make_optimizer,
+    milestone_steps,
+    parameter_groups,
+    phase_rate,
+    stepped_factor,
+    stepped_schedule,
+    warmup_steps,
+)
 
 TINY = EncoderConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, image_size=8,
                      patch_size=4, max_position_embeddings=6)
@@ -85,3 +95,54 @@ def test_decay_shrinks_weights_and_not_biases():
     after = student.state_dict()
     assert torch.allclose(after["classifier.0.weight"], 0.95 * before["classifier.0.weight"])
     assert torch.equal(after["vilt.layernorm.weight"], before["vilt.layernorm.weight"])
+
+
+def test_all_of_the_student_decays_where_asked_and_nothing_of_the_objective():
+    class Scalars(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature = nn.Parameter(torch.ones(()))
+
+    student, objective = FusionModel(TINY, images=1, classes=2), Scalars()
+    groups = parameter_groups(student, objective, weight_decay=0.01, lr=1.0, head_lr_multiplier=1, decay_all=True)
+    place = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {place.pop(id(objective.temperature))} == {0.0} and set(place.values()) == {0.01}
+
+
+def test_sgd_by_hand():
+    """v = m v + (g + d w), w = w - lr v."""
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimizer = make_optimizer([{"params": [weight], "weight_decay": 0.1, "lr": 0.5}], kind="sgd", momentum=0.9)
+    expected, velocity = 2.0, 0.0
+    for gradient in (1.0, -3.0, 0.5):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        velocity = 0.9 * velocity + gradient + 0.1 * expected
+        expected -= 0.5 * velocity
+        assert weight.item() == pytest.approx(expected)
+
+
+def test_vlberts_rates_come_out_as_its_configurations_have_them():
+    """7e-5 a sample on 4 x 4 x 4 samples, and 6.25e-7 on 256, are 4.48e-3 and 1.6e-4."""
+    assert phase_rate(7e-5, "per_sample", 4 * 4 * 4) == pytest.approx(4.48e-3)
+    assert phase_rate(6.25e-7, "per_sample", 256) == pytest.approx(1.6e-4)
+    assert phase_rate(7e-5, "none", 64) == 7e-5
+
+
+@pytest.mark.parametrize("milestones, length, total, steps", [
+    ([14, 18, 26], 30, 300, [140, 180, 260]), ([14, 18, 26], 30, 240, [112, 144, 208]), ([0.5, 0.75], 30, 80, [40, 60]),
+    ([100], 1000, 1000, [100]), ([1.5], 3, 10, [5]),
+])
+def test_milestones_keep_their_place_in_a_shorter_phase(milestones, length, total, steps):
+    assert milestone_steps(milestones, length, total) == steps
+
+
+def test_a_stepped_schedule_warms_up_and_then_falls_at_its_milestones():
+    assert [stepped_factor(step, 0, [1, 3], 0.1) for step in range(4)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    optimizer = make_optimizer([{"params": [nn.Parameter(torch.ones(1))], "lr": 0.8}], kind="sgd")
+    schedule, seen = stepped_schedule(optimizer, 4, [5, 7], 0.5), []
+    for _ in range(8):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.4, 0.4, 0.2])

@@ -50,7 +50,7 @@ def predict_command(
             raise InputError("--pairs and --image or --text", hint="give one or the other")
         _predict_pairs(run, pairs, out, batch, top, workers)
         return
-    if not images or text is None:
+    if not images:
         raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
     record = one_pair(images, text)
     answers = ranked_answers(run, [record], Path("/"), batch=1, top=top)[0]

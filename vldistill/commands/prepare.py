@@ -25,11 +25,11 @@ from vldistill.errors import InputError
 # The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the
 # data sets (--labels, ...) are judged where it is read.
 _ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite"}
-_REGIONS = {"--format", "--threshold", "--boxes", "--data", "--grid", "--weights"}
+_REGIONS = {"--format", "--threshold", "--boxes", "--data", "--grid", "--weights", "--network"}
 _TOY = {"--seed", "--scale", "--datasets"}
 _MOST_DIGITS = 18
 _SUFFIXES = {".tsv", ".pt", ".pth", ".zip", ".mdb"}
-_OF_FILES, _OF_DATA = {"--format", "--threshold", "--boxes"}, {"--grid", "--weights"}
+_OF_FILES, _OF_DATA = {"--format", "--threshold", "--boxes"}, {"--grid", "--weights", "--network"}
 
 
 def prepare_command(asked: SimpleNamespace, given: set[str]) -> None:
@@ -105,7 +105,7 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     with _counting("images") as progress:
         target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress)
         if computed:
-            manifest = extract_regions(asked.data, target, weights=asked.weights, grid=asked.grid)
+            manifest = extract_regions(asked.data, target, weights=asked.weights, grid=asked.grid, network=asked.network)
         else:
             bounds = _numbers("--boxes", asked.boxes)
             if len(bounds) != 2:

@@ -62,7 +62,10 @@ def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -
 
 
 def _share(count: int, part: dict[str, Any]) -> str:
-    return f"{count:,} {100 * count / part['records']:5.1f} %" if part["records"] and count else "-"
+    """A count and its share of the records; without one where several tags of a record are counted together."""
+    if not count:
+        return "-"
+    return f"{count:,} {100 * count / part['records']:5.1f} %" if count <= part["records"] else f"{count:,}        "
 
 
 def render_lowshot(manifest: dict[str, Any], names: list[str]) -> list[Table]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.digests import ImageDigests
 from vldistill.data.images import ImageFolder, Images, ShardImages
 from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
+from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
-from vldistill.data.writing import IMAGES_FILE
+from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
 from vldistill.errors import InputError
 
 
@@ -96,6 +98,11 @@ class DataArtifact:
     def image_digests(self) -> ImageDigests:
         """The sha1 of each image's file, as `prepare` recorded it."""
         return ImageDigests(self.images, self.folder / IMAGES_FILE)
+
+    @cached_property
+    def objects(self) -> ObjectIndex | None:
+        """The annotated objects of its images (VCR's), or None where it has none. Raises InputError where they were edited."""
+        return ObjectIndex(self.verified(REGIONS_FILE)) if REGIONS_FILE in self.manifest["files"] else None
 
     def _again(self) -> str:
         return f"make the artifact again with: vldistill prepare {self.manifest.get('dataset', '')} --overwrite"

@@ -103,7 +103,35 @@ class CanvasBatch:
         return replace(self, pixels=self.pixels.to(**move), rows=self.rows.to(**move))
 
 
-VisualBatch = ImageBatch | RegionBatch | CanvasBatch
+@dataclass(frozen=True)
+class PixelBatch:
+    """I images with their objects, for B rows, padded to the most of the batch.
+
+    pixels: [I, 3, H, W] uint8 RGB. sizes: [I, 2] width and height of the image, in the upper left of its canvas. canvases: their
+    (height, width). boxes: [I, R, 4] x1, y1, x2, y2 as shares of the image's sides. mask: [I, R] bool. masks: [I, R, 14, 14]
+    bool, an object inside its box. classes: [I, R], -1 where not known. rows: [B] the image of each row; one that several rows
+    share is there once.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    canvases: list[tuple[int, int]]
+    boxes: Tensor
+    mask: Tensor
+    masks: Tensor
+    classes: Tensor
+    rows: Tensor
+
+    def __getitem__(self, rows: Tensor) -> PixelBatch:
+        """The images of the rows `rows` [R], in that order."""
+        return replace(self, rows=self.rows[rows])
+
+    def to(self, **move) -> PixelBatch:
+        moved = ("pixels", "sizes", "boxes", "mask", "masks", "classes", "rows")
+        return replace(self, **{name: getattr(self, name).to(**move) for name in moved})
+
+
+VisualBatch = ImageBatch | RegionBatch | CanvasBatch | PixelBatch
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,19 @@ class RecordDataset(Dataset):
         self.pad_id, self.vocabulary = pad_id, vocabulary
         self._texts = [layout(record) for record in records]
         self._targets = [self._target(record) for record in records]
+        self._lengths: list[int] | None = None
         self._sources = [Source(tuple(record.images), tuple(sentences(record))) for record in records]
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def lengths(self) -> list[int]:
+        """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions beside it,
+        times its sequences."""
+        if self._lengths is None:
+            self._lengths = [len(texts) * (max(len(text.ids) for text in texts) + sum(map(self.visual.count, record.images)))
+                             for texts, record in zip(self._texts, self.records, strict=True)]
+        return self._lengths
 
     def __getitem__(self, key: Key) -> Example | InputError:
         """The example, or the error of its image: a worker that raised would wrap it into a traceback."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
-from vldistill.data.artifact import open_data
+from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.inputs import inputs_signature
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import DETECTOR, STAGE, RegionWriter
+from vldistill.data.regions.store import DETECTOR, STAGE, VLBERT, Regions, RegionWriter
 from vldistill.errors import InputError, Problems
 
 MOST_FAULTS = 1000
@@ -100,36 +100,78 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
 
 
 def extract_regions(
-    data: Path, target: Target, *, weights: str | None = None, grid: int | None = None, batch: int = 8
+    data: Path, target: Target, *, weights: str | None = None, grid: int | None = None, network: str = "timm", batch: int = 8
 ) -> dict[str, Any]:
     """Computes features of a data artifact's images with ResNet-101 (see `regions.extract`) into a store; returns its manifest.
 
-    grid: G x G cells instead of the boxes that the artifact has (VCR's); without either, 6 x 6. batch: images of equal size
-    at once. Errors as `import_regions`.
+    grid: G x G cells instead of the boxes that the artifact has (VCR's); without either, 6 x 6. network: a key of NETWORKS, of
+    which VL-BERT's sees the artifact's own objects. batch: images at once. Errors as `import_regions`.
     """
-    # Not at the top: torch and timm are slow to import, and importing features needs neither.
-    from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
-    from vldistill.data.regions.wanted import boxes_of
-
-    artifact, problems = open_data(data), Problems()
-    # Cut before they are computed: features do not come in the order of the images.
-    boxes, source = boxes_of(artifact, grid, target.limit)
-
-    def entries() -> Iterator[importers.Entry]:
-        import torch
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        wanted = boxes()
-        for path, regions in extract(build_backbone(weights), artifact.images, wanted, device=device, batch=batch):
-            yield path, path, regions
-
-    options = {"boxes": source, "weights": weights or "hub"}
+    if network not in NETWORKS:
+        raise InputError(f"--network {network} is not known", hint=f"one of {', '.join(NETWORKS)}")
+    artifact = open_data(data)
+    # Boxes are cut to the limit before features are computed, which do not come in the order of the images.
+    options, features, found = NETWORKS[network](artifact, weights, grid, target.limit, batch)
+    options["weights"] = weights or "hub"
     if weights and Path(weights).is_file():
         # A name says nothing of what is in the file.
         options["weights_sha256"] = artifacts.file_digest(Path(weights))
-    features = "random" if weights == "random" else BACKBONE
+    features = "random" if weights == "random" else features
+
+    def entries() -> Iterator[importers.Entry]:
+        for path, regions in found():
+            yield path, path, regions
+
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
-    return _build(entries, target, data, problems, options, features, artifact.fingerprint)
+    return _build(entries, target, data, Problems(), options, features, artifact.fingerprint)
+
+
+Found = tuple[dict[str, Any], str, Callable[[], Iterator[tuple[str, Regions]]]]
+"""Options that decide the features, what they are called, and what computes them."""
+
+
+# torch and timm are slow to import, and importing features needs neither.
+
+
+def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, limit: int | None, batch: int) -> Found:
+    from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
+    from vldistill.data.regions.wanted import boxes_of
+
+    boxes, source = boxes_of(artifact, grid, limit)
+
+    def found() -> Iterator[tuple[str, Regions]]:
+        wanted = boxes()
+        return extract(build_backbone(weights), artifact.images, wanted, device=_device(), batch=batch)
+
+    return {"boxes": source}, BACKBONE, found
+
+
+def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, limit: int | None, batch: int) -> Found:
+    from vldistill.data.regions.extract import build_vlbert, extract_vlbert
+    from vldistill.data.regions.wanted import boxes_of
+
+    objects = artifact.objects
+    if grid is not None or objects is None:
+        raise InputError(f"--network vlbert sees a data set's objects, {'a grid' if grid else 'this one'} has none",
+                         where=str(artifact.folder), hint="leave --network out")
+    if weights is None:  # no hub has them
+        raise InputError("--network vlbert needs --weights", hint="name the file of bottom-up attention's ResNet-101")
+    boxes, _ = boxes_of(artifact, None, limit)
+
+    def found() -> Iterator[tuple[str, Regions]]:
+        paths = [one.path for one in boxes()]
+        return extract_vlbert(build_vlbert(weights), artifact.images, objects, paths, device=_device(), batch=batch)
+
+    return {"boxes": "annotated", "network": VLBERT}, VLBERT, found
+
+
+NETWORKS = {"timm": _with_timm, "vlbert": _with_vlbert}
+
+
+def _device():
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _build(

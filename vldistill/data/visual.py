@@ -111,6 +111,10 @@ class RegionInput:
     def read(self, path: str, draw: Draw) -> Regions:
         return self._store[path]
 
+    def count(self, path: str) -> int:
+        """The regions of an image."""
+        return min(self._store.count(path), self._most)
+
     def stack(self, items: list[Regions]) -> RegionBatch:
         return stack_regions(items, self._most)
 

@@ -77,7 +77,8 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
     check_task(spec, data, source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = plain_dataset(records, data.images, tokenizer, spec)
+    objects = data.objects if spec.image_network else None
+    dataset = plain_dataset(records, data.images, tokenizer, spec, objects)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model.to(device), loader, spec.labels, device, tags=spec.target == "tags")

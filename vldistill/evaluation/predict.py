@@ -9,7 +9,7 @@ import torch
 from vldistill.data.image_files import check_images
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import CleanBatches, make_loader
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import TASKS, Record, split_words
 from vldistill.data.sources.base import Seen, read_rows
 from vldistill.data.sources.jsonl import read_images
 from vldistill.errors import InputError, Problems
@@ -38,10 +38,10 @@ def read_pairs(path: Path) -> tuple[list[Record], Path]:
     return records, path.parent
 
 
-def one_pair(images: list[Path], text: str) -> Record:
-    """A record of one text and its images. Raises InputError where the text is empty."""
-    words = split_words(text)
-    if not words:
+def one_pair(images: list[Path], text: str | None) -> Record:
+    """A record of one text and its images; None for a model that reads none. Raises InputError where the text is empty."""
+    words = split_words(text or "")
+    if text is not None and not words:
         raise InputError("--text is empty", hint="give a question or a statement")
     return Record("0", "classification", [str(image.resolve()) for image in images], words)
 
@@ -49,9 +49,12 @@ def one_pair(images: list[Path], text: str) -> Record:
 def ranked_answers(
     source: str, records: list[Record], root: Path, *, batch: int, top: int, workers: int = 0
 ) -> list[list[tuple[str, float]]]:
-    """For each record, the `top` labels with their probabilities (softmax), best first."""
+    """For each record, the `top` labels with their probabilities (softmax; of tags, each its sigmoid), best first."""
     model, spec, tokenizer = load_student(source)
+    reads = spec.task not in TASKS or TASKS[spec.task].text
     for record in records:
+        if reads and not record.text:
+            raise InputError("reads a text beside the image, none is given", where=source, hint="give --text")
         if len(record.images) != spec.images:
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
                              hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
@@ -62,7 +65,9 @@ def ranked_answers(
     rows = []
     with torch.no_grad():
         for one in loader:
-            values, indices = model(one.to(device)).logits.float().softmax(-1).topk(min(top, len(spec.labels)))
+            logits = model(one.to(device)).logits.float()
+            sure = logits.sigmoid() if spec.target == "tags" else logits.softmax(-1)
+            values, indices = sure.topk(min(top, len(spec.labels)))
             rows += [[(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
                      for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)]
     return rows

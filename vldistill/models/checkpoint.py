@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json
 from vldistill.data.records import TASKS
+from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
@@ -50,7 +51,7 @@ class ModelSpec:
     order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text tokens with specials. answer_loss: what a
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
-    which expects a detector's regions."""
+    which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end)."""
 
     kind: str
     encoder: Config
@@ -63,6 +64,7 @@ class ModelSpec:
     regions: str | None = None
     most_regions: int = MOST_REGIONS
     official: bool = False
+    image_network: ImageNetwork | None = None
 
     @property
     def target(self) -> str:
@@ -82,6 +84,8 @@ class ModelSpec:
                 own[name] = getattr(self, name)
         if self.regions:
             own["most_regions"] = self.most_regions
+        if self.image_network:
+            own["image_network"] = asdict(self.image_network)
         names = {str(index): name for index, name in enumerate(self.labels)}
         return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **self.encoder.library(self.classes),
                 "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
@@ -99,7 +103,8 @@ class ModelSpec:
         size = own.get("image_size", getattr(encoder, "image_size", 0))
         return cls(kind, encoder, own.get("task", ""), images, labels, size,
                    own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
-                   own.get("most_regions", MOST_REGIONS), own.get("official", False))
+                   own.get("most_regions", MOST_REGIONS), own.get("official", False),
+                   ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def load_open_clip(model: str, weights: str | None, **options: Any) -> tuple[nn.
     name = model
     if Path(model).is_dir():
         if weights not in (None, RANDOM):
-            raise InputError(f"has weights of its own, {weights} beside it would be ignored", where=model, hint="leave weights out")
+            raise InputError(f"has weights of its own, {weights} beside it would be ignored", where=model,
+                             hint="leave weights out")
         name, options["load_weights"] = f"local-dir:{model}", weights != RANDOM
     elif weights != RANDOM:
         options["pretrained"] = weights

@@ -47,11 +47,13 @@ class View:
 @dataclass(frozen=True)
 class Output:
     """logits: [B, C], by which an answer is chosen; of a record with choices, one a choice. views: one per image of a record (2
-    for NLVR2). pairs: [B, C, 2] where a head judges each choice by two classes of its own, wrong and right (UNITER on VCR)."""
+    for NLVR2). pairs: [B, C, 2] where a head judges each choice by two classes of its own, wrong and right (UNITER on VCR).
+    auxiliary: weighted loss terms of the model's own, beside the task's, by name; in training only."""
 
     logits: Tensor
     views: list[View]
     pairs: Tensor | None = None
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

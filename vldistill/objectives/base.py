@@ -73,11 +73,11 @@ def task_loss(name: str, output: Output, target: Tensor) -> Tensor:
 
 
 class HardLabels(Objective):
-    """The task loss alone. loss: a key of TASK_LOSSES."""
+    """The task loss, with what the student adds of its own. loss: a key of TASK_LOSSES."""
 
     def __init__(self, loss: str):
         super().__init__()
         self.loss = loss
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
-        return {"task": task_loss(self.loss, student, batch.target)}
+        return {"task": task_loss(self.loss, student, batch.target), **student.auxiliary}

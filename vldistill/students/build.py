@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
@@ -28,6 +29,7 @@ from vldistill.models.vilt import EncoderConfig
 from vldistill.students.clip_vil import ClipVil
 from vldistill.students.clip_vil_start import Clip, continued, new_config, read_bert, started
 from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.image_network import NETWORK, fitted_network, network_weights
 from vldistill.students.inputs import SEES_REGIONS
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.uniter import TYPES, Uniter
@@ -44,10 +46,10 @@ _LONE_HEADS = {"text_encoder": (), "vision_encoder": ("vit.head.",)}
 _HEAD = "classifier."
 # Of a converted checkpoint: what fresh heads start from.
 PRETRAINING = "pretraining."
-RELATIONSHIP, TRANSFORM = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform."
-_START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model", 
-          "clip_vil": "name a BERT of transformers, or a clip_vil model",
-          "text_encoder": "name a run of its own kind",
+RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
+_OBJECT_HEAD = "cnn_loss_reg."
+_START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model",
+          "clip_vil": "name a BERT of transformers, or a clip_vil model", "text_encoder": "name a run of its own kind",
           "vision_encoder": "name a run of its own kind"}
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
 _SEGMENTS = "vlbert.token_type_embeddings.weight"
@@ -57,7 +59,9 @@ _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embed
 @dataclass(frozen=True)
 class Wanted:
     """What a student shall be. images: per record. image_size: shorter side in pixels. regions, most_regions: the store
-    of one that sees them, and how many of an image. clip: how a "clip_vil" student sees."""
+    of one that sees them, and how many of an image. network, network_weights: what one sees pixels by, and where its weights come
+    from: a file, "random", or None for the checkpoint that it starts from. clip: how a
+    "clip_vil" student sees."""
 
     kind: str
     task: str
@@ -68,6 +72,8 @@ class Wanted:
     dropout: float
     regions: str | None = None
     most_regions: int = MOST_REGIONS
+    network: ImageNetwork | None = None
+    network_weights: str | None = None
     clip: Clip | None = None
 
 
@@ -111,10 +117,11 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
         encoder = replace(encoder, modality_type_vocab_size=max(found.encoder.modality_type_vocab_size, wanted.images + 1))
     else:
         encoder = _grown(encoder, wanted, tokenizer)
-    spec = replace(_spec(wanted, encoder), official=found.official)
+    network = fitted_network(wanted.network, wanted.network_weights, found, where)
+    spec = replace(_spec(wanted, encoder), official=found.official, image_network=network)
     model = new_student(spec)
     if found.kind == wanted.kind:
-        _continue(model, checkpoint, wanted.labels, keep_head)
+        _continue(model, checkpoint, wanted, keep_head)
     else:
         _from_fusion(model, wanted.kind, checkpoint)
     return model, spec, tokenizer
@@ -160,7 +167,9 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
         config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
                                max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
     spec = _spec(wanted, config)
-    return new_student(spec), spec, tokenizer
+    model = new_student(spec)
+    model.load_state_dict(network_weights(model, {}, wanted.network_weights, "a student from scratch"), strict=False)
+    return model, spec, tokenizer
 
 
 def _new_clip_vil(
@@ -180,7 +189,7 @@ def _new_clip_vil(
 def _spec(wanted: Wanted, encoder: Config) -> ModelSpec:
     size = 0 if wanted.kind in SEES_REGIONS | {"text_encoder"} else wanted.image_size
     return ModelSpec(wanted.kind, encoder, wanted.task, wanted.images, wanted.labels, size, wanted.max_length,
-                     regions=wanted.regions, most_regions=wanted.most_regions)
+                     regions=wanted.regions, most_regions=wanted.most_regions, image_network=wanted.network)
 
 
 def _grown(config: RegionBertConfig, wanted: Wanted, tokenizer: WordTokenizer) -> RegionBertConfig:
@@ -198,9 +207,9 @@ def _from_fusion(model: nn.Module, kind: str, checkpoint: Checkpoint) -> None:
         load_strict(tower, fit_encoder(weights, tower), str(checkpoint.folder))
 
 
-def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_head: bool) -> None:
+def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_head: bool) -> None:
     where = str(checkpoint.folder)
-    if keep_head and checkpoint.spec.labels != labels:
+    if keep_head and checkpoint.spec.labels != wanted.labels:
         raise InputError("has other labels than the data, so its head cannot be kept", where=where,
                          hint="set student.keep_head=false")
     if checkpoint.spec.kind in _LONE_HEADS:
@@ -210,10 +219,13 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
         load_strict(model, {**body, **{name: value for name, value in kept.items() if name.startswith(lone)}}, where)
         return
     if checkpoint.spec.kind in SEES_REGIONS | {"clip_vil"}:
-        body = {name: value for name, value in checkpoint.weights.items() if not name.startswith((_HEAD, PRETRAINING))}
-        kept = checkpoint.weights if keep_head else {**model.state_dict(), **_pretrained_head(checkpoint.weights, model)}
-        head = {name: value for name, value in kept.items() if name.startswith(_HEAD)}
-        load_strict(model, {**_grow_tables(body, model), **head}, where)
+        found, others = checkpoint.weights, (_HEAD, _OBJECT_HEAD, PRETRAINING, *NETWORK)
+        body = {name: value for name, value in found.items() if not name.startswith(others)}
+        fresh = {**model.state_dict(), **_pretrained_head(found, model)}
+        head = {name: value for name, value in (found if keep_head else fresh).items() if name.startswith(_HEAD)}
+        objects = {name: found.get(name, value) for name, value in fresh.items() if name.startswith(_OBJECT_HEAD)}
+        network = network_weights(model, found, wanted.network_weights, where)
+        load_strict(model, {**_grow_tables(body, model, checkpoint.spec.task), **head, **objects, **network}, where)
         return
     towers = _TOWERS[checkpoint.spec.kind]
     if checkpoint.spec.kind == "vilt":
@@ -232,19 +244,21 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, labels: list[str], keep_
 
 
 def _pretrained_head(weights: dict[str, Tensor], model: Student) -> dict[str, Tensor]:
-    """What a head of VL-BERT takes over from pre-training: on VCR the direction from "does not belong to the image" to "does", on
-    VQA the transform before the vocabulary."""
-    target = getattr(model, "target", None)
+    """What heads of VL-BERT take over from pre-training: on VCR the direction from "does not belong to the image" to "does", on
+    VQA the transform before the vocabulary; where objects are named, the transform before their classes."""
+    target, own = getattr(model, "target", None), model.state_dict()
+    taken = {f"{_OBJECT_HEAD}0.{name}": value for name, value in _below(weights, OBJECTS).items()}
     if target == "choice" and f"{RELATIONSHIP}weight" in weights:
         rows = {kind: weights[f"{RELATIONSHIP}{kind}"] for kind in ("weight", "bias")}
-        return {f"{_HEAD}1.{kind}": values[1:] - values[:1] for kind, values in rows.items()}
+        taken |= {f"{_HEAD}1.{kind}": values[1:] - values[:1] for kind, values in rows.items()}
     if target == "answers":
-        return {f"{_HEAD}0.{name}": value for name, value in _below(weights, TRANSFORM).items()}
-    return {}
+        taken |= {f"{_HEAD}0.{name}": value for name, value in _below(weights, TRANSFORM).items()}
+    return {name: value for name, value in taken.items() if name in own or not name.startswith(_OBJECT_HEAD)}
 
 
-def _grow_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """New rows of the type table are copies of the question's, those of the word table are drawn."""
+def _grow_tables(weights: dict[str, Tensor], model: nn.Module, task: str) -> dict[str, Tensor]:
+    """New rows of the type table are copies of the question's, those of the word table are drawn. task: that the weights were
+    trained on, "" after pre-training."""
     own, grown = model.state_dict(), dict(weights)
     for name in (_TYPES, _WORDS):
         missing = len(own[name]) - len(weights[name]) if name in own and name in weights else 0
@@ -253,7 +267,7 @@ def _grow_tables(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
             rows = table[:1].expand(missing, -1) if name == _TYPES else (
                 torch.randn(missing, table.shape[1], dtype=table.dtype) * initial_std(table.shape[1]))
             grown[name] = torch.cat([table, rows])
-    if isinstance(model, VlBert) and model.target == "choice":
+    if isinstance(model, VlBert) and model.target == "choice" and not task:
         # VL-BERT's second segment was its caption's own; on VCR an answer starts as a question does.
         table = weights[_SEGMENTS].clone()
         table[1] = table[0]

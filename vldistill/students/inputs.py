@@ -8,7 +8,9 @@ from pathlib import Path
 from vldistill.data.canvas import CanvasInput
 from vldistill.data.images import Images
 from vldistill.data.loading import RecordDataset
+from vldistill.data.pixels import PixelInput
 from vldistill.data.records import Record
+from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.sequences import Layout, PlainLayout
 from vldistill.data.text import WordTokenizer
@@ -32,10 +34,14 @@ def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
 
 def visual_input(
     spec: ModelSpec, images: Images, *, paths: Iterable[str] = (), augment: str = "none", shift: int = 1, noise: float = 0.0,
-    memory: bool | None = None,
+    memory: bool | None = None, objects: ObjectIndex | None = None,
 ) -> VisualInput:
-    """How the student sees images: as patches, augmented, whole, or as the regions of its store. Raises InputError where there is
-    no store, or its features have another width than the student expects."""
+    """How the student sees images: as patches or pixels, augmented, whole, or as the regions of its store. objects: of the
+    images.
+
+    Raises InputError where there is no store or its features have another width than the student expects, or where there are no
+    objects and the student makes its own features of them.
+    """
     if spec.kind == "text_encoder":
         return NoImages()
     if spec.kind == "clip_vil":
@@ -44,6 +50,11 @@ def visual_input(
         transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
                                    square=spec.kind == "vision_encoder")
         return PatchInput(images, transform, paths, memory)
+    if spec.image_network is not None:
+        if objects is None:
+            raise InputError(f"a {spec.kind} student trained end to end needs the boxes of objects",
+                             hint="give data that has them, as `vldistill prepare vcr` makes it, or train it over `regions`")
+        return PixelInput(images, objects, spec.image_network, most=spec.most_regions, flip=augment == "flip")
     if spec.regions is None:
         raise InputError(f"a {spec.kind} student needs region features",
                          hint="set regions.path to what `vldistill prepare regions` made")
@@ -54,6 +65,9 @@ def visual_input(
     return RegionInput(store, spec.most_regions)
 
 
-def plain_dataset(records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec) -> RecordDataset:
+def plain_dataset(
+    records: list[Record], images: Images, tokenizer: WordTokenizer, spec: ModelSpec, objects: ObjectIndex | None = None
+) -> RecordDataset:
     """Records as a trained model reads them, without augmentation and without targets."""
-    return RecordDataset(records, text_layout(spec, tokenizer), visual_input(spec, images), pad_id=tokenizer.pad_id)
+    visual = visual_input(spec, images, objects=objects)
+    return RecordDataset(records, text_layout(spec, tokenizer), visual, pad_id=tokenizer.pad_id)

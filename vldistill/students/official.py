@@ -15,8 +15,9 @@ from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
 from vldistill.models.official import current_name, read_official
-from vldistill.students.build import PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
+from vldistill.students.build import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
 from vldistill.students.clip_vil_start import SHORT_SIDE, official_config
+from vldistill.students.image_network import found_network, network_weights
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.vlbert import FREQUENCIES
 
@@ -52,9 +53,11 @@ LAYOUTS = {
     "vlbert": Layout(
         "vlbert", ((r"^module\.", ""), (r"^vlbert\._module\.", "vlbert."),
                    (r"^vlbert\.mlm_head\.predictions\.transform\.", TRANSFORM),
-                   (r"^vlbert\.relationsip_head\.caption_image_relationship\.", RELATIONSHIP)),
+                   (r"^vlbert\.relationsip_head\.caption_image_relationship\.", RELATIONSHIP),
+                   (r"^vlbert\.mvrc_head\.transform\.", OBJECTS)),
         (r"^vlbert\.(?:mlm_head|mvrc_head)\.", r"^object_mask_(?:word|visual)_embedding\.", r"^aux_text_visual_embedding\.",
-         r"^image_feature_extractor\.(?:backbone|roi_head_feature_extractor|head|mask_upsample|regularizing_predictor)\.",
+         # The head is the same tensors again, with a pooling behind them.
+         r"^image_feature_extractor\.(?:head|mask_upsample|regularizing_predictor)\.",
          r"^(?:final_mlp|cnn_loss_reg)\."), True,
         "vlbert.word_embeddings.weight", "vlbert.position_embeddings.weight", "vlbert.token_type_embeddings.weight",
         "vlbert.encoder.layer.", "image_feature_extractor.obj_downsample.1.weight"),
@@ -82,9 +85,10 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     if kind == "clip_vil":
         config = official_config(config, weights, source)
     spec = ModelSpec(kind, config, "", 1, [], SHORT_SIDE if kind == "clip_vil" else 0, config.max_position_embeddings - 2,
-                     official=True)
+                     official=True, image_network=found_network(weights))
     student = new_student(replace(spec, labels=["any"]))
     head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
+    weights |= network_weights(student, weights, None, str(source))
     body = {name: value for name, value in weights.items() if not name.startswith(PRETRAINING)}
     load_strict(student, {**body, **head}, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:

@@ -1,9 +1,9 @@
-"""VL-BERT (Su et al., 2020), base and large, over precomputed regions, with its heads for VCR and VQA, and one for SNLI-VE after
-them, which VL-BERT itself has not.
+"""VL-BERT (Su et al., 2020), base and large, with its heads for VCR and VQA, and one for SNLI-VE after them, which VL-BERT itself
+has not; over precomputed regions, or with its image network trained end to end.
 
-Parameter names are the official checkpoints' (`vlbert.*`, `image_feature_extractor.*`, `object_linguistic_embeddings`). Every
-token is the sum of a linguistic and a visual embedding: a word's visual part is the region that its tag names, else the whole
-image's.
+Parameter names are the official checkpoints' (`vlbert.*`, `image_feature_extractor.*`, `object_linguistic_embeddings`,
+`cnn_loss_reg`). Every token is the sum of a linguistic and a visual embedding: a word's visual part is the region that its tag
+names, else the whole image's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.data.batch import Batch, RegionBatch, TextBatch
+from vldistill.data.batch import Batch, PixelBatch, RegionBatch, TextBatch
+from vldistill.data.regions.classes import BACKGROUND, CLASSES, UNKNOWN
+from vldistill.data.regions.network import ImageNetwork, make_stages, norms, region_features
 from vldistill.models.bert import BertEncoder, BertPooler, Encoded, RegionBertConfig, encode
+from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Output
@@ -36,12 +39,27 @@ def box_code(boxes: Tensor) -> Tensor:
 
 
 class RegionExtractor(nn.Module):
-    """From box code and feature to a region's visual embedding."""
+    """From box code and feature to a region's visual embedding; with `add_network`, from pixels to the features too."""
 
     def __init__(self, config: RegionBertConfig):
         super().__init__()
         code = 4 * 2 * FREQUENCIES
         self.obj_downsample = nn.Sequential(nn.Dropout(0.1), nn.Linear(code + config.region_size, config.hidden_size), nn.ReLU())
+
+    def add_network(self, network: ImageNetwork) -> None:
+        self.backbone, self.roi_head_feature_extractor = make_stages(network)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> RegionExtractor:
+        """Batch norms stay as they are: a batch of few images says little of their statistics."""
+        super().train(mode)
+        for norm in norms(self):
+            norm.eval()
+        return self
+
+    def see(self, image: RegionBatch | PixelBatch) -> RegionBatch:
+        """The regions as they come, or those of the pixels."""
+        return image if isinstance(image, RegionBatch) else region_features(self.backbone, self.roi_head_feature_extractor, image)
 
     def forward(self, features: Tensor, boxes: Tensor) -> Tensor:
         return self.obj_downsample(torch.cat([box_code(boxes), features], dim=-1))
@@ -92,12 +110,27 @@ class AnswerTransform(nn.Module):
         return self.LayerNorm(F.gelu(self.dense(states)))
 
 
+class ObjectTransform(nn.Module):
+    """What is before the classes of objects: dense, GELU."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return F.gelu(self.dense(states))
+
+
 class VlBert(RegionStudent):
-    """VL-BERT with a head: on the pooled first token, or for VQA on the token before the last, where its text has a mask."""
+    """VL-BERT with a head: on the pooled first token, or for VQA on the token before the last, where its text has a mask.
+
+    network: what it sees pixels by, None over regions. With a loss on objects' classes its last layer also tells what each object
+    is, lest the image network forgets it.
+    """
 
     losses: ClassVar[dict[str, str]] = {"label": "label", "choice": "choice_bce"}
 
-    def __init__(self, config: RegionBertConfig, *, classes: int, target: str):
+    def __init__(self, config: RegionBertConfig, *, classes: int, target: str, network: ImageNetwork | None = None):
         super().__init__(config, target)
         width = config.hidden_size
         self.image_feature_extractor = RegionExtractor(config)
@@ -105,14 +138,23 @@ class VlBert(RegionStudent):
         self.vlbert = VisualLinguisticBert(config)
         transform = [AnswerTransform(config)] if target == "answers" else []
         self.classifier = nn.Sequential(*transform, nn.Dropout(config.hidden_dropout_prob), nn.Linear(width, classes))
+        self.object_loss = network.object_loss if network else 0.0
+        if self.object_loss:
+            self.cnn_loss_reg = nn.Sequential(ObjectTransform(width), nn.Identity(), nn.Linear(width, len(CLASSES) + 1))
         init_weights(self, initial_std(width))
         # What a region looks like is mixed in little by little.
         for norm in (self.vlbert.visual_ln_text, self.vlbert.visual_ln_object):
             nn.init.zeros_(norm.weight)
+        if network is not None:
+            self.image_feature_extractor.add_network(network)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> VlBert:
+        return cls(spec.encoder, classes=spec.classes, target=spec.target, network=spec.image_network)
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C] and one view, whose image is the whole image's token, the regions, and [END]."""
-        text, regions = batch.text, with_whole(batch.images[0])
+        text, regions = batch.text, with_whole(self.image_feature_extractor.see(batch.images[0]))
         seen = self.image_feature_extractor(regions.features, regions.boxes)
         rows = torch.arange(len(batch), device=seen.device).repeat_interleave(batch.choices)
         seen, mask = seen[rows], regions.mask[rows]
@@ -122,7 +164,15 @@ class VlBert(RegionStudent):
         states, masks = self.vlbert.embed(text, beside_text, seen, self.object_linguistic_embeddings.weight[0], mask)
         visual = torch.cat([masks[1], torch.zeros_like(masks[2])], dim=1)
         encoded = encode(self.vlbert.encoder, states, masks, visual=visual, capture=capture)
-        return Output(by_record(self.classifier(self._answering(encoded, text)), batch), [encoded.view])
+        named = self._named(encoded.parts[1], mask, batch.images[0], rows) if self.object_loss and self.training else {}
+        return Output(by_record(self.classifier(self._answering(encoded, text)), batch), [encoded.view], auxiliary=named)
+
+    def _named(self, states: Tensor, mask: Tensor, image: PixelBatch, rows: Tensor) -> dict[str, Tensor]:
+        """The weighted cross-entropy of objects' classes, the whole image being background; mean over all sequences' regions.
+        states: [S, 1 + R, D]; mask: [S, 1 + R]; rows: [S] the record of each."""
+        classes = F.pad(image.classes[image.rows], (1, 0), value=BACKGROUND)[rows]
+        logits = self.cnn_loss_reg(states[mask]).float()
+        return {"objects": self.object_loss * F.cross_entropy(logits, classes[mask], ignore_index=UNKNOWN)}
 
     def _answering(self, encoded: Encoded, text: TextBatch) -> Tensor:
         """[S, D] what the head reads."""

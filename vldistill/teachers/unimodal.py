@@ -54,12 +54,13 @@ class Features(Protocol):
 
 @dataclass
 class LiveFeatures:
-    """Computed on the spot, each image and text of a call once."""
+    """Computed on the spot, each image and text of a call once. dtype: of the teachers' weights."""
 
     vision: VisionTeacher | None
     text: TextTeacher | None
     relevance: Relevance | None
     pictures: Images
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         self._last: tuple[list[Sentence], TextFeatures] | None = None
@@ -72,7 +73,7 @@ class LiveFeatures:
     def to(self, device: torch.device) -> None:
         for teacher in (self.vision, self.text, self.relevance):
             if teacher:
-                teacher.to(device)
+                teacher.to(device, self.dtype)
 
     def describe(self) -> str:
         return f"live {names(self.fields)}"

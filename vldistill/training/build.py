@@ -9,6 +9,7 @@ from pathlib import Path
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
 from vldistill.data.records import Record
+from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.sequences import sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
@@ -20,6 +21,7 @@ from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe
+from vldistill.schema import Student as StudentSection
 from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
 from vldistill.students.clip_vil_start import Clip
 from vldistill.students.inputs import ONE_IMAGE, text_layout, visual_input
@@ -178,7 +180,7 @@ def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec
     image = recipe.image
     paths = (path for record in records for path in record.images)
     return visual_input(spec, data.images, paths=paths, augment=image.augment if augment else "none", shift=image.shift,
-                        noise=image.noise, memory=recipe.data.memory)
+                        noise=image.noise, memory=recipe.data.memory, objects=data.objects if spec.image_network else None)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
@@ -193,7 +195,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
-                    most_regions=recipe.regions.most if store else MOST_REGIONS, clip=_clip(recipe))
+                    most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
+                    network_weights=student.image_network.weights, clip=_clip(recipe))
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
@@ -201,7 +204,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
                     for sentence in sentences(record) for part in sentence})
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
-    sizes = Sizes(**student.sizes.model_dump(), region_size=store.width if store else 0)
+    region_size = store.width if store else wanted.network.features if wanted.network else 0
+    sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
     return new_from_scratch(wanted, sizes, tokenizer)
 
 
@@ -209,6 +213,12 @@ def _clip(recipe: Recipe) -> Clip | None:
     if recipe.student.kind != "clip_vil":
         return None
     return Clip(**recipe.student.clip.model_dump(), long_side=recipe.image.long_side)
+
+
+def _image_network(student: StudentSection) -> ImageNetwork | None:
+    if student.visual == "regions":
+        return None
+    return ImageNetwork.from_dict(student.image_network.model_dump(exclude={"weights"}))
 
 
 def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact, student: Student) -> Objective:

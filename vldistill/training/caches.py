@@ -245,7 +245,7 @@ class TeacherCaches:
         chosen = self._chosen
         if self.live or any(part.cache is None for part in self.parts.values()):
             # The latter in a dry run only, which never asks them anything.
-            features = LiveFeatures(self.vision, self.text, self.relevance, data.images)
+            features = LiveFeatures(self.vision, self.text, self.relevance, data.images, self._dtype())
         else:
             caches = [self.parts[role].cache if role in self.parts else None for role in ("images", "texts", "words")]
             features = CachedFeatures(*caches, data.image_digests())

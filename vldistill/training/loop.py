@@ -16,11 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vldistill.data.batch import Batch
-from vldistill.data.loading import EpochBatches, Loader
+from vldistill.data.loading import Loader
 from vldistill.data.transforms import hash_key
 from vldistill.errors import VldistillError
 from vldistill.models.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
+from vldistill.training.batches import Batches
 from vldistill.training.journal import Journal
 
 Teacher = Callable[[Batch, Capture], Any]
@@ -79,7 +80,7 @@ class Best:
 
 def fit(
     learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: Loader,
-    batches: EpochBatches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
+    batches: Batches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
     validate: Callable[[], dict[str, Any]], save: Callable[[], None] | None, passes: Passes = descend,
 ) -> Best:
     """Trains for the steps of `plan`, validating on the way and at the end; `save`, if there is one, is called at each new best.
@@ -87,7 +88,7 @@ def fit(
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
     objective = accelerator.unwrap_model(learner).objective
-    best, meter, step, told = Best(), _Meter(accelerator), plan.first, set()
+    best, meter, step, told = Best(), _Meter(accelerator, plan.accumulate), plan.first, set()
     micro = step * plan.accumulate
     learner.train()
     while step < plan.last:
@@ -103,7 +104,7 @@ def fit(
                     meter.norm = accelerator.clip_grad_norm_(learner.parameters(), plan.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-            meter.add(terms, loss, objective.readings, len(batch) * accelerator.num_processes)
+            meter.add(terms, loss, objective.readings, len(batch))
             if not accelerator.sync_gradients:
                 continue
             rate = schedule.get_last_lr()[0]
@@ -139,18 +140,20 @@ def fit(
 class _Meter:
     """Means of the loss terms since the last reading over all ranks, kept on the device so that no step waits for one."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, accumulate: int) -> None:
+        self._accelerator, self._together = accelerator, accumulate * accelerator.num_processes
         self.start, self.pairs, self.norm = time.perf_counter(), 0, None
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
     def add(self, terms: Terms, loss: Tensor, readings: dict[str, Tensor], pairs: int) -> None:
-        for name, value in {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}, **readings}.items():
+        """pairs: of this process's batch."""
+        given = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}, **readings}
+        for name, value in {**given, "pairs": torch.full((), float(pairs), device=loss.device)}.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
-        self.pairs += pairs
+        self.pairs += pairs * self._accelerator.num_processes
 
     def check(self, step: int) -> dict[str, float]:
         """The means so far. Raises VldistillError, on every rank, where one is not finite."""
@@ -168,6 +171,7 @@ class _Meter:
     def read(self, step: int) -> dict[str, float]:
         """The means, and a fresh start."""
         values = self.check(step)
+        values["pairs"] = round(values["pairs"] * self._together, 1)  # of an optimiser step
         if self.norm is not None:
             values["grad_norm"] = float(self.norm)
         now = time.perf_counter()

@@ -1,26 +1,28 @@
-"""AdamW's parameter groups and the learning-rate schedule."""
+"""Parameter groups, optimisers and learning-rate schedules."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
 def parameter_groups(
     student: nn.Module, objective: nn.Module, *, weight_decay: float, lr: float, head_lr_multiplier: float,
-    objective_lr_multiplier: float = 1.0,
+    objective_lr_multiplier: float = 1.0, decay_all: bool = False,
 ):
     """Groups by decay and by learning rate: biases, norms and what the objective learns do not decay; the student's `classifier`
-    and the objective have learning rates of their own."""
-    undecayed = {id(p) for module in student.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
+    and the objective have learning rates of their own. decay_all: the student's biases and norms decay too."""
+    norms = {id(p) for module in student.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = 0.0 if id(parameter) in undecayed or name.endswith(".bias") else weight_decay
+        spared = not decay_all and (id(parameter) in norms or name.endswith(".bias"))
+        decay = 0.0 if spared else weight_decay
         rate = lr * head_lr_multiplier if name.startswith("classifier.") else lr
         groups.setdefault((decay, rate), []).append(parameter)
     scalars = [p for p in objective.parameters() if p.requires_grad]
@@ -29,9 +31,20 @@ def parameter_groups(
     return [{"params": params, "weight_decay": decay, "lr": rate} for (decay, rate), params in groups.items()]
 
 
-def make_optimizer(groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> Optimizer:
-    """AdamW over the groups."""
+def make_optimizer(
+    groups: list[dict[str, Any]], *, kind: str = "adamw", betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-8,
+    momentum: float | None = None,
+) -> Optimizer:
+    """"adamw", or "sgd" with `momentum`, over the groups."""
+    if kind == "sgd":
+        return SGD(groups, momentum=momentum or 0.0)
     return AdamW(groups, betas=betas, eps=eps)
+
+
+def phase_rate(lr: float, scale: str, pairs: float) -> float:
+    """The peak learning rate. scale: "none", or "per_sample": `lr` is for one of the `pairs` of an optimiser step, as VL-BERT's
+    configurations give it."""
+    return lr * pairs if scale == "per_sample" else lr
 
 
 def warmup_steps(warmup: float, total: int) -> int:
@@ -50,6 +63,31 @@ def linear_factor(step: int, warmup: int, total: int) -> float:
     return max((total - step) / max(total - warmup, 1), 0.0)
 
 
+def milestone_steps(milestones: list[float], length: int, total: int) -> list[int]:
+    """Milestones as optimiser steps of a phase of `total`. They are fractions below 1, else counts of the run's `length` (its
+    epochs or steps), and keep their proportion in a phase that is shorter than the run.
+
+    >>> milestone_steps([14, 18, 26], 30, 600), milestone_steps([0.5], 30, 600)
+    ([280, 360, 520], [300])
+    """
+    return [round((place if place < 1 else place / length) * total) for place in milestones]
+
+
+def stepped_factor(step: int, warmup: int, milestones: list[int], factor: float) -> float:
+    """Learning-rate factor of optimiser step `step` (from 0): up to 1 over `warmup` steps, and times `factor` from each of the
+    rising `milestones` on (VL-BERT's schedule).
+
+    >>> [stepped_factor(step, 2, [4, 5], 0.5) for step in range(6)]
+    [0.5, 1.0, 1.0, 1.0, 0.5, 0.25]
+    """
+    return min((step + 1) / max(warmup, 1), 1.0) * factor ** bisect_right(milestones, step)
+
+
 def linear_schedule(optimizer: Optimizer, warmup: int, total: int) -> LambdaLR:
     """The schedule, to be stepped once per optimiser step."""
     return LambdaLR(optimizer, lambda step: linear_factor(step, warmup, total))
+
+
+def stepped_schedule(optimizer: Optimizer, warmup: int, milestones: list[int], factor: float) -> LambdaLR:
+    """The same with steps at milestones."""
+    return LambdaLR(optimizer, lambda step: stepped_factor(step, warmup, milestones, factor))

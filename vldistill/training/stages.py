@@ -21,11 +21,13 @@ from vldistill.artifacts import (
     write_manifest,
     write_text,
 )
-from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
-from vldistill.data.regions.store import DETECTOR, RegionStore
+from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.regions.network import ImageNetwork
+from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model, save_model
 from vldistill.objectives.base import Objective
+from vldistill.objectives.matching import ROWS
 from vldistill.recipe import dump_recipe, recipe_hash, variant_name
 from vldistill.runtime import (
     Precision,
@@ -39,13 +41,14 @@ from vldistill.runtime import (
 from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Teachers
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.anchor import fit_anchors
+from vldistill.training.batches import Batches, StepPairs, describe_batch, eval_pairs, make_batches, step_pairs
 from vldistill.training.build import Parts, build_parts
 from vldistill.training.caches import Say
 from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
-from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups, warmup_steps
 from vldistill.training.pretext import pretext_metrics
+from vldistill.training.rates import build_optimizer, build_schedule, describe_rates
 
 
 @dataclass(frozen=True)
@@ -96,58 +99,62 @@ class Phase:
     train: RecordDataset
     val: RecordDataset
     plan: Plan
+    batches: Batches
+
+    @property
+    def pairs(self) -> StepPairs:
+        """Pairs of an optimiser step."""
+        return step_pairs(self.batches, self.plan.accumulate)
 
     @property
     def steps(self) -> int:
         return self.plan.last - self.plan.first
 
 
-def make_phases(recipe: Recipe, parts: Parts, world: int) -> list[Phase]:
+def make_phases(recipe: Recipe, parts: Parts, world: int, rank: int = 0) -> list[Phase]:
     """Steps are counted in optimiser steps of the task's own batches: a run with step 1 takes as many in all as one without."""
-    batch, train = recipe.train.batch, recipe.train
-    per_epoch = max(len(EpochBatches(len(parts.train), batch.pairs, seed=train.seed, world=world)) // batch.accumulate, 1)
+    batch, train, matching = recipe.train.batch, recipe.train, parts.matching
+    batches = make_batches(recipe, parts.train, rank=rank, world=world)
+    per_epoch = max(len(batches) // batch.accumulate, 1)
     steps = train.steps or train.epochs * per_epoch
     every = per_epoch if train.validate_every == "epoch" else train.validate_every
-    first = min(max(round(recipe.objective.itm_fraction * steps), 1), steps - 1) if parts.matching and steps > 1 else 0
+    first = min(max(round(recipe.objective.itm_fraction * steps), 1), steps - 1) if matching and steps > 1 else 0
 
     def plan(start: int, end: int) -> Plan:
         return Plan(start, end, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
 
-    task = Phase("task", parts.objective, parts.train, parts.val, plan(first, steps))
+    task = Phase("task", parts.objective, parts.train, parts.val, plan(first, steps), batches)
     if not first:
         return [task]
-    return [Phase("matching", parts.matching.objective, parts.matching.train, parts.matching.val, plan(0, first)), task]
-
-
-def effective_batch(recipe: Recipe, records: int, world: int) -> int:
-    """Records of an optimiser step."""
-    batch = recipe.train.batch
-    return min(batch.pairs * world, records) * batch.accumulate
+    batches = make_batches(recipe, matching.train, rows=ROWS, rank=rank, world=world)
+    return [Phase("matching", matching.objective, matching.train, matching.val, plan(0, first), batches), task]
 
 
 def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     """What the stage would do, for `--dry-run` and the head of the log."""
     recipe = stage.recipe
-    phases, effective = make_phases(recipe, parts, world), effective_batch(recipe, len(parts.train), world)
-    task = phases[-1]
-    steps, batch = task.plan.last, recipe.train.batch
+    phases = make_phases(recipe, parts, world)
+    task, effective = phases[-1], phases[-1].pairs
+    steps = task.plan.last
     trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
     trained += sum(p.numel() for p in parts.objective.parameters() if p.requires_grad)
-    warmup = warmup_steps(recipe.optim.warmup, task.steps)
     rows = {
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
                 + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else ""),
         "student": f"{recipe.student.kind} from {recipe.student.init or 'scratch'}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": _describe_objective(recipe),
-        "optimiser steps": f"{steps} ({steps * effective / len(parts.train):.1f} epochs), {warmup} of warm-up"
+        "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
                            + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
-        "effective batch": f"{effective} pairs = {batch.pairs} x {batch.accumulate} accumulated x {world} process(es)",
+        "optimiser": describe_rates(recipe, task.steps, effective.mean),
+        "effective batch": describe_batch(recipe, [phase.pairs for phase in phases], world),
         "validation": f"every {task.plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
         "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
     }
     if parts.spec.regions:
         rows["regions"] = _describe_regions(parts.spec)
+    if parts.spec.image_network:
+        rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
     if recipe.student.kind == "clip_vil":
         rows["images"] = _describe_canvas(recipe)
     if recipe.data.limit:
@@ -158,9 +165,15 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
 def _describe_regions(spec: ModelSpec) -> str:
     store = RegionStore(Path(spec.regions))
     told = f"{spec.regions}: {len(store):,} images, {store.features} features"
-    if spec.official and store.features != DETECTOR:
+    if spec.official and store.features != DETECTOR and (spec.kind, store.features) != ("vlbert", VLBERT):
         told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
     return told
+
+
+def _describe_network(network: ImageNetwork, *, flip: bool) -> str:
+    blocks = "-".join(map(str, network.blocks))
+    told = f"seen end to end by a ResNet of {blocks} blocks, {network.short_side} to {network.long_side} pixels a side"
+    return told + ("; half of them mirrored in training, but not for teachers" if flip else "")
 
 
 def _describe_canvas(recipe: Recipe) -> str:
@@ -236,7 +249,7 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
 
 def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Precision) -> Best:
     recipe, folder, world = stage.recipe, stage.folder, accelerator.num_processes
-    phases = make_phases(recipe, parts, world)
+    phases = make_phases(recipe, parts, world, accelerator.process_index)
     teacher = parts.teacher.to(accelerator.device) if parts.teacher else None
     parts.student.to(accelerator.device)
 
@@ -252,12 +265,11 @@ def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Prec
         for name, value in describe(stage, parts, world).items():
             if name != "run":
                 journal.say(f"{name}: {value}")
-        effective = effective_batch(recipe, len(parts.train), world)
         journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
-                    f"{world} process(es), {effective} pairs a step")
+                    f"{world} process(es), {phases[-1].pairs} pairs a step")
         if parts.anchor:
             fits = fit_anchors(parts.student, parts.objective.distances.to(accelerator.device), parts.anchor, accelerator.device,
-                               batch=recipe.train.eval_pairs or recipe.train.batch.pairs)
+                               batch=eval_pairs(recipe))
             shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
             journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
         for phase in phases:
@@ -271,16 +283,12 @@ def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Prec
 def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | None, accelerator: Accelerator, journal: Journal, *,
                save: Callable[[], None] | None) -> Best:
     """A phase from a fresh optimiser to its end; the student and what phases share are trained in place."""
-    optim, batch, world, rank = recipe.optim, recipe.train.batch, accelerator.num_processes, accelerator.process_index
-    batches = EpochBatches(len(phase.train), batch.pairs, seed=recipe.train.seed, rank=rank, world=world)
-    groups = parameter_groups(parts.student, phase.objective, weight_decay=optim.weight_decay, lr=optim.lr,
-                              head_lr_multiplier=optim.head_lr_multiplier,
-                              objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0))
-    optimizer = make_optimizer(groups, betas=tuple(optim.betas), eps=optim.eps)
-    schedule = linear_schedule(optimizer, warmup_steps(optim.warmup, phase.steps), phase.steps)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    optimizer = build_optimizer(recipe, parts.student, phase.objective, phase.pairs.mean)
+    schedule = build_schedule(recipe, optimizer, phase.steps)
     learner, optimizer = accelerator.prepare(Learner(parts.student, phase.objective), optimizer)
-    loader = make_loader(phase.train, batches, workers=recipe.data.workers)
-    clean = CleanBatches(len(phase.val), recipe.train.eval_pairs or batch.pairs, rank=rank, world=world)
+    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers)
+    clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
     val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
 
     def validate() -> dict[str, Any]:
@@ -290,8 +298,8 @@ def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | No
                          tags=parts.spec.target == "tags")
         return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
 
-    best = fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, phase.plan, journal, validate=validate,
-               save=save, passes=_passes(recipe, phase, parts))
+    best = fit(learner, teacher, optimizer, schedule, loader, phase.batches, accelerator, phase.plan, journal,
+               validate=validate, save=save, passes=_passes(recipe, phase, parts))
     # A second set of gradient hooks on the same parameters would stay with them.
     accelerator.free_memory(learner, optimizer)
     return best
@@ -324,4 +332,6 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
         if source:
             weights = resolve_model(source) / "model.safetensors"
             parents[role] = file_digest(weights) if weights.exists() else source
+    if (file := recipe.student.image_network.weights) and Path(file).is_file():
+        parents["image_network"] = file_digest(Path(file))
     return parents

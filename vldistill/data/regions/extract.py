@@ -1,14 +1,16 @@
-"""Region features for users without a detector: a ResNet-101 of timm, RoIAlign over given boxes, 2,048 numbers a box.
+"""Region features for users without a detector: a ResNet-101 of timm, RoIAlign over given boxes, 2,048 numbers a box; or those
+that VL-BERT's own image network has, computed once.
 
-The last stage is dilated, so that the map has a stride of 16 pixels; each box is aligned to 7 x 7 cells and averaged. Images keep
-their shape: shorter side 600 pixels, the longer one at most 1,200 (VL-BERT's sizes), ImageNet's normalisation. The features are
-an ImageNet classifier's, not those of the detector that published UNITER, VILLA and OSCAR weights were trained with.
+timm's last stage is dilated, so that the map has a stride of 16 pixels; each box is aligned to 7 x 7 cells and averaged. Images
+keep their shape: shorter side 600 pixels, the longer one at most 1,200 (VL-BERT's sizes), ImageNet's normalisation. The features
+are an ImageNet classifier's, not those of the detector that published UNITER, VILLA and OSCAR weights were trained with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,16 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from vldistill.data.images import Images
+from vldistill.data.pixels import PixelInput, fit
+from vldistill.data.regions.network import STRIDE, ImageNetwork, RegionNetwork, read_resnet, whole
+from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import Regions
 from vldistill.errors import InputError
 
 BACKBONE = "resnet101.a1_in1k"
-STRIDE = 16
 CELLS = 7
 SHORT_SIDE, LONG_SIDE = 600, 1200
+MOST_OBJECTS = 1000
 MOST_WAITING = 64  # images of a few MB each, where sizes are many
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -72,27 +77,42 @@ def build_backbone(weights: str | None = None) -> nn.Module:
 
 
 def _load_file(network: nn.Module, path: str) -> None:
-    """Loads a file's tensors. timm's own way passes over what does not fit, which would leave random features under the name of
-    a trained network. Raises InputError where a tensor is missing, of another shape, or of no such network."""
+    """Loads a file's tensors, not by timm's own way, which passes over what does not fit."""
     from timm.models import load_state_dict
 
-    found, own = load_state_dict(path, weights_only=True), network.state_dict()
-    # A count of training steps, which files of old torch lack and which does nothing here.
-    missing = [key for key in own if key not in found and not key.endswith(".num_batches_tracked")]
-    other = [key for key in own if key in found and getattr(found[key], "shape", None) != own[key].shape]
-    foreign = [key for key in found if key not in own and not str(key).startswith("fc.")]
-    for keys, what in ((missing, "are missing"), (other, "have another shape"), (foreign, "have no place")):
-        if keys:
-            raise InputError(f"is not of {BACKBONE}: {len(keys)} of its tensors {what}, {str(keys[0])[:60]} first", where=path,
-                             hint="name a weights file of ResNet-101, as timm saves it")
-    network.load_state_dict({**own, **{key: found[key] for key in own if key in found}})
+    found = load_state_dict(path, weights_only=True)
+    found = {key: value for key, value in found.items() if not str(key).startswith("fc.")}
+    network.load_state_dict(whole(network.state_dict(), found, path, BACKBONE))
+
+
+def build_vlbert(weights: str, network: ImageNetwork | None = None) -> RegionNetwork:
+    """VL-BERT's image network, frozen. weights: a file in torchvision's layout, or "random". Raises InputError where they do not
+    fit."""
+    made = RegionNetwork(network or ImageNetwork())
+    if weights != "random":
+        made.load_state_dict(whole(made.state_dict(), read_resnet(weights), weights, "VL-BERT's ResNet"))
+    return made
 
 
 def resized(image: Image.Image) -> Image.Image:
     """SHORT_SIDE, or less where the longer side would pass LONG_SIDE."""
-    scale = min(SHORT_SIDE / min(image.size), LONG_SIDE / max(image.size))
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+    return fit(image, SHORT_SIDE, LONG_SIDE)
+
+
+@torch.inference_mode()
+def extract_vlbert(
+    network: RegionNetwork, images: Images, objects: ObjectIndex, paths: Iterable[str], *, device: torch.device, batch: int = 8,
+) -> Iterator[tuple[str, Regions]]:
+    """(path, regions) of each image in order: features of its objects as a student with this network has them before training.
+    Raises InputError for an image that cannot be read."""
+    network, paths = network.to(device), iter(paths)
+    source = PixelInput(images, objects, network.network, most=MOST_OBJECTS)
+    while group := list(islice(paths, batch)):
+        items = [source.read(path, None) for path in group]
+        seen = network(source.stack(items).to(device=device))
+        for row, (path, (_, found)) in enumerate(zip(group, items, strict=True)):
+            features = seen.features[row, : len(found)].cpu().numpy()
+            yield path, Regions(features, found.boxes, None, image_feature=seen.whole[row].cpu().numpy())
 
 
 def extract(

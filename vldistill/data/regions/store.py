@@ -25,6 +25,8 @@ from vldistill.errors import InputError
 STAGE = "regions"
 DETECTOR = "detector"
 """What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
+VLBERT = "vlbert"
+"""What made the features of VL-BERT's own image network."""
 SHARD_ROWS = 1 << 15
 _BY_BOX = {"features": np.float16, "boxes": np.float32, "confidence": np.float16, "soft_labels": np.float16}
 
@@ -157,8 +159,8 @@ class RegionStore:
 
     @property
     def features(self) -> str:
-        """What made the features: "detector" (bottom-up attention, which published UNITER, VILLA and OSCAR weights expect) or the
-        name of an ImageNet backbone."""
+        """What made the features: "detector" (bottom-up attention, which published UNITER, VILLA and OSCAR weights expect),
+        "vlbert" or the name of an ImageNet backbone."""
         return self.manifest["features"]
 
     def __len__(self) -> int:
@@ -174,11 +176,20 @@ class RegionStore:
 
     def __getitem__(self, image: str) -> Regions:
         """The regions of an image, by its path or its key. Raises InputError where it has none."""
+        shard, place = self._find(image)
+        return shard.read(place)
+
+    def count(self, image: str) -> int:
+        """How many there are, without reading them."""
+        shard, place = self._find(image)
+        return int(shard.starts[place + 1] - shard.starts[place])
+
+    def _find(self, image: str) -> tuple[_Shard, int]:
         self._open()
-        place = self._places.get(image_key(image))
-        if place is None:
+        found = self._places.get(image_key(image))
+        if found is None:
             raise InputError(f"has no regions of {image}", where=str(self.folder), hint="import the features of all its images")
-        return self._shards[place[0]].read(place[1])
+        return self._shards[found[0]], found[1]
 
     def _open(self) -> None:
         if self._shards is None:

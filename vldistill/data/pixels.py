@@ -1,0 +1,66 @@
+"""How a student with an image network of its own sees an image: its pixels and its objects (VL-BERT)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vldistill.data.batch import PixelBatch
+from vldistill.data.images import Images
+from vldistill.data.regions.network import ImageNetwork
+from vldistill.data.regions.objects import MASK, ObjectIndex, Objects
+from vldistill.data.transforms import hash_key
+from vldistill.data.visual import Draw
+
+Pixels = tuple[np.ndarray, Objects]
+"""[H, W, 3] uint8 RGB, and what is on it."""
+
+
+def fit(image: Image.Image, short: int, long: int) -> Image.Image:
+    """The image with its shorter side `short`, or less where the longer one would pass `long`; bilinear."""
+    scale = min(short / min(image.size), long / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+class PixelInput:
+    """Images with their data set's own objects, at most `most` each. flip: mirror half of the training images; the text stays, as
+    VL-BERT has it on VCR."""
+
+    def __init__(self, images: Images, objects: ObjectIndex, network: ImageNetwork, *, most: int, flip: bool = False):
+        self._images, self._objects, self._network, self._most, self._flip = images, objects, network, most, flip
+
+    def read(self, path: str, draw: Draw) -> Pixels:
+        found = self._objects[path]
+        pixels = np.asarray(fit(self._images.open(path), self._network.short_side, self._network.long_side), dtype=np.uint8)
+        found = Objects(found.boxes[: self._most], found.masks[: self._most], found.classes[: self._most])
+        if self._flip and draw is not None and hash_key((*draw, 2)) % 2:
+            return pixels[:, ::-1], found.flipped()
+        return pixels, found
+
+    def count(self, path: str) -> int:
+        """The objects of an image."""
+        return min(self._objects.count(path), self._most)
+
+    def stack(self, items: list[Pixels]) -> PixelBatch:
+        return stack_pixels(items, self._network)
+
+
+def stack_pixels(items: list[Pixels], network: ImageNetwork) -> PixelBatch:
+    """Each image in the corner of its canvas, R the most objects of one."""
+    canvases = [network.canvas(pixels.shape[1], pixels.shape[0]) for pixels, _ in items]
+    counts = [len(found) for _, found in items]
+    most, rows = max(counts), len(items)
+    stacked = torch.zeros(rows, 3, max(high for high, _ in canvases), max(wide for _, wide in canvases), dtype=torch.uint8)
+    boxes, masks = torch.zeros(rows, most, 4), torch.zeros(rows, most, MASK, MASK, dtype=torch.bool)
+    classes = torch.zeros(rows, most, dtype=torch.long)
+    for row, ((pixels, found), count) in enumerate(zip(items, counts, strict=True)):
+        high, wide = pixels.shape[:2]
+        # Copied, since a mirrored array steps backwards, which torch does not take.
+        stacked[row, :, :high, :wide] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        boxes[row, :count], masks[row, :count] = torch.from_numpy(found.boxes), torch.from_numpy(found.masks.copy())
+        classes[row, :count] = torch.from_numpy(found.classes)
+    sizes = torch.tensor([[pixels.shape[1], pixels.shape[0]] for pixels, _ in items])
+    mask = torch.arange(most) < torch.tensor(counts)[:, None]
+    return PixelBatch(stacked, sizes, canvases, boxes, mask, masks, classes, torch.arange(rows))

@@ -1,0 +1,65 @@
+"""Batches that hold as many tokens, instead of as many records: how UNITER and VILLA count.
+
+A batch costs the length of its longest record times its number of records, so records of like length are put together. The order
+of an epoch is cut into buckets of BUCKET records, each is sorted by length and cut into batches, and the batches are shuffled.
+Like the official sampler, a batch of MULTIPLE records or more holds a multiple of them; unlike it, smaller ones are allowed, and
+no record is left out of an epoch for being among the last of its bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from vldistill.data.loading import Key
+from vldistill.data.transforms import hash_key
+
+BUCKET = 8192
+MULTIPLE = 8
+
+
+class TokenBatches:
+    """Batches of keys for one rank, a function of (seed, epoch) alone; all ranks have equally many. lengths: tokens of each
+    record, none of them above `tokens`, which a batch may have at most, with every record as long as its longest."""
+
+    def __init__(self, lengths: list[int], tokens: int, *, seed: int, rank: int = 0, world: int = 1):
+        self.tokens, self.seed, self.rank, self.world, self.epoch = tokens, seed, rank, world, 0
+        self._lengths = np.asarray(lengths)
+        if self._lengths.max() > tokens:
+            raise ValueError(f"a record has {self._lengths.max()} tokens, a batch {tokens}")
+        self._dealt: tuple[int, list[list[int]]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Of the present epoch."""
+        return len(self.dealt()) // self.world
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for batch in self.dealt()[self.rank :: self.world]:
+            yield [(self.epoch, index) for index in batch]
+
+    def dealt(self) -> list[list[int]]:
+        """The present epoch's batches of all ranks, dealt in turns."""
+        if self._dealt[0] != self.epoch:
+            self._dealt = self.epoch, self._deal()
+        return self._dealt[1]
+
+    def _deal(self) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
+        order = torch.randperm(len(self._lengths), generator=generator).numpy()
+        batches = [batch for start in range(0, len(order), BUCKET) for batch in self._cut(order[start : start + BUCKET])]
+        batches = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+        if len(batches) < self.world:  # some are then dealt twice, so that ranks stay equal
+            batches = (batches * self.world)[: self.world]
+        return batches[: len(batches) // self.world * self.world]
+
+    def _cut(self, bucket: np.ndarray) -> Iterator[list[int]]:
+        """A bucket in batches, the longest records first."""
+        bucket = bucket[np.argsort(-self._lengths[bucket], kind="stable")]
+        start = 0
+        while start < len(bucket):
+            count = int(self.tokens // self._lengths[bucket[start]])
+            count -= count % MULTIPLE if count > MULTIPLE else 0
+            yield bucket[start : start + count].tolist()
+            start += count
