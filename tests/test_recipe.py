@@ -106,7 +106,7 @@ FAULTS = {
     "list too short": (BASE + "optim:\n  betas: [0.9]\n", 8, ["`optim.betas`", "at least 2"]),
     "item of a list": (BASE + "  trackers:\n    - tensorboard\n    - tensorbord\n", 9, ["`train.trackers.1`", "'tensorbord'"]),
     "wrong kind of student":
-        (edited("dual_encoder", "bert"), 4, ["`student.kind`", "'vlbert', 'text_encoder' or 'vision_encoder'"]),
+        (edited("dual_encoder", "bert"), 4, ["`student.kind`", "'clip_vil', 'text_encoder' or 'vision_encoder'"]),
     "value of an ablation": (DIDE + "  attention: crossed\n", 11, ["`objective.attention`", "'crossed'", "'cross', 'uni'"]),
     "wrong kind of the union": (edited("kind: dide", "kind: dyde", DIDE), 10, ["'dyde'", "'labels'", "'dide'"]),
     "union without a kind": (BASE + "objective:\n  attention: uni\n", 7, ["`objective.kind`", "labels, dide"]),

@@ -50,3 +50,23 @@ def write_clip(folder: Path) -> Path:
         {"model_cfg": {"embed_dim": 8, "quick_gelu": True, **towers},
          "preprocess_cfg": {"size": [SIDE, SIDE], "mean": [0.48, 0.45, 0.4], "std": [0.26, 0.26, 0.27]}}))
     return folder
+
+
+def write_grid_clip(folder: Path, *, vit: bool = False, seed: int = 3) -> Path:
+    """open_clip's layout, with weights: a ResNet of one block a stage, 128 wide, or a ViT of two blocks, 64 wide; no weight is
+    where it starts, so that every block counts."""
+    import open_clip
+
+    sizes = {"image_size": SIDE, "layers": 2, "width": 64, "patch_size": PATCH} if vit else {
+        "image_size": 64, "layers": [1, 1, 1, 1], "width": 4}
+    towers = {"vision_cfg": sizes, "text_cfg": {"context_length": 4, "vocab_size": 9, "width": 64, "heads": 1, "layers": 1}}
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps(
+        {"model_cfg": {"embed_dim": 8, "quick_gelu": True, **towers},
+         "preprocess_cfg": {"mean": [0.48, 0.45, 0.4], "std": [0.26, 0.26, 0.27]}}))
+    torch.manual_seed(seed)
+    network = open_clip.CLIP(embed_dim=8, quick_gelu=True, **towers)
+    moved = {name: value + 0.1 * torch.rand_like(value) if value.is_floating_point() else value
+             for name, value in network.state_dict().items()}
+    save_file(moved, folder / "open_clip_model.safetensors")
+    return folder

@@ -27,9 +27,11 @@ class Data(Section):
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels. augment: "flip" is for a student with an image network of its own."""
+    """ViLT's preprocessing. size: shorter side in pixels. long_side: of a clip_vil student's canvas; for the other students it
+    follows from the image. augment: "flip" is for a student with an image network of its own."""
 
     size: Positive = 384
+    long_side: Positive = 640
     augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
     shift: Annotated[int, Field(ge=0)] = 1  # jitter: pixels
     noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
@@ -88,17 +90,29 @@ class ImageNetwork(Section):
         return self
 
 
-class Student(Section):
-    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too) or "vlbert"; or, to be a teacher later, "text_encoder" or
-    "vision_encoder". init: a run, a model folder or a hub name; null starts from scratch with `sizes`. keep_head: take the head
-    along too (same labels only). visual: whether a vlbert student reads the features of `regions`, or makes its own of the data's
-    objects by `image_network` (VCR)."""
+class Clip(Section):
+    """How a clip_vil student sees. model: CLIP's image network, a name of open_clip (a ResNet, or a ViT with square images) or a
+    folder in its layout; null for that of `student.init`. weights: open_clip's tag, a file, null for a folder's own, or "random".
+    frozen: it does not learn. batch_statistics: its batch norms use and learn those of the training batches."""
 
-    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "text_encoder", "vision_encoder"]
+    model: str | None = None
+    weights: str | None = None
+    frozen: bool = False
+    batch_statistics: bool = True
+
+
+class Student(Section):
+    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too), "vlbert" or "clip_vil"; or, to be a teacher later,
+    "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil student's may be a BERT of
+    transformers); null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a
+    vlbert student reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
+
+    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "clip_vil", "text_encoder", "vision_encoder"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
     keep_head: bool = False
+    clip: Clip = Clip()
     visual: Literal["regions", "end_to_end"] = "regions"
     image_network: ImageNetwork = ImageNetwork()
 
@@ -302,6 +316,7 @@ class Recipe(Section):
             raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":
             raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
+        self._clip_vil()
         if self.student.kind == "text_encoder" and (self.objective.kind != "pretrain" or "itm" in self.objective.tasks):
             raise ValueError("a text_encoder student sees no images: it is trained by objective {kind: pretrain, tasks: [mlm]}")
         if self.student.kind == "vision_encoder" and self.objective.kind != "labels":
@@ -317,7 +332,19 @@ class Recipe(Section):
             raise ValueError("student.keep_head needs student.init")
         return self
 
+    def _clip_vil(self) -> None:
+        own, clip = self.student.kind == "clip_vil", self.student.clip
+        if not own and (clip != Clip() or self.image.long_side != Image().long_side):
+            raise ValueError(f"student.clip and image.long_side are for a clip_vil student; this one is {self.student.kind}")
+        if own and self.image.augment != "none":
+            raise ValueError("a clip_vil student sees images as they are: image.augment must be none")
+        if own and self.student.init is None and clip.model is None:
+            raise ValueError("a clip_vil student from scratch needs student.clip.model")
+
     def _fusion_teacher(self, objective: DideObjective) -> None:
+        if self.student.kind not in ("vilt", "dual_encoder"):
+            raise ValueError(f"objective `dide` needs a student that sees its teacher's patches: vilt or dual_encoder, not "
+                             f"{self.student.kind}")
         needs = objective.attention != "none" or objective.hidden_states or objective.soft_labels
         if needs and self.teacher is None:
             raise ValueError("objective `dide` needs a `teacher`")

@@ -14,6 +14,7 @@ from tiny_teachers import write_bert, write_vit
 from transformers import AutoModel, AutoTokenizer
 
 from vldistill.errors import InputError
+from vldistill.models.clip import published
 from vldistill.schema import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import slip, weights
 from vldistill.teachers.build import build_relevance, build_text, build_vision
@@ -162,8 +163,7 @@ def test_the_end_token_stays_however_long_the_text_is(tiny):
 
 
 def test_openais_weights_come_with_quick_gelu():
-    known = Clip("open_clip", "ViT-B-32", "openai")._published()
-    assert known["quick_gelu"] is True
+    assert published("ViT-B-32", "openai")["quick_gelu"] is True
     with pytest.raises(InputError, match="set weights to one of: openai"):
         _ = Clip("open_clip", "ViT-B-32", "opanai").fields
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vldistill.commands.output import console, last_line
 from vldistill.errors import InputError
 
-KINDS = ("uniter", "vlbert", "slip")
+KINDS = ("uniter", "vlbert", "clip_vil", "slip")
 
 
 def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, overwrite: bool) -> None:
@@ -17,7 +17,7 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, o
     if (vocab is None) != (kind == "slip"):
         if vocab is not None:
             raise InputError("--vocab means nothing for slip", hint="leave it out")
-        raise InputError("--vocab is missing", hint="give the vocab.txt of its BERT: cased for uniter, uncased for vlbert")
+        raise InputError("--vocab is missing", hint="give the vocab.txt of its BERT: cased for uniter, uncased for the others")
     if kind == "slip":
         from vldistill.teachers import slip
 

@@ -84,6 +84,26 @@ class RegionBatch:
 
 
 @dataclass(frozen=True)
+class CanvasBatch:
+    """I whole images for B rows, each on a canvas of one size.
+
+    pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands; its pixels are
+    stored with rows and columns exchanged. rows: [B] the image of each row; one that several rows share is there once.
+    """
+
+    pixels: Tensor
+    upright: list[bool]
+    rows: Tensor
+
+    def __getitem__(self, rows: Tensor) -> CanvasBatch:
+        """The images of the rows `rows` [R], in that order."""
+        return replace(self, rows=self.rows[rows])
+
+    def to(self, **move) -> CanvasBatch:
+        return replace(self, pixels=self.pixels.to(**move), rows=self.rows.to(**move))
+
+
+@dataclass(frozen=True)
 class PixelBatch:
     """I images with their objects, for B rows, padded to the most of the batch.
 
@@ -111,7 +131,7 @@ class PixelBatch:
         return replace(self, **{name: getattr(self, name).to(**move) for name in moved})
 
 
-VisualBatch = ImageBatch | RegionBatch | PixelBatch
+VisualBatch = ImageBatch | RegionBatch | CanvasBatch | PixelBatch
 
 
 @dataclass(frozen=True)

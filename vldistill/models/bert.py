@@ -1,4 +1,5 @@
-"""BERT's encoder (post-norm) over one sequence of text and regions: the body of UNITER, VILLA and VL-BERT.
+"""BERT's encoder (post-norm) over one sequence of text and what stands for the image: the body of UNITER, VILLA, VL-BERT and
+CLIP-ViL.
 
 Parameter names are BERT's, as the official checkpoints have them. Sequences are packed: what is padding between a row's text and
 its regions is taken out before the encoder and put back behind it.
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vldistill.data.batch import TextBatch
 from vldistill.models.config import ModelConfig
 from vldistill.models.outputs import NOTHING, Capture, QueryKey, View
 
@@ -32,6 +34,27 @@ class RegionBertConfig(ModelConfig):
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     region_size: int = 2048
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + type, norm, dropout."""
+
+    def __init__(self, config: RegionBertConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, text: TextBatch, delta: Tensor | None = None) -> Tensor:
+        """[S, T, D]. delta: [S, T, D], added to word embeddings."""
+        words = self.word_embeddings(text.ids)
+        if delta is not None:
+            words = words + delta
+        states = words + self.position_embeddings.weight[: words.shape[1]] + self.token_type_embeddings(text.segments)
+        return self.dropout(self.LayerNorm(states))
 
 
 class BertOutput(nn.Module):

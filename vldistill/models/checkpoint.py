@@ -23,13 +23,14 @@ from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
+from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
 Config = EncoderConfig | RegionBertConfig | TextConfig | VisionConfig
 CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
-    "text_encoder": TextConfig, "vision_encoder": VisionConfig,
+    "clip_vil": ClipVilConfig, "text_encoder": TextConfig, "vision_encoder": VisionConfig,
 }
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.
@@ -187,11 +188,12 @@ def read_checkpoint(source: str) -> Checkpoint:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
                          hint=f"one of {', '.join(CONFIGS)} is expected")
     prefix = _PREFIXES.get(kind, "")
-    weights = {prefix + name: value for name, value in _read_weights(folder).items() if not name.endswith(_CONSTANT)}
+    weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
     return Checkpoint(folder, spec, weights)
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """A folder's weights by name, on the CPU. Raises InputError where there are none, or they are broken."""
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     if safe.exists():
         try:

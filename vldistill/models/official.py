@@ -32,6 +32,15 @@ def read_official(source: Path) -> dict[str, Tensor]:
     return found
 
 
+def current_name(name: str) -> str:
+    """A weight's name, where a BERT of old times calls a norm's weight and bias gamma and beta.
+
+    >>> current_name("LayerNorm.gamma"), current_name("dense.bias")
+    ('LayerNorm.weight', 'dense.bias')
+    """
+    return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
+
+
 def _numpy_numbers() -> list:
     import numpy as np
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from vldistill.models.fusion import FusionModel
 from vldistill.models.heads import initial_std
 from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.vilt import EncoderConfig
+from vldistill.students.clip_vil import ClipVil
+from vldistill.students.clip_vil_start import Clip, continued, new_config, read_bert, started
 from vldistill.students.dual_encoder import DualEncoder
 from vldistill.students.image_network import NETWORK, fitted_network, network_weights
 from vldistill.students.inputs import SEES_REGIONS
@@ -32,9 +35,9 @@ from vldistill.students.region_texts import PERSONS
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-Student = FusionModel | DualEncoder | Uniter | VlBert | TextEncoder | VisionEncoder
+Student = FusionModel | DualEncoder | Uniter | VlBert | ClipVil | TextEncoder | VisionEncoder
 STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert,
-                                      "text_encoder": TextEncoder, "vision_encoder": VisionEncoder}
+                                      "clip_vil": ClipVil, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder}
 
 # The parts of each student that are a ViLT encoder or a half of one.
 _TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
@@ -45,7 +48,8 @@ _HEAD = "classifier."
 PRETRAINING = "pretraining."
 RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
 _OBJECT_HEAD = "cnn_loss_reg."
-_START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model", "text_encoder": "name a run of its own kind",
+_START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model",
+          "clip_vil": "name a BERT of transformers, or a clip_vil model", "text_encoder": "name a run of its own kind",
           "vision_encoder": "name a run of its own kind"}
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
 _SEGMENTS = "vlbert.token_type_embeddings.weight"
@@ -56,7 +60,8 @@ _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embed
 class Wanted:
     """What a student shall be. images: per record. image_size: shorter side in pixels. regions, most_regions: the store
     of one that sees them, and how many of an image. network, network_weights: what one sees pixels by, and where its weights come
-    from: a file, "random", or None for the checkpoint that it starts from."""
+    from: a file, "random", or None for the checkpoint that it starts from. clip: how a
+    "clip_vil" student sees."""
 
     kind: str
     task: str
@@ -69,6 +74,7 @@ class Wanted:
     most_regions: int = MOST_REGIONS
     network: ImageNetwork | None = None
     network_weights: str | None = None
+    clip: Clip | None = None
 
 
 def new_student(spec: ModelSpec) -> Student:
@@ -87,23 +93,26 @@ def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
 
 
 def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Student, ModelSpec, WordTokenizer]:
-    """A student that starts from `source`: every tower from a fusion encoder, or everything from a student of its own kind.
+    """A student that starts from `source`: every tower from a fusion encoder, CLIP-ViL from a BERT, or everything from a student
+    of its own kind.
 
     The head is fresh, unless `keep_head` and the labels are the same. Raises InputError where something does not fit.
     """
+    if wanted.kind == "clip_vil" and (bert := read_bert(source)):
+        return _new_clip_vil(wanted, *bert)
     checkpoint = read_checkpoint(source)
     where, found = str(checkpoint.folder), checkpoint.spec
     if found.kind != wanted.kind and (found.kind != "vilt" or wanted.kind not in _TOWERS):
         converted = f"name a {wanted.kind} model, as `vldistill convert {wanted.kind}` makes it"
         raise InputError(f"is a {found.kind} model, from which a {wanted.kind} student cannot start", where=where,
                          hint=_START.get(wanted.kind, converted))
-    if wanted.max_length > found.encoder.max_position_embeddings:
-        raise InputError(f"has {found.encoder.max_position_embeddings} text positions, text.max_length is {wanted.max_length}",
-                         where=where, hint=f"set text.max_length={found.encoder.max_position_embeddings}")
+    _check_length(wanted, found.encoder.max_position_embeddings, where)
     tokenizer = load_tokenizer(checkpoint.folder)
     encoder = replace(found.encoder, hidden_dropout_prob=wanted.dropout)
     if wanted.kind in _LONE_HEADS:
         pass
+    elif wanted.kind == "clip_vil":
+        encoder = continued(encoder, wanted.clip, wanted.image_size, where)
     elif isinstance(encoder, EncoderConfig):
         encoder = replace(encoder, modality_type_vocab_size=max(found.encoder.modality_type_vocab_size, wanted.images + 1))
     else:
@@ -116,6 +125,12 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
     else:
         _from_fusion(model, wanted.kind, checkpoint)
     return model, spec, tokenizer
+
+
+def _check_length(wanted: Wanted, most: int, where: str) -> None:
+    if wanted.max_length > most:
+        raise InputError(f"has {most} text positions, text.max_length is {wanted.max_length}", where=where,
+                         hint=f"set text.max_length={most}")
 
 
 @dataclass(frozen=True)
@@ -140,6 +155,9 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
         config = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, region_size=sizes.region_size,
                                   max_position_embeddings=wanted.max_length + 2, type_vocab_size=REGION_SEGMENT + 1)
         config = _grown(config, wanted, tokenizer)
+    elif wanted.kind == "clip_vil":
+        bert = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length)
+        return _new_clip_vil(wanted, bert, {}, tokenizer)
     elif wanted.kind == "text_encoder":
         config = TextConfig(**common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length)
     elif wanted.kind == "vision_encoder":
@@ -152,6 +170,20 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
     model = new_student(spec)
     model.load_state_dict(network_weights(model, {}, wanted.network_weights, "a student from scratch"), strict=False)
     return model, spec, tokenizer
+
+
+def _new_clip_vil(
+    wanted: Wanted, bert: RegionBertConfig, weights: dict[str, Tensor], source: Path | WordTokenizer
+) -> tuple[ClipVil, ModelSpec, WordTokenizer]:
+    """From a BERT's sizes, and its weights if there are any. source: its folder, or the tokenizer of one without."""
+    known = isinstance(source, Path)
+    where = str(source) if known else wanted.clip.model
+    _check_length(wanted, bert.max_position_embeddings, where)
+    config, tower = new_config(bert, wanted.clip, wanted.image_size, wanted.dropout)
+    spec = _spec(wanted, config)
+    model = new_student(spec)
+    load_strict(model, started(model.state_dict(), weights, tower), where)
+    return model, spec, load_tokenizer(source) if known else source
 
 
 def _spec(wanted: Wanted, encoder: Config) -> ModelSpec:
@@ -186,7 +218,7 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
         body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(lone)}
         load_strict(model, {**body, **{name: value for name, value in kept.items() if name.startswith(lone)}}, where)
         return
-    if checkpoint.spec.kind in SEES_REGIONS:
+    if checkpoint.spec.kind in SEES_REGIONS | {"clip_vil"}:
         found, others = checkpoint.weights, (_HEAD, _OBJECT_HEAD, PRETRAINING, *NETWORK)
         body = {name: value for name, value in found.items() if not name.startswith(others)}
         fresh = {**model.state_dict(), **_pretrained_head(found, model)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from vldistill.data.canvas import CanvasInput
 from vldistill.data.images import Images
 from vldistill.data.loading import RecordDataset
 from vldistill.data.pixels import PixelInput
@@ -20,8 +21,10 @@ from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.region_texts import UniterLayout, VlBertLayout
 
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
-           "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
+           "clip_vil": PlainLayout, "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
 SEES_REGIONS = {"uniter", "vlbert"}
+ONE_IMAGE = SEES_REGIONS | {"clip_vil"}
+"""Those whose records have one image."""
 
 
 def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
@@ -33,13 +36,16 @@ def visual_input(
     spec: ModelSpec, images: Images, *, paths: Iterable[str] = (), augment: str = "none", shift: int = 1, noise: float = 0.0,
     memory: bool | None = None, objects: ObjectIndex | None = None,
 ) -> VisualInput:
-    """How the student sees images: as patches or pixels, augmented, or as the regions of its store. objects: of the images.
+    """How the student sees images: as patches or pixels, augmented, whole, or as the regions of its store. objects: of the
+    images.
 
     Raises InputError where there is no store or its features have another width than the student expects, or where there are no
     objects and the student makes its own features of them.
     """
     if spec.kind == "text_encoder":
         return NoImages()
+    if spec.kind == "clip_vil":
+        return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if spec.kind not in SEES_REGIONS:
         transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
                                    square=spec.kind == "vision_encoder")

@@ -1,4 +1,5 @@
-"""Official checkpoints of UNITER, VILLA and VL-BERT, converted to model folders. Every key has a place or is named here."""
+"""Official checkpoints of UNITER, VILLA, VL-BERT and CLIP-ViL_p, converted to model folders. Every key has a place or is named
+here."""
 
 from __future__ import annotations
 
@@ -13,17 +14,17 @@ from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
-from vldistill.models.official import read_official
+from vldistill.models.official import current_name, read_official
 from vldistill.students.build import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
+from vldistill.students.clip_vil_start import SHORT_SIDE, official_config
 from vldistill.students.image_network import found_network, network_weights
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.vlbert import FREQUENCIES
 
+CLIP = r"bert\.encoder\.visual_model\."
 HEAD_WIDTH = 64
 """Of an attention head, in base and large alike."""
 _BOX_CODE = 4 * 2 * FREQUENCIES
-# Old names of a norm's weight and bias.
-_OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ LAYOUTS = {
          r"^(?:final_mlp|cnn_loss_reg)\."), True,
         "vlbert.word_embeddings.weight", "vlbert.position_embeddings.weight", "vlbert.token_type_embeddings.weight",
         "vlbert.encoder.layer.", "image_feature_extractor.obj_downsample.1.weight"),
+    # Its image network is a whole CLIP, and its regions have boxes, of which it reads neither text nor places.
+    "clip_vil": Layout(
+        "clip_vil", ((r"^module\.", ""),),
+        (r"^cls\.", r"^obj_predict_head\.", r"^answer_head\.", r"^bert\.encoder\.visn_fc\.box_", rf"^{CLIP}(?!visual\.)",
+         rf"^{CLIP}visual\.attnpool\."), True,
+        "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.", "bert.encoder.visn_fc.visn_fc.weight"),
 }
 
 
@@ -74,8 +82,10 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     if config.vocab_size not in (known, known + PERSONS):
         raise InputError(f"has {known:,} tokens, the checkpoint has {config.vocab_size:,}", where=str(vocabulary),
                          hint=f"give the vocab.txt of its BERT ({'uncased' if layout.lowercase else 'cased'})")
-    spec = ModelSpec(kind, config, "", 1, [], 0, config.max_position_embeddings - 2, official=True,
-                     image_network=found_network(weights))
+    if kind == "clip_vil":
+        config = official_config(config, weights, source)
+    spec = ModelSpec(kind, config, "", 1, [], SHORT_SIDE if kind == "clip_vil" else 0, config.max_position_embeddings - 2,
+                     official=True, image_network=found_network(weights))
     student = new_student(replace(spec, labels=["any"]))
     head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
     weights |= network_weights(student, weights, None, str(source))
@@ -92,8 +102,7 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
 def _renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     found = {}
     for name, value in weights.items():
-        for old, new in _OLD_NAMES:
-            name = name.removesuffix(old) + new if name.endswith(old) else name
+        name = current_name(name)
         for pattern, replacement in layout.renamed:
             name = re.sub(pattern, replacement, name)
         if not any(re.search(pattern, name) for pattern in layout.left_out):

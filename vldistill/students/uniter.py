@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.batch import Batch, RegionBatch, TextBatch
-from vldistill.models.bert import BertEncoder, BertPooler, RegionBertConfig, encode
+from vldistill.data.batch import Batch, RegionBatch
+from vldistill.models.bert import BertEncoder, BertPooler, RegionBertConfig, TextEmbeddings, encode
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Output
@@ -23,26 +23,6 @@ BOX = 7
 """x1, y1, x2, y2, width, height, area, all as shares of the image's."""
 TYPES = 4
 """Question, region, answer, rationale."""
-
-
-class TextEmbeddings(nn.Module):
-    """Word + position + type, norm, dropout."""
-
-    def __init__(self, config: RegionBertConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=0)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
-        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, text: TextBatch, delta: Tensor | None) -> Tensor:
-        words = self.word_embeddings(text.ids)
-        if delta is not None:
-            words = words + delta
-        states = words + self.position_embeddings.weight[: words.shape[1]] + self.token_type_embeddings(text.segments)
-        return self.dropout(self.LayerNorm(states))
 
 
 class RegionEmbeddings(nn.Module):

@@ -6,7 +6,6 @@ Texts are tokenized word by word, so that every token knows its word, and the en
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
+from vldistill.models.clip import load_open_clip, published
+from vldistill.models.loading import RANDOM, fetched, fixed_random
 from vldistill.teachers import slip
 from vldistill.teachers.text import TextFeatures, mean_by_word
-from vldistill.teachers.weights import RANDOM, fetched, fixed_random, folder_title, frozen, weights_digest
+from vldistill.teachers.weights import folder_title, frozen, weights_digest
 
 
 @dataclass
@@ -112,51 +113,21 @@ class Clip:
             return RANDOM
         if self._local or (self.weights and Path(self.weights).is_file()):
             return weights_digest(Path(self.weights) if self.weights else self._local, None)
-        known = self._published()
+        known = published(self.model, self.weights)
         return weights_digest(None, (known.get("hf_hub") or "").rstrip("/") or None)
-
-    def _published(self) -> dict[str, Any]:
-        """What open_clip knows of a tag. Raises InputError where it does not know it."""
-        import open_clip
-
-        known = open_clip.get_pretrained_cfg(self.model, self.weights or "")
-        if not known:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(self.model)[:8])
-            raise InputError(f"open_clip knows no weights {self.weights!r} of it", where=self.model,
-                             hint=f"set weights to one of: {tags}" if tags else "give a model of open_clip, or a folder")
-        return known
 
     def _load_slip(self) -> tuple[nn.Module, Any]:
         with fixed_random():
             return slip.load(self._local, random=self.weights == RANDOM)
 
     def _load_open_clip(self) -> tuple[nn.Module, Any]:
-        import open_clip
-
-        name, options = self.model, {}
-        if self._local:
-            name, options = f"local-dir:{self._local}", {"load_weights": self.weights != RANDOM}
-        elif self.weights != RANDOM:
-            options["pretrained"] = self.weights
-            if not Path(self.weights or "").is_file():
-                # Some configurations name GELU where the weights were trained with its quick form.
-                options["force_quick_gelu"] = bool(self._published().get("quick_gelu"))
-        # The library warns of weights that are random on purpose.
-        logging.getLogger().addFilter(_not_about_weights)
-        try:
-            with fixed_random():
-                network, _, transform = open_clip.create_model_and_transforms(name, **options)
-        finally:
-            logging.getLogger().removeFilter(_not_about_weights)
+        with fixed_random():
+            network, transform = load_open_clip(str(self._local or self.model), self.weights)
         tower = getattr(network, "text", network)
         if not hasattr(network.visual, "output_tokens") or not hasattr(tower, "attn_mask"):
             raise InputError("has no pair of CLIP's own Transformers", where=self.model, hint="choose a ViT model of open_clip")
         network.visual.output_tokens = True
         return network, transform
-
-
-def _not_about_weights(record: logging.LogRecord) -> bool:
-    return "weights" not in record.getMessage()
 
 
 @dataclass

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from vldistill.artifacts import file_digest
 from vldistill.data.sequences import Sentence
-from vldistill.teachers.weights import RANDOM, fetched, fixed_random, folder_title, frozen, weights_digest
+from vldistill.models.loading import RANDOM, fetched, fixed_random
+from vldistill.teachers.weights import folder_title, frozen, weights_digest
 
 _LONGEST = 512
 

@@ -1,32 +1,22 @@
-"""Where a frozen teacher's weights come from, and what identifies them.
-
-A source is a folder or file on this machine, "random" (fixed by a seed, for tests and timings), or None for the published weights
-that a library knows by the model's name. Published weights are identified by their content hash, so that features stored on one
-machine are found again on another.
-"""
+"""What identifies a frozen teacher's weights (see `models.loading`): of published ones the hash of their file, so that features
+stored on one machine are found again on another."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from vldistill.artifacts import MANIFEST, file_digest
 from vldistill.errors import InputError
+from vldistill.models.loading import FILES, weights_file
 
-RANDOM = "random"
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""
-FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
-_SEED = 0
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -72,36 +62,6 @@ def folder_title(folder: Path) -> str:
     own = folder.resolve()
     run = own.name == "model" and (own.parent / MANIFEST).exists()
     return f"{own.parents[2].name if run else own.name}@{config_digest(folder)}"
-
-
-def weights_file(source: Path) -> Path:
-    """The file itself, or the one of a folder. Raises InputError where there is none."""
-    if source.is_file():
-        return source
-    for name in FILES:
-        if (source / name).is_file():
-            return source / name
-    raise InputError(f"holds none of {', '.join(FILES)}", where=str(source), hint="give a folder with the model's weights")
-
-
-@contextmanager
-def fixed_random() -> Iterator[None]:
-    """Weights drawn inside are always the same, and the caller's generator does not move."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_SEED)
-        yield
-
-
-def fetched(make: Callable[[], Any], name: str) -> Any:
-    """What `make` loads. Raises InputError for whatever the hub or a library makes of weights that cannot be had."""
-    try:
-        return make()
-    except InputError:
-        raise
-    except Exception as error:  # the hub, safetensors, torch and each library raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"cannot be loaded: {reason}", where=name,
-                         hint="where there is a network: vldistill cache --prefetch; or give a local folder") from None
 
 
 def frozen(network: nn.Module) -> nn.Module:

@@ -23,7 +23,8 @@ from vldistill.objectives.pretraining import Pretraining
 from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe
 from vldistill.schema import Student as StudentSection
 from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
-from vldistill.students.inputs import text_layout, visual_input
+from vldistill.students.clip_vil_start import Clip
+from vldistill.students.inputs import ONE_IMAGE, text_layout, visual_input
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.advl import Matching, build_advl, matched_pairs
@@ -185,6 +186,9 @@ def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
     """The student of the recipe with its tokenizer, from `student.init` or from scratch."""
     student = recipe.student
+    if student.kind in ONE_IMAGE and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, a {student.kind} student sees one", where=str(data.folder),
+                         hint="choose a vilt or dual_encoder student")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     # Pre-trained, a student has no head yet.
     labels = [] if isinstance(recipe.objective, PretrainObjective) else data.labels
@@ -192,7 +196,7 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
                     most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
-                    network_weights=student.image_network.weights)
+                    network_weights=student.image_network.weights, clip=_clip(recipe))
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
@@ -203,6 +207,12 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
     return new_from_scratch(wanted, sizes, tokenizer)
+
+
+def _clip(recipe: Recipe) -> Clip | None:
+    if recipe.student.kind != "clip_vil":
+        return None
+    return Clip(**recipe.student.clip.model_dump(), long_side=recipe.image.long_side)
 
 
 def _image_network(student: StudentSection) -> ImageNetwork | None:
