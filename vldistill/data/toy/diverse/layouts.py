@@ -15,8 +15,9 @@ from vldistill.data.toy.diverse.words import caption, texts
 from vldistill.data.toy.files import batches, encode, write_jsonl
 from vldistill.data.toy.world import generator
 
-PLAIN, TASK, WILD = 0.0, 0.4, 1.0
-"""Styles of the captioned images, of the task's and of those without text."""
+PLAIN, TASK, WILD = 0.0, 0.2, 1.0
+"""Styles of the captioned images, of the task's and of those without text. The task's is mild: its student answers 99 % in plain
+words about plain images, 81 % in other words, 76 % of plain words at 0.4, and 55 % with both, where little can be told apart."""
 TASK_WORDS = 3
 """Words for a concept that the task's questions use, of six."""
 
