@@ -96,10 +96,10 @@ class NoImages:
     """For a student that reads text alone, whose records name no image."""
 
     def read(self, path: str, draw: Draw) -> Any:
-        raise NotImplementedError("there is nothing to read")
+        raise AssertionError(f"{path}: a text encoder's records name no image")
 
     def stack(self, items: list[Any]) -> VisualBatch:
-        raise NotImplementedError("there is nothing to stack")
+        raise AssertionError("a text encoder's records name no image")
 
 
 class RegionInput:

@@ -48,11 +48,11 @@ class Objective(nn.Module):
 
     def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         """Of an arranged batch, the sums of `judged`, as scalars."""
-        raise NotImplementedError
+        return {}
 
     def summary(self, sums: dict[str, float]) -> dict[str, Any]:
         """The metrics of the sums over a split, `accuracy` and `count` among them."""
-        raise NotImplementedError
+        return {}
 
     def after_validation(self, metrics: dict[str, Any]) -> None:
         """Told the figures of every validation."""
