@@ -321,8 +321,8 @@ class Recipe(Section):
             raise ValueError("a text_encoder student sees no images: it is trained by objective {kind: pretrain, tasks: [mlm]}")
         if self.student.kind == "vision_encoder" and self.objective.kind != "labels":
             raise ValueError("a vision_encoder student reads no text: it is trained by objective {kind: labels}")
-        if self.student.kind == "dual_encoder" and self.objective.kind == "pretrain" and "itm" in self.objective.tasks:
-            raise ValueError("a dual_encoder student has no layer that sees image and text together, which `itm` needs")
+        if self.objective.kind == "pretrain" and self.student.kind not in ("vilt", "text_encoder"):
+            raise ValueError(f"objective `pretrain` is for a vilt or text_encoder student; this one is {self.student.kind}")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":

@@ -123,7 +123,7 @@ REFUSALS = {
                                 "a vision_encoder student reads"),
     "matching without images": ("pretrain -r quickstart_advl_student data.path=artifacts/data/toy-diverse_texts",
                                 "image-text matching needs one"),
-    "matching by two towers": ("pretrain -r quickstart_advl_student student.kind=dual_encoder", "a dual_encoder student has no"),
+    "two towers": ("pretrain -r quickstart_advl_student student.kind=dual_encoder", "is for a vilt or text_encoder student"),
     "words of images alone": ("pretrain -r quickstart_advl_student data.path=artifacts/data/toy-diverse_images",
                               "cannot be pre-trained"),
     "labels of captions": ("finetune -r quickstart_pretrain data.path=artifacts/data/toy-diverse_captions", "has no labels"),
