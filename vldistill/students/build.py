@@ -60,8 +60,7 @@ _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embed
 class Wanted:
     """What a student shall be. images: per record. image_size: shorter side in pixels. regions, most_regions: the store
     of one that sees them, and how many of an image. network, network_weights: what one sees pixels by, and where its weights come
-    from: a file, "random", or None for the checkpoint that it starts from. clip: how a
-    "clip_vil" student sees."""
+    from: a file, "random", or None for the checkpoint that it starts from. clip: how a "clip_vil" student sees."""
 
     kind: str
     task: str

@@ -77,7 +77,7 @@ def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: Tower) -> di
 def continued(found: ClipVilConfig, clip: Clip, short: int, where: str) -> ClipVilConfig:
     """The sizes of a student that starts from another. Raises InputError where its image network cannot see the canvas."""
     if clip.model is not None:
-        raise InputError("brings its own image network", where=where, 
+        raise InputError("brings its own image network", where=where,
                          hint="set student.clip.model=null student.clip.weights=null")
     check_canvas(found.tower, short, clip.long_side)
     resized = not is_resnet(found.tower) and short != found.tower["image_size"]
