@@ -9,14 +9,14 @@ from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.models.fusion import FusionModel
 from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
 from vldistill.models.vilt import EncoderConfig
-from vldistill.objectives.base import HardLabels
-from vldistill.objectives.dide import (
-    DiDE,
+from vldistill.objectives.attention_views import (
     cross_modal_attention_loss,
     mapped_layers,
     uni_modal_attention_loss,
     whole_attention_loss,
 )
+from vldistill.objectives.base import HardLabels
+from vldistill.objectives.dide import DiDE
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
 from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy

@@ -45,15 +45,25 @@ class View:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """What a dual encoder makes of each side alone. text: [S, D]. images: per image of a record, [B, D]."""
+
+    text: Tensor
+    images: list[Tensor]
+
+
+@dataclass(frozen=True)
 class Output:
     """logits: [B, C], by which an answer is chosen; of a record with choices, one a choice. views: one per image of a record (2
     for NLVR2). pairs: [B, C, 2] where a head judges each choice by two classes of its own, wrong and right (UNITER on VCR).
-    auxiliary: weighted loss terms of the model's own, beside the task's, by name; in training only."""
+    auxiliary: weighted loss terms of the model's own, beside the task's, by name; in training only. vectors: of a dual encoder,
+    what retrieval compares."""
 
     logits: Tensor
     views: list[View]
     pairs: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True)

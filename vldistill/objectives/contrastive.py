@@ -1,9 +1,20 @@
-"""Contrastive objectives."""
+"""Contrastive objectives: ADVL's image-text matching, and DiDE's cross-modal contrastive learning (CMC)."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vldistill.data.batch import Source
+from vldistill.objectives.gather import gather, processes
+
+TEMPERATURE, COLDEST = 0.07, 0.01
+"""Where CMC's temperature starts, and what it does not fall below (both as CLIP, Radford et al. 2021)."""
 
 
 def itm_info_nce(scores: Tensor) -> Tensor:
@@ -25,3 +36,53 @@ def mismatched(same: Tensor, generator: torch.Generator | None = None) -> Tensor
     draws = torch.rand(same.shape, generator=generator, device=same.device).masked_fill(same, -1.0)
     best, row = draws.max(dim=-1)
     return row.masked_fill(best < 0, -1)
+
+
+def cross_modal_info_nce(scores: Tensor, own: Tensor, excluded: Tensor) -> Tensor:
+    """InfoNCE of one direction: -log softmax of each row's own column, batch mean, fp32 (DiDE, section 3.3.1).
+
+    scores: [B, N] similarities over the temperature. own: [B] the column that matches each row. excluded: [B, N] bool, columns
+    that are no negatives of a row; its own stays in whatever stands there.
+    """
+    others = excluded.scatter(1, own[:, None], False)
+    return F.cross_entropy(scores.float().masked_fill(others, -math.inf), own)
+
+
+class CrossModalContrast(nn.Module):
+    """CMC: InfoNCE from image to text plus from text to image, among the pairs of all processes, by the dot product of
+    normalised vectors over a learned temperature (DiDE, section 3.3.1).
+
+    A pair that shares a text or an image with another is no negative of it: Flickr30K has five texts an image, and short captions
+    recur. negatives: of the last call, how many a row had on average.
+    """
+
+    def __init__(self, temperature: float = TEMPERATURE):
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+        self.negatives: Tensor = torch.zeros(())
+
+    @property
+    def temperature(self) -> Tensor:
+        return self.log_temperature.exp().clamp(min=COLDEST)
+
+    def forward(self, text: Tensor, image: Tensor, keys: Tensor) -> Tensor:
+        """text, image: [B, D] of matched pairs, of this process; keys: [B, 2] as `pair_keys` makes them. Returns a scalar."""
+        # Autocast would compare half-precision vectors, whose error is that of close neighbours.
+        with torch.autocast(text.device.type, enabled=False):
+            text, image = F.normalize(text.float(), dim=-1), F.normalize(image.float(), dim=-1)
+            texts, images, all_keys = gather(text), gather(image), gather(keys)
+            own = torch.arange(len(text), device=text.device) + processes()[0] * len(text)
+            excluded = (keys[:, None] == all_keys).any(dim=-1)
+            self.negatives = (~excluded).sum(dim=1).float().mean()
+            image_to_text = cross_modal_info_nce(image @ texts.T / self.temperature, own, excluded)
+            text_to_image = cross_modal_info_nce(text @ images.T / self.temperature, own, excluded)
+        return image_to_text + text_to_image
+
+
+def pair_keys(sources: Sequence[Source], device: torch.device | str = "cpu") -> Tensor:
+    """[B, 2] numbers by which equal texts and equal images are known, on every process alike."""
+    return torch.tensor([[_key(source.sentences), _key(source.images)] for source in sources], device=device)
+
+
+def _key(value: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(value).encode(), digest_size=8).digest(), "little", signed=True)

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import Capture, Output, QueryKey, View
-from vldistill.objectives.attention import attention_loss, joined
+from vldistill.models.outputs import Capture, Output, View
+from vldistill.objectives.attention_views import AttentionMatch, mapped_layers, over_views
 from vldistill.objectives.base import Objective, Terms, task_loss
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
-
-
-def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
-    """Layers (from 1) to distil, of `depth` in student and teacher alike: the "last", the "top" or "bottom" half, or "all".
-
-    >>> mapped_layers("top", 12)
-    (7, 8, 9, 10, 11, 12)
-    """
-    half = max(depth // 2, 1)
-    ranges = {"last": range(depth, depth + 1), "top": range(depth - half + 1, depth + 1), "bottom": range(1, half + 1),
-              "all": range(1, depth + 1)}
-    return tuple(ranges[mapping])
 
 
 class DiDE(Objective):
@@ -60,46 +47,11 @@ class DiDE(Objective):
         if self.soft_labels:
             terms["soft_label"] = self.soft_label_weight * self.soft_loss(student.logits, teacher.logits)
         if self.attention != "none":
-            terms["attention"] = self.attention_weight * self._over_views(student, teacher, self._attention)
+            match = AttentionMatch(self.attention, self.layers, self.kl)
+            terms["attention"] = self.attention_weight * match(student.views, teacher.views)
         if self.hidden_states:
-            terms["hidden_state"] = self.hidden_state_weight * self._over_views(student, teacher, _hidden)
+            terms["hidden_state"] = self.hidden_state_weight * over_views(student.views, teacher.views, self.layers, _hidden)
         return terms
-
-    def _over_views(self, student: Output, teacher: Output, loss) -> Tensor:
-        """Sum over images, mean over layers."""
-        pairs = list(zip(student.views, teacher.views, strict=True))
-        values = [loss(own, other, layer) for own, other in pairs for layer in self.layers]
-        return torch.stack(values).sum() / len(self.layers)
-
-    def _attention(self, student: View, teacher: View, layer: int) -> Tensor:
-        own, other, text, image = student.qk[layer], teacher.qk[layer], student.text_mask, student.image_mask
-        if self.attention == "cross":
-            return cross_modal_attention_loss(own, other, text, image, kl=self.kl)
-        if self.attention == "uni":
-            return uni_modal_attention_loss(own, other, text, image, kl=self.kl)
-        return whole_attention_loss(own, other, text, image, kl=self.kl)
-
-
-def cross_modal_attention_loss(student: QueryKey, teacher: QueryKey, text: Tensor, image: Tensor, *, kl: str) -> Tensor:
-    """Text-to-image plus image-to-text divergence (L_CA). text: [B, T], image: [B, V] bool masks."""
-    return attention_loss(
-        student.text_query, student.image_key, teacher.text_query, teacher.image_key, text, image, kl=kl
-    ) + attention_loss(student.image_query, student.text_key, teacher.image_query, teacher.text_key, image, text, kl=kl)
-
-
-def uni_modal_attention_loss(student: QueryKey, teacher: QueryKey, text: Tensor, image: Tensor, *, kl: str) -> Tensor:
-    """Text-to-text plus image-to-image divergence, each re-softmaxed within its modality."""
-    return attention_loss(
-        student.text_query, student.text_key, teacher.text_query, teacher.text_key, text, text, kl=kl
-    ) + attention_loss(student.image_query, student.image_key, teacher.image_query, teacher.image_key, image, image, kl=kl)
-
-
-def whole_attention_loss(student: QueryKey, teacher: QueryKey, text: Tensor, image: Tensor, *, kl: str) -> Tensor:
-    """Divergence of one softmax over the keys of both modalities, for the queries of both."""
-    mask = torch.cat([text, image], dim=1)
-    sides = [joined(side.text_query, side.image_query) for side in (student, teacher)]
-    keys = [joined(side.text_key, side.image_key) for side in (student, teacher)]
-    return attention_loss(sides[0], keys[0], sides[1], keys[1], mask, mask, kl=kl)
 
 
 def _hidden(student: View, teacher: View, layer: int) -> Tensor:

@@ -13,12 +13,13 @@ from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import classifier
-from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
+from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, Vectors, View
 from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_only, with_cls
 
 
 class DualEncoder(nn.Module):
-    """Two halves of a ViLT and a head. A record's images are fused with its text one by one and concatenated (NLVR2)."""
+    """Two halves of a ViLT and a head. A record's images are fused with its text one by one and concatenated (NLVR2). With no
+    `classes`, as in pre-training and retrieval, there is no head."""
 
     losses: ClassVar[dict[str, str]] = {}
 
@@ -28,7 +29,7 @@ class DualEncoder(nn.Module):
         self.image_encoder = ViltEncoder(config, text=False)
         width = config.hidden_size
         self.fusion = classifier(width * 2, width * 2, width, width=width)
-        self.classifier = classifier(width * images, width * 2, classes, width=width)
+        self.classifier = classifier(width * images, width * 2, classes, width=width) if classes else None
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> DualEncoder:
@@ -51,7 +52,9 @@ class DualEncoder(nn.Module):
         return self.text_encoder.config.hidden_size
 
     def fuse(self, text: Tensor, images: list[Tensor]) -> Tensor:
-        """Pooled vectors (text [B, D], one [B, D] per image) to logits [B, C]."""
+        """Pooled vectors (text [B, D], one [B, D] per image) to logits [B, C], [B, 0] without a head."""
+        if self.classifier is None:
+            return text[:, :0]
         pairs = [self.fusion(torch.cat([text, image], dim=-1)) for image in images]
         return self.classifier(torch.cat(pairs, dim=-1))
 
@@ -60,10 +63,11 @@ class DualEncoder(nn.Module):
         however many choices."""
         text = self.text_encoder.encode_text(batch.text, capture)
         images = [self.image_encoder.encode_image(image, place, capture) for place, image in enumerate(batch.images)]
-        pooled = [self.image_encoder.pool(image.hidden).repeat_interleave(batch.choices, 0) for image in images]
-        logits = by_record(self.fuse(self.text_encoder.pool(text.hidden), pooled), batch)
-        masks = [image.mask for image in batch.images]
-        return Output(logits, [_view(batch, mask, text, image) for mask, image in zip(masks, images, strict=True)])
+        vectors = Vectors(self.text_encoder.pool(text.hidden), [self.image_encoder.pool(image.hidden) for image in images])
+        beside = [image.repeat_interleave(batch.choices, 0) for image in vectors.images]
+        logits = by_record(self.fuse(vectors.text, beside), batch)
+        views = [_view(batch, shown.mask, text, image) for shown, image in zip(batch.images, images, strict=True)]
+        return Output(logits, views, vectors=vectors)
 
 
 def _view(batch: Batch, mask: Tensor, text: Encoded, image: Encoded) -> View:

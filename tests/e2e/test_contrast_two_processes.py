@@ -1,0 +1,31 @@
+"""CMC over two processes is CMC of one process with the doubled batch, gradients included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from launching import launch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("contrast_gradients.py")
+
+
+def test_two_processes_find_the_gradients_of_the_doubled_batch(tmp_path: Path):
+    alone = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=240,
+                           env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert alone.returncode == 0, alone.stderr
+    both = launch(tmp_path, SCRIPT, tmp_path)
+    assert both.returncode == 0, both.stderr
+    whole = load_file(tmp_path / "1-0.safetensors")
+    parts = [load_file(tmp_path / f"2-{rank}.safetensors") for rank in range(2)]
+    assert torch.allclose((parts[0]["loss"] + parts[1]["loss"]) / 2, whole["loss"], atol=1e-6)
+    assert torch.allclose((parts[0]["negatives"] + parts[1]["negatives"]) / 2, whole["negatives"])
+    assert not torch.allclose(parts[0]["loss"], parts[1]["loss"])
+    for name in whole.keys() - {"loss", "negatives"}:
+        for part in parts:
+            assert torch.allclose(part[name], whole[name], atol=1e-6), name
+    assert all(value.abs().sum() > 0 for value in whole.values())
