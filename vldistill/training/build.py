@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
+from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.records import Record
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
@@ -16,6 +17,7 @@ from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
+from vldistill.models.pretraining import HEADS
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
@@ -98,12 +100,13 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     if isinstance(recipe.objective, AdvlObjective):
         _add_advl(parts, recipe, dataset, say)
     elif pretraining:
-        parts.objective = Pretraining(recipe.objective.tasks, width=student.width, depth=student.layers,
-                                      vocabulary=len(tokenizer.vocabulary), mask_id=tokenizer.mask_id,
-                                      probability=recipe.objective.mask)
+        fields = recipe.objective.model_dump(exclude={"kind", "mask"})
+        parts.objective = Pretraining(**fields, depth=student.layers, vocabulary=len(tokenizer.vocabulary),
+                                      mask_id=tokenizer.mask_id, probability=recipe.objective.mask)
     else:
         parts.objective = build_objective(recipe.objective, data, student)
-        parts.teacher = build_teacher(recipe, recipe.objective, parts) if parts.objective.needs_teacher else None
+    if parts.objective.needs_teacher and parts.teacher is None:
+        parts.teacher = build_teacher(recipe, recipe.objective, parts)
     return parts
 
 
@@ -112,8 +115,9 @@ def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
     if not data.spec.text or data.spec.target == "choice":
         raise InputError(f"is a `{data.task}` artifact, whose text cannot be pre-trained on", where=str(data.folder),
                          hint="choose captions, or text alone")
-    if "itm" in chosen.tasks and data.spec.images != 1:
-        raise InputError(f"has {data.spec.images} images a record, image-text matching needs one", where=str(data.folder),
+    seeing = [PRETRAINING[task] for task in chosen.tasks if task != MLM]
+    if seeing and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, {seeing[0]} needs one", where=str(data.folder),
                          hint="set objective.tasks=[mlm]")
 
 
@@ -191,12 +195,13 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                          hint="choose a vilt or dual_encoder student")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     # Pre-trained, a student has no head yet.
-    labels = [] if isinstance(recipe.objective, PretrainObjective) else data.labels
+    pretraining = _heads(recipe.objective) if isinstance(recipe.objective, PretrainObjective) else None
+    labels = data.labels if pretraining is None else []
     wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
                     most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
-                    network_weights=student.image_network.weights, clip=_clip(recipe))
+                    network_weights=student.image_network.weights, clip=_clip(recipe), pretraining=pretraining or ())
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
@@ -207,6 +212,11 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
     return new_from_scratch(wanted, sizes, tokenizer)
+
+
+def _heads(chosen: PretrainObjective) -> tuple[str, ...]:
+    """The tasks that have one."""
+    return tuple(task for task in chosen.tasks if task in HEADS)
 
 
 def _clip(recipe: Recipe) -> Clip | None:
@@ -230,12 +240,15 @@ def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact,
     return HardLabels(loss)
 
 
-def build_teacher(recipe: Recipe, chosen: DideObjective, parts: Parts) -> FusionTeacher:
+def build_teacher(recipe: Recipe, chosen: DideObjective | PretrainObjective, parts: Parts) -> FusionTeacher:
     """The recipe's fusion teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
     image size; or, for attention and hidden states, another number of layers or heads; or where its answers come from
     another kind of loss than the objective reads them by."""
     data, spec = parts.data, parts.spec
-    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels, images=data.spec.images)
+    pretraining = isinstance(chosen, PretrainObjective)
+    heads = _heads(chosen) if pretraining and chosen.soft_labels else ()
+    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=[] if pretraining else data.labels,
+                                   images=data.spec.images, pretraining=heads)
     if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
         raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
                          hint="start the student from the encoder that the teacher was fine-tuned from")
@@ -251,8 +264,8 @@ def build_teacher(recipe: Recipe, chosen: DideObjective, parts: Parts) -> Fusion
         if mine != theirs:
             raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
                              hint="they must agree to share image patches and attention maps")
-    learned, read = teacher.spec.answer_loss, chosen.answer_loss
-    if data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
+    learned, read = teacher.spec.answer_loss, None if pretraining else chosen.answer_loss
+    if not pretraining and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
         raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {read}",
                          where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
     if spec.max_length > other.max_position_embeddings:

@@ -22,6 +22,7 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.errors import InputError
@@ -38,7 +39,7 @@ from vldistill.runtime import (
     refuse_unlaunched,
     seed_everything,
 )
-from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Teachers
+from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe, Teachers
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import Batches, StepPairs, describe_batch, eval_pairs, make_batches, step_pairs
@@ -190,8 +191,13 @@ def _describe_objective(recipe: Recipe) -> str:
     if chosen.kind == "advl":
         return _describe_advl(chosen)
     if chosen.kind == "pretrain":
-        names = {"mlm": f"masked language modelling ({100 * chosen.mask:.0f} % of the words)", "itm": "image-text matching"}
-        return " + ".join(names[task] for task in chosen.tasks)
+        names = PRETRAINING | {MLM: f"{PRETRAINING[MLM]} ({100 * chosen.mask:.0f} % of the words)"}
+        tasks = " + ".join(names[task] for task in chosen.tasks)
+        return f"{tasks}, from {_describe_dide(chosen)}" if chosen.distils else tasks
+    return _describe_dide(chosen)
+
+
+def _describe_dide(chosen: DideObjective | PretrainObjective) -> str:
     parts = [f"attention ({chosen.attention}, {chosen.layers} layer)"] if chosen.attention != "none" else []
     parts += ["soft labels"] * chosen.soft_labels + ["hidden states"] * chosen.hidden_states
     parts += [f"ground-truth labels x {chosen.hard_label_weight:g}"] * bool(chosen.hard_label_weight)
