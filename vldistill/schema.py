@@ -13,8 +13,16 @@ from vldistill.schema_base import Fraction, NonNegative, Positive, Section
 from vldistill.schema_training import Adversarial, Optim, Train, check_together
 
 
+class Mixed(Section):
+    """Another artifact to pre-train on beside the first. weight: how often an epoch has each of its records."""
+
+    path: str
+    train: str = "train"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Data(Section):
-    """What to train on: an artifact of `vldistill prepare`."""
+    """What to train on: an artifact of `vldistill prepare`. mix: others beside it, for pre-training; weight: see there."""
 
     path: str
     train: str = "train"
@@ -24,6 +32,8 @@ class Data(Section):
     limit: Positive | None = None  # the first N records a split
     workers: Annotated[int, Field(ge=0)] = 0
     memory: bool | None = None  # keep decoded images; null decides by size
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    mix: list[Mixed] = []
 
 
 class Image(Section):
@@ -353,6 +363,8 @@ class Recipe(Section):
             raise ValueError("a vision_encoder student reads no text: it is trained by objective {kind: labels}")
         if self.objective.kind == "pretrain":
             self._pretraining(self.objective)
+        elif self.data.mix or self.data.weight != 1:
+            raise ValueError("data.mix and data.weight are for objective `pretrain`")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
+from vldistill.data.mixing import MixedDataset
 from vldistill.data.pretext import MLM, PRETRAINING
+from vldistill.data.record_file import mapped
 from vldistill.data.records import Record
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
@@ -40,7 +42,7 @@ class Parts:
     matching: step 1 of ADVL, anchor: what its maps are fitted on before; if there are any."""
 
     data: DataArtifact
-    train: RecordDataset
+    train: RecordDataset | MixedDataset
     val: RecordDataset
     student: Student
     spec: ModelSpec
@@ -61,11 +63,17 @@ def wanted_features(recipe: Recipe) -> WantedFeatures:
     return [(data, [*train, *pairs]), *anchored]
 
 
-def _chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> list[Record]:
-    records = data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
-    if recipe.student.kind == "text_encoder":  # which reads the text of any data
-        return [replace(record, images=[]) for record in records]
-    return records
+def _chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> Sequence[Record]:
+    if recipe.objective.kind == "pretrain" and recipe.data.types is None:
+        records = data.stream(split, limit=recipe.data.limit)
+    else:
+        records = data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
+    # A text encoder reads the text of any data.
+    return mapped(_without_images, records) if recipe.student.kind == "text_encoder" else records
+
+
+def _without_images(record: Record) -> Record:
+    return replace(record, images=[])
 
 
 def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
@@ -88,15 +96,12 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     if data.spec.target == "answers" and not pretraining:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
 
-    visual = {augment: build_visual(recipe, data, [*train, *val], spec, augment=augment) for augment in (True, False)}
-
-    def dataset(records: list[Record], *, augment: bool) -> RecordDataset:
-        return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
-                             vocabulary=data.vocabulary, classes=len(data.labels) if data.spec.target == "tags" else None,
-                             seed=recipe.train.seed)
-
-    parts = Parts(data, dataset(train, augment=True), dataset(val, augment=False), student, spec, tokenizer,
-                  HardLabels("label"), None, dropped)
+    held = all(isinstance(records, list) for records in (train, val))
+    dataset = _datasets(recipe, data, [*train, *val] if held else [], spec, tokenizer)
+    mixed = dataset(train, augment=True)
+    if recipe.data.mix:
+        mixed = MixedDataset([(mixed, recipe.data.weight), *_mixed_in(recipe, spec, tokenizer)])
+    parts = Parts(data, mixed, dataset(val, augment=False), student, spec, tokenizer, HardLabels("label"), None, dropped)
     if isinstance(recipe.objective, AdvlObjective):
         _add_advl(parts, recipe, dataset, say)
     elif pretraining:
@@ -110,6 +115,35 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     return parts
 
 
+MakeDataset = Callable[..., RecordDataset]
+
+
+def _datasets(
+    recipe: Recipe, data: DataArtifact, shown: Sequence[Record], spec: ModelSpec, tokenizer: WordTokenizer
+) -> MakeDataset:
+    """What makes a dataset of an artifact's records, augmented or not. shown: all those whose images may be kept, or none."""
+    visual = {augment: build_visual(recipe, data, shown, spec, augment=augment) for augment in (True, False)}
+    classes = len(data.labels) if data.spec.target == "tags" else None
+
+    def dataset(records: Sequence[Record], *, augment: bool) -> RecordDataset:
+        return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
+                             vocabulary=data.vocabulary, classes=classes, seed=recipe.train.seed)
+
+    return dataset
+
+
+def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer) -> list[tuple[RecordDataset, float]]:
+    """The artifacts of `data.mix`, with their weights."""
+    found = []
+    for part in recipe.data.mix:
+        data = open_data(Path(part.path))
+        _check_pretraining(recipe.objective, data)
+        records = _chosen_records(recipe, data, part.train)
+        shown = records if isinstance(records, list) else []
+        found.append((_datasets(recipe, data, shown, spec, tokenizer)(records, augment=True), part.weight))
+    return found
+
+
 def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
     """Raises InputError where the data lacks what the tasks need: words, and for matching one image a record."""
     if not data.spec.text or data.spec.target == "choice":
@@ -121,7 +155,7 @@ def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
                          hint="set objective.tasks=[mlm]")
 
 
-def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset], say: Say | None) -> None:
+def _add_advl(parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
     """Objective and teachers of ADVL; a missing cache is built, unless `say` is None (a dry run)."""
     chosen, data, student = recipe.objective, parts.data, parts.student
     pairs: list[list[Record]] = [[], []]
@@ -179,12 +213,15 @@ def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record],
     return kept, len(records) - len(kept)
 
 
-def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec: ModelSpec, *, augment: bool) -> VisualInput:
-    """How the student sees images, augmented as the recipe says."""
+def build_visual(
+    recipe: Recipe, data: DataArtifact, records: Sequence[Record], spec: ModelSpec, *, augment: bool
+) -> VisualInput:
+    """How the student sees images, augmented as the recipe says; of `records`, or of too many to be kept."""
     image = recipe.image
     paths = (path for record in records for path in record.images)
+    memory = recipe.data.memory if records else bool(recipe.data.memory)
     return visual_input(spec, data.images, paths=paths, augment=image.augment if augment else "none", shift=image.shift,
-                        noise=image.noise, memory=recipe.data.memory, objects=data.objects if spec.image_network else None)
+                        noise=image.noise, memory=memory, objects=data.objects if spec.image_network else None)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:

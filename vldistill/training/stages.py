@@ -21,7 +21,9 @@ from vldistill.artifacts import (
     write_manifest,
     write_text,
 )
+from vldistill.data.artifact import open_data
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.mixing import MixedDataset
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
@@ -141,7 +143,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     trained += sum(p.numel() for p in parts.objective.parameters() if p.requires_grad)
     rows = {
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
-                + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else ""),
+                + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
+                + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
         "student": f"{recipe.student.kind} from {recipe.student.init or 'scratch'}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": _describe_objective(recipe),
@@ -161,6 +164,13 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
+    parts = [(recipe.data.path, recipe.data.weight), *((part.path, part.weight) for part in recipe.data.mix)]
+    told = [f"{share} of {Path(path).name}" + (f" (x {weight:g})" if weight != 1 else "")
+            for share, (path, weight) in zip(train.shares, parts, strict=True)]
+    return f"an epoch has {', '.join(told)}"
 
 
 def _describe_regions(spec: ModelSpec) -> str:
@@ -332,6 +342,7 @@ def _gathered(answers, records, world):
 def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     """Fingerprints of what the run was made from."""
     parents = {"data": parts.data.fingerprint}
+    parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
     if recipe.objective.kind == "advl":
         parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
