@@ -22,7 +22,8 @@ def test_there_are_recipes():
 def test_a_recipe_is_consistent(path, tmp_path):
     recipe = load_recipe(str(path))
     assert recipe.name == path.stem and recipe.description
-    assert (recipe.objective.kind == "dide") == (recipe.teacher is not None)
+    distils = recipe.objective.kind == "dide" or (recipe.objective.kind == "pretrain" and recipe.objective.distils)
+    assert distils == (recipe.teacher is not None)
     assert (recipe.objective.kind == "advl") == (recipe.teachers.vision is not None)
     assert recipe.data.path.startswith("artifacts/data/")
     assert recipe.student.init is None or "/" in recipe.student.init
@@ -67,6 +68,6 @@ FIRST_WORLD = [path for path in FILES if path.stem.startswith("quickstart") and 
 
 @pytest.mark.parametrize("path", FIRST_WORLD, ids=lambda path: path.stem)
 def test_a_quickstart_recipe_plans(world, well, path):
-    stage = "distill" if load_recipe(str(path)).teacher else "finetune"
+    stage = {"labels": "finetune", "pretrain": "pretrain"}.get(load_recipe(str(path)).objective.kind, "distill")
     assert "optimiser steps" in well(stage, "--recipe", f"recipes/{path.name}", "--dry-run").out
     assert Path("artifacts").exists()
