@@ -86,9 +86,10 @@ class ModelSpec:
             own["most_regions"] = self.most_regions
         if self.image_network:
             own["image_network"] = asdict(self.image_network)
+        pairs = {"num_images": self.images} if self.images > 1 else {}
         names = {str(index): name for index, name in enumerate(self.labels)}
         return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **self.encoder.library(self.classes),
-                "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
+                **pairs, "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
