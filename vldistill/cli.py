@@ -180,7 +180,7 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
     length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
     rows: Annotated[
-        str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval.")
+        str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval, fusions.")
     ] = "speed,pair",
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
