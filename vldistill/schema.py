@@ -13,8 +13,16 @@ from vldistill.schema_base import Fraction, NonNegative, Positive, Section
 from vldistill.schema_training import Adversarial, Optim, Train, check_together
 
 
+class Mixed(Section):
+    """Another artifact to pre-train on beside the first. weight: how often an epoch has each of its records."""
+
+    path: str
+    train: str = "train"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
 class Data(Section):
-    """What to train on: an artifact of `vldistill prepare`."""
+    """What to train on: an artifact of `vldistill prepare`. mix: others beside it, for pre-training; weight: see there."""
 
     path: str
     train: str = "train"
@@ -24,6 +32,8 @@ class Data(Section):
     limit: Positive | None = None  # the first N records a split
     workers: Annotated[int, Field(ge=0)] = 0
     memory: bool | None = None  # keep decoded images; null decides by size
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    mix: list[Mixed] = []
 
 
 class Image(Section):
@@ -138,7 +148,7 @@ class Student(Section):
 
 
 class Teacher(Section):
-    """A fine-tuned fusion model: a run, a model folder or a hub name."""
+    """A fusion model, fine-tuned on the same task (for pre-training, a pre-trained one): a run, a model folder or a hub name."""
 
     kind: Literal["vilt"] = "vilt"
     model: str
@@ -279,12 +289,42 @@ class AdvlObjective(Section):
 
 
 class PretrainObjective(Section):
-    """Pre-training without a teacher. tasks: masked language modelling, image-text matching. mask: share of the words that are
-    hidden."""
+    """Pre-training on captions or text alone. tasks: cross-modal contrastive learning (a dual encoder's), masked language
+    modelling, image-text matching. mask: share of the words that are hidden. temperature: where that of CMC starts.
+
+    The defaults need no teacher. DiDE's distillation (Table 5) has attention: cross, soft_labels: true and hard_label_weight: 0;
+    its fields are those of objective `dide`.
+    """
 
     kind: Literal["pretrain"]
-    tasks: Annotated[list[Literal["mlm", "itm"]], Field(min_length=1)] = ["mlm", "itm"]
+    tasks: Annotated[list[Literal["cmc", "mlm", "itm"]], Field(min_length=1)] = ["mlm", "itm"]
     mask: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.07
+    attention: Literal["cross", "uni", "whole", "none"] = "none"
+    layers: Literal["last", "top", "bottom", "all"] = "last"
+    kl: Literal["forward", "reverse"] = "forward"
+    soft_labels: bool = False
+    attention_weight: NonNegative = 1.0
+    soft_label_weight: NonNegative = 1.0
+    hard_label_weight: NonNegative = 1.0
+
+    @property
+    def hidden_states(self) -> bool:
+        return False
+
+    @property
+    def distils(self) -> bool:
+        return self.attention != "none" or self.soft_labels
+
+    @model_validator(mode="after")
+    def _something(self) -> PretrainObjective:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks: each may stand there once")
+        if "cmc" not in self.tasks and not (self.distils or self.hard_label_weight):
+            raise ValueError("nothing to learn: attention, soft_labels and hard_label_weight are all off")
+        if self.soft_labels and self.tasks == ["cmc"]:
+            raise ValueError("soft_labels are of mlm and itm: CMC has none (DiDE, section 3.3.1)")
+        return self
 
 
 Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | PretrainObjective, Field(discriminator="kind")]
@@ -336,8 +376,10 @@ class Recipe(Section):
             raise ValueError("a text_encoder student sees no images: it is trained by objective {kind: pretrain, tasks: [mlm]}")
         if self.student.kind == "vision_encoder" and self.objective.kind != "labels":
             raise ValueError("a vision_encoder student reads no text: it is trained by objective {kind: labels}")
-        if self.objective.kind == "pretrain" and self.student.kind not in ("vilt", "text_encoder"):
-            raise ValueError(f"objective `pretrain` is for a vilt or text_encoder student; this one is {self.student.kind}")
+        if self.objective.kind == "pretrain":
+            self._pretraining(self.objective)
+        elif self.data.mix or self.data.weight != 1:
+            raise ValueError("data.mix and data.weight are for objective `pretrain`")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
         if self.objective.kind == "advl":
@@ -346,6 +388,17 @@ class Recipe(Section):
         if self.student.keep_head and self.student.init is None:
             raise ValueError("student.keep_head needs student.init")
         return self
+
+    def _pretraining(self, objective: PretrainObjective) -> None:
+        kind = self.student.kind
+        if kind not in ("vilt", "dual_encoder", "text_encoder"):
+            raise ValueError(f"objective `pretrain` is for a vilt, dual_encoder or text_encoder student; this one is {kind}")
+        if "cmc" in objective.tasks and kind != "dual_encoder":
+            raise ValueError(f"objective.tasks: cmc is for a dual_encoder student; this one is {kind}")
+        if objective.distils and kind == "text_encoder":
+            raise ValueError("a text_encoder student has no fusion teacher: set objective.attention=none, soft_labels=false")
+        if objective.distils and self.teacher is None:
+            raise ValueError("objective.attention and objective.soft_labels need a `teacher`")
 
     def _canvases(self) -> None:
         kind, clip = self.student.kind, self.student.clip

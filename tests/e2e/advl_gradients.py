@@ -42,7 +42,8 @@ def gradients(phase: Phase, parts: Parts, accelerator: Accelerator, batch: Batch
     learner = accelerator.prepare(Learner(parts.student, phase.objective))
     learner.train()
     torch.manual_seed(seed)
-    descend(learner, batch, parts.teacher(batch, phase.objective.teacher_capture), accelerator)
+    taught = parts.teacher(batch, phase.objective.teacher_capture)
+    descend(learner, phase.objective.arrange(batch), taught, accelerator)
     found = {f"{phase.name}.{name}": parameter.grad.clone() for name, parameter in phase.objective.named_parameters()}
     found[f"{phase.name}.student"] = sum(p.grad.abs().sum() for p in parts.student.parameters() if p.grad is not None)
     accelerator.free_memory(learner)

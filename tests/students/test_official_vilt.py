@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from vldistill.data.batch import Batch, TextBatch
+from vldistill.data.pretext import ITM, MLM
 from vldistill.data.text import SPECIALS
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
@@ -26,6 +27,7 @@ from vldistill.models.checkpoint import fusion_encoder_weights, load_strict, rea
 from vldistill.models.vilt import ViltEncoder
 from vldistill.students.build import load_student
 from vldistill.students.official_vilt import convert, read_answers
+from vldistill.teachers.fusion import build_fusion_teacher
 
 WORDS = [*SPECIALS, *"abcdefghij", "the", "##e"]
 ANSWERS = ["yes", "no", "two"]
@@ -126,6 +128,14 @@ def test_a_pre_trained_checkpoint_keeps_its_heads(tmp_path, vocabulary, saved):
         for name, value in getattr(theirs, part).state_dict().items():
             assert torch.equal(value, kept[f"{part}.{name}"])
         assert set(told["unexpected_keys"]) == {name for name in kept if not name.startswith(("vilt.", part))}
+
+
+def test_a_pre_trained_checkpoint_teaches_pre_training(tmp_path, vocabulary, saved):
+    heads = extra_heads()
+    convert(saved(OfficialVilt(len(WORDS), 2).weights() | heads), vocabulary, tmp_path / "out")
+    teacher = build_fusion_teacher("vilt", str(tmp_path / "out"), labels=[], images=1, pretraining=(MLM, ITM))
+    assert torch.equal(teacher.model.mlm_score.decoder.bias, heads["mlm_score.bias"])
+    assert torch.equal(teacher.model.itm_score.fc.weight, heads["itm_score.fc.weight"])
 
 
 @pytest.fixture

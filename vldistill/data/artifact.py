@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from vldistill.artifacts import file_digest, read_manifest
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.digests import ImageDigests
 from vldistill.data.images import ImageFolder, Images, ShardImages
+from vldistill.data.record_file import LARGE, RecordFile
 from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
@@ -64,10 +66,7 @@ class DataArtifact:
 
         Raises InputError where the split or a type does not exist, the file was edited after `prepare`, or nothing is left.
         """
-        if split not in self.splits:
-            raise InputError(f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder),
-                             hint="choose one of them")
-        path = self.verified(f"{split}.jsonl")
+        path = self._of_split(split)
         records = read_records(path)
         if types is not None:
             known = sorted({record.type for record in records if record.type})
@@ -79,7 +78,21 @@ class DataArtifact:
             records = [record for record in records if record.type in types]
         if part != "both":
             records = [record for record in records if (record.given is None) == (part == "answers")]
-        records = records[:limit]
+        return self._some(records[:limit], split, path)
+
+    def stream(self, split: str, *, limit: int | None = None) -> Sequence[Record]:
+        """The records of a split, as a list, or read one by one where they are too many to hold. Raises as `records`."""
+        path = self._of_split(split)
+        records = RecordFile(path, limit)
+        return self._some(records if len(records) > LARGE else list(records), split, path)
+
+    def _of_split(self, split: str) -> Path:
+        if split not in self.splits:
+            raise InputError(f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder),
+                             hint="choose one of them")
+        return self.verified(f"{split}.jsonl")
+
+    def _some(self, records: Sequence[Record], split: str, path: Path) -> Sequence[Record]:
         if not records:
             raise InputError(f"split {split!r} holds no records", where=str(path), hint=self._again())
         return records

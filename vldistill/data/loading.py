@@ -3,7 +3,7 @@ any number of workers, and a resumed run, see the same stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.batch import Batch, Source, TextBatch
+from vldistill.data.record_file import mapped
 from vldistill.data.records import Record
 from vldistill.data.sequences import EncodedText, Layout, sentences
 from vldistill.data.transforms import hash_key
@@ -36,20 +37,20 @@ class Example:
 
 
 class RecordDataset(Dataset):
-    """Reads records by (epoch, index). layout: how the student wants the text. visual: how it sees images. pad_id: of its
-    tokenizer. classes: how many a target [B, classes] has, None where it is an index."""
+    """Reads records by (epoch, index); texts are laid out once, but for records that are not held (`RecordFile`). layout: how the
+    student wants the text. visual: how it sees images. pad_id: of its tokenizer. classes: how many a target [B, classes] has,
+    None where it is an index."""
 
     def __init__(
-        self, records: list[Record], layout: Layout, visual: VisualInput, *, pad_id: int,
+        self, records: Sequence[Record], layout: Layout, visual: VisualInput, *, pad_id: int,
         vocabulary: AnswerVocabulary | None = None, classes: int | None = None, seed: int = 0,
     ):
         self.records, self.visual, self.seed = records, visual, seed
         self.classes = classes if vocabulary is None else len(vocabulary.names)
         self.pad_id, self.vocabulary = pad_id, vocabulary
-        self._texts = [layout(record) for record in records]
-        self._targets = [self._target(record) for record in records]
+        self._texts, self._targets = mapped(layout, records), mapped(self._target, records)
         self._lengths: list[int] | None = None
-        self._sources = [Source(tuple(record.images), tuple(sentences(record))) for record in records]
+        self._sources = mapped(source_of, records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -82,6 +83,10 @@ class RecordDataset(Dataset):
         if self.classes is not None:
             return None if record.tags is None else dict.fromkeys(record.tags, 1.0)
         return record.label
+
+
+def source_of(record: Record) -> Source:
+    return Source(tuple(record.images), tuple(sentences(record)))
 
 
 @dataclass(frozen=True)
@@ -139,12 +144,12 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[Key]]:
         generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
-        order = torch.randperm(self.count, generator=generator).tolist()
+        order = torch.randperm(self.count, generator=generator)
         step = self.batch * self.world
         for start in range(0, len(self) * step, step):
-            chunk = order[start : start + step]
+            chunk = order[start : start + step].tolist()
             # Only a set smaller than one batch falls short: some records are then dealt twice, so that ranks stay equal.
-            chunk += (order * self.world)[: -len(chunk) % self.world]
+            chunk += (chunk * self.world)[: -len(chunk) % self.world]
             yield [(self.epoch, index) for index in chunk[self.rank :: self.world]]
 
 
@@ -179,8 +184,8 @@ class Loader:
             yield batch
 
 
-def make_loader(dataset: RecordDataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> Loader:
-    """A loader over `batches`."""
+def make_loader(dataset: Dataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> Loader:
+    """A loader over `batches` of a `RecordDataset` or what can stand for one."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
     return Loader(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                              persistent_workers=workers > 0))

@@ -38,6 +38,8 @@ CONFIGS: dict[str, type[Config]] = {
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.
 _PREFIXES = {"vision_encoder": "vit."}
+# What a library would not look for in the file of a kind.
+_UNSAVED = {"text_encoder": "mlm_score."}
 
 # Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
 _HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
@@ -54,7 +56,8 @@ class ModelSpec:
     order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text tokens with specials. answer_loss: what a
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
-    which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end)."""
+    which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end).
+    pretraining: the tasks of pre-training that it has heads for."""
 
     kind: str
     encoder: Config
@@ -68,6 +71,7 @@ class ModelSpec:
     most_regions: int = MOST_REGIONS
     official: bool = False
     image_network: ImageNetwork | None = None
+    pretraining: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -82,7 +86,7 @@ class ModelSpec:
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
                "max_length": self.max_length}
-        for name in ("answer_loss", "regions", "official"):
+        for name in ("answer_loss", "regions", "official", "pretraining"):
             if getattr(self, name):
                 own[name] = getattr(self, name)
         if self.regions:
@@ -108,7 +112,8 @@ class ModelSpec:
         return cls(kind, encoder, own.get("task", ""), images, labels, size,
                    own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
                    own.get("most_regions", MOST_REGIONS), own.get("official", False),
-                   ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None)
+                   ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None,
+                   tuple(own.get("pretraining", ())))
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,9 @@ def save_model(folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: WordT
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, spec)
     tokenizer.save(folder)
-    prefix = _PREFIXES.get(spec.kind, "")
-    save_weights(folder, {name.removeprefix(prefix): value for name, value in model.state_dict().items()})
+    prefix, unsaved = _PREFIXES.get(spec.kind, ""), _UNSAVED.get(spec.kind)
+    kept = {name: value for name, value in model.state_dict().items() if unsaved is None or not name.startswith(unsaved)}
+    save_weights(folder, {name.removeprefix(prefix): value for name, value in kept.items()})
 
 
 def write_spec(folder: Path, spec: ModelSpec) -> None:

@@ -5,35 +5,39 @@ Names are `transformers`' (`vilt.*`, `classifier.{0,1,3}`), so a saved folder lo
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vldistill.data.batch import Batch
+from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.data.pretext import ITM, MLM, Pretext
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.heads import classifier
 from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
-from vldistill.models.vilt import EncoderConfig, ViltEncoder, patches_only, with_cls
+from vldistill.models.pretraining import Pretrained
+from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_only, with_cls
 
 
-class FusionModel(nn.Module):
+class FusionModel(Pretrained):
     """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
     (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit; with 0, as in
-    pre-training, there is no head."""
+    pre-training, there is no head. pretraining: the tasks it has heads for."""
 
     losses: ClassVar[dict[str, str]] = {}
     """The task losses that are its own, by target; the others are the plain ones."""
 
-    def __init__(self, config: EncoderConfig, *, images: int, classes: int):
+    def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
         super().__init__()
         self.vilt = ViltEncoder(config)
         width = config.hidden_size
         self.classifier = classifier(width * images, width * 2, classes, width=width) if classes else None
+        self.add_heads(pretraining, width, config.vocab_size)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> FusionModel:
-        return cls(spec.encoder, images=spec.images, classes=spec.classes)
+        return cls(spec.encoder, images=spec.images, classes=spec.classes, pretraining=spec.pretraining)
 
     @property
     def layers(self) -> int:
@@ -44,23 +48,37 @@ class FusionModel(nn.Module):
         return self.vilt.config.hidden_size
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
-        """Logits [B, C] and one view per image."""
+        """Logits [B, C] and one view per image; of a `Pretext` one view of its pairs and what its heads say."""
+        if isinstance(batch, Pretext):
+            return self._pretext(batch, capture)
         pooled, views = [], []
-        length = batch.text.ids.shape[1]
         for position in range(len(batch.images)):
             image = batch.image_for_each_text(position)
             encoded = self.vilt.encode_pair(batch.text, image, position, capture)
             pooled.append(self.vilt.pool(encoded.hidden))
-            qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
-            hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
-            views.append(View(batch.text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden))
+            views.append(_view(batch.text, image, encoded))
         joined = torch.cat(pooled, dim=-1)
         return Output(joined[:, :0] if self.classifier is None else by_record(self.classifier(joined), batch), views)
+
+    def _pretext(self, batch: Pretext, capture: Capture) -> Output:
+        pairs, nobody = batch.joint(), batch.pairs[:0, 0]
+        encoded = self.vilt.encode_pair(pairs.text, pairs.images[0], 0, capture)
+        states = encoded.hidden[batch.rows.get(MLM, nobody), : pairs.text.ids.shape[1]]
+        pooled = self.vilt.pool(encoded.hidden[batch.rows.get(ITM, nobody)])
+        return Output(pooled[:, :0], [_view(pairs.text, pairs.images[0], encoded)], words=self.hidden_words(states, batch),
+                      matching=self.matching(pooled, batch))
 
 
 def by_record(logits: Tensor, batch: Batch) -> Tensor:
     """[S, C] to [B, C]; where records have choices, [S, 1] to [B, choices]."""
     return logits.view(len(batch), -1) if batch.choices > 1 else logits
+
+
+def _view(text: TextBatch, image: ImageBatch, encoded: Encoded) -> View:
+    length = text.ids.shape[1]
+    qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
+    hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
+    return View(text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden)
 
 
 def _split(query: Tensor, key: Tensor, length: int) -> QueryKey:

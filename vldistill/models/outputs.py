@@ -43,6 +43,13 @@ class View:
     qk: dict[int, QueryKey] = field(default_factory=dict)
     hidden: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def __getitem__(self, rows: Tensor) -> View:
+        """The sequences `rows` [R], in that order."""
+        qk = {layer: QueryKey(*(getattr(kept, name)[rows] for name in QueryKey.__dataclass_fields__))
+              for layer, kept in self.qk.items()}
+        hidden = {layer: (text[rows], image[rows]) for layer, (text, image) in self.hidden.items()}
+        return View(self.text_mask[rows], self.image_mask[rows], self.visual[rows], qk, hidden)
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -57,13 +64,15 @@ class Output:
     """logits: [B, C], by which an answer is chosen; of a record with choices, one a choice. views: one per image of a record (2
     for NLVR2). pairs: [B, C, 2] where a head judges each choice by two classes of its own, wrong and right (UNITER on VCR).
     auxiliary: weighted loss terms of the model's own, beside the task's, by name; in training only. vectors: of a dual encoder,
-    what retrieval compares."""
+    what retrieval compares. words: [M, V] logits of the hidden tokens, and matching: [K, 2], where a batch asks (`Pretext`)."""
 
     logits: Tensor
     views: list[View]
     pairs: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     vectors: Vectors | None = None
+    words: Tensor | None = None
+    matching: Tensor | None = None
 
 
 @dataclass(frozen=True)

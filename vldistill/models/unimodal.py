@@ -5,6 +5,7 @@ Their folders are those libraries' own, so that a teacher is named by its run or
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, ImageBatch
+from vldistill.data.pretext import Pretext
 from vldistill.data.transforms import MEAN, STD
 from vldistill.errors import InputError
 from vldistill.models.config import ModelConfig
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Output, View
+from vldistill.models.pretraining import Pretrained
 
 
 @dataclass(frozen=True)
@@ -67,31 +70,33 @@ class VisionConfig(ModelConfig):
                 "pretrained_cfg": {**pixels, **parts}}
 
 
-class TextEncoder(nn.Module):
-    """BERT without a head; what it is trained for brings its own."""
+class TextEncoder(Pretrained):
+    """BERT, which is trained by masked words; the head for these is not kept."""
 
     losses: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: TextConfig, pretraining: Collection[str] = ()):
         super().__init__()
         from transformers import BertConfig, BertModel
 
         self.bert = BertModel(BertConfig(**config.to_dict(), initializer_range=initial_std(config.hidden_size)))
         self.layers, self.width = config.num_hidden_layers, config.hidden_size
+        self.add_heads(pretraining, config.hidden_size, config.vocab_size)
 
     @classmethod
     def from_spec(cls, spec) -> TextEncoder:
-        return cls(spec.encoder)
+        return cls(spec.encoder, spec.pretraining)
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
-        """No logits, [B, 0], and one view without an image."""
-        text = batch.text
+        """No logits, [B, 0], and one view without an image; of a `Pretext` what the head says."""
+        text = batch.joint().text if isinstance(batch, Pretext) else batch.text
         found = self.bert(text.ids, attention_mask=text.mask, token_type_ids=text.segments.clamp(max=1),
                           output_hidden_states=bool(capture.hidden))
         states = found.last_hidden_state
         nothing, none = states.new_zeros(len(states), 0, states.shape[-1]), text.mask[:, :0]
         hidden = {layer: (found.hidden_states[layer], nothing) for layer in capture.hidden}
-        return Output(states.new_zeros(len(batch), 0), [View(text.mask, none, none, {}, hidden)])
+        words = self.hidden_words(states, batch) if isinstance(batch, Pretext) else None
+        return Output(states.new_zeros(len(batch), 0), [View(text.mask, none, none, {}, hidden)], words=words)
 
 
 class VisionEncoder(nn.Module):

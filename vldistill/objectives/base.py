@@ -26,6 +26,7 @@ Terms = dict[str, Tensor]
 
 class Objective(nn.Module):
     """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's.
+    teacher_reads_arranged: whether the teacher is given what the student reads (see `arrange`), or the batch as it was.
     reaches_all: whether every parameter of the student gets a gradient, which several processes must know. readings: figures of
     the last call, logged beside the terms but not descended on. judged: of an objective that brings its own task, the names of
     the sums by which a validation judges it; empty where the student's answers are scored instead.
@@ -34,7 +35,7 @@ class Objective(nn.Module):
     """
 
     student_capture = teacher_capture = NOTHING
-    needs_teacher = False
+    needs_teacher = teacher_reads_arranged = False
     reaches_all = True
     judged: tuple[str, ...] = ()
 
@@ -43,7 +44,7 @@ class Objective(nn.Module):
         self.readings: dict[str, Tensor] = {}
 
     def arrange(self, batch: Batch) -> Batch:
-        """What the student shall read for a batch; the teacher reads the batch itself."""
+        """What the student shall read for a batch."""
         return batch
 
     def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:

@@ -78,6 +78,16 @@ class CrossModalContrast(nn.Module):
             text_to_image = cross_modal_info_nce(text @ images.T / self.temperature, own, excluded)
         return image_to_text + text_to_image
 
+    @staticmethod
+    def right(text: Tensor, image: Tensor, keys: Tensor) -> tuple[Tensor, int]:
+        """Of this process's pairs, how many images are nearest to their own text and texts to their own image, and out of how
+        many."""
+        scores = F.normalize(text.float(), dim=-1) @ F.normalize(image.float(), dim=-1).T
+        own = torch.arange(len(text), device=text.device)
+        others = (keys[:, None] == keys).any(dim=-1).fill_diagonal_(False)
+        scores = scores.masked_fill(others, -math.inf)
+        return (scores.argmax(dim=0) == own).sum() + (scores.argmax(dim=1) == own).sum(), 2 * len(own)
+
 
 def pair_keys(sources: Sequence[Source], device: torch.device | str = "cpu") -> Tensor:
     """[B, 2] numbers by which equal texts and equal images are known, on every process alike."""

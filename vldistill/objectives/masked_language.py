@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vldistill.data.batch import TextBatch
+from vldistill.data.pretext import IGNORED
 
-IGNORED = -100
-"""The target of a token that is not predicted."""
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens: shown as [MASK], as a token drawn at random; the rest as they are
 
 
@@ -33,20 +32,6 @@ def mask_words(text: TextBatch, *, mask_id: int, vocabulary: int, probability: f
     return (torch.where(chosen, shown, ids).to(device), torch.where(chosen, ids, IGNORED).to(device))
 
 
-class MaskedLanguageHead(nn.Module):
-    """Norm, Linear, GELU, norm, then a Linear to the vocabulary. The first norm is for encoders whose layers end without one."""
-
-    def __init__(self, width: int, vocabulary: int):
-        super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width),
-                                    nn.Linear(width, vocabulary))
-
-    def forward(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """states: [S, T, D]; targets: [S, T]. Logits [M, V] of the M hidden tokens alone, and their true ids [M]."""
-        hidden = targets != IGNORED
-        return self.layers(states[hidden]), targets[hidden]
-
-
 def masked_language_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy, mean over the hidden tokens, fp32."""
+    """Cross-entropy of logits [M, V] with true ids [M], mean over the M hidden tokens, fp32."""
     return F.cross_entropy(logits.float(), truth)

@@ -1,13 +1,14 @@
-"""Pre-training without a teacher: masked language modelling on matched pairs or on text alone, and image-text matching.
+"""Pre-training: cross-modal contrastive learning, masked language modelling and image-text matching, with or without a teacher.
 
-The rows of one batch are read twice, once with hidden words and once whole, half of these with another pair's image (DiDE,
-section 3.2 and appendix A).
+From labels alone ("standard" in DiDE's Table 5) each task has its own loss. With a live fusion teacher, as DiDE has it (section
+3.3.1; Eq. 1): CMC adds attention distillation on its matched pairs; MLM and ITM have attention distillation and soft labels, and
+no labels of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,75 +16,110 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import Capture, Output, View
+from vldistill.data.pretext import CMC, IGNORED, ITM, MLM, Pretext
+from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import Objective, Terms
-from vldistill.objectives.masked_language import MaskedLanguageHead, mask_words, masked_language_loss
-from vldistill.objectives.matching import MatchingHead, others
+from vldistill.objectives.contrastive import TEMPERATURE, CrossModalContrast, pair_keys
+from vldistill.objectives.masked_language import mask_words, masked_language_loss
+from vldistill.objectives.matching import others
+from vldistill.objectives.soft_label import soft_label_kl
 
-MLM, ITM = "mlm", "itm"
-_REPLACED = 0.5
-
-
-@dataclass(frozen=True)
-class Pretext(Batch):
-    """A batch arranged for the tasks. hidden: [B, T] targets of the first B rows, those with hidden words, or None. matched: [B]
-    1.0 where a row of the last B has its own image, 0.0 where it has another's, or None."""
-
-    hidden: Tensor | None = None
-    matched: Tensor | None = None
+_REPLACED = 0.5  # the share of ITM's pairs whose image is another's (DiDE, appendix A)
 
 
 class Pretraining(Objective):
-    """tasks: MLM, ITM or both. width, depth: of the student. probability: of a word to be hidden."""
+    """tasks: any of "cmc" (of a dual encoder), "mlm", "itm". depth: layers of student and teacher. probability: of a word to be
+    hidden. attention, layers, kl: see `DiDE`; of every task, on its own pairs. soft_labels: the teacher's predictions in MLM and
+    ITM. hard_label_weight: of their true answers. temperature: where CMC's starts."""
 
-    reaches_all = False  # the task's head waits for the task
+    teacher_reads_arranged = True
 
-    def __init__(self, tasks: Sequence[str], *, width: int, depth: int, vocabulary: int, mask_id: int, probability: float = 0.15):
+    def __init__(
+        self, tasks: Sequence[str], *, depth: int, vocabulary: int, mask_id: int, probability: float = 0.15,
+        attention: str = "none", layers: str = "last", kl: str = "forward", soft_labels: bool = False,
+        attention_weight: float = 1.0, soft_label_weight: float = 1.0, hard_label_weight: float = 1.0,
+        temperature: float = TEMPERATURE,
+    ):
         super().__init__()
-        self.tasks, self.depth, self.vocabulary = tuple(tasks), depth, vocabulary
-        self.mask_id, self.probability = mask_id, probability
-        self.words = MaskedLanguageHead(width, vocabulary) if MLM in tasks else None
-        self.match = MatchingHead(width) if ITM in tasks else None
-        self.student_capture = Capture(hidden=(depth,))
+        self.tasks, self.vocabulary, self.mask_id, self.probability = tuple(tasks), vocabulary, mask_id, probability
+        self.soft_labels, self.hard_label_weight = soft_labels, hard_label_weight
+        self.attention_weight, self.soft_label_weight = attention_weight, soft_label_weight
+        self.match = None if attention == "none" else AttentionMatch(attention, mapped_layers(layers, depth), kl)
+        self.contrast = CrossModalContrast(temperature) if CMC in tasks else None
+        self.student_capture = self.teacher_capture = Capture(qk=self.match.layers) if self.match else NOTHING
+        self.needs_teacher = bool(self.match) or soft_labels
+        # A head that answers nothing, or a pooler before no head, has no gradient.
+        self.reaches_all = {MLM, ITM} <= set(tasks) and bool(soft_labels or hard_label_weight)
         self.judged = tuple(f"{task}/{part}" for task in self.tasks for part in ("right", "count"))
 
     def arrange(self, batch: Batch) -> Pretext:
-        """B pairs to one or two rows each; drawn by torch's generator."""
+        """Texts twice where words are hidden, images once; drawn by torch's generator. ITM's pairs that keep their image are
+        CMC's."""
         count, device = len(batch), batch.text.ids.device
         own = torch.arange(count)
+        texts, pairs, rows = [], [], {}
         hidden = matched = None
-        texts, images = [], []
-        if self.words is not None:
+        if MLM in self.tasks:
             ids, hidden = mask_words(batch.text, mask_id=self.mask_id, vocabulary=self.vocabulary, probability=self.probability)
-            texts.append(ids)
-            images.append(own)
-        if self.match is not None:
+            texts, pairs, rows[MLM] = [ids], [torch.stack([own, own], dim=1)], own
+        place, before = own + sum(map(len, texts)), sum(map(len, pairs))
+        if {CMC, ITM} & set(self.tasks):
+            texts.append(batch.text.ids)
+            pairs.append(torch.stack([place, own], dim=1))
+            rows |= {task: before + own for task in (CMC, ITM) if task in self.tasks}
+        if ITM in self.tasks:
             other = others(batch)[1]
             replaced = (torch.rand(count) < _REPLACED) & (other >= 0)
-            matched = (~replaced).float().to(device)
-            texts.append(batch.text.ids)
-            images.append(torch.where(replaced, other, own))
-        rows, shown = own.repeat(len(texts)).to(device), torch.cat(images).to(device)
-        text = replace(batch.text[rows], ids=torch.cat(texts))
-        return Pretext([batch.ids[row] for row in rows.tolist()], text, [image[shown] for image in batch.images], None,
-                       [batch.sources[row] for row in rows.tolist()], hidden, matched)
+            matched = ~replaced
+            swapped = torch.stack([place, torch.where(replaced, other, own)], dim=1)
+            if CMC in self.tasks:
+                pairs.append(swapped[replaced])
+                rows[ITM] = torch.where(replaced, before + count + replaced.cumsum(0) - 1, before + own)
+            else:
+                pairs[-1] = swapped
+        if hidden is not None and len(texts) > 1:
+            hidden = torch.cat([hidden, torch.full_like(hidden, IGNORED)])
+        text = replace(batch.text[own.repeat(len(texts)).to(device)], ids=torch.cat(texts))
+        return Pretext(batch.ids, text, batch.images, None, batch.sources, torch.cat(pairs).to(device),
+                       {task: found.to(device) for task, found in rows.items()}, hidden,
+                       None if matched is None else matched.to(device))
 
-    def forward(self, student: Output, teacher: None, batch: Pretext) -> Terms:
-        terms, view = {}, student.views[0]
-        if self.words is not None:
-            terms[MLM] = masked_language_loss(*self._predicted(view, batch))
+    def forward(self, student: Output, teacher: Output | None, batch: Pretext) -> Terms:
+        terms: Terms = {}
+        if self.contrast is not None:
+            terms[CMC] = self.contrast(*_matched(student, batch), pair_keys(batch.sources, batch.text.ids.device))
+            self.readings = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
+        if MLM in self.tasks:
+            terms |= self._answered(MLM, student.words, teacher.words if self.soft_labels else None, batch,
+                                    masked_language_loss)
+        if ITM in self.tasks:
+            terms |= self._answered(ITM, student.matching, teacher.matching if self.soft_labels else None, batch, F.cross_entropy)
         if self.match is not None:
-            terms[ITM] = F.binary_cross_entropy_with_logits(self._scores(view, batch), batch.matched)
+            for task in self.tasks:
+                rows = batch.rows[task]
+                own, other = ([view[rows] for view in side.views] for side in (student, teacher))
+                terms[f"{task}/attention"] = self.attention_weight * self.match(own, other)
+        return terms
+
+    def _answered(self, task: str, logits: Tensor, taught: Tensor | None, batch: Pretext, loss) -> Terms:
+        terms = {}
+        if self.hard_label_weight:
+            terms[task] = self.hard_label_weight * loss(logits.float(), _truth(task, batch))
+        if taught is not None:
+            terms[f"{task}/soft_label"] = self.soft_label_weight * soft_label_kl(logits, taught)
         return terms
 
     def judge(self, student: Output, batch: Pretext) -> dict[str, Tensor]:
-        sums, view = {}, student.views[0]
-        if self.words is not None:
-            logits, truth = self._predicted(view, batch)
-            sums |= {f"{MLM}/right": (logits.argmax(dim=-1) == truth).sum(), f"{MLM}/count": torch.tensor(len(truth))}
-        if self.match is not None:
-            right = (self._scores(view, batch) > 0) == (batch.matched > 0)
-            sums |= {f"{ITM}/right": right.sum(), f"{ITM}/count": torch.tensor(len(right))}
+        """CMC: how often an image and its text are each other's nearest, of this batch's pairs."""
+        sums = {}
+        if self.contrast is not None:
+            right, count = self.contrast.right(*_matched(student, batch), pair_keys(batch.sources, batch.text.ids.device))
+            sums |= {f"{CMC}/right": right, f"{CMC}/count": torch.tensor(count)}
+        for task, logits in ((MLM, student.words), (ITM, student.matching)):
+            if task in self.tasks:
+                truth = _truth(task, batch)
+                sums |= {f"{task}/right": (logits.argmax(dim=-1) == truth).sum(), f"{task}/count": torch.tensor(len(truth))}
         return sums
 
     def summary(self, sums: dict[str, float]) -> dict[str, Any]:
@@ -92,8 +128,16 @@ class Pretraining(Objective):
         return {"accuracy": sum(parts.values()) / len(parts), "count": int(max(sums[f"{task}/count"] for task in self.tasks)),
                 **{f"accuracy/{task}": value for task, value in parts.items()}}
 
-    def _predicted(self, view: View, batch: Pretext) -> tuple[Tensor, Tensor]:
-        return self.words(view.hidden[self.depth][0][: len(batch.hidden)], batch.hidden)
 
-    def _scores(self, view: View, batch: Pretext) -> Tensor:
-        return self.match(view, self.depth)[-len(batch.matched) :].float()
+def _matched(student: Output, batch: Pretext) -> tuple[Tensor, Tensor]:
+    """Vectors [B, D] of CMC's texts and images."""
+    texts, images = batch.pairs[batch.rows[CMC]].unbind(dim=1)
+    return student.vectors.text[texts], student.vectors.images[0][images]
+
+
+def _truth(task: str, batch: Pretext) -> Tensor:
+    """The class of each answer."""
+    if task == ITM:
+        return batch.matched.long()
+    hidden = batch.hidden_words()
+    return hidden[hidden != IGNORED]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vldistill.data.pretext import MLM
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
@@ -25,6 +26,7 @@ from vldistill.models.checkpoint import (
 from vldistill.models.fusion import FusionModel
 from vldistill.models.heads import initial_std
 from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig, named_weights
+from vldistill.models.pretraining import HEADS, head_weights
 from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.vilt import EncoderConfig
 from vldistill.students import pixelbert
@@ -48,8 +50,10 @@ STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualE
 # The parts of each student that are a ViLT encoder or a half of one.
 _TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
 # Those of one modality, as their libraries name their heads.
-_LONE_HEADS = {"text_encoder": (), "vision_encoder": ("vit.head.",)}
+_LONE_HEADS = {"text_encoder": ("mlm_score.",), "vision_encoder": ("vit.head.",)}
 _HEAD = "classifier."
+_MLM_HEAD, _EMBEDDINGS = f"{HEADS[MLM]}.", "embeddings.text_embeddings.word_embeddings.weight"
+_PRETRAINED_HEADS = tuple(f"{head}." for head in HEADS.values())
 # Of a converted checkpoint: what fresh heads start from.
 PRETRAINING = "pretraining."
 RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
@@ -70,7 +74,7 @@ class Wanted:
     """What a student shall be. images: per record. image_size: shorter side in pixels. regions, most_regions: the store
     of one that sees them, and how many of an image. network, network_weights: what one sees pixels by, and where its weights come
     from: a file, "random", or None for the checkpoint that it starts from. clip, pixels: how a "clip_vil" or "pixelbert" student
-    sees."""
+    sees. pretraining: tasks that it needs heads for."""
 
     kind: str
     task: str
@@ -85,6 +89,7 @@ class Wanted:
     network_weights: str | None = None
     clip: Clip | None = None
     pixels: Pixels | None = None
+    pretraining: tuple[str, ...] = ()
 
 
 def new_student(spec: ModelSpec) -> Student:
@@ -226,7 +231,8 @@ def _library_sizes(wanted: Wanted, sizes: Sizes, words: int) -> VisualBertConfig
 def _spec(wanted: Wanted, encoder: Config) -> ModelSpec:
     size = 0 if wanted.kind in SEES_REGIONS | {"text_encoder"} else wanted.image_size
     return ModelSpec(wanted.kind, encoder, wanted.task, wanted.images, wanted.labels, size, wanted.max_length,
-                     regions=wanted.regions, most_regions=wanted.most_regions, image_network=wanted.network)
+                     regions=wanted.regions, most_regions=wanted.most_regions, image_network=wanted.network,
+                     pretraining=wanted.pretraining)
 
 
 def _grown(config: RegionBertConfig, wanted: Wanted, tokenizer: WordTokenizer) -> RegionBertConfig:
@@ -242,6 +248,18 @@ def _from_fusion(model: nn.Module, kind: str, checkpoint: Checkpoint) -> None:
     for name in _TOWERS[kind]:
         tower = getattr(model, name)
         load_strict(tower, fit_encoder(weights, tower), str(checkpoint.folder))
+    if model.mlm_score is not None:  # the head for matching stands on a fusion of its own, and starts afresh
+        head = {name: value for name, value in _heads_of(model, checkpoint, weights).items() if name.startswith(_MLM_HEAD)}
+        load_strict(model.mlm_score, _below(head, _MLM_HEAD), str(checkpoint.folder))
+
+
+def _heads_of(model: nn.Module, checkpoint: Checkpoint, encoder: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the model has of heads of pre-training: the checkpoint's, where it has them too."""
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(_PRETRAINED_HEADS)}
+    if not own:
+        return {}
+    found = head_weights(checkpoint.weights, encoder[_EMBEDDINGS])
+    return {name: found.get(name, value) for name, value in own.items()}
 
 
 def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_head: bool) -> None:
@@ -269,7 +287,7 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
         encoders = {"vilt": fusion_encoder_weights(checkpoint)}
     else:
         encoders = {tower: _below(checkpoint.weights, f"{tower}.") for tower in towers}
-    places = (*(f"{tower}." for tower in towers), "fusion.", _HEAD)
+    places = (*(f"{tower}." for tower in towers), "fusion.", _HEAD, *_PRETRAINED_HEADS)
     # Without a place here, but listed as unexpected by the strict loading below; a fusion encoder lists its own.
     weights = {n: v for n, v in checkpoint.weights.items() if checkpoint.spec.kind != "vilt" and not n.startswith(places)}
     for tower, values in encoders.items():
@@ -277,7 +295,9 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
     if checkpoint.spec.kind == "dual_encoder":
         weights |= {f"fusion.{name}": value for name, value in _below(checkpoint.weights, "fusion.").items()}
     head = checkpoint.weights if keep_head else model.state_dict()
-    load_strict(model, {**weights, **{name: value for name, value in head.items() if name.startswith(_HEAD)}}, where)
+    pretraining = _heads_of(model, checkpoint, encoders[towers[0]])
+    kept = {name: value for name, value in head.items() if name.startswith(_HEAD)}
+    load_strict(model, {**weights, **pretraining, **kept}, where)
 
 
 def _pretrained_head(weights: dict[str, Tensor], model: Student) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@ too large to store."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,10 @@ import torch
 from vldistill.data.batch import Batch
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec, load_strict, read_checkpoint
+from vldistill.models.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.fusion import FusionModel
 from vldistill.models.outputs import Capture, Output
+from vldistill.models.pretraining import HEADS, head_weights
 
 TEACHERS = {"vilt": FusionModel}
 
@@ -48,8 +50,11 @@ class FusionTeacher:
         return Output(output.logits[:, self.order], output.views)
 
 
-def build_fusion_teacher(kind: str, source: str, *, labels: list[str], images: int) -> FusionTeacher:
-    """Reads a fine-tuned fusion model. Raises InputError where it lacks a label or takes another number of images."""
+def build_fusion_teacher(
+    kind: str, source: str, *, labels: list[str], images: int, pretraining: Collection[str] = ()
+) -> FusionTeacher:
+    """Reads a fusion model, fine-tuned for `labels`, or with heads for tasks of pre-training. Raises InputError where it lacks a
+    label or a head, or takes another number of images."""
     checkpoint = read_checkpoint(source)
     spec, where = checkpoint.spec, str(checkpoint.folder)
     if spec.kind != kind:
@@ -61,9 +66,25 @@ def build_fusion_teacher(kind: str, source: str, *, labels: list[str], images: i
     if missing:
         raise InputError(f"the teacher does not know {len(missing)} of the data's labels: {', '.join(missing[:5])}", where=where,
                          hint="fine-tune a teacher on this data first: vldistill finetune")
-    order = None if labels == spec.labels else torch.tensor([spec.labels.index(name) for name in labels])
-    model = TEACHERS[kind](spec.encoder, images=images, classes=spec.classes)
-    weights = {name if name.startswith(("vilt.", "classifier.")) else f"vilt.{name}": value
-               for name, value in checkpoint.weights.items()}
+    order = None if labels in ([], spec.labels) else torch.tensor([spec.labels.index(name) for name in labels])
+    classes = spec.classes if labels else 0
+    model = TEACHERS[kind](spec.encoder, images=images, classes=classes, pretraining=pretraining)
+    weights = {f"vilt.{name}": value for name, value in fusion_encoder_weights(checkpoint).items()}
+    if labels:
+        weights |= {name: value for name, value in checkpoint.weights.items() if name.startswith("classifier.")}
+    weights |= _heads(checkpoint, weights, pretraining, where)
     load_strict(model, weights, where)
     return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order, source)
+
+
+def _heads(
+    checkpoint: Checkpoint, weights: dict[str, torch.Tensor], pretraining: Collection[str], where: str
+) -> dict[str, torch.Tensor]:
+    found = head_weights(checkpoint.weights, weights["vilt.embeddings.text_embeddings.word_embeddings.weight"])
+    wanted = {task: f"{HEADS[task]}." for task in pretraining}
+    missing = [task for task, head in wanted.items() if not any(name.startswith(head) for name in found)]
+    if missing:
+        heads = ", ".join(HEADS[task] for task in missing)
+        raise InputError(f"has no head for {', '.join(missing)} ({heads})", where=where,
+                         hint="name a run of `vldistill pretrain`, or ViLT's official checkpoint (the hub's has no itm_score)")
+    return {name: value for name, value in found.items() if name.startswith(tuple(wanted.values()))}

@@ -32,10 +32,9 @@ class Adversarial:
     image: bool
     target: str
 
-    def __call__(self, learner: nn.Module, batch: Batch, taught: object, accelerator: Accelerator) -> tuple[Terms, Tensor]:
+    def __call__(self, learner: nn.Module, arranged: Batch, taught: object, accelerator: Accelerator) -> tuple[Terms, Tensor]:
         inner = accelerator.unwrap_model(learner)
         student, objective = inner.student, inner.objective
-        arranged = objective.arrange(batch)
         deltas = self._zeros(student, arranged)
         sums: dict[str, Tensor] = {}
         # Each pass goes backward by itself, so the processes exchange their gradients once, at the end.

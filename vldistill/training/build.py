@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
+from vldistill.data.mixing import MixedDataset
+from vldistill.data.pretext import MLM, PRETRAINING
+from vldistill.data.record_file import mapped
 from vldistill.data.records import Record
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
@@ -16,6 +19,7 @@ from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
+from vldistill.models.pretraining import HEADS
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
@@ -39,7 +43,7 @@ class Parts:
     matching: step 1 of ADVL, anchor: what its maps are fitted on before; if there are any."""
 
     data: DataArtifact
-    train: RecordDataset
+    train: RecordDataset | MixedDataset
     val: RecordDataset
     student: Student
     spec: ModelSpec
@@ -60,11 +64,17 @@ def wanted_features(recipe: Recipe) -> WantedFeatures:
     return [(data, [*train, *pairs]), *anchored]
 
 
-def _chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> list[Record]:
-    records = data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
-    if recipe.student.kind == "text_encoder":  # which reads the text of any data
-        return [replace(record, images=[]) for record in records]
-    return records
+def _chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> Sequence[Record]:
+    if recipe.objective.kind == "pretrain" and recipe.data.types is None:
+        records = data.stream(split, limit=recipe.data.limit)
+    else:
+        records = data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
+    # A text encoder reads the text of any data.
+    return mapped(_without_images, records) if recipe.student.kind == "text_encoder" else records
+
+
+def _without_images(record: Record) -> Record:
+    return replace(record, images=[])
 
 
 def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
@@ -87,25 +97,52 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     if data.spec.target == "answers" and not pretraining:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
 
-    visual = {augment: build_visual(recipe, data, [*train, *val], spec, augment=augment) for augment in (True, False)}
-
-    def dataset(records: list[Record], *, augment: bool) -> RecordDataset:
-        return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
-                             vocabulary=data.vocabulary, classes=len(data.labels) if data.spec.target == "tags" else None,
-                             seed=recipe.train.seed)
-
-    parts = Parts(data, dataset(train, augment=True), dataset(val, augment=False), student, spec, tokenizer,
-                  HardLabels("label"), None, dropped)
+    held = all(isinstance(records, list) for records in (train, val))
+    dataset = _datasets(recipe, data, [*train, *val] if held else [], spec, tokenizer)
+    mixed = dataset(train, augment=True)
+    if recipe.data.mix:
+        mixed = MixedDataset([(mixed, recipe.data.weight), *_mixed_in(recipe, spec, tokenizer)])
+    parts = Parts(data, mixed, dataset(val, augment=False), student, spec, tokenizer, HardLabels("label"), None, dropped)
     if isinstance(recipe.objective, AdvlObjective):
         _add_advl(parts, recipe, dataset, say)
     elif pretraining:
-        parts.objective = Pretraining(recipe.objective.tasks, width=student.width, depth=student.layers,
-                                      vocabulary=len(tokenizer.vocabulary), mask_id=tokenizer.mask_id,
-                                      probability=recipe.objective.mask)
+        fields = recipe.objective.model_dump(exclude={"kind", "mask"})
+        parts.objective = Pretraining(**fields, depth=student.layers, vocabulary=len(tokenizer.vocabulary),
+                                      mask_id=tokenizer.mask_id, probability=recipe.objective.mask)
     else:
         parts.objective = build_objective(recipe.objective, data, student)
-        parts.teacher = build_teacher(recipe, recipe.objective, parts) if parts.objective.needs_teacher else None
+    if parts.objective.needs_teacher and parts.teacher is None:
+        parts.teacher = build_teacher(recipe, recipe.objective, parts)
     return parts
+
+
+MakeDataset = Callable[..., RecordDataset]
+
+
+def _datasets(
+    recipe: Recipe, data: DataArtifact, shown: Sequence[Record], spec: ModelSpec, tokenizer: WordTokenizer
+) -> MakeDataset:
+    """What makes a dataset of an artifact's records, augmented or not. shown: all those whose images may be kept, or none."""
+    visual = {augment: build_visual(recipe, data, shown, spec, augment=augment) for augment in (True, False)}
+    classes = len(data.labels) if data.spec.target == "tags" else None
+
+    def dataset(records: Sequence[Record], *, augment: bool) -> RecordDataset:
+        return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
+                             vocabulary=data.vocabulary, classes=classes, seed=recipe.train.seed)
+
+    return dataset
+
+
+def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer) -> list[tuple[RecordDataset, float]]:
+    """The artifacts of `data.mix`, with their weights."""
+    found = []
+    for part in recipe.data.mix:
+        data = open_data(Path(part.path))
+        _check_pretraining(recipe.objective, data)
+        records = _chosen_records(recipe, data, part.train)
+        shown = records if isinstance(records, list) else []
+        found.append((_datasets(recipe, data, shown, spec, tokenizer)(records, augment=True), part.weight))
+    return found
 
 
 def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
@@ -113,12 +150,13 @@ def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
     if not data.spec.text or data.spec.target == "choice":
         raise InputError(f"is a `{data.task}` artifact, whose text cannot be pre-trained on", where=str(data.folder),
                          hint="choose captions, or text alone")
-    if "itm" in chosen.tasks and data.spec.images != 1:
-        raise InputError(f"has {data.spec.images} images a record, image-text matching needs one", where=str(data.folder),
+    seeing = [PRETRAINING[task] for task in chosen.tasks if task != MLM]
+    if seeing and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, {seeing[0]} needs one", where=str(data.folder),
                          hint="set objective.tasks=[mlm]")
 
 
-def _add_advl(parts: Parts, recipe: Recipe, dataset: Callable[..., RecordDataset], say: Say | None) -> None:
+def _add_advl(parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
     """Objective and teachers of ADVL; a missing cache is built, unless `say` is None (a dry run)."""
     chosen, data, student = recipe.objective, parts.data, parts.student
     pairs: list[list[Record]] = [[], []]
@@ -176,12 +214,15 @@ def _trainable(records: list[Record], data: DataArtifact) -> tuple[list[Record],
     return kept, len(records) - len(kept)
 
 
-def build_visual(recipe: Recipe, data: DataArtifact, records: list[Record], spec: ModelSpec, *, augment: bool) -> VisualInput:
-    """How the student sees images, augmented as the recipe says."""
+def build_visual(
+    recipe: Recipe, data: DataArtifact, records: Sequence[Record], spec: ModelSpec, *, augment: bool
+) -> VisualInput:
+    """How the student sees images, augmented as the recipe says; of `records`, or of too many to be kept."""
     image = recipe.image
     paths = (path for record in records for path in record.images)
+    memory = recipe.data.memory if records else bool(recipe.data.memory)
     return visual_input(spec, data.images, paths=paths, augment=image.augment if augment else "none", shift=image.shift,
-                        noise=image.noise, memory=recipe.data.memory, objects=data.objects if spec.image_network else None)
+                        noise=image.noise, memory=memory, objects=data.objects if spec.image_network else None)
 
 
 def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpec, WordTokenizer]:
@@ -195,12 +236,14 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                          where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     # Pre-trained, a student has no head yet.
-    labels = [] if isinstance(recipe.objective, PretrainObjective) else data.labels
+    pretraining = _heads(recipe.objective) if isinstance(recipe.objective, PretrainObjective) else None
+    labels = data.labels if pretraining is None else []
     wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
                     most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
-                    network_weights=student.image_network.weights, clip=_clip(recipe), pixels=_pixels(recipe))
+                    network_weights=student.image_network.weights, clip=_clip(recipe), pixels=_pixels(recipe),
+                    pretraining=pretraining or ())
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
@@ -211,6 +254,11 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
     return new_from_scratch(wanted, sizes, tokenizer)
+
+
+def _heads(chosen: PretrainObjective) -> tuple[str, ...]:
+    """The tasks that have one."""
+    return tuple(task for task in chosen.tasks if task in HEADS)
 
 
 def _clip(recipe: Recipe) -> Clip | None:
@@ -240,12 +288,15 @@ def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact,
     return HardLabels(loss)
 
 
-def build_teacher(recipe: Recipe, chosen: DideObjective, parts: Parts) -> FusionTeacher:
+def build_teacher(recipe: Recipe, chosen: DideObjective | PretrainObjective, parts: Parts) -> FusionTeacher:
     """The recipe's fusion teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
     image size; or, for attention and hidden states, another number of layers or heads; or where its answers come from
     another kind of loss than the objective reads them by."""
     data, spec = parts.data, parts.spec
-    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels, images=data.spec.images)
+    pretraining = isinstance(chosen, PretrainObjective)
+    heads = _heads(chosen) if pretraining and chosen.soft_labels else ()
+    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=[] if pretraining else data.labels,
+                                   images=data.spec.images, pretraining=heads)
     if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
         raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
                          hint="start the student from the encoder that the teacher was fine-tuned from")
@@ -261,8 +312,8 @@ def build_teacher(recipe: Recipe, chosen: DideObjective, parts: Parts) -> Fusion
         if mine != theirs:
             raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
                              hint="they must agree to share image patches and attention maps")
-    learned, read = teacher.spec.answer_loss, chosen.answer_loss
-    if data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
+    learned, read = teacher.spec.answer_loss, None if pretraining else chosen.answer_loss
+    if not pretraining and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
         raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {read}",
                          where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
     if spec.max_length > other.max_position_embeddings:

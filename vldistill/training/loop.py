@@ -34,23 +34,23 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.objective = student, objective
 
-    def forward(self, batch: Batch, taught: Any) -> Terms:
-        """The loss terms, and nothing else: several processes wait for the gradient of whatever is returned."""
-        arranged = self.objective.arrange(batch)
+    def forward(self, arranged: Batch, taught: Any) -> Terms:
+        """The loss terms, and nothing else: several processes wait for the gradient of whatever is returned. arranged: by the
+        objective."""
         return self.objective(self.student(arranged, self.objective.student_capture), taught, arranged)
 
 
-def descend(learner: nn.Module, batch: Batch, taught: Any, accelerator: Accelerator) -> tuple[Terms, Tensor]:
+def descend(learner: nn.Module, arranged: Batch, taught: Any, accelerator: Accelerator) -> tuple[Terms, Tensor]:
     """One forward and one backward pass: the terms, and their sum."""
     with accelerator.autocast():
-        terms = learner(batch, taught)
+        terms = learner(arranged, taught)
     loss = torch.stack(list(terms.values())).sum()
     accelerator.backward(loss)
     return terms, loss
 
 
 Passes = Callable[[nn.Module, Batch, Any, Accelerator], tuple[Terms, Tensor]]
-"""The forward and backward passes of a batch."""
+"""The forward and backward passes of an arranged batch."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,12 @@ def fit(
             torch.manual_seed(hash_key((plan.seed, micro, accelerator.process_index)))
             micro += 1
             batch = batch.to(accelerator.device)
+            arranged = objective.arrange(batch)
+            read = arranged if objective.teacher_reads_arranged else batch
             with accelerator.accumulate(learner):
                 with accelerator.autocast():
-                    taught = teacher(batch, objective.teacher_capture) if teacher is not None else None
-                terms, loss = passes(learner, batch, taught, accelerator)
+                    taught = teacher(read, objective.teacher_capture) if teacher is not None else None
+                terms, loss = passes(learner, arranged, taught, accelerator)
                 if accelerator.sync_gradients and plan.clip is not None:
                     meter.norm = accelerator.clip_grad_norm_(learner.parameters(), plan.clip)
                 optimizer.step()

@@ -21,7 +21,10 @@ from vldistill.artifacts import (
     write_manifest,
     write_text,
 )
+from vldistill.data.artifact import open_data
 from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.mixing import MixedDataset
+from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.errors import InputError
@@ -38,7 +41,7 @@ from vldistill.runtime import (
     refuse_unlaunched,
     seed_everything,
 )
-from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Teachers
+from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe, Teachers
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import Batches, StepPairs, describe_batch, eval_pairs, make_batches, step_pairs
@@ -140,7 +143,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     trained += sum(p.numel() for p in parts.objective.parameters() if p.requires_grad)
     rows = {
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
-                + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else ""),
+                + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
+                + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
         "student": f"{recipe.student.kind} from {recipe.student.init or 'scratch'}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": _describe_objective(recipe),
@@ -160,6 +164,13 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
+    parts = [(recipe.data.path, recipe.data.weight), *((part.path, part.weight) for part in recipe.data.mix)]
+    told = [f"{share} of {Path(path).name}" + (f" (x {weight:g})" if weight != 1 else "")
+            for share, (path, weight) in zip(train.shares, parts, strict=True)]
+    return f"an epoch has {', '.join(told)}"
 
 
 def _describe_regions(spec: ModelSpec) -> str:
@@ -192,8 +203,13 @@ def _describe_objective(recipe: Recipe) -> str:
     if chosen.kind == "advl":
         return _describe_advl(chosen)
     if chosen.kind == "pretrain":
-        names = {"mlm": f"masked language modelling ({100 * chosen.mask:.0f} % of the words)", "itm": "image-text matching"}
-        return " + ".join(names[task] for task in chosen.tasks)
+        names = PRETRAINING | {MLM: f"{PRETRAINING[MLM]} ({100 * chosen.mask:.0f} % of the words)"}
+        tasks = " + ".join(names[task] for task in chosen.tasks)
+        return f"{tasks}, from {_describe_dide(chosen)}" if chosen.distils else tasks
+    return _describe_dide(chosen)
+
+
+def _describe_dide(chosen: DideObjective | PretrainObjective) -> str:
     parts = [f"attention ({chosen.attention}, {chosen.layers} layer)"] if chosen.attention != "none" else []
     parts += ["soft labels"] * chosen.soft_labels + ["hidden states"] * chosen.hidden_states
     parts += [f"ground-truth labels x {chosen.hard_label_weight:g}"] * bool(chosen.hard_label_weight)
@@ -328,6 +344,7 @@ def _gathered(answers, records, world):
 def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     """Fingerprints of what the run was made from."""
     parents = {"data": parts.data.fingerprint}
+    parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
     if recipe.objective.kind == "advl":
         parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
