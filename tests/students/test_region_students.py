@@ -191,6 +191,13 @@ def test_two_images_are_two_passes_of_uniter_whose_pooled_vectors_are_joined():
     assert model.losses == {} and Uniter(CONFIG, classes=3, target="label").losses["label"] == "label_bce"
 
 
+def test_every_trained_parameter_of_uniter_gets_a_gradient():
+    """Else several processes, each waiting for the others' gradients, would stop."""
+    model = Uniter(CONFIG, classes=3, target="label")
+    model(batch()).logits.sum().backward()
+    assert not {name for name, value in model.named_parameters() if value.requires_grad and value.grad is None}
+
+
 def test_packing_by_hand():
     masks = [torch.tensor([[1, 1, 0], [1, 0, 0]]).bool(), torch.tensor([[1, 0], [1, 1]]).bool()]
     packing = make_packing(masks)
