@@ -11,8 +11,11 @@ from vldistill.artifacts import write_json
 from vldistill.commands.output import console, last_line, plan_table
 from vldistill.errors import InputError
 from vldistill.evaluation.bench import DTYPES, GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
+from vldistill.evaluation.bench_fusions import fusion_rows
 from vldistill.models.vilt import EncoderConfig
 from vldistill.runtime import cpu_has_bf16, device_name
+
+MEASURES = {**GROUPS, "fusions": fusion_rows}
 
 
 def bench_command(
@@ -22,8 +25,8 @@ def bench_command(
     """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
     sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
     for name in rows:
-        if name not in GROUPS:
-            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(GROUPS)}")
+        if name not in MEASURES:
+            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(MEASURES)}")
     for name in precisions:
         if name not in DTYPES:
             raise InputError(f"--precision {name} is not known", hint=f"one or more of {', '.join(DTYPES)}")
@@ -53,7 +56,7 @@ def bench_command(
             setting = Setting(config, grid, size, tokens, precision, device, rounds)
             for group in rows:
                 trained = model is not None and group == "speed"
-                found = speed_rows(setting, images=images, dual=model) if trained else GROUPS[group](setting)
+                found = speed_rows(setting, images=images, dual=model) if trained else MEASURES[group](setting)
                 console.print(bench_table(found, precision, size))
                 results += found
     summary = as_json(results, name)
