@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rich.table import Table
+
 from vldistill.artifacts import write_text
 from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.progress import Watching
+from vldistill.data.artifact import DataArtifact
 from vldistill.errors import InputError
-from vldistill.evaluation.evaluate import evaluate_run, evaluation_folder, load_data, metrics_table, write_evaluation
+from vldistill.evaluation.captions import CaptionEvaluation, captions_table, evaluate_captions, write_captions
+from vldistill.evaluation.evaluate import (
+    Evaluation,
+    evaluate_run,
+    evaluation_folder,
+    load_data,
+    metrics_table,
+    write_evaluation,
+)
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
 
 
@@ -29,16 +41,34 @@ def evaluate_command(
         return
     results = []
     for source in runs:
-        evaluation = evaluate_run(source, artifacts[source], split, batch=batch, limit=limit, workers=workers)
-        write_evaluation(evaluation, folders[source], artifacts[source].fingerprint)
-        partial = " (partial)" if evaluation.partial else ""
+        evaluated = _captions if artifacts[source].task == "caption" else _answers
+        found, table, seconds = evaluated(source, artifacts[source], split, folders[source], batch=batch, limit=limit,
+                                          workers=workers)
+        partial = " (partial)" if found.partial else ""
         console.print(f"{source}, {split}{partial}", highlight=False, markup=False, soft_wrap=True)
-        console.print(metrics_table(evaluation))
-        console.print(f"wrote {folders[source]} after {evaluation.seconds:.1f} s\n", highlight=False, soft_wrap=True)
-        metrics = {name: round(value, 4) for name, value in (evaluation.metrics or {}).items() if isinstance(value, int | float)}
-        results.append({"run": source, "split": split, **metrics, "seconds": round(evaluation.seconds, 2)}
-                       | ({"partial": True} if evaluation.partial else {}))
+        console.print(table)
+        console.print(f"wrote {folders[source]} after {seconds:.1f} s\n", highlight=False, soft_wrap=True)
+        metrics = {name: round(value, 4) for name, value in (found.metrics or {}).items() if isinstance(value, int | float)}
+        results.append({"run": source, "split": split, **metrics, "seconds": round(seconds, 2)}
+                       | ({"partial": True} if found.partial else {}))
     last_line({"evaluated": results} if len(results) > 1 else results[0])
+
+
+def _answers(
+    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int
+) -> tuple[Evaluation, Table, float]:
+    found = evaluate_run(source, data, split, batch=batch, limit=limit, workers=workers)
+    write_evaluation(found, folder, data.fingerprint)
+    return found, metrics_table(found), found.seconds
+
+
+def _captions(
+    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int
+) -> tuple[CaptionEvaluation, Table, float]:
+    with Watching() as watch:
+        found = evaluate_captions(source, data, split, batch=batch, limit=limit, workers=workers, watch=watch)
+    write_captions(found, folder, data.fingerprint)
+    return found, captions_table(found), sum(found.seconds.values())
 
 
 def predict_command(

@@ -111,13 +111,18 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+    head = summary_head(evaluation.source, evaluation.split, fingerprint, evaluation.partial)
+    write_json(folder / "metrics.json", {**head, "seconds": round(evaluation.seconds, 2),
+                                         **(evaluation.metrics or {"count": len(evaluation.records)})})
+
+
+def summary_head(source: str, split: str, fingerprint: str, partial: bool) -> dict[str, Any]:
+    """What every metrics.json begins with: the model, how its checkpoint was chosen, and the data."""
     # A model folder of a run has the run's manifest beside it; a published model has none.
-    manifest = resolve_model(evaluation.source).parent / MANIFEST
+    manifest = resolve_model(source).parent / MANIFEST
     best = read_json(manifest).get("best", {}) if manifest.exists() else {}
     chosen = {"checkpoint": {"step": best["step"], "rule": "best accuracy on validation"}} if "step" in best else {}
-    summary = {"source": evaluation.source, "split": evaluation.split, "data": fingerprint, "partial": evaluation.partial,
-               **chosen, "seconds": round(evaluation.seconds, 2), **(evaluation.metrics or {"count": len(evaluation.records)})}
-    write_json(folder / "metrics.json", summary)
+    return {"source": source, "split": split, "data": fingerprint, "partial": partial, **chosen}
 
 
 def load_data(path: Path | None, source: str) -> DataArtifact:
