@@ -182,15 +182,21 @@ def bench(
     rows: Annotated[
         str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval.")
     ] = "speed,pair",
+    retrieval: Annotated[bool, typer.Option("--retrieval", help="Only the rows of retrieval.")] = False,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: images.")] = 1000,
+    texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: texts.")] = 5000,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs read by fusion.")] = 64,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Time the fusion against the dual encoder."""
     from vldistill.commands.bench import bench_command
+    from vldistill.evaluation.bench_retrieval import RetrievalSize
 
     bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
-                  rows=_split(rows), threads=threads, out=out, dry_run=dry_run)
+                  rows=("retrieval",) if retrieval else _split(rows), size=RetrievalSize(images, texts, pairs), threads=threads,
+                  out=out, dry_run=dry_run)
 
 
 @app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --words")
