@@ -23,7 +23,7 @@ from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_o
 class FusionModel(Pretrained):
     """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
     (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit; with 0, as in
-    pre-training, there is no head. pretraining: the tasks it has heads for."""
+    pre-training, there is no head. pretraining: the tasks it has heads for; that for retrieval scores a pair by one logit."""
 
     losses: ClassVar[dict[str, str]] = {}
     """The task losses that are its own, by target; the others are the plain ones."""
@@ -58,7 +58,8 @@ class FusionModel(Pretrained):
             pooled.append(self.vilt.pool(encoded.hidden))
             views.append(_view(batch.text, image, encoded))
         joined = torch.cat(pooled, dim=-1)
-        return Output(joined[:, :0] if self.classifier is None else by_record(self.classifier(joined), batch), views)
+        head = self.rank_output if self.classifier is None else self.classifier
+        return Output(joined[:, :0] if head is None else by_record(head(joined), batch), views)
 
     def _pretext(self, batch: Pretext, capture: Capture) -> Output:
         pairs, nobody = batch.joint(), batch.pairs[:0, 0]
