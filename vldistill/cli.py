@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import VldistillError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     epilog="Start with: vldistill prepare toy",
 )
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(index_app, name="index")
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.", show_default=False)
@@ -148,13 +150,16 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of RUN/eval/SPLIT.")] = None,
     limit: LimitOption = None,
     precision: Annotated[str, typer.Option("--precision", metavar="P", help="fp32, bf16, fp16 or int8.")] = "fp32",
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""
     from vldistill.commands.evaluate import evaluate_command
 
     evaluate_command(runs, data=data, split=split, batch=batch, workers=workers, out=out, limit=limit, precision=precision,
-                     dry_run=dry_run)
+                     index=index, dry_run=dry_run)
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
@@ -191,6 +196,7 @@ def bench(
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: images.")] = 1000,
     texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: texts.")] = 5000,
     pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs read by fusion.")] = 64,
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Also read vectors from the RUN's index.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,
@@ -200,8 +206,8 @@ def bench(
     from vldistill.evaluation.bench_retrieval import RetrievalSize
 
     bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
-                  rows=("retrieval",) if retrieval else _split(rows), size=RetrievalSize(images, texts, pairs), threads=threads,
-                  out=out, dry_run=dry_run)
+                  rows=("retrieval",) if retrieval else _split(rows), size=RetrievalSize(images, texts, pairs), index=index,
+                  threads=threads, out=out, dry_run=dry_run)
 
 
 @app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --words")

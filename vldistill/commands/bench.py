@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from vldistill.artifacts import write_json
 from vldistill.commands.output import console, last_line, plan_table
@@ -26,7 +30,7 @@ ROWS = (*MEASURES, RETRIEVAL, PRECISION)
 
 def bench_command(
     run: str | None, *, gpu: bool, batches: tuple[str, ...], precisions: tuple[str, ...], rounds: int, lengths: tuple[str, ...],
-    rows: tuple[str, ...], size: RetrievalSize, threads: int | None, out: Path | None, dry_run: bool,
+    rows: tuple[str, ...], size: RetrievalSize, index: Path | None, threads: int | None, out: Path | None, dry_run: bool,
 ) -> None:
     """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
     sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
@@ -44,6 +48,7 @@ def bench_command(
     if model is not None:
         # A trained model takes as many images as its task has.
         rows = tuple(dict.fromkeys("speed" if name == "pair" else name for name in rows))
+    stored = _stored(index, run)
     name = device_name(device)
     plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
             "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
@@ -68,7 +73,7 @@ def bench_command(
                 elif group == PRECISION:
                     found = precision_rows(setting, precisions, model, images=images)
                 elif group == "speed" and model is not None:
-                    found = speed_rows(setting, images=images, dual=model)
+                    found = speed_rows(setting, images=images, dual=model, stored=stored)
                 else:
                     found = MEASURES[group](setting)
                 console.print(bench_table(found, precision, pairs))
@@ -80,6 +85,20 @@ def bench_command(
         write_json(out, summary)
         console.print(f"wrote {out}", highlight=False)
     last_line({"device": name, "speedup": _headline(results)})
+
+
+def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor]] | None:
+    """Reads vectors of images drawn at random from an index of the run's."""
+    if folder is None:
+        return None
+    if run is None:
+        raise InputError("--index needs the RUN that it was built with", hint="vldistill bench RUN --index INDEX")
+    from vldistill.evaluation.image_index import ImageIndex, model_fields
+    from vldistill.models.checkpoint import read_checkpoint
+
+    index = ImageIndex(folder)
+    index.check_model(model_fields(run, read_checkpoint(run).spec), run)
+    return partial(index.drawn, generator=np.random.default_rng(0))
 
 
 def bench_table(rows: list[Row], precision: str, batch: int) -> Table:

@@ -22,12 +22,13 @@ from vldistill.evaluation.evaluate import (
     metrics_table,
     write_evaluation,
 )
+from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
 
 
 def evaluate_command(
     runs: list[str], *, data: Path | None, split: str, batch: int, workers: int, out: Path | None, limit: int | None,
-    precision: str, dry_run: bool,
+    precision: str, index: Path | None, dry_run: bool,
 ) -> None:
     """Evaluates each run; the last line of standard output is JSON."""
     if out is not None and len(runs) > 1:
@@ -35,6 +36,7 @@ def evaluate_command(
     artifacts = {source: load_data(data, source) for source in runs}
     if precision != "fp32" and any(found.task == "caption" for found in artifacts.values()):
         raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
+    stored = ImageIndex(index) if index is not None else None
     folders = {source: out or evaluation_folder(source, split, limit, precision) for source in runs}
     if dry_run:
         for source in runs:
@@ -46,7 +48,7 @@ def evaluate_command(
     for source in runs:
         evaluated = _captions if artifacts[source].task == "caption" else partial(_answers, precision=precision)
         found, table, seconds = evaluated(source, artifacts[source], split, folders[source], batch=batch, limit=limit,
-                                          workers=workers)
+                                          workers=workers, index=stored)
         told = " (partial)" if found.partial else ""
         console.print(f"{source}, {split}{told}", highlight=False, markup=False, soft_wrap=True)
         console.print(table)
@@ -58,18 +60,20 @@ def evaluate_command(
 
 
 def _answers(
-    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int, precision: str
+    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int,
+    index: ImageIndex | None, precision: str,
 ) -> tuple[Evaluation, Table, float]:
-    found = evaluate_run(source, data, split, batch=batch, limit=limit, workers=workers, precision=precision)
+    found = evaluate_run(source, data, split, batch=batch, limit=limit, workers=workers, precision=precision, index=index)
     write_evaluation(found, folder, data.fingerprint)
     return found, metrics_table(found), found.seconds
 
 
 def _captions(
-    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int
+    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int,
+    index: ImageIndex | None,
 ) -> tuple[CaptionEvaluation, Table, float]:
     with Watching() as watch:
-        found = evaluate_captions(source, data, split, batch=batch, limit=limit, workers=workers, watch=watch)
+        found = evaluate_captions(source, data, split, batch=batch, limit=limit, workers=workers, watch=watch, index=index)
     write_captions(found, folder, data.fingerprint)
     return found, captions_table(found), sum(found.seconds.values())
 

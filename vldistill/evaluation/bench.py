@@ -2,7 +2,8 @@
 
 Regimes, at 384x640 pixels (240 patches of 32) unless a run says otherwise:
 - fusion: text and image in one sequence; the reference is stock `transformers` ViLT, texts padded to the longest length.
-- online: both towers and the head. cached: text tower and head on stored image vectors. images: the offline part.
+- online: both towers and the head. cached: text tower and head on stored image vectors, in memory or from an index on disk.
+  offline: the image tower.
 - pair (NLVR2): two images a text; fusion passes twice, the dual encoder encodes the text once.
 - capture: keeping the last layer's queries and keys, in inference and in training.
 - step: an optimisation step of the student alone and with its teacher.
@@ -30,6 +31,7 @@ from vldistill.objectives.dide import DiDE
 from vldistill.students.dual_encoder import DualEncoder
 
 PAPER_GRID = (12, 20)
+STORED = "dual, images from the index"
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,12 @@ def library_vilt(setting: Setting) -> Callable[[Batch], list[Tensor]]:
     return run
 
 
-def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = None) -> list[Row]:
+def speed_rows(
+    setting: Setting, *, images: int = 1, dual: DualEncoder | None = None, stored: Callable[[int], list[Tensor]] | None = None
+) -> list[Row]:
     """Fusion against dual encoder, with one image a text or (NLVR2) two: then the fusion encoder passes twice, and the dual
-    encoder reads the text once. `dual`: a trained one, else random weights."""
+    encoder reads the text once. `dual`: a trained one, else random weights. stored: reads the vectors of so many images at each
+    place from disk, for a row of its own."""
     config = EncoderConfig(**{**setting.config.to_dict(),
                               "modality_type_vocab_size": max(images + 1, setting.config.modality_type_vocab_size)})
     longest = setting.longest
@@ -132,6 +137,9 @@ def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = 
         }
         for tokens in setting.lengths:
             calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), cached)
+            if stored is not None:
+                calls[f"{STORED}|{tokens}"] = lambda b=batches[tokens]: dual.fuse(
+                    dual.encode_text(b.text), [vectors.to(cached[0]) for vectors in stored(len(b))])
         timings = measure(calls, rounds=setting.rounds, device=setting.device)
     reference = images * flops.fusion_flops(longest, setting.patches, config)
     offline = images * flops.image_flops(setting.patches, config)
@@ -139,7 +147,8 @@ def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = 
     for name in calls:
         kind, tokens = name.split("|")
         text = flops.text_flops(int(tokens), config) + images * flops.fuse_flops(config)
-        own = {"dual, online": text + offline, "dual, images offline": offline, "dual, images cached": text}
+        own = {"dual, online": text + offline, "dual, images offline": offline, "dual, images cached": text,
+               STORED: text}
         needed[name] = own.get(kind, reference)
     return as_rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
 

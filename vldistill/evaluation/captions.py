@@ -18,6 +18,8 @@ from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.evaluation.evaluate import summary_head
+from vldistill.evaluation.image_index import ImageIndex
+from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.models.fusion import FusionModel
@@ -46,16 +48,20 @@ class CaptionEvaluation:
 
 
 def evaluate_captions(
-    source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0, watch: Watch
+    source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0, watch: Watch,
+    index: ImageIndex | None = None,
 ) -> CaptionEvaluation:
-    """Ranks the images of a split by each of its captions, and its captions by each image. Raises InputError where the model
-    cannot rank."""
+    """Ranks the images of a split by each of its captions, and its captions by each image. index: where image vectors come from,
+    instead of pixels. Raises InputError where the model cannot rank."""
     model, spec, tokenizer = load_retriever(source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = plain_dataset(records, data.images, tokenizer, spec)
-    found = caption_set(records)
     model.to(device)
+    if index is None:
+        dataset = plain_dataset(records, data.images, tokenizer, spec)
+    else:
+        dataset, model = stored_dataset(index, records, data, tokenizer, spec, source), Indexed(model)
+    found = caption_set(records)
     if isinstance(model, FusionModel):
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)
     else:

@@ -17,6 +17,8 @@ from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, read_json
 from vldistill.errors import InputError
+from vldistill.evaluation.image_index import ImageIndex
+from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.precision import lowered
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.build import load_student
@@ -73,17 +75,22 @@ def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
 
 
 def evaluate_run(
-    source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0, precision: str = "fp32"
+    source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0, precision: str = "fp32",
+    index: ImageIndex | None = None,
 ) -> Evaluation:
-    """Answers a split with one model and scores it against the data's own labels, matched by name. precision: see `lowered`."""
+    """Answers a split with one model and scores it against the data's own labels, matched by name. precision: see `lowered`.
+    index: where image vectors come from, instead of pixels."""
     model, spec, tokenizer = load_student(source)
     check_task(spec, data, source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objects = data.objects if spec.image_network else None
-    dataset = plain_dataset(records, data.images, tokenizer, spec, objects)
-    loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     model, autocast = lowered(model, precision, device)
+    if index is None:
+        dataset = plain_dataset(records, data.images, tokenizer, spec, objects)
+    else:
+        dataset, model = stored_dataset(index, records, data, tokenizer, spec, source), Indexed(model)
+    loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model, loader, spec.labels, device, tags=spec.target == "tags", autocast=autocast)
     seconds = time.perf_counter() - started
