@@ -9,20 +9,18 @@ deviations.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
-import statistics
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import reproduce_runs
 from reproduce_advl_rows import FALLING, LOWSHOT_OF, SETTINGS, SHIFT, TABLES, Row, rows_of
+from reproduce_runs import call, check_given, mean, numbered, score, seeds_of, show
 
 LOWSHOT_EPOCHS = 20
-_WIDEST = 120  # columns that a whole table takes
 ACTIONS = ("count", "list", "cache", "run", "all", "table")
 
 
@@ -71,11 +69,6 @@ class Run:
         """What it is evaluated on: val, and with all data the shifted val where the paper has it."""
         return ["val", *["val-shift"] * (self.setting == "full" and SHIFT in self.row.paper)]
 
-    def score(self, split: str) -> float | None:
-        """In percent; None where it has not been evaluated."""
-        path = self.folder / "eval" / split / "metrics.json"
-        return 100 * json.loads(path.read_text(encoding="utf-8"))[self.row.metric] if path.exists() else None
-
 
 def runs_of(table: int, settings: list[str], seeds: list[int], only: str | None, given: list[str]) -> list[Run]:
     """All runs in a fixed order. With all data there is one draw, and the paper has one run: the first seed."""
@@ -85,20 +78,9 @@ def runs_of(table: int, settings: list[str], seeds: list[int], only: str | None,
             for seed in (seeds[:1] if setting == "full" else seeds)]
 
 
-def call(command: list[str]) -> None:
-    print("+", shlex.join(command), flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        sys.exit(code)
-
-
 def train(run: Run) -> None:
-    """One run with its evaluations; a training that is complete is left as it is, and one that was killed is replaced."""
-    manifest = run.folder / "manifest.json"
-    if manifest.exists() and json.loads(manifest.read_text(encoding="utf-8")).get("complete"):
-        print(f"{run.folder} is complete", flush=True)
-    else:
-        call([*run.training, *["--overwrite"] * manifest.exists()])
+    """One run with its evaluations."""
+    reproduce_runs.train(run.folder, run.training)
     for split in run.splits:
         call(["vldistill", "evaluate", str(run.folder), "--split", split])
 
@@ -110,29 +92,16 @@ def fill_caches(runs: list[Run]) -> None:
 
 def print_table(table: int, runs: list[Run]) -> None:
     """What has been evaluated so far: mean and deviation over seeds, beside the paper's figure."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title=f"ADVL, Table {table}: accuracy % on val", title_justify="left", box=None, pad_edge=False)
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         for split in run.splits:
-            score = run.score(split)
+            reached = score(run.folder, split, run.row.metric)
             column = found.setdefault(run.row.name, {}).setdefault(SHIFT if split != "val" else run.setting, [])
-            column += [] if score is None else [score]
+            column += [] if reached is None else [reached]
     columns = [name for name in (*SETTINGS, SHIFT) if any(name in cells for cells in found.values())]
-    for name in ("row", *(part for column in columns for part in (column, "paper"))):
-        shown.add_column(name, justify="left" if name == "row" else "right", no_wrap=True)
-    for row in (row for row in rows_of(table) if row.name in found):
-        cells = [part for column in columns for part in (_mean(found[row.name].get(column)), f"{row.paper.get(column, '')}")]
-        shown.add_row(row.name, *cells)
-    Console(width=max(Console().width, _WIDEST)).print(shown)
-
-
-def _mean(values: list[float] | None) -> str:
-    if not values:
-        return "" if values is None else "-"
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f} ({len(values)})" if len(values) > 1 else "")
+    rows = [[row.name, *(part for column in columns for part in (mean(cells.get(column)), f"{row.paper.get(column, '')}"))]
+            for row in rows_of(table) if (cells := found.get(row.name)) is not None]
+    show(f"ADVL, Table {table}: accuracy % on val", ["row", *(part for column in columns for part in (column, "paper"))], rows)
 
 
 def main(words: list[str]) -> None:
@@ -148,11 +117,8 @@ def main(words: list[str]) -> None:
     settings = asked.settings.split(",") if asked.settings else SETTINGS[: 2 if asked.table in LOWSHOT_OF else 3]
     if wrong := [setting for setting in settings if setting not in SETTINGS]:
         parser.error(f"--settings {wrong[0]}: one of {', '.join(SETTINGS)}")
-    if not all(seed.isdigit() for seed in asked.seeds.split(",")):
-        parser.error(f"--seeds {asked.seeds}: numbers, as 0,1,2,3")
-    if wrong := [word for word in asked.given if "=" not in word]:
-        parser.error(f"{wrong[0]!r} is no KEY=VALUE")
-    runs = runs_of(asked.table, list(settings), [int(seed) for seed in asked.seeds.split(",")], asked.only, asked.given)
+    check_given(parser, asked.given)
+    runs = runs_of(asked.table, list(settings), seeds_of(parser, asked.seeds), asked.only, asked.given)
     if not runs:
         parser.error("no run is left of the table: mend --settings or --only")
     if asked.action == "count":
@@ -167,10 +133,8 @@ def main(words: list[str]) -> None:
     elif asked.action == "all":
         for run in runs:
             train(run)
-    elif not asked.number.isdigit() or int(asked.number) >= len(runs):
-        parser.error(f"run: --number 0 to {len(runs) - 1}, which an array job sets; it is {asked.number or 'missing'}")
     else:
-        train(runs[int(asked.number)])
+        train(runs[numbered(parser, asked.number, len(runs))])
 
 
 if __name__ == "__main__":

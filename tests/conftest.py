@@ -82,12 +82,12 @@ def few() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def toy_world(tmp_path_factory) -> Path:
-    """A folder with artifacts/data/toy-*, and runs/quickstart_{pretrain,teacher,dide}/default/seed0 of two steps each."""
+    """A folder with artifacts/data/toy-*, and runs/quickstart_{pretrain,teacher,dide,fusion}/default/seed0 of two steps each."""
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_well("prepare", "toy", "--scale", "0.01")
-        for stage, recipe in (("finetune", "pretrain"), ("finetune", "teacher"), ("distill", "dide")):
+        for stage, recipe in (("finetune", "pretrain"), ("finetune", "teacher"), ("distill", "dide"), ("pretrain", "fusion")):
             run_well(stage, "--recipe", f"quickstart_{recipe}", "--name", "default", *FEW)
     return folder
 

@@ -180,7 +180,7 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
     length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
     rows: Annotated[
-        str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval.")
+        str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval, fusions.")
     ] = "speed,pair",
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Only the rows of retrieval.")] = False,
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: images.")] = 1000,
@@ -220,16 +220,22 @@ def analyze(
 
 @app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")
 def convert(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="uniter (VILLA too), vlbert, clip_vil, slip.", show_default=False)],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="vilt, uniter (VILLA too), vlbert, clip_vil, slip.", show_default=False)
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[Path | None, typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (not for slip).")] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="FILE", help="vilt, VQA: answers.json or config.json."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an official checkpoint into a model folder."""
     from vldistill.commands.convert import convert_command
 
-    convert_command(kind, file, out, vocab=vocab, overwrite=overwrite)
+    convert_command(kind, file, out, vocab=vocab, answers=answers, overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill doctor")

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from vldistill.schema_base import Fraction, NonNegative, Positive, Section
 from vldistill.schema_retrieval import RetrievalObjective
+from vldistill.schema_sight import Clip, ImageNetwork, Pixels
 from vldistill.schema_training import Adversarial, Optim, Train, check_together
 
 
@@ -82,48 +83,21 @@ class Regions(Section):
     most: Positive = 100
 
 
-class ImageNetwork(Section):
-    """The ResNet of a student that is trained end to end. weights: a file in torchvision's layout for BGR images of 0 to 255, as
-    bottom-up attention's, "random", or null for those of `student.init`. blocks, width: of its stages, unless `student.init`
-    brings one. short_side, long_side: of images, in pixels. object_loss: weight of naming each object's class, 0 for none."""
-
-    weights: str | None = None
-    blocks: Annotated[list[Positive], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
-    width: Positive = 64
-    short_side: Positive = 600
-    long_side: Positive = 1200
-    object_loss: NonNegative = 1.0
-
-    @model_validator(mode="after")
-    def _sides(self) -> ImageNetwork:
-        if self.short_side > self.long_side:
-            raise ValueError(f"short_side {self.short_side} is longer than long_side {self.long_side}")
-        return self
-
-
-class Clip(Section):
-    """How a clip_vil student sees. model: CLIP's image network, a name of open_clip (a ResNet, or a ViT with square images) or a
-    folder in its layout; null for that of `student.init`. weights: open_clip's tag, a file, null for a folder's own, or "random".
-    frozen: it does not learn. batch_statistics: its batch norms use and learn those of the training batches."""
-
-    model: str | None = None
-    weights: str | None = None
-    frozen: bool = False
-    batch_statistics: bool = True
-
-
 class Student(Section):
-    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too), "vlbert" or "clip_vil"; or, to be a teacher later,
-    "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil student's may be a BERT of
-    transformers); null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a
-    vlbert student reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
+    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and
+    "pixelbert"; or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a
+    clip_vil or pixelbert student's may be a BERT of transformers); null starts from scratch with `sizes`. keep_head: take the
+    head along too (same labels only). visual: whether a vlbert student reads the features of `regions`, or makes its own of the
+    data's objects by `image_network` (VCR)."""
 
-    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "clip_vil", "text_encoder", "vision_encoder"]
+    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder",
+                  "vision_encoder"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
     keep_head: bool = False
     clip: Clip = Clip()
+    pixels: Pixels = Pixels()
     visual: Literal["regions", "end_to_end"] = "regions"
     image_network: ImageNetwork = ImageNetwork()
 
@@ -143,6 +117,7 @@ class Teacher(Section):
     model: str
 
 
+OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert")
 Layer = Literal["last"] | Positive
 
 
@@ -348,17 +323,19 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         own = self.student.visual == "end_to_end"
-        if self.student.kind in ("uniter", "vlbert") and self.regions is None and not own:
+        if self.student.kind in OVER_REGIONS and self.regions is None and not own:
             raise ValueError(f"a {self.student.kind} student needs `regions`")
         if own and self.regions is not None:
             raise ValueError("a student with visual=end_to_end makes its own features: leave out `regions`")
         if self.image.augment != "none" and own != (self.image.augment == "flip"):
             raise ValueError(f"image.augment={self.image.augment} does not go with student.visual={self.student.visual}")
-        if self.train.batch.tokens is not None and self.student.kind not in ("uniter", "vlbert"):
+        if self.train.batch.tokens is not None and self.student.kind not in OVER_REGIONS:
             raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":
             raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
-        self._clip_vil()
+        self._canvases()
+        if self.student.kind in ("visualbert", "lxmert", "pixelbert") and self.objective.kind != "labels":
+            raise ValueError(f"a {self.student.kind} student is a baseline: it is trained by objective {{kind: labels}}")
         if self.student.kind == "text_encoder" and (self.objective.kind != "pretrain" or "itm" in self.objective.tasks):
             raise ValueError("a text_encoder student sees no images: it is trained by objective {kind: pretrain, tasks: [mlm]}")
         if self.student.kind == "vision_encoder" and self.objective.kind != "labels":
@@ -389,12 +366,17 @@ class Recipe(Section):
         if objective.distils and self.teacher is None:
             raise ValueError("objective.attention and objective.soft_labels need a `teacher`")
 
-    def _clip_vil(self) -> None:
-        own, clip = self.student.kind == "clip_vil", self.student.clip
-        if not own and (clip != Clip() or self.image.long_side != Image().long_side):
-            raise ValueError(f"student.clip and image.long_side are for a clip_vil student; this one is {self.student.kind}")
-        if own and self.image.augment != "none":
-            raise ValueError("a clip_vil student sees images as they are: image.augment must be none")
+    def _canvases(self) -> None:
+        kind, clip = self.student.kind, self.student.clip
+        own, pixels = kind == "clip_vil", kind == "pixelbert"
+        if not own and (clip != Clip() or (self.image.long_side != Image().long_side and not pixels)):
+            raise ValueError(f"student.clip and image.long_side are for a clip_vil student; this one is {kind}")
+        if not pixels and self.student.pixels != Pixels():
+            raise ValueError(f"student.pixels is for a pixelbert student; this one is {kind}")
+        if (own or pixels) and self.image.augment != "none":
+            raise ValueError(f"a {kind} student sees images as they are: image.augment must be none")
+        if pixels and self.image.size > self.image.long_side:
+            raise ValueError(f"image.size {self.image.size} is longer than image.long_side {self.image.long_side}")
         if own and self.student.init is None and clip.model is None:
             raise ValueError("a clip_vil student from scratch needs student.clip.model")
 

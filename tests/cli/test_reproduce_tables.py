@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,47 +20,6 @@ from reproduce_advl_rows import TABLES, rows_of  # noqa: E402
 
 SCRIPT = ROOT / "bin/reproduce-advl.sh"
 SETTINGS = ["100", "1000", "full"]
-
-
-@pytest.fixture
-def stub(tmp_path, monkeypatch):
-    """A `vldistill` that notes its words and writes what a training and an evaluation leave behind; `FAIL` names a word that
-    makes it fail with 3."""
-    place = tmp_path / "venv/bin"
-    place.mkdir(parents=True)
-    (place / "vldistill").write_text(f"""#!{sys.executable}
-import json, os, pathlib, sys
-words = sys.argv[1:]
-print("STUB", *words, file=open("calls.txt", "a"))
-if os.environ.get("FAIL") in words:
-    sys.exit(3)
-if words[0] in ("finetune", "distill"):
-    named = dict(zip(words, words[1:]))
-    seed = next(word.partition("=")[2] for word in words if word.startswith("train.seed="))
-    run = pathlib.Path("runs", named["--recipe"], named["--name"], "seed" + seed)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "manifest.json").write_text(json.dumps({{"complete": True}}))
-if words[0] == "evaluate":
-    folder = pathlib.Path(words[1], "eval", words[-1])
-    folder.mkdir(parents=True, exist_ok=True)
-    score = 0.4 + 0.02 * int(words[1][-1])
-    (folder / "metrics.json").write_text(json.dumps({{"q_to_a": score, "qa_to_r": score, "accuracy": score}}))
-""")
-    (place / "vldistill").chmod(0o755)
-    (place / "python").symlink_to(sys.executable)
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-
-    def start(*words: str, script: Path = SCRIPT, **environment: str) -> tuple[subprocess.CompletedProcess, list[str]]:
-        # The stub's python knows the packages of the real one.
-        packages = os.pathsep.join(path for path in sys.path if path)
-        given = {"PATH": os.environ["PATH"], "PYTHONPATH": packages, "VLDISTILL_VENV": str(place.parent), "COLUMNS": "120"}
-        Path("calls.txt").write_text("")
-        done = subprocess.run([str(script), *words], capture_output=True, text=True, check=False, env={**given, **environment})
-        return done, [line.removeprefix("STUB ") for line in Path("calls.txt").read_text().splitlines()]
-
-    return start
 
 
 def test_the_number_of_runs_by_hand():

@@ -128,7 +128,7 @@ REFUSALS = {
     "contrast of one tower": ("pretrain -r quickstart_advl_student objective.tasks=[cmc]", "cmc is for a dual_encoder student"),
     "distilling from nobody": ("pretrain -r quickstart_advl_student objective.attention=cross", "need a `teacher`"),
     "nothing to learn": ("pretrain -r quickstart_advl_student objective.hard_label_weight=0", "nothing to learn"),
-    "mixed labels": ("finetune -r quickstart_pretrain data.mix=[{path:artifacts/data/toy-vqa}]", "are for objective `pretrain`"),
+    "mixed labels": ("finetune -r quickstart_pretrain data.weight=2", "are for objective `pretrain`"),
     "words of images alone": ("pretrain -r quickstart_advl_student data.path=artifacts/data/toy-diverse_images",
                               "cannot be pre-trained"),
     "labels of captions": ("finetune -r quickstart_pretrain data.path=artifacts/data/toy-diverse_captions", "has no labels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -175,6 +176,26 @@ def test_queries_and_keys_come_back_in_the_places_of_their_tokens(name):
             torch.testing.assert_close(kept.text_query[row, :, :length], query[:, :length], atol=1e-5, rtol=0)
             mask = model(given).views[0].image_mask[row]
             torch.testing.assert_close(kept.image_query[row][:, mask], query[:, length:], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_two_images_are_two_passes_of_uniter_whose_pooled_vectors_are_joined():
+    given = batch()
+    other = replace(given.images[0], features=given.images[0].features.flip(0))
+    pair = replace(given, images=[given.images[0], other])
+    model = scrambled(Uniter(CONFIG, classes=2, target="label", images=2), 6)
+    output = model(pair, Capture(hidden=(1,)))
+    alone = [model.uniter.pooler(model._pass(given.text, image, Capture(), None, None).first[:, None]) for image in pair.images]
+    torch.testing.assert_close(output.logits, model.classifier(torch.cat(alone, dim=-1)), atol=1e-6, rtol=0)
+    assert len(output.views) == 2 and not torch.equal(output.views[0].hidden[1][0], output.views[1].hidden[1][0])
+    assert model.losses == {} and Uniter(CONFIG, classes=3, target="label").losses["label"] == "label_bce"
+
+
+def test_every_trained_parameter_of_uniter_gets_a_gradient():
+    """Else several processes, each waiting for the others' gradients, would stop."""
+    model = Uniter(CONFIG, classes=3, target="label")
+    model(batch()).logits.sum().backward()
+    assert not {name for name, value in model.named_parameters() if value.requires_grad and value.grad is None}
 
 
 def test_packing_by_hand():

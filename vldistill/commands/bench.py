@@ -12,9 +12,12 @@ from vldistill.commands.output import console, last_line, plan_table
 from vldistill.commands.progress import duration
 from vldistill.errors import InputError
 from vldistill.evaluation.bench import DTYPES, GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
+from vldistill.evaluation.bench_fusions import fusion_rows
 from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
 from vldistill.models.vilt import EncoderConfig
 from vldistill.runtime import cpu_has_bf16, device_name
+
+MEASURES = {**GROUPS, "fusions": fusion_rows}
 
 
 def bench_command(
@@ -24,8 +27,8 @@ def bench_command(
     """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
     sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
     for name in rows:
-        if name not in (*GROUPS, "retrieval"):
-            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(GROUPS)}, retrieval")
+        if name not in (*MEASURES, "retrieval"):
+            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(MEASURES)}, retrieval")
     for name in precisions:
         if name not in DTYPES:
             raise InputError(f"--precision {name} is not known", hint=f"one or more of {', '.join(DTYPES)}")
@@ -61,7 +64,7 @@ def bench_command(
                 elif group == "speed" and model is not None:
                     found = speed_rows(setting, images=images, dual=model)
                 else:
-                    found = GROUPS[group](setting)
+                    found = MEASURES[group](setting)
                 console.print(bench_table(found, precision, pairs))
                 if group == "retrieval":
                     console.print(_beside_the_paper(found, size), highlight=False, soft_wrap=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from vldistill.commands.output import console, last_line
 from vldistill.errors import InputError
 
-KINDS = ("uniter", "vlbert", "clip_vil", "slip")
+KINDS = ("vilt", "uniter", "vlbert", "clip_vil", "slip")
 
 
-def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, overwrite: bool) -> None:
+def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, overwrite: bool) -> None:
     """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
     if kind not in KINDS:
         raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(KINDS)}")
@@ -18,11 +18,19 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, o
         if vocab is not None:
             raise InputError("--vocab means nothing for slip", hint="leave it out")
         raise InputError("--vocab is missing", hint="give the vocab.txt of its BERT: cased for uniter, uncased for the others")
+    if answers is not None and kind != "vilt":
+        raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
     if kind == "slip":
         from vldistill.teachers import slip
 
         sizes = slip.convert(source, out, overwrite=overwrite)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
+    elif kind == "vilt":
+        from vldistill.students import official_vilt
+
+        spec = official_vilt.convert(source, vocab, out, answers=answers, overwrite=overwrite)
+        told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
+                "classes": len(spec.labels)}
     else:
         from vldistill.students.official import convert
 

@@ -56,10 +56,11 @@ class RecordDataset(Dataset):
         return len(self.records)
 
     def lengths(self) -> list[int]:
-        """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions beside it,
-        times its sequences."""
+        """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions of an image
+        beside it, for each image, times its sequences."""
         if self._lengths is None:
-            self._lengths = [len(texts) * (max(len(text.ids) for text in texts) + sum(map(self.visual.count, record.images)))
+            self._lengths = [len(texts) * sum(max(len(text.ids) for text in texts) + self.visual.count(image)
+                                              for image in record.images)
                              for texts, record in zip(self._texts, self.records, strict=True)]
         return self._lengths
 

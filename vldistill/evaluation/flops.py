@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vldistill.models.bert import RegionBertConfig
+from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig
 from vldistill.models.vilt import EncoderConfig
 
+Config = EncoderConfig | RegionBertConfig | VisualBertConfig
 
-def transformer_flops(tokens: int, config: EncoderConfig) -> float:
+
+def transformer_flops(tokens: int, config: Config) -> float:
     """Forward FLOP of the layers for one sequence (norms, softmax and biases left out)."""
+    return config.num_hidden_layers * _layer_flops(tokens, config)
+
+
+def _layer_flops(tokens: int, config: Config | LxmertConfig) -> float:
     width, inner = config.hidden_size, config.intermediate_size
-    return config.num_hidden_layers * (2 * tokens * (4 * width**2 + 2 * width * inner) + 4 * tokens**2 * width)
+    return 2 * tokens * (4 * width**2 + 2 * width * inner) + 4 * tokens**2 * width
 
 
 def patch_flops(patches: int, config: EncoderConfig) -> float:
@@ -34,3 +46,27 @@ def text_flops(tokens: int, config: EncoderConfig) -> float:
 def fuse_flops(config: EncoderConfig) -> float:
     """The fusion MLP for one pair: 2D to 2D to D."""
     return 2 * (4 * config.hidden_size**2 + 2 * config.hidden_size**2)
+
+
+def stream_flops(tokens: int, cells: int, config: RegionBertConfig | VisualBertConfig, *, boxes: int = 0) -> float:
+    """One pass of a BERT over a text and regions or cells of a map, their projection and the pooler included. boxes: numbers of a
+    box that are projected beside the feature."""
+    seen = 2 * cells * (config.region_size + boxes) * config.hidden_size
+    return transformer_flops(tokens + cells, config) + seen + 2 * config.hidden_size**2
+
+
+def lxmert_flops(tokens: int, regions: int, config: LxmertConfig) -> float:
+    """One pass of LXMERT. A layer that crosses has attention from each side to the other before a layer of each side's own."""
+    width = config.hidden_size
+    own = config.l_layers * _layer_flops(tokens, config) + config.r_layers * _layer_flops(regions, config)
+    cross = 2 * 4 * width**2 * (tokens + regions) + 2 * 4 * tokens * regions * width
+    crossed = config.x_layers * (cross + _layer_flops(tokens, config) + _layer_flops(regions, config))
+    seen = 2 * regions * (config.visual_feat_dim + config.visual_pos_dim) * width
+    return own + crossed + seen + 2 * width**2
+
+
+def network_flops(network: nn.Module, height: int, width: int) -> float:
+    """One image through a convolutional network, as torch counts it; nothing is computed."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.to_empty(device="meta").forward_features(torch.empty(1, 3, height, width))
+    return counter.get_total_flops()

@@ -24,13 +24,16 @@ from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
+from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
+from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
-Config = EncoderConfig | RegionBertConfig | TextConfig | VisionConfig
+Config = EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig
 CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
-    "clip_vil": ClipVilConfig, "text_encoder": TextConfig, "vision_encoder": VisionConfig,
+    "clip_vil": ClipVilConfig, "visualbert": VisualBertConfig, "lxmert": LxmertConfig, "pixelbert": PixelBertConfig,
+    "text_encoder": TextConfig, "vision_encoder": VisionConfig,
 }
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.
@@ -90,15 +93,16 @@ class ModelSpec:
             own["most_regions"] = self.most_regions
         if self.image_network:
             own["image_network"] = asdict(self.image_network)
+        pairs = {"num_images": self.images} if self.images > 1 else {}
         names = {str(index): name for index, name in enumerate(self.labels)}
         return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **self.encoder.library(self.classes),
-                "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
+                **pairs, "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
-        """Reads our config.json, or a published ViLT's (which lacks our part: one image of shorter side 384, 40 tokens)."""
+        """Reads our config.json, or a published model's, which lacks our part: its image is one, ViLT's of shorter side 384."""
         own = config.get("vldistill", {})
-        kind = own.get("kind", "vilt")
+        kind = own.get("kind") or PUBLISHED.get(config.get("model_type"), "vilt")
         encoder = CONFIGS[kind].from_dict(config)
         names = config.get("id2label") or {}
         labels = [names[str(index)] for index in range(len(names))]
@@ -190,6 +194,7 @@ def read_checkpoint(source: str) -> Checkpoint:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
+    kind = PUBLISHED.get(kind, kind)
     if kind not in CONFIGS:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
                          hint=f"one of {', '.join(CONFIGS)} is expected")

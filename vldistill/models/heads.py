@@ -1,4 +1,4 @@
-"""Task heads: Linear, LayerNorm, GELU, Linear, as ViLT and DiDE have them for VQA, SNLI-VE and NLVR2."""
+"""Task heads: Linear, LayerNorm, GELU, Linear, as ViLT and DiDE have them for VQA, SNLI-VE and NLVR2; or the norm behind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ def classifier(inputs: int, hidden: int, classes: int, *, width: int) -> nn.Sequ
     head = nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
     init_weights(head, initial_std(width))
     return head
+
+
+def late_norm_classifier(inputs: int, hidden: int, classes: int, *, eps: float, middle: nn.Module | None = None) -> nn.Sequential:
+    """UNITER's and LXMERT's: Linear, GELU or `middle`, LayerNorm, Linear. Its weights are left as they are drawn."""
+    return nn.Sequential(nn.Linear(inputs, hidden), middle or nn.GELU(), nn.LayerNorm(hidden, eps=eps),
+                         nn.Linear(hidden, classes))
 
 
 def initial_std(width: int) -> float:

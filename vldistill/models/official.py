@@ -14,11 +14,11 @@ from vldistill.errors import InputError
 
 def read_official(source: Path) -> dict[str, Tensor]:
     """The state dict of an official file, wherever in it that is. Nothing is unpickled but tensors, plain containers, a trainer's
-    arguments and NumPy's numbers."""
+    arguments and NumPy's numbers; what else of its own a known trainer has put there is read as an empty dict or a plain one."""
     if not source.is_file():
         raise InputError("no such file", where=str(source), hint="fetch the official checkpoint")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers()]):
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers(), *_trainer_objects()]):
             found = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or forbidden pickle makes of the reader
         refused = re.search(r"GLOBAL (\S+)", str(error))
@@ -39,6 +39,27 @@ def current_name(name: str) -> str:
     ('LayerNorm.weight', 'dense.bias')
     """
     return re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name))
+
+
+class _PlainDict:
+    """Stands for a trainer's class, whose own code is never imported: making one gives a plain dict."""
+
+    def __new__(cls, *_) -> dict:
+        return {}
+
+
+# Of Lightning (hyper-parameters, and callbacks by which it keys their state) and of Sacred, which ViLT's and METER's code use.
+_TRAINER_CLASSES = (
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.callbacks.lr_monitor.LearningRateMonitor",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "sacred.config.custom_containers.ReadOnlyDict",
+)
+
+
+def _trainer_objects() -> list:
+    return [(_PlainDict, name) for name in _TRAINER_CLASSES]
 
 
 def _numpy_numbers() -> list:

@@ -40,7 +40,7 @@ class EncoderConfig(ModelConfig):
     modality_type_vocab_size: int = 2
 
     def library(self, classes: int) -> dict[str, Any]:
-        return {"qkv_bias": True, "num_channels": 3}
+        return {"qkv_bias": True, "num_channels": 3, "tie_word_embeddings": False}
 
 
 @dataclass(frozen=True)

@@ -25,21 +25,27 @@ from vldistill.models.checkpoint import (
 )
 from vldistill.models.fusion import FusionModel
 from vldistill.models.heads import initial_std
+from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig, named_weights
 from vldistill.models.pretraining import HEADS, head_weights
 from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.vilt import EncoderConfig
+from vldistill.students import pixelbert
 from vldistill.students.clip_vil import ClipVil
 from vldistill.students.clip_vil_start import Clip, continued, new_config, read_bert, started
 from vldistill.students.dual_encoder import DualEncoder
 from vldistill.students.image_network import NETWORK, fitted_network, network_weights
-from vldistill.students.inputs import SEES_REGIONS
+from vldistill.students.inputs import SEES_CANVASES, SEES_REGIONS
+from vldistill.students.library_fusion import Lxmert, VisualBert
+from vldistill.students.pixelbert import PixelBert, Pixels
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-Student = FusionModel | DualEncoder | Uniter | VlBert | ClipVil | TextEncoder | VisionEncoder
+Student = (FusionModel | DualEncoder | Uniter | VlBert | ClipVil | VisualBert | Lxmert | PixelBert | TextEncoder
+           | VisionEncoder)
 STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert,
-                                      "clip_vil": ClipVil, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder}
+                                      "clip_vil": ClipVil, "visualbert": VisualBert, "lxmert": Lxmert,
+                                      "pixelbert": PixelBert, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder}
 
 # The parts of each student that are a ViLT encoder or a half of one.
 _TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
@@ -53,7 +59,10 @@ PRETRAINING = "pretraining."
 RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
 _OBJECT_HEAD = "cnn_loss_reg."
 _START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model",
-          "clip_vil": "name a BERT of transformers, or a clip_vil model", "text_encoder": "name a run of its own kind",
+          "clip_vil": "name a BERT of transformers, or a clip_vil model",
+          "pixelbert": "name a BERT of transformers, or a pixelbert model",
+          "visualbert": "name a VisualBERT of transformers, or a visualbert model",
+          "lxmert": "name an LXMERT of transformers, or a lxmert model", "text_encoder": "name a run of its own kind",
           "vision_encoder": "name a run of its own kind"}
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
 _SEGMENTS = "vlbert.token_type_embeddings.weight"
@@ -64,8 +73,8 @@ _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embed
 class Wanted:
     """What a student shall be. images: per record. image_size: shorter side in pixels. regions, most_regions: the store
     of one that sees them, and how many of an image. network, network_weights: what one sees pixels by, and where its weights come
-    from: a file, "random", or None for the checkpoint that it starts from. clip: how a "clip_vil" student sees. pretraining:
-    tasks that it needs heads for."""
+    from: a file, "random", or None for the checkpoint that it starts from. clip, pixels: how a "clip_vil" or "pixelbert" student
+    sees. pretraining: tasks that it needs heads for."""
 
     kind: str
     task: str
@@ -79,6 +88,7 @@ class Wanted:
     network: ImageNetwork | None = None
     network_weights: str | None = None
     clip: Clip | None = None
+    pixels: Pixels | None = None
     pretraining: tuple[str, ...] = ()
 
 
@@ -103,8 +113,8 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
 
     The head is fresh, unless `keep_head` and the labels are the same. Raises InputError where something does not fit.
     """
-    if wanted.kind == "clip_vil" and (bert := read_bert(source)):
-        return _new_clip_vil(wanted, *bert)
+    if wanted.kind in SEES_CANVASES and (bert := read_bert(source)):
+        return (_new_clip_vil if wanted.kind == "clip_vil" else _new_pixelbert)(wanted, *bert)
     checkpoint = read_checkpoint(source)
     where, found = str(checkpoint.folder), checkpoint.spec
     if found.kind != wanted.kind and (found.kind != "vilt" or wanted.kind not in _TOWERS):
@@ -118,6 +128,8 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
         pass
     elif wanted.kind == "clip_vil":
         encoder = continued(encoder, wanted.clip, wanted.image_size, where)
+    elif wanted.kind == "pixelbert":
+        encoder = replace(encoder, long_side=wanted.pixels.long_side, sample=wanted.pixels.sample)
     elif isinstance(encoder, EncoderConfig):
         encoder = replace(encoder, modality_type_vocab_size=max(found.encoder.modality_type_vocab_size, wanted.images + 1))
     else:
@@ -155,14 +167,16 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
     """A student with fresh weights for a tokenizer's vocabulary."""
     common = {"vocab_size": len(tokenizer.vocabulary), "hidden_size": sizes.width, "num_hidden_layers": sizes.layers,
               "num_attention_heads": sizes.heads, "intermediate_size": sizes.feedforward, "hidden_dropout_prob": wanted.dropout}
-    if wanted.kind in SEES_REGIONS:
+    if wanted.kind in ("visualbert", "lxmert"):
+        config = _library_sizes(wanted, sizes, len(tokenizer.vocabulary))
+    elif wanted.kind in SEES_REGIONS:
         # VL-BERT's regions and [END] take the two positions behind the text.
         config = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, region_size=sizes.region_size,
                                   max_position_embeddings=wanted.max_length + 2, type_vocab_size=REGION_SEGMENT + 1)
         config = _grown(config, wanted, tokenizer)
-    elif wanted.kind == "clip_vil":
+    elif wanted.kind in SEES_CANVASES:
         bert = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length)
-        return _new_clip_vil(wanted, bert, {}, tokenizer)
+        return (_new_clip_vil if wanted.kind == "clip_vil" else _new_pixelbert)(wanted, bert, {}, tokenizer)
     elif wanted.kind == "text_encoder":
         config = TextConfig(**common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length)
     elif wanted.kind == "vision_encoder":
@@ -189,6 +203,29 @@ def _new_clip_vil(
     model = new_student(spec)
     load_strict(model, started(model.state_dict(), weights, tower), where)
     return model, spec, load_tokenizer(source) if known else source
+
+
+def _new_pixelbert(
+    wanted: Wanted, bert: RegionBertConfig, weights: dict[str, Tensor], source: Path | WordTokenizer
+) -> tuple[PixelBert, ModelSpec, WordTokenizer]:
+    """See `_new_clip_vil`."""
+    where = str(source) if isinstance(source, Path) else wanted.pixels.model
+    _check_length(wanted, bert.max_position_embeddings, where)
+    config, network = pixelbert.new_config(bert, wanted.pixels, wanted.dropout)
+    spec = _spec(wanted, config)
+    model = new_student(spec)
+    load_strict(model, pixelbert.started(model.state_dict(), weights, network), where)
+    return model, spec, load_tokenizer(source) if isinstance(source, Path) else source
+
+
+def _library_sizes(wanted: Wanted, sizes: Sizes, words: int) -> VisualBertConfig | LxmertConfig:
+    """Those of a VisualBERT or LXMERT from scratch."""
+    common = {"vocab_size": words, "hidden_size": sizes.width, "num_attention_heads": sizes.heads,
+              "intermediate_size": sizes.feedforward, "hidden_dropout_prob": wanted.dropout,
+              "attention_probs_dropout_prob": wanted.dropout, "max_position_embeddings": wanted.max_length}
+    if wanted.kind == "lxmert":
+        return LxmertConfig.of_depth(sizes.layers, visual_feat_dim=sizes.region_size, **common)
+    return VisualBertConfig(num_hidden_layers=sizes.layers, visual_embedding_dim=sizes.region_size, **common)
 
 
 def _spec(wanted: Wanted, encoder: Config) -> ModelSpec:
@@ -236,8 +273,8 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
         body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(lone)}
         load_strict(model, {**body, **{name: value for name, value in kept.items() if name.startswith(lone)}}, where)
         return
-    if checkpoint.spec.kind in SEES_REGIONS | {"clip_vil"}:
-        found, others = checkpoint.weights, (_HEAD, _OBJECT_HEAD, PRETRAINING, *NETWORK)
+    if checkpoint.spec.kind in SEES_REGIONS | SEES_CANVASES:
+        found, others = named_weights(checkpoint.spec.kind, checkpoint.weights), (_HEAD, _OBJECT_HEAD, PRETRAINING, *NETWORK)
         body = {name: value for name, value in found.items() if not name.startswith(others)}
         fresh = {**model.state_dict(), **_pretrained_head(found, model)}
         head = {name: value for name, value in (found if keep_head else fresh).items() if name.startswith(_HEAD)}

@@ -27,6 +27,7 @@ from vldistill.models.clip_grid import ClipVilConfig, GridTower
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.students.canvases import look
 from vldistill.students.region_student import RegionStudent
 
 
@@ -68,15 +69,7 @@ class ClipVilEncoder(BertEncoder):
 
     def see(self, image: CanvasBatch) -> Tensor:
         """[S, N, D], each image seen once."""
-        cells, order = [], []
-        for stands in (False, True):
-            chosen = [index for index, upright in enumerate(image.upright) if upright == stands]
-            if chosen:
-                pixels = image.pixels[chosen]
-                cells.append(self.visual_pos(self.visual_model(pixels.transpose(2, 3) if stands else pixels)))
-                order += chosen
-        place = torch.tensor(order).argsort().to(image.rows.device)
-        return self.visn_fc(torch.cat(cells), place[image.rows])
+        return self.visn_fc(*look(image, lambda pixels: self.visual_pos(self.visual_model(pixels))))
 
 
 class ClipVilModel(nn.Module):

@@ -21,9 +21,11 @@ from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.region_texts import UniterLayout, VlBertLayout
 
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
-           "clip_vil": PlainLayout, "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
-SEES_REGIONS = {"uniter", "vlbert"}
-ONE_IMAGE = SEES_REGIONS | {"clip_vil"}
+           "clip_vil": PlainLayout, "visualbert": PlainLayout, "lxmert": PlainLayout, "pixelbert": PlainLayout,
+           "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
+SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert"}
+SEES_CANVASES = {"clip_vil", "pixelbert"}
+ONE_IMAGE = {"vlbert", "clip_vil"}
 """Those whose records have one image."""
 
 
@@ -44,7 +46,7 @@ def visual_input(
     """
     if spec.kind == "text_encoder":
         return NoImages()
-    if spec.kind == "clip_vil":
+    if spec.kind in SEES_CANVASES:
         return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if spec.kind not in SEES_REGIONS:
         transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,

@@ -1,15 +1,20 @@
-"""What UNITER and VL-BERT have in common as students of one image's regions."""
+"""What UNITER, VL-BERT and other students of one sequence for each image have in common."""
 
 from __future__ import annotations
 
 from typing import ClassVar, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from vldistill.models.bert import RegionBertConfig
+from vldistill.data.batch import Batch, TextBatch, VisualBatch
 from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.config import ModelConfig
+from vldistill.models.fusion import by_record
+from vldistill.models.outputs import NOTHING, Capture, Output, View
 
 Own = TypeVar("Own", bound="RegionStudent")
+OwnJoined = TypeVar("OwnJoined", bound="JoinedStudent")
 
 
 class RegionStudent(nn.Module):
@@ -17,7 +22,7 @@ class RegionStudent(nn.Module):
 
     losses: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, config: RegionBertConfig, target: str):
+    def __init__(self, config: ModelConfig, target: str):
         super().__init__()
         self.config, self.target = config, target
 
@@ -32,3 +37,22 @@ class RegionStudent(nn.Module):
     @property
     def width(self) -> int:
         return self.config.hidden_size
+
+
+class JoinedStudent(RegionStudent):
+    """A fusion baseline with a `classifier`. Where a record has two images, each is read with the text by the same weights, and
+    the pooled vectors are joined, first image first, as LXMERT and OSCAR do on NLVR2."""
+
+    @classmethod
+    def from_spec(cls: type[OwnJoined], spec: ModelSpec) -> OwnJoined:
+        return cls(spec.encoder, images=spec.images, classes=spec.classes, target=spec.target)
+
+    def see(self, text: TextBatch, image: VisualBatch) -> tuple[Tensor, View]:
+        """The pooled vector [S, D] of each text beside its image, and what it was read from."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
+        """Logits [B, C] and one view per image; nothing is captured."""
+        pooled, views = zip(*(self.see(batch.text, batch.image_for_each_text(place)) for place in range(len(batch.images))),
+                            strict=True)
+        return Output(by_record(self.classifier(torch.cat(pooled, dim=-1)), batch), list(views))

@@ -1,4 +1,4 @@
-"""UNITER (Chen et al., 2020), base and large, with its heads for VCR, SNLI-VE and VQA; VILLA has the same model.
+"""UNITER (Chen et al., 2020), base and large, with its heads for VCR, SNLI-VE, VQA and NLVR2; VILLA has the same model.
 
 Parameter names are the official checkpoints' (`uniter.*`). Text and regions meet in one BERT; regions have no position but their
 box. On VCR each choice is judged by two classes of its own, wrong and right.
@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.batch import Batch, RegionBatch
-from vldistill.models.bert import BertEncoder, BertPooler, RegionBertConfig, TextEmbeddings, encode
+from vldistill.data.batch import Batch, RegionBatch, TextBatch
+from vldistill.models.bert import BertEncoder, BertPooler, Encoded, RegionBertConfig, TextEmbeddings, encode
 from vldistill.models.fusion import by_record
-from vldistill.models.heads import init_weights, initial_std
+from vldistill.models.heads import init_weights, initial_std, late_norm_classifier
 from vldistill.models.outputs import NOTHING, Capture, Output
-from vldistill.students.region_student import RegionStudent
+from vldistill.students.region_student import JoinedStudent
 
 REGION_TYPE = 1
 BOX = 7
@@ -36,7 +36,7 @@ class RegionEmbeddings(nn.Module):
         self.pos_layer_norm = nn.LayerNorm(width, eps=eps)
         self.pos_linear = nn.Linear(BOX, width)
         # Of use in pre-training only, but the checkpoints have it.
-        self.mask_embedding = nn.Embedding(2, config.region_size, padding_idx=0)
+        self.mask_embedding = nn.Embedding(2, config.region_size, padding_idx=0).requires_grad_(False)
         self.LayerNorm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -61,32 +61,40 @@ class UniterModel(nn.Module):
         self.encoder, self.pooler = BertEncoder(config), BertPooler(config.hidden_size)
 
 
-class Uniter(RegionStudent):
-    """UNITER with a head for a task of one image: `classes` outputs, or two for each choice."""
+class Uniter(JoinedStudent):
+    """UNITER with a head of `classes` outputs, or two for each choice. Two images are two passes, in which both have the one type
+    of regions, under a cross-entropy: UNITER's own "pair"; its best head on NLVR2 attends across the two."""
 
     losses: ClassVar[dict[str, str]] = {"label": "label_bce", "choice": "choice_pairs"}
 
-    def __init__(self, config: RegionBertConfig, *, classes: int, target: str):
+    def __init__(self, config: RegionBertConfig, *, classes: int, target: str, images: int = 1):
         super().__init__(config, target)
         self.uniter = UniterModel(config)
-        width = config.hidden_size
-        middle = nn.ReLU() if target == "choice" else nn.GELU()
-        outputs = 2 if target == "choice" else classes
-        self.classifier = nn.Sequential(nn.Linear(width, 2 * width), middle, nn.LayerNorm(2 * width, eps=config.layer_norm_eps),
-                                        nn.Linear(2 * width, outputs))
+        width, choice = config.hidden_size, target == "choice"
+        self.classifier = late_norm_classifier(width * images, 2 * width, 2 if choice else classes, eps=config.layer_norm_eps,
+                                               middle=nn.ReLU() if choice else None)
+        if images > 1:
+            self.losses = {}
         init_weights(self, initial_std(width))
 
     def forward(
         self, batch: Batch, capture: Capture = NOTHING, *, text_delta: Tensor | None = None, image_delta: Tensor | None = None
     ) -> Output:
-        """Logits [B, C], of VCR's choices those of "right", and one view. text_delta: [S, T, D], added to word embeddings;
-        image_delta: [S, R, F], added to region features (VILLA)."""
-        regions, model = batch.image_for_each_text(0), self.uniter
-        kind = model.embeddings.token_type_embeddings.weight[REGION_TYPE]
-        states = torch.cat([model.embeddings(batch.text, text_delta), model.img_embeddings(regions, kind, image_delta)], dim=1)
-        encoded = encode(model.encoder, states, [batch.text.mask, regions.mask], visual=regions.mask, capture=capture)
-        logits = self.classifier(torch.tanh(model.pooler.dense(encoded.first)))
+        """Logits [B, C], of VCR's choices those of "right", and one view per image. text_delta: [S, T, D], added to word
+        embeddings; image_delta: [S, R, F], added to region features of a record's one image (VILLA)."""
+        passes = [self._pass(batch.text, batch.image_for_each_text(place), capture, text_delta, image_delta)
+                  for place in range(len(batch.images))]
+        views = [encoded.view for encoded in passes]
+        pooled = [torch.tanh(self.uniter.pooler.dense(encoded.first)) for encoded in passes]
+        logits = self.classifier(torch.cat(pooled, dim=-1))
         if self.target != "choice":
-            return Output(by_record(logits, batch), [encoded.view])
+            return Output(by_record(logits, batch), views)
         pairs = logits.view(len(batch), -1, 2)
-        return Output(pairs[..., 1], [encoded.view], pairs)
+        return Output(pairs[..., 1], views, pairs)
+
+    def _pass(self, text: TextBatch, regions: RegionBatch, capture: Capture, text_delta: Tensor | None,
+              image_delta: Tensor | None) -> Encoded:
+        model = self.uniter
+        kind = model.embeddings.token_type_embeddings.weight[REGION_TYPE]
+        states = torch.cat([model.embeddings(text, text_delta), model.img_embeddings(regions, kind, image_delta)], dim=1)
+        return encode(model.encoder, states, [text.mask, regions.mask], visual=regions.mask, capture=capture)

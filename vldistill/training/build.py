@@ -31,6 +31,7 @@ from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
 from vldistill.students.clip_vil_start import Clip
 from vldistill.students.inputs import ONE_IMAGE, text_layout, visual_input
+from vldistill.students.pixelbert import Pixels
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.advl import Matching, build_advl, matched_pairs
@@ -239,6 +240,9 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     if student.kind in ONE_IMAGE and data.spec.images != 1:
         raise InputError(f"has {data.spec.images} images a record, a {student.kind} student sees one", where=str(data.folder),
                          hint="choose a vilt or dual_encoder student")
+    if recipe.adversarial is not None and recipe.adversarial.image and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, adversarial.image perturbs those of one",
+                         where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     # Without labels a student has the heads of its tasks alone.
     pretraining = _own_heads(recipe)
@@ -247,7 +251,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
                     most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
-                    network_weights=student.image_network.weights, clip=_clip(recipe), pretraining=pretraining or ())
+                    network_weights=student.image_network.weights, clip=_clip(recipe), pixels=_pixels(recipe),
+                    pretraining=pretraining or ())
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
@@ -275,6 +280,12 @@ def _clip(recipe: Recipe) -> Clip | None:
     if recipe.student.kind != "clip_vil":
         return None
     return Clip(**recipe.student.clip.model_dump(), long_side=recipe.image.long_side)
+
+
+def _pixels(recipe: Recipe) -> Pixels | None:
+    if recipe.student.kind != "pixelbert":
+        return None
+    return Pixels(**recipe.student.pixels.model_dump(), long_side=recipe.image.long_side)
 
 
 def _image_network(student: StudentSection) -> ImageNetwork | None:

@@ -164,8 +164,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["regions"] = _describe_regions(parts.spec)
     if parts.spec.image_network:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
-    if recipe.student.kind == "clip_vil":
-        rows["images"] = _describe_canvas(recipe)
+    if recipe.student.kind in ("clip_vil", "pixelbert"):
+        rows["images"] = _describe_canvas(recipe, parts.spec)
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
@@ -192,7 +192,9 @@ def _describe_network(network: ImageNetwork, *, flip: bool) -> str:
     return told + ("; half of them mirrored in training, but not for teachers" if flip else "")
 
 
-def _describe_canvas(recipe: Recipe) -> str:
+def _describe_canvas(recipe: Recipe, spec: ModelSpec) -> str:
+    if spec.kind == "pixelbert":
+        return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {spec.encoder.network}, trained along"
     clip = recipe.student.clip
     seen = f"{clip.model} ({clip.weights or 'its own weights'})" if clip.model else "the image network of student.init"
     learns = "frozen" if clip.frozen else "trained along"

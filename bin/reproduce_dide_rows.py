@@ -1,0 +1,164 @@
+"""The rows of DiDE's tables, at full size and in the toy world: a recipe with overrides each, and the published percentages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training that rows build on, once for all seeds."""
+
+    stage: str
+    recipe: str
+    variant: str
+    overrides: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return Path("runs", self.recipe, self.variant, f"seed{self.seed}")
+
+    @property
+    def command(self) -> list[str]:
+        fields = [f"train.seed={self.seed}", *self.overrides]
+        return ["vldistill", self.stage, "--recipe", self.recipe, *fields, "--name", self.variant]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a student is fine-tuned on. recipe: its distillation. splits: what it is evaluated on. teacher: the fusion model that
+    it learns from. start: what it starts from without pre-training of its own, and what that takes."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    splits: tuple[str, ...]
+    teacher: Step
+    start: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """name: of the table's row. stage: "distill", "finetune", or "" for the teacher, which is there already. paper: by split."""
+
+    name: str
+    task: Task
+    stage: str
+    overrides: tuple[str, ...] = ()
+    paper: dict[str, float] = field(default_factory=dict)
+    before: tuple[Step, ...] = ()
+
+
+_STANDARD = ("objective.attention=none", "objective.soft_labels=false", "objective.hard_label_weight=1")
+
+
+@dataclass(frozen=True)
+class World:
+    """tasks: by the name of the paper's columns. pretraining: DiDE's, "kd" with distillation and "std" without."""
+
+    tasks: dict[str, Task]
+    pretraining: dict[str, Step]
+
+
+def _full() -> World:
+    splits = {"nlvr2": ("val", "test"), "snli_ve": ("val", "test"), "vqa": ("val",)}
+    tasks = {name: Task(name, f"dide_vilt_{name}", (), evaluated, Step("finetune", f"vilt_{name}", "default"))
+             for name, evaluated in splits.items()}
+    recipe = "dide_vilt_pretrain"
+    return World(tasks, {"kd": Step("pretrain", recipe, "kd"), "std": Step("pretrain", recipe, "std", _STANDARD)})
+
+
+def _toy() -> World:
+    """pairmore stands for NLVR2, ve3 for SNLI-VE."""
+    easy = Step("finetune", "quickstart_pretrain", "default")
+    fusion = Step("pretrain", "quickstart_fusion", "default")
+    entailment = "data.path=artifacts/data/toy-snli_ve"
+    ve3_teacher = Step("finetune", "quickstart_teacher", "ve3",
+                       (entailment, "student.init=runs/quickstart_fusion", "train.steps=1000"))
+    ve3 = (entailment, "student.init=runs/quickstart_fusion", f"teacher.model={ve3_teacher.folder}", "train.steps=700")
+    teacher = Step("finetune", "quickstart_teacher", "default")
+    pairmore = (f"teacher.model={teacher.folder}",)
+    tasks = {"nlvr2": Task("pairmore", "quickstart_dide", pairmore, ("test",), teacher, (easy,)),
+             "snli_ve": Task("ve3", "quickstart_dide", ve3, ("test",), ve3_teacher, (easy, fusion))}
+    recipe = "quickstart_dide_pretrain"
+    return World(tasks, {"kd": Step("pretrain", recipe, "kd"), "std": Step("pretrain", recipe, "std", _STANDARD)})
+
+
+FULL, TOY = _full(), _toy()
+# The columns of the paper's tables: dev and test-P of NLVR2, val and test of SNLI-VE, test-dev of VQA.
+_COLUMNS = (("nlvr2", "val"), ("nlvr2", "test"), ("snli_ve", "val"), ("snli_ve", "test"), ("vqa", "test-dev"))
+_TEACHER = (75.7, 76.1, 76.6, 76.4, 71.3)
+
+_TABLE_5 = {
+    # pre-training, fine-tuning: "kd" with distillation, "std" without, "none"
+    ("kd", "kd"): (75.56, 75.26, 76.53, 76.33, 69.05),
+    ("none", "std"): (50.85, 51.07, 72.10, 71.83, 64.94),
+    ("none", "kd"): (67.63, 68.14, 75.37, 74.95, 67.06),
+    ("std", "std"): (69.77, 70.71, 75.26, 74.99, 66.25),
+    ("std", "kd"): (73.06, 74.11, 76.11, 75.87, 67.10),
+    ("kd", "std"): (70.98, 71.40, 75.30, 75.21, 66.84),
+}
+_TABLE_6 = {
+    "dide": ((), (67.6, 68.2, 75.4, 75.0, 67.1)),
+    "no-soft-label": (("objective.soft_labels=false",), (66.8, 67.9, 74.2, 74.7, 66.9)),
+    "no-cross-attention": (("objective.attention=none",), (50.9, 51.1, 73.6, 73.5, 66.5)),
+    "hidden-states": (("objective.attention=none", "objective.hidden_states=true"), (56.5, 56.0, 71.5, 71.3, 62.6)),
+    "uni-attention": (("objective.attention=uni",), (64.8, 65.6, 74.8, 74.8, 66.6)),
+    "whole-attention": (("objective.attention=whole",), (64.7, 66.0, 74.9, 74.7, 66.6)),
+}
+_TABLE_7 = {
+    "last": (67.6, 68.2, 75.4, 75.0, 67.1),
+    "top": (66.0, 67.3, 75.2, 74.8, 66.8),
+    "bottom": (63.5, 63.0, 75.1, 74.7, 66.6),
+    "all": (67.0, 67.4, 75.2, 74.8, 66.8),
+}
+
+
+def _paper(column: str, figures: tuple[float, ...]) -> dict[str, float]:
+    return {split: figure for (task, split), figure in zip(_COLUMNS, figures, strict=True) if task == column}
+
+
+def _teachers(world: World) -> Iterator[Row]:
+    for column, task in world.tasks.items():
+        yield Row("teacher", task, "", (), _paper(column, _TEACHER), (*task.start, task.teacher))
+
+
+def _rows(world: World, name: str, stage: str, overrides: tuple[str, ...], figures: tuple[float, ...],
+          before: tuple[Step, ...] = ()) -> Iterator[Row]:
+    for column, task in world.tasks.items():
+        yield Row(name, task, stage, overrides, _paper(column, figures), (*task.start, task.teacher, *before))
+
+
+def _table_5(world: World) -> Iterator[Row]:
+    """Where distillation takes place: pre-training, fine-tuning, both."""
+    yield from _teachers(world)
+    for (pretraining, tuning), figures in _TABLE_5.items():
+        step = world.pretraining.get(pretraining)
+        start = (f"student.init={step.folder}",) if step else ()
+        yield from _rows(world, f"{pretraining}-{tuning}", "distill" if tuning == "kd" else "finetune", start, figures,
+                         (step,) if step else ())
+
+
+def _table_6(world: World) -> Iterator[Row]:
+    """What is distilled; students start from the pre-trained fusion encoder."""
+    yield from _teachers(world)
+    for name, (overrides, figures) in _TABLE_6.items():
+        yield from _rows(world, name, "distill", overrides, figures)
+
+
+def _table_7(world: World) -> Iterator[Row]:
+    """Which layers."""
+    yield from _teachers(world)
+    for name, figures in _TABLE_7.items():
+        yield from _rows(world, name, "distill", (f"objective.layers={name}",), figures)
+
+
+TABLES = {"5": _table_5, "6": _table_6, "7": _table_7}
+TITLES = {"5": "distillation in pre-training and fine-tuning", "6": "distilled knowledge", "7": "distilled layers"}
+
+
+def rows_of(table: str, world: World) -> list[Row]:
+    return list(TABLES[table](world))

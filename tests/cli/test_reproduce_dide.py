@@ -1,0 +1,120 @@
+"""The scripts of DiDE's tables: which runs they ask for, that each is a valid recipe, and that nothing is trained twice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from vldistill.recipe import load_recipe
+from vldistill.training.stages import for_stage
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "bin"))
+
+from reproduce_dide import runs_of, steps_before  # noqa: E402 (a script, not a package)
+from reproduce_dide_rows import FULL, TABLES, TOY, rows_of  # noqa: E402
+
+TABLE, TOYS = ROOT / "bin/reproduce-dide-tables.sh", ROOT / "bin/reproduce-dide-toy.sh"
+
+
+def recipe_of(step):
+    return for_stage(step.stage, load_recipe(step.recipe, [f"train.seed={step.seed}", *step.overrides]))
+
+
+def test_the_number_of_runs_by_hand():
+    """Rows x tasks x seeds, and one teacher a task."""
+    counts = {table: [len(runs_of(table, world, seeds, None, [])) for world, seeds in ((FULL, [0, 1, 2, 3]), (TOY, [0, 1, 2]))]
+              for table in TABLES}
+    six = [6 * 3 * 4 + 3, 6 * 2 * 3 + 2]
+    assert counts == {"5": six, "6": six, "7": [4 * 3 * 4 + 3, 4 * 2 * 3 + 2]}
+
+
+@pytest.mark.parametrize("world", [FULL, TOY], ids=["full", "toy"])
+@pytest.mark.parametrize("table", TABLES)
+def test_every_run_is_a_valid_recipe_and_has_a_place_of_its_own(table, world):
+    runs = runs_of(table, world, [2], None, [])
+    folders = [run.step.folder for run in runs]
+    assert len(set(folders)) == len(folders)
+    for run in runs:
+        if run.row.stage:
+            assert recipe_of(run.step).train.seed == 2
+    for step in steps_before(runs):
+        recipe_of(step)
+
+
+@pytest.mark.parametrize("world", [FULL, TOY], ids=["full", "toy"])
+def test_what_a_run_builds_on_comes_before_it(world):
+    """Every run that a recipe names is made by a step, and that step's own come before it."""
+    for table in TABLES:
+        runs = runs_of(table, world, [0], None, [])
+        made: set[str] = set()
+        for step in [*steps_before(runs), *(run.step for run in runs if run.row.stage)]:
+            recipe = recipe_of(step)
+            for source in (recipe.student.init, recipe.teacher.model if recipe.teacher else None):
+                if source and source.startswith("runs/"):
+                    assert any(folder.startswith(source.rstrip("/")) for folder in made), (step, source)
+            made.add(str(step.folder))
+
+
+def test_table_6_is_the_papers():
+    found = {}
+    for row in rows_of("6", TOY):
+        if row.stage and row.task.name == "ve3":
+            objective = load_recipe(row.task.recipe, [*row.task.overrides, *row.overrides]).objective
+            found[row.name] = (objective.soft_labels, objective.attention, objective.hidden_states)
+    assert found == {"dide": (True, "cross", False), "no-soft-label": (False, "cross", False),
+                     "no-cross-attention": (True, "none", False), "hidden-states": (True, "none", True),
+                     "uni-attention": (True, "uni", False), "whole-attention": (True, "whole", False)}
+
+
+def test_table_5_starts_from_what_it_says():
+    for row in rows_of("5", FULL):
+        if row.stage:
+            pretraining, tuning = row.name.split("-")
+            recipe = load_recipe(row.task.recipe, [*row.task.overrides, *row.overrides])
+            expected = "dandelin/vilt-b32-mlm" if pretraining == "none" else f"runs/dide_vilt_pretrain/{pretraining}/seed0"
+            assert recipe.student.init == expected and (row.stage == "distill") == (tuning == "kd")
+    standard, distilled = (recipe_of(FULL.pretraining[name]).objective for name in ("std", "kd"))
+    assert (standard.distils, standard.hard_label_weight) == (False, 1)
+    assert (distilled.attention, distilled.soft_labels, distilled.hard_label_weight) == ("cross", True, 0)
+
+
+def test_all_prepares_trains_and_evaluates_and_does_nothing_twice(stub):
+    words = ("5", "all", "--only", "kd-kd", "--seeds", "0,1", "train.log_every=7")
+    done, calls = stub(*words, script=TOYS)
+    assert done.returncode == 0, done.stderr
+    kinds = [call.split()[0] for call in calls]
+    # Two tasks with two seeds; before them the easy encoder, two teachers, the fusion encoder and one pre-training.
+    assert kinds[0] == "prepare" and kinds.count("pretrain") == 2 and kinds.count("finetune") == 3
+    assert kinds[6:] == ["distill", "evaluate"] * 4
+    assert all("train.log_every=7" in call for call in calls if call.startswith("distill"))
+    _, again = stub(*words, script=TOYS)
+    assert not {"pretrain", "finetune", "distill"} & {call.split()[0] for call in again}
+
+
+def test_a_table_shows_means_beside_the_paper(stub):
+    stub("7", "all", "--only", "pairmore", "--seeds", "0,1", script=TOYS)
+    done, _ = stub("7", "table", "--only", "pairmore", "--seeds", "0,1", script=TOYS)
+    lines = done.stdout.splitlines()
+    assert "Table 7 in the toy world" in lines[0] and "pairmore test" in lines[1]
+    top = next(line for line in lines if line.startswith("top"))
+    assert "41.00 ± 1.41 (2)" in top and "66 / 67.3" in top
+    assert "teacher" in done.stdout and "75.7 / 76.1" in done.stdout
+
+
+def test_an_array_task_does_its_own_run(stub):
+    done, calls = stub("6", "run", "--only", "dide", script=TABLE, SLURM_ARRAY_TASK_ID="5")
+    assert done.returncode == 0, done.stderr
+    assert calls[0].startswith("distill --recipe dide_vilt_snli_ve train.seed=1") and len(calls) == 3
+
+
+@pytest.mark.parametrize("words, expected", [
+    (("5",), "bin/reproduce-dide-tables.sh 5 list"), (("9", "all"), "invalid choice"),
+    (("6", "all", "--only", "x"), "mend --only"),
+    (("6", "run"), "--number 0 to"), (("6", "all", "--seeds", "a"), "numbers"), (("6", "all", "word"), "is no KEY=VALUE"),
+])
+def test_what_cannot_be_is_refused_with_2(stub, words, expected):
+    done, calls = stub(*words, script=TABLE)
+    assert done.returncode == 2 and expected in done.stderr and not calls
