@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from vldistill.schema_base import Fraction, NonNegative, Positive, Section
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.schema_sight import Clip, ImageNetwork, Pixels
+from vldistill.schema_teachers import DUAL_ENCODERS, Teacher, Teachers
 from vldistill.schema_training import Adversarial, Optim, Train, check_together
 
 
@@ -110,57 +111,7 @@ class Student(Section):
         return self
 
 
-class Teacher(Section):
-    """A fusion model, fine-tuned on the same task (for pre-training, a pre-trained one): a run, a model folder or a hub name."""
-
-    kind: Literal["vilt"] = "vilt"
-    model: str
-
-
 OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert")
-Layer = Literal["last"] | Positive
-
-
-class VisionTeacher(Section):
-    """A frozen vision encoder. kind: "timm" (any of its models), "open_clip" (CLIP-V) or "slip" (SLIP-V). model: a name, a local
-    folder or a run of a "vision_encoder". weights: null for the published ones, a file, open_clip's tag, or "random". layer:
-    last, or a block counted from 1 (timm only)."""
-
-    kind: Literal["timm", "open_clip", "slip"]
-    model: str
-    weights: str | None = None
-    layer: Layer = "last"
-
-
-class TextTeacher(Section):
-    """A frozen text encoder. kind: "transformers" (any of its encoders; model may be a run of a "text_encoder"), "open_clip"
-    (CLIP-T) or "slip" (SLIP-T)."""
-
-    kind: Literal["transformers", "open_clip", "slip"]
-    model: str
-    weights: str | None = None
-    layer: Layer = "last"
-
-
-class RelevanceModel(Section):
-    """The CLIP that judges how visible a word is."""
-
-    kind: Literal["open_clip", "slip"] = "open_clip"
-    model: str
-    weights: str | None = None
-
-
-class Teachers(Section):
-    """ADVL's unimodal teachers. relevance: null selects words by YAKE alone. batch: images or texts at a time when caches are
-    filled. precision: of the teachers' passes, live or to fill caches; "auto" is fp16 on a GPU. Features are kept as fp16 in any
-    case."""
-
-    vision: VisionTeacher | None = None
-    text: TextTeacher | None = None
-    relevance: RelevanceModel | None = None
-    batch: Positive = 64
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-
 
 AnswerLoss = Literal["bce", "softmax"]
 
@@ -357,14 +308,23 @@ class Recipe(Section):
 
     def _pretraining(self, objective: PretrainObjective) -> None:
         kind = self.student.kind
-        if kind not in ("vilt", "dual_encoder", "text_encoder"):
+        if kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS, "text_encoder"):
             raise ValueError(f"objective `pretrain` is for a vilt, dual_encoder or text_encoder student; this one is {kind}")
-        if "cmc" in objective.tasks and kind != "dual_encoder":
+        if "cmc" in objective.tasks and kind not in DUAL_ENCODERS:
             raise ValueError(f"objective.tasks: cmc is for a dual_encoder student; this one is {kind}")
         if objective.distils and kind == "text_encoder":
             raise ValueError("a text_encoder student has no fusion teacher: set objective.attention=none, soft_labels=false")
         if objective.distils and self.teacher is None:
             raise ValueError("objective.attention and objective.soft_labels need a `teacher`")
+        if objective.distils:
+            self._same_family()
+
+    def _same_family(self) -> None:
+        """A student is shown what its teacher is shown."""
+        kind, teacher = self.student.kind, self.teacher.kind
+        if teacher not in (kind, DUAL_ENCODERS.get(kind)):
+            raise ValueError(f"a {kind} student does not see what a {teacher} teacher sees: set teacher.kind="
+                             f"{DUAL_ENCODERS.get(kind, kind)}")
 
     def _canvases(self) -> None:
         kind, clip = self.student.kind, self.student.clip
@@ -381,12 +341,14 @@ class Recipe(Section):
             raise ValueError("a clip_vil student from scratch needs student.clip.model")
 
     def _fusion_teacher(self, objective: DideObjective) -> None:
-        if self.student.kind not in ("vilt", "dual_encoder"):
+        if self.student.kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS):
             raise ValueError(f"objective `dide` needs a student that sees its teacher's patches: vilt or dual_encoder, not "
                              f"{self.student.kind}")
         needs = objective.attention != "none" or objective.hidden_states or objective.soft_labels
         if needs and self.teacher is None:
             raise ValueError("objective `dide` needs a `teacher`")
+        if needs:
+            self._same_family()
 
     def _unimodal_teachers(self, objective: AdvlObjective) -> None:
         if objective.task is not None:

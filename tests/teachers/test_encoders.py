@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from vldistill.errors import InputError
 from vldistill.models.clip import published
-from vldistill.schema import RelevanceModel, TextTeacher, VisionTeacher
+from vldistill.schema_teachers import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import slip, weights
 from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.clip import Clip, ClipText, ClipVision

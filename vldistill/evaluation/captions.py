@@ -60,7 +60,8 @@ def evaluate_captions(
     if index is None:
         dataset = plain_dataset(records, data.images, tokenizer, spec)
     else:
-        dataset, model = stored_dataset(index, records, data, tokenizer, spec, source), Indexed(model)
+        dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
+        model = Indexed(model)
     found = caption_set(records)
     if isinstance(model, FusionModel):
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)

@@ -89,7 +89,8 @@ def evaluate_run(
     if index is None:
         dataset = plain_dataset(records, data.images, tokenizer, spec, objects)
     else:
-        dataset, model = stored_dataset(index, records, data, tokenizer, spec, source), Indexed(model)
+        dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
+        model = Indexed(model)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model, loader, spec.labels, device, tags=spec.target == "tags", autocast=autocast)

@@ -25,7 +25,7 @@ from vldistill.data.images import ImageFolder, Images
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.two_towers import TwoTowers
 
 STAGE = "index"
 VECTORS, IMAGES = "vectors.h5", "images.jsonl"
@@ -52,7 +52,7 @@ class Source:
 
 @torch.inference_mode()
 def build_index(
-    target: Path, model: DualEncoder, fields: dict[str, Any], images: Source, visual: VisualInput, *, batch: int,
+    target: Path, model: TwoTowers, fields: dict[str, Any], images: Source, visual: VisualInput, *, batch: int,
     device: torch.device, overwrite: bool = False, tick: Tick = lambda count: None, **manifest: Any,
 ) -> dict[str, Any]:
     """Encodes all images at each place of a record and writes the folder whole; returns its manifest. fields: of the model, see

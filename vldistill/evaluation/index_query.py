@@ -15,8 +15,9 @@ from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.models.checkpoint import ModelSpec, load_strict, read_checkpoint
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.build import new_student
 from vldistill.students.inputs import text_layout
+from vldistill.students.two_towers import TwoTowers
 
 _BLOCK = 1 << 14
 """Images that are scored at a time."""
@@ -31,14 +32,14 @@ class Hit:
     score: float
 
 
-def load_encoder(source: str) -> tuple[DualEncoder, ModelSpec, WordTokenizer]:
+def load_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]:
     """A dual encoder, with its head if it has one, in evaluation mode. Raises InputError for other models, which read images and
     texts together."""
     checkpoint = read_checkpoint(source)
-    if checkpoint.spec.kind != "dual_encoder":
+    model = new_student(checkpoint.spec)
+    if not isinstance(model, TwoTowers):
         raise InputError(f"is a {checkpoint.spec.kind} model, which has no vectors of images alone", where=source,
                          hint="name the run of a dual encoder")
-    model = DualEncoder.from_spec(checkpoint.spec)
     load_strict(model, checkpoint.weights, str(checkpoint.folder))
     return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
 
@@ -47,7 +48,7 @@ class Searcher:
     """Scores the images of an index. answer: of a model with labels, the one whose probability ranks the images. Raises
     InputError where the model needs an answer, has none of that name, or reads several images a record."""
 
-    def __init__(self, index: ImageIndex, model: DualEncoder, spec: ModelSpec, tokenizer: WordTokenizer, answer: str | None,
+    def __init__(self, index: ImageIndex, model: TwoTowers, spec: ModelSpec, tokenizer: WordTokenizer, answer: str | None,
                  device: torch.device):
         where = str(index.folder)
         if spec.images != 1:

@@ -20,8 +20,8 @@ from vldistill.evaluation.image_index import ImageIndex, model_fields
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.outputs import NOTHING, Capture, Output, Vectors
-from vldistill.students.dual_encoder import DualEncoder
 from vldistill.students.inputs import text_layout
+from vldistill.students.two_towers import TwoTowers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class StoredInput:
 class Indexed(nn.Module):
     """The text tower and head of a dual encoder, on stored vectors."""
 
-    def __init__(self, model: DualEncoder):
+    def __init__(self, model: TwoTowers):
         super().__init__()
         self.model = model
 
@@ -74,11 +74,12 @@ class Indexed(nn.Module):
 
 
 def stored_dataset(
-    index: ImageIndex, records: list[Record], data: DataArtifact, tokenizer: WordTokenizer, spec: ModelSpec, source: str
+    index: ImageIndex, model: nn.Module, records: list[Record], data: DataArtifact, tokenizer: WordTokenizer, spec: ModelSpec,
+    source: str,
 ) -> RecordDataset:
     """Records with the stored vectors of their images. Raises InputError where the index is another model's, or the model reads
     images and texts together."""
-    if spec.kind != "dual_encoder":
+    if not isinstance(model, TwoTowers):
         raise InputError(f"is a {spec.kind} model, which reads pixels beside each text", where=source, hint="leave out --index")
     index.check_model(model_fields(source, spec), source)
     stored = StoredInput(index, data.image_digests().__getitem__)

@@ -242,29 +242,29 @@ def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> No
     module.load_state_dict(weights)
 
 
-def fusion_encoder_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The whole ViLT encoder of a fusion checkpoint, under the names of `ViltEncoder`; task heads are left out."""
+def fusion_encoder_weights(checkpoint: Checkpoint, encoder: str = "vilt") -> dict[str, Tensor]:
+    """The whole encoder of a fusion checkpoint, under its own names; task heads are left out. encoder: what a fusion model of its
+    kind calls it, which a published checkpoint may leave out."""
     weights = {}
     for name, value in checkpoint.weights.items():
         if name.startswith(_HEADS):
             continue
-        weights[name.removeprefix("vilt.")] = value
+        weights[name.removeprefix(f"{encoder}.")] = value
     return weights
 
 
 def fit_encoder(weights: dict[str, Tensor], encoder: nn.Module, *, prefix: str = "") -> dict[str, Tensor]:
     """The part of a whole encoder's weights that `encoder` (a half, or one with more image types) needs.
 
-    The half that a tower does not have is left out by name; missing image-type rows are copies of the first image's.
+    The half that a tower does not have is left out by name (its `of_other_half`); missing rows of its table of image types
+    (`types`) are copies of the first image's.
     """
     own = encoder.state_dict()
-    halves = ("embeddings.text_embeddings.", "embeddings.patch_embeddings.", "embeddings.cls_token",
-              "embeddings.position_embeddings")
     fitted = {}
     for name, value in weights.items():
-        if name not in own and name.startswith(halves):
+        if name not in own and encoder.of_other_half(name):
             continue
-        if name == "embeddings.token_type_embeddings.weight" and name in own:
+        if name == encoder.types and name in own:
             value = torch.cat([value, value[1:2].expand(max(len(own[name]) - len(value), 0), -1)])[: len(own[name])]
         fitted[prefix + name] = value
     return fitted

@@ -20,6 +20,10 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def sight(self) -> dict[str, int]:
+        """What two models must agree on to be shown the same tokens of an image."""
+        return {name: getattr(self, name) for name in ("patch_size", "region_size") if hasattr(self, name)}
+
     def library(self, classes: int) -> dict[str, Any]:
         """What else the library that reads the folder wants to find in its config.json. classes: of the head, 0 without one."""
         return {}

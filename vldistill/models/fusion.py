@@ -1,73 +1,107 @@
-"""The fusion encoder with a task head: ViLT as teacher, as baseline, and as student.
+"""Fusion models: an encoder that reads text and image together, with a task head; teachers, baselines, and students.
 
-Names are `transformers`' (`vilt.*`, `classifier.{0,1,3}`), so a saved folder loads there too.
+ViLT's names are `transformers`' (`vilt.*`, `classifier.{0,1,3}`), so a saved folder loads there too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vldistill.data.batch import Batch, ImageBatch, TextBatch
+from vldistill.data.batch import Batch, ImageBatch, TextBatch, VisualBatch
 from vldistill.data.pretext import ITM, MLM, Pretext
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.checkpoint import Config, ModelSpec
 from vldistill.models.heads import classifier
-from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
+from vldistill.models.outputs import NOTHING, Capture, Encoded, Output, QueryKey, View, patches_only, with_cls
 from vldistill.models.pretraining import Pretrained
-from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_only, with_cls
+from vldistill.models.vilt import EncoderConfig, ViltEncoder
 
 
-class FusionModel(Pretrained):
-    """ViLT and its head on the pooled text CLS; with two images, one pass each, and the two pooled vectors concatenated
-    (NLVR2). `classes` is 1 for a task with choices, each of which is read with the image and given one logit; with 0, as in
-    pre-training, there is no head. pretraining: the tasks it has heads for; that for retrieval scores a pair by one logit."""
+@dataclass(frozen=True)
+class Read:
+    """Texts read with an image each. pooled: [S, D'], by which heads judge a pair. words: [S, T, D] final states of the text."""
+
+    pooled: Tensor
+    words: Tensor
+    view: View
+
+
+class Fusion(Pretrained):
+    """An encoder and its head; with two images, one pass each, and the pooled vectors concatenated (NLVR2). `classes` is 1 for a
+    task with choices, each of which is read with the image and given one logit; with 0, as in pre-training, there is no head.
+    pretraining: the tasks it has heads for; that for retrieval scores a pair by one logit. pooled: width of the pooled vectors.
+
+    A kind of fusion model says in `towers` what it calls its encoder, and how that reads a pair (`read`). The encoder says which
+    of its weights are word embeddings (`words`) and image types (`types`).
+    """
 
     losses: ClassVar[dict[str, str]] = {}
     """The task losses that are its own, by target; the others are the plain ones."""
+    towers: ClassVar[tuple[str]]
 
-    def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
+    def __init__(
+        self, encoder: nn.Module, config: Config, *, pooled: int, images: int, classes: int, pretraining: Collection[str] = ()
+    ):
         super().__init__()
-        self.vilt = ViltEncoder(config)
-        width = config.hidden_size
-        self.classifier = classifier(width * images, width * 2, classes, width=width) if classes else None
-        self.add_heads(pretraining, width, config.vocab_size)
+        setattr(self, self.towers[0], encoder)
+        self.config = config
+        self.classifier = self.head(pooled * images, pooled * 2, classes) if classes else None
+        self.add_heads(pretraining, config.hidden_size, config.vocab_size, pooled)
 
     @classmethod
-    def from_spec(cls, spec: ModelSpec) -> FusionModel:
+    def from_spec(cls, spec: ModelSpec) -> Fusion:
         return cls(spec.encoder, images=spec.images, classes=spec.classes, pretraining=spec.pretraining)
+
+    def head(self, inputs: int, hidden: int, classes: int) -> nn.Module:
+        """The task head."""
+        return classifier(inputs, hidden, classes, width=self.config.hidden_size)
+
+    def read(self, text: TextBatch, image: VisualBatch, position: int, capture: Capture) -> Read:
+        """S texts and as many images; `position` is an image's place in its record."""
+        raise NotImplementedError
 
     @property
     def layers(self) -> int:
-        return self.vilt.config.num_hidden_layers
+        return self.config.num_hidden_layers
 
     @property
     def width(self) -> int:
-        return self.vilt.config.hidden_size
+        return self.config.hidden_size
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C] and one view per image; of a `Pretext` one view of its pairs and what its heads say."""
         if isinstance(batch, Pretext):
             return self._pretext(batch, capture)
-        pooled, views = [], []
-        for position in range(len(batch.images)):
-            image = batch.image_for_each_text(position)
-            encoded = self.vilt.encode_pair(batch.text, image, position, capture)
-            pooled.append(self.vilt.pool(encoded.hidden))
-            views.append(_view(batch.text, image, encoded))
-        joined = torch.cat(pooled, dim=-1)
+        read = [self.read(batch.text, batch.image_for_each_text(position), position, capture)
+                for position in range(len(batch.images))]
+        joined, views = torch.cat([one.pooled for one in read], dim=-1), [one.view for one in read]
         head = self.rank_output if self.classifier is None else self.classifier
         return Output(joined[:, :0] if head is None else by_record(head(joined), batch), views)
 
     def _pretext(self, batch: Pretext, capture: Capture) -> Output:
         pairs, nobody = batch.joint(), batch.pairs[:0, 0]
-        encoded = self.vilt.encode_pair(pairs.text, pairs.images[0], 0, capture)
-        states = encoded.hidden[batch.rows.get(MLM, nobody), : pairs.text.ids.shape[1]]
-        pooled = self.vilt.pool(encoded.hidden[batch.rows.get(ITM, nobody)])
-        return Output(pooled[:, :0], [_view(pairs.text, pairs.images[0], encoded)], words=self.hidden_words(states, batch),
+        read = self.read(pairs.text, pairs.images[0], 0, capture)
+        pooled = read.pooled[batch.rows.get(ITM, nobody)]
+        return Output(pooled[:, :0], [read.view], words=self.hidden_words(read.words[batch.rows.get(MLM, nobody)], batch),
                       matching=self.matching(pooled, batch))
+
+
+class FusionModel(Fusion):
+    """ViLT, with heads on the pooled text CLS."""
+
+    towers = ("vilt",)
+
+    def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
+        super().__init__(ViltEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes,
+                         pretraining=pretraining)
+
+    def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> Read:
+        encoded = self.vilt.encode_pair(text, image, position, capture)
+        return Read(self.vilt.pool(encoded.hidden), encoded.hidden[:, : text.ids.shape[1]], _view(text, image, encoded))
 
 
 def by_record(logits: Tensor, batch: Batch) -> Tensor:

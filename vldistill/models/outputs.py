@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,16 @@ class Capture:
 
 
 NOTHING = Capture()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of a sequence. hidden: [B, S, D] final states. qk: per captured layer, query and key [B, H, S, d].
+    layers: per captured layer, its output [B, S, D]."""
+
+    hidden: Tensor
+    qk: dict[int, tuple[Tensor, Tensor]]
+    layers: dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,3 +99,13 @@ class Taught:
     word_index: Tensor | None = None
     words: Tensor | None = None
     fusion: Output | None = None
+
+
+def with_cls(mask: Tensor) -> Tensor:
+    """[B, N] mask of what stands for an image to [B, 1 + N] with the image's CLS, which is always valid."""
+    return F.pad(mask, (1, 0), value=True)
+
+
+def patches_only(mask: Tensor) -> Tensor:
+    """[B, N] mask of what stands for an image to [B, 1 + N] without the image's CLS."""
+    return F.pad(mask, (1, 0), value=False)

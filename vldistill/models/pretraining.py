@@ -55,10 +55,11 @@ class RankHead(nn.Linear):
 class Pretrained(nn.Module):
     """A model that may have heads of tasks without labels."""
 
-    def add_heads(self, tasks: Collection[str], width: int, vocabulary: int) -> None:
+    def add_heads(self, tasks: Collection[str], width: int, vocabulary: int, matched: int | None = None) -> None:
+        """width: of states; matched: of the vectors that a pair is judged by, the same where None."""
         self.mlm_score = MaskedLanguageHead(width, vocabulary) if MLM in tasks else None
-        self.itm_score = MatchingHead(width) if ITM in tasks else None
-        self.rank_output = RankHead(width) if RANK in tasks else None
+        self.itm_score = MatchingHead(matched or width) if ITM in tasks else None
+        self.rank_output = RankHead(matched or width) if RANK in tasks else None
 
     def hidden_words(self, states: Tensor, batch: Pretext) -> Tensor | None:
         """states: [K, T, D] final states of the texts of MLM's pairs. [M, V] logits of their hidden tokens alone, or None

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vldistill.data.batch import ImageBatch, TextBatch
 from vldistill.models.config import ModelConfig
 from vldistill.models.heads import init_weights, initial_std
-from vldistill.models.outputs import NOTHING, Capture
+from vldistill.models.outputs import NOTHING, Capture, Encoded, with_cls
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,8 @@ class EncoderConfig(ModelConfig):
         return {"qkv_bias": True, "num_channels": 3, "tie_word_embeddings": False}
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """hidden: [B, S, D] after the final norm. qk: per captured layer, query and key [B, H, S, d]. layers: per captured
-    layer, its output [B, S, D]."""
-
-    hidden: Tensor
-    qk: dict[int, tuple[Tensor, Tensor]]
-    layers: dict[int, Tensor]
+_HALVES = ("embeddings.text_embeddings.", "embeddings.patch_embeddings.", "embeddings.cls_token",
+           "embeddings.position_embeddings")
 
 
 class _SelfAttention(nn.Module):
@@ -163,6 +157,9 @@ class _Embeddings(nn.Module):
 class ViltEncoder(nn.Module):
     """ViLT's embeddings, pre-norm Transformer, final norm and pooler; `text` and `image` say which halves it has."""
 
+    words = "embeddings.text_embeddings.word_embeddings.weight"
+    types = "embeddings.token_type_embeddings.weight"
+
     def __init__(self, config: EncoderConfig, *, text: bool = True, image: bool = True):
         super().__init__()
         self.config = config
@@ -191,6 +188,11 @@ class ViltEncoder(nn.Module):
         states = torch.cat([self.embeddings.text(text.ids), self.embeddings.image(image, position)], dim=1)
         return self._encode(states, torch.cat([text.mask, with_cls(image.mask)], dim=1), capture)
 
+    @staticmethod
+    def of_other_half(name: str) -> bool:
+        """Whether a whole encoder's weight has no place in one of its halves."""
+        return name.startswith(_HALVES)
+
     def pool(self, hidden: Tensor) -> Tensor:
         """[B, S, D] to [B, D]: dense and tanh of the first token."""
         return torch.tanh(self.pooler(hidden[:, 0]))
@@ -205,13 +207,3 @@ class ViltEncoder(nn.Module):
             if number in capture.hidden:
                 layers[number] = states
         return Encoded(self.layernorm(states), qk, layers)
-
-
-def with_cls(mask: Tensor) -> Tensor:
-    """[B, N] patch mask to [B, 1 + N] with the image's CLS, which is always valid."""
-    return F.pad(mask, (1, 0), value=True)
-
-
-def patches_only(mask: Tensor) -> Tensor:
-    """[B, N] patch mask to [B, 1 + N] without the image's CLS."""
-    return F.pad(mask, (1, 0), value=False)

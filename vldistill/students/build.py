@@ -23,7 +23,7 @@ from vldistill.models.checkpoint import (
     load_strict,
     read_checkpoint,
 )
-from vldistill.models.fusion import FusionModel
+from vldistill.models.fusion import Fusion, FusionModel
 from vldistill.models.heads import initial_std
 from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig, named_weights
 from vldistill.models.pretraining import HEADS, head_weights
@@ -38,6 +38,7 @@ from vldistill.students.inputs import SEES_CANVASES, SEES_REGIONS
 from vldistill.students.library_fusion import Lxmert, VisualBert
 from vldistill.students.pixelbert import PixelBert, Pixels
 from vldistill.students.region_texts import PERSONS
+from vldistill.students.two_towers import TwoTowers
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
@@ -47,12 +48,10 @@ STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualE
                                       "clip_vil": ClipVil, "visualbert": VisualBert, "lxmert": Lxmert,
                                       "pixelbert": PixelBert, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder}
 
-# The parts of each student that are a ViLT encoder or a half of one.
-_TOWERS = {"vilt": ("vilt",), "dual_encoder": ("text_encoder", "image_encoder")}
 # Those of one modality, as their libraries name their heads.
 _LONE_HEADS = {"text_encoder": ("mlm_score.",), "vision_encoder": ("vit.head.",)}
 _HEAD = "classifier."
-_MLM_HEAD, _EMBEDDINGS = f"{HEADS[MLM]}.", "embeddings.text_embeddings.word_embeddings.weight"
+_MLM_HEAD = f"{HEADS[MLM]}."
 _PRETRAINED_HEADS = tuple(f"{head}." for head in HEADS.values())
 # Of a converted checkpoint: what fresh heads start from.
 PRETRAINING = "pretraining."
@@ -117,7 +116,7 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
         return (_new_clip_vil if wanted.kind == "clip_vil" else _new_pixelbert)(wanted, *bert)
     checkpoint = read_checkpoint(source)
     where, found = str(checkpoint.folder), checkpoint.spec
-    if found.kind != wanted.kind and (found.kind != "vilt" or wanted.kind not in _TOWERS):
+    if found.kind not in (wanted.kind, getattr(STUDENTS[wanted.kind], "starts_from", None)):
         converted = f"name a {wanted.kind} model, as `vldistill convert {wanted.kind}` makes it"
         raise InputError(f"is a {found.kind} model, from which a {wanted.kind} student cannot start", where=where,
                          hint=_START.get(wanted.kind, converted))
@@ -140,7 +139,7 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
     if found.kind == wanted.kind:
         _continue(model, checkpoint, wanted, keep_head)
     else:
-        _from_fusion(model, wanted.kind, checkpoint)
+        _from_fusion(model, checkpoint)
     return model, spec, tokenizer
 
 
@@ -243,22 +242,23 @@ def _grown(config: RegionBertConfig, wanted: Wanted, tokenizer: WordTokenizer) -
                    vocab_size=max(config.vocab_size, len(tokenizer.vocabulary) + PERSONS))
 
 
-def _from_fusion(model: nn.Module, kind: str, checkpoint: Checkpoint) -> None:
-    weights = fusion_encoder_weights(checkpoint)
-    for name in _TOWERS[kind]:
+def _from_fusion(model: TwoTowers, checkpoint: Checkpoint) -> None:
+    weights = fusion_encoder_weights(checkpoint, *STUDENTS[model.starts_from].towers)
+    for name in model.towers:
         tower = getattr(model, name)
         load_strict(tower, fit_encoder(weights, tower), str(checkpoint.folder))
     if model.mlm_score is not None:  # the head for matching stands on a fusion of its own, and starts afresh
-        head = {name: value for name, value in _heads_of(model, checkpoint, weights).items() if name.startswith(_MLM_HEAD)}
+        found = _heads_of(model, checkpoint, weights[model.text_encoder.words])
+        head = {name: value for name, value in found.items() if name.startswith(_MLM_HEAD)}
         load_strict(model.mlm_score, _below(head, _MLM_HEAD), str(checkpoint.folder))
 
 
-def _heads_of(model: nn.Module, checkpoint: Checkpoint, encoder: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the model has of heads of pre-training: the checkpoint's, where it has them too."""
+def _heads_of(model: nn.Module, checkpoint: Checkpoint, words: Tensor) -> dict[str, Tensor]:
+    """What the model has of heads of pre-training: the checkpoint's, where it has them too. words: [V, D] its embeddings."""
     own = {name: value for name, value in model.state_dict().items() if name.startswith(_PRETRAINED_HEADS)}
     if not own:
         return {}
-    found = head_weights(checkpoint.weights, encoder[_EMBEDDINGS])
+    found = head_weights(checkpoint.weights, words)
     return {name: found.get(name, value) for name, value in own.items()}
 
 
@@ -282,20 +282,20 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
         network = network_weights(model, found, wanted.network_weights, where)
         load_strict(model, {**_grow_tables(body, model, checkpoint.spec.task), **head, **objects, **network}, where)
         return
-    towers = _TOWERS[checkpoint.spec.kind]
-    if checkpoint.spec.kind == "vilt":
-        encoders = {"vilt": fusion_encoder_weights(checkpoint)}
+    towers, whole = model.towers, isinstance(model, Fusion)
+    if whole:
+        encoders = {towers[0]: fusion_encoder_weights(checkpoint, *towers)}
     else:
         encoders = {tower: _below(checkpoint.weights, f"{tower}.") for tower in towers}
     places = (*(f"{tower}." for tower in towers), "fusion.", _HEAD, *_PRETRAINED_HEADS)
     # Without a place here, but listed as unexpected by the strict loading below; a fusion encoder lists its own.
-    weights = {n: v for n, v in checkpoint.weights.items() if checkpoint.spec.kind != "vilt" and not n.startswith(places)}
+    weights = {n: v for n, v in checkpoint.weights.items() if not whole and not n.startswith(places)}
     for tower, values in encoders.items():
         weights |= fit_encoder(values, getattr(model, tower), prefix=f"{tower}.")
-    if checkpoint.spec.kind == "dual_encoder":
+    if not whole:
         weights |= {f"fusion.{name}": value for name, value in _below(checkpoint.weights, "fusion.").items()}
     head = checkpoint.weights if keep_head else model.state_dict()
-    pretraining = _heads_of(model, checkpoint, encoders[towers[0]])
+    pretraining = _heads_of(model, checkpoint, encoders[towers[0]][getattr(model, towers[0]).words])
     kept = {name: value for name, value in head.items() if name.startswith(_HEAD)}
     load_strict(model, {**weights, **pretraining, **kept}, where)
 

@@ -1,103 +1,18 @@
-"""DiDE's dual encoder: a text tower and an image tower that meet only in a small MLP, so images are encoded once and cached
-(DiDE, section 3.1; structure as the authors' code: each tower its own pooler, fusion MLP on [text; image]).
-"""
+"""The dual encoder that comes from a ViLT (DiDE, section 3.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.data.pretext import ITM, MLM, Pretext
-from vldistill.models.checkpoint import ModelSpec
-from vldistill.models.fusion import by_record
-from vldistill.models.heads import classifier
-from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, Vectors, View
-from vldistill.models.pretraining import Pretrained
-from vldistill.models.vilt import Encoded, EncoderConfig, ViltEncoder, patches_only, with_cls
+from vldistill.models.vilt import EncoderConfig, ViltEncoder
+from vldistill.students.two_towers import TwoTowers
 
 
-class DualEncoder(Pretrained):
-    """Two halves of a ViLT and a head. A record's images are fused with its text one by one and concatenated (NLVR2). With no
-    `classes`, as in pre-training and retrieval, there is no head. pretraining: the tasks it has heads for: MLM's on the text
-    tower, ITM's on the fusion MLP."""
+class DualEncoder(TwoTowers):
+    """Each tower is a half of a ViLT: its embeddings, all its layers, its norm and its pooler."""
 
-    losses: ClassVar[dict[str, str]] = {}
+    starts_from = "vilt"
 
     def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__()
-        self.text_encoder = ViltEncoder(config, image=False)
-        self.image_encoder = ViltEncoder(config, text=False)
-        width = config.hidden_size
-        self.fusion = classifier(width * 2, width * 2, width, width=width)
-        self.classifier = classifier(width * images, width * 2, classes, width=width) if classes else None
-        self.add_heads(pretraining, width, config.vocab_size)
-
-    @classmethod
-    def from_spec(cls, spec: ModelSpec) -> DualEncoder:
-        return cls(spec.encoder, images=spec.images, classes=spec.classes, pretraining=spec.pretraining)
-
-    @property
-    def layers(self) -> int:
-        return self.text_encoder.config.num_hidden_layers
-
-    def encode_text(self, text: TextBatch) -> Tensor:
-        """[B, D] pooled text vectors."""
-        return self.text_encoder.pool(self.text_encoder.encode_text(text).hidden)
-
-    def encode_image(self, image: ImageBatch, position: int = 0) -> Tensor:
-        """[B, D] pooled image vectors, which can be cached; `position` is the image's place in its record."""
-        return self.image_encoder.pool(self.image_encoder.encode_image(image, position).hidden)
-
-    @property
-    def width(self) -> int:
-        return self.text_encoder.config.hidden_size
-
-    def fuse(self, text: Tensor, images: list[Tensor]) -> Tensor:
-        """Pooled vectors (text [B, D], one [B, D] per image) to logits [B, C], [B, 0] without a head."""
-        if self.classifier is None:
-            return text[:, :0]
-        return self.classifier(torch.cat([self._fused(text, image) for image in images], dim=-1))
-
-    def _fused(self, text: Tensor, image: Tensor) -> Tensor:
-        return self.fusion(torch.cat([text, image], dim=-1))
-
-    def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
-        """Logits [B, C] and one view per image; the text is encoded once, however many images there are, and an image once,
-        however many choices. Of a `Pretext` one view of its pairs and what its heads say."""
-        text = self.text_encoder.encode_text(batch.text, capture)
-        images = [self.image_encoder.encode_image(image, place, capture) for place, image in enumerate(batch.images)]
-        vectors = Vectors(self.text_encoder.pool(text.hidden), [self.image_encoder.pool(image.hidden) for image in images])
-        if isinstance(batch, Pretext):
-            return self._pretext(batch, text, images[0], vectors)
-        own = torch.arange(len(batch), device=batch.text.ids.device)
-        rows = own.repeat_interleave(batch.choices) if batch.choices > 1 else None
-        beside = vectors.images if rows is None else [image[rows] for image in vectors.images]
-        views = [_view(batch.text, shown, text, image, None, rows) for shown, image in zip(batch.images, images, strict=True)]
-        return Output(by_record(self.fuse(vectors.text, beside), batch), views, vectors=vectors)
-
-    def _pretext(self, batch: Pretext, text: Encoded, image: Encoded, vectors: Vectors) -> Output:
-        nobody = batch.pairs[:0, 0]
-        spoken = batch.pairs[batch.rows.get(MLM, nobody), 0]
-        texts, images = batch.pairs[batch.rows.get(ITM, nobody)].unbind(dim=1)
-        return Output(
-            vectors.text[:, :0], [_view(batch.text, batch.images[0], text, image, *batch.pairs.unbind(dim=1))], vectors=vectors,
-            words=self.hidden_words(text.hidden[spoken], batch),
-            matching=self.matching(self._fused(vectors.text[texts], vectors.images[0][images]), batch))
-
-
-def _view(
-    words: TextBatch, shown: ImageBatch, text: Encoded, image: Encoded, texts: Tensor | None, images: Tensor | None
-) -> View:
-    """Rows of texts beside rows of images, [R] each, or all in their order where these are None."""
-
-    def rows(states: Tensor, chosen: Tensor | None) -> Tensor:
-        return states if chosen is None else states[chosen]
-
-    qk = {layer: QueryKey(*(rows(part, texts) for part in text.qk[layer]), *(rows(part, images) for part in image.qk[layer]))
-          for layer in text.qk}
-    hidden = {layer: (rows(text.layers[layer], texts), rows(image.layers[layer], images)) for layer in text.layers}
-    return View(rows(words.mask, texts), rows(with_cls(shown.mask), images), rows(patches_only(shown.mask), images), qk, hidden)
+        super().__init__(ViltEncoder(config, image=False), ViltEncoder(config, text=False), images=images, classes=classes,
+                         pretraining=pretraining)

@@ -12,11 +12,11 @@ from vldistill.data.batch import Batch
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
-from vldistill.models.fusion import FusionModel
+from vldistill.models.fusion import Fusion, FusionModel
 from vldistill.models.outputs import Capture, Output
 from vldistill.models.pretraining import HEADS, head_weights
 
-TEACHERS = {"vilt": FusionModel}
+TEACHERS: dict[str, type[Fusion]] = {"vilt": FusionModel}
 
 
 @dataclass
@@ -26,7 +26,7 @@ class FusionTeacher:
     order: [C] index of each of the student's labels among the teacher's, or None where the orders agree. source: as it was named.
     """
 
-    model: FusionModel
+    model: Fusion
     spec: ModelSpec
     tokenizer: WordTokenizer
     order: torch.Tensor | None
@@ -69,18 +69,20 @@ def build_fusion_teacher(
     order = None if labels in ([], spec.labels) else torch.tensor([spec.labels.index(name) for name in labels])
     classes = spec.classes if labels else 0
     model = TEACHERS[kind](spec.encoder, images=images, classes=classes, pretraining=pretraining)
-    weights = {f"vilt.{name}": value for name, value in fusion_encoder_weights(checkpoint).items()}
+    (name,) = model.towers
+    encoder = fusion_encoder_weights(checkpoint, name)
+    weights = {f"{name}.{own}": value for own, value in encoder.items()}
     if labels:
         weights |= {name: value for name, value in checkpoint.weights.items() if name.startswith("classifier.")}
-    weights |= _heads(checkpoint, weights, pretraining, where)
+    weights |= _heads(checkpoint, encoder[getattr(model, name).words], pretraining, where)
     load_strict(model, weights, where)
     return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order, source)
 
 
 def _heads(
-    checkpoint: Checkpoint, weights: dict[str, torch.Tensor], pretraining: Collection[str], where: str
+    checkpoint: Checkpoint, words: torch.Tensor, pretraining: Collection[str], where: str
 ) -> dict[str, torch.Tensor]:
-    found = head_weights(checkpoint.weights, weights["vilt.embeddings.text_embeddings.word_embeddings.weight"])
+    found = head_weights(checkpoint.weights, words)
     wanted = {task: f"{HEADS[task]}." for task in pretraining}
     missing = [task for task, head in wanted.items() if not any(name.startswith(head) for name in found)]
     if missing:

@@ -318,7 +318,8 @@ def build_teacher(
         raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
                          hint="start the student from the encoder that the teacher was fine-tuned from")
     own, other = spec.encoder, teacher.spec.encoder
-    pairs = {"patch_size": (own.patch_size, other.patch_size), "image.size": (spec.image_size, teacher.spec.image_size)}
+    pairs = {name: (value, other.sight().get(name)) for name, value in own.sight().items()}
+    pairs["image.size"] = (spec.image_size, teacher.spec.image_size)
     if chosen.attention != "none" or chosen.hidden_states:
         pairs |= {"layers": (own.num_hidden_layers, other.num_hidden_layers)}
     if chosen.attention != "none":

@@ -17,7 +17,7 @@ from vldistill.objectives.base import Objective
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.schema import Recipe, Teachers
 from vldistill.schema_retrieval import RetrievalObjective
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.two_towers import TwoTowers
 from vldistill.training.vectors import Encoding, rank_captions
 
 FALSE_TEXTS = 15
@@ -48,10 +48,10 @@ def retrieval_heads(kind: str) -> tuple[str, ...]:
 
 
 def build_retrieval(
-    chosen: RetrievalObjective, student: DualEncoder | FusionModel, train: RecordDataset, val: RecordDataset
+    chosen: RetrievalObjective, student: TwoTowers | FusionModel, train: RecordDataset, val: RecordDataset
 ) -> tuple[Objective, RecordDataset | FalseTexts, RecordDataset | FalseTexts]:
     """The objective of the student's kind, and its data: a fusion encoder's has false texts beside each caption."""
-    if isinstance(student, DualEncoder):
+    if isinstance(student, TwoTowers):
         return DualRetrieval(**chosen.model_dump(exclude={"kind", "false_texts"}), depth=student.layers), train, val
     count = chosen.false_texts or FALSE_TEXTS
     return TextRanking(), FalseTexts(train, count), FalseTexts(val, count)
@@ -66,7 +66,7 @@ def describe_retrieval(chosen: RetrievalObjective, kind: str) -> str:
 
 
 def validated_by_recall(
-    student: DualEncoder, captions: RecordDataset, accelerator: Accelerator, *, batch: int, workers: int
+    student: TwoTowers, captions: RecordDataset, accelerator: Accelerator, *, batch: int, workers: int
 ) -> dict[str, Any]:
     """Recalls of a dual encoder over a whole split, whose images and texts all processes share out."""
     how = Encoding(batch, accelerator.device, workers, accelerator.process_index, accelerator.num_processes,
