@@ -85,14 +85,14 @@ class Regions(Section):
 
 
 class Student(Section):
-    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and
-    "pixelbert"; or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a
-    clip_vil or pixelbert student's may be a BERT of transformers); null starts from scratch with `sizes`. keep_head: take the
-    head along too (same labels only). visual: whether a vlbert student reads the features of `regions`, or makes its own of the
-    data's objects by `image_network` (VCR)."""
+    """kind: "vilt" (fusion), "dual_encoder"; the same over regions, "oscar" and "oscar_dual"; "uniter" (VILLA too), "vlbert",
+    "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
+    "vision_encoder". init: a run, a model folder or a hub name (a clip_vil or pixelbert student's may be a BERT of transformers);
+    null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
+    reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
     kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder",
-                  "vision_encoder"]
+                  "vision_encoder", "oscar", "oscar_dual"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -111,7 +111,7 @@ class Student(Section):
         return self
 
 
-OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert")
+OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual")
 
 AnswerLoss = Literal["bce", "softmax"]
 

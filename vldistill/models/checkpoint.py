@@ -25,6 +25,7 @@ from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
+from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
@@ -33,7 +34,7 @@ Config = EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | Te
 CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
     "clip_vil": ClipVilConfig, "visualbert": VisualBertConfig, "lxmert": LxmertConfig, "pixelbert": PixelBertConfig,
-    "text_encoder": TextConfig, "vision_encoder": VisionConfig,
+    "text_encoder": TextConfig, "vision_encoder": VisionConfig, "oscar": OscarConfig, "oscar_dual": OscarConfig,
 }
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.

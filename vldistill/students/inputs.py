@@ -22,8 +22,8 @@ from vldistill.students.region_texts import UniterLayout, VlBertLayout
 
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
            "clip_vil": PlainLayout, "visualbert": PlainLayout, "lxmert": PlainLayout, "pixelbert": PlainLayout,
-           "text_encoder": PlainLayout, "vision_encoder": PlainLayout}
-SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert"}
+           "text_encoder": PlainLayout, "vision_encoder": PlainLayout, "oscar": PlainLayout, "oscar_dual": PlainLayout}
+SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual"}
 SEES_CANVASES = {"clip_vil", "pixelbert"}
 ONE_IMAGE = {"vlbert", "clip_vil"}
 """Those whose records have one image."""

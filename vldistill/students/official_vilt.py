@@ -7,6 +7,7 @@ A checkpoint holds one encoder and the heads of what it was trained on: pre-trai
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None =
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
                          where=str(vocabulary), hint="give the vocab.txt of its BERT (uncased)")
-    labels = _labels(task, weights, answers, source)
+    labels = class_names(task.labels, len(weights.get("classifier.3.bias", ())), answers, source)
     spec = ModelSpec("vilt", config, task.task, task.images, labels, config.image_size, config.max_position_embeddings,
                      answer_loss="bce" if task.task == "vqa" else None)
     heads = {f"{prefix}{part}" for prefix, parts in _OTHER_HEADS.items() for part in parts}
@@ -125,15 +126,16 @@ def read_answers(path: Path) -> list[str]:
     return found
 
 
-def _labels(task: _Task, weights: dict[str, Tensor], answers: Path | None, source: Path) -> list[str]:
-    if task.task != "vqa":
+def class_names(known: Sequence[str] | None, classes: int, answers: Path | None, source: Path) -> list[str]:
+    """Of a head's `classes`, in order: as they are known, or as `answers` names those of VQA, where they are None."""
+    if known is not None:
         if answers is not None:
             raise InputError("has no VQA head, so --answers means nothing", where=str(source), hint="leave it out")
-        return list(task.labels)
+        return list(known)
     if answers is None:
         raise InputError("does not hold the names of its answers", where=str(source),
                          hint="give --answers: the answers.json of `vldistill prepare vqa`, or a published model's config.json")
-    names, classes = read_answers(answers), len(weights.get("classifier.3.bias", ()))
+    names = read_answers(answers)
     if len(names) != classes:
         raise InputError(f"has {len(names):,} answers, the checkpoint has {classes:,}", where=str(answers),
                          hint="give the answers that it was trained with, in its order")
