@@ -84,14 +84,14 @@ class Regions(Section):
 
 
 class Student(Section):
-    """kind: "vilt" (fusion), "dual_encoder", "uniter" (VILLA too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and
-    "pixelbert"; or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a
-    clip_vil or pixelbert student's may be a BERT of transformers); null starts from scratch with `sizes`. keep_head: take the
-    head along too (same labels only). visual: whether a vlbert student reads the features of `regions`, or makes its own of the
-    data's objects by `image_network` (VCR)."""
+    """kind: "vilt" and "meter" (fusion), "dual_encoder" and "meter_dual" (from one of these), "uniter" (VILLA too), "vlbert",
+    "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
+    "vision_encoder". init: a run, a model folder or a hub name (a clip_vil or pixelbert student's may be a BERT of transformers);
+    null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
+    reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
     kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder",
-                  "vision_encoder"]
+                  "vision_encoder", "meter", "meter_dual"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -318,6 +318,9 @@ class Recipe(Section):
     def _same_family(self) -> None:
         """A student is shown what its teacher is shown."""
         kind, teacher = self.student.kind, self.teacher.kind
+        if teacher == "meter" and getattr(self.objective, "attention", None) in ("uni", "whole"):
+            raise ValueError(f"objective.attention={self.objective.attention} has no meaning for METER, whose streams meet in "
+                             "cross-attention alone: set objective.attention=cross or none")
         if teacher not in (kind, DUAL_ENCODERS.get(kind)):
             raise ValueError(f"a {kind} student does not see what a {teacher} teacher sees: set teacher.kind="
                              f"{DUAL_ENCODERS.get(kind, kind)}")
@@ -337,9 +340,10 @@ class Recipe(Section):
             raise ValueError("a clip_vil student from scratch needs student.clip.model")
 
     def _fusion_teacher(self, objective: DideObjective) -> None:
-        if self.student.kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS):
-            raise ValueError(f"objective `dide` needs a student that sees its teacher's patches: vilt or dual_encoder, not "
-                             f"{self.student.kind}")
+        fitting = dict.fromkeys((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
+        if self.student.kind not in fitting:
+            raise ValueError("objective `dide` needs a student that sees its teacher's patches: one of "
+                             f"{', '.join(fitting)}, not {self.student.kind}")
         needs = objective.attention != "none" or objective.hidden_states or objective.soft_labels
         if needs and self.teacher is None:
             raise ValueError("objective `dide` needs a `teacher`")
