@@ -7,7 +7,9 @@ from pathlib import Path
 from vldistill.commands.output import console, last_line
 from vldistill.errors import InputError
 
-KINDS = ("vilt", "uniter", "vlbert", "clip_vil", "slip")
+KINDS = ("vilt", "meter", "uniter", "vlbert", "clip_vil", "slip")
+
+_OFFICIAL_FUSION = ("vilt", "meter")
 
 
 def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, overwrite: bool) -> None:
@@ -17,18 +19,21 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
     if (vocab is None) != (kind == "slip"):
         if vocab is not None:
             raise InputError("--vocab means nothing for slip", hint="leave it out")
-        raise InputError("--vocab is missing", hint="give the vocab.txt of its BERT: cased for uniter, uncased for the others")
-    if answers is not None and kind != "vilt":
+        raise InputError("--vocab is missing", hint=(
+            "give the folder of its RoBERTa, with vocab.json and merges.txt" if kind == "meter"
+            else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"))
+    if answers is not None and kind not in _OFFICIAL_FUSION:
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
     if kind == "slip":
         from vldistill.teachers import slip
 
         sizes = slip.convert(source, out, overwrite=overwrite)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
-    elif kind == "vilt":
-        from vldistill.students import official_vilt
+    elif kind in _OFFICIAL_FUSION:
+        from vldistill.students import official_meter, official_vilt
 
-        spec = official_vilt.convert(source, vocab, out, answers=answers, overwrite=overwrite)
+        converter = {"vilt": official_vilt, "meter": official_meter}[kind]
+        spec = converter.convert(source, vocab, out, answers=answers, overwrite=overwrite)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
                 "classes": len(spec.labels)}
     else:
