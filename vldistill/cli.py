@@ -232,14 +232,17 @@ def analyze(
 @app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")
 def convert(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="vilt, uniter (VILLA too), vlbert, clip_vil, slip.", show_default=False)
+        str, typer.Argument(metavar="KIND", help="vilt, meter, uniter (VILLA too), vlbert, clip_vil, slip.", show_default=False)
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
-    vocab: Annotated[Path | None, typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (not for slip).")] = None,
+    vocab: Annotated[
+        Path | None,
+        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT; meter: the folder of its RoBERTa (not for slip)."),
+    ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", metavar="FILE", help="vilt, VQA: answers.json or config.json."),
+        typer.Option("--answers", metavar="FILE", help="vilt and meter, VQA: answers.json or config.json."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -40,7 +40,7 @@ class Data(Section):
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels. long_side: of a clip_vil student's canvas; for the other students it
+    """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's canvas; for the other students it
     follows from the image. augment: "flip" is for a student with an image network of its own."""
 
     size: Positive = 384
@@ -59,7 +59,8 @@ class Text(Section):
 
 
 class Sizes(Section):
-    """Sizes of an encoder from scratch (ViLT-B/32 by default). image_size: pixels that the position table spans."""
+    """Sizes of an encoder from scratch (ViLT-B/32 by default); a METER's two encoders and its co-attention have them each.
+    image_size: pixels that the position table spans, which for a METER are those of `image.size`."""
 
     layers: Positive = 12
     width: Positive = 768
@@ -85,14 +86,14 @@ class Regions(Section):
 
 
 class Student(Section):
-    """kind: "vilt" (fusion), "dual_encoder"; the same over regions, "oscar" and "oscar_dual"; "uniter" (VILLA too), "vlbert",
-    "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
+    """kind: "vilt", "meter" and "oscar" (fusion), "dual_encoder", "meter_dual" and "oscar_dual" (from these), "uniter" (VILLA
+    too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
     "vision_encoder". init: a run, a model folder or a hub name (a clip_vil or pixelbert student's may be a BERT of transformers);
     null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
     reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
     kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder",
-                  "vision_encoder", "oscar", "oscar_dual"]
+                  "vision_encoder", "meter", "meter_dual", "oscar", "oscar_dual"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -309,9 +310,10 @@ class Recipe(Section):
     def _pretraining(self, objective: PretrainObjective) -> None:
         kind = self.student.kind
         if kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS, "text_encoder"):
-            raise ValueError(f"objective `pretrain` is for a vilt, dual_encoder or text_encoder student; this one is {kind}")
+            names = ", ".join((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
+            raise ValueError(f"objective `pretrain` is for a {names} or text_encoder student; this one is {kind}")
         if "cmc" in objective.tasks and kind not in DUAL_ENCODERS:
-            raise ValueError(f"objective.tasks: cmc is for a dual_encoder student; this one is {kind}")
+            raise ValueError(f"objective.tasks: cmc is for a {' or '.join(DUAL_ENCODERS)} student; this one is {kind}")
         if objective.distils and kind == "text_encoder":
             raise ValueError("a text_encoder student has no fusion teacher: set objective.attention=none, soft_labels=false")
         if objective.distils and self.teacher is None:
@@ -322,6 +324,9 @@ class Recipe(Section):
     def _same_family(self) -> None:
         """A student is shown what its teacher is shown."""
         kind, teacher = self.student.kind, self.teacher.kind
+        if teacher == "meter" and getattr(self.objective, "attention", None) in ("uni", "whole"):
+            raise ValueError(f"objective.attention={self.objective.attention} has no meaning for METER, whose streams meet in "
+                             "cross-attention alone: set objective.attention=cross or none")
         if teacher not in (kind, DUAL_ENCODERS.get(kind)):
             raise ValueError(f"a {kind} student does not see what a {teacher} teacher sees: set teacher.kind="
                              f"{DUAL_ENCODERS.get(kind, kind)}")
@@ -341,9 +346,10 @@ class Recipe(Section):
             raise ValueError("a clip_vil student from scratch needs student.clip.model")
 
     def _fusion_teacher(self, objective: DideObjective) -> None:
-        if self.student.kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS):
-            raise ValueError(f"objective `dide` needs a student that sees its teacher's patches: vilt or dual_encoder, not "
-                             f"{self.student.kind}")
+        fitting = dict.fromkeys((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
+        if self.student.kind not in fitting:
+            raise ValueError("objective `dide` needs a student that sees its teacher's patches: one of "
+                             f"{', '.join(fitting)}, not {self.student.kind}")
         needs = objective.attention != "none" or objective.hidden_states or objective.soft_labels
         if needs and self.teacher is None:
             raise ValueError("objective `dide` needs a `teacher`")

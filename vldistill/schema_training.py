@@ -15,7 +15,8 @@ class Optim(Section):
     lr_scale: "per_sample" multiplies lr by the pairs of an optimiser step, as VL-BERT's rates are meant. betas, eps: AdamW's.
     momentum: SGD's. decay: of which parameters, all but biases and norms, or "all". warmup: a fraction of all steps below 1, else
     steps. schedule: then down to 0 ("linear"), or times `factor` at each of `milestones` ("steps"): fractions of the run below 1,
-    else epochs or steps, whichever `train` counts in. clip: largest gradient norm.
+    else epochs or steps, whichever `train` counts in. head_lr_multiplier, cross_lr_multiplier: of the task head, and of METER's
+    parts behind its two encoders. clip: largest gradient norm.
     """
 
     kind: Literal["adamw", "sgd"] = "adamw"
@@ -31,6 +32,7 @@ class Optim(Section):
     milestones: list[Annotated[float, Field(gt=0)]] = []
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     head_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    cross_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
     clip: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")

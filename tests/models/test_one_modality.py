@@ -84,7 +84,7 @@ class OneImage:
 def test_a_vision_teacher_read_from_the_folder_says_the_same(vision, name):
     """The mean over normalised patches, of the square in the middle of the image; the head is the teacher's no more."""
     folder, model = vision
-    visual = PatchInput(OneImage(), ImageTransform(12, 4, square=True))
+    visual = PatchInput(OneImage(), ImageTransform(12, 4, square="fit"))
     image = visual.stack([visual.read(name, None)])
     own = model.vit.forward_features(pixels_of(image)).mean(dim=1)
     found = TimmVision(str(folder))([OneImage().open(name)])

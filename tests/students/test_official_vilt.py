@@ -26,7 +26,8 @@ from vldistill.errors import InputError
 from vldistill.models.checkpoint import fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.vilt import ViltEncoder
 from vldistill.students.build import load_student
-from vldistill.students.official_vilt import convert, read_answers
+from vldistill.students.official_fusion import read_answers
+from vldistill.students.official_vilt import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
 WORDS = [*SPECIALS, *"abcdefghij", "the", "##e"]

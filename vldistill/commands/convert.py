@@ -7,9 +7,9 @@ from pathlib import Path
 from vldistill.commands.output import console, last_line
 from vldistill.errors import InputError
 
-KINDS = ("vilt", "oscar", "uniter", "vlbert", "clip_vil", "slip")
-WITH_TASKS = ("vilt", "oscar")
-"""Those whose fine-tuned checkpoints keep their heads, and so may need the names of answers."""
+KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip")
+
+_OFFICIAL_FUSION = ("vilt", "meter", "oscar")
 
 
 def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, overwrite: bool) -> None:
@@ -19,19 +19,21 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
     if (vocab is None) != (kind == "slip"):
         if vocab is not None:
             raise InputError("--vocab means nothing for slip", hint="leave it out")
-        raise InputError("--vocab is missing", hint="give the vocab.txt of its BERT: cased for uniter, uncased for the others")
-    if answers is not None and kind not in WITH_TASKS:
+        raise InputError("--vocab is missing", hint=(
+            "give the folder of its RoBERTa, with vocab.json and merges.txt" if kind == "meter"
+            else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"))
+    if answers is not None and kind not in _OFFICIAL_FUSION:
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
     if kind == "slip":
         from vldistill.teachers import slip
 
         sizes = slip.convert(source, out, overwrite=overwrite)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
-    elif kind in WITH_TASKS:
-        from vldistill.students import official_oscar, official_vilt
+    elif kind in _OFFICIAL_FUSION:
+        from vldistill.students import official_meter, official_oscar, official_vilt
 
-        own = {"vilt": official_vilt, "oscar": official_oscar}[kind]
-        spec = own.convert(source, vocab, out, answers=answers, overwrite=overwrite)
+        converter = {"vilt": official_vilt, "meter": official_meter, "oscar": official_oscar}[kind]
+        spec = converter.convert(source, vocab, out, answers=answers, overwrite=overwrite)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
                 "classes": len(spec.labels)}
     else:

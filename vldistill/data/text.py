@@ -1,7 +1,7 @@
-"""WordPiece tokenization of word lists, aligned by word index.
+"""Tokenization of word lists, aligned by word index: WordPiece, or RoBERTa's byte pairs.
 
-The published models bring BERT's vocabulary; without the network a small one is trained on the prepared text. Folders are
-saved as `transformers` reads them (tokenizer.json, vocab.txt, tokenizer_config.json).
+The published models bring BERT's or RoBERTa's vocabulary; without the network a small WordPiece one is trained on the prepared
+text. Folders are saved as `transformers` reads them (tokenizer.json, tokenizer_config.json, and BERT's vocab.txt).
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from vldistill.artifacts import write_json, write_text
@@ -22,6 +23,10 @@ from vldistill.data.records import Word, read_json, read_text
 from vldistill.errors import InputError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROLES = ("pad", "unk", "cls", "sep", "mask")
+_ROBERTA = dict(zip(_ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
+_UNSPACED = tuple(".,;:?!)%")
+"""Words that follow the one before without a space, as they did before the text was split."""
 
 
 class WordTokenizer:
@@ -29,13 +34,15 @@ class WordTokenizer:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self.pad_id = self._special("[PAD]")
-        self.cls_id, self.sep_id, self.mask_id = (self._special(name) for name in ("[CLS]", "[SEP]", "[MASK]"))
+        self._byte_pairs = isinstance(tokenizer.model, BPE)
+        self._names = _ROBERTA if self._byte_pairs else dict(zip(_ROLES, SPECIALS, strict=True))
+        self.pad_id, self.cls_id, self.sep_id, self.mask_id = (self._special(self._names[role]) for role in
+                                                               ("pad", "cls", "sep", "mask"))
 
     def _special(self, name: str) -> int:
         index = self._tokenizer.token_to_id(name)
         if index is None:
-            raise InputError(f"the tokenizer has no {name} token", hint="a BERT-style WordPiece vocabulary is expected")
+            raise InputError(f"the tokenizer has no {name} token", hint="BERT's WordPiece or RoBERTa's byte pairs are expected")
         return index
 
     @property
@@ -45,15 +52,31 @@ class WordTokenizer:
 
     def pieces(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids without specials, and each token's word index."""
+        if self._byte_pairs:
+            return self._pairs(words)
         coded = self._tokenizer.encode(list(words), is_pretokenized=True, add_special_tokens=False)
         return coded.ids, coded.word_ids
 
+    def _pairs(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Byte pairs know a word's beginning by the space before it, so they are given running text."""
+        text, place = "", []
+        for index, word in enumerate(words):
+            spaced = word if not index or word.startswith(_UNSPACED) else f" {word}"
+            text += spaced
+            place += [index] * len(spaced)
+        coded = self._tokenizer.encode(text, add_special_tokens=False)
+        return coded.ids, [place[end - 1] for _, end in coded.offsets]
+
     def save(self, folder: Path) -> None:
-        """Writes tokenizer.json, vocab.txt and tokenizer_config.json."""
+        """Writes tokenizer.json, tokenizer_config.json and, of WordPiece, vocab.txt."""
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
+        names = {f"{role}_token": name for role, name in self._names.items()}
+        if self._byte_pairs:
+            ends = {"bos_token": self._names["cls"], "eos_token": self._names["sep"]}
+            write_json(folder / "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer", **names, **ends})
+            return
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         write_text(folder / "vocab.txt", "\n".join(ordered) + "\n")
-        names = {f"{key}_token": f"[{key.upper()}]" for key in ("pad", "unk", "cls", "sep", "mask")}
         lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", True))
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names})
 
@@ -112,6 +135,26 @@ def read_vocabulary(vocabulary: Path, *, lowercase: bool) -> WordTokenizer:
     tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
     tokenizer.add_special_tokens(list(SPECIALS))
     tokenizer.post_processor = _template(tokenizer)
+    return WordTokenizer(tokenizer)
+
+
+def read_byte_pairs(folder: Path) -> WordTokenizer:
+    """A published RoBERTa's vocab.json and merges.txt. Raises InputError where they are missing, broken or another model's."""
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    for file in (vocabulary, merges):
+        if not file.is_file():
+            raise InputError("no such file", where=str(file), hint="give the folder of a RoBERTa, with vocab.json and merges.txt")
+    try:
+        tokenizer = Tokenizer(BPE.from_file(str(vocabulary), str(merges), unk_token=_ROBERTA["unk"]))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"is no byte-pair vocabulary: {error}", where=str(folder), hint="fetch RoBERTa's files again") from None
+    missing = [name for name in _ROBERTA.values() if tokenizer.token_to_id(name) is None]
+    if missing:
+        raise InputError(f"lacks {', '.join(missing)}", where=str(vocabulary), hint="RoBERTa's vocabulary is expected")
+    tokenizer.pre_tokenizer, tokenizer.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    tokenizer.add_special_tokens(list(_ROBERTA.values()))
+    first, last = ((name, tokenizer.token_to_id(name)) for name in (_ROBERTA["cls"], _ROBERTA["sep"]))
+    tokenizer.post_processor = RobertaProcessing(last, first, True, False)
     return WordTokenizer(tokenizer)
 
 

@@ -33,18 +33,21 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
 class ImageTransform:
     """size: shorter side in pixels. patch: patch side in pixels. augment: "none", "randaugment" (2 operations of
     magnitude 9, without colour inversion and cutout, as both ViLT and DiDE) or "jitter" (a shift of at most `shift`
-    pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range). square: the square in the middle
-    of the image, of side `size`, instead of ViLT's resizing."""
+    pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range). square: instead of ViLT's
+    resizing the square in the middle of the image, of side `size`: "fit" resizes what was cut out, "crop" cuts out of what was
+    resized, as CLIP does."""
 
     size: int
     patch: int
     augment: str = "none"
     shift: int = 1
     noise: float = 0.08
-    square: bool = False
+    square: str = ""
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """[H, W, 3] uint8, each side a multiple of the patch."""
+        if self.square == "crop":
+            return _cropped(image, self.size)
         if self.square:
             return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC), dtype=np.uint8)
         target = vilt_size(*image.size, self.size, self.patch)
@@ -84,6 +87,16 @@ class ImageTransform:
         if key is None or self.augment != "jitter" or not self.noise:
             return None
         return hash_key((*key, 1))
+
+
+def _cropped(image: Image.Image, size: int) -> np.ndarray:
+    """CLIP's preprocessing, [size, size, 3] uint8: the shorter side to `size`, bicubic, then the centre."""
+    short = min(image.size)
+    width, height = (size * side // short for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.uint8)
 
 
 def normalise(pixels: np.ndarray) -> np.ndarray:

@@ -72,15 +72,18 @@ class BertOutput(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Attention of states to themselves, or, under the same names, to others."""
+
     def __init__(self, config: RegionBertConfig):
         super().__init__()
         self.heads, self.dropout = config.num_attention_heads, config.attention_probs_dropout_prob
         width = config.hidden_size
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
 
-    def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = (part(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                             for part in (self.query, self.key, self.value))
+    def forward(self, states: Tensor, mask: Tensor | None, others: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        read = states if others is None else others
+        query, key, value = (part(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                             for part, source in ((self.query, states), (self.key, read), (self.value, read)))
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask,
                                                dropout_p=self.dropout if self.training else 0.0)
         return mixed.transpose(1, 2).flatten(2), query, key

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json
 from vldistill.data.records import TASKS
@@ -25,16 +26,18 @@ from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
+from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
-Config = EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig
+Config = EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig | MeterConfig
 CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
     "clip_vil": ClipVilConfig, "visualbert": VisualBertConfig, "lxmert": LxmertConfig, "pixelbert": PixelBertConfig,
-    "text_encoder": TextConfig, "vision_encoder": VisionConfig, "oscar": OscarConfig, "oscar_dual": OscarConfig,
+    "text_encoder": TextConfig, "vision_encoder": VisionConfig, "meter": MeterConfig, "meter_dual": MeterConfig,
+    "oscar": OscarConfig, "oscar_dual": OscarConfig,
 }
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.
@@ -258,7 +261,7 @@ def fit_encoder(weights: dict[str, Tensor], encoder: nn.Module, *, prefix: str =
     """The part of a whole encoder's weights that `encoder` (a half, or one with more image types) needs.
 
     The half that a tower does not have is left out by name (its `of_other_half`); missing rows of its table of image types
-    (`types`) are copies of the first image's.
+    (`types`) are copies of the first image's, and a table of `positions` for squares of another size is resized.
     """
     own = encoder.state_dict()
     fitted = {}
@@ -267,5 +270,17 @@ def fit_encoder(weights: dict[str, Tensor], encoder: nn.Module, *, prefix: str =
             continue
         if name == encoder.types and name in own:
             value = torch.cat([value, value[1:2].expand(max(len(own[name]) - len(value), 0), -1)])[: len(own[name])]
+        if name == encoder.positions and name in own:
+            value = resized_positions(value, len(own[name]))
         fitted[prefix + name] = value
     return fitted
+
+
+def resized_positions(table: Tensor, length: int) -> Tensor:
+    """[1 + s * s, D], a CLS and a square, to [1 + t * t, D] = [length, D], bicubically, as METER's code does on loading."""
+    if len(table) == length:
+        return table
+    old, new = (round((count - 1) ** 0.5) for count in (len(table), length))
+    square = table[1:].T.unflatten(1, (old, old))[None].float()
+    resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)[0].flatten(1).T
+    return torch.cat([table[:1], resized.to(table.dtype)])

@@ -49,7 +49,7 @@ class Fusion(Pretrained):
         super().__init__()
         setattr(self, self.towers[0], encoder)
         self.config = config
-        self.classifier = self.head(pooled * images, pooled * 2, classes) if classes else None
+        self.classifier = self.head(pooled * images, config.hidden_size * 2, classes) if classes else None
         self.add_heads(pretraining, config.hidden_size, config.vocab_size, pooled)
 
     @classmethod

@@ -44,7 +44,7 @@ class OscarEncoder(nn.Module):
     """Embeddings, post-norm Transformer and pooler; `text` and `image` say which halves it has."""
 
     words = "embeddings.word_embeddings.weight"
-    types = None
+    types = positions = None
 
     def __init__(self, config: OscarConfig, *, text: bool = True, image: bool = True):
         super().__init__()

@@ -159,6 +159,7 @@ class ViltEncoder(nn.Module):
 
     words = "embeddings.text_embeddings.word_embeddings.weight"
     types = "embeddings.token_type_embeddings.weight"
+    positions = None  # resized at each pass, to each image's own grid
 
     def __init__(self, config: EncoderConfig, *, text: bool = True, image: bool = True):
         super().__init__()

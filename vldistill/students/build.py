@@ -27,6 +27,8 @@ from vldistill.models.checkpoint import (
 from vldistill.models.fusion import Fusion, FusionModel
 from vldistill.models.heads import initial_std
 from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig, named_weights
+from vldistill.models.meter import Meter
+from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar_fusion import Oscar
 from vldistill.models.pretraining import HEADS, head_weights
 from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
@@ -38,6 +40,7 @@ from vldistill.students.dual_encoder import DualEncoder
 from vldistill.students.image_network import NETWORK, fitted_network, network_weights
 from vldistill.students.inputs import SEES_CANVASES, SEES_REGIONS
 from vldistill.students.library_fusion import Lxmert, VisualBert
+from vldistill.students.meter_dual import MeterDual
 from vldistill.students.oscar_dual import OscarDual
 from vldistill.students.pixelbert import PixelBert, Pixels
 from vldistill.students.region_texts import PERSONS
@@ -45,12 +48,12 @@ from vldistill.students.two_towers import TwoTowers
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-Student = (FusionModel | DualEncoder | Uniter | VlBert | ClipVil | VisualBert | Lxmert | PixelBert | TextEncoder
-           | VisionEncoder | Oscar | OscarDual)
+Student = (FusionModel | Meter | Oscar | DualEncoder | MeterDual | OscarDual | Uniter | VlBert | ClipVil | VisualBert | Lxmert
+           | PixelBert | TextEncoder | VisionEncoder)
 STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert,
                                       "clip_vil": ClipVil, "visualbert": VisualBert, "lxmert": Lxmert,
                                       "pixelbert": PixelBert, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder,
-                                      "oscar": Oscar, "oscar_dual": OscarDual}
+                                      "meter": Meter, "meter_dual": MeterDual, "oscar": Oscar, "oscar_dual": OscarDual}
 
 # Those of one modality, as their libraries name their heads.
 _LONE_HEADS = {"text_encoder": ("mlm_score.",), "vision_encoder": ("vit.head.",)}
@@ -62,12 +65,12 @@ PRETRAINING = "pretraining."
 RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
 _OBJECT_HEAD = "cnn_loss_reg."
 _START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model",
-          "oscar_dual": "name an oscar model, as `vldistill convert oscar` makes it",
           "clip_vil": "name a BERT of transformers, or a clip_vil model",
           "pixelbert": "name a BERT of transformers, or a pixelbert model",
           "visualbert": "name a VisualBERT of transformers, or a visualbert model",
           "lxmert": "name an LXMERT of transformers, or a lxmert model", "text_encoder": "name a run of its own kind",
-          "vision_encoder": "name a run of its own kind"}
+          "vision_encoder": "name a run of its own kind", "meter_dual": "name a meter or meter_dual model",
+          "oscar_dual": "name an oscar or oscar_dual model"}
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
 _SEGMENTS = "vlbert.token_type_embeddings.weight"
 _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
@@ -134,6 +137,8 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
         encoder = continued(encoder, wanted.clip, wanted.image_size, where)
     elif wanted.kind == "pixelbert":
         encoder = replace(encoder, long_side=wanted.pixels.long_side, sample=wanted.pixels.sample)
+    elif isinstance(encoder, MeterConfig):
+        encoder = _meter_sizes(encoder, wanted)
     elif isinstance(encoder, EncoderConfig):
         encoder = replace(encoder, modality_type_vocab_size=max(found.encoder.modality_type_vocab_size, wanted.images + 1))
     else:
@@ -186,6 +191,11 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
     elif wanted.kind == "vision_encoder":
         config = VisionConfig.from_dict({**common, "image_size": sizes.image_size, "patch_size": sizes.patch,
                                          "max_position_embeddings": wanted.max_length})
+    elif wanted.kind in ("meter", "meter_dual"):
+        config = _meter_sizes(MeterConfig(
+            **common, max_position_embeddings=wanted.max_length, patch_size=sizes.patch, text_width=sizes.width, text_layers=sizes.layers, text_heads=sizes.heads,
+            text_feedforward=sizes.feedforward, vision_width=sizes.width, vision_layers=sizes.layers,
+            vision_heads=sizes.heads), wanted)
     else:
         config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
                                max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
@@ -220,6 +230,16 @@ def _new_pixelbert(
     model = new_student(spec)
     load_strict(model, pixelbert.started(model.state_dict(), weights, network), where)
     return model, spec, load_tokenizer(source) if isinstance(source, Path) else source
+
+
+def _meter_sizes(config: MeterConfig, wanted: Wanted) -> MeterConfig:
+    """For images of the wanted size, and as many of a record; dropout is one number for states and attention, as in METER's code.
+    Raises InputError where patches do not divide the size."""
+    if wanted.image_size % config.patch_size:
+        raise InputError(f"image.size {wanted.image_size} is no multiple of METER's patch, {config.patch_size}",
+                         hint=f"set image.size={wanted.image_size // config.patch_size * config.patch_size or config.patch_size}")
+    return replace(config, image_size=wanted.image_size, attention_probs_dropout_prob=wanted.dropout,
+                   modality_type_vocab_size=max(config.modality_type_vocab_size, wanted.images + 1))
 
 
 def _library_sizes(wanted: Wanted, sizes: Sizes, words: int) -> VisualBertConfig | LxmertConfig:

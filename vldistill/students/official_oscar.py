@@ -10,31 +10,30 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from vldistill.artifacts import CONVERTED, building, new_manifest, write_manifest
-from vldistill.data.pretext import MLM
 from vldistill.data.records import read_json
 from vldistill.data.sources import nlvr2
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
+from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.official import read_official
 from vldistill.models.oscar import BOX, OscarConfig
 from vldistill.models.oscar_fusion import Oscar
-from vldistill.models.pretraining import HEADS, head_weights
 from vldistill.students.official import Layout, renamed, sizes
-from vldistill.students.official_vilt import class_names
+from vldistill.students.official_fusion import HEADS, OfficialTask, task_labels, write_fusion
 
 WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
 LAYOUT = Layout(
     "oscar",
-    ((r"^module\.", ""), (r"^cls\.predictions\.", f"{HEADS[MLM]}."), (r"^classifier\.(weight|bias)$", r"classifier.0.\1")),
+    ((r"^module\.", ""), (r"^cls\.predictions\.", "mlm_score."), (r"^classifier\.(weight|bias)$", r"classifier.0.\1"), *HEADS),
     (r"^cls\.seq_relationship\.", r"\.position_ids$"), True, "bert.embeddings.word_embeddings.weight",
     "bert.embeddings.position_embeddings.weight", "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.",
     "bert.img_embedding.weight")
 # What weights do not tell.
 _SETTINGS = ("num_attention_heads", "layer_norm_eps", "img_layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")
+_DECODER = "mlm_score.decoder.weight"
 _LARGE, _LARGE_SCALE = 1024, 2
 
 
@@ -49,30 +48,22 @@ def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None =
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
                          where=str(vocabulary), hint="give the vocab.txt of its BERT (uncased)")
-    spec = _spec(config, weights, answers, file)
-    found = head_weights(weights, weights[LAYOUT.words])
-    weights = {name: value for name, value in weights.items() if not name.startswith(f"{HEADS[MLM]}.")} | found
-    load_strict(Oscar.from_spec(spec), weights, str(file))
-    with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
-        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
-        tokenizer.save(folder)
-        write_spec(folder, spec)
-        save_weights(folder, {name: value.float() for name, value in weights.items()})
+    task = _task(weights)
+    labels = task_labels(task, weights, answers, file)
+    spec = ModelSpec("oscar", config, task.task, task.images, labels, 0, config.max_position_embeddings,
+                     answer_loss="bce" if task.task == "vqa" else None, official=True)
+    # Tied, and read as tied where it is not there.
+    if _DECODER in weights and torch.equal(weights[_DECODER], weights[LAYOUT.words]):
+        del weights[_DECODER]
+    write_fusion(Oscar, spec, weights, tokenizer, source, out, overwrite=overwrite)
     return spec
 
 
-def _spec(config: OscarConfig, weights: dict[str, Tensor], answers: Path | None, source: Path) -> ModelSpec:
+def _task(weights: dict[str, Tensor]) -> OfficialTask:
     """Two Linears are NLVR2's head, one is VQA's."""
-    pretraining = (MLM,) if any(name.startswith(f"{HEADS[MLM]}.") for name in weights) else ()
-    shared = {"image_size": 0, "max_length": config.max_position_embeddings, "official": True, "pretraining": pretraining}
-    last = "classifier.2.bias" if "classifier.2.bias" in weights else "classifier.0.bias"
-    classes = len(weights.get(last, ()))
-    if last == "classifier.2.bias":
-        return ModelSpec("oscar", config, "nlvr2", 2, class_names(nlvr2.LABELS, classes, answers, source), **shared)
-    if classes:
-        names = class_names(None, classes, answers, source)
-        return ModelSpec("oscar", config, "vqa", 1, names, answer_loss="bce", **shared)
-    return ModelSpec("oscar", config, "", 1, class_names([], classes, answers, source), **shared)
+    if "classifier.2.bias" in weights:
+        return OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS))
+    return OfficialTask("vqa", 1, None) if "classifier.0.bias" in weights else OfficialTask("", 1, ())
 
 
 def _config(weights: dict[str, Tensor], file: Path) -> OscarConfig:

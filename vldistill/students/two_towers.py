@@ -26,12 +26,13 @@ class Tower(Protocol):
     """What both towers have in common, as modules.
 
     `Encoded.qk` holds, of each layer asked for, the query and key that the other tower's key and query are matched with. words,
-    types, of_other_half: as `fit_encoder` and heads of pre-training ask of every encoder; words: of a text tower.
+    types, positions, of_other_half: names of weights, as `fit_encoder` and heads of pre-training ask of every encoder.
     """
 
     config: Config
     words: str
     types: str | None
+    positions: str | None
 
     def pool(self, hidden: Tensor) -> Tensor:
         """[B, S, D] to [B, D]."""

@@ -12,10 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 def parameter_groups(
     student: nn.Module, objective: nn.Module, *, weight_decay: float, lr: float, head_lr_multiplier: float,
-    objective_lr_multiplier: float = 1.0, decay_all: bool = False,
+    cross_lr_multiplier: float = 1.0, objective_lr_multiplier: float = 1.0, decay_all: bool = False,
 ):
-    """Groups by decay and by learning rate: biases, norms and what the objective learns do not decay; the student's `classifier`
-    and the objective have learning rates of their own. decay_all: the student's biases and norms decay too."""
+    """Groups by decay and by learning rate: biases, norms and what the objective learns do not decay; the student's `classifier`,
+    METER's `cross_modal` parts and the objective have learning rates of their own. decay_all: the student's biases and norms
+    decay too."""
     norms = {id(p) for module in student.modules() if isinstance(module, nn.LayerNorm) for p in module.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
@@ -23,7 +24,11 @@ def parameter_groups(
             continue
         spared = not decay_all and (id(parameter) in norms or name.endswith(".bias"))
         decay = 0.0 if spared else weight_decay
-        rate = lr * head_lr_multiplier if name.startswith("classifier.") else lr
+        rate = lr
+        if name.startswith("classifier."):
+            rate *= head_lr_multiplier
+        elif "cross_modal_" in name:
+            rate *= cross_lr_multiplier
         groups.setdefault((decay, rate), []).append(parameter)
     scalars = [p for p in objective.parameters() if p.requires_grad]
     if scalars:

@@ -23,6 +23,7 @@ def build_optimizer(recipe: Recipe, student: nn.Module, objective: nn.Module, pa
     optim = recipe.optim
     groups = parameter_groups(student, objective, weight_decay=optim.weight_decay, decay_all=optim.decay == "all",
                               lr=phase_rate(optim.lr, optim.lr_scale, pairs), head_lr_multiplier=optim.head_lr_multiplier,
+                              cross_lr_multiplier=optim.cross_lr_multiplier,
                               objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0))
     return make_optimizer(groups, kind=optim.kind, betas=tuple(optim.betas), eps=optim.eps, momentum=optim.momentum)
 

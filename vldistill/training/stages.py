@@ -241,6 +241,7 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
     parts = build_parts(recipe, say)
     precision = choose_precision(recipe.train.precision)
     reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
+    reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
     accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
                                    reaches_all=reaches_all)
     manifest = new_manifest(
