@@ -113,8 +113,9 @@ class ImageIndex:
     def check_model(self, fields: dict[str, Any], source: str) -> None:
         """Raises InputError where the vectors are not those of this model."""
         for name, value in self.fields.items():
-            if fields[name] != value:
-                raise InputError(f"was built with another model: {name} {str(value)[:12]}, {source} has {str(fields[name])[:12]}",
+            if fields.get(name) != value:
+                other = str(fields.get(name))[:12]
+                raise InputError(f"was built with another model: {name} {str(value)[:12]}, {source} has {other}",
                                  where=str(self.folder), hint=f"build it again with: vldistill index build {source} IMAGES")
 
     def verify(self) -> None:
