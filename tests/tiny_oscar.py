@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,6 +38,19 @@ def write_vocabulary(folder: Path) -> Path:
     path = folder / "vocab.txt"
     path.write_text("\n".join(NAMES) + "\n")
     return path
+
+
+def write_features(images: Path, folder: Path, *, width: int = 12) -> None:
+    """An npz with two to four random regions for each image below `images`, as UNITER's files have them; the same for files of
+    the same content, of which the toy world has some."""
+    folder.mkdir()
+    for image in (path for path in images.glob("artifacts/raw/toy/**/*") if path.suffix in (".jpg", ".png")):
+        random = np.random.default_rng(zlib.crc32(image.read_bytes()))
+        count, corner = int(random.integers(2, 5)), random.random((4, 2)) * 0.5
+        boxes = np.concatenate([corner, corner + 0.3, np.full((4, 2), 0.3)], axis=1)[:count]
+        np.savez(folder / f"{image.stem}.npz", norm_bb=boxes.astype(np.float16),
+                 features=random.normal(size=(count, width)).astype(np.float16), conf=np.ones(count, np.float16),
+                 soft_labels=np.ones((count, 3), np.float16))
 
 
 def make_batch(*, images: int = 1, padded: bool = True, seed: int = 1) -> Batch:

@@ -1,4 +1,4 @@
-"""The dual encoder that comes from an OSCAR (DiDE, section 5.4): a BERT over text alone, and one over regions alone."""
+"""The dual encoder that comes from an OSCAR (DiDE, Fig. 3): a BERT over text alone, and one over regions alone."""
 
 from __future__ import annotations
 
