@@ -36,6 +36,11 @@ def _named(**parts: nn.Module) -> nn.Module:
     return module
 
 
+def additive(mask: Tensor) -> Tensor:
+    """[B, N] bool to what the library's attention adds to its scores, [B, 1, 1, N]."""
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[:, None, None]
+
+
 class OfficialMeter(nn.Module):
     """Parameters under the official names. types: rows of the modality table, one more than images of a record."""
 
@@ -68,8 +73,8 @@ class OfficialMeter(nn.Module):
             parameter.data = parameter.data + 0.05 * torch.randn(parameter.shape, generator=generator)
         self.eval()
 
-    def streams(self, ids: Tensor, mask: Tensor, pixels: Tensor, image_type: int = 1) -> tuple[Tensor, Tensor]:
-        """Final states of texts [B, T] with their mask, and of images [B, 3, H, W] whose pixels are in [0, 1]."""
+    def embedded(self, ids: Tensor, mask: Tensor, pixels: Tensor, image_type: int = 1) -> tuple[Tensor, Tensor]:
+        """What the co-attention layers read of texts [B, T] with their mask, and of images [B, 3, H, W], pixels in [0, 1]."""
         words = self.cross_modal_text_transform(self.text_transformer(ids, attention_mask=mask.long()).last_hidden_state)
         visual = self.vit_model.visual
         mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
@@ -79,9 +84,12 @@ class OfficialMeter(nn.Module):
         for block in visual.transformer.resblocks:
             states = block(states)
         image = self.cross_modal_image_transform(visual.ln_post(states)) + self.token_type_embeddings.weight[image_type]
-        text = words + self.token_type_embeddings.weight[0]
-        hide = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)[:, None, None]
-        show = torch.zeros(len(image), 1, 1, image.shape[1])
+        return words + self.token_type_embeddings.weight[0], image
+
+    def streams(self, ids: Tensor, mask: Tensor, pixels: Tensor, image_type: int = 1) -> tuple[Tensor, Tensor]:
+        """Final states of both."""
+        text, image = self.embedded(ids, mask, pixels, image_type)
+        hide, show = additive(mask), torch.zeros(len(image), 1, 1, image.shape[1])
         for of_text, of_image in zip(self.cross_modal_text_layers, self.cross_modal_image_layers, strict=True):
             text, image = (of_text(text, image, hide, show)[0], of_image(image, text, show, hide)[0])
         return text, image

@@ -39,8 +39,9 @@ class Data(Section):
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels. long_side: of a clip_vil student's canvas; for the other students it
-    follows from the image. augment: "flip" is for a student with an image network of its own."""
+    """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's
+    canvas; for the other students it follows from the image. augment: "flip" is for a student with an image network of its
+    own."""
 
     size: Positive = 384
     long_side: Positive = 640
@@ -58,7 +59,8 @@ class Text(Section):
 
 
 class Sizes(Section):
-    """Sizes of an encoder from scratch (ViLT-B/32 by default). image_size: pixels that the position table spans."""
+    """Sizes of an encoder from scratch (ViLT-B/32 by default); a METER's two encoders and its co-attention have them each.
+    image_size: pixels that the position table spans, which for a METER are those of `image.size`."""
 
     layers: Positive = 12
     width: Positive = 768
@@ -305,9 +307,10 @@ class Recipe(Section):
     def _pretraining(self, objective: PretrainObjective) -> None:
         kind = self.student.kind
         if kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS, "text_encoder"):
-            raise ValueError(f"objective `pretrain` is for a vilt, dual_encoder or text_encoder student; this one is {kind}")
+            names = ", ".join((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
+            raise ValueError(f"objective `pretrain` is for a {names} or text_encoder student; this one is {kind}")
         if "cmc" in objective.tasks and kind not in DUAL_ENCODERS:
-            raise ValueError(f"objective.tasks: cmc is for a dual_encoder student; this one is {kind}")
+            raise ValueError(f"objective.tasks: cmc is for a {' or '.join(DUAL_ENCODERS)} student; this one is {kind}")
         if objective.distils and kind == "text_encoder":
             raise ValueError("a text_encoder student has no fusion teacher: set objective.attention=none, soft_labels=false")
         if objective.distils and self.teacher is None:

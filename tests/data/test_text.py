@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertTokenizerFast
+from official_meter_layout import write_vocabulary
+from transformers import AutoTokenizer, BertTokenizerFast, RobertaTokenizer
 
+from vldistill.data.records import split_words
 from vldistill.data.sequences import join_parts, render_tag
-from vldistill.data.text import load_tokenizer, train_tokenizer
+from vldistill.data.text import load_tokenizer, read_byte_pairs, train_tokenizer
 from vldistill.errors import InputError
 
 TEXTS = [
@@ -171,3 +173,41 @@ def test_encoding_draws_nothing(tokenizer):
     before = torch.get_rng_state()
     encode(tokenizer, TEXTS[0], 40)
     assert torch.equal(before, torch.get_rng_state())
+
+
+# RoBERTa's byte pairs.
+
+
+@pytest.fixture
+def byte_pairs(tmp_path):
+    write_vocabulary(tmp_path / "roberta")
+    return tmp_path / "roberta"
+
+
+@pytest.mark.parametrize("text", ["two dogs run", "a dog's dog?", "the dog. dogs dog?", "dog"])
+def test_byte_pairs_are_those_of_the_running_text(byte_pairs, text, tmp_path):
+    """As the library codes the text before it was split into words: no space before the first word, nor before "?" and "."."""
+    own = read_byte_pairs(byte_pairs)
+    library = RobertaTokenizer(str(byte_pairs / "vocab.json"), str(byte_pairs / "merges.txt"))
+    words = split_words(text)
+    ids, aligned = encode(own, words, 40)
+    assert ids == library(text)["input_ids"]
+    found = [spelled(own, ids, aligned, word).replace("Ġ", "") for word in range(len(words))]
+    assert found == words and aligned[0] is None and aligned[-1] is None
+    (tmp_path / "out").mkdir()
+    own.save(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")(text)["input_ids"] == ids
+    assert encode(load_tokenizer(tmp_path / "out"), words, 40) == (ids, aligned)
+
+
+def test_byte_pairs_have_robertas_specials(byte_pairs):
+    own = read_byte_pairs(byte_pairs)
+    assert (own.cls_id, own.pad_id, own.sep_id) == (0, 1, 2) and own.mask_id == len(own.vocabulary) - 1
+    assert own.pieces([]) == ([], [])
+    (byte_pairs / "vocab.json").write_text('{"a": 0, "<unk>": 1}')
+    (byte_pairs / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(InputError, match="lacks <pad>, <s>, </s>, <mask>"):
+        read_byte_pairs(byte_pairs)
+    (byte_pairs / "vocab.json").write_text("{")
+    with pytest.raises(InputError, match="is no byte-pair vocabulary"):
+        read_byte_pairs(byte_pairs)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 from transformers import ViltImageProcessor
 
 from vldistill.data.images import ImageFolder
@@ -96,6 +97,14 @@ def test_normalised_pixels_are_the_librarys():
     theirs = ViltImageProcessor(size={"shortest_edge": 32}, size_divisor=8)(image, return_tensors="pt").pixel_values[0]
     ours = normalise(ImageTransform(32, 8).resize(image))
     np.testing.assert_allclose(ours, theirs.permute(1, 2, 0).numpy(), atol=2.5 * 2 / 255)
+
+
+@pytest.mark.parametrize("width, height", [(40, 23), (23, 40), (12, 12), (7, 9), (131, 97)])
+def test_the_cropped_square_is_clips(width, height):
+    pixels = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    theirs = CenterCrop(12)(Resize(12, interpolation=InterpolationMode.BICUBIC)(image))
+    assert np.array_equal(ImageTransform(12, 4, square="crop").resize(image), np.asarray(theirs))
 
 
 def test_patches_by_hand():

@@ -124,6 +124,7 @@ def test_every_weight_is_kept_under_its_own_name(converted, vocabulary):
     assert load_tokenizer(folder).mask_id == vocabulary[1] - 1
 
 
+@torch.no_grad()
 def test_its_labels_are_mapped_by_name(converted, vocabulary):
     labels = HEADS["snli_classifier"][1]
     folder, _ = converted(OfficialMeter(vocabulary[1], 2, "snli_classifier", 3).weights())

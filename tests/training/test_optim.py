@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from vldistill.models.fusion import FusionModel
+from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.vilt import EncoderConfig
 from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.meter_dual import MeterDual
 from vldistill.training.optim import (
     linear_factor,
     linear_schedule,
@@ -75,6 +77,20 @@ def test_every_parameter_is_in_the_group_that_it_belongs_to(kind):
         assert place[id(parameter)] == (decay, pytest.approx(rate)), name
     assert place[id(objective.temperature)] == (0.0, 1e-3)
     assert {decay for decay, _ in place.values()} == {0.0, 0.01}
+
+
+def test_meters_parts_behind_its_encoders_have_a_rate_of_their_own():
+    sizes = dict.fromkeys(("num_hidden_layers", "text_layers", "vision_layers"), 1)
+    sizes |= dict.fromkeys(("hidden_size", "text_width", "vision_width"), 4)
+    sizes |= dict.fromkeys(("num_attention_heads", "text_heads", "vision_heads"), 2)
+    student = MeterDual(MeterConfig(vocab_size=9, image_size=4, patch_size=2, **sizes), images=1, classes=2)
+    groups = parameter_groups(student, nn.Module(), weight_decay=0.01, lr=1.0, head_lr_multiplier=10, cross_lr_multiplier=5)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for name, parameter in student.named_parameters():
+        side, _, own = name.partition(".")
+        expected = 10 if side == "classifier" else 5 if own.startswith("cross_modal_") else 1
+        assert rates[id(parameter)] == expected, name
+    assert set(rates.values()) == {1, 5, 10}
 
 
 def test_frozen_parameters_are_left_out():

@@ -189,10 +189,9 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
                                          "max_position_embeddings": wanted.max_length})
     elif wanted.kind in ("meter", "meter_dual"):
         config = _meter_sizes(MeterConfig(
-            **common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length,
-            patch_size=sizes.patch, text_width=sizes.width, text_layers=sizes.layers, text_heads=sizes.heads,
-            text_feedforward=sizes.feedforward, vision_width=sizes.width, vision_layers=sizes.layers,
-            vision_heads=sizes.heads), wanted)
+            **common, max_position_embeddings=wanted.max_length, patch_size=sizes.patch,
+            text_width=sizes.width, text_layers=sizes.layers, text_heads=sizes.heads, text_feedforward=sizes.feedforward,
+            vision_width=sizes.width, vision_layers=sizes.layers, vision_heads=sizes.heads), wanted)
     else:
         config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
                                max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
@@ -230,11 +229,12 @@ def _new_pixelbert(
 
 
 def _meter_sizes(config: MeterConfig, wanted: Wanted) -> MeterConfig:
-    """For images of the wanted size, and as many of a record. Raises InputError where patches do not divide it."""
+    """For images of the wanted size, and as many of a record; dropout is one number for states and attention, as in METER's code.
+    Raises InputError where patches do not divide the size."""
     if wanted.image_size % config.patch_size:
         raise InputError(f"image.size {wanted.image_size} is no multiple of METER's patch, {config.patch_size}",
                          hint=f"set image.size={wanted.image_size // config.patch_size * config.patch_size or config.patch_size}")
-    return replace(config, image_size=wanted.image_size,
+    return replace(config, image_size=wanted.image_size, attention_probs_dropout_prob=wanted.dropout,
                    modality_type_vocab_size=max(config.modality_type_vocab_size, wanted.images + 1))
 
 
