@@ -40,8 +40,9 @@ class Data(Section):
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's canvas; for the other students it
-    follows from the image. augment: "flip" is for a student with an image network of its own."""
+    """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's
+    canvas; for the other students it follows from the image. augment: "flip" is for a student with an image network of its
+    own."""
 
     size: Positive = 384
     long_side: Positive = 640

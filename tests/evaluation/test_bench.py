@@ -103,8 +103,8 @@ def test_the_rows_of_retrieval(passes):
     assert [row.limit for row in rows] == pytest.approx([21 * pair / flop for flop in needed])
     assert whole.seconds == pytest.approx(sum(row.seconds for row in parts)) and reading.speedup == 1
     assert all(row.speedup == pytest.approx(reading.seconds / row.seconds) and row.p50 is None for row in rows)
-    # Batches of 2, the last one short, and one more of each to warm up.
-    assert passes == {"encode_pair": 1 + 3, "encode_image": 1 + 2, "encode_text": 1 + 4}
+    # Batches of 2, the last one short, and one more of each to warm up; of the pairs, 3 before and 2 after.
+    assert passes == {"encode_pair": 1 + 2 + 1 + 1, "encode_image": 1 + 2, "encode_text": 1 + 4}
 
 
 def test_the_limit_at_the_papers_size():

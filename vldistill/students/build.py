@@ -193,9 +193,9 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
                                          "max_position_embeddings": wanted.max_length})
     elif wanted.kind in ("meter", "meter_dual"):
         config = _meter_sizes(MeterConfig(
-            **common, max_position_embeddings=wanted.max_length, patch_size=sizes.patch, text_width=sizes.width, text_layers=sizes.layers, text_heads=sizes.heads,
-            text_feedforward=sizes.feedforward, vision_width=sizes.width, vision_layers=sizes.layers,
-            vision_heads=sizes.heads), wanted)
+            **common, max_position_embeddings=wanted.max_length, patch_size=sizes.patch,
+            text_width=sizes.width, text_layers=sizes.layers, text_heads=sizes.heads, text_feedforward=sizes.feedforward,
+            vision_width=sizes.width, vision_layers=sizes.layers, vision_heads=sizes.heads), wanted)
     else:
         config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
                                max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
