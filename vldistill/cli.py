@@ -236,7 +236,7 @@ def convert(
         typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip.",
                        show_default=False),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: its folder).", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[
         Path | None,
