@@ -221,11 +221,11 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[
         Path | None,
-        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT; meter: the folder of its RoBERTa (not for slip)."),
+        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT; meter: RoBERTa's folder."),
     ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", metavar="FILE", help="vilt and meter, VQA: answers.json or config.json."),
+        typer.Option("--answers", metavar="FILE", help="Of a VQA head: answers.json or config.json."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
