@@ -20,11 +20,4 @@ fi
 # sbatch runs a copy of this file from a folder of its own.
 root=${VLDISTILL_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 [ -f "$root/bin/reproduce_advl.py" ] || root=${SLURM_SUBMIT_DIR:-$PWD}
-python=python3
-for venv in "${VLDISTILL_VENV:-}" "$root/.venv"; do
-  if [ -n "$venv" ] && [ -x "$venv/bin/python" ]; then
-    python=$venv/bin/python PATH=$venv/bin:$PATH
-    break
-  fi
-done
-exec "$python" "$root/bin/reproduce_advl.py" "$@"
+exec "$root/bin/in_venv" "$root/bin/reproduce_advl.py" "$@"

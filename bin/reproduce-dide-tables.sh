@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DiDE's result tables (5-7), from prepared data and converted checkpoints (see the recipes' first lines), in the folder where
+# DiDE's result tables (4-7), from prepared data and converted checkpoints (see the recipes' first lines), in the folder where
 # `vldistill` is used. Run by hand, or as a SLURM array with one run a task:
 #   bin/reproduce-dide-tables.sh 5 list              the runs, numbered, and what comes before them; `count` says how many
 #   bin/reproduce-dide-tables.sh 5 before            teachers and pre-training, before any run
@@ -20,11 +20,4 @@ fi
 # sbatch runs a copy of this file from a folder of its own.
 root=${VLDISTILL_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 [ -f "$root/bin/reproduce_dide.py" ] || root=${SLURM_SUBMIT_DIR:-$PWD}
-python=python3
-for venv in "${VLDISTILL_VENV:-}" "$root/.venv"; do
-  if [ -n "$venv" ] && [ -x "$venv/bin/python" ]; then
-    python=$venv/bin/python PATH=$venv/bin:$PATH
-    break
-  fi
-done
-exec "$python" "$root/bin/reproduce_dide.py" "$@"
+exec "$root/bin/in_venv" "$root/bin/reproduce_dide.py" "$@"

@@ -71,20 +71,23 @@ def finish(run: Run) -> None:
 def print_table(table: str, runs: list[Run], *, toy: bool) -> None:
     """What has been evaluated so far: mean and deviation over seeds, beside the paper's figures, of a toy task those of the data
     set that it stands for."""
-    columns = list(dict.fromkeys((run.row.task.name, split) for run in runs for split in run.row.task.splits))
-    found: dict[str, dict[tuple[str, str], list[float]]] = {}
-    paper: dict[str, dict[str, list[str]]] = {}
+    columns = list(dict.fromkeys((run.row.task.name, split, metric)
+                                 for run in runs for split in run.row.task.splits for metric in run.row.task.metrics))
+    found: dict[str, dict[tuple[str, str, str], list[float]]] = {}
+    paper: dict[str, dict[str, str]] = {}
     for run in runs:
-        paper.setdefault(run.row.name, {})[run.row.task.name] = " / ".join(f"{figure:g}" for figure in run.row.paper.values())
-        for split in run.row.task.splits:
-            reached = score(run.step.folder, split, "accuracy")
-            column = found.setdefault(run.row.name, {}).setdefault((run.row.task.name, split), [])
+        task = run.row.task
+        paper.setdefault(run.row.name, {})[task.name] = " / ".join(f"{figure:g}" for figure in run.row.paper.values())
+        for split, metric in ((split, metric) for split in task.splits for metric in task.metrics):
+            reached = score(run.step.folder, split, metric)
+            column = found.setdefault(run.row.name, {}).setdefault((task.name, split, metric), [])
             column += [] if reached is None else [reached]
-    tasks = list(dict.fromkeys(task for task, _ in columns))
+    tasks = list(dict.fromkeys(task for task, _, _ in columns))
     rows = [[name, *(mean(cells.get(column, [])) for column in columns), *(paper[name].get(task, "") for task in tasks)]
             for name, cells in found.items()]
-    heads = ["row", *(f"{task} {split}" for task, split in columns), *(f"paper, {task}" for task in tasks)]
-    show(f"DiDE, Table {table}{' in the toy world' * toy}, {TITLES[table]}: accuracy %", heads, rows)
+    heads = [f"{task} {split}" if metric == "accuracy" else metric for task, split, metric in columns]
+    title = f"DiDE, Table {table}{' in the toy world' * toy}, {TITLES[table]}: %"
+    show(title, ["row", *heads, *(f"paper, {task}" for task in tasks)], rows)
 
 
 def main(words: list[str]) -> None:

@@ -29,8 +29,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Task:
-    """What a student is fine-tuned on. recipe: its distillation. splits: what it is evaluated on. teacher: the fusion model that
-    it learns from. start: what it starts from without pre-training of its own, and what that takes."""
+    """What a student is fine-tuned on. recipe: its distillation. splits: what it is evaluated on, by `metrics`. teacher: the
+    fusion model that it learns from. start: what it starts from without pre-training of its own, and what that takes."""
 
     name: str
     recipe: str
@@ -38,11 +38,13 @@ class Task:
     splits: tuple[str, ...]
     teacher: Step
     start: tuple[Step, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
 
 
 @dataclass(frozen=True)
 class Row:
-    """name: of the table's row. stage: "distill", "finetune", or "" for the teacher, which is there already. paper: by split."""
+    """name: of the table's row. stage: "distill", "finetune", or "" for the teacher, which is there already. paper: by split, or
+    by metric."""
 
     name: str
     task: Task
@@ -52,15 +54,18 @@ class Row:
     before: tuple[Step, ...] = ()
 
 
+_RECALLS = ("ir_r1", "ir_r5", "ir_r10", "tr_r1", "tr_r5", "tr_r10")
 _STANDARD = ("objective.attention=none", "objective.soft_labels=false", "objective.hard_label_weight=1")
 
 
 @dataclass(frozen=True)
 class World:
-    """tasks: by the name of the paper's columns. pretraining: DiDE's, "kd" with distillation and "std" without."""
+    """tasks: by the name of the paper's columns. pretraining: DiDE's, "kd" with distillation and "std" without. retrieval: image
+    and text retrieval."""
 
     tasks: dict[str, Task]
     pretraining: dict[str, Step]
+    retrieval: Task
 
 
 def _full() -> World:
@@ -68,7 +73,9 @@ def _full() -> World:
     tasks = {name: Task(name, f"dide_vilt_{name}", (), evaluated, Step("finetune", f"vilt_{name}", "default"))
              for name, evaluated in splits.items()}
     recipe = "dide_vilt_pretrain"
-    return World(tasks, {"kd": Step("pretrain", recipe, "kd"), "std": Step("pretrain", recipe, "std", _STANDARD)})
+    retrieval = Task("flickr30k", "dide_vilt_flickr30k", (), ("test",), Step("finetune", "vilt_flickr30k", "default"),
+                     metrics=_RECALLS)
+    return World(tasks, {"kd": Step("pretrain", recipe, "kd"), "std": Step("pretrain", recipe, "std", _STANDARD)}, retrieval)
 
 
 def _toy() -> World:
@@ -84,7 +91,9 @@ def _toy() -> World:
     tasks = {"nlvr2": Task("pairmore", "quickstart_dide", pairmore, ("test",), teacher, (easy,)),
              "snli_ve": Task("ve3", "quickstart_dide", ve3, ("test",), ve3_teacher, (easy, fusion))}
     recipe = "quickstart_dide_pretrain"
-    return World(tasks, {"kd": Step("pretrain", recipe, "kd"), "std": Step("pretrain", recipe, "std", _STANDARD)})
+    retrieval = Task("captions", "quickstart_retrieval", (), ("test",),
+                     Step("finetune", "quickstart_retrieval_teacher", "default"), (easy, fusion), _RECALLS)
+    return World(tasks, {"kd": Step("pretrain", recipe, "kd"), "std": Step("pretrain", recipe, "std", _STANDARD)}, retrieval)
 
 
 FULL, TOY = _full(), _toy()
@@ -92,6 +101,11 @@ FULL, TOY = _full(), _toy()
 _COLUMNS = (("nlvr2", "val"), ("nlvr2", "test"), ("snli_ve", "val"), ("snli_ve", "test"), ("vqa", "test-dev"))
 _TEACHER = (75.7, 76.1, 76.6, 76.4, 71.3)
 
+_TABLE_4 = {
+    "teacher": (64.4, 88.7, 93.8, 83.5, 96.7, 98.6),
+    "dide": (68.2, 89.8, 94.2, 83.2, 96.7, 98.8),
+    "no-cross-attention": (66.6, 89.2, 93.4, 81.6, 95.6, 98.4),
+}
 _TABLE_5 = {
     # pre-training, fine-tuning: "kd" with distillation, "std" without, "none"
     ("kd", "kd"): (75.56, 75.26, 76.53, 76.33, 69.05),
@@ -132,6 +146,16 @@ def _rows(world: World, name: str, stage: str, overrides: tuple[str, ...], figur
         yield Row(name, task, stage, overrides, _paper(column, figures), (*task.start, task.teacher, *before))
 
 
+def _table_4(world: World) -> Iterator[Row]:
+    """Retrieval, from DiDE's pre-training, with and without attention."""
+    task, step = world.retrieval, world.pretraining["kd"]
+    for name, figures in _TABLE_4.items():
+        teacher = name == "teacher"
+        fields = (f"student.init={step.folder}", *["objective.attention=none"] * (name == "no-cross-attention"))
+        yield Row(name, task, "" if teacher else "distill" if name == "dide" else "finetune", () if teacher else fields,
+                  dict(zip(_RECALLS, figures, strict=True)), (*task.start, task.teacher, *[step] * (not teacher)))
+
+
 def _table_5(world: World) -> Iterator[Row]:
     """Where distillation takes place: pre-training, fine-tuning, both."""
     yield from _teachers(world)
@@ -156,8 +180,9 @@ def _table_7(world: World) -> Iterator[Row]:
         yield from _rows(world, name, "distill", (f"objective.layers={name}",), figures)
 
 
-TABLES = {"5": _table_5, "6": _table_6, "7": _table_7}
-TITLES = {"5": "distillation in pre-training and fine-tuning", "6": "distilled knowledge", "7": "distilled layers"}
+TABLES = {"4": _table_4, "5": _table_5, "6": _table_6, "7": _table_7}
+TITLES = {"4": "retrieval", "5": "distillation in pre-training and fine-tuning", "6": "distilled knowledge",
+          "7": "distilled layers"}
 
 
 def rows_of(table: str, world: World) -> list[Row]:

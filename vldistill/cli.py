@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import VldistillError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     epilog="Start with: vldistill prepare toy",
 )
 app.add_typer(recipe_app, name="recipe")
+app.add_typer(index_app, name="index")
 
 RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.", show_default=False)
@@ -146,12 +148,18 @@ def evaluate(
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of RUN/eval/SPLIT.")] = None,
-    limit: LimitOption = None, dry_run: DryRun = False,
+    limit: LimitOption = None,
+    precision: Annotated[str, typer.Option("--precision", metavar="P", help="fp32, bf16, fp16 or int8.")] = "fp32",
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
+    ] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""
     from vldistill.commands.evaluate import evaluate_command
 
-    evaluate_command(runs, data=data, split=split, batch=batch, workers=workers, out=out, limit=limit, dry_run=dry_run)
+    evaluate_command(runs, data=data, split=split, batch=batch, workers=workers, out=out, limit=limit, precision=precision,
+                     index=index, dry_run=dry_run)
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
@@ -176,21 +184,30 @@ def bench(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A dual encoder's run; else random weights.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
     batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "32",
-    precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16, int8.")] = "fp32",
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
     length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
     rows: Annotated[
-        str, typer.Option("--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, retrieval, fusions.")
+        str,
+        typer.Option("--rows", metavar="R,R", show_default=False,
+                     help="speed, pair, capture, step, fusions, retrieval, precision."),
     ] = "speed,pair",
+    retrieval: Annotated[bool, typer.Option("--retrieval", help="Only the rows of retrieval.")] = False,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: images.")] = 1000,
+    texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: texts.")] = 5000,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs read by fusion.")] = 64,
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Also read vectors from the RUN's index.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Time the fusion against the dual encoder."""
     from vldistill.commands.bench import bench_command
+    from vldistill.evaluation.bench_retrieval import RetrievalSize
 
     bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
-                  rows=_split(rows), threads=threads, out=out, dry_run=dry_run)
+                  rows=("retrieval",) if retrieval else _split(rows), size=RetrievalSize(images, texts, pairs), index=index,
+                  threads=threads, out=out, dry_run=dry_run)
 
 
 @app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --words")
@@ -221,11 +238,11 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[
         Path | None,
-        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT; meter: RoBERTa's folder."),
+        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (meter: RoBERTa's folder)."),
     ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", metavar="FILE", help="Of a VQA head: answers.json or config.json."),
+        typer.Option("--answers", metavar="FILE", help="vilt and meter, VQA: answers.json or config.json."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from vldistill.schema_base import Fraction, NonNegative, Positive, Section
+from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.schema_sight import Clip, ImageNetwork, Pixels
 from vldistill.schema_teachers import DUAL_ENCODERS, Teacher, Teachers
 from vldistill.schema_training import Adversarial, Optim, Train, check_together
@@ -242,7 +243,8 @@ class PretrainObjective(Section):
         return self
 
 
-Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | PretrainObjective, Field(discriminator="kind")]
+Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | PretrainObjective | RetrievalObjective,
+                      Field(discriminator="kind")]
 
 
 class Cache(Section):
@@ -297,6 +299,8 @@ class Recipe(Section):
             raise ValueError("data.mix and data.weight are for objective `pretrain`")
         if self.objective.kind == "dide":
             self._fusion_teacher(self.objective)
+        if self.objective.kind == "retrieval":
+            self.objective.check_student(self.student.kind, has_teacher=self.teacher is not None)
         if self.objective.kind == "advl":
             self._unimodal_teachers(self.objective)
         check_together(self.optim, self.train)

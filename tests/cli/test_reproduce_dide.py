@@ -28,7 +28,7 @@ def test_the_number_of_runs_by_hand():
     counts = {table: [len(runs_of(table, world, seeds, None, [])) for world, seeds in ((FULL, [0, 1, 2, 3]), (TOY, [0, 1, 2]))]
               for table in TABLES}
     six = [6 * 3 * 4 + 3, 6 * 2 * 3 + 2]
-    assert counts == {"5": six, "6": six, "7": [4 * 3 * 4 + 3, 4 * 2 * 3 + 2]}
+    assert counts == {"4": [2 * 4 + 1, 2 * 3 + 1], "5": six, "6": six, "7": [4 * 3 * 4 + 3, 4 * 2 * 3 + 2]}
 
 
 @pytest.mark.parametrize("world", [FULL, TOY], ids=["full", "toy"])
@@ -79,6 +79,13 @@ def test_table_5_starts_from_what_it_says():
     standard, distilled = (recipe_of(FULL.pretraining[name]).objective for name in ("std", "kd"))
     assert (standard.distils, standard.hard_label_weight) == (False, 1)
     assert (distilled.attention, distilled.soft_labels, distilled.hard_label_weight) == ("cross", True, 0)
+
+
+def test_table_4_switches_the_attention_alone():
+    found = {row.name: recipe_of(step) for row in rows_of("4", TOY) if row.stage
+             for step in [runs_of("4", TOY, [0], row.name, [])[0].step]}
+    assert {name: recipe.objective.attention for name, recipe in found.items()} == {"dide": "cross", "no-cross-attention": "none"}
+    assert {recipe.student.init for recipe in found.values()} == {"runs/quickstart_dide_pretrain/kd/seed0"}
 
 
 def test_all_prepares_trains_and_evaluates_and_does_nothing_twice(stub):

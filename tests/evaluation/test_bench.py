@@ -10,6 +10,7 @@ import torch
 
 from vldistill.evaluation import bench, flops
 from vldistill.evaluation.bench import GROUPS, Setting, as_json, make_batch
+from vldistill.evaluation.bench_retrieval import RetrievalSize, retrieval_rows
 from vldistill.models.vilt import EncoderConfig, ViltEncoder
 from vldistill.students.dual_encoder import DualEncoder
 
@@ -90,6 +91,27 @@ def test_every_group_runs_in_bfloat16(group):
     rows = GROUPS[group](setting("bf16"))
     assert rows and all(row.precision == "bf16" and row.seconds > 0 for row in rows)
     assert json.loads(json.dumps(as_json(rows, "CPU")))["rows"][0]["group"] == rows[0].group
+
+
+def test_the_rows_of_retrieval(passes):
+    rows = retrieval_rows(setting(), RetrievalSize(images=3, texts=7, pairs=5))
+    assert [row.variant for row in rows] == ["fusion, every pair, from 5", "dual, end to end", "dual, encoding images",
+                                             "dual, encoding texts", "dual, scores and ranks"]
+    reading, whole, *parts = rows
+    pair, image, text = (flops.fusion_flops(12, PATCHES, TINY), flops.image_flops(PATCHES, TINY), flops.text_flops(12, TINY))
+    needed = [21 * pair, 3 * image + 7 * text + 2 * 21 * 16, 3 * image, 7 * text, 2 * 21 * 16]
+    assert [row.limit for row in rows] == pytest.approx([21 * pair / flop for flop in needed])
+    assert whole.seconds == pytest.approx(sum(row.seconds for row in parts)) and reading.speedup == 1
+    assert all(row.speedup == pytest.approx(reading.seconds / row.seconds) and row.p50 is None for row in rows)
+    # Batches of 2, the last one short, and one more of each to warm up; of the pairs, 3 before and 2 after.
+    assert passes == {"encode_pair": 1 + 2 + 1 + 1, "encode_image": 1 + 2, "encode_text": 1 + 4}
+
+
+def test_the_limit_at_the_papers_size():
+    config = EncoderConfig()
+    pairs, texts = 1000 * 5000, 5000 * flops.text_flops(40, config) + 2 * 1000 * 5000 * 768
+    dual = 1000 * flops.image_flops(240, config) + texts
+    assert pairs * flops.fusion_flops(40, 240, config) / dual == pytest.approx(3298, abs=1)
 
 
 def test_inputs_are_the_same_each_time_and_without_padding():

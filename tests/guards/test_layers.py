@@ -14,9 +14,9 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 # From the bottom up. A module may import its own layer and the layers below; names are below `vldistill`, and the longest
 # prefix decides (`evaluation.metrics` is pure and lies far below the rest of `evaluation`).
 LAYERS = [
-    {"", "errors", "artifacts", "recipe", "recipe_yaml", "schema", "schema_base", "schema_sight", "schema_teachers",
-     "schema_training", "runtime"},
-    {"objectives", "evaluation.metrics", "evaluation.vqa"},
+    {"", "errors", "artifacts", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval", "schema_sight",
+     "schema_teachers", "schema_training", "runtime"},
+    {"objectives", "evaluation.metrics", "evaluation.retrieval", "evaluation.vqa"},
     {"data"},
     {"models"},
     {"teachers", "students"},
@@ -25,8 +25,8 @@ LAYERS = [
     {"commands"},
     {"cli", "__main__"},
 ]
-# The losses are pure, but say in their signatures what they read: two modules of plain containers.
-ALLOWED = {("objectives", "data.batch"), ("objectives", "models.outputs")}
+# The losses are pure, but say in their signatures what they read: three modules of plain containers.
+ALLOWED = {("objectives", "data.batch"), ("objectives", "data.pretext"), ("objectives", "models.outputs")}
 STRANGERS = {("teachers", "students"), ("students", "teachers")}
 BANNED = ["weights_only=False", "allow_pickle=True", "yaml.load(", "trust_remote_code=True", "import click", "from click",
           "output_attentions=True", "import *"]

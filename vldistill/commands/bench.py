@@ -2,47 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from vldistill.artifacts import write_json
 from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.progress import duration
 from vldistill.errors import InputError
-from vldistill.evaluation.bench import DTYPES, GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
+from vldistill.evaluation.bench import GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
 from vldistill.evaluation.bench_fusions import fusion_rows
+from vldistill.evaluation.bench_precision import precision_rows
+from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
+from vldistill.evaluation.precision import check_precision
 from vldistill.models.vilt import EncoderConfig
 from vldistill.runtime import cpu_has_bf16, device_name
 
 MEASURES = {**GROUPS, "fusions": fusion_rows}
+PRECISION, RETRIEVAL = "precision", "retrieval"
+ROWS = (*MEASURES, RETRIEVAL, PRECISION)
 
 
 def bench_command(
     run: str | None, *, gpu: bool, batches: tuple[str, ...], precisions: tuple[str, ...], rounds: int, lengths: tuple[str, ...],
-    rows: tuple[str, ...], threads: int | None, out: Path | None, dry_run: bool,
+    rows: tuple[str, ...], size: RetrievalSize, index: Path | None, threads: int | None, out: Path | None, dry_run: bool,
 ) -> None:
     """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
     sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
     for name in rows:
-        if name not in MEASURES:
-            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(MEASURES)}")
-    for name in precisions:
-        if name not in DTYPES:
-            raise InputError(f"--precision {name} is not known", hint=f"one or more of {', '.join(DTYPES)}")
-        if name == "fp16" and not gpu:
-            raise InputError("--precision fp16 needs a GPU", hint="add --gpu, or use bf16")
+        if name not in ROWS:
+            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(ROWS)}")
     device = _device(gpu)
+    for name in precisions:
+        check_precision(name, device)
+        if name == "int8" and set(rows) != {PRECISION}:
+            raise InputError("--precision int8 is for --rows precision", hint="leave one of them out")
     if threads:
         torch.set_num_threads(threads)
-    model, config, grid, tokens, images = _model(run, tokens)
+    model, config, grid, tokens, images = _model(run, tokens, ranks=rows == ("retrieval",))
     if model is not None:
         # A trained model takes as many images as its task has.
         rows = tuple(dict.fromkeys("speed" if name == "pair" else name for name in rows))
+    stored = _stored(index, run)
     name = device_name(device)
     plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
             "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
             "measures": ", ".join(rows), "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts"}
+    if "retrieval" in rows:
+        plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
         plan["note"] = "this CPU has no instructions for bf16, which takes 100 times as long as fp32"
     console.print(plan_table("bench", plan))
@@ -51,13 +63,22 @@ def bench_command(
     if dry_run:
         return
     results: list[Row] = []
-    for size in sizes:
-        for precision in precisions:
-            setting = Setting(config, grid, size, tokens, precision, device, rounds)
+    for pairs in sizes:
+        # All precisions are compared at once where they are what is measured.
+        for precision in precisions[:1] if set(rows) == {PRECISION} else precisions:
+            setting = Setting(config, grid, pairs, tokens, precision, device, rounds)
             for group in rows:
-                trained = model is not None and group == "speed"
-                found = speed_rows(setting, images=images, dual=model) if trained else MEASURES[group](setting)
-                console.print(bench_table(found, precision, size))
+                if group == RETRIEVAL:
+                    found = retrieval_rows(setting, size, model)
+                elif group == PRECISION:
+                    found = precision_rows(setting, precisions, model, images=images)
+                elif group == "speed" and model is not None:
+                    found = speed_rows(setting, images=images, dual=model, stored=stored)
+                else:
+                    found = MEASURES[group](setting)
+                console.print(bench_table(found, precision, pairs))
+                if group == "retrieval":
+                    console.print(_beside_the_paper(found, size), highlight=False, soft_wrap=True)
                 results += found
     summary = as_json(results, name)
     if out is not None:
@@ -66,18 +87,40 @@ def bench_command(
     last_line({"device": name, "speedup": _headline(results)})
 
 
+def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor]] | None:
+    """Reads vectors of images drawn at random from an index of the run's."""
+    if folder is None:
+        return None
+    if run is None:
+        raise InputError("--index needs the RUN that it was built with", hint="vldistill bench RUN --index INDEX")
+    from vldistill.evaluation.image_index import ImageIndex, model_fields
+    from vldistill.models.checkpoint import read_checkpoint
+
+    index = ImageIndex(folder)
+    index.check_model(model_fields(run, read_checkpoint(run).spec), run)
+    return partial(index.drawn, generator=np.random.default_rng(0))
+
+
 def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
     """One group of rows; the first is the reference of the ratios."""
     table = Table(title=f"{rows[0].group}, batch {batch}, {precision} (limit: the ratio in FLOP)",
                   title_justify="left", box=None, pad_edge=False, padding=(0, 1))
-    for name in ("", "tokens", "min s", "p50 s", "p95 s", "peak MiB", "ratio", "limit"):
+    once = all(row.p50 is None for row in rows)
+    for name in ("", "tokens", *(("s",) if once else ("min s", "p50 s", "p95 s", "peak MiB")), "ratio", "limit"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            row.variant, str(row.tokens), *map(_short, (row.seconds, row.p50, row.p95)),
-            "-" if row.peak_mb is None else f"{row.peak_mb:.0f}", _ratio(row.speedup),
-            "-" if row.limit is None else _ratio(row.limit))
+        spread = [] if once else [*map(_short, (row.p50, row.p95)), "-" if row.peak_mb is None else f"{row.peak_mb:.0f}"]
+        table.add_row(row.variant, str(row.tokens), _short(row.seconds), *spread, _ratio(row.speedup),
+                      "-" if row.limit is None else _ratio(row.limit))
     return table
+
+
+def _beside_the_paper(rows: list[Row], size: RetrievalSize) -> str:
+    reading, whole = rows[0], next(row for row in rows if row.variant == END_TO_END)
+    fusion = f"fusion encoder {duration(reading.seconds)}, extrapolated from {size.pairs:,} pairs to {size.images * size.texts:,}"
+    dual = f"dual encoder {duration(whole.seconds)}, measured"
+    known = f"FLOP limit {_ratio(whole.limit)}; DiDE's Table 4, 1,000 images x 5,000 texts: {_ratio(PAPER_RATIO)}"
+    return f"{fusion}; {dual}: {_ratio(whole.speedup)} ({known})"
 
 
 def _short(value: float) -> str:
@@ -90,7 +133,7 @@ def _ratio(value: float) -> str:
 
 
 def _headline(rows: list[Row]) -> dict[str, float]:
-    cached = [row for row in rows if row.variant == "dual, images cached"]
+    cached = [row for row in rows if row.variant in ("dual, images cached", END_TO_END)]
     return {f"{row.group}/{row.precision}/batch{row.batch}/text{row.tokens}": round(row.speedup, 2) for row in cached}
 
 
@@ -109,15 +152,16 @@ def _device(gpu: bool) -> torch.device:
     return torch.device("cuda")
 
 
-def _model(run: str | None, tokens: tuple[int, ...]):
-    """The run's dual encoder and its sizes, or none and ViLT-B/32's."""
+def _model(run: str | None, tokens: tuple[int, ...], *, ranks: bool):
+    """The run's dual encoder and its sizes, or none and ViLT-B/32's. ranks: one that has no head will do."""
     if run is None:
         config = EncoderConfig(max_position_embeddings=max(40, *tokens))
         return None, config, PAPER_GRID, tokens, 1
     from vldistill.students.build import load_student
     from vldistill.students.dual_encoder import DualEncoder
+    from vldistill.students.retriever import load_retriever
 
-    model, spec, _ = load_student(run)
+    model, spec, _ = (load_retriever if ranks else load_student)(run)
     if not isinstance(model, DualEncoder):
         raise InputError("is a fusion model", where=run, hint="name a dual encoder's run")
     side = spec.image_size // spec.encoder.patch_size

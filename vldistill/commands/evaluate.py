@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+
+from rich.table import Table
 
 from vldistill.artifacts import write_text
 from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.progress import Watching
+from vldistill.data.artifact import DataArtifact
 from vldistill.errors import InputError
-from vldistill.evaluation.evaluate import evaluate_run, evaluation_folder, load_data, metrics_table, write_evaluation
+from vldistill.evaluation.captions import CaptionEvaluation, captions_table, evaluate_captions, write_captions
+from vldistill.evaluation.evaluate import (
+    Evaluation,
+    evaluate_run,
+    evaluation_folder,
+    load_data,
+    metrics_table,
+    write_evaluation,
+)
+from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
 
 
 def evaluate_command(
     runs: list[str], *, data: Path | None, split: str, batch: int, workers: int, out: Path | None, limit: int | None,
-    dry_run: bool,
+    precision: str, index: Path | None, dry_run: bool,
 ) -> None:
     """Evaluates each run; the last line of standard output is JSON."""
     if out is not None and len(runs) > 1:
         raise InputError("--out with several runs", hint="leave it out, so that each writes into its own folder")
     artifacts = {source: load_data(data, source) for source in runs}
-    folders = {source: out or evaluation_folder(source, split, limit) for source in runs}
+    if precision != "fp32" and any(found.task == "caption" for found in artifacts.values()):
+        raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
+    stored = ImageIndex(index) if index is not None else None
+    folders = {source: out or evaluation_folder(source, split, limit, precision) for source in runs}
     if dry_run:
         for source in runs:
             records = artifacts[source].records(split, limit=limit)
@@ -29,16 +46,36 @@ def evaluate_command(
         return
     results = []
     for source in runs:
-        evaluation = evaluate_run(source, artifacts[source], split, batch=batch, limit=limit, workers=workers)
-        write_evaluation(evaluation, folders[source], artifacts[source].fingerprint)
-        partial = " (partial)" if evaluation.partial else ""
-        console.print(f"{source}, {split}{partial}", highlight=False, markup=False, soft_wrap=True)
-        console.print(metrics_table(evaluation))
-        console.print(f"wrote {folders[source]} after {evaluation.seconds:.1f} s\n", highlight=False, soft_wrap=True)
-        metrics = {name: round(value, 4) for name, value in (evaluation.metrics or {}).items() if isinstance(value, int | float)}
-        results.append({"run": source, "split": split, **metrics, "seconds": round(evaluation.seconds, 2)}
-                       | ({"partial": True} if evaluation.partial else {}))
+        evaluated = _captions if artifacts[source].task == "caption" else partial(_answers, precision=precision)
+        found, table, seconds = evaluated(source, artifacts[source], split, folders[source], batch=batch, limit=limit,
+                                          workers=workers, index=stored)
+        told = " (partial)" if found.partial else ""
+        console.print(f"{source}, {split}{told}", highlight=False, markup=False, soft_wrap=True)
+        console.print(table)
+        console.print(f"wrote {folders[source]} after {seconds:.1f} s\n", highlight=False, soft_wrap=True)
+        metrics = {name: round(value, 4) for name, value in (found.metrics or {}).items() if isinstance(value, int | float)}
+        results.append({"run": source, "split": split, **metrics, "seconds": round(seconds, 2)}
+                       | ({"partial": True} if found.partial else {}))
     last_line({"evaluated": results} if len(results) > 1 else results[0])
+
+
+def _answers(
+    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int,
+    index: ImageIndex | None, precision: str,
+) -> tuple[Evaluation, Table, float]:
+    found = evaluate_run(source, data, split, batch=batch, limit=limit, workers=workers, precision=precision, index=index)
+    write_evaluation(found, folder, data.fingerprint)
+    return found, metrics_table(found), found.seconds
+
+
+def _captions(
+    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int,
+    index: ImageIndex | None,
+) -> tuple[CaptionEvaluation, Table, float]:
+    with Watching() as watch:
+        found = evaluate_captions(source, data, split, batch=batch, limit=limit, workers=workers, watch=watch, index=index)
+    write_captions(found, folder, data.fingerprint)
+    return found, captions_table(found), sum(found.seconds.values())
 
 
 def predict_command(

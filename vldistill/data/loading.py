@@ -64,6 +64,15 @@ class RecordDataset(Dataset):
                              for texts, record in zip(self._texts, self.records, strict=True)]
         return self._lengths
 
+    @property
+    def sources(self) -> Sequence[Source]:
+        """What each record was made from."""
+        return self._sources
+
+    def texts(self, index: int) -> list[EncodedText]:
+        """The sequences of a record."""
+        return self._texts[index]
+
     def __getitem__(self, key: Key) -> Example | InputError:
         """The example, or the error of its image: a worker that raised would wrap it into a traceback."""
         try:
@@ -184,7 +193,7 @@ class Loader:
             yield batch
 
 
-def make_loader(dataset: Dataset, batches: EpochBatches | CleanBatches, *, workers: int = 0) -> Loader:
+def make_loader(dataset: Dataset, batches: EpochBatches | CleanBatches | list[list[Key]], *, workers: int = 0) -> Loader:
     """A loader over `batches` of a `RecordDataset` or what can stand for one."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
     return Loader(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,

@@ -13,6 +13,8 @@ IGNORED = -100
 """The target of a token that is not predicted."""
 
 CMC, MLM, ITM = "cmc", "mlm", "itm"
+RANK = "rank"
+"""Ranking texts beside an image: a fusion encoder's retrieval, not a task of pre-training, but one without labels too."""
 PRETRAINING = {CMC: "cross-modal contrast", MLM: "masked language modelling", ITM: "image-text matching"}
 """The tasks of pre-training, by their short names."""
 

@@ -2,11 +2,12 @@
 
 Regimes, at 384x640 pixels (240 patches of 32) unless a run says otherwise:
 - fusion: text and image in one sequence; the reference is stock `transformers` ViLT, texts padded to the longest length.
-- online: both towers and the head. cached: text tower and head on stored image vectors. images: the offline part.
+- online: both towers and the head. cached: text tower and head on stored image vectors, in memory or from an index on disk.
+  offline: the image tower.
 - pair (NLVR2): two images a text; fusion passes twice, the dual encoder encodes the text once.
 - capture: keeping the last layer's queries and keys, in inference and in training.
-- retrieval: all images against all texts; the fusion encoder would read every pair.
 - step: an optimisation step of the student alone and with its teacher.
+Retrieval is in `bench_retrieval`.
 Baselines of random weights measure the same arithmetic as trained ones.
 """
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.evaluation import flops
+from vldistill.evaluation.precision import DTYPES
 from vldistill.evaluation.timing import Timing, measure
 from vldistill.models.fusion import FusionModel
 from vldistill.models.outputs import Capture
@@ -28,14 +30,14 @@ from vldistill.models.vilt import EncoderConfig
 from vldistill.objectives.dide import DiDE
 from vldistill.students.dual_encoder import DualEncoder
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PAPER_GRID = (12, 20)
-RETRIEVAL_IMAGES, RETRIEVAL_TEXTS = 1000, 5000  # Flickr30K's test set
+STORED = "dual, images from the index"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured variant. speedup: the reference's seconds over these. limit: the same ratio in FLOP."""
+    """One measured variant. p50, p95: None where it was measured once. speedup: the reference's seconds over these. limit: the
+    same ratio in FLOP."""
 
     group: str
     variant: str
@@ -43,8 +45,8 @@ class Row:
     tokens: int
     precision: str
     seconds: float
-    p50: float
-    p95: float
+    p50: float | None
+    p95: float | None
     peak_mb: float | None
     speedup: float | None
     limit: float | None
@@ -76,7 +78,7 @@ def make_batch(setting: Setting, tokens: int, *, images: int = 1) -> Batch:
     config, device, dtype = setting.config, setting.device, DTYPES[setting.precision]
     generator = torch.Generator().manual_seed(tokens)
     ids = torch.randint(5, config.vocab_size, (setting.batch, tokens), generator=generator).to(device)
-    text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), [])
+    text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool))
     views = []
     for _ in range(images):
         pixels = torch.rand(setting.batch, setting.patches, 3 * config.patch_size**2, generator=generator) * 2 - 1
@@ -85,7 +87,8 @@ def make_batch(setting: Setting, tokens: int, *, images: int = 1) -> Batch:
     return Batch([""] * setting.batch, text, views, torch.zeros(setting.batch, dtype=torch.long, device=device))
 
 
-def _frozen(model: nn.Module, setting: Setting) -> nn.Module:
+def frozen(model: nn.Module, setting: Setting) -> nn.Module:
+    """For inference in the setting's precision, where it is measured."""
     return model.to(setting.device, DTYPES[setting.precision]).eval().requires_grad_(False)
 
 
@@ -94,7 +97,7 @@ def library_vilt(setting: Setting) -> Callable[[Batch], list[Tensor]]:
     from transformers import ViltConfig, ViltModel
 
     names = EncoderConfig().to_dict().keys()
-    model = _frozen(ViltModel(ViltConfig(**{name: getattr(setting.config, name) for name in names})), setting)
+    model = frozen(ViltModel(ViltConfig(**{name: getattr(setting.config, name) for name in names})), setting)
     side = setting.config.patch_size
     shape = (setting.batch, 3, setting.grid[0] * side, setting.grid[1] * side)
     pixels = torch.zeros(shape, device=setting.device, dtype=DTYPES[setting.precision])
@@ -107,14 +110,17 @@ def library_vilt(setting: Setting) -> Callable[[Batch], list[Tensor]]:
     return run
 
 
-def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = None) -> list[Row]:
+def speed_rows(
+    setting: Setting, *, images: int = 1, dual: DualEncoder | None = None, stored: Callable[[int], list[Tensor]] | None = None
+) -> list[Row]:
     """Fusion against dual encoder, with one image a text or (NLVR2) two: then the fusion encoder passes twice, and the dual
-    encoder reads the text once. `dual`: a trained one, else random weights."""
+    encoder reads the text once. `dual`: a trained one, else random weights. stored: reads the vectors of so many images at each
+    place from disk, for a row of its own."""
     config = EncoderConfig(**{**setting.config.to_dict(),
                               "modality_type_vocab_size": max(images + 1, setting.config.modality_type_vocab_size)})
     longest = setting.longest
-    fusion = _frozen(FusionModel(config, images=images, classes=3), setting)
-    dual = _frozen(dual or DualEncoder(config, images=images, classes=3), setting)
+    fusion = frozen(FusionModel(config, images=images, classes=3), setting)
+    dual = frozen(dual or DualEncoder(config, images=images, classes=3), setting)
     library = library_vilt(setting)
     batches = {tokens: make_batch(setting, tokens, images=images) for tokens in setting.lengths}
 
@@ -131,6 +137,9 @@ def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = 
         }
         for tokens in setting.lengths:
             calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), cached)
+            if stored is not None:
+                calls[f"{STORED}|{tokens}"] = lambda b=batches[tokens]: dual.fuse(
+                    dual.encode_text(b.text), [vectors.to(cached[0]) for vectors in stored(len(b))])
         timings = measure(calls, rounds=setting.rounds, device=setting.device)
     reference = images * flops.fusion_flops(longest, setting.patches, config)
     offline = images * flops.image_flops(setting.patches, config)
@@ -138,9 +147,10 @@ def speed_rows(setting: Setting, *, images: int = 1, dual: DualEncoder | None = 
     for name in calls:
         kind, tokens = name.split("|")
         text = flops.text_flops(int(tokens), config) + images * flops.fuse_flops(config)
-        own = {"dual, online": text + offline, "dual, images offline": offline, "dual, images cached": text}
+        own = {"dual, online": text + offline, "dual, images offline": offline, "dual, images cached": text,
+               STORED: text}
         needed[name] = own.get(kind, reference)
-    return _rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
+    return as_rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
 
 
 def pair_rows(setting: Setting) -> list[Row]:
@@ -151,13 +161,13 @@ def pair_rows(setting: Setting) -> list[Row]:
 def capture_rows(setting: Setting) -> list[Row]:
     """What keeping the last layer's queries and keys costs; `speedup` is plain over captured seconds."""
     config, longest = setting.config, setting.longest
-    fusion = _frozen(FusionModel(config, images=1, classes=3), setting)
+    fusion = frozen(FusionModel(config, images=1, classes=3), setting)
     batch = make_batch(setting, longest)
     last = Capture(qk=(config.num_hidden_layers,))
     with torch.inference_mode():
         timings = measure({"inference, plain|": lambda: fusion(batch), "inference, last q and k|": lambda: fusion(batch, last)},
                           rounds=setting.rounds, device=setting.device)
-    rows = _rows("capture", setting, timings, None, {})
+    rows = as_rows("capture", setting, timings, None, {})
     student = DualEncoder(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
 
     def step(capture: Capture) -> None:
@@ -168,14 +178,14 @@ def capture_rows(setting: Setting) -> list[Row]:
 
     timings = measure({"training, plain|": lambda: step(Capture()), "training, last q and k|": lambda: step(last)},
                       rounds=setting.rounds, device=setting.device)
-    return rows + _rows("capture", setting, timings, None, {})
+    return rows + as_rows("capture", setting, timings, None, {})
 
 
 def step_rows(setting: Setting) -> list[Row]:
     """An optimisation step (fp32 weights, autocast, AdamW) of the student on labels, and with the live teacher (soft labels
     and attention). Memory includes weights, gradients and AdamW's states."""
     config, longest = setting.config, setting.longest
-    teacher = _frozen(FusionModel(config, images=1, classes=3), setting)
+    teacher = frozen(FusionModel(config, images=1, classes=3), setting)
     student = DualEncoder(config, images=1, classes=3).to(setting.device).train()
     objective = DiDE(loss="label", depth=config.num_hidden_layers)
     optimizer = torch.optim.AdamW(student.parameters())
@@ -207,51 +217,14 @@ def step_rows(setting: Setting) -> list[Row]:
     timings = {name: replace(t, peak_mb=None if t.peak_mb is None else t.peak_mb + held[name]) for name, t in timings.items()}
     own = 3 * (flops.text_flops(longest, config) + flops.image_flops(setting.patches, config) + flops.fuse_flops(config))
     both = own + flops.fusion_flops(longest, setting.patches, config)
-    return _rows("training step", setting, timings, own, {f"student alone|{longest}": own, f"with its teacher|{longest}": both})
+    return as_rows("training step", setting, timings, own, {f"student alone|{longest}": own, f"with its teacher|{longest}": both})
 
 
 def _mebibytes(model: nn.Module) -> float:
     return sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
 
 
-def retrieval_rows(setting: Setting) -> list[Row]:
-    """Ranking RETRIEVAL_IMAGES x RETRIEVAL_TEXTS both ways. Scoring and ranking are measured whole; encoding, and the fusion
-    encoder's passes over all pairs, are a measured batch times the number of batches."""
-    config, tokens = setting.config, setting.longest
-    fusion = _frozen(FusionModel(config, images=1, classes=2), setting)
-    dual = _frozen(DualEncoder(config, images=1, classes=2), setting)
-    batch = make_batch(setting, tokens)
-    generator = torch.Generator().manual_seed(0)
-    vectors = [torch.randn(count, config.hidden_size, generator=generator).to(setting.device, DTYPES[setting.precision])
-               for count in (RETRIEVAL_IMAGES, RETRIEVAL_TEXTS)]
-
-    def rank() -> tuple[Tensor, Tensor]:
-        scores = vectors[0] @ vectors[1].T
-        return scores.topk(10, dim=0).indices, scores.topk(10, dim=1).indices
-
-    calls = {"fusion": lambda: fusion(batch), "image": lambda: dual.encode_image(batch.images[0]),
-             "text": lambda: dual.encode_text(batch.text), "rank": rank}
-    with torch.inference_mode():
-        timings = measure(calls, rounds=setting.rounds, device=setting.device)
-    pairs, size = RETRIEVAL_IMAGES * RETRIEVAL_TEXTS, setting.batch
-    whole = {
-        "fusion, every pair": {"fusion": pairs / size},
-        "dual, encode and rank": {"image": RETRIEVAL_IMAGES / size, "text": RETRIEVAL_TEXTS / size, "rank": 1},
-        "dual, rank alone": {"rank": 1},
-    }
-    score = 2 * pairs * config.hidden_size
-    encode = RETRIEVAL_IMAGES * flops.image_flops(setting.patches, config) + RETRIEVAL_TEXTS * flops.text_flops(tokens, config)
-    reference = pairs * flops.fusion_flops(tokens, setting.patches, config)
-    needed = {f"{name}|{tokens}": flop for name, flop in zip(whole, (reference, encode + score, score), strict=True)}
-    sums = {
-        f"{name}|{tokens}": Timing(*(sum(times * getattr(timings[part], field) for part, times in parts.items())
-                                     for field in ("minimum", "p50", "p95")), max(timings[part].peak_mb or 0 for part in parts))
-        for name, parts in whole.items()
-    }
-    return _rows(f"retrieval, {RETRIEVAL_IMAGES} images x {RETRIEVAL_TEXTS} texts", setting, sums, reference, needed)
-
-
-def _rows(
+def as_rows(
     group: str, setting: Setting, timings: dict[str, Timing], reference: float | None, needed: dict[str, float]
 ) -> list[Row]:
     """The first variant is the reference."""
@@ -265,7 +238,7 @@ def _rows(
     return rows
 
 
-GROUPS = {"speed": speed_rows, "pair": pair_rows, "capture": capture_rows, "step": step_rows, "retrieval": retrieval_rows}
+GROUPS = {"speed": speed_rows, "pair": pair_rows, "capture": capture_rows, "step": step_rows}
 
 
 def as_json(rows: list[Row], device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 
 from vldistill.data.batch import Batch, CanvasBatch, RegionBatch
 from vldistill.evaluation import flops
-from vldistill.evaluation.bench import DTYPES, Row, Setting, _frozen, _rows, library_vilt, make_batch
+from vldistill.evaluation.bench import DTYPES, Row, Setting, as_rows, frozen, library_vilt, make_batch
 from vldistill.evaluation.timing import measure
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig
@@ -38,7 +38,7 @@ def fusion_rows(setting: Setting) -> list[Row]:
     batch = make_batch(setting, longest)
     text = replace(batch.text, segments=torch.zeros_like(batch.text.ids))
     vilt = library_vilt(setting)
-    dual = _frozen(DualEncoder(config, images=1, classes=3), setting)
+    dual = frozen(DualEncoder(config, images=1, classes=3), setting)
     calls: dict[str, Callable[[], object]] = {"ViLT": lambda: vilt(batch)}
     needed = {"ViLT": flops.fusion_flops(longest, setting.patches, config)}
 
@@ -56,7 +56,7 @@ def fusion_rows(setting: Setting) -> list[Row]:
         needed["dual, images cached"] = flops.text_flops(longest, config) + flops.fuse_flops(config)
         named = {f"{name}|{longest}": call for name, call in calls.items()}
         timings = measure(named, rounds=setting.rounds, device=setting.device)
-    return _rows(TITLE, setting, timings, needed["ViLT"], {f"{name}|{longest}": flop for name, flop in needed.items()})
+    return as_rows(TITLE, setting, timings, needed["ViLT"], {f"{name}|{longest}": flop for name, flop in needed.items()})
 
 
 def _call(student: RegionStudent, batch: Batch) -> Callable[[], object]:
@@ -77,10 +77,10 @@ def _region_students(setting: Setting) -> dict[str, tuple[RegionStudent, Callabl
     uniter = RegionBertConfig(**sizes, num_hidden_layers=depth, region_size=FEATURES)
     head = {"images": 1, "classes": 3, "target": "label"}
     return {
-        "VisualBERT": (_frozen(VisualBert(visualbert, **head), setting),
+        "VisualBERT": (frozen(VisualBert(visualbert, **head), setting),
                        lambda regions: flops.stream_flops(longest, regions, visualbert)),
-        "LXMERT": (_frozen(Lxmert(lxmert, **head), setting), lambda regions: flops.lxmert_flops(longest, regions, lxmert)),
-        "UNITER": (_frozen(Uniter(uniter, **head), setting),
+        "LXMERT": (frozen(Lxmert(lxmert, **head), setting), lambda regions: flops.lxmert_flops(longest, regions, lxmert)),
+        "UNITER": (frozen(Uniter(uniter, **head), setting),
                    lambda regions: flops.stream_flops(longest, regions, uniter, boxes=BOX)),
     }
 
@@ -90,7 +90,7 @@ def _pixelbert(setting: Setting) -> tuple[PixelBert, float]:
     height, width = _pixels(setting)
     config = PixelBertConfig(**_sizes(setting), num_hidden_layers=setting.config.num_hidden_layers, network=NETWORK,
                              region_size=FEATURES, long_side=width)
-    model = _frozen(PixelBert(config, images=1, classes=3, target="label"), setting)
+    model = frozen(PixelBert(config, images=1, classes=3, target="label"), setting)
     with torch.inference_mode():
         cells = model.network(_canvases(setting).pixels[:1]).shape[1]
     needed = flops.stream_flops(setting.longest, cells, config)

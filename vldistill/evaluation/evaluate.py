@@ -17,6 +17,9 @@ from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, read_json
 from vldistill.errors import InputError
+from vldistill.evaluation.image_index import ImageIndex
+from vldistill.evaluation.indexed import Indexed, stored_dataset
+from vldistill.evaluation.precision import lowered
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.build import load_student
 from vldistill.students.inputs import plain_dataset
@@ -71,17 +74,26 @@ def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
                          where=source, hint="choose another data artifact")
 
 
-def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0) -> Evaluation:
-    """Answers a split with one model and scores it against the data's own labels, matched by name."""
+def evaluate_run(
+    source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0, precision: str = "fp32",
+    index: ImageIndex | None = None,
+) -> Evaluation:
+    """Answers a split with one model and scores it against the data's own labels, matched by name. precision: see `lowered`.
+    index: where image vectors come from, instead of pixels."""
     model, spec, tokenizer = load_student(source)
     check_task(spec, data, source)
     records = data.records(split, limit=limit)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     objects = data.objects if spec.image_network else None
-    dataset = plain_dataset(records, data.images, tokenizer, spec, objects)
+    model, autocast = lowered(model, precision, device)
+    if index is None:
+        dataset = plain_dataset(records, data.images, tokenizer, spec, objects)
+    else:
+        dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
+        model = Indexed(model)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     started = time.perf_counter()
-    answers = answer(model.to(device), loader, spec.labels, device, tags=spec.target == "tags")
+    answers = answer(model, loader, spec.labels, device, tags=spec.target == "tags", autocast=autocast)
     seconds = time.perf_counter() - started
     items = score_items(records, answers, data.labels)
     metrics = None if items is None else summarise(records, items)
@@ -89,12 +101,13 @@ def evaluate_run(source: str, data: DataArtifact, split: str, *, batch: int, lim
     return Evaluation(source, split, records, answers, items, metrics, seconds, partial)
 
 
-def evaluation_folder(source: str, split: str, limit: int | None = None) -> Path:
-    """RUN/eval/SPLIT, or SPLIT-limitN for the first N records. Raises InputError where `source` is no run of ours."""
+def evaluation_folder(source: str, split: str, limit: int | None = None, precision: str = "fp32") -> Path:
+    """RUN/eval/SPLIT, or SPLIT-limitN for the first N records, or SPLIT-bf16 where the precision is not fp32. Raises InputError
+    where `source` is no run of ours."""
     run = _run_folder(source)
     if not (run / MANIFEST).exists():
         raise InputError("is not a run, so there is no place for its results", where=source, hint="give one with --out")
-    return run / "eval" / (split if limit is None else f"{split}-limit{limit}")
+    return run / "eval" / "-".join([split, *[f"limit{limit}"] * bool(limit), *[precision] * (precision != "fp32")])
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> None:
@@ -111,13 +124,18 @@ def write_evaluation(evaluation: Evaluation, folder: Path, fingerprint: str) -> 
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+    head = summary_head(evaluation.source, evaluation.split, fingerprint, evaluation.partial)
+    write_json(folder / "metrics.json", {**head, "seconds": round(evaluation.seconds, 2),
+                                         **(evaluation.metrics or {"count": len(evaluation.records)})})
+
+
+def summary_head(source: str, split: str, fingerprint: str, partial: bool) -> dict[str, Any]:
+    """What every metrics.json begins with: the model, how its checkpoint was chosen, and the data."""
     # A model folder of a run has the run's manifest beside it; a published model has none.
-    manifest = resolve_model(evaluation.source).parent / MANIFEST
+    manifest = resolve_model(source).parent / MANIFEST
     best = read_json(manifest).get("best", {}) if manifest.exists() else {}
     chosen = {"checkpoint": {"step": best["step"], "rule": "best accuracy on validation"}} if "step" in best else {}
-    summary = {"source": evaluation.source, "split": evaluation.split, "data": fingerprint, "partial": evaluation.partial,
-               **chosen, "seconds": round(evaluation.seconds, 2), **(evaluation.metrics or {"count": len(evaluation.records)})}
-    write_json(folder / "metrics.json", summary)
+    return {"source": source, "split": split, "data": fingerprint, "partial": partial, **chosen}
 
 
 def load_data(path: Path | None, source: str) -> DataArtifact:

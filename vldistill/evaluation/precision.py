@@ -36,11 +36,11 @@ def lowered(model: nn.Module, precision: str, device: torch.device) -> tuple[nn.
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises InputError for a precision that is not known, or that the device does not have."""
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision} is not known", hint=f"one of {', '.join(PRECISIONS)}")
+        raise InputError(f"--precision {precision} is not known", hint=f"one of {', '.join(PRECISIONS)}")
     if precision == "int8" and device.type != "cpu":
-        raise InputError("precision int8 is for the CPU", hint="use bf16 or fp16 on a GPU")
+        raise InputError("--precision int8 is for the CPU", hint="use bf16 or fp16 on a GPU")
     if precision == "fp16" and device.type == "cpu":
-        raise InputError("precision fp16 needs a GPU", hint="use bf16 or int8 on the CPU")
+        raise InputError("--precision fp16 needs a GPU", hint="use bf16 or int8 on the CPU")
 
 
 def quantised(model: nn.Module) -> nn.Module:

@@ -35,14 +35,19 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, call in variants.items():
-            _synchronise(device)
-            start = time.perf_counter()
-            call()
-            _synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(seconds_of(call, device))
     peaks = {name: peak_memory(call, device) if memory else None for name, call in variants.items()}
     return {name: Timing(min(values), statistics.median(values), percentile(values, 95), peaks[name])
             for name, values in seconds.items()}
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Of one call, until the device has done what it asked for."""
+    _synchronise(device)
+    start = time.perf_counter()
+    call()
+    _synchronise(device)
+    return time.perf_counter() - start
 
 
 def percentile(values: list[float], percent: float) -> float:

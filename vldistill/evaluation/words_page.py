@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 
-from PIL import Image
-
+from vldistill.evaluation.page import data_uri, document
 from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, WordView, largest
 
-_QUALITY = 82
 _CUT = ' <span class="cut">|</span> '
 
 _STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c1c1f; --faint: #6a6a72; --line: #dcdce2; --mark: #1c1c1f;
-  --more: 255 170 51; --less: 110 170 240; }
-@media (prefers-color-scheme: dark) { :root { --page: #17171a; --text: #ececf0; --faint: #9a9aa4; --line: #3a3a42;
-  --mark: #ececf0; --more: 168 96 0; --less: 32 92 170; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1200px; padding: 1.5rem 1rem 3rem; background: var(--page); color: var(--text);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1, h2, p, td { unicode-bidi: isolate; }
-h1 { font-size: 1.4rem; line-height: 1.25; margin: 0 0 .5rem; }
-h2 { font-size: 1rem; margin: 0 0 .5rem; }
-p { margin: .3rem 0; }
-.faint, .row small { color: var(--faint); }
+:root { --mark: #1c1c1f; --more: 255 170 51; --less: 110 170 240; }
+@media (prefers-color-scheme: dark) { :root { --mark: #ececf0; --more: 168 96 0; --less: 32 92 170; } }
+.row small { color: var(--faint); }
 .legend { display: flex; flex-wrap: wrap; gap: .4rem 1.5rem; align-items: center; margin: .8rem 0; padding: 0; list-style: none; }
 .bar { display: inline-block; width: 9rem; height: .9rem; border: 1px solid var(--line); border-radius: 3px; vertical-align: -2px;
   background: linear-gradient(90deg, rgb(var(--less)), transparent 50%, rgb(var(--more))); }
@@ -55,15 +42,8 @@ td + td, th + th { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 def words_page(view: WordView) -> str:
-    """The page. All text of the data is escaped, and the page itself forbids scripts and requests."""
-    title = escape(view.title)
-    return "\n".join([
-        "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title>", f"<style>{_STYLE}</style>", "</head>", "<body>", "<main>",
-        f"<h1>{title}</h1>", _introduction(view), _legend(view), *map(_article, view.samples),
-        "</main>", "</body>", "</html>", ""])
+    """The page. All text of the data is escaped."""
+    return document(view.title, _STYLE, [_introduction(view), _legend(view), *map(_article, view.samples)])
 
 
 def _introduction(view: WordView) -> str:
@@ -82,7 +62,7 @@ def _article(sample: Sample) -> str:
     facts = f'<p class="faint">{escape(sample.facts)}</p>' if sample.facts else ""
     size = f'width="{sample.image.width}" height="{sample.image.height}"'
     return "\n".join([
-        "<article>", f'<div><img src="{_data_uri(sample.image)}" {size} alt="image of {escape(sample.id)}"></div>',
+        "<article>", f'<div><img src="{data_uri(sample.image)}" {size} alt="image of {escape(sample.id)}"></div>',
         f"<div><h2>{escape(sample.id)}</h2>{facts}<dl>", *(_row(symbol, sample.text) for symbol in sample.text.scores),
         f"</dl>{_figures(sample.text)}</div>", "</article>"])
 
@@ -114,9 +94,3 @@ def _figures(text: ScoredText) -> str:
 def _italic(symbol: str) -> str:
     base, _, index = symbol.partition("_")
     return f"<i>{base}</i><sub>{index}</sub>" if index else f"<i>{base}</i>"
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -59,7 +59,7 @@ class ModelSpec:
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
     which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end).
-    pretraining: the tasks of pre-training that it has heads for."""
+    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for."""
 
     kind: str
     encoder: Config

@@ -33,7 +33,7 @@ class Read:
 class Fusion(Pretrained):
     """An encoder and its head; with two images, one pass each, and the pooled vectors concatenated (NLVR2). `classes` is 1 for a
     task with choices, each of which is read with the image and given one logit; with 0, as in pre-training, there is no head.
-    pretraining: the tasks it has heads for. pooled: width of the pooled vectors.
+    pretraining: the tasks it has heads for; that for retrieval scores a pair by one logit. pooled: width of the pooled vectors.
 
     A kind of fusion model says in `towers` what it calls its encoder, and how that reads a pair (`read`). The encoder says which
     of its weights are word embeddings (`words`) and image types (`types`).
@@ -79,7 +79,8 @@ class Fusion(Pretrained):
         read = [self.read(batch.text, batch.image_for_each_text(position), position, capture)
                 for position in range(len(batch.images))]
         joined, views = torch.cat([one.pooled for one in read], dim=-1), [one.view for one in read]
-        return Output(joined[:, :0] if self.classifier is None else by_record(self.classifier(joined), batch), views)
+        head = self.rank_output if self.classifier is None else self.classifier
+        return Output(joined[:, :0] if head is None else by_record(head(joined), batch), views)
 
     def _pretext(self, batch: Pretext, capture: Capture) -> Output:
         pairs, nobody = batch.joint(), batch.pairs[:0, 0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.false_texts import FalseTexts
 from vldistill.data.loading import RecordDataset
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.pretext import MLM, PRETRAINING
@@ -26,6 +27,7 @@ from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe
 from vldistill.schema import Student as StudentSection
+from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
 from vldistill.students.clip_vil_start import Clip
 from vldistill.students.inputs import ONE_IMAGE, text_layout, visual_input
@@ -35,6 +37,7 @@ from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.advl import Matching, build_advl, matched_pairs
 from vldistill.training.anchor import AnchorInputs
 from vldistill.training.caches import Say, TeacherCaches, WantedFeatures
+from vldistill.training.retrieval import build_retrieval, check_captions, retrieval_heads
 
 
 @dataclass
@@ -43,8 +46,8 @@ class Parts:
     matching: step 1 of ADVL, anchor: what its maps are fitted on before; if there are any."""
 
     data: DataArtifact
-    train: RecordDataset | MixedDataset
-    val: RecordDataset
+    train: RecordDataset | MixedDataset | FalseTexts
+    val: RecordDataset | FalseTexts
     student: Student
     spec: ModelSpec
     tokenizer: WordTokenizer
@@ -82,19 +85,23 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     without it (a dry run) nothing is built. Raises InputError where an input is missing or does not fit."""
     data = open_data(Path(recipe.data.path))
     pretraining = isinstance(recipe.objective, PretrainObjective)
+    retrieval = isinstance(recipe.objective, RetrievalObjective)
     if pretraining:
         _check_pretraining(recipe.objective, data)
+    elif retrieval:
+        check_captions(data)
     elif data.spec.target == "none":
         raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
                          hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
     train = _chosen_records(recipe, data, recipe.data.train)
-    train, dropped = (train, 0) if pretraining else _trainable(train, data)
+    unlabelled = pretraining or retrieval
+    train, dropped = (train, 0) if unlabelled else _trainable(train, data)
     val = _chosen_records(recipe, data, recipe.data.val)
     for split, records in ((recipe.data.train, train), (recipe.data.val, val)):
-        if not pretraining and not _labelled(records[0], data):
+        if not unlabelled and not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
     student, spec, tokenizer = build_student(recipe, data)
-    if data.spec.target == "answers" and not pretraining:
+    if data.spec.target == "answers" and not unlabelled:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
 
     held = all(isinstance(records, list) for records in (train, val))
@@ -109,6 +116,8 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
         fields = recipe.objective.model_dump(exclude={"kind", "mask"})
         parts.objective = Pretraining(**fields, depth=student.layers, vocabulary=len(tokenizer.vocabulary),
                                       mask_id=tokenizer.mask_id, probability=recipe.objective.mask)
+    elif retrieval:
+        parts.objective, parts.train, parts.val = build_retrieval(recipe.objective, student, parts.train, parts.val)
     else:
         parts.objective = build_objective(recipe.objective, data, student)
     if parts.objective.needs_teacher and parts.teacher is None:
@@ -235,8 +244,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
         raise InputError(f"has {data.spec.images} images a record, adversarial.image perturbs those of one",
                          where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
-    # Pre-trained, a student has no head yet.
-    pretraining = _heads(recipe.objective) if isinstance(recipe.objective, PretrainObjective) else None
+    # Without labels a student has the heads of its tasks alone.
+    pretraining = _own_heads(recipe)
     labels = data.labels if pretraining is None else []
     wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
@@ -254,6 +263,12 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
     return new_from_scratch(wanted, sizes, tokenizer)
+
+
+def _own_heads(recipe: Recipe) -> tuple[str, ...] | None:
+    if isinstance(recipe.objective, RetrievalObjective):
+        return retrieval_heads(recipe.student.kind)
+    return _heads(recipe.objective) if isinstance(recipe.objective, PretrainObjective) else None
 
 
 def _heads(chosen: PretrainObjective) -> tuple[str, ...]:
@@ -288,14 +303,16 @@ def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact,
     return HardLabels(loss)
 
 
-def build_teacher(recipe: Recipe, chosen: DideObjective | PretrainObjective, parts: Parts) -> FusionTeacher:
+def build_teacher(
+    recipe: Recipe, chosen: DideObjective | PretrainObjective | RetrievalObjective, parts: Parts
+) -> FusionTeacher:
     """The recipe's fusion teacher. Raises InputError where it cannot share the student's batches: another tokenizer, patch or
     image size; or, for attention and hidden states, another number of layers or heads; or where its answers come from
     another kind of loss than the objective reads them by."""
     data, spec = parts.data, parts.spec
-    pretraining = isinstance(chosen, PretrainObjective)
-    heads = _heads(chosen) if pretraining and chosen.soft_labels else ()
-    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=[] if pretraining else data.labels,
+    unlabelled = not isinstance(chosen, DideObjective)
+    heads = _heads(chosen) if unlabelled and chosen.soft_labels else ()
+    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=[] if unlabelled else data.labels,
                                    images=data.spec.images, pretraining=heads)
     if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
         raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
@@ -313,8 +330,8 @@ def build_teacher(recipe: Recipe, chosen: DideObjective | PretrainObjective, par
         if mine != theirs:
             raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
                              hint="they must agree to share image patches and attention maps")
-    learned, read = teacher.spec.answer_loss, None if pretraining else chosen.answer_loss
-    if not pretraining and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
+    learned, read = teacher.spec.answer_loss, None if unlabelled else chosen.answer_loss
+    if not unlabelled and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
         raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {read}",
                          where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
     if spec.max_length > other.max_position_embeddings:

@@ -71,7 +71,7 @@ class Journal:
             return
         flat = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         self._write({"step": step, "split": "val", **flat})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in flat.items() if name != "count")
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in flat.items() if isinstance(value, float))
         self.say(f"step {step}/{self.total}  validation: {shown}{'  (best so far, saved)' if best else ''}")
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model, save_model
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import ROWS
+from vldistill.objectives.retrieval import DualRetrieval
 from vldistill.recipe import dump_recipe, recipe_hash, variant_name
 from vldistill.runtime import (
     Precision,
@@ -52,6 +53,7 @@ from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
 from vldistill.training.pretext import pretext_metrics
 from vldistill.training.rates import build_optimizer, build_schedule, describe_rates
+from vldistill.training.retrieval import describe_retrieval, for_retrieval, validated_by_recall
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,14 @@ def for_stage(name: str, recipe: Recipe) -> Recipe:
     """The recipe as a stage runs it: `finetune` drops teacher and distillation, and is every recipe's baseline; `distill`
     refuses a recipe that has nothing to distil, `pretrain` one that has another objective, and the others one for `pretrain`."""
     if (recipe.objective.kind == "pretrain") != (name == "pretrain"):
-        right = "pretrain" if name != "pretrain" else "finetune" if recipe.objective.kind == "labels" else "distill"
+        alone = recipe.objective.kind in ("labels", "retrieval")
+        right = "pretrain" if name != "pretrain" else "finetune" if alone else "distill"
         raise InputError(f"has objective `{recipe.objective.kind}`", where=f"recipe {recipe.name}",
                          hint=f"train it with: vldistill {right} --recipe {recipe.name}")
     if name == "pretrain":
         return recipe
+    if recipe.objective.kind == "retrieval":
+        return for_retrieval(name, recipe)
     if name == "finetune":
         labels = LabelsObjective(kind="labels", answer_loss=recipe.objective.answer_loss)
         return recipe.model_copy(update={"teacher": None, "teachers": Teachers(), "objective": labels})
@@ -202,6 +207,8 @@ def _describe_objective(recipe: Recipe) -> str:
         return "ground-truth labels"
     if chosen.kind == "advl":
         return _describe_advl(chosen)
+    if chosen.kind == "retrieval":
+        return describe_retrieval(chosen, recipe.student.kind)
     if chosen.kind == "pretrain":
         names = PRETRAINING | {MLM: f"{PRETRAINING[MLM]} ({100 * chosen.mask:.0f} % of the words)"}
         tasks = " + ".join(names[task] for task in chosen.tasks)
@@ -313,6 +320,9 @@ def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | No
     def validate() -> dict[str, Any]:
         if phase.objective.judged:
             return pretext_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
+        if isinstance(phase.objective, DualRetrieval):
+            return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe),
+                                       workers=recipe.data.workers)
         answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
                          tags=parts.spec.target == "tags")
         return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)

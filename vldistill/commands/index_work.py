@@ -1,0 +1,133 @@
+"""What `vldistill index` does."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from vldistill.artifacts import MANIFEST, refuse_existing, write_text
+from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.progress import Watching
+from vldistill.data.artifact import open_data
+from vldistill.data.image_files import ImageInfo, check_images
+from vldistill.data.images import ImageFolder
+from vldistill.data.records import read_text
+from vldistill.errors import InputError, Problems
+from vldistill.evaluation.image_index import STAGE, ImageIndex, Source, build_index, model_fields
+from vldistill.evaluation.index_page import results_page
+from vldistill.evaluation.index_query import Hit, Searcher, load_encoder
+from vldistill.students.inputs import visual_input
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+INDEXES = Path("artifacts/index")
+
+
+def build_command(
+    run: str, images: Path, *, out: Path | None, batch: int, limit: int | None, dry_run: bool, overwrite: bool
+) -> None:
+    """Encodes the images of a folder or of a data artifact; the last line of standard output is JSON."""
+    model, spec, _ = load_encoder(run)
+    source = _images_of(images, limit)
+    target = out or INDEXES / images.resolve().name
+    size = len(source.known) * spec.images * model.width * 4
+    console.print(plan_table("index build", {
+        "model": run, "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
+        "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
+                   f"{size / 2**20:,.1f} MiB", "writes": str(target)}))
+    if dry_run:
+        return
+    refuse_existing(target, overwrite, STAGE)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    visual, started = visual_input(spec, source.images, memory=False), time.perf_counter()
+    with Watching() as watch:
+        manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
+                               overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,
+                               partial=limit is not None)
+    seconds = time.perf_counter() - started
+    console.print(f"wrote {target} after {seconds:.1f} s", highlight=False, soft_wrap=True)
+    last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})
+
+
+def _images_of(place: Path, limit: int | None) -> Source:
+    """The images of a data artifact, as it recorded them, or all image files below a folder. Raises InputError listing those that
+    are broken, before any is encoded."""
+    if (place / MANIFEST).exists():
+        data = open_data(place)
+        rows = [json.loads(line) for line in data.verified("images.jsonl").read_text(encoding="utf-8").splitlines()][:limit]
+        root = data.images.root if isinstance(data.images, ImageFolder) else None
+        return Source(data.images, root, {row["path"]: ImageInfo(row["sha1"], row["width"], row["height"]) for row in rows})
+    if not place.is_dir():
+        raise InputError("no such folder", where=str(place), hint="give a folder of images, or a data artifact")
+    paths = sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)[:limit]
+    if not paths:
+        raise InputError("holds no image", where=str(place), hint=f"files are known by {', '.join(sorted(SUFFIXES))}")
+    problems = Problems()
+    known = check_images(place, paths, problems, {path: str(place) for path in paths}, decode=False)
+    problems.raise_if_any(str(place))
+    return Source(ImageFolder(place), place, known)
+
+
+def query_command(
+    folder: Path, text: str | None, *, texts: Path | None, top: int, answer: str | None, run: str | None, out: Path | None,
+    verify: bool, overwrite: bool,
+) -> None:
+    """Prints the best images of one text, or writes those of one or many; the last line of standard output is JSON."""
+    if (text is None) == (texts is None):
+        raise InputError("a TEXT or --texts FILE is needed, and not both", hint='as in: vldistill index query INDEX "a dog"')
+    if out is not None:
+        if out.suffix not in (".html", ".jsonl"):
+            raise InputError(f"--out {out} is neither a page nor JSONL", hint="name it .html or .jsonl")
+        if out.exists() and not overwrite:
+            raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
+    asked = [text] if text is not None else _lines(texts)
+    index = ImageIndex(folder)
+    if verify:
+        index.verify()
+    source = run or index.model
+    model, spec, tokenizer = load_encoder(source)
+    index.check_model(model_fields(source, spec), source)
+    searcher = Searcher(index, model, spec, tokenizer, answer, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    started = time.perf_counter()
+    hits = searcher.search(asked, min(top, len(index)))
+    seconds = time.perf_counter() - started
+    told = f"{len(index):,} images of {index.manifest['root'] or folder}, ranked by "
+    told += f"the probability of {answer!r}" if answer else "the cosine of their vectors with the text's"
+    if out is not None and out.suffix == ".html":
+        title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
+        write_text(out, results_page(title, told, asked, hits, index.images()))
+    elif out is not None:
+        write_text(out, "\n".join(_row(one, found) for one, found in zip(asked, hits, strict=True)) + "\n")
+    elif len(asked) == 1:
+        console.print(_table(hits[0]))
+    else:
+        print("\n".join(_row(one, found) for one, found in zip(asked, hits, strict=True)))
+    if out is not None:
+        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+    if out is not None or len(asked) == 1:
+        best = hits[0][0]
+        last_line({"texts": len(asked), "images": len(index), "best": best.path, "score": round(best.score, 4),
+                   "seconds": round(seconds, 3)})
+
+
+def _lines(path: Path) -> list[str]:
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise InputError("holds no text", where=str(path), hint="write one a line")
+    return lines
+
+
+def _row(text: str, hits: list[Hit]) -> str:
+    found = [{"image": hit.path, "score": round(hit.score, 6)} for hit in hits]
+    return json.dumps({"text": text, "images": found}, ensure_ascii=False)
+
+
+def _table(hits: list[Hit]) -> Table:
+    table = Table("", "score", "image", box=None, pad_edge=False)
+    for place, hit in enumerate(hits, start=1):
+        table.add_row(str(place), f"{hit.score:.4f}", Text(hit.path))
+    return table

@@ -1,0 +1,66 @@
+"""How far a long command is: a bar on a terminal, a line at each tenth elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vldistill.commands.output import console
+
+_WORTH_TELLING = 10.0
+"""Seconds between two lines, at least."""
+
+
+class Watching:
+    """As a context, it hands out `watch` (see `vldistill.evaluation.captions`), and clears its bar when it is left."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Watching:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, total: int, unit: str, seconds: float | None) -> Callable[[int], None]:
+        if seconds is not None:
+            console.print(f"{total:,} {unit}: about {duration(seconds)}, by a measured sample", highlight=False, soft_wrap=True)
+        if self._bar:
+            task = self._bar.add_task(unit, total=total)
+            return lambda count: self._bar.advance(task, count)
+        return _Lines(total, unit)
+
+
+class _Lines:
+    def __init__(self, total: int, unit: str) -> None:
+        self._total, self._unit, self._done, self._told = total, unit, 0, 0
+        self._started = self._last = time.perf_counter()
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        tenth, now = 10 * self._done // self._total, time.perf_counter()
+        if self._told < tenth < 10 and now - self._last > _WORTH_TELLING:
+            self._told, self._last = tenth, now
+            left = (now - self._started) * (self._total / self._done - 1)
+            console.print(f"{self._done:,} of {self._total:,} {self._unit}, about {duration(left)} left", highlight=False,
+                          soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it.
+
+    >>> duration(0.42), duration(754), duration(40398), duration(1.6e6)
+    ('0.4 s', '13 minutes', '11.2 hours', '18.5 days')
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 172800 else f"{seconds / 86400:.1f} days"

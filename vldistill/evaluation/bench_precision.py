@@ -1,0 +1,72 @@
+"""What inference in fewer bits saves of the dual encoder's time, and how far its vectors and answers then stray."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vldistill.data.batch import Batch
+from vldistill.evaluation.bench import Row, Setting, as_rows, make_batch
+from vldistill.evaluation.precision import DTYPES, Straying, quantised, straying
+from vldistill.evaluation.timing import measure
+from vldistill.students.dual_encoder import DualEncoder
+
+ANSWERING, LOOKING = "text tower and head", "image tower"
+
+
+class _Lowered:
+    """A dual encoder in one precision, and its inputs. cached: fp32 image vectors."""
+
+    def __init__(self, model: DualEncoder, precision: str, batch: Batch):
+        dtype = DTYPES.get(precision, torch.float32)
+        self.model = quantised(model) if precision == "int8" else copy.deepcopy(model).to(dtype)
+        self.text = batch.text
+        self.images = [replace(image, patches=image.patches.to(dtype)) for image in batch.images]
+        self.cached: list[Tensor] = []
+
+    def look(self) -> Tensor:
+        """[B, D] of the first image of each record."""
+        return self.model.encode_image(self.images[0], 0)
+
+    def answer(self) -> Tensor:
+        return self.model.fuse(self.model.encode_text(self.text), self.cached)
+
+    def encode(self) -> None:
+        self.cached = [self.model.encode_image(image, place) for place, image in enumerate(self.images)]
+
+
+def precision_rows(
+    setting: Setting, precisions: Sequence[str], dual: DualEncoder | None = None, *, images: int = 1
+) -> list[Row]:
+    """Both parts of the dual encoder in each precision, fp32 first; the ratio is to fp32 of the same part. dual: a trained one
+    for so many images a record, else random weights."""
+    model = (dual or DualEncoder(setting.config, images=images, classes=3)).to(setting.device, torch.float32).eval()
+    batch = make_batch(replace(setting, precision="fp32"), setting.longest, images=images)
+    chosen = list(dict.fromkeys(("fp32", *precisions)))
+    rows = []
+    with torch.inference_mode():
+        lowered = {name: _Lowered(model, name, batch) for name in chosen}
+        for part in lowered.values():
+            part.encode()
+        strayed = {name: _strayed(lowered["fp32"], part) for name, part in lowered.items()}
+        for title, call in ((ANSWERING, _Lowered.answer), (LOOKING, _Lowered.look)):
+            calls = {f"{name}|{setting.longest}": lambda part=part, call=call: call(part) for name, part in lowered.items()}
+            found = as_rows("precision", setting, measure(calls, rounds=setting.rounds, device=setting.device), None, {})
+            rows += [_named(row, title, strayed[row.variant][title]) for row in found]
+    return rows
+
+
+def _strayed(exact: _Lowered, other: _Lowered) -> dict[str, Straying]:
+    """Of both parts; the image tower has no answers of its own."""
+    texts = (exact.model.encode_text(exact.text), other.model.encode_text(other.text))
+    images = (exact.cached[0], other.cached[0])
+    return {ANSWERING: straying(texts, (exact.answer(), other.answer())), LOOKING: straying(images, images)}
+
+
+def _named(row: Row, title: str, strayed: Straying) -> Row:
+    same = f", same answer {100 * strayed.agreement:.1f} %" if title == ANSWERING else ""
+    return replace(row, variant=f"{title}, {row.variant} (cosine {strayed.cosine:.5f}{same})", precision=row.variant)
