@@ -93,8 +93,8 @@ class Student(Section):
     null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
     reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
-    kind: Literal["vilt", "dual_encoder", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder",
-                  "vision_encoder", "meter", "meter_dual"]
+    kind: Literal["vilt", "meter", "dual_encoder", "meter_dual", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert",
+                  "clip_vil", "text_encoder", "vision_encoder"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
