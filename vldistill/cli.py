@@ -232,9 +232,11 @@ def analyze(
 @app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")
 def convert(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="vilt, meter, uniter (VILLA too), vlbert, clip_vil, slip.", show_default=False)
+        str,
+        typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip.",
+                       show_default=False),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[
         Path | None,
@@ -242,7 +244,7 @@ def convert(
     ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", metavar="FILE", help="vilt and meter, VQA: answers.json or config.json."),
+        typer.Option("--answers", metavar="FILE", help="vilt, meter, oscar, VQA: answers.json or config.json."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

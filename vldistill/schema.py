@@ -87,14 +87,14 @@ class Regions(Section):
 
 
 class Student(Section):
-    """kind: "vilt" and "meter" (fusion), "dual_encoder" and "meter_dual" (from one of these), "uniter" (VILLA too), "vlbert",
-    "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
+    """kind: "vilt", "meter" and "oscar" (fusion), "dual_encoder", "meter_dual" and "oscar_dual" (from these), "uniter" (VILLA
+    too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
     "vision_encoder". init: a run, a model folder or a hub name (a clip_vil or pixelbert student's may be a BERT of transformers);
     null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
     reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
-    kind: Literal["vilt", "meter", "dual_encoder", "meter_dual", "uniter", "vlbert", "visualbert", "lxmert", "pixelbert",
-                  "clip_vil", "text_encoder", "vision_encoder"]
+    kind: Literal["vilt", "dual_encoder", "meter", "meter_dual", "oscar", "oscar_dual", "uniter", "vlbert", "visualbert",
+                  "lxmert", "pixelbert", "clip_vil", "text_encoder", "vision_encoder"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -113,7 +113,7 @@ class Student(Section):
         return self
 
 
-OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert")
+OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual")
 
 AnswerLoss = Literal["bce", "softmax"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from vldistill.schema_base import Positive, Section
 
-DUAL_ENCODERS = {"dual_encoder": "vilt", "meter_dual": "meter"}
+DUAL_ENCODERS = {"dual_encoder": "vilt", "meter_dual": "meter", "oscar_dual": "oscar"}
 """Of each kind of dual encoder, the kind of fusion model that it comes from and that can teach it."""
 
 Layer = Literal["last"] | Positive
@@ -15,7 +15,7 @@ Layer = Literal["last"] | Positive
 class Teacher(Section):
     """A fusion model, fine-tuned on the same task (for pre-training, a pre-trained one): a run, a model folder or a hub name."""
 
-    kind: Literal["vilt", "meter"] = "vilt"
+    kind: Literal["vilt", "meter", "oscar"] = "vilt"
     model: str
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_oscar import write_features
 from tiny_teachers import write_bert
 
 RECIPE = """
@@ -29,17 +30,11 @@ TASKS = {"vqa": 1, "nlvr2": 2}
 @pytest.fixture(scope="module")
 def baselines(tmp_path_factory, well):
     """A folder with toy VQA, SNLI-VE and NLVR2, random regions for all their images, a small BERT, and a recipe for each task."""
-    folder, random = tmp_path_factory.mktemp("baselines"), np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("baselines")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,nlvr2")
-        (folder / "features").mkdir()
-        for image in (path for path in folder.glob("artifacts/raw/toy/**/*") if path.suffix in (".jpg", ".png")):
-            count, corner = int(random.integers(2, 5)), random.random((4, 2)) * 0.5
-            boxes = np.concatenate([corner, corner + 0.3, np.full((4, 2), 0.3)], axis=1)[:count]
-            np.savez(folder / "features" / f"{image.stem}.npz", norm_bb=boxes.astype(np.float16),
-                     features=random.normal(size=(count, 12)).astype(np.float16), conf=np.ones(count, np.float16),
-                     soft_labels=np.ones((count, 3), np.float16))
+        write_features(folder, folder / "features")
         well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
     write_bert(folder / "bert")
     for task in TASKS:

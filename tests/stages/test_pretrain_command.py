@@ -124,7 +124,7 @@ REFUSALS = {
     "matching without images": ("pretrain -r quickstart_advl_student data.path=artifacts/data/toy-diverse_texts",
                                 "image-text matching needs one"),
     "another student": ("pretrain -r quickstart_advl_student student.kind=clip_vil student.clip.model=RN50 image.augment=none",
-                        "is for a vilt, meter, dual_encoder, meter_dual or"),
+                        "is for a vilt, meter, oscar, dual_encoder"),
     "contrast of one tower": ("pretrain -r quickstart_advl_student objective.tasks=[cmc]", "cmc is for a dual_encoder or"),
     "distilling from nobody": ("pretrain -r quickstart_advl_student objective.attention=cross", "need a `teacher`"),
     "nothing to learn": ("pretrain -r quickstart_advl_student objective.hard_label_weight=0", "nothing to learn"),

@@ -163,7 +163,8 @@ def _model(run: str | None, tokens: tuple[int, ...], *, ranks: bool):
 
     model, spec, _ = (load_retriever if ranks else load_student)(run)
     if not isinstance(model, DualEncoder):
-        raise InputError("is a fusion model", where=run, hint="name a dual encoder's run")
+        raise InputError(f"is a {spec.kind} model, only a dual_encoder over patches is measured", where=run,
+                         hint="name a dual_encoder's run")
     side = spec.image_size // spec.encoder.patch_size
     lengths = tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
     return model, spec.encoder, (side, side), lengths, spec.images

@@ -7,9 +7,9 @@ from pathlib import Path
 from vldistill.commands.output import console, last_line
 from vldistill.errors import InputError
 
-KINDS = ("vilt", "meter", "uniter", "vlbert", "clip_vil", "slip")
+KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip")
 
-_OFFICIAL_FUSION = ("vilt", "meter")
+_OFFICIAL_FUSION = ("vilt", "meter", "oscar")
 
 
 def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, overwrite: bool) -> None:
@@ -30,9 +30,9 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
         sizes = slip.convert(source, out, overwrite=overwrite)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
     elif kind in _OFFICIAL_FUSION:
-        from vldistill.students import official_meter, official_vilt
+        from vldistill.students import official_meter, official_oscar, official_vilt
 
-        converter = {"vilt": official_vilt, "meter": official_meter}[kind]
+        converter = {"vilt": official_vilt, "meter": official_meter, "oscar": official_oscar}[kind]
         spec = converter.convert(source, vocab, out, answers=answers, overwrite=overwrite)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
                 "classes": len(spec.labels)}

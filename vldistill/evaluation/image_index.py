@@ -22,6 +22,7 @@ from torch import Tensor
 from vldistill.artifacts import building, file_digest, fingerprint, new_manifest, read_manifest, write_manifest, write_text
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.images import ImageFolder, Images
+from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
@@ -35,10 +36,12 @@ Tick = Callable[[int], None]
 
 
 def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
-    """What the vectors depend on: weights and preprocessing."""
+    """What the vectors depend on: weights and preprocessing, or the store of regions that stand for pixels."""
     weights = resolve_model(source) / "model.safetensors"
-    return {"kind": spec.kind, "weights": file_digest(weights), "image_size": spec.image_size,
-            "patch_size": spec.encoder.patch_size, "places": spec.images}
+    fields = {"kind": spec.kind, "weights": file_digest(weights), **spec.encoder.sight(), "places": spec.images}
+    if spec.regions is None:
+        return fields | {"image_size": spec.image_size}
+    return fields | {"regions": RegionStore(Path(spec.regions)).manifest["fingerprint"], "most_regions": spec.most_regions}
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,9 @@ class ImageIndex:
     def check_model(self, fields: dict[str, Any], source: str) -> None:
         """Raises InputError where the vectors are not those of this model."""
         for name, value in self.fields.items():
-            if fields[name] != value:
-                raise InputError(f"was built with another model: {name} {str(value)[:12]}, {source} has {str(fields[name])[:12]}",
+            if fields.get(name) != value:
+                other = str(fields.get(name))[:12]
+                raise InputError(f"was built with another model: {name} {str(value)[:12]}, {source} has {other}",
                                  where=str(self.folder), hint=f"build it again with: vldistill index build {source} IMAGES")
 
     def verify(self) -> None:

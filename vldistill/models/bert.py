@@ -1,5 +1,5 @@
-"""BERT's encoder (post-norm) over one sequence of text and what stands for the image: the body of UNITER, VILLA, VL-BERT and
-CLIP-ViL.
+"""BERT's encoder (post-norm) over one sequence of text and what stands for the image: the body of UNITER, VILLA, VL-BERT,
+CLIP-ViL and OSCAR.
 
 Parameter names are BERT's, as the official checkpoints have them. Sequences are packed: what is padding between a row's text and
 its regions is taken out before the encoder and put back behind it.
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vldistill.data.batch import TextBatch
 from vldistill.models.config import ModelConfig
 from vldistill.models.outputs import NOTHING, Capture, QueryKey, View
+from vldistill.models.outputs import Encoded as States
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,18 @@ class BertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
+    def forward(self, states: Tensor, mask: Tensor | None = None, capture: Capture = NOTHING) -> States:
+        """states: [S, N, D]. mask: [S, N] bool of the real ones; None where all are."""
+        attend = None if mask is None else mask[:, None, None, :]
+        qk, layers = {}, {}
+        for number, layer in enumerate(self.layer, start=1):
+            states, query, key = layer(states, attend)
+            if number in capture.qk:
+                qk[number] = (query, key)
+            if number in capture.hidden:
+                layers[number] = states
+        return States(states, qk, layers)
+
 
 class BertPooler(nn.Module):
     """Dense and tanh of the first token."""
@@ -171,18 +184,17 @@ def encode(
     [S, N - N_0] bool, regions among what stands for the image.
     """
     packing = make_packing(masks)
-    states, text = packing.pack(states), packing.sizes[0]
-    attend = None if bool(packing.mask.all()) else packing.mask[:, None, None, :]
+    text = packing.sizes[0]
+    found = encoder(packing.pack(states), None if bool(packing.mask.all()) else packing.mask, capture)
     qk, hidden = {}, {}
-    for number, layer in enumerate(encoder.layer, start=1):
-        states, query, key = layer(states, attend)
-        if number in capture.qk:
-            query, key = (_joined_parts(packing, part) for part in (query, key))
-            qk[number] = QueryKey(query[:, :, :text], key[:, :, :text], query[:, :, text:], key[:, :, text:])
-        if number in capture.hidden:
-            own, *image = packing.split(states)
-            hidden[number] = (own, torch.cat(image, dim=1))
-    return Encoded(states[:, 0], packing.split(states), View(masks[0], torch.cat(masks[1:], dim=1), visual, qk, hidden))
+    for number, projected in found.qk.items():
+        query, key = (_joined_parts(packing, part) for part in projected)
+        qk[number] = QueryKey(query[:, :, :text], key[:, :, :text], query[:, :, text:], key[:, :, text:])
+    for number, states in found.layers.items():
+        own, *image = packing.split(states)
+        hidden[number] = (own, torch.cat(image, dim=1))
+    view = View(masks[0], torch.cat(masks[1:], dim=1), visual, qk, hidden)
+    return Encoded(found.hidden[:, 0], packing.split(found.hidden), view)
 
 
 def _joined_parts(packing: Packing, heads: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
 from vldistill.models.meter_parts import MeterConfig
+from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
@@ -36,6 +37,7 @@ CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
     "clip_vil": ClipVilConfig, "visualbert": VisualBertConfig, "lxmert": LxmertConfig, "pixelbert": PixelBertConfig,
     "text_encoder": TextConfig, "vision_encoder": VisionConfig, "meter": MeterConfig, "meter_dual": MeterConfig,
+    "oscar": OscarConfig, "oscar_dual": OscarConfig,
 }
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.

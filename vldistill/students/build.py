@@ -14,6 +14,7 @@ from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import (
+    CONFIGS,
     MOST_REGIONS,
     Checkpoint,
     Config,
@@ -28,6 +29,7 @@ from vldistill.models.heads import initial_std
 from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig, named_weights
 from vldistill.models.meter import Meter
 from vldistill.models.meter_parts import MeterConfig
+from vldistill.models.oscar_fusion import Oscar
 from vldistill.models.pretraining import HEADS, head_weights
 from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.vilt import EncoderConfig
@@ -39,18 +41,19 @@ from vldistill.students.image_network import NETWORK, fitted_network, network_we
 from vldistill.students.inputs import SEES_CANVASES, SEES_REGIONS
 from vldistill.students.library_fusion import Lxmert, VisualBert
 from vldistill.students.meter_dual import MeterDual
+from vldistill.students.oscar_dual import OscarDual
 from vldistill.students.pixelbert import PixelBert, Pixels
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.two_towers import TwoTowers
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-Student = (FusionModel | Meter | DualEncoder | MeterDual | Uniter | VlBert | ClipVil | VisualBert | Lxmert | PixelBert
-           | TextEncoder | VisionEncoder)
+Student = (FusionModel | Meter | Oscar | DualEncoder | MeterDual | OscarDual | Uniter | VlBert | ClipVil | VisualBert | Lxmert
+           | PixelBert | TextEncoder | VisionEncoder)
 STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert,
                                       "clip_vil": ClipVil, "visualbert": VisualBert, "lxmert": Lxmert,
                                       "pixelbert": PixelBert, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder,
-                                      "meter": Meter, "meter_dual": MeterDual}
+                                      "meter": Meter, "meter_dual": MeterDual, "oscar": Oscar, "oscar_dual": OscarDual}
 
 # Those of one modality, as their libraries name their heads.
 _LONE_HEADS = {"text_encoder": ("mlm_score.",), "vision_encoder": ("vit.head.",)}
@@ -66,7 +69,8 @@ _START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model",
           "pixelbert": "name a BERT of transformers, or a pixelbert model",
           "visualbert": "name a VisualBERT of transformers, or a visualbert model",
           "lxmert": "name an LXMERT of transformers, or a lxmert model", "text_encoder": "name a run of its own kind",
-          "vision_encoder": "name a run of its own kind", "meter_dual": "name a meter or meter_dual model"}
+          "vision_encoder": "name a run of its own kind", "meter_dual": "name a meter or meter_dual model",
+          "oscar_dual": "name an oscar or oscar_dual model"}
 # The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
 _SEGMENTS = "vlbert.token_type_embeddings.weight"
 _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
@@ -145,7 +149,7 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
     if found.kind == wanted.kind:
         _continue(model, checkpoint, wanted, keep_head)
     else:
-        _from_fusion(model, checkpoint)
+        _from_fusion(model, checkpoint, tokenizer)
     return model, spec, tokenizer
 
 
@@ -176,8 +180,8 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
         config = _library_sizes(wanted, sizes, len(tokenizer.vocabulary))
     elif wanted.kind in SEES_REGIONS:
         # VL-BERT's regions and [END] take the two positions behind the text.
-        config = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, region_size=sizes.region_size,
-                                  max_position_embeddings=wanted.max_length + 2, type_vocab_size=REGION_SEGMENT + 1)
+        config = CONFIGS[wanted.kind](**common, attention_probs_dropout_prob=wanted.dropout, region_size=sizes.region_size,
+                                      max_position_embeddings=wanted.max_length + 2, type_vocab_size=REGION_SEGMENT + 1)
         config = _grown(config, wanted, tokenizer)
     elif wanted.kind in SEES_CANVASES:
         bert = RegionBertConfig(**common, attention_probs_dropout_prob=wanted.dropout, max_position_embeddings=wanted.max_length)
@@ -263,11 +267,12 @@ def _grown(config: RegionBertConfig, wanted: Wanted, tokenizer: WordTokenizer) -
                    vocab_size=max(config.vocab_size, len(tokenizer.vocabulary) + PERSONS))
 
 
-def _from_fusion(model: TwoTowers, checkpoint: Checkpoint) -> None:
+def _from_fusion(model: TwoTowers, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
     weights = fusion_encoder_weights(checkpoint, *STUDENTS[model.starts_from].towers)
     for name in model.towers:
         tower = getattr(model, name)
-        load_strict(tower, fit_encoder(weights, tower), str(checkpoint.folder))
+        new = model.new_weights(name, weights, tokenizer)
+        load_strict(tower, fit_encoder(weights, tower) | new, str(checkpoint.folder))
     if model.mlm_score is not None:  # the head for matching stands on a fusion of its own, and starts afresh
         found = _heads_of(model, checkpoint, weights[model.text_encoder.words])
         head = {name: value for name, value in found.items() if name.startswith(_MLM_HEAD)}
@@ -294,7 +299,7 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
         body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(lone)}
         load_strict(model, {**body, **{name: value for name, value in kept.items() if name.startswith(lone)}}, where)
         return
-    if checkpoint.spec.kind in SEES_REGIONS | SEES_CANVASES:
+    if not isinstance(model, Fusion | TwoTowers):
         found, others = named_weights(checkpoint.spec.kind, checkpoint.weights), (_HEAD, _OBJECT_HEAD, PRETRAINING, *NETWORK)
         body = {name: value for name, value in found.items() if not name.startswith(others)}
         fresh = {**model.state_dict(), **_pretrained_head(found, model)}

@@ -22,8 +22,9 @@ from vldistill.students.region_texts import UniterLayout, VlBertLayout
 
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
            "clip_vil": PlainLayout, "visualbert": PlainLayout, "lxmert": PlainLayout, "pixelbert": PlainLayout,
-           "text_encoder": PlainLayout, "vision_encoder": PlainLayout, "meter": PlainLayout, "meter_dual": PlainLayout}
-SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert"}
+           "text_encoder": PlainLayout, "vision_encoder": PlainLayout, "meter": PlainLayout, "meter_dual": PlainLayout,
+           "oscar": PlainLayout, "oscar_dual": PlainLayout}
+SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual"}
 SEES_CANVASES = {"clip_vil", "pixelbert"}
 SQUARES = {"vision_encoder": "fit", "meter": "crop", "meter_dual": "crop"}
 """Those that see the square in the middle of an image, see `ImageTransform`."""

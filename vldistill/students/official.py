@@ -75,8 +75,8 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. kind: a key of LAYOUTS. Raises
     InputError where the file cannot be read safely, a key has no place or is missing, or the vocabulary is another one."""
     layout = LAYOUTS[kind]
-    weights = _renamed(read_official(source), layout)
-    config = _sizes(weights, layout, source)
+    weights = renamed(read_official(source), layout)
+    config = sizes(weights, layout, source)
     tokenizer = read_vocabulary(vocabulary, lowercase=layout.lowercase)
     known = len(tokenizer.vocabulary)
     if config.vocab_size not in (known, known + PERSONS):
@@ -99,7 +99,8 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     return spec
 
 
-def _renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Official weights under our names, without what is left out."""
     found = {}
     for name, value in weights.items():
         name = current_name(name)
@@ -110,7 +111,8 @@ def _renamed(weights: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return found
 
 
-def _sizes(weights: dict[str, Tensor], layout: Layout, source: Path) -> RegionBertConfig:
+def sizes(weights: dict[str, Tensor], layout: Layout, source: Path) -> RegionBertConfig:
+    """Those that the shapes of weights under our names tell. Raises InputError where a table is missing."""
     try:
         words, width = weights[layout.words].shape
         depth = {name.removeprefix(layout.encoder).split(".")[0] for name in weights if name.startswith(layout.encoder)}

@@ -1,9 +1,10 @@
-"""What the official checkpoints of ViLT and METER have in common: one encoder and the heads of what it was trained on, which are
-pre-training (`mlm_score`, `itm_score`), retrieval (`rank_output`, beside `itm_score`), or a task with a classifier.
+"""What the official checkpoints of ViLT, METER and OSCAR have in common: one encoder and the heads of what it was trained on,
+which are pre-training (`mlm_score`, `itm_score`), retrieval (`rank_output`, beside `itm_score`), or a task with a classifier.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def task_labels(task: OfficialTask, weights: dict[str, Tensor], answers: Path | 
     if answers is None:
         raise InputError("does not hold the names of its answers", where=str(source),
                          hint="give --answers: the answers.json of `vldistill prepare vqa`, or a published model's config.json")
-    names, classes = read_answers(answers), len(weights.get("classifier.3.bias", ()))
+    last = max((name for name in weights if re.fullmatch(r"classifier\.\d\.bias", name)), default="")
+    names, classes = read_answers(answers), len(weights.get(last, ()))
     if len(names) != classes:
         raise InputError(f"has {len(names):,} answers, the checkpoint has {classes:,}", where=str(answers),
                          hint="give the answers that it was trained with, in its order")

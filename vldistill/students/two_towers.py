@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vldistill.data.batch import Batch, TextBatch, VisualBatch
 from vldistill.data.pretext import ITM, MLM, Pretext
+from vldistill.data.text import WordTokenizer
 from vldistill.models.checkpoint import Config, ModelSpec
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import classifier
@@ -30,7 +31,7 @@ class Tower(Protocol):
 
     config: Config
     words: str
-    types: str
+    types: str | None
     positions: str | None
 
     def pool(self, hidden: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class TextTower(Tower, Protocol):
 class ImageTower(Tower, Protocol):
     def encode_image(self, image: VisualBatch, position: int = 0, capture: Capture = NOTHING) -> Encoded:
         """The image alone, [B, 1 + N, D]: its CLS, then the N tokens that its mask speaks of. `position` is its place in its
-        record."""
+        record. What is captured has the CLS in it, or not, as `TwoTowers.image_cls_in_views` says."""
 
 
 class TwoTowers(Pretrained):
@@ -60,6 +61,8 @@ class TwoTowers(Pretrained):
     towers: ClassVar[tuple[str, str]] = ("text_encoder", "image_encoder")
     starts_from: ClassVar[str]
     """The kind of fusion model whose encoder both towers start from."""
+    image_cls_in_views: ClassVar[bool] = True
+    """Whether that has a CLS of the image too; else views, and what an image tower captures, are of the other tokens alone."""
 
     def __init__(
         self, text: TextTower, image: ImageTower, *, images: int, classes: int, pretraining: Collection[str] = ()
@@ -74,6 +77,10 @@ class TwoTowers(Pretrained):
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> TwoTowers:
         return cls(spec.encoder, images=spec.images, classes=spec.classes, pretraining=spec.pretraining)
+
+    def new_weights(self, tower: str, weights: dict[str, Tensor], tokenizer: WordTokenizer) -> dict[str, Tensor]:
+        """What a tower starts with and the fusion model's encoder, of these `weights`, does not have."""
+        return {}
 
     @property
     def layers(self) -> int:
@@ -111,7 +118,8 @@ class TwoTowers(Pretrained):
         own = torch.arange(len(batch), device=batch.text.ids.device)
         rows = own.repeat_interleave(batch.choices) if batch.choices > 1 else None
         beside = vectors.images if rows is None else [image[rows] for image in vectors.images]
-        views = [_view(batch.text, shown, text, image, None, rows) for shown, image in zip(batch.images, images, strict=True)]
+        views = [self._view(batch.text, shown, text, image, None, rows)
+                 for shown, image in zip(batch.images, images, strict=True)]
         return Output(by_record(self.fuse(vectors.text, beside), batch), views, vectors=vectors)
 
     def _pretext(self, batch: Pretext, text: Encoded, image: Encoded, vectors: Vectors) -> Output:
@@ -119,20 +127,23 @@ class TwoTowers(Pretrained):
         spoken = batch.pairs[batch.rows.get(MLM, nobody), 0]
         texts, images = batch.pairs[batch.rows.get(ITM, nobody)].unbind(dim=1)
         return Output(
-            vectors.text[:, :0], [_view(batch.text, batch.images[0], text, image, *batch.pairs.unbind(dim=1))], vectors=vectors,
+            vectors.text[:, :0], [self._view(batch.text, batch.images[0], text, image, *batch.pairs.unbind(dim=1))],
+            vectors=vectors,
             words=self.hidden_words(text.hidden[spoken], batch),
             matching=self.matching(self._fused(vectors.text[texts], vectors.images[0][images]), batch))
 
+    def _view(
+        self, words: TextBatch, shown: VisualBatch, text: Encoded, image: Encoded, texts: Tensor | None, images: Tensor | None
+    ) -> View:
+        """Rows of texts beside rows of images, [R] each, or all in their order where these are None."""
 
-def _view(
-    words: TextBatch, shown: VisualBatch, text: Encoded, image: Encoded, texts: Tensor | None, images: Tensor | None
-) -> View:
-    """Rows of texts beside rows of images, [R] each, or all in their order where these are None."""
+        def rows(states: Tensor, chosen: Tensor | None) -> Tensor:
+            return states if chosen is None else states[chosen]
 
-    def rows(states: Tensor, chosen: Tensor | None) -> Tensor:
-        return states if chosen is None else states[chosen]
-
-    qk = {layer: QueryKey(*(rows(part, texts) for part in text.qk[layer]), *(rows(part, images) for part in image.qk[layer]))
-          for layer in text.qk}
-    hidden = {layer: (rows(text.layers[layer], texts), rows(image.layers[layer], images)) for layer in text.layers}
-    return View(rows(words.mask, texts), rows(with_cls(shown.mask), images), rows(patches_only(shown.mask), images), qk, hidden)
+        qk = {layer: QueryKey(*(rows(part, texts) for part in text.qk[layer]), *(rows(part, images) for part in image.qk[layer]))
+              for layer in text.qk}
+        hidden = {layer: (rows(text.layers[layer], texts), rows(image.layers[layer], images)) for layer in text.layers}
+        tokens, visual = shown.mask, shown.mask
+        if self.image_cls_in_views:
+            tokens, visual = with_cls(tokens), patches_only(visual)
+        return View(rows(words.mask, texts), rows(tokens, images), rows(visual, images), qk, hidden)

@@ -14,10 +14,11 @@ from vldistill.errors import InputError
 from vldistill.models.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.fusion import Fusion, FusionModel
 from vldistill.models.meter import Meter
+from vldistill.models.oscar_fusion import Oscar
 from vldistill.models.outputs import Capture, Output
 from vldistill.models.pretraining import HEADS, head_weights
 
-TEACHERS: dict[str, type[Fusion]] = {"vilt": FusionModel, "meter": Meter}
+TEACHERS: dict[str, type[Fusion]] = {"vilt": FusionModel, "meter": Meter, "oscar": Oscar}
 
 
 @dataclass
