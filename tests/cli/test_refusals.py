@@ -58,7 +58,7 @@ REFUSALS = {
     "predict no image": (f"predict runs/quickstart_pretrain --image {DIDE}/default/seed0/log.txt --text hi", ["not an image"]),
     "predict no run": (f"predict runs/nobody --image {PICTURE} --text hi", ["runs/nobody: no such model"]),
     "predict no pairs": ("predict runs/quickstart_pretrain --pairs no.jsonl", ["no.jsonl: no such file"]),
-    "bench a fusion model": (f"bench {TEACHER}", ["is a fusion model", "dual encoder"]),
+    "bench a fusion model": (f"bench {TEACHER}", ["is a vilt model", "dual_encoder"]),
     "bench no run": ("bench runs/nobody", ["runs/nobody: no such model"]),
     "bench no number": ("bench --batch many", ["--batch many"]),
     "bench no precision": ("bench --precision fp8", ["fp8", "fp32, bf16, fp16"]),
