@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,11 +24,11 @@ DUAL = ("student.kind=oscar_dual", "objective={kind: dide}")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, well):
-    """A folder with toy NLVR2 and VQA, random regions for their images, and a teacher and a student of two steps."""
+    """A folder with toy NLVR2, VQA and COCO, random regions for their images, and a teacher and a student of two steps."""
     folder = tmp_path_factory.mktemp("oscar")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,nlvr2")
+        well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,nlvr2,coco")
         write_features(folder, folder / "features")
         well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
         Path("oscar.yaml").write_text(RECIPE)
@@ -99,6 +100,21 @@ def test_one_image_is_learned_in_the_same_way(here, well, tmp_path):
     assert 0 <= well("evaluate", run, "--split", "val").last["accuracy"] <= 1
     assert {name for name in load_file(f"{run}/model/model.safetensors") if name.startswith("classifier")} == {
         "classifier.0.weight", "classifier.0.bias"}
+
+
+def test_captions_are_learned_before_any_task_and_the_index_is_asked(here, well, tmp_path):
+    changed = ("data.path=artifacts/data/toy-coco", "--runs", tmp_path / "runs")
+    teacher = well("pretrain", "-r", "oscar.yaml", *changed, "objective={kind: pretrain, tasks: [mlm, itm]}", "--name", "whole")
+    model = teacher.last["run"]
+    run = well("pretrain", "-r", "oscar.yaml", *changed, "student.kind=oscar_dual", f"student.init={model}",
+               f"teacher={{kind: oscar, model: {model}}}", "objective={kind: pretrain, tasks: [cmc, mlm, itm], attention: cross, "
+               "soft_labels: true, hard_label_weight: 0}").last["run"]
+    terms = {"loss/cmc", "loss/cmc/attention", "loss/mlm/soft_label", "loss/mlm/attention", "loss/itm/soft_label",
+             "loss/itm/attention"}
+    assert all(terms <= row.keys() and all(np.isfinite(row[name]) for name in terms) for row in losses(run))
+    well("index", "build", run, "artifacts/data/toy-coco", "--out", tmp_path / "index")
+    found = well("index", "query", tmp_path / "index", "two red circles", "--top", "3").last
+    assert found["best"].startswith(("train2014/", "val2014/")) and -1 <= found["score"] <= 1
 
 
 @pytest.mark.parametrize("overrides, part", [
