@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vldistill.schema_base import NonNegative, Positive, Section
+from vldistill.schema_teachers import DUAL_ENCODERS
 
 
 class RetrievalObjective(Section):
     """Image-text retrieval on captions.
 
-    A dual_encoder student learns by cross-modal contrast (CMC) in the batch; with attention, also from a fusion teacher on the
+    A dual encoder learns by cross-modal contrast (CMC) in the batch; with attention, also from a fusion teacher on the
     matched pairs, as DiDE has it (fields as of objective `dide`). temperature: where that of CMC starts. A vilt student learns to
     rank each text above `false_texts` others, drawn from the training set, beside the same image (15 when null, ViLT's own).
     """
@@ -35,11 +36,11 @@ class RetrievalObjective(Section):
 
     def check_student(self, kind: str, *, has_teacher: bool) -> None:
         """Raises ValueError where the student cannot be trained so."""
-        if kind not in ("vilt", "dual_encoder"):
-            raise ValueError(f"objective `retrieval` is for a dual_encoder or vilt student; this one is {kind}")
+        if kind not in ("vilt", *DUAL_ENCODERS):
+            raise ValueError(f"objective `retrieval` is for a vilt student or a dual encoder; this one is {kind}")
         if kind == "vilt" and self.attention != "none":
-            raise ValueError("objective.attention of `retrieval` is for a dual_encoder student; this one is vilt")
-        if kind == "dual_encoder" and self.false_texts is not None:
-            raise ValueError("objective.false_texts is for a vilt student; a dual_encoder's batch has its own")
+            raise ValueError("objective.attention of `retrieval` is for a dual encoder; this one is vilt")
+        if kind != "vilt" and self.false_texts is not None:
+            raise ValueError(f"objective.false_texts is for a vilt student; the batch of a {kind} has its own")
         if self.attention != "none" and not has_teacher:
             raise ValueError("objective.attention needs a `teacher`")

@@ -46,7 +46,7 @@ REFUSALS = {
     "distil a pre-training": ("distill -r quickstart_advl_student", ["objective `pretrain`", "vldistill pretrain --recipe"]),
     "evaluate no run": ("evaluate runs/nobody", ["runs/nobody"]),
     "evaluate no run on data": ("evaluate runs/nobody --data artifacts/data/toy-nlvr2 --out x", ["runs/nobody: no such model"]),
-    "evaluate a folder of many runs": ("evaluate runs", ["holds 3 runs", "name one of them"]),
+    "evaluate a folder of many runs": ("evaluate runs", ["holds 4 runs", "name one of them"]),
     "evaluate no split": (f"evaluate {DIDE} --split dev", ["no split 'dev'", "train, val, test"]),
     "evaluate other data": (f"evaluate {DIDE} --data artifacts/data/toy-vqa", ["takes 2 image(s)", "has 1"]),
     "evaluate other labels": ("evaluate runs/quickstart_pretrain --data artifacts/data/toy-snli_ve", ["contradiction"]),

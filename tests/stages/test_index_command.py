@@ -13,7 +13,7 @@ import torch
 
 from vldistill.data.artifact import open_data
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.index_query import load_encoder
+from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 
 DIDE = "runs/quickstart_dide/default/seed0"
@@ -39,7 +39,7 @@ def runs(toy_world, tmp_path_factory, well, few):
 @pytest.mark.parametrize("kind, places", [("captions", 1), ("pairs", 2)])
 def test_it_holds_what_the_image_tower_says(world, runs, kind, places):
     run, folder = runs[kind]
-    index, (model, spec, _) = ImageIndex(folder), load_encoder(run)
+    index, (model, spec, _) = ImageIndex(folder), load_dual_encoder(run)
     data = open_data(Path(f"artifacts/data/toy-{'coco' if kind == 'captions' else 'nlvr2'}"))
     visual = visual_input(spec, data.images)
     assert index.vectors.shape == (len(index), places, model.width)
@@ -75,7 +75,7 @@ def test_evaluating_from_it_reads_no_pixel(world, runs, well, tmp_path, monkeypa
 
 def test_a_query_is_ranked_by_the_cosine(world, runs, well):
     run, folder = runs["captions"]
-    model, spec, tokenizer = load_encoder(run)
+    model, spec, tokenizer = load_dual_encoder(run)
     from vldistill.data.batch import TextBatch
     from vldistill.data.sequences import join_parts
 

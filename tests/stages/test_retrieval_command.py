@@ -117,7 +117,7 @@ REFUSALS = {
     "too many": ("finetune -r quickstart_retrieval_teacher objective.false_texts=500", "texts of other images"),
     "false texts": ("finetune -r quickstart_retrieval objective.false_texts=3", "false_texts is for a vilt student"),
     "no teacher": ("distill -r quickstart_retrieval teacher=null", "objective.attention needs a `teacher`"),
-    "attention of one tower": ("finetune -r quickstart_retrieval_teacher objective.attention=cross", "is for a dual_encoder"),
+    "attention of one tower": ("finetune -r quickstart_retrieval_teacher objective.attention=cross", "is for a dual encoder"),
     "another student": ("finetune -r quickstart_retrieval student.kind=text_encoder", "text_encoder"),
     "no rank head": ("evaluate runs/quickstart_pretrain --data artifacts/data/toy-coco", "has neither rank_output nor"),
     "a fusion model's bench": ("bench --retrieval runs/quickstart_pretrain", "has neither rank_output nor"),

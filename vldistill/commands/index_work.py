@@ -20,7 +20,8 @@ from vldistill.data.records import read_text
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.image_index import STAGE, ImageIndex, Source, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
-from vldistill.evaluation.index_query import Hit, Searcher, load_encoder
+from vldistill.evaluation.index_query import Hit, Searcher
+from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -31,7 +32,7 @@ def build_command(
     run: str, images: Path, *, out: Path | None, batch: int, limit: int | None, dry_run: bool, overwrite: bool
 ) -> None:
     """Encodes the images of a folder or of a data artifact; the last line of standard output is JSON."""
-    model, spec, _ = load_encoder(run)
+    model, spec, _ = load_dual_encoder(run)
     source = _images_of(images, limit)
     target = out or INDEXES / images.resolve().name
     size = len(source.known) * spec.images * model.width * 4
@@ -89,7 +90,7 @@ def query_command(
     if verify:
         index.verify()
     source = run or index.model
-    model, spec, tokenizer = load_encoder(source)
+    model, spec, tokenizer = load_dual_encoder(source)
     index.check_model(model_fields(source, spec), source)
     searcher = Searcher(index, model, spec, tokenizer, answer, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     started = time.perf_counter()

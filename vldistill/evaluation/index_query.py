@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 from vldistill.data.loading import pad_text
 from vldistill.data.records import Record, split_words
-from vldistill.data.text import WordTokenizer, load_tokenizer
+from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.models.checkpoint import ModelSpec, load_strict, read_checkpoint
-from vldistill.students.build import new_student
+from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.inputs import text_layout
 from vldistill.students.two_towers import TwoTowers
 
@@ -30,18 +29,6 @@ class Hit:
     row: int
     path: str
     score: float
-
-
-def load_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]:
-    """A dual encoder, with its head if it has one, in evaluation mode. Raises InputError for other models, which read images and
-    texts together."""
-    checkpoint = read_checkpoint(source)
-    model = new_student(checkpoint.spec)
-    if not isinstance(model, TwoTowers):
-        raise InputError(f"is a {checkpoint.spec.kind} model, which has no vectors of images alone", where=source,
-                         hint="name the run of a dual encoder")
-    load_strict(model, checkpoint.weights, str(checkpoint.folder))
-    return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
 
 
 class Searcher:

@@ -104,14 +104,25 @@ def new_student(spec: ModelSpec) -> Student:
     return STUDENTS[spec.kind].from_spec(spec)
 
 
-def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
-    """Reads a trained model, head and all, in evaluation mode. `source`: a run, a model folder or a hub name."""
+def load_student(source: str, *, answers: bool = True) -> tuple[Student, ModelSpec, WordTokenizer]:
+    """Reads a trained model, head and all, in evaluation mode. `source`: a run, a model folder or a hub name. answers: whether it
+    must have a head to answer by."""
     checkpoint = read_checkpoint(source)
-    if not checkpoint.spec.labels:
+    if answers and not checkpoint.spec.labels:
         raise InputError("has no head, so it cannot answer", where=str(checkpoint.folder), hint="name a fine-tuned model")
     model = new_student(checkpoint.spec)
     load_strict(model, checkpoint.weights, str(checkpoint.folder))
     return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
+
+
+def load_dual_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]:
+    """Reads a dual encoder, with its head if it has one. Raises InputError for other models, which read images and texts
+    together."""
+    kind = read_checkpoint(source).spec.kind
+    if not issubclass(STUDENTS[kind], TwoTowers):
+        raise InputError(f"is a {kind} model, which has no vectors of images alone", where=source,
+                         hint="name the run of a dual encoder")
+    return load_student(source, answers=False)
 
 
 def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Student, ModelSpec, WordTokenizer]:

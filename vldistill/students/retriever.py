@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from vldistill.data.pretext import RANK
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.fusion import FusionModel
 from vldistill.models.pretraining import HEADS, head_weights
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.students.build import STUDENTS, load_dual_encoder
+from vldistill.students.two_towers import TwoTowers
 
-Retriever = DualEncoder | FusionModel
+Retriever = TwoTowers | FusionModel
 _EMBEDDINGS = "embeddings.text_embeddings.word_embeddings.weight"
 
 
@@ -26,10 +25,9 @@ def load_retriever(source: str) -> tuple[Retriever, ModelSpec, WordTokenizer]:
     spec, where = checkpoint.spec, str(checkpoint.folder)
     if spec.images != 1:
         raise InputError(f"takes {spec.images} images a record, so it cannot rank them", where=where, hint=_HINT)
-    if spec.kind == "dual_encoder":
-        model: nn.Module = DualEncoder.from_spec(spec)
-        load_strict(model, checkpoint.weights, where)
-    elif spec.kind == "vilt":
+    if issubclass(STUDENTS[spec.kind], TwoTowers):
+        return load_dual_encoder(source)
+    if spec.kind == "vilt":
         model = FusionModel(spec.encoder, images=1, classes=0, pretraining=(RANK,))
         load_strict(model, _ranking_weights(checkpoint), where)
     else:
