@@ -64,12 +64,12 @@ def test_rows_say_how_far_both_parts_stray(images):
     setting = Setting(config, (3, 4), 4, (12,), "fp32", CPU, 1)
     rows = precision_rows(setting, ("bf16", "int8"), images=images)
     assert [row.precision for row in rows] == ["fp32", "bf16", "int8"] * 2
-    text, image = rows[:3], rows[3:]
-    assert all("text tower and head" in row.variant and "same answer" in row.variant for row in text)
-    assert all("image tower" in row.variant and "same answer" not in row.variant for row in image)
-    assert "cosine 1.00000, same answer 100.0 %" in text[0].variant and text[0].speedup == image[0].speedup == 1
-    assert all(float(row.variant.split("cosine ")[1][:7]) > 0.98 for row in rows)
-    assert "cosine 1.00000" not in text[2].variant
+    assert [row.variant for row in rows[:3]] == [f"text tower and head, {name}" for name in ("fp32", "bf16", "int8")]
+    assert rows[3].variant == "image tower, fp32" and rows[0].speedup == rows[3].speedup == 1
+    assert [bool(row.note) for row in rows] == [False, True, True] * 2
+    assert all(("same answer" in row.note) == ("head" in row.variant) for row in rows if row.note)
+    cosines = [float(row.note.split("fp32 ")[1][:7]) for row in rows if row.note]
+    assert all(0.98 < cosine < 1.00001 for cosine in cosines) and min(cosines) < 1
 
 
 def test_the_command_compares_all_precisions_at_once(well, tmp_path, world):
@@ -79,6 +79,7 @@ def test_the_command_compares_all_precisions_at_once(well, tmp_path, world):
                 "--out", out)
     rows = json.loads(out.read_text())["rows"]
     assert [row["precision"] for row in rows] == ["fp32", "int8"] * 2 and told.out.count("precision, batch 4") == 1
+    assert "text tower and head, int8: least cosine to fp32" in told.out
 
 
 def test_evaluate_in_int8_answers_as_in_fp32(well, world, tmp_path):

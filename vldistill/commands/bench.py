@@ -77,6 +77,8 @@ def bench_command(
                 else:
                     found = MEASURES[group](setting)
                 console.print(bench_table(found, precision, pairs))
+                for row in (row for row in found if row.note):
+                    console.print(f"{row.variant}: {row.note}", highlight=False, soft_wrap=True)
                 if group == "retrieval":
                     console.print(_beside_the_paper(found, size), highlight=False, soft_wrap=True)
                 results += found

@@ -37,7 +37,7 @@ STORED = "dual, images from the index"
 @dataclass(frozen=True)
 class Row:
     """One measured variant. p50, p95: None where it was measured once. speedup: the reference's seconds over these. limit: the
-    same ratio in FLOP."""
+    same ratio in FLOP. note: what else is to be said of it."""
 
     group: str
     variant: str
@@ -50,6 +50,7 @@ class Row:
     peak_mb: float | None
     speedup: float | None
     limit: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class _Lowered:
 def precision_rows(
     setting: Setting, precisions: Sequence[str], dual: DualEncoder | None = None, *, images: int = 1
 ) -> list[Row]:
-    """Both parts of the dual encoder in each precision, fp32 first; the ratio is to fp32 of the same part. dual: a trained one
+    """Both parts of the dual encoder in each precision, fp32 first; the ratio is to fp32 of the same part. A note says
+    how far its vectors and answers stray on the batch. dual: a trained one
     for so many images a record, else random weights."""
     model = (dual or DualEncoder(setting.config, images=images, classes=3)).to(setting.device, torch.float32).eval()
     batch = make_batch(replace(setting, precision="fp32"), setting.longest, images=images)
@@ -68,5 +69,6 @@ def _strayed(exact: _Lowered, other: _Lowered) -> dict[str, Straying]:
 
 
 def _named(row: Row, title: str, strayed: Straying) -> Row:
-    same = f", same answer {100 * strayed.agreement:.1f} %" if title == ANSWERING else ""
-    return replace(row, variant=f"{title}, {row.variant} (cosine {strayed.cosine:.5f}{same})", precision=row.variant)
+    note = f"least cosine to fp32 {strayed.cosine:.5f}"
+    note += f", same answer for {100 * strayed.agreement:.1f} %" if title == ANSWERING else ""
+    return replace(row, variant=f"{title}, {row.variant}", precision=row.variant, note=note if row.variant != "fp32" else "")
