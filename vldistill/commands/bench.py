@@ -44,7 +44,7 @@ def bench_command(
             raise InputError("--precision int8 is for --rows precision", hint="leave one of them out")
     if threads:
         torch.set_num_threads(threads)
-    model, config, grid, tokens, images = _model(run, tokens, ranks=rows == ("retrieval",))
+    model, config, grid, tokens, images = _model(run, tokens, ranks=rows == (RETRIEVAL,))
     if model is not None:
         # A trained model takes as many images as its task has.
         rows = tuple(dict.fromkeys("speed" if name == "pair" else name for name in rows))
@@ -53,7 +53,7 @@ def bench_command(
     plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
             "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
             "measures": ", ".join(rows), "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts"}
-    if "retrieval" in rows:
+    if RETRIEVAL in rows:
         plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
         plan["note"] = "this CPU has no instructions for bf16, which takes 100 times as long as fp32"
@@ -79,7 +79,7 @@ def bench_command(
                 console.print(bench_table(found, precision, pairs))
                 for row in (row for row in found if row.note):
                     console.print(f"{row.variant}: {row.note}", highlight=False, soft_wrap=True)
-                if group == "retrieval":
+                if group == RETRIEVAL:
                     console.print(_beside_the_paper(found, size), highlight=False, soft_wrap=True)
                 results += found
     summary = as_json(results, name)

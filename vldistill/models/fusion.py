@@ -5,6 +5,7 @@ ViLT's names are `transformers`' (`vilt.*`, `classifier.{0,1,3}`), so a saved fo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,7 +31,7 @@ class Read:
     view: View
 
 
-class Fusion(Pretrained):
+class Fusion(Pretrained, ABC):
     """An encoder and its head; with two images, one pass each, and the pooled vectors concatenated (NLVR2). `classes` is 1 for a
     task with choices, each of which is read with the image and given one logit; with 0, as in pre-training, there is no head.
     pretraining: the tasks it has heads for; that for retrieval scores a pair by one logit. pooled: width of the pooled vectors.
@@ -60,9 +61,9 @@ class Fusion(Pretrained):
         """The task head."""
         return classifier(inputs, hidden, classes, width=self.config.hidden_size)
 
+    @abstractmethod
     def read(self, text: TextBatch, image: VisualBatch, position: int, capture: Capture) -> Read:
         """S texts and as many images; `position` is an image's place in its record."""
-        raise NotImplementedError
 
     @property
     def layers(self) -> int:

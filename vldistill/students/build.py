@@ -104,12 +104,17 @@ def new_student(spec: ModelSpec) -> Student:
     return STUDENTS[spec.kind].from_spec(spec)
 
 
-def load_student(source: str, *, answers: bool = True) -> tuple[Student, ModelSpec, WordTokenizer]:
-    """Reads a trained model, head and all, in evaluation mode. `source`: a run, a model folder or a hub name. answers: whether it
-    must have a head to answer by."""
+def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
+    """Reads a trained model, head and all, in evaluation mode. `source`: a run, a model folder or a hub name. Raises InputError
+    where it has no head to answer by."""
     checkpoint = read_checkpoint(source)
-    if answers and not checkpoint.spec.labels:
+    if not checkpoint.spec.labels:
         raise InputError("has no head, so it cannot answer", where=str(checkpoint.folder), hint="name a fine-tuned model")
+    return model_of(checkpoint)
+
+
+def model_of(checkpoint: Checkpoint) -> tuple[Student, ModelSpec, WordTokenizer]:
+    """The model that a folder holds, with its head if it has one, in evaluation mode."""
     model = new_student(checkpoint.spec)
     load_strict(model, checkpoint.weights, str(checkpoint.folder))
     return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
@@ -118,11 +123,11 @@ def load_student(source: str, *, answers: bool = True) -> tuple[Student, ModelSp
 def load_dual_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]:
     """Reads a dual encoder, with its head if it has one. Raises InputError for other models, which read images and texts
     together."""
-    kind = read_checkpoint(source).spec.kind
-    if not issubclass(STUDENTS[kind], TwoTowers):
-        raise InputError(f"is a {kind} model, which has no vectors of images alone", where=source,
+    checkpoint = read_checkpoint(source)
+    if not issubclass(STUDENTS[checkpoint.spec.kind], TwoTowers):
+        raise InputError(f"is a {checkpoint.spec.kind} model, which has no vectors of images alone", where=source,
                          hint="name the run of a dual encoder")
-    return load_student(source, answers=False)
+    return model_of(checkpoint)
 
 
 def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Student, ModelSpec, WordTokenizer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from vldistill.models.fusion import by_record
 from vldistill.models.outputs import NOTHING, Capture, Output, View
 
 Own = TypeVar("Own", bound="RegionStudent")
-OwnJoined = TypeVar("OwnJoined", bound="JoinedStudent")
+OwnPair = TypeVar("OwnPair", bound="PairStudent")
 
 
 class RegionStudent(nn.Module):
@@ -39,17 +40,21 @@ class RegionStudent(nn.Module):
         return self.config.hidden_size
 
 
-class JoinedStudent(RegionStudent):
+class PairStudent(RegionStudent):
+    """One whose records may have two images."""
+
+    @classmethod
+    def from_spec(cls: type[OwnPair], spec: ModelSpec) -> OwnPair:
+        return cls(spec.encoder, images=spec.images, classes=spec.classes, target=spec.target)
+
+
+class JoinedStudent(PairStudent, ABC):
     """A fusion baseline with a `classifier`. Where a record has two images, each is read with the text by the same weights, and
     the pooled vectors are joined, first image first, as LXMERT and OSCAR do on NLVR2."""
 
-    @classmethod
-    def from_spec(cls: type[OwnJoined], spec: ModelSpec) -> OwnJoined:
-        return cls(spec.encoder, images=spec.images, classes=spec.classes, target=spec.target)
-
+    @abstractmethod
     def see(self, text: TextBatch, image: VisualBatch) -> tuple[Tensor, View]:
         """The pooled vector [S, D] of each text beside its image, and what it was read from."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C] and one view per image; nothing is captured."""

@@ -8,7 +8,7 @@ from vldistill.errors import InputError
 from vldistill.models.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.fusion import FusionModel
 from vldistill.models.pretraining import HEADS, head_weights
-from vldistill.students.build import STUDENTS, load_dual_encoder
+from vldistill.students.build import STUDENTS, model_of
 from vldistill.students.two_towers import TwoTowers
 
 Retriever = TwoTowers | FusionModel
@@ -26,7 +26,7 @@ def load_retriever(source: str) -> tuple[Retriever, ModelSpec, WordTokenizer]:
     if spec.images != 1:
         raise InputError(f"takes {spec.images} images a record, so it cannot rank them", where=where, hint=_HINT)
     if issubclass(STUDENTS[spec.kind], TwoTowers):
-        return load_dual_encoder(source)
+        return model_of(checkpoint)
     if spec.kind == "vilt":
         model = FusionModel(spec.encoder, images=1, classes=0, pretraining=(RANK,))
         load_strict(model, _ranking_weights(checkpoint), where)

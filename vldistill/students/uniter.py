@@ -16,7 +16,7 @@ from vldistill.models.bert import BertEncoder, BertPooler, Encoded, RegionBertCo
 from vldistill.models.fusion import by_record
 from vldistill.models.heads import init_weights, initial_std, late_norm_classifier
 from vldistill.models.outputs import NOTHING, Capture, Output
-from vldistill.students.region_student import JoinedStudent
+from vldistill.students.region_student import PairStudent
 
 REGION_TYPE = 1
 BOX = 7
@@ -61,7 +61,7 @@ class UniterModel(nn.Module):
         self.encoder, self.pooler = BertEncoder(config), BertPooler(config.hidden_size)
 
 
-class Uniter(JoinedStudent):
+class Uniter(PairStudent):
     """UNITER with a head of `classes` outputs, or two for each choice. Two images are two passes, in which both have the one type
     of regions, under a cross-entropy: UNITER's own "pair"; its best head on NLVR2 attends across the two."""
 
