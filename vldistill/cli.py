@@ -153,13 +153,19 @@ def evaluate(
     index: Annotated[
         Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
     ] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
+    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
+    leaderboard: Annotated[
+        Path | None, typer.Option("--leaderboard", metavar="FILE", help="vcr, vqa, nlvr2: write what the server reads.")
+    ] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="--leaderboard even of some records only.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""
-    from vldistill.commands.evaluate import evaluate_command
+    from vldistill.commands.evaluate import Asked, evaluate_command
 
-    evaluate_command(runs, data=data, split=split, batch=batch, workers=workers, out=out, limit=limit, precision=precision,
-                     index=index, dry_run=dry_run)
+    evaluate_command(runs, Asked(data, split, batch, workers, out, limit, precision, index, ensemble, domain_shift, leaderboard,
+                                 allow_partial, dry_run))
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
@@ -174,7 +180,7 @@ def predict(
     workers: Workers = 0,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
-    from vldistill.commands.evaluate import predict_command
+    from vldistill.commands.predict import predict_command
 
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers)
 

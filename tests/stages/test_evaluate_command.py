@@ -53,7 +53,7 @@ def test_vqa_accuracy_is_that_of_the_predictions(world, well, tmp_path):
 def test_the_last_line_is_compact_json(world, well, tmp_path):
     one = well("evaluate", DIDE, "--out", tmp_path).out.splitlines()[-1]
     assert one == json.dumps(json.loads(one), separators=(",", ":"))
-    assert {"run", "split", "accuracy", "consistency", "count", "seconds"} == set(json.loads(one))
+    assert {"run", "split", "accuracy", "ece", "consistency", "count", "seconds"} == set(json.loads(one))
 
 
 def test_two_runs_at_once(train, well):

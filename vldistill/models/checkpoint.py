@@ -192,19 +192,24 @@ def _from_hub(name: str) -> Path:
 def read_checkpoint(source: str) -> Checkpoint:
     """Reads a model folder (see `resolve_model`). Raises InputError where its files are missing or broken."""
     folder = resolve_model(source)
+    spec = read_spec(folder)
+    prefix = _PREFIXES.get(spec.kind, "")
+    weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
+    return Checkpoint(folder, spec, weights)
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What a model folder says of itself, without its weights. Raises InputError where that cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         spec = ModelSpec.from_config(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
-    kind = PUBLISHED.get(kind, kind)
-    if kind not in CONFIGS:
+    if PUBLISHED.get(kind, kind) not in CONFIGS:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
                          hint=f"one of {', '.join(CONFIGS)} is expected")
-    prefix = _PREFIXES.get(kind, "")
-    weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
-    return Checkpoint(folder, spec, weights)
+    return spec
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
