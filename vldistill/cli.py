@@ -185,6 +185,20 @@ def predict(
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers)
 
 
+@app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="Run, or an ensemble's folder.", show_default=False)],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The other.", show_default=False)],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Of RUN/eval, as `evaluate` wrote it.")] = "val",
+    examples: Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Changed answers to show.")] = 8,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".json, instead of one in RUN_A/eval/SPLIT.")] = None,
+) -> None:
+    """Say which answers changed, with a paired test."""
+    from vldistill.commands.compare import compare_command
+
+    compare_command(run_a, run_b, split=split, examples=examples, out=out)
+
+
 @app.command(epilog="Example: vldistill bench --batch 32,256 --precision fp32,bf16")
 def bench(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A dual encoder's run; else random weights.")] = None,

@@ -171,7 +171,7 @@ def _show_plan(
 
 
 def _bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB"
 
 
 # --- doing it ----------------------------------------------------------------------------------------------------------------
@@ -227,6 +227,7 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
         write_evaluation(one, folder, data, **more)
         _show(one.name, data, one.split, one.partial, metrics_table(one), folder, one.seconds)
     if shift is not None:
+        console.print(f"{found[0].name} on {data.folder}, standard and shifted", highlight=False, markup=False, soft_wrap=True)
         console.print(shift_table(shift, found[0].split))
         console.print()
     first = found[0]

@@ -76,6 +76,8 @@ def metrics_table(evaluation: Evaluation) -> Table:
         if len(parts) < 2 or (name == "by_type" and "q_to_a" in metrics):
             continue
         table.add_section()
+        if name == "by_type" and "by_question_type" in metrics:
+            heading = "by answer type"
         table.add_row(Text(heading, style="dim"))
         for key, part in list(parts.items())[:MOST_TYPES]:
             table.add_row(Text(f"  {key}"), percent(part["mean"]), *_cells(table, ""), f"{part['count']:,}")
