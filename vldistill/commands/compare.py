@@ -78,7 +78,8 @@ def _table(found: dict[str, Any]) -> Table:
     scores = [name for name in _SCORES if name in found]
     table = Table("", *(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores), box=None, pad_edge=False,
                   collapse_padding=True, padding=(0, 1))
-    table.columns[0].no_wrap = True
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from vldistill.data.text import WordTokenizer
 from vldistill.evaluation.precision import lowered
-from vldistill.models.checkpoint import ModelSpec
-from vldistill.students.build import load_student
+from vldistill.models.checkpoint import ModelSpec, read_checkpoint
+from vldistill.students.build import load_student, model_of
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Opened:
         return self.spec.target == "tags"
 
 
-def open_model(source: str, precision: str = "fp32") -> Opened:
-    """Reads a run, a model folder or a hub name, onto the GPU where there is one. precision: see `lowered`. Raises InputError
-    where there is no model, or it has no head to answer by."""
-    model, spec, tokenizer = load_student(source)
+def open_model(source: str, precision: str = "fp32", *, headless: bool = False) -> Opened:
+    """Reads a run, a model folder or a hub name, onto the GPU where there is one. precision: see `lowered`. headless: whether one
+    without a head is welcome. Raises InputError where there is no model, or it has no head to answer by."""
+    model, spec, tokenizer = model_of(read_checkpoint(source)) if headless else load_student(source)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, autocast = lowered(model, precision, device)
     return Opened(source, model, spec, tokenizer, device, autocast)
