@@ -21,6 +21,7 @@ from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
 _LEAST_P = 1e-4
 _CELLS = {"count": "records", "changed": "changed", "both_right": "both right", "only_a": "only A", "only_b": "only B",
           "both_wrong": "both wrong"}
+_TWO_WORDS = ("both right", "only A", "only B", "both wrong")
 _SCORES = {"score_a": "A %", "score_b": "B %", "difference": "B - A"}
 
 
@@ -54,7 +55,8 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """What the last line says of a part."""
-    return {name: round(row[name], 6) for name in ("count", "changed", *_SCORES, "p") if name in row}
+    found = {name: round(row[name], 6) for name in ("count", "changed", *_SCORES) if name in row}
+    return found | ({"p": float(f"{row['p']:.3g}")} if "p" in row else {})
 
 
 def verdict(found: dict[str, Any]) -> str:
@@ -78,8 +80,8 @@ def _table(found: dict[str, Any]) -> Table:
     scores = [name for name in _SCORES if name in found]
     table = Table("", *(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores), box=None, pad_edge=False,
                   collapse_padding=True, padding=(0, 1))
-    for column in table.columns[:3]:
-        column.no_wrap = True
+    for column in table.columns:
+        column.no_wrap = column.header not in _TWO_WORDS
     for column in table.columns[1:]:
         column.justify = "right"
 
@@ -151,9 +153,10 @@ def _right(record: Record, data: DataArtifact) -> str | None:
 
 
 def _examples_table(examples: list[dict[str, Any]]) -> Table:
-    table = Table("id", "text", "right", "A", "B", title="changed answers", title_justify="left")
+    known = any("text" in one for one in examples)
+    table = Table("id", *["text", "right"] * known, "A", "B", title="changed answers", title_justify="left")
     for one in examples:
-        table.add_row(*(Text(str(cell)) for cell in (
-            one["id"], one.get("text", "-"), one.get("right") or "-", *(f"{one[side]['answer']} ({one[side]['confidence']:.2f})"
-                                                                        for side in ("a", "b")))))
+        told = [one.get("text", "-"), one.get("right") or "-"] if known else []
+        given = [f"{one[side]['answer']} ({one[side]['confidence']:.2f})" for side in ("a", "b")]
+        table.add_row(*map(Text, [one["id"], *told, *given]))
     return table
