@@ -229,6 +229,21 @@ def analyze(
     analyze_command(run, words=words, data=data, split=split, samples=samples, out=out, dry_run=dry_run, overwrite=overwrite)
 
 
+@app.command(epilog="Example: vldistill report runs/quickstart_dide --out report")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write page and tables there.")] = None,
+    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page.")] = "Distillation runs",
+    samples: Annotated[int, typer.Option("--samples", min=0, metavar="N", help="Predictions shown of each data set.")] = 8,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put finished runs beside each other and the papers."""
+    from vldistill.commands.report import report_command
+
+    report_command(runs, out=out, title=title, samples=samples, dry_run=dry_run, overwrite=overwrite)
+
+
 @app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")
 def convert(
     kind: Annotated[
