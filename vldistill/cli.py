@@ -230,23 +230,51 @@ def bench(
                   threads=threads, out=out, dry_run=dry_run)
 
 
-@app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --words")
+@app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --modality --before runs/uniter")
 def analyze(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
     words: Annotated[bool, typer.Option("--words", help="ADVL: texts shaded by the importance of their words.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Texts shaded by what [CLS] attends to.")] = False,
+    modality: Annotated[bool, typer.Option("--modality", help="Attention on vision and on text, head by head.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Words' attention over the image, and the teacher's.")] = False,
+    before: Annotated[
+        str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
+    ] = None,
+    queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or of all tokens.")] = "cls",
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of yours.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: its sentence.")] = None,
     data: OtherData = None,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to draw records from.")] = "val",
-    samples: Annotated[int, typer.Option("--samples", min=1, metavar="N", help="Records to show.")] = 12,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Records: 12; modality 256, attention 4.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help=".html or .png, instead of RUN/figures/words.html.")
+        Path | None, typer.Option("--out", metavar="FILE", help=".html or .png, instead of RUN/figures/VIEW.html.")
     ] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Show what a run attends to."""
-    from vldistill.commands.analyze import analyze_command
+    from vldistill.commands.analyze import Asked, analyze_command
 
-    analyze_command(run, words=words, data=data, split=split, samples=samples, out=out, dry_run=dry_run, overwrite=overwrite)
+    wanted = {"words": words, "tokens": tokens, "modality": modality, "attention": attention}
+    analyze_command(run, wanted=wanted, asked=Asked(before, queries, image or [], text, samples), data=data, split=split, out=out,
+                    dry_run=dry_run, overwrite=overwrite)
+
+
+@app.command(epilog="Example: vldistill report runs/quickstart_dide --out report")
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write page and tables there.")] = None,
+    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page.")] = "Distillation runs",
+    samples: Annotated[int, typer.Option("--samples", min=0, metavar="N", help="Predictions shown of each data set.")] = 8,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put finished runs beside each other and the papers."""
+    from vldistill.commands.report import report_command
+
+    report_command(runs, out=out, title=title, samples=samples, dry_run=dry_run, overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill convert uniter uniter-base.pt models/uniter-base --vocab vocab.txt")

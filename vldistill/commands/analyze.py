@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, read_manifest, write_bytes
+from vldistill.artifacts import RUN_STAGES, find_run, read_manifest, write_bytes, write_json
 from vldistill.commands.output import console, last_line, plan_table
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
@@ -16,11 +17,24 @@ from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
 
 PAGE, PICTURE = ".html", ".png"
+QUERIES = ("cls", "all")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to look at. before: a run to compare with. queries: whose attention, "cls" or "all". images, text: a sentence and its
+    images, instead of the split's records. samples: records to read; None for what the view needs."""
+
+    before: str | None
+    queries: str
+    images: list[Path]
+    text: str | None
+    samples: int | None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is analysed. records: of the split, to draw from."""
+    """What is analysed. data, records: of the split, to draw from."""
 
     folder: Path
     recipe: Recipe
@@ -29,28 +43,70 @@ class Subject:
     records: list[Record]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """page, picture: make it. summary: for scripts. table: figures to keep beside it, as JSON, or None."""
+
+    page: Callable[[], str]
+    picture: Callable[[], bytes]
+    summary: dict[str, Any]
+    table: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """check: refuses a run which has no such view. draw: reads the models. samples: records that are read by default. compares,
+    sentence: whether it takes --before, and --image with --text."""
+
+    check: Callable[[Subject], None]
+    draw: Callable[[Subject, Asked, int], Drawn]
+    samples: int
+    compares: bool = False
+    sentence: bool = False
+
+
 def analyze_command(
-    run: str, *, words: bool, data: Path | None, split: str, samples: int, out: Path | None, dry_run: bool, overwrite: bool
+    run: str, *, wanted: dict[str, bool], asked: Asked, data: Path | None, split: str, out: Path | None, dry_run: bool,
+    overwrite: bool,
 ) -> None:
-    """Writes one view of a run; the last line of standard output is JSON."""
-    view = next((name for name, wanted in {"words": words}.items() if wanted), None)
-    if view is None:
-        raise InputError("nothing to show", hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}")
+    """Writes one view of a run; the last line of standard output is JSON. wanted: by name of VIEWS."""
+    names = [name for name, chosen in wanted.items() if chosen]
+    if len(names) != 1:
+        raise InputError("several views at once" if names else "nothing to show",
+                         hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}")
+    name, view = names[0], VIEWS[names[0]]
+    _check_asked(name, view, asked)
     if out is not None:
         _check_out(out, overwrite)
     subject = _open(run, data, split)
-    check, draw = VIEWS[view]
-    check(subject)
-    target = out or subject.folder / "figures" / f"{view}{PAGE}"
+    view.check(subject)
+    samples = asked.samples or view.samples
+    target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
-        shown = f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"
+        shown = "one sentence" if asked.text else f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"
         console.print(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
         return
-    content, summary = draw(subject, samples, target.suffix)
+    drawn = view.draw(subject, asked, samples)
+    content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, content)
+    if drawn.table is not None:
+        kept = subject.folder / "figures" / f"{name}.json"
+        kept.parent.mkdir(exist_ok=True)
+        write_json(kept, drawn.table)
     console.print(f"wrote {target}", highlight=False, markup=False, soft_wrap=True)
-    last_line({"figure": str(target), **summary})
+    last_line({"figure": str(target), **drawn.summary})
+
+
+def _check_asked(name: str, view: View, asked: Asked) -> None:
+    if asked.before is not None and not view.compares:
+        raise InputError(f"--before means nothing for --{name}", hint="leave it out")
+    if (asked.images or asked.text) and not view.sentence:
+        raise InputError(f"--image and --text mean nothing for --{name}", hint="leave them out")
+    if asked.queries not in QUERIES:
+        raise InputError(f"--queries {asked.queries}: no such queries", hint=f"one of {', '.join(QUERIES)}")
+    if bool(asked.images) != bool(asked.text):
+        raise InputError("--image and --text go together", hint="give both, or neither for records of the split")
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -71,25 +127,72 @@ def _open(run: str, data: Path | None, split: str) -> Subject:
     return Subject(folder, recipe, artifact, split, artifact.records(split, **kept))
 
 
+def _any_run(subject: Subject) -> None:
+    """What a model cannot show, its own view refuses."""
+
+
 def _check_words(subject: Subject) -> None:
     from vldistill.evaluation.words import check_selects_words
 
     check_selects_words(subject.recipe, subject.folder)
 
 
-def _draw_words(subject: Subject, samples: int, suffix: str) -> tuple[bytes, dict[str, Any]]:
+def _words_drawn(view, summary: dict[str, Any]) -> Drawn:
+    from vldistill.evaluation.words_figure import words_figure
+    from vldistill.evaluation.words_page import words_page
+
+    return Drawn(lambda: words_page(view), lambda: words_figure(view), summary)
+
+
+def _draw_words(subject: Subject, asked: Asked, samples: int) -> Drawn:
     from vldistill.evaluation.words import view_words
 
     view = view_words(subject.folder, subject.recipe, subject.data, subject.records, subject.split, samples)
-    summary = {"samples": len(view.samples), "from_cache": view.stored}
-    if suffix == PICTURE:
-        from vldistill.evaluation.words_figure import words_figure
-
-        return words_figure(view), summary
-    from vldistill.evaluation.words_page import words_page
-
-    return words_page(view).encode(), summary
+    return _words_drawn(view, {"samples": len(view.samples), "from_cache": view.stored})
 
 
-VIEWS = {"words": (_check_words, _draw_words)}
-"""By option: a check that refuses a run which has no such view, and what draws it (its bytes, and a summary for scripts)."""
+def _draw_tokens(subject: Subject, asked: Asked, samples: int) -> Drawn:
+    from vldistill.evaluation.attention.tokens import view_tokens
+
+    view = view_tokens(subject.folder, asked.before, subject.recipe, subject.data, subject.records, subject.split, samples)
+    return _words_drawn(view, {"samples": len(view.samples), "layer": view.layer})
+
+
+def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
+    from vldistill.evaluation.attention.modality import view_modality
+    from vldistill.evaluation.attention.modality_figure import modality_figure
+    from vldistill.evaluation.attention.modality_page import modality_page
+    from vldistill.evaluation.words import drawn
+
+    view = view_modality(str(subject.folder), asked.before, subject.data, drawn(subject.records, samples), subject.split,
+                         first_only=asked.queries == "cls")
+    for name, found in view.shown:
+        told = ", ".join(f"{key} {value:.4f}" for key, value in found.averages.items())
+        console.print(f"{name}: {told}", highlight=False)
+    gaps = {f"gap_{name}": round(found.averages["gap"], 4) for name, found in view.shown}
+    return Drawn(lambda: modality_page(view), lambda: modality_figure(view), {"records": view.records, **gaps}, view.to_json())
+
+
+def _draw_attention(subject: Subject, asked: Asked, samples: int) -> Drawn:
+    from vldistill.data.images import ImageFolder
+    from vldistill.evaluation.attention.cross import view_cross
+    from vldistill.evaluation.attention.cross_figure import cross_figures
+    from vldistill.evaluation.attention.cross_page import cross_page
+    from vldistill.evaluation.predict import one_pair
+    from vldistill.evaluation.words import drawn
+
+    if asked.text:
+        records, images = [one_pair(asked.images, asked.text)], ImageFolder(Path("/"))
+    else:
+        records, images = drawn(subject.records, samples), subject.data.images
+    view = view_cross(str(subject.folder), subject.recipe, images, records)
+    found = [sample.divergence for sample in view.samples if sample.divergence is not None]
+    kl = {"kl": round(sum(found) / len(found), 4)} if found else {}
+    return Drawn(lambda: cross_page(view), lambda: cross_figures(view), {"samples": len(view.samples), "layer": view.layer, **kl})
+
+
+VIEWS = {"words": View(_check_words, _draw_words, 12),
+         "tokens": View(_any_run, _draw_tokens, 12, compares=True),
+         "modality": View(_any_run, _draw_modality, 256, compares=True),
+         "attention": View(_any_run, _draw_attention, 4, sentence=True)}
+"""By option."""

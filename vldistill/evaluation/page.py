@@ -35,6 +35,11 @@ def document(title: str, style: str, body: Sequence[str]) -> str:
         "</main>", "</body>", "</html>", ""])
 
 
+def png_uri(png: bytes) -> str:
+    """A PNG within a URI."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
 def data_uri(image: Image.Image) -> str:
     """The image within a URI."""
     buffer = io.BytesIO()

@@ -7,8 +7,10 @@ cache holds what was trained on, so that it rarely knows a validation set.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -24,7 +26,11 @@ from vldistill.training.caches import TeacherCaches
 
 THUMBNAIL = 360
 """Longest side of a shown image in pixels."""
-MEANINGS = {"S": "importance: the two scores, each over its sum", "S_v": "CLIP's cosine of image and word",
+BEFORE, AFTER = "before", "after"
+ATTENTION = (BEFORE, AFTER)
+"""Symbols of attention, of which every word has some; importance is of content words alone."""
+MEANINGS = {BEFORE: "attention without distillation", AFTER: "attention of the run",
+            "S": "importance: the two scores, each over its sum", "S_v": "CLIP's cosine of image and word",
             "S_l": "YAKE's score as a keyword"}
 SCALE = "the scale ends at the text's largest score"
 UNJUDGED = "stop word or punctuation: not judged"
@@ -32,7 +38,7 @@ UNJUDGED = "stop word or punctuation: not judged"
 
 @dataclass(frozen=True)
 class ShadedWord:
-    """A word as it is drawn. shade: in [-1, 1], None for stop words and punctuation, which are not judged. rank: among the
+    """A word as it is drawn. shade: in [-1, 1], None for a word that is not judged: of importance, stop words. rank: among the
     compared words, from 1; 0 for all others."""
 
     word: str
@@ -54,7 +60,8 @@ class ScoredText:
         """The words of each part, shaded by one of the scores."""
         values = self.scores[symbol]
         rank = {place: number for number, place in enumerate(self.selected, start=1)}
-        flat = [ShadedWord(word, float(value), float(shade) if is_content(word) else None, rank.get(place, 0))
+        judged = symbol in ATTENTION
+        flat = [ShadedWord(word, float(value), float(shade) if judged or is_content(word) else None, rank.get(place, 0))
                 for place, (word, value, shade) in enumerate(zip(words_of(self.sentence), values, shades(values), strict=True))]
         ends = np.cumsum([len(part) for part in self.sentence]).tolist()
         return [flat[end - len(part) : end] for part, end in zip(self.sentence, ends, strict=True)]
@@ -75,6 +82,17 @@ class Sample:
     @property
     def facts(self) -> str:
         return "; ".join(filter(None, [self.choice, f"answer: {self.answer}" if self.answer else None]))
+
+
+class View(Protocol):
+    """What page and picture show: samples under a title. outlined: what an outlined word is, "" where none is. symbols: of every
+    text's scores."""
+
+    samples: list[Sample]
+    title: str
+    told: str
+    outlined: str
+    symbols: list[str]
 
 
 @dataclass(frozen=True)
@@ -119,9 +137,29 @@ def view_words(run: Path, recipe: Recipe, data: DataArtifact, records: list[Reco
     no words."""
     check_selects_words(recipe, run)
     judge = _Judge(recipe, data)
-    drawn = sorted(np.random.default_rng(0).permutation(len(records))[:samples].tolist())
-    shown = [judge.sample(records[place]) for place in drawn]
+    shown = [judge.sample(record) for record in drawn(records, samples)]
     return WordView(str(run), split, data.folder.name, judge.name, recipe.objective.words, len(records), shown)
+
+
+def drawn(records: Sequence[Record], most: int) -> list[Record]:
+    """At most `most` of the records, drawn always alike, in their order."""
+    chosen = np.random.default_rng(0).permutation(len(records))[:most]
+    return [records[place] for place in sorted(chosen.tolist())]
+
+
+def shown_sequence(record: Record) -> int:
+    """Which of a record's sequences is shown: of several the right choice's, the first where that is not known."""
+    return record.label or 0 if record.choices else 0
+
+
+def plain_sample(record: Record, data: DataArtifact) -> Sample:
+    """A record with its first image, without scores."""
+    texts, place = sentences(record), shown_sequence(record)
+    right = ", the right one" if record.label is not None else ""
+    choice = f"choice {place + 1} of {len(texts)}{right}" if record.choices else None
+    image = data.images.open(record.images[0])
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return Sample(record.id, image, ScoredText(texts[place], {}, []), choice, _answer(record, data), False)
 
 
 def check_selects_words(recipe: Recipe, run: Path) -> None:
@@ -152,16 +190,10 @@ class _Judge:
         return " and ".join([*judges, fields["keywords"]])
 
     def sample(self, record: Record) -> Sample:
-        """The first image and, of several sequences, the right choice's; the first one's where it is not known."""
-        path, texts = record.images[0], sentences(record)
-        place = record.label or 0 if record.choices else 0
-        right = ", the right one" if record.label is not None else ""
-        choice = f"choice {place + 1} of {len(texts)}{right}" if record.choices else None
-        stored = self._stored(path, texts[place])
-        scores = stored or self._computed(path, texts[place])
-        image = self._data.images.open(path)
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        return Sample(record.id, image, self._text(texts[place], scores), choice, _answer(record, self._data), stored is not None)
+        path, plain = record.images[0], plain_sample(record, self._data)
+        stored = self._stored(path, plain.text.sentence)
+        scores = stored or self._computed(path, plain.text.sentence)
+        return replace(plain, text=self._text(plain.text.sentence, scores), stored=stored is not None)
 
     def _text(self, sentence: Sentence, found: WordScores) -> ScoredText:
         scores = {"S": importance(found.visual, found.language), "S_v": found.visual, "S_l": found.language}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from vldistill.evaluation.page import data_uri, document
-from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, WordView, largest
+from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, View, largest
 
 _CUT = ' <span class="cut">|</span> '
 
@@ -41,21 +41,21 @@ td + td, th + th { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
 
-def words_page(view: WordView) -> str:
+def words_page(view: View) -> str:
     """The page. All text of the data is escaped."""
     return document(view.title, _STYLE, [_introduction(view), _legend(view), *map(_article, view.samples)])
 
 
-def _introduction(view: WordView) -> str:
+def _introduction(view: View) -> str:
     return f'<p class="faint">{escape(view.told)}</p>'
 
 
-def _legend(view: WordView) -> str:
+def _legend(view: View) -> str:
     meanings = [f"<li>{_italic(symbol)} {escape(MEANINGS[symbol])}</li>" for symbol in view.symbols]
     return "\n".join([
         '<ul class="legend">', *meanings, f'<li>&minus;<span class="bar" role="img" aria-label="{SCALE}"></span>+ {SCALE}</li>',
-        f'<li><span class="w best">word</span> {view.outlined}</li>', f'<li><span class="w stop">word</span> {UNJUDGED}</li>',
-        "</ul>"])
+        *[f'<li><span class="w best">word</span> {view.outlined}</li>', f'<li><span class="w stop">word</span> {UNJUDGED}</li>']
+        * bool(view.outlined), "</ul>"])
 
 
 def _article(sample: Sample) -> str:

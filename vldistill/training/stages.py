@@ -4,7 +4,6 @@ a teacher)."""
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,7 @@ from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import Batches, StepPairs, describe_batch, eval_pairs, make_batches, step_pairs
 from vldistill.training.build import Parts, build_parts
 from vldistill.training.caches import Say
+from vldistill.training.cost import CostMeter
 from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
@@ -258,19 +258,35 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_manifest(folder, manifest)
     accelerator.wait_for_everyone()
-    started = time.perf_counter()
+    meter = CostMeter(accelerator.device)
     try:
-        best = _train(stage, parts, accelerator, precision)
+        with meter:
+            best = _train(stage, parts, accelerator, precision)
     except BaseException as error:
         manifest["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         if accelerator.is_main_process:
             write_manifest(folder, manifest)
         raise
-    manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": round(time.perf_counter() - started, 1),
-                 "status": "complete", "complete": True}
+    cost = _cost_of_all(meter.read(), accelerator)
+    accelerator.end_training()
+    manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": cost["seconds"], "cost": cost, "status": "complete",
+                 "complete": True}
     if accelerator.is_main_process:
         write_manifest(folder, manifest)
     return manifest
+
+
+def _cost_of_all(cost: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """Of the ranks together: the largest memory of one, and all their GPUs' energy. A machine's CPU packages count once."""
+    if accelerator.num_processes == 1:
+        return cost
+    from accelerate.utils import gather_object
+
+    found = gather_object([cost])
+    cost |= {name: max(one[name] for one in found) for name in ("memory_bytes", "gpu_memory_bytes") if name in cost}
+    if cost.get("energy_of") == "GPU":
+        cost["energy_j"] = round(sum(one.get("energy_j", 0.0) for one in found), 1)
+    return cost
 
 
 def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Precision) -> Best:
@@ -302,7 +318,6 @@ def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Prec
             best = _run_phase(phase, recipe, parts, teacher, accelerator, journal,
                               save=save if phase is phases[-1] else None)
         journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
-    accelerator.end_training()
     return best
 
 

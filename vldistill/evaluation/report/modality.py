@@ -1,0 +1,55 @@
+"""What `analyze --modality` found of a report's runs: how much they attend to each modality, before and after distillation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vldistill.evaluation.report.grid import Group
+
+MODALITY_FILE = "figures/modality.json"
+"""Below a run."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Mean attention of [CLS] over heads and layers, in [0, 1], on visual and on text tokens (ADVL, Fig. 8)."""
+
+    vision: float
+    text: float
+
+    @property
+    def gap(self) -> float:
+        """By how much text outweighs vision."""
+        return self.text - self.vision
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A run's importance before it was trained, None where that was not read, and after. split: of the records."""
+
+    name: str
+    split: str
+    before: Importance | None
+    after: Importance
+
+
+def modality_shifts(groups: Sequence[Group]) -> list[Shift]:
+    """Of each run that has been analysed, in order."""
+    found = []
+    for group in groups:
+        for run in group.runs:
+            path = run.folder / MODALITY_FILE
+            try:
+                told = json.loads(path.read_text(encoding="utf-8"))
+                before, after = (_importance(told["averages"].get(when)) for when in ("before", "after"))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+            if after is not None:
+                found.append(Shift(f"{group.name}/seed{run.seed}", str(told.get("split", "")), before, after))
+    return found
+
+
+def _importance(told: dict[str, float] | None) -> Importance | None:
+    return None if told is None else Importance(float(told["vision"]), float(told["text"]))

@@ -1,0 +1,204 @@
+"""Runs on disk as a report reads them: what a run was, how far it came, its curves, scores and cost.
+
+Nothing here refuses a run that failed or is half-written: a report says so beside the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vldistill.artifacts import MANIFEST, RUN_STAGES
+from vldistill.errors import InputError
+
+UNREADABLE = "unreadable"
+_DEPTH = 4
+"""Levels below a folder that are searched for runs."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a training. memory, gpu_memory: largest, in bytes. energy: in joules, of what `energy_of` names. None: not recorded."""
+
+    seconds: float | None = None
+    memory: int | None = None
+    gpu_memory: int | None = None
+    energy: float | None = None
+    energy_of: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """status: "complete", "running", "interrupted", "failed" or "unreadable". settings: the recipe as plain values, {} where it
+    cannot be read. best: of the validations. curve: rows of metrics.jsonl. scores: metrics.json of each evaluation by the name of
+    its folder. task: of the data. problem: what is wrong, or None."""
+
+    folder: Path
+    recipe: str
+    variant: str
+    seed: int
+    stage: str
+    status: str
+    partial: bool = False
+    recipe_hash: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    task: str = ""
+    data: Path | None = None
+    data_fingerprint: str = ""
+    device: str = ""
+    cost: Cost = Cost()
+    problem: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.status == "complete"
+
+    @property
+    def flag(self) -> str | None:
+        """Why its figures may not count, in a few words; None for a whole run."""
+        if self.problem:
+            return self.problem
+        if not self.complete:
+            return {"running": "not finished: running, or killed"}.get(self.status, self.status)
+        return "partial: not on all data" if self.partial else None
+
+
+def read_runs(sources: Iterable[Path]) -> list[RunRecord]:
+    """The runs that are named, or lie below the named folders, each once, in the order of their paths. Raises InputError where a
+    folder is missing, or holds none."""
+    found: dict[Path, Path] = {}
+    for source in sources:
+        if not source.is_dir():
+            raise InputError("no such folder", where=str(source), hint="name runs, or a folder that holds them, as runs/")
+        folders = sorted(_run_folders(source), key=_natural)
+        if not folders:
+            raise InputError("holds no runs", where=str(source), hint="make one with `vldistill finetune` or `distill`")
+        for folder in folders:
+            found.setdefault(folder.resolve(), folder)
+    return [_read(folder) for folder in found.values()]
+
+
+def _run_folders(source: Path) -> Iterator[Path]:
+    """A folder counts as a run by its manifest, or by the curve that a run whose manifest is broken has left."""
+    if (source / MANIFEST).exists():
+        if _is_run(source):
+            yield source
+        return
+    for depth in range(1, _DEPTH + 1):
+        for manifest in source.glob("*/" * depth + MANIFEST):
+            parts = manifest.parent.relative_to(source).parts
+            if not any(part.startswith(".") for part in parts) and _is_run(manifest.parent):
+                yield manifest.parent
+
+
+def _is_run(folder: Path) -> bool:
+    manifest = _json(folder / MANIFEST)
+    if manifest is None:
+        return (folder / "metrics.jsonl").exists()
+    return manifest.get("stage") in RUN_STAGES.split("|")
+
+
+def _natural(path: Path) -> tuple:
+    """Sorts seed10 behind seed9."""
+    name = path.name
+    digits = name[len(name.rstrip("0123456789")) :]
+    return (path.parent, name.rstrip("0123456789"), int(digits or 0))
+
+
+def _read(folder: Path) -> RunRecord:
+    recipe, variant, seed = _named(folder)
+    manifest = _json(folder / MANIFEST)
+    if manifest is None:
+        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json cannot be read",
+                         curve=_curve(folder))
+    status = "complete" if manifest.get("complete") else str(manifest.get("status", "running"))
+    settings, config = _settings(folder), _json(folder / "model" / "config.json") or {}
+    parents = manifest.get("parents", {})
+    data = Path(manifest["data"]) if "data" in manifest else None
+    own = config.get("vldistill", {})
+    return RunRecord(
+        folder, str(manifest.get("recipe", recipe)), variant, int(manifest.get("seed", seed)), manifest["stage"], status,
+        partial=bool(manifest.get("partial")), recipe_hash=str(manifest.get("recipe_hash", "")), settings=settings,
+        best=manifest.get("best", {}), curve=_curve(folder), scores=_scores(folder),
+        task=own.get("task") or _task_of(data), data=data, data_fingerprint=str(parents.get("data", "")),
+        device=str(manifest.get("device", "")), cost=_cost(manifest),
+        problem=None if settings else "its recipe.yaml cannot be read")
+
+
+def _named(folder: Path) -> tuple[str, str, int]:
+    """Recipe, variant and seed by the place of a run: runs/<recipe>/<variant>/seed<k>."""
+    above = folder.resolve().parents
+    digits = folder.name.removeprefix("seed")
+    if folder.name != digits and digits.isdigit():
+        return above[1].name, above[0].name, int(digits)
+    return above[0].name, folder.name, 0
+
+
+def _task_of(data: Path | None) -> str:
+    manifest = _json(data / MANIFEST) if data is not None else None
+    return str((manifest or {}).get("task", ""))
+
+
+def _cost(manifest: dict[str, Any]) -> Cost:
+    told = manifest.get("cost", {})
+    return Cost(manifest.get("wall_s"), told.get("memory_bytes"), told.get("gpu_memory_bytes"), told.get("energy_j"),
+                told.get("energy_of"))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _curve(folder: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; a line that was cut off when the run died is passed over."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _scores(folder: Path) -> dict[str, dict[str, Any]]:
+    found = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def start_of(run: RunRecord) -> dict[str, Any]:
+    """The recipe of the run that this one started from, {} where it started from something else, or that is gone."""
+    init = run.settings.get("student", {}).get("init")
+    if not init:
+        return {}
+    # As the run named it: from where it was called, which is above `runs/`.
+    for base in (Path(), *run.folder.resolve().parents):
+        folder = base / init
+        if folder.is_dir():
+            found = [folder, *sorted(path.parent for path in folder.glob("*/*/recipe.yaml"))]
+            return next((settings for one in found if (settings := _settings(one))), {})
+    return {}

@@ -1,0 +1,189 @@
+"""Records that some models of a report got right and others wrong, with their images: every model's answer side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vldistill.artifacts import find_run
+from vldistill.data.answers import majority_answer
+from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.records import Record
+from vldistill.data.sequences import render
+from vldistill.errors import InputError
+from vldistill.evaluation.report.grid import Group
+from vldistill.evaluation.report.runs import RunRecord
+
+TEACHER = "teacher"
+_THUMBNAIL = 240  # pixels of the longer side
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model's answer. score: in [0, 1], None without labels."""
+
+    model: str
+    answer: str
+    confidence: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class SampleCard:
+    """A record. truth: what would have been right, "" where it is not known. given: with the teacher's first, if it is there."""
+
+    id: str
+    images: tuple[Image.Image, ...]
+    text: str
+    truth: str
+    given: tuple[Given, ...]
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """title: split and data. told: what is missing, and how to get it."""
+
+    title: str
+    cards: tuple[SampleCard, ...]
+    told: str = ""
+
+
+Rows = dict[str, dict[str, Any]]
+
+
+def sample_sets(groups: Sequence[Group], count: int) -> list[SampleSet]:
+    """For each data set at most `count` records of one split, half of them such that the first model of the best score is right,
+    half such that it is wrong; those on which models differ come first."""
+    by_data: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        if group.whole and group.whole[0].data is not None and group.whole[0].task != "caption":
+            by_data.setdefault((str(group.whole[0].data), group.whole[0].data_fingerprint), []).append(group)
+    return [found for (folder, fingerprint), own in by_data.items() if (found := _of_data(Path(folder), fingerprint, own, count))]
+
+
+def _of_data(folder: Path, fingerprint: str, groups: list[Group], count: int) -> SampleSet | None:
+    runs = [group.whole[0] for group in groups]
+    split = _shared_split(runs, fingerprint)
+    if split is None:
+        return None
+    title = f"{folder.name}, {split}"
+    try:
+        data = open_data(folder)
+        if data.fingerprint != fingerprint:
+            return SampleSet(title, (), f"{folder} has been made anew since, so its records are not shown.")
+        records = {record.id: record for record in data.records(split)}
+        found = {group.variant if len({one.recipe for one in groups}) == 1 else group.name: rows
+                 for group, run in zip(groups, runs, strict=True) if (rows := _predictions(run.folder, split)) is not None}
+        teachers, told = _teacher_rows(runs, split, fingerprint)
+        chosen = choose(found, count)
+        cards = tuple(_card(records[identifier], {**teachers, **found}, data) for identifier in chosen if identifier in records)
+    except InputError as error:
+        return SampleSet(title, (), f"Its records cannot be shown: {error}")
+    return SampleSet(title, cards, told)
+
+
+def _shared_split(runs: list[RunRecord], fingerprint: str) -> str | None:
+    """The split that most runs were evaluated on, of these runs' own data."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        for split, metrics in run.scores.items():
+            if metrics.get("data") == fingerprint and not metrics.get("partial") and metrics.get("split") == split:
+                counts[split] = counts.get(split, 0) + 1
+    return max(counts, key=lambda split: (counts[split], split), default=None)
+
+
+def _predictions(folder: Path, split: str) -> Rows | None:
+    """By record id; None where there are none."""
+    path = folder / "eval" / split / "predictions.jsonl"
+    if not path.exists():
+        return None
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {str(row["id"]): row for row in rows if "prediction" in row}
+    except (ValueError, KeyError, TypeError):
+        raise InputError("cannot be read", where=str(path), hint="evaluate the run again") from None
+
+
+def _teacher_rows(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[dict[str, Rows], str]:
+    """The answers of the fusion teacher that the runs name, and what to do where it has not been evaluated."""
+    named = dict.fromkeys(source for run in runs if (source := (run.settings.get("teacher") or {}).get("model")))
+    for source in named:
+        for base in (Path(), *runs[0].folder.resolve().parents):
+            if not (base / source).is_dir():
+                continue
+            try:
+                folder = find_run(base / source)
+            except InputError:
+                continue
+            metrics = folder / "eval" / split / "metrics.json"
+            try:
+                same = json.loads(metrics.read_text(encoding="utf-8")).get("data") == fingerprint
+            except (OSError, ValueError):
+                same = False
+            rows = _predictions(folder, split) if same else None
+            if rows:
+                return {TEACHER: rows}, ""
+            return {}, f"The teacher's answers are missing: vldistill evaluate {source} --split {split}"
+    return {}, ""
+
+
+def choose(found: dict[str, Rows], count: int) -> list[str]:
+    """Ids: right ones and wrong ones of the best model by turns, those on which the models' scores differ most first."""
+    if not found:
+        return []
+    scores = {name: {key: row["score"] for key, row in rows.items() if row.get("score") is not None}
+              for name, rows in found.items()}
+    means = {name: sum(values.values()) / len(values) for name, values in scores.items() if values}
+    if not means:
+        return list(next(iter(found.values())))[:count]
+    best = scores[max(means, key=lambda name: means[name])]
+
+    def disagreement(identifier: str) -> float:
+        own = [values[identifier] for values in scores.values() if identifier in values]
+        return max(own) - min(own)
+
+    ordered = sorted(best, key=lambda identifier: -disagreement(identifier))  # stable: else in file order
+    right = [identifier for identifier in ordered if best[identifier] >= 0.5]
+    wrong = [identifier for identifier in ordered if best[identifier] < 0.5]
+    half = max(count - min(len(wrong), count // 2), 0)
+    chosen = [*right[:half], *wrong[: count - min(half, len(right))]]
+    return chosen[:count]
+
+
+def _card(record: Record, found: dict[str, Rows], data: DataArtifact) -> SampleCard:
+    images = tuple(_thumbnail(data.images.open(path)) for path in record.images)
+    given = tuple(Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
+                  for name, rows in found.items() if (row := rows.get(record.id)) is not None)
+    parts = [record.text, *[record.given] * (record.given is not None)]
+    text = " / ".join(" ".join(render(part, record.objects)) for part in parts)
+    return SampleCard(record.id, images, text, _truth(record, data.labels), given)
+
+
+def _answer(record: Record, prediction: str) -> str:
+    """What a choice's place stands for."""
+    if record.choices is None or not prediction.isdigit():
+        return prediction
+    return " ".join(render(record.choices[int(prediction)], record.objects))
+
+
+def _truth(record: Record, labels: list[str]) -> str:
+    if record.answers is not None:
+        return majority_answer(record.answers)
+    if record.label is None:
+        return ", ".join(labels[tag] for tag in record.tags or ())
+    return _answer(record, str(record.label)) if record.choices is not None else labels[record.label]
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    """Small images are enlarged, by whole factors, so that their pixels stay sharp."""
+    longest = max(image.size)
+    if longest * 2 <= _THUMBNAIL:
+        factor = _THUMBNAIL // longest
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return image

@@ -1,0 +1,163 @@
+"""The grid of runs as a table of text cells, and that table as Markdown, LaTeX or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vldistill.evaluation.report.grid import Cell, Column, Group, columns_of
+from vldistill.evaluation.report.published import Figure, published_for
+
+NOTHING = "–"
+"""A cell without a figure."""
+NOTE = "mean ± standard deviation over seeds, in percent; (n/m): n of m runs count. paper: full-size models on the whole data."
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A group's figures beside the papers'. cost: mean seconds of a run, and bytes at most."""
+
+    group: Group
+    cells: tuple[Cell, ...]
+    published: tuple[tuple[Figure, ...], ...]
+    seconds: float | None
+    memory: int | None
+    energy: float | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    columns: tuple[Column, ...]
+    rows: tuple[GridRow, ...]
+
+    @property
+    def with_paper(self) -> tuple[bool, ...]:
+        """Of each column, whether any row has a published figure."""
+        return tuple(any(row.published[place] for row in self.rows) for place in range(len(self.columns)))
+
+    @property
+    def sources(self) -> list[str]:
+        """Where the papers' figures stand, each row of theirs once."""
+        told: dict[str, dict[str, None]] = {}
+        for figure in (figure for row in self.rows for figures in row.published for figure in figures):
+            told.setdefault(figure.source, {})[f"{figure.value:g}"] = None
+        return [f"{source}: {', '.join(values)}" for source, values in told.items()]
+
+
+def make_grid(groups: Sequence[Group]) -> Grid:
+    columns = columns_of(groups)
+    return Grid(tuple(columns), tuple(_row(group, columns) for group in groups))
+
+
+def _row(group: Group, columns: list[Column]) -> GridRow:
+    found = published_for(group, columns)
+    seconds = [run.cost.seconds for run in group.whole if run.cost.seconds is not None]
+    memory = [run.cost.gpu_memory or run.cost.memory for run in group.whole if run.cost.gpu_memory or run.cost.memory]
+    energy = [run.cost.energy for run in group.whole if run.cost.energy is not None]
+    return GridRow(group, tuple(group.cell(column) for column in columns),
+                   tuple(tuple(found.get(column, ())) for column in columns),
+                   sum(seconds) / len(seconds) if seconds else None, max(memory, default=None),
+                   sum(energy) / len(energy) if energy else None)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """head: names of columns. rows: cells, as many as columns. numeric: which columns stand at the right."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+def text_table(grid: Grid) -> TextTable:
+    """Recipe, variant and runs; each column, and beside it the papers' figures where there are any; cost where it is known."""
+    costs = {"s/run": [_seconds(row.seconds) for row in grid.rows], "memory": [_bytes(row.memory) for row in grid.rows],
+             "energy": [_energy(row.energy) for row in grid.rows]}
+    costs = {name: cells for name, cells in costs.items() if any(cell != NOTHING for cell in cells)}
+    head = ["recipe", "variant", "runs"]
+    for column, paper in zip(grid.columns, grid.with_paper, strict=True):
+        head += [column.title, *["paper"] * paper]
+    rows = []
+    for number, row in enumerate(grid.rows):
+        cells = [row.group.recipe, row.group.variant, f"{len(row.group.whole)}" + _of(len(row.group.whole), len(row.group.runs))]
+        for cell, figures, paper in zip(row.cells, row.published, grid.with_paper, strict=True):
+            cells += [shown(cell), *[" / ".join(f"{figure.value:.2f}" for figure in figures) or NOTHING] * paper]
+        rows.append((*cells, *(column[number] for column in costs.values())))
+    head += list(costs)
+    return TextTable(tuple(head), tuple(rows), tuple(number > 1 for number in range(len(head))))
+
+
+def shown(cell: Cell) -> str:
+    """
+    >>> shown(Cell((50.0, 52.0), 3)), shown(Cell((), 3))
+    ('51.00 ± 1.41 (2/3)', '–')
+    """
+    if cell.mean is None:
+        return NOTHING
+    deviation = f" ± {cell.deviation:.2f}" if cell.deviation is not None else ""
+    missing = f" ({len(cell.values)}/{cell.runs})" if len(cell.values) < cell.runs else ""
+    return f"{cell.mean:.2f}{deviation}{missing}"
+
+
+def _of(count: int, all_runs: int) -> str:
+    return f" of {all_runs}" if count < all_runs else ""
+
+
+def _seconds(seconds: float | None) -> str:
+    return NOTHING if seconds is None else f"{seconds:,.0f}"
+
+
+def _bytes(count: int | None) -> str:
+    return NOTHING if count is None else f"{count / 1e9:.2f} GB"
+
+
+def _energy(joules: float | None) -> str:
+    return NOTHING if joules is None else f"{joules / 3.6e6:.3f} kWh"
+
+
+def to_markdown(table: TextTable) -> str:
+    rule = ["---:" if numeric else "---" for numeric in table.numeric]
+    lines = [table.head, rule, *table.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "->": r"$\to$"}
+
+
+def to_latex(table: TextTable) -> str:
+    """For the package booktabs."""
+    columns = "".join("r" if numeric else "l" for numeric in table.numeric)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.head), r"\midrule", *map(_latex_row, table.rows),
+             r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(_latex(cell.replace("->", "→")).replace("→", r"$\to$") for cell in cells) + r" \\"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def to_csv(grid: Grid, title: str, *, head: bool = True) -> str:
+    """One line for each group, column and published figure, unrounded. title: of the data; head: whether names come first."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    if head:
+        writer.writerow(["data", "recipe", "variant", "split", "metric", "mean", "std", "runs_with_figure", "runs", "published",
+                         "source"])
+    for row in grid.rows:
+        for column, cell, figures in zip(grid.columns, row.cells, row.published, strict=True):
+            told = [(figure.value, figure.source) for figure in figures] or [("", "")]
+            for value, source in told:
+                writer.writerow([title, row.group.recipe, row.group.variant, column.split, column.metric, _number(cell.mean),
+                                 _number(cell.deviation), len(cell.values), cell.runs, value, source])
+    return buffer.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
