@@ -64,7 +64,9 @@ def _run_folder(source: str) -> Path:
 
 
 def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
-    """Raises InputError where the model cannot answer this data: another number of images, or no common label."""
+    """Raises InputError where the model cannot answer this data: no head, another number of images, or no common label."""
+    if not spec.labels:
+        raise InputError("has no head, so it cannot answer", where=source, hint="name a fine-tuned model")
     if spec.images != data.spec.images:
         raise InputError(f"takes {spec.images} image(s) a record, {data.folder} has {data.spec.images}", where=source,
                          hint="choose another data artifact")
