@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vldistill.evaluation.page import data_uri, document
+from vldistill.evaluation.page import data_uri, document, png_uri
+from vldistill.evaluation.report.analyses import Importance, Picture, Shift
 from vldistill.evaluation.report.charts import Chart, bar_charts, cost_chart, curve_charts, style_of
 from vldistill.evaluation.report.grid import Group
-from vldistill.evaluation.report.modality import Importance, Shift
 from vldistill.evaluation.report.samples import Given, SampleCard, SampleSet
 from vldistill.evaluation.report.tables import NOTE, Grid, text_table
 
@@ -34,6 +34,8 @@ th:first-child, td:first-child { padding-left: 0; }
 figure { margin: 0; padding: .5rem .6rem .3rem; background: var(--panel); border: 1px solid var(--line); border-radius: 6px;
   color: #1c1c1f; }
 figure img { display: block; width: 100%; height: auto; }
+figure.whole { margin: .9rem 0; }
+figure.whole img { width: auto; max-width: 100%; margin: 0 auto; }
 figcaption { font-size: .85rem; font-weight: 600; margin-bottom: .2rem; }
 .flags { padding-left: 1.2rem; color: var(--warn); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
@@ -66,6 +68,7 @@ class Report:
     problems: tuple[str, ...]
     samples: tuple[SampleSet, ...]
     shifts: tuple[Shift, ...]
+    pictures: tuple[Picture, ...]
 
 
 def report_page(report: Report) -> str:
@@ -73,7 +76,7 @@ def report_page(report: Report) -> str:
     sections = [("results", "Results", [part for task in report.tasks for part in _results(task)]),
                 ("curves", "Learning curves", [part for task in report.tasks for part in _curves(task)]),
                 ("cost", "Cost", [part for task in report.tasks for part in _cost(task)]),
-                ("modality", "Modality importance", _modality(report.shifts)),
+                ("attention", "What they attend to", [*_modality(report.shifts), *map(_picture, report.pictures)]),
                 ("samples", "Sample predictions", [part for found in report.samples for part in _samples(found)]),
                 ("runs", "Runs", [_runs(report.tasks)])]
     kept = [(anchor, title, body) for anchor, title, body in sections if any(body)]
@@ -148,6 +151,12 @@ def _modality(shifts: Sequence[Shift]) -> list[str]:
     told = "Mean attention of [CLS] on visual and on text tokens; gap: text less vision (ADVL, Fig. 8)."
     table = f"<table><tr><th>run</th><th>split</th>{columns}</tr>{rows}</table>"
     return [_wide(table, "modality importance"), f'<p class="faint">{told}</p>']
+
+
+def _picture(picture: Picture) -> str:
+    title = f"{picture.name}: {picture.view}"
+    return (f'<figure class="whole"><figcaption>{escape(title)}</figcaption>'
+            f'<img src="{png_uri(picture.png)}" alt="{escape(title)}"></figure>')
 
 
 def _importance(found: Importance | None) -> str:
