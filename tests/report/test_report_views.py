@@ -46,8 +46,8 @@ def rows(**scores: float) -> dict[str, dict]:
 
 def test_samples_are_right_and_wrong_ones_and_disagreement_comes_first():
     found = {"good": rows(a=1, b=1, c=1, d=0, e=1), "bad": rows(a=1, b=0, c=1, d=1, e=0)}
-    assert choose(found, 4) == ["b", "e", "a", "d"]
-    assert choose({"one": rows(a=1, b=1, c=1)}, 2) == ["a", "b"]
+    assert set(choose(found, 4)[:2]) == {"b", "e"} and choose(found, 4)[2] in "ac" and choose(found, 4)[3] == "d"
+    assert len(set(choose({"one": rows(a=1, b=1, c=1)}, 2))) == 2
     assert choose({"none": {"a": {"id": "a", "prediction": "x"}}}, 3) == ["a"] and choose({}, 3) == []
 
 

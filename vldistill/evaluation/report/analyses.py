@@ -19,11 +19,12 @@ _LARGEST = 4 << 20
 
 @dataclass(frozen=True)
 class Picture:
-    """name: the run's. view: what it shows."""
+    """name: the run's. view: what it shows. short: whether it takes little of a page, so that it need not be unfolded."""
 
     name: str
     view: str
     png: bytes
+    short: bool
 
 
 def pictures(groups: Sequence[Group]) -> list[Picture]:
@@ -31,7 +32,8 @@ def pictures(groups: Sequence[Group]) -> list[Picture]:
     found = []
     for group in groups:
         for run in group.runs:
-            own = [Picture(f"{group.name}/seed{run.seed}", title, path.read_bytes()) for view, title in VIEWS.items()
+            name = f"{group.name}/seed{run.seed}"
+            own = [Picture(name, title, path.read_bytes(), view == "modality") for view, title in VIEWS.items()
                    if (path := run.folder / FIGURES / f"{view}.png").is_file() and path.stat().st_size <= _LARGEST]
             if own:
                 found += own

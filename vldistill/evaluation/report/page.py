@@ -34,6 +34,7 @@ th:first-child, td:first-child { padding-left: 0; }
 figure { margin: 0; padding: .5rem .6rem .3rem; background: var(--panel); border: 1px solid var(--line); border-radius: 6px;
   color: #1c1c1f; }
 figure img { display: block; width: 100%; height: auto; }
+summary { cursor: pointer; font-weight: 600; margin-top: .8rem; }
 figure.whole { margin: .9rem 0; }
 figure.whole img { width: auto; max-width: 100%; margin: 0 auto; }
 figcaption { font-size: .85rem; font-weight: 600; margin-bottom: .2rem; }
@@ -76,8 +77,8 @@ def report_page(report: Report) -> str:
     sections = [("results", "Results", [part for task in report.tasks for part in _results(task)]),
                 ("curves", "Learning curves", [part for task in report.tasks for part in _curves(task)]),
                 ("cost", "Cost", [part for task in report.tasks for part in _cost(task)]),
-                ("attention", "What they attend to", [*_modality(report.shifts), *map(_picture, report.pictures)]),
                 ("samples", "Sample predictions", [part for found in report.samples for part in _samples(found)]),
+                ("attention", "What they attend to", [*_modality(report.shifts), *map(_picture, report.pictures)]),
                 ("runs", "Runs", [_runs(report.tasks)])]
     kept = [(anchor, title, body) for anchor, title, body in sections if any(body)]
     links = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title, _ in kept)
@@ -155,8 +156,8 @@ def _modality(shifts: Sequence[Shift]) -> list[str]:
 
 def _picture(picture: Picture) -> str:
     title = f"{picture.name}: {picture.view}"
-    return (f'<figure class="whole"><figcaption>{escape(title)}</figcaption>'
-            f'<img src="{png_uri(picture.png)}" alt="{escape(title)}"></figure>')
+    shown = f'<figure class="whole"><img src="{png_uri(picture.png)}" alt="{escape(title)}"></figure>'
+    return f'<details{" open" * picture.short}><summary>{escape(title)}</summary>{shown}</details>'
 
 
 def _importance(found: Importance | None) -> str:
@@ -179,7 +180,7 @@ def _card(card: SampleCard) -> str:
 
 
 def _given(given: Given) -> str:
-    mark, kind = ("", "") if given.score is None else ("✓ ", "right") if given.score >= 0.5 else ("✗ ", "wrong")
+    mark, kind = ("", "") if given.score is None else ("✓\u00a0", "right") if given.score >= 0.5 else ("✗\u00a0", "wrong")
     return (f'<tr><td>{escape(given.model)}</td><td class="{kind}">{mark}{escape(given.answer)}</td>'
             f'<td class="n">{given.confidence:.0%}</td></tr>')
 
