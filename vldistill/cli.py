@@ -249,7 +249,7 @@ def analyze(
         int | None, typer.Option("--samples", min=1, metavar="N", help="Records: 12; modality 256, attention 4.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help=".html or .png, instead of RUN/figures/VIEW.html.")
+        Path | None, typer.Option("--out", metavar="FILE", help="One .html or .png, instead of RUN/figures/VIEW.*.")
     ] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,

@@ -49,6 +49,12 @@ def test_modality_of_two_runs_goes_to_the_report(world, well, tmp_path):
         assert picture.format == "PNG" and len(picture.convert("RGB").getcolors(1 << 24)) > 100
 
 
+def test_page_picture_and_figures_lie_beside_the_run(world, well):
+    assert well("analyze", TEACHER, "--modality", "--samples", "4").last["figure"].endswith("figures/modality.html")
+    figures = Path(TEACHER, "default/seed0/figures")
+    assert {"modality.html", "modality.png", "modality.json"} <= {path.name for path in figures.iterdir()}
+
+
 def test_words_get_what_their_tokens_get(data):
     records = data.records("val", limit=3)
     found, layer = word_attention(TEACHER, data, records)

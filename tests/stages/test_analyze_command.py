@@ -134,7 +134,8 @@ def test_a_run_of_another_objective_is_refused(here, well, command, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, part", [
-    (("run",), "nothing to show (say what: --words, --tokens, --modality, --attention)"), (("nobody", "--words"), "nobody: no such run"),
+    (("run",), "nothing to show (say what: --words, --tokens, --modality, --attention)"),
+        (("nobody", "--words"), "nobody: no such run"),
     (("bert", "--words"), "bert: holds no complete run"), (("words.yaml", "--words"), "holds no complete run"),
     (("run", "--words", "--split", "dev"), "no split 'dev'"), (("run", "--words", "--data", "raw"), "is not an artifact"),
     (("run", "--words", "--out", "words.pdf"), "ends neither in .html nor in .png"),

@@ -90,12 +90,22 @@ def analyze_command(
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, content)
+    if out is None:
+        _beside(target.with_suffix(PICTURE), drawn)
     if drawn.table is not None:
         kept = subject.folder / "figures" / f"{name}.json"
         kept.parent.mkdir(exist_ok=True)
         write_json(kept, drawn.table)
     console.print(f"wrote {target}", highlight=False, markup=False, soft_wrap=True)
     last_line({"figure": str(target), **drawn.summary})
+
+
+def _beside(picture: Path, drawn: Drawn) -> None:
+    """The picture, for `report`. One that would be too high is left out, since there is a page."""
+    try:
+        write_bytes(picture, drawn.picture())
+    except InputError:
+        picture.unlink(missing_ok=True)
 
 
 def _check_asked(name: str, view: View, asked: Asked) -> None:

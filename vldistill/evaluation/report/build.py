@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vldistill.evaluation.report.analyses import modality_shifts, pictures
 from vldistill.evaluation.report.grid import Group, group_runs, problems_of
-from vldistill.evaluation.report.modality import modality_shifts
 from vldistill.evaluation.report.page import Report, TaskReport
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.samples import sample_sets
@@ -25,7 +25,7 @@ def build_report(sources: Sequence[Path], *, title: str, samples: int) -> Report
     complete = sum(run.flag is None for run in runs)
     told = f"{len(runs)} run(s), {complete} of them whole, in {len(groups)} group(s) of recipe and variant."
     return Report(title, told, tasks, tuple(problems_of(groups)), tuple(sample_sets(groups, samples)) if samples else (),
-                  tuple(modality_shifts(groups)))
+                  tuple(modality_shifts(groups)), tuple(pictures(groups)))
 
 
 def _data_of(group: Group) -> str:

@@ -102,7 +102,7 @@ def bar_charts(grid: Grid) -> list[Chart]:
         rows = [(number, row) for number, row in enumerate(grid.rows) if row.cells[place].mean is not None]
         if len(rows) < 2:
             continue
-        figure = Figure(figsize=(_SMALL[0] * 1.5, 0.9 + _BAR * len(rows)), layout="constrained")
+        figure = Figure(figsize=(_SMALL[0], 0.75 + _BAR * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         for height, (number, row) in enumerate(rows):
             cell, colour = row.cells[place], style_of(number)[0]
@@ -125,7 +125,7 @@ def cost_chart(grid: Grid) -> Chart | None:
     rows = [(number, row) for number, row in enumerate(grid.rows) if row.seconds is not None]
     if len(rows) < 2:
         return None
-    figure = Figure(figsize=(_SMALL[0] * 1.5, 0.9 + _BAR * len(rows)), layout="constrained")
+    figure = Figure(figsize=(_SMALL[0], 0.75 + _BAR * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for height, (number, row) in enumerate(rows):
         axes.barh(height, row.seconds, color=style_of(number)[0], alpha=0.55, height=0.7)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vldistill.evaluation.page import data_uri, document
+from vldistill.evaluation.page import data_uri, document, png_uri
+from vldistill.evaluation.report.analyses import Importance, Picture, Shift
 from vldistill.evaluation.report.charts import Chart, bar_charts, cost_chart, curve_charts, style_of
 from vldistill.evaluation.report.grid import Group
-from vldistill.evaluation.report.modality import Importance, Shift
 from vldistill.evaluation.report.samples import Given, SampleCard, SampleSet
 from vldistill.evaluation.report.tables import NOTE, Grid, text_table
 
@@ -34,6 +34,9 @@ th:first-child, td:first-child { padding-left: 0; }
 figure { margin: 0; padding: .5rem .6rem .3rem; background: var(--panel); border: 1px solid var(--line); border-radius: 6px;
   color: #1c1c1f; }
 figure img { display: block; width: 100%; height: auto; }
+summary { cursor: pointer; font-weight: 600; margin-top: .8rem; }
+figure.whole { margin: .9rem 0; }
+figure.whole img { width: auto; max-width: 100%; margin: 0 auto; }
 figcaption { font-size: .85rem; font-weight: 600; margin-bottom: .2rem; }
 .flags { padding-left: 1.2rem; color: var(--warn); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
@@ -66,6 +69,7 @@ class Report:
     problems: tuple[str, ...]
     samples: tuple[SampleSet, ...]
     shifts: tuple[Shift, ...]
+    pictures: tuple[Picture, ...]
 
 
 def report_page(report: Report) -> str:
@@ -73,8 +77,8 @@ def report_page(report: Report) -> str:
     sections = [("results", "Results", [part for task in report.tasks for part in _results(task)]),
                 ("curves", "Learning curves", [part for task in report.tasks for part in _curves(task)]),
                 ("cost", "Cost", [part for task in report.tasks for part in _cost(task)]),
-                ("modality", "Modality importance", _modality(report.shifts)),
                 ("samples", "Sample predictions", [part for found in report.samples for part in _samples(found)]),
+                ("attention", "What they attend to", [*_modality(report.shifts), *map(_picture, report.pictures)]),
                 ("runs", "Runs", [_runs(report.tasks)])]
     kept = [(anchor, title, body) for anchor, title, body in sections if any(body)]
     links = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title, _ in kept)
@@ -150,6 +154,12 @@ def _modality(shifts: Sequence[Shift]) -> list[str]:
     return [_wide(table, "modality importance"), f'<p class="faint">{told}</p>']
 
 
+def _picture(picture: Picture) -> str:
+    title = f"{picture.name}: {picture.view}"
+    shown = f'<figure class="whole"><img src="{png_uri(picture.png)}" alt="{escape(title)}"></figure>'
+    return f'<details{" open" * picture.short}><summary>{escape(title)}</summary>{shown}</details>'
+
+
 def _importance(found: Importance | None) -> str:
     cells = ["–"] * 3 if found is None else [f"{value:.4f}" for value in (found.vision, found.text, found.gap)]
     return "".join(f'<td class="n">{cell}</td>' for cell in cells)
@@ -170,7 +180,7 @@ def _card(card: SampleCard) -> str:
 
 
 def _given(given: Given) -> str:
-    mark, kind = ("", "") if given.score is None else ("✓ ", "right") if given.score >= 0.5 else ("✗ ", "wrong")
+    mark, kind = ("", "") if given.score is None else ("✓\u00a0", "right") if given.score >= 0.5 else ("✗\u00a0", "wrong")
     return (f'<tr><td>{escape(given.model)}</td><td class="{kind}">{mark}{escape(given.answer)}</td>'
             f'<td class="n">{given.confidence:.0%}</td></tr>')
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from PIL import Image
 
@@ -72,14 +73,16 @@ def _of_data(folder: Path, fingerprint: str, groups: list[Group], count: int) ->
     if split is None:
         return None
     title = f"{folder.name}, {split}"
+    named = (lambda group: group.variant) if len({group.recipe for group in groups}) == 1 else (lambda group: group.name)
     try:
         data = open_data(folder)
         if data.fingerprint != fingerprint:
             return SampleSet(title, (), f"{folder} has been made anew since, so its records are not shown.")
         records = {record.id: record for record in data.records(split)}
-        found = {group.variant if len({one.recipe for one in groups}) == 1 else group.name: rows
-                 for group, run in zip(groups, runs, strict=True) if (rows := _predictions(run.folder, split)) is not None}
-        teachers, told = _teacher_rows(runs, split, fingerprint)
+        teacher, told = _teacher(runs, split, fingerprint)
+        found = {named(group): rows for group, run in zip(groups, runs, strict=True)
+                 if run.folder.resolve() != teacher and (rows := _predictions(run.folder, split)) is not None}
+        teachers = {TEACHER: _predictions(teacher, split) or {}} if teacher else {}
         chosen = choose(found, count)
         cards = tuple(_card(records[identifier], {**teachers, **found}, data) for identifier in chosen if identifier in records)
     except InputError as error:
@@ -109,8 +112,8 @@ def _predictions(folder: Path, split: str) -> Rows | None:
         raise InputError("cannot be read", where=str(path), hint="evaluate the run again") from None
 
 
-def _teacher_rows(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[dict[str, Rows], str]:
-    """The answers of the fusion teacher that the runs name, and what to do where it has not been evaluated."""
+def _teacher(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[Path | None, str]:
+    """The run of the fusion teacher that the runs name, where it has been evaluated on the same; else what to do for it."""
     named = dict.fromkeys(source for run in runs if (source := (run.settings.get("teacher") or {}).get("model")))
     for source in named:
         for base in (Path(), *runs[0].folder.resolve().parents):
@@ -118,18 +121,13 @@ def _teacher_rows(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[
                 continue
             try:
                 folder = find_run(base / source)
-            except InputError:
-                continue
-            metrics = folder / "eval" / split / "metrics.json"
-            try:
-                same = json.loads(metrics.read_text(encoding="utf-8")).get("data") == fingerprint
-            except (OSError, ValueError):
-                same = False
-            rows = _predictions(folder, split) if same else None
-            if rows:
-                return {TEACHER: rows}, ""
-            return {}, f"The teacher's answers are missing: vldistill evaluate {source} --split {split}"
-    return {}, ""
+                metrics = json.loads((folder / "eval" / split / "metrics.json").read_text(encoding="utf-8"))
+            except (InputError, OSError, ValueError):
+                metrics = {}
+            if metrics.get("data") == fingerprint:
+                return folder.resolve(), ""
+            return None, f"The teacher's answers are missing: vldistill evaluate {source} --split {split}"
+    return None, ""
 
 
 def choose(found: dict[str, Rows], count: int) -> list[str]:
@@ -147,7 +145,8 @@ def choose(found: dict[str, Rows], count: int) -> list[str]:
         own = [values[identifier] for values in scores.values() if identifier in values]
         return max(own) - min(own)
 
-    ordered = sorted(best, key=lambda identifier: -disagreement(identifier))  # stable: else in file order
+    # Neighbours in a file are often of one image, so that ids are mixed, always alike.
+    ordered = sorted(best, key=lambda identifier: (-disagreement(identifier), crc32(identifier.encode())))
     right = [identifier for identifier in ordered if best[identifier] >= 0.5]
     wrong = [identifier for identifier in ordered if best[identifier] < 0.5]
     half = max(count - min(len(wrong), count // 2), 0)

@@ -1,4 +1,5 @@
-"""What `analyze --modality` found of a report's runs: how much they attend to each modality, before and after distillation."""
+"""What `analyze` has left beside a report's runs: its pictures, and how much they attend to each modality, before and after
+distillation."""
 
 from __future__ import annotations
 
@@ -8,8 +9,36 @@ from dataclasses import dataclass
 
 from vldistill.evaluation.report.grid import Group
 
-MODALITY_FILE = "figures/modality.json"
+FIGURES = "figures"
 """Below a run."""
+VIEWS = {"modality": "attention on each modality", "tokens": "attention on words", "words": "selected words",
+         "attention": "attention of words over the image"}
+_LARGEST = 4 << 20
+"""Bytes of a picture that a page takes in."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: the run's. view: what it shows. short: whether it takes little of a page, so that it need not be unfolded."""
+
+    name: str
+    view: str
+    png: bytes
+    short: bool
+
+
+def pictures(groups: Sequence[Group]) -> list[Picture]:
+    """Those of each group's first run that has any, but none too large for a page."""
+    found = []
+    for group in groups:
+        for run in group.runs:
+            name = f"{group.name}/seed{run.seed}"
+            own = [Picture(name, title, path.read_bytes(), view == "modality") for view, title in VIEWS.items()
+                   if (path := run.folder / FIGURES / f"{view}.png").is_file() and path.stat().st_size <= _LARGEST]
+            if own:
+                found += own
+                break
+    return found
 
 
 @dataclass(frozen=True)
@@ -40,7 +69,7 @@ def modality_shifts(groups: Sequence[Group]) -> list[Shift]:
     found = []
     for group in groups:
         for run in group.runs:
-            path = run.folder / MODALITY_FILE
+            path = run.folder / FIGURES / "modality.json"
             try:
                 told = json.loads(path.read_text(encoding="utf-8"))
                 before, after = (_importance(told["averages"].get(when)) for when in ("before", "after"))
