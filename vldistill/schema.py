@@ -89,10 +89,10 @@ class Regions(Section):
 class Student(Section):
     """kind: "vilt", "meter" and "oscar" (fusion), "dual_encoder", "meter_dual" and "oscar_dual" (from these), "uniter" (VILLA
     too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert", and "clip_dual" (CLIP, SLIP, DeCLIP; without
-    dropout); or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil or
-    pixelbert student's may be a BERT of transformers, a clip_dual's a SLIP); null starts from scratch with `sizes`, a clip_dual from
-    `clip.model` where there is one. keep_head: take the head along too (same labels only). visual: whether a vlbert student reads
-    the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
+    dropout); or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil
+    or pixelbert student's may be a BERT of transformers, a clip_dual's a SLIP); null starts from scratch with `sizes`, or a
+    clip_dual from `clip.model`. keep_head: take the head along too (same labels only). visual: whether a vlbert student reads the
+    features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
     kind: Literal["vilt", "dual_encoder", "meter", "meter_dual", "oscar", "oscar_dual", "clip_dual", "uniter", "vlbert",
                   "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder", "vision_encoder"]

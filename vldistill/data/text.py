@@ -8,6 +8,7 @@ BERT's vocab.txt).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -95,6 +96,7 @@ class WordTokenizer:
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names})
 
 
+@lru_cache
 def clip_tokenizer(*, mask: bool = False) -> WordTokenizer:
     """CLIP's, or with a token for hidden words DeCLIP's."""
     return WordTokenizer(clip_byte_pairs(mask=mask))

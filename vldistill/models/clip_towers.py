@@ -33,7 +33,8 @@ class ClipConfig(ModelConfig):
     """Sizes; the defaults are CLIP ViT-B/32's. hidden_size: of the shared space, which is the width of both vectors.
     num_hidden_layers: of the text. vision: "clip", OpenAI's layout, or "timm", whose activation is GELU. image_size: of the
     square that is cut out of an image whose shorter side is image_size / crop_ratio, and that the position table is for.
-    pixel_mean, pixel_std: of pixels in [0, 1]. All images are resized bicubically, though SLIP's and DeCLIP's authors do it bilinearly."""
+    pixel_mean, pixel_std: of pixels in [0, 1]. All images are resized bicubically, though SLIP's and DeCLIP's authors do so
+    bilinearly."""
 
     hidden_size: int = 512
     vocab_size: int = 49408

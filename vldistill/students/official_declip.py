@@ -1,5 +1,5 @@
-"""DeCLIP's official checkpoints, converted to folders of a clip_dual model without a head: its two towers. Every other key is named
-here, or is an error that lists it.
+"""DeCLIP's official checkpoints, converted to folders of a clip_dual model without a head: its two towers. Every other key is
+named here, or is an error that lists it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _CROP = 224 / 256
 
 
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
-    """Writes config.json, model.safetensors and the tokenizer, which open_clip's vocabulary gives; returns what the folder says of
-    itself. Raises InputError where the file cannot be read safely, is another model's, or a key has no place or is missing."""
+    """Writes config.json, model.safetensors and the tokenizer, which open_clip's vocabulary gives; returns what the folder says
+    of itself. Raises InputError where the file cannot be read safely, is another model's, or a key has no place or is missing."""
     weights = renamed(read_official(source))
     config = _sizes(weights, source)
     tokenizer = clip_tokenizer(mask=True)
