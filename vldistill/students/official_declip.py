@@ -40,7 +40,7 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {config.vocab_size:,} tokens, DeCLIP's vocabulary has {len(tokenizer.vocabulary):,}",
                          where=str(source), hint="name a DeCLIP with a Transformer of its own for text")
-    spec = ModelSpec("clip_dual", config, "", 1, [], config.image_size, config.max_position_embeddings, official=True)
+    spec = ModelSpec("clip_dual", config, "", 1, [], config.image_size, config.max_position_embeddings)
     model = ClipDual(config, images=1, classes=0)
     load_towers(model, weights, str(source))
     towers = tuple(f"{name}." for name in model.towers)
