@@ -281,7 +281,7 @@ def report(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip.",
+        typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip, declip.",
                        show_default=False),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
