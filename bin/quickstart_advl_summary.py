@@ -95,7 +95,7 @@ def draw(measured: dict[str, dict[str, list[float]]], seeds: int, picture: Path)
     axes.set(ylabel="points above no distillation",
              title=f"ADVL's Table 1 in miniature, 100 of each type, {seeds} seed(s)")
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="upper right")
     figure.savefig(picture, dpi=150)
 
 
