@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vldistill.errors import InputError
-from vldistill.evaluation.report.grid import Cell, Column, columns_of, group_runs, problems_of
+from vldistill.evaluation.report.grid import Cell, Column, columns_of, group_runs, problems_of, remarks_of
 from vldistill.evaluation.report.published import _rows, published_for
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.tables import make_grid, text_table, to_csv, to_latex, to_markdown
@@ -69,9 +69,15 @@ def test_an_evaluation_of_a_part_counts_for_nothing(write_run, tmp_path):
 
 
 def test_different_settings_under_one_name_are_told(write_run, tmp_path):
-    write_run("soft", 0)
-    write_run("soft", 1, recipe_hash="other")
-    assert "mine/soft: its runs were made with different settings" in problems_of(groups_of(tmp_path / "runs"))[0]
+    def draw(seed: int, rate: float = 1e-3) -> dict:
+        return {"data": {"train": f"train-lowshot100-seed{seed}"}, "optim": {"lr": rate}, "train": {"seed": seed}}
+
+    for seed in (0, 1):
+        write_run("draws", seed, settings=draw(seed))
+        write_run("rates", seed, settings=draw(seed, 1e-3 + seed))
+    groups = groups_of(tmp_path / "runs")
+    assert problems_of(groups) == [] and len(remarks_of(groups)) == 1
+    assert "mine/rates: its runs were made with different settings" in remarks_of(groups)[0]
 
 
 def test_a_line_that_was_cut_off_is_passed_over(write_run, tmp_path):

@@ -47,6 +47,8 @@ def report_command(
     _shifts(report.shifts)
     for problem in report.problems:
         console.print(f"  not counted: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    for remark in report.remarks:
+        console.print(f"  note: {remark}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     summary = {"runs": sum(len(group.runs) for task in report.tasks for group in task.groups), "problems": len(report.problems)}
     if out is None:
         last_line(summary)
@@ -85,6 +87,7 @@ def _terminal(title: str, text) -> Table:
 def _shifts(shifts) -> None:
     if not shifts:
         return
+    wide = Console(width=max(console.width, WIDEST))
     table = Table(title="attention of [CLS] on vision and text, before and after training", title_justify="left", box=None,
                   pad_edge=False)
     table.add_column("run")
@@ -95,5 +98,5 @@ def _shifts(shifts) -> None:
                  for cell in (["–"] * 3 if found is None
                               else [f"{found.vision:.4f}", f"{found.text:.4f}", f"{found.gap:+.4f}"])]
         table.add_row(Text(shift.name), *cells)
-    console.print(table)
-    console.print()
+    wide.print(table)
+    wide.print()

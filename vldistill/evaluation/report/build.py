@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vldistill.evaluation.report.analyses import modality_shifts, pictures
-from vldistill.evaluation.report.grid import Group, group_runs, problems_of
+from vldistill.evaluation.report.grid import Group, group_runs, problems_of, remarks_of
 from vldistill.evaluation.report.page import Report, TaskReport
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.samples import sample_sets
@@ -24,7 +24,8 @@ def build_report(sources: Sequence[Path], *, title: str, samples: int) -> Report
     tasks = tuple(TaskReport(name, tuple(own), make_grid(own)) for name, own in by_data.items())
     complete = sum(run.flag is None for run in runs)
     told = f"{len(runs)} run(s), {complete} of them whole, in {len(groups)} group(s) of recipe and variant."
-    return Report(title, told, tasks, tuple(problems_of(groups)), tuple(sample_sets(groups, samples)) if samples else (),
+    return Report(title, told, tasks, tuple(problems_of(groups)), tuple(remarks_of(groups)),
+                  tuple(sample_sets(groups, samples)) if samples else (),
                   tuple(modality_shifts(groups)), tuple(pictures(groups)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from vldistill.evaluation.report.runs import RunRecord
 
+_SEED = re.compile(r"-seed\d+$")
 VALIDATION = "validation"
 """The column of what training itself saw at its best step."""
 # In the order in which they are shown. ECE is an error, so less is better, and it stays beside accuracy.
@@ -66,12 +68,20 @@ class Group:
 
     @property
     def mixed(self) -> bool:
-        """Whether its runs were made with different settings, so that a mean means little."""
-        return len({run.recipe_hash for run in self.runs if run.recipe_hash}) > 1
+        """Whether its runs were made with different settings, so that a mean means little. Seed k of a low-shot recipe trains on
+        draw k, which is no other setting."""
+        settings = [_without_seed(run.settings) for run in self.runs if run.settings]
+        return any(own != settings[0] for own in settings[1:])
 
     def cell(self, column: Column) -> Cell:
         values = [value for run in self.whole if (value := value_of(run, column)) is not None]
         return Cell(tuple(values), len(self.runs))
+
+
+def _without_seed(settings: dict[str, Any]) -> dict[str, Any]:
+    data, train = settings.get("data", {}), settings.get("train", {})
+    return {**settings, "data": {**data, "train": _SEED.sub("", str(data.get("train")))},
+            "train": {name: value for name, value in train.items() if name != "seed"}}
 
 
 def value_of(run: RunRecord, column: Column) -> float | None:
@@ -108,13 +118,17 @@ def columns_of(groups: Iterable[Group]) -> list[Column]:
     return [Column(split, metric) for split in order for metric in METRICS if metric in splits[split]]
 
 
+def remarks_of(groups: Iterable[Group]) -> list[str]:
+    """A line for each group whose runs differ in more than their seed."""
+    return [f"{group.name}: its runs were made with different settings; compare their recipe.yaml" for group in groups
+            if group.mixed]
+
+
 def problems_of(groups: Iterable[Group]) -> list[str]:
-    """A line for each run whose figures do not count, and each group whose runs differ in more than their seed."""
+    """A line for each run, or evaluation, whose figures do not count."""
     told = []
     for group in groups:
         told += [f"{run.folder}: {run.flag}" for run in group.runs if run.flag]
-        if group.mixed:
-            told.append(f"{group.name}: its runs were made with different settings; compare their recipe.yaml")
         told += [f"{run.folder}: evaluated on a part of {split} only" for run in group.runs
                  for split, metrics in run.scores.items() if metrics.get("partial") and not run.partial]
     return told

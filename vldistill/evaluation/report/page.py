@@ -61,12 +61,13 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Report:
-    """problems: lines on runs whose figures do not count."""
+    """problems: lines on runs whose figures do not count. remarks: on what else to know of them."""
 
     title: str
     told: str
     tasks: tuple[TaskReport, ...]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...]
     samples: tuple[SampleSet, ...]
     shifts: tuple[Shift, ...]
     pictures: tuple[Picture, ...]
@@ -82,16 +83,17 @@ def report_page(report: Report) -> str:
                 ("runs", "Runs", [_runs(report.tasks)])]
     kept = [(anchor, title, body) for anchor, title, body in sections if any(body)]
     links = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title, _ in kept)
-    body = [f'<p class="faint">{escape(report.told)}</p>', f"<nav><ul>{links}</ul></nav>", _flags(report.problems)]
+    body = [f'<p class="faint">{escape(report.told)}</p>', f"<nav><ul>{links}</ul></nav>", _flags("Not counted", report.problems),
+            _flags("To be known", report.remarks)]
     body += [f'<section id="{anchor}"><h2>{title}</h2>{"".join(parts)}</section>' for anchor, title, parts in kept]
     return document(report.title, _STYLE, body)
 
 
-def _flags(problems: Sequence[str]) -> str:
-    if not problems:
+def _flags(title: str, lines: Sequence[str]) -> str:
+    if not lines:
         return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in problems)
-    return f'<section id="flags"><h2>Not counted</h2><ul class="flags">{items}</ul></section>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<section><h2>{title}</h2><ul class="flags">{items}</ul></section>'
 
 
 def _results(task: TaskReport) -> list[str]:
