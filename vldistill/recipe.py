@@ -180,8 +180,10 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Fingerprint of everything but the name, the description and the seed, so that seeds of one variant share it."""
-    values = recipe.model_dump(exclude={"name": True, "description": True, "train": {"seed"}})
+    """Fingerprint of everything but the name, the description, the seed and when checkpoints are saved, so that seeds of one
+    variant share it."""
+    values = recipe.model_dump(exclude={"name": True, "description": True,
+                                        "train": {"seed", "checkpoint_minutes", "checkpoint_every"}})
     return fingerprint(values)
 
 
