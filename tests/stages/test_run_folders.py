@@ -10,7 +10,8 @@ import pytest
 
 from vldistill.errors import VldistillError
 from vldistill.recipe import load_recipe
-from vldistill.training import stages
+from vldistill.training import run
+from vldistill.training.build import build_parts
 from vldistill.training.loop import Learner
 
 
@@ -80,7 +81,7 @@ def test_a_dry_run_of_what_is_not_needed_refuses_too(world, command, stage):
 
 def test_counts_of_a_dry_run_are_true(world, well, few):
     shown = well("distill", "-r", "quickstart_dide", "--dry-run", *few).flat
-    parts = stages.build_parts(load_recipe("quickstart_dide"))
+    parts = build_parts(load_recipe("quickstart_dide"))
     trained = sum(p.numel() for p in Learner(parts.student, parts.objective).parameters())
     frozen = sum(p.numel() for p in parts.teacher.model.parameters())
     assert f"{trained:,} parameters trained" in shown and f"{frozen:,} parameters frozen" in shown
@@ -95,7 +96,7 @@ def stopped(monkeypatch, command, few, tmp_path, error: BaseException):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "fit", fit)
+        patch.setattr(run, "fit", fit)
         result = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path / "runs", "--name", "cut", *few)
     folder = tmp_path / "runs/quickstart_teacher/cut/seed0"
     return result, folder, json.loads((folder / "manifest.json").read_text())

@@ -143,8 +143,8 @@ def pad_text(texts: list[EncodedText], pad_id: int) -> TextBatch:
 
 
 class EpochBatches:
-    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps. first: where
-    the next pass begins, and that one alone."""
+    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps. first: the
+    batch with which the next pass begins, and that one alone."""
 
     def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1):
         self.count, self.batch, self.seed, self.rank, self.world, self.epoch = count, batch, seed, rank, world, 0
