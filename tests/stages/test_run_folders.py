@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vldistill.data.artifact import open_data
 from vldistill.errors import VldistillError
 from vldistill.recipe import load_recipe
 from vldistill.training import run
@@ -140,7 +141,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, command, few, tmp_path):
     result = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path, "--name", "nan", *few, "optim.lr=1e30",
                      "optim.warmup=0", "train.steps=5")
     assert result.code == 1 and "Traceback" not in result.err
-    assert re.match(r"vldistill: loss, loss/task is not finite at step \d \(lower optim.lr", result.err), result.err
+    told = re.match(r"vldistill: loss, loss/task is not finite at step \d, in a batch of records (.*) \(lower", result.err)
+    assert told, result.err
+    known = {record.id for record in open_data(Path("artifacts/data/toy-nlvr2")).records("train")}
+    assert len(told[1].split(", ")) == 8 and known >= set(told[1].split(", "))
     manifest = json.loads((tmp_path / "quickstart_teacher/nan/seed0/manifest.json").read_text())
     assert manifest["status"] == "failed" and manifest["complete"] is False
 

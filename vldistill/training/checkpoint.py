@@ -60,14 +60,17 @@ def save_state(run: Path, state: State) -> Path:
     target, temporary = parent / f"step-{state.step:08d}", parent / f".step-{state.step:08d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    # Cloned, since tied weights share their memory, which the file format refuses.
-    save_file({name: value.detach().cpu().clone() for name, value in state.tensors.items()}, temporary / _TENSORS)
-    _flush(temporary / _TENSORS)
-    plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
-    write_json(temporary / _STATE, {**plain, "sha256": file_digest(temporary / _TENSORS)})
-    if target.exists():
-        shutil.rmtree(target)
-    temporary.rename(target)
+    try:
+        # Cloned, since tied weights share their memory, which the file format refuses.
+        save_file({name: value.detach().cpu().clone() for name, value in state.tensors.items()}, temporary / _TENSORS)
+        _flush(temporary / _TENSORS)
+        plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
+        write_json(temporary / _STATE, {**plain, "sha256": file_digest(temporary / _TENSORS)})
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     _flush(parent)
     for _, old in sorted(_found(parent))[:-KEPT]:
         shutil.rmtree(old)

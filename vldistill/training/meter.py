@@ -47,7 +47,7 @@ class Meter:
         self.pairs += len(ids) * self._accelerator.num_processes
 
     def check(self, step: int) -> dict[str, float]:
-        """The means so far. Raises VldistillError, on every rank, where one is not finite, naming the records of its batch; not in
+        """The means so far. Raises VldistillError, on every rank, where one is not finite, naming the batch's records; not in
         fp16."""
         if not self._sums:
             return {}
