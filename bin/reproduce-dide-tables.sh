@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# DiDE's result tables (4-7), from prepared data and converted checkpoints (see the recipes' first lines), in the folder where
+# DiDE's result tables (2, 4-7) and its Fig. 3 (fig3), from prepared data and converted checkpoints (see the recipes' first lines), in the folder where
 # `vldistill` is used. Run by hand, or as a SLURM array with one run a task:
 #   bin/reproduce-dide-tables.sh 5 list              the runs, numbered, and what comes before them; `count` says how many
 #   bin/reproduce-dide-tables.sh 5 before            teachers and pre-training, before any run

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import reproduce_runs
-from reproduce_dide_rows import FULL, TABLES, TITLES, TOY, Row, Step, rows_of
+from reproduce_dide_rows import FULL, FULL_ONLY, TABLES, TITLES, TOY, Row, Step, name_of, rows_of
 from reproduce_runs import call, check_given, mean, numbered, score, seeds_of, show
 
 ACTIONS = ("count", "list", "before", "run", "all", "table")
@@ -37,7 +37,8 @@ class Run:
         row = self.row
         if not row.stage:
             return row.task.teacher
-        variant = f"table{self.table}-{row.task.name}-{row.name}"
+        table = self.table if self.table.startswith("fig") else f"table{self.table}"
+        variant = f"{table}-{row.task.name}-{row.name}"
         return Step(row.stage, row.task.recipe, variant, (*row.task.overrides, *row.overrides, *self.given), self.seed)
 
 
@@ -82,11 +83,11 @@ def print_table(table: str, runs: list[Run], *, toy: bool) -> None:
             reached = score(run.step.folder, split, metric)
             column = found.setdefault(run.row.name, {}).setdefault((task.name, split, metric), [])
             column += [] if reached is None else [reached]
-    tasks = list(dict.fromkeys(task for task, _, _ in columns))
-    rows = [[name, *(mean(cells.get(column, [])) for column in columns), *(paper[name].get(task, "") for task in tasks)]
+    tasks = list(dict.fromkeys(task for task, _, _ in columns if any(of.get(task) for of in paper.values())))
+    rows = [[name, *(mean(cells.get(column)) for column in columns), *(paper[name].get(task, "") for task in tasks)]
             for name, cells in found.items()]
     heads = [f"{task} {split}" if metric == "accuracy" else metric for task, split, metric in columns]
-    title = f"DiDE, Table {table}{' in the toy world' * toy}, {TITLES[table]}: %"
+    title = f"DiDE, {name_of(table)}{' in the toy world' * toy}, {TITLES[table]}: %"
     show(title, ["row", *heads, *(f"paper, {task}" for task in tasks)], rows)
 
 
@@ -101,6 +102,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("given", nargs="*", metavar="KEY=VALUE", help="recipe fields, for every run")
     asked = parser.parse_intermixed_args(words)
     check_given(parser, asked.given)
+    if asked.toy and asked.table in FULL_ONLY:
+        parser.error(f"{name_of(asked.table)} is not for the toy world: leave out --toy, or choose of "
+                     f"{', '.join(table for table in TABLES if table not in FULL_ONLY)}")
     seeds = seeds_of(parser, asked.seeds or ("0,1,2" if asked.toy else "0,1,2,3"))
     runs = runs_of(asked.table, TOY if asked.toy else FULL, seeds, asked.only, asked.given)
     if not runs:

@@ -159,13 +159,19 @@ def evaluate(
     index: Annotated[
         Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
     ] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
+    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
+    leaderboard: Annotated[
+        Path | None, typer.Option("--leaderboard", metavar="FILE", help="vcr, vqa, nlvr2: write what the server reads.")
+    ] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="--leaderboard even of some records only.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""
-    from vldistill.commands.evaluate import evaluate_command
+    from vldistill.commands.evaluate import Asked, evaluate_command
 
-    evaluate_command(runs, data=data, split=split, batch=batch, workers=workers, out=out, limit=limit, precision=precision,
-                     index=index, dry_run=dry_run)
+    evaluate_command(runs, Asked(data, split, batch, workers, out, limit, precision, index, ensemble, domain_shift, leaderboard,
+                                 allow_partial, dry_run))
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
@@ -180,9 +186,23 @@ def predict(
     workers: Workers = 0,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
-    from vldistill.commands.evaluate import predict_command
+    from vldistill.commands.predict import predict_command
 
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers)
+
+
+@app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="Run, or an ensemble's folder.", show_default=False)],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The other.", show_default=False)],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Of RUN/eval, as `evaluate` wrote it.")] = "val",
+    examples: Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Changed answers to show.")] = 8,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".json, instead of one in RUN_A/eval/SPLIT.")] = None,
+) -> None:
+    """Say which answers changed, with a paired test."""
+    from vldistill.commands.compare import compare_command
+
+    compare_command(run_a, run_b, split=split, examples=examples, out=out)
 
 
 @app.command(epilog="Example: vldistill bench --batch 32,256 --precision fp32,bf16")
@@ -267,7 +287,7 @@ def report(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip.",
+        typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip, declip.",
                        show_default=False),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],

@@ -88,13 +88,14 @@ class Regions(Section):
 
 class Student(Section):
     """kind: "vilt", "meter" and "oscar" (fusion), "dual_encoder", "meter_dual" and "oscar_dual" (from these), "uniter" (VILLA
-    too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert"; or, to be a teacher later, "text_encoder" or
-    "vision_encoder". init: a run, a model folder or a hub name (a clip_vil or pixelbert student's may be a BERT of transformers);
-    null starts from scratch with `sizes`. keep_head: take the head along too (same labels only). visual: whether a vlbert student
-    reads the features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
+    too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert", and "clip_dual" (CLIP, SLIP, DeCLIP; without
+    dropout); or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil
+    or pixelbert student's may be a BERT of transformers, a clip_dual's a SLIP); null starts from scratch with `sizes`, or a
+    clip_dual from `clip.model`. keep_head: take the head along too (same labels only). visual: whether a vlbert student reads the
+    features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
 
-    kind: Literal["vilt", "dual_encoder", "meter", "meter_dual", "oscar", "oscar_dual", "uniter", "vlbert", "visualbert",
-                  "lxmert", "pixelbert", "clip_vil", "text_encoder", "vision_encoder"]
+    kind: Literal["vilt", "dual_encoder", "meter", "meter_dual", "oscar", "oscar_dual", "clip_dual", "uniter", "vlbert",
+                  "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder", "vision_encoder"]
     init: str | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
@@ -287,6 +288,8 @@ class Recipe(Section):
         if self.adversarial is not None and self.student.kind != "uniter":
             raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.student.kind}")
         self._canvases()
+        if self.student.kind == "clip_dual":
+            self._clip_dual()
         if self.student.kind in ("visualbert", "lxmert", "pixelbert") and self.objective.kind != "labels":
             raise ValueError(f"a {self.student.kind} student is a baseline: it is trained by objective {{kind: labels}}")
         if self.student.kind == "text_encoder" and (self.objective.kind != "pretrain" or "itm" in self.objective.tasks):
@@ -335,6 +338,8 @@ class Recipe(Section):
     def _canvases(self) -> None:
         kind, clip = self.student.kind, self.student.clip
         own, pixels = kind == "clip_vil", kind == "pixelbert"
+        if kind == "clip_dual":
+            clip = clip.model_copy(update={"model": None, "weights": None})  # which it may have, see `_clip_dual`
         if not own and (clip != Clip() or (self.image.long_side != Image().long_side and not pixels)):
             raise ValueError(f"student.clip and image.long_side are for a clip_vil student; this one is {kind}")
         if not pixels and self.student.pixels != Pixels():
@@ -345,6 +350,14 @@ class Recipe(Section):
             raise ValueError(f"image.size {self.image.size} is longer than image.long_side {self.image.long_side}")
         if own and self.student.init is None and clip.model is None:
             raise ValueError("a clip_vil student from scratch needs student.clip.model")
+
+    def _clip_dual(self) -> None:
+        if self.objective.kind not in ("labels", "retrieval"):
+            raise ValueError("a clip_dual student is a baseline: it is trained by objective {kind: labels}, or retrieval")
+        if self.student.dropout:
+            raise ValueError("CLIP has no dropout: a clip_dual student needs student.dropout=0.0")
+        if self.student.init is not None and self.student.clip.model is not None:
+            raise ValueError("student.init brings its own CLIP: leave out student.clip, or student.init")
 
     def _fusion_teacher(self, objective: DideObjective) -> None:
         fitting = dict.fromkeys((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))

@@ -36,10 +36,12 @@ class RetrievalObjective(Section):
 
     def check_student(self, kind: str, *, has_teacher: bool) -> None:
         """Raises ValueError where the student cannot be trained so."""
-        if kind not in ("vilt", *DUAL_ENCODERS):
+        if kind not in ("vilt", "clip_dual", *DUAL_ENCODERS):
             raise ValueError(f"objective `retrieval` is for a vilt student or a dual encoder; this one is {kind}")
         if kind == "vilt" and self.attention != "none":
             raise ValueError("objective.attention of `retrieval` is for a dual encoder; this one is vilt")
+        if kind == "clip_dual" and self.attention != "none":
+            raise ValueError("a clip_dual student has no fusion teacher: set objective.attention=none")
         if kind != "vilt" and self.false_texts is not None:
             raise ValueError(f"objective.false_texts is for a vilt student; the batch of a {kind} has its own")
         if self.attention != "none" and not has_teacher:

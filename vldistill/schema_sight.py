@@ -29,9 +29,10 @@ class ImageNetwork(Section):
 
 
 class Clip(Section):
-    """How a clip_vil student sees. model: CLIP's image network, a name of open_clip (a ResNet, or a ViT with square images) or a
-    folder in its layout; null for that of `student.init`. weights: open_clip's tag, a file, null for a folder's own, or "random".
-    frozen: it does not learn. batch_statistics: its batch norms use and learn those of the training batches."""
+    """A CLIP of open_clip: the image network of a clip_vil student, or both towers of a clip_dual. model: a name (a ResNet, or a
+    ViT with square images; for a clip_dual a ViT) or a folder in its layout; null for that of `student.init`. weights:
+    open_clip's tag, a file, null for a folder's own, or "random". Of a clip_vil alone: frozen: it does not learn.
+    batch_statistics: its batch norms use and learn those of the training batches."""
 
     model: str | None = None
     weights: str | None = None

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "bin"))
 
 from reproduce_dide import runs_of, steps_before  # noqa: E402 (a script, not a package)
-from reproduce_dide_rows import FULL, TABLES, TOY, rows_of  # noqa: E402
+from reproduce_dide_rows import FULL, FULL_ONLY, TABLES, TOY, rows_of  # noqa: E402
 
 TABLE, TOYS = ROOT / "bin/reproduce-dide-tables.sh", ROOT / "bin/reproduce-dide-toy.sh"
 
@@ -23,16 +23,22 @@ def recipe_of(step):
     return for_stage(step.stage, load_recipe(step.recipe, [f"train.seed={step.seed}", *step.overrides]))
 
 
+WORLDS = [(table, world) for table in TABLES for world in (FULL, TOY) if world is FULL or table not in FULL_ONLY]
+NAMED = [f"{table}-{'full' if world is FULL else 'toy'}" for table, world in WORLDS]
+
+
 def test_the_number_of_runs_by_hand():
     """Rows x tasks x seeds, and one teacher a task."""
-    counts = {table: [len(runs_of(table, world, seeds, None, [])) for world, seeds in ((FULL, [0, 1, 2, 3]), (TOY, [0, 1, 2]))]
-              for table in TABLES}
+    counts: dict[str, list[int]] = {}
+    for table, world in WORLDS:
+        counts.setdefault(table, []).append(len(runs_of(table, world, [0, 1, 2, 3][: 4 if world is FULL else 3], None, [])))
     six = [6 * 3 * 4 + 3, 6 * 2 * 3 + 2]
+    # CLIP, SLIP, DeCLIP, DiDE and UNITER on three tasks, PixelBERT, VisualBERT and LXMERT on two; three rows of each teacher.
+    assert counts.pop("2") == [(5 * 3 + 3 * 2) * 4 + 3] and counts.pop("fig3") == [2 * (3 * 4 + 1)]
     assert counts == {"4": [2 * 4 + 1, 2 * 3 + 1], "5": six, "6": six, "7": [4 * 3 * 4 + 3, 4 * 2 * 3 + 2]}
 
 
-@pytest.mark.parametrize("world", [FULL, TOY], ids=["full", "toy"])
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table, world", WORLDS, ids=NAMED)
 def test_every_run_is_a_valid_recipe_and_has_a_place_of_its_own(table, world):
     runs = runs_of(table, world, [2], None, [])
     folders = [run.step.folder for run in runs]
@@ -44,18 +50,65 @@ def test_every_run_is_a_valid_recipe_and_has_a_place_of_its_own(table, world):
         recipe_of(step)
 
 
-@pytest.mark.parametrize("world", [FULL, TOY], ids=["full", "toy"])
-def test_what_a_run_builds_on_comes_before_it(world):
+@pytest.mark.parametrize("table, world", WORLDS, ids=NAMED)
+def test_what_a_run_builds_on_comes_before_it(table, world):
     """Every run that a recipe names is made by a step, and that step's own come before it."""
-    for table in TABLES:
-        runs = runs_of(table, world, [0], None, [])
-        made: set[str] = set()
-        for step in [*steps_before(runs), *(run.step for run in runs if run.row.stage)]:
-            recipe = recipe_of(step)
-            for source in (recipe.student.init, recipe.teacher.model if recipe.teacher else None):
-                if source and source.startswith("runs/"):
-                    assert any(folder.startswith(source.rstrip("/")) for folder in made), (step, source)
-            made.add(str(step.folder))
+    runs = runs_of(table, world, [0], None, [])
+    made: set[str] = set()
+    for step in [*steps_before(runs), *(run.step for run in runs if run.row.stage)]:
+        recipe = recipe_of(step)
+        for source in (recipe.student.init, recipe.teacher.model if recipe.teacher else None):
+            if source and source.startswith("runs/"):
+                assert any(folder.startswith(source.rstrip("/")) for folder in made), (step, source)
+        made.add(str(step.folder))
+
+
+PAIRS_AND_EPOCHS = {"nlvr2": (128, 20), "snli_ve": (256, 10), "vqa": (256, 10)}
+
+
+@pytest.mark.parametrize("name", ["clip", "slip", "declip", "dide"])
+def test_table_2s_dual_encoders_have_appendix_as_numbers(name):
+    found = {run.row.task.name: recipe_of(run.step) for run in runs_of("2", FULL, [0], name, []) if run.row.name == name}
+    assert found.keys() == PAIRS_AND_EPOCHS.keys()
+    for task, recipe in found.items():
+        batch = recipe.train.batch
+        assert (batch.pairs * batch.accumulate, recipe.train.epochs) == PAIRS_AND_EPOCHS[task]
+        assert recipe.data.path == f"artifacts/data/{task}" and recipe.image.augment == "randaugment"
+        assert recipe.optim == recipe_of(runs_of("2", FULL, [0], "dide", [])[list(found).index(task)].step).optim
+        assert recipe.student.kind == ("dual_encoder" if name == "dide" else "clip_dual")
+        assert (recipe.objective.kind == "labels") == (name != "dide")
+
+
+def test_table_2s_fusion_rows_learn_from_labels_alone():
+    for run in runs_of("2", FULL, [0], None, []):
+        if run.row.name in ("pixelbert", "visualbert", "lxmert", "uniter"):
+            recipe = recipe_of(run.step)
+            assert recipe.student.kind == run.row.name and recipe.data.path == f"artifacts/data/{run.row.task.name}"
+            assert recipe.objective.kind == "labels" and recipe.teachers.vision is None and not run.row.before
+
+
+def test_figure_3_is_the_papers():
+    found = {}
+    for run in runs_of("fig3", FULL, [0], None, []):
+        if run.row.stage:
+            recipe = recipe_of(run.step)
+            objective = (recipe.objective.kind, getattr(recipe.objective, "attention", None))
+            found[run.row.name] = (recipe.student.kind, *objective, recipe.teacher is not None)
+    for kind in ("meter", "oscar"):
+        dual, rows = f"{kind}_dual", [found.pop(f"{kind}-{row}") for row in ("labels", "soft-labels", "dide")]
+        assert rows == [(dual, "labels", None, False), (dual, "dide", "none", True), (dual, "dide", "cross", True)]
+    assert not found
+
+
+def test_a_table_leaves_empty_what_the_paper_does_not_have(stub):
+    stub("2", "run", "--only", "clip", "--seeds", "3", script=TABLE, SLURM_ARRAY_TASK_ID="0")
+    lines = stub("2", "table", "--seeds", "3", script=TABLE)[0].stdout.splitlines()
+    assert lines[0].startswith("DiDE, Table 2, understanding") and "paper, snli_ve" in lines[1]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:]}
+    assert rows["clip"][:3] == ["46.00", "46.00", "-"] and rows["clip"][-1] == "50.2"
+    assert rows["pixelbert"] == ["-", "-", "-", "71.7", "/", "72.4", "71.4"]
+    plain = stub("fig3", "table", script=TABLE)[0].stdout
+    assert "Fig. 3, METER and OSCAR" in plain and "paper" not in plain and "oscar-soft-labels" in plain
 
 
 def test_table_6_is_the_papers():
@@ -119,7 +172,8 @@ def test_an_array_task_does_its_own_run(stub):
 
 @pytest.mark.parametrize("words, expected", [
     (("5",), "bin/reproduce-dide-tables.sh 5 list"), (("9", "all"), "invalid choice"),
-    (("6", "all", "--only", "x"), "mend --only"),
+    (("6", "all", "--only", "x"), "mend --only"), (("2", "all", "--toy"), "Table 2 is not for the toy world: leave out --toy"),
+    (("fig3", "list", "--toy"), "Fig. 3 is not for the toy world"),
     (("6", "run"), "--number 0 to"), (("6", "all", "--seeds", "a"), "numbers"), (("6", "all", "word"), "is no KEY=VALUE"),
 ])
 def test_what_cannot_be_is_refused_with_2(stub, words, expected):

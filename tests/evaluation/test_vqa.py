@@ -58,6 +58,27 @@ def test_normal_form(raw, normal):
         # They differ, so that both sides are normalised.
         (["Two"] * 5 + ["2"] * 5, "two", 1.0),
         (["the red"] + ["blue"] * 9, "Red!", 0.3),
+        # One annotator writes otherwise, and all ten agree once they are normalised.
+        (["1,000"] * 9 + ["1000"], "1000", 1.0),
+        (["isn't"] * 9 + ["isnt"], "isnt", 1.0),
+        (["t-shirt"] * 9 + ["t shirt"], "T-shirt.", 1.0),
+        (["a cat"] * 9 + ["cat"], "the cat", 1.0),
+        # One who really differs: nine see 3 of 3 or more; the answer of the one is worth 0.3.
+        (["ten"] * 9 + ["11"], "10", 1.0),
+        (["ten"] * 9 + ["11"], "eleven", 0.0),
+        (["ten"] * 9 + ["11"], "11", 0.3),
+        # Three spellings of one answer make three matches: seven times 1, three times 2/3.
+        (["a cat", "the cat", "cat."] + ["dog"] * 7, "Cat", 0.9),
+        (["none", "0"] + ["3"] * 8, "zero", 0.6),
+        # A mark between letters becomes a space, beside a space it goes.
+        (["black/white"] * 4 + ["black and white"] * 6, "black white", 1.0),
+        (["yes, sir"] * 3 + ["yes"] * 7, "yes sir", 0.9),
+        # The official pattern keeps a period before a digit and drops any other.
+        (["2.50"] * 4 + ["2.5"] * 6, "2.50.", 1.0),
+        (["3 p.m."] * 2 + ["3:00"] * 8, "3 pm", 0.6),
+        # Of fewer annotators: two of three others are 2/3.
+        (["red", "red", "red", "blue"], "red", (3 * (2 / 3) + 1) / 4),
+        (["red", "blue"], "red", (0 + 1 / 3) / 2),
     ],
 )
 def test_accuracy(answers, prediction, accuracy):

@@ -53,7 +53,7 @@ def test_vqa_accuracy_is_that_of_the_predictions(world, well, tmp_path):
 def test_the_last_line_is_compact_json(world, well, tmp_path):
     one = well("evaluate", DIDE, "--out", tmp_path).out.splitlines()[-1]
     assert one == json.dumps(json.loads(one), separators=(",", ":"))
-    assert {"run", "split", "accuracy", "consistency", "count", "seconds"} == set(json.loads(one))
+    assert {"run", "split", "accuracy", "ece", "consistency", "count", "seconds"} == set(json.loads(one))
 
 
 def test_two_runs_at_once(train, well):
@@ -129,6 +129,19 @@ def test_a_split_without_labels_gets_predictions_and_no_score(world, well, own, 
     predictions = lines(tmp_path / "predictions.jsonl")
     assert len(predictions) == 24 and all(set(row) == {"id", "prediction", "confidence"} for row in predictions)
     assert json.loads((tmp_path / "metrics.json").read_text())["count"] == 24
+
+
+def test_a_file_without_any_label_is_answered_by_evaluate_and_by_predict(world, well, own, tmp_path):
+    """The two ways to predictions on one's own JSONL, with the same answers."""
+    pairs = own / "unlabelled.jsonl"
+    pairs.write_text((own / "test.jsonl").read_text())
+    well("prepare", "jsonl", "--raw", pairs, "--out", tmp_path / "data")
+    result = well("evaluate", VQA, "--data", tmp_path / "data", "--split", "test", "--out", tmp_path / "eval")
+    assert "no labels" in result.out and "accuracy" not in result.last
+    well("predict", VQA, "--pairs", pairs, "--out", tmp_path / "answers.jsonl", "--top", "1")
+    one, other = lines(tmp_path / "eval/predictions.jsonl"), lines(tmp_path / "answers.jsonl")
+    assert [(row["id"], row["prediction"]) for row in one] == [(row["id"], row["prediction"]) for row in other] and len(one) == 24
+    assert [row["confidence"] for row in one] == pytest.approx([row["confidence"] for row in other], abs=1e-5)
 
 
 def test_a_student_whose_labels_stand_in_another_order_than_its_teachers(train, well, own, tmp_path):

@@ -14,9 +14,10 @@ from tiny_teachers import write_bert, write_vit
 from transformers import AutoModel, AutoTokenizer
 
 from vldistill.errors import InputError
+from vldistill.models import slip
 from vldistill.models.clip import published
 from vldistill.schema_teachers import RelevanceModel, TextTeacher, VisionTeacher
-from vldistill.teachers import slip, weights
+from vldistill.teachers import weights
 from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.clip import Clip, ClipText, ClipVision
 from vldistill.teachers.text import TransformersText, mean_by_word

@@ -11,12 +11,12 @@ from torch import nn
 from vldistill.data.batch import Batch, TextBatch
 from vldistill.data.records import Record
 from vldistill.models.outputs import Output
-from vldistill.training.inference import Answer, answer, score, score_items, sentence_group, to_answers
+from vldistill.training.inference import Answer, answer, chosen, probabilities, score, score_items, sentence_group
 
 
 def test_an_answer_is_the_most_likely_label_and_its_share():
     logits = torch.tensor([[0.0, math.log(3.0)], [math.log(9.0), 0.0]])
-    first, second = to_answers(["a", "b"], logits, ["no", "yes"])
+    first, second = chosen(["a", "b"], probabilities(logits), ["no", "yes"])
     assert (first.id, first.prediction, first.confidence) == ("a", "yes", pytest.approx(0.75))
     assert (second.id, second.prediction, second.confidence) == ("b", "no", pytest.approx(0.9))
 

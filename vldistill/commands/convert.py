@@ -7,28 +7,36 @@ from pathlib import Path
 from vldistill.commands.output import console, last_line
 from vldistill.errors import InputError
 
-KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip")
+KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "declip")
 
 _OFFICIAL_FUSION = ("vilt", "meter", "oscar")
+_OWN_VOCABULARY = ("slip", "declip")
+"""Those that read by CLIP's vocabulary, which open_clip brings."""
 
 
 def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, overwrite: bool) -> None:
     """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
     if kind not in KINDS:
         raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(KINDS)}")
-    if (vocab is None) != (kind == "slip"):
+    if (vocab is None) != (kind in _OWN_VOCABULARY):
         if vocab is not None:
-            raise InputError("--vocab means nothing for slip", hint="leave it out")
+            raise InputError(f"--vocab means nothing for {kind}", hint="leave it out")
         raise InputError("--vocab is missing", hint=(
             "give the folder of its RoBERTa, with vocab.json and merges.txt" if kind == "meter"
             else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"))
     if answers is not None and kind not in _OFFICIAL_FUSION:
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
     if kind == "slip":
-        from vldistill.teachers import slip
+        from vldistill.models import slip
 
         sizes = slip.convert(source, out, overwrite=overwrite)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
+    elif kind == "declip":
+        from vldistill.students import official_declip
+
+        config = official_declip.convert(source, out, overwrite=overwrite).encoder
+        told = {"vision": f"{config.vision_layers} x {config.vision_width}", "shared": config.hidden_size,
+                "text": f"{config.num_hidden_layers} x {config.text_width}"}
     elif kind in _OFFICIAL_FUSION:
         from vldistill.students import official_meter, official_oscar, official_vilt
 

@@ -1,113 +1,271 @@
-"""`vldistill evaluate` and `vldistill predict`."""
+"""`vldistill evaluate`."""
 
 from __future__ import annotations
 
-import json
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from vldistill.artifacts import write_text
 from vldistill.commands.output import console, last_line, plan_table
 from vldistill.commands.progress import Watching
 from vldistill.data.artifact import DataArtifact
+from vldistill.data.records import Record
 from vldistill.errors import InputError
-from vldistill.evaluation.captions import CaptionEvaluation, captions_table, evaluate_captions, write_captions
+from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
 from vldistill.evaluation.evaluate import (
     Evaluation,
-    evaluate_run,
+    check_task,
+    ensemble_folder,
+    evaluate_split,
     evaluation_folder,
     load_data,
-    metrics_table,
-    write_evaluation,
+    scored,
 )
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
+from vldistill.evaluation.leaderboard import check_leaderboard, other_rationales, submission, write_submission
+from vldistill.evaluation.opened import open_model
+from vldistill.evaluation.probabilities import Probabilities, check_members
+from vldistill.evaluation.results import metrics_table, write_evaluation
+from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
+from vldistill.models.checkpoint import read_spec, resolve_model
 
 
-def evaluate_command(
-    runs: list[str], *, data: Path | None, split: str, batch: int, workers: int, out: Path | None, limit: int | None,
-    precision: str, index: Path | None, dry_run: bool,
-) -> None:
-    """Evaluates each run; the last line of standard output is JSON."""
-    if out is not None and len(runs) > 1:
-        raise InputError("--out with several runs", hint="leave it out, so that each writes into its own folder")
-    artifacts = {source: load_data(data, source) for source in runs}
-    if precision != "fp32" and any(found.task == "caption" for found in artifacts.values()):
-        raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
-    stored = ImageIndex(index) if index is not None else None
-    folders = {source: out or evaluation_folder(source, split, limit, precision) for source in runs}
-    if dry_run:
-        for source in runs:
-            records = artifacts[source].records(split, limit=limit)
-            console.print(plan_table(f"evaluate {source}", {
-                "data": f"{artifacts[source].folder}, {split}: {len(records)} records", "writes": str(folders[source])}))
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command, by their names there."""
+
+    data: Path | None
+    split: str
+    batch: int
+    workers: int
+    out: Path | None
+    limit: int | None
+    precision: str
+    index: Path | None
+    ensemble: bool
+    domain_shift: bool
+    leaderboard: Path | None
+    allow_partial: bool
+    dry_run: bool
+
+    @property
+    def splits(self) -> list[str]:
+        return [self.split, *[self.split + SUFFIX] * self.domain_shift]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done on one split. unscored: records that only a leaderboard file needs."""
+
+    split: str
+    records: list[Record]
+    unscored: list[Record]
+    partial: bool
+
+
+def evaluate_command(runs: list[str], asked: Asked) -> None:
+    """Evaluates each run, and all together where that is asked; the last line of standard output is JSON."""
+    _check_options(runs, asked)
+    artifacts = {source: load_data(asked.data, source) for source in runs}
+    if any(data.task == "caption" for data in artifacts.values()):
+        _check_captions(artifacts, asked)
+        _rank(runs, artifacts, asked)
         return
+    _check_models(artifacts, asked)
+    tasks = {source: [_task(data, split, asked) for split in asked.splits] for source, data in artifacts.items()}
+    folders = {(source, split): _folder(source, data, split, asked)
+               for source, data in artifacts.items() for split in asked.splits}
+    common = artifacts[runs[0]]
+    together = {split: _together(runs, common, split, asked) for split in asked.splits if asked.ensemble}
+    if asked.leaderboard is not None:
+        check_leaderboard(asked.leaderboard, common, asked.split, partial=tasks[runs[0]][0].partial,
+                          allow_partial=asked.allow_partial)
+    if asked.dry_run:
+        _show_plan(runs, artifacts, tasks, folders, together, asked)
+        return
+    _run(runs, artifacts, tasks, folders, together, asked)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------------
+
+
+def _check_options(runs: list[str], asked: Asked) -> None:
+    if asked.ensemble and len({str(Path(source)) for source in runs}) < max(len(runs), 2):
+        raise InputError("--ensemble averages two runs or more, each named once", hint="name another run")
+    if asked.out is not None and len(runs) > 1 and not asked.ensemble:
+        raise InputError("--out with several runs", hint="leave it out, so that each writes into its own folder")
+    if asked.leaderboard is not None and len(runs) > 1 and not asked.ensemble:
+        raise InputError("--leaderboard with several runs", hint="name one run, or average them with --ensemble")
+    if asked.leaderboard is not None and asked.domain_shift:
+        raise InputError("--leaderboard and --domain-shift", hint="give one of them; a shifted set has no leaderboard")
+
+
+def _check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
+    if asked.precision != "fp32":
+        raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
+    for option, given in (("--ensemble", asked.ensemble), ("--leaderboard", asked.leaderboard is not None),
+                          ("--domain-shift", asked.domain_shift)):
+        if given:
+            raise InputError(f"{option} is for tasks with answers, not for captions", hint="leave it out")
+    others = [source for source, data in artifacts.items() if data.task != "caption"]
+    if others:
+        raise InputError("answers questions, other runs rank captions", where=others[0], hint="evaluate them by themselves")
+
+
+def _check_models(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
+    """All of them, before the first is loaded."""
+    specs = {source: read_spec(resolve_model(source)) for source in artifacts}
+    for source, data in artifacts.items():
+        check_task(specs[source], data, source)
+        if asked.domain_shift and asked.split + SUFFIX not in data.variants:
+            raise InputError(f"has no {asked.split}{SUFFIX}", where=str(data.folder), hint="make it with: vldistill prepare "
+                             f"{data.manifest.get('dataset', data.task)} --domain-shift, and the --raw and --out of the artifact")
+    if asked.ensemble:
+        (first, common), *others = artifacts.items()
+        for source, data in others:
+            if data.fingerprint != common.fingerprint:
+                raise InputError(f"was trained on {data.folder}, {first} on {common.folder}", where=source,
+                                 hint="say on which data they are averaged, with --data")
+        check_members(specs)
+
+
+# --- what is to be done ------------------------------------------------------------------------------------------------------
+
+
+def _task(data: DataArtifact, split: str, asked: Asked) -> Task:
+    records = data.records(split, limit=asked.limit)
+    return Task(split, records, other_rationales(records) if asked.leaderboard is not None else [],
+                bool(asked.limit or data.manifest.get("partial")))
+
+
+def _folder(source: str, data: DataArtifact, split: str, asked: Asked) -> Path:
+    if asked.out is None or asked.ensemble:
+        return evaluation_folder(source, data, split, asked.limit, asked.precision)
+    return asked.out / split if asked.domain_shift else asked.out
+
+
+def _together(runs: list[str], data: DataArtifact, split: str, asked: Asked) -> Path:
+    if asked.out is None:
+        return ensemble_folder(runs, data, split, asked.limit, asked.precision)
+    return asked.out / split if asked.domain_shift else asked.out
+
+
+def _show_plan(
+    runs: list[str], artifacts: dict[str, DataArtifact], tasks: dict[str, list[Task]], folders: dict[tuple[str, str], Path],
+    together: dict[str, Path], asked: Asked,
+) -> None:
+    for source in runs:
+        for task in tasks[source]:
+            console.print(plan_table(f"evaluate {source}", {
+                "data": f"{artifacts[source].folder}, {task.split}: {len(task.records)} records",
+                "writes": str(folders[source, task.split])}))
+    for task in tasks[runs[0]]:
+        if task.split in together:
+            size = Probabilities.size(len(task.records) + len(task.unscored), len(artifacts[runs[0]].labels))
+            console.print(plan_table(f"average {len(runs)} runs on {task.split}", {
+                "memory": f"{_bytes(size)} of probabilities", "writes": str(together[task.split])}))
+    if asked.leaderboard is not None:
+        console.print(plan_table("leaderboard", {"writes": str(asked.leaderboard)}))
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{max(size / 1e6, 0.1):.1f} MB"
+
+
+# --- doing it ----------------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    runs: list[str], artifacts: dict[str, DataArtifact], tasks: dict[str, list[Task]], folders: dict[tuple[str, str], Path],
+    together: dict[str, Path], asked: Asked,
+) -> None:
+    stored = ImageIndex(asked.index) if asked.index is not None else None
+    common = artifacts[runs[0]]
+    pools: dict[str, Probabilities] = {}
     results = []
     for source in runs:
-        evaluated = _captions if artifacts[source].task == "caption" else partial(_answers, precision=precision)
-        found, table, seconds = evaluated(source, artifacts[source], split, folders[source], batch=batch, limit=limit,
-                                          workers=workers, index=stored)
-        told = " (partial)" if found.partial else ""
-        console.print(f"{source}, {split}{told}", highlight=False, markup=False, soft_wrap=True)
-        console.print(table)
-        console.print(f"wrote {folders[source]} after {seconds:.1f} s\n", highlight=False, soft_wrap=True)
-        metrics = {name: round(value, 4) for name, value in (found.metrics or {}).items() if isinstance(value, int | float)}
-        results.append({"run": source, "split": split, **metrics, "seconds": round(seconds, 2)}
-                       | ({"partial": True} if found.partial else {}))
+        opened, found = open_model(source, asked.precision), []
+        for task in tasks[source]:
+            # VCR's leaderboard wants probabilities, and so do averages; a model's own answers need none that are kept.
+            if task.split not in pools and (asked.ensemble or (asked.leaderboard is not None and common.task == "vcr")):
+                pools[task.split] = Probabilities([record.id for record in [*task.records, *task.unscored]], opened.spec.labels)
+            pool = pools.get(task.split)
+            found.append(evaluate_split(
+                opened, artifacts[source], task.split, task.records, batch=asked.batch, partial=task.partial,
+                workers=asked.workers, index=stored, unscored=task.unscored,
+                keep=pool.member(opened.spec.labels) if pool is not None else None))
+        results.append(_finish(found, artifacts[source], [folders[source, task.split] for task in tasks[source]]))
+    evaluated = found[0]
+    if asked.ensemble:
+        tags = opened.gives_tags
+        del opened
+        found = [scored(tuple(runs), common, task.split, task.records,
+                        pools[task.split].answers([record.id for record in task.records], tags=tags),
+                        seconds=sum(row["seconds"] for row in results), partial=task.partial) for task in tasks[runs[0]]]
+        evaluated = found[0]
+        results.append(_finish(found, common, [together[task.split] for task in tasks[runs[0]]]))
+    if asked.leaderboard is not None:
+        text, ids = submission(common.task, evaluated.records, evaluated.answers, pools.get(asked.split))
+        write_submission(asked.leaderboard, common.task, text, ids)
+        told = " (partial: not to be submitted)" if evaluated.partial else ""
+        console.print(f"wrote {asked.leaderboard}, {len(ids):,} {common.task} records, checked{told}\n", highlight=False,
+                      soft_wrap=True)
+        results[-1]["leaderboard"] = str(asked.leaderboard)
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 
-def _answers(
-    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int,
-    index: ImageIndex | None, precision: str,
-) -> tuple[Evaluation, Table, float]:
-    found = evaluate_run(source, data, split, batch=batch, limit=limit, workers=workers, precision=precision, index=index)
-    write_evaluation(found, folder, data.fingerprint)
-    return found, metrics_table(found), found.seconds
+def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) -> dict[str, Any]:
+    """Writes and shows the evaluations of one model, or of an ensemble: on a split and, if asked for, on its shifted set. Returns
+    what the last line says of them."""
+    shift = None
+    if len(found) == 2 and all(one.metrics is not None for one in found):
+        shift = shift_result(*found)
+    for one, folder in zip(found, folders, strict=True):
+        more = {"shift": shift} if shift is not None and one is found[-1] else {}
+        write_evaluation(one, folder, data, **more)
+        _show(one.name, data, one.split, one.partial, metrics_table(one), folder, one.seconds)
+    if shift is not None:
+        console.print(f"{found[0].name} on {data.folder}, standard and shifted", highlight=False, markup=False, soft_wrap=True)
+        console.print(shift_table(shift, found[0].split))
+        console.print()
+    first = found[0]
+    who = {"run": first.sources[0]} if len(first.sources) == 1 else {"ensemble": list(first.sources)}
+    metrics = _rounded(first.metrics or {})
+    return {**who, "split": first.split, **metrics, "seconds": round(sum(one.seconds for one in found), 2),
+            **({"partial": True} if first.partial else {}),
+            **({"drop": _rounded(shift.get("drop", {}))} if shift is not None else {})}
 
 
-def _captions(
-    source: str, data: DataArtifact, split: str, folder: Path, *, batch: int, limit: int | None, workers: int,
-    index: ImageIndex | None,
-) -> tuple[CaptionEvaluation, Table, float]:
-    with Watching() as watch:
-        found = evaluate_captions(source, data, split, batch=batch, limit=limit, workers=workers, watch=watch, index=index)
-    write_captions(found, folder, data.fingerprint)
-    return found, captions_table(found), sum(found.seconds.values())
-
-
-def predict_command(
-    run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int
-) -> None:
-    """Answers one pair, or writes the answers to a JSONL of pairs."""
-    if pairs is not None:
-        if images or text:
-            raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top, workers)
+def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> None:
+    """Retrieval."""
+    stored = ImageIndex(asked.index) if asked.index is not None else None
+    folders = {source: _folder(source, data, asked.split, replace(asked, ensemble=False)) for source, data in artifacts.items()}
+    if asked.dry_run:
+        _show_plan(runs, artifacts, {source: [_task(data, asked.split, asked)] for source, data in artifacts.items()},
+                   {(source, asked.split): folder for source, folder in folders.items()}, {}, asked)
         return
-    if not images:
-        raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
-    record = one_pair(images, text)
-    answers = ranked_answers(run, [record], Path("/"), batch=1, top=top)[0]
-    for label, probability in answers:
-        console.print(f"{probability:7.2%}  {label}", highlight=False, markup=False)
-    last_line({"prediction": answers[0][0], "confidence": round(answers[0][1], 4)})
+    results = []
+    for source in runs:
+        data, folder = artifacts[source], folders[source]
+        with Watching() as watch:
+            found = evaluate_captions(source, data, asked.split, batch=asked.batch, limit=asked.limit, workers=asked.workers,
+                                      watch=watch, index=stored)
+        write_captions(found, folder, data)
+        seconds = sum(found.seconds.values())
+        _show(source, data, asked.split, found.partial, captions_table(found), folder, seconds)
+        results.append({"run": source, "split": asked.split, **_rounded(found.metrics), "seconds": round(seconds, 2),
+                        **({"partial": True} if found.partial else {})})
+    last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 
-def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int) -> None:
-    if out is not None and out.exists():
-        raise InputError("already exists", where=str(out), hint="choose another name")
-    records, root = read_pairs(pairs)
-    answers = ranked_answers(run, records, root, batch=batch, top=top, workers=workers)
-    lines = [
-        json.dumps({"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
-                    "top": [[label, round(p, 6)] for label, p in ranked]}, ensure_ascii=False)
-        for record, ranked in zip(records, answers, strict=True)
-    ]
-    if out is None:
-        print("\n".join(lines))
-        return
-    write_text(out, "\n".join(lines) + "\n")
-    console.print(f"wrote {len(lines)} answers to {out}", highlight=False)
+def _show(name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float) -> None:
+    told = " (partial)" if partial else ""
+    console.print(f"{name} on {data.folder}, {split}{told}", highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+    console.print(f"wrote {folder} after {seconds:.1f} s\n", highlight=False, soft_wrap=True)
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items() if isinstance(value, int | float)}

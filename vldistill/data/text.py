@@ -1,12 +1,14 @@
-"""Tokenization of word lists, aligned by word index: WordPiece, or RoBERTa's byte pairs.
+"""Tokenization of word lists, aligned by word index: WordPiece, or the byte pairs of RoBERTa or CLIP.
 
-The published models bring BERT's or RoBERTa's vocabulary; without the network a small WordPiece one is trained on the prepared
-text. Folders are saved as `transformers` reads them (tokenizer.json, tokenizer_config.json, and BERT's vocab.txt).
+The published models bring BERT's or RoBERTa's vocabulary, CLIP's comes with open_clip; without the network a small WordPiece
+one is trained on the prepared text. Folders are saved as `transformers` reads them (tokenizer.json, tokenizer_config.json, and
+BERT's vocab.txt).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,30 +21,39 @@ from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from vldistill.artifacts import write_json, write_text
+from vldistill.data.clip_text import END, MASK, START, WORD_END, cleaned, clip_byte_pairs
 from vldistill.data.records import Word, read_json, read_text
 from vldistill.errors import InputError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
+_BERT = dict(zip(_ROLES, SPECIALS, strict=True))
 _ROBERTA = dict(zip(_ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
+# Padded as transformers does it. The text tower is causal and is read at its last end token, so nothing behind that counts.
+_CLIP = dict(zip(_ROLES, (END, END, START, END, MASK), strict=True))
 _UNSPACED = tuple(".,;:?!)%")
 """Words that follow the one before without a space, as they did before the text was split."""
 
 
 class WordTokenizer:
-    """Turns words into token ids, remembering which word each token came from."""
+    """Turns words into token ids, remembering which word each token came from. mask_id: None where the vocabulary has no token
+    for hidden words, as CLIP's has none."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         self._byte_pairs = isinstance(tokenizer.model, BPE)
-        self._names = _ROBERTA if self._byte_pairs else dict(zip(_ROLES, SPECIALS, strict=True))
-        self.pad_id, self.cls_id, self.sep_id, self.mask_id = (self._special(self._names[role]) for role in
-                                                               ("pad", "cls", "sep", "mask"))
+        self._clip = self._byte_pairs and tokenizer.model.end_of_word_suffix == WORD_END
+        self._names = dict(_CLIP if self._clip else _ROBERTA if self._byte_pairs else _BERT)
+        if self._clip and tokenizer.token_to_id(MASK) is None:
+            del self._names["mask"]
+        self.pad_id, self.cls_id, self.sep_id = (self._special(self._names[role]) for role in ("pad", "cls", "sep"))
+        self.mask_id: int | None = self._special(self._names["mask"]) if "mask" in self._names else None
 
     def _special(self, name: str) -> int:
         index = self._tokenizer.token_to_id(name)
         if index is None:
-            raise InputError(f"the tokenizer has no {name} token", hint="BERT's WordPiece or RoBERTa's byte pairs are expected")
+            raise InputError(f"the tokenizer has no {name} token",
+                             hint="BERT's WordPiece or the byte pairs of RoBERTa or CLIP are expected")
         return index
 
     @property
@@ -52,13 +63,15 @@ class WordTokenizer:
 
     def pieces(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids without specials, and each token's word index."""
-        if self._byte_pairs:
+        if self._byte_pairs and not self._clip:
             return self._pairs(words)
-        coded = self._tokenizer.encode(list(words), is_pretokenized=True, add_special_tokens=False)
+        # CLIP's pairs know a word by its end and ignore spaces, so words can be coded one by one.
+        given = [cleaned(word) for word in words] if self._clip else list(words)
+        coded = self._tokenizer.encode(given, is_pretokenized=True, add_special_tokens=False)
         return coded.ids, coded.word_ids
 
     def _pairs(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Byte pairs know a word's beginning by the space before it, so they are given running text."""
+        """RoBERTa's byte pairs know a word's beginning by the space before it, so they are given running text."""
         text, place = "", []
         for index, word in enumerate(words):
             spaced = word if not index or word.startswith(_UNSPACED) else f" {word}"
@@ -72,13 +85,21 @@ class WordTokenizer:
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
         names = {f"{role}_token": name for role, name in self._names.items()}
         if self._byte_pairs:
-            ends = {"bos_token": self._names["cls"], "eos_token": self._names["sep"]}
-            write_json(folder / "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer", **names, **ends})
+            ends = {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")} if self._clip else {
+                "bos_token": self._names["cls"], "eos_token": self._names["sep"]}
+            library = "CLIPTokenizer" if self._clip else "RobertaTokenizer"
+            write_json(folder / "tokenizer_config.json", {"tokenizer_class": library, **names, **ends})
             return
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         write_text(folder / "vocab.txt", "\n".join(ordered) + "\n")
         lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", True))
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names})
+
+
+@lru_cache
+def clip_tokenizer(*, mask: bool = False) -> WordTokenizer:
+    """CLIP's, or with a token for hidden words DeCLIP's."""
+    return WordTokenizer(clip_byte_pairs(mask=mask))
 
 
 def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer:

@@ -35,7 +35,8 @@ class ImageTransform:
     magnitude 9, without colour inversion and cutout, as both ViLT and DiDE) or "jitter" (a shift of at most `shift`
     pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range). square: instead of ViLT's
     resizing the square in the middle of the image, of side `size`: "fit" resizes what was cut out, "crop" cuts out of what was
-    resized, as CLIP does."""
+    resized, as CLIP does. crop_ratio: with "crop", the square's side as a share of the shorter side before the cut (CLIP 1,
+    DeCLIP 224 / 256)."""
 
     size: int
     patch: int
@@ -43,11 +44,12 @@ class ImageTransform:
     shift: int = 1
     noise: float = 0.08
     square: str = ""
+    crop_ratio: float = 1.0
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """[H, W, 3] uint8, each side a multiple of the patch."""
         if self.square == "crop":
-            return _cropped(image, self.size)
+            return _cropped(image, self.size, round(self.size / self.crop_ratio))
         if self.square:
             return np.asarray(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC), dtype=np.uint8)
         target = vilt_size(*image.size, self.size, self.patch)
@@ -89,10 +91,10 @@ class ImageTransform:
         return hash_key((*key, 1))
 
 
-def _cropped(image: Image.Image, size: int) -> np.ndarray:
-    """CLIP's preprocessing, [size, size, 3] uint8: the shorter side to `size`, bicubic, then the centre."""
+def _cropped(image: Image.Image, size: int, resized: int) -> np.ndarray:
+    """CLIP's preprocessing, [size, size, 3] uint8: the shorter side to `resized`, bicubic, then the centre."""
     short = min(image.size)
-    width, height = (size * side // short for side in image.size)
+    width, height = (resized * side // short for side in image.size)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -17,9 +17,9 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
-from vldistill.evaluation.evaluate import summary_head
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
+from vldistill.evaluation.results import METRICS, PREDICTIONS, summary_head
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.models.fusion import FusionModel
@@ -125,7 +125,7 @@ def _beside(image: ImageBatch, text: TextBatch) -> Batch:
     return Batch([""] * len(rows), text, [image[rows]], None)
 
 
-def write_captions(evaluation: CaptionEvaluation, folder: Path, fingerprint: str) -> None:
+def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifact) -> None:
     """Writes metrics.json and predictions.jsonl: of each caption `image_rank`, the place of its image among all images, and
     `text_rank`, the place among all texts of the first text of its image."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,10 +133,10 @@ def write_captions(evaluation: CaptionEvaluation, folder: Path, fingerprint: str
                  strict=True)
     lines = [json.dumps({"id": record.id, "image": record.images[0], "image_rank": image, "text_rank": text}, ensure_ascii=False)
              for record, image, text in places]
-    write_text(folder / "predictions.jsonl", "\n".join(lines) + "\n")
+    write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     seconds = {name: round(value, 3) for name, value in evaluation.seconds.items()}
-    head = summary_head(evaluation.source, evaluation.split, fingerprint, evaluation.partial)
-    write_json(folder / "metrics.json", {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})
+    head = summary_head([evaluation.source], evaluation.split, data, evaluation.partial)
+    write_json(folder / METRICS, {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})
 
 
 def captions_table(evaluation: CaptionEvaluation) -> Table:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
+
+CALIBRATION_BINS = 15
 
 
 def consistency(groups: Iterable[Hashable], scores: Iterable[float]) -> float:
@@ -23,6 +26,24 @@ def overlap(truth: set[str], given: set[str]) -> float:
     0.3333333333333333
     """
     return len(truth & given) / len(truth | given) if truth | given else 1.0
+
+
+def calibration_error(confidences: Iterable[float], scores: Iterable[float], bins: int = CALIBRATION_BINS) -> float:
+    """Expected calibration error (Guo et al. 2017, equation 3), in [0, 1]: how far mean confidence and mean score lie apart
+    in each of `bins` equal intervals of the confidence, weighted by the answers there. An interval holds its upper end. Scores
+    may be fractions (VQA); where they are 0 or 1, their mean is the accuracy. Raises ValueError without answers.
+
+    >>> calibration_error([0.9, 0.9], [1, 0])
+    0.4
+    """
+    gaps = [0.0] * bins
+    count = 0
+    for confidence, score in zip(confidences, scores, strict=True):
+        gaps[max(math.ceil(confidence * bins) - 1, 0)] += confidence - score
+        count += 1
+    if not count:
+        raise ValueError("calibration_error needs at least one answer")
+    return sum(map(abs, gaps)) / count
 
 
 def mean_by(keys: Iterable[str | None], scores: Iterable[float]) -> dict[str, dict[str, float]]:

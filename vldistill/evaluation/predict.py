@@ -13,8 +13,9 @@ from vldistill.data.records import TASKS, Record, split_words
 from vldistill.data.sources.base import Seen, read_rows
 from vldistill.data.sources.jsonl import read_images
 from vldistill.errors import InputError, Problems
-from vldistill.students.build import load_student
+from vldistill.evaluation.opened import Opened
 from vldistill.students.inputs import plain_dataset
+from vldistill.training.inference import probabilities
 
 
 def read_pairs(path: Path) -> tuple[list[Record], Path]:
@@ -47,27 +48,31 @@ def one_pair(images: list[Path], text: str | None) -> Record:
 
 
 def ranked_answers(
-    source: str, records: list[Record], root: Path, *, batch: int, top: int, workers: int = 0
+    opened: Opened, records: list[Record], root: Path, *, batch: int, top: int, workers: int = 0
 ) -> list[list[tuple[str, float]]]:
-    """For each record, the `top` labels with their probabilities (softmax; of tags, each its sigmoid), best first."""
-    model, spec, tokenizer = load_student(source)
+    """For each record, the `top` labels with their probabilities (softmax; of tags, each its sigmoid), best first; of a model
+    that chooses, the places of the record's choices. Raises InputError where the model asks for another input."""
+    model, spec, source = opened.model, opened.spec, opened.source
     reads = spec.task not in TASKS or TASKS[spec.task].text
+    chooses = spec.target == "choice"
     for record in records:
         if reads and not record.text:
             raise InputError("reads a text beside the image, none is given", where=source, hint="give --text")
+        if chooses and record.choices is None:
+            raise InputError("chooses one of several texts, none is given", where=source,
+                             hint="use `vldistill evaluate`, or give choices from Python")
+        if record.choices is not None and not chooses:
+            raise InputError("has answers of its own, and choices are given", where=source, hint="leave them out")
         if len(record.images) != spec.images:
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
                              hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = plain_dataset(records, ImageFolder(root), tokenizer, spec)
+    dataset = plain_dataset(records, ImageFolder(root), opened.tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
-    model.to(device)
     rows = []
-    with torch.no_grad():
+    with torch.no_grad(), opened.autocast():
         for one in loader:
-            logits = model(one.to(device)).logits.float()
-            sure = logits.sigmoid() if spec.target == "tags" else logits.softmax(-1)
-            values, indices = sure.topk(min(top, len(spec.labels)))
+            sure = probabilities(model(one.to(opened.device)).logits, tags=opened.gives_tags)
+            values, indices = sure.topk(min(top, sure.shape[1]))
             rows += [[(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
                      for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)]
     return rows

@@ -1,6 +1,7 @@
 """The official VQA metric: answer normalisation and leave-one-out accuracy (Antol et al. 2015; VQA v2's evaluation).
 
-Pure functions on strings. The published evaluation has quirks (a broken look-behind, a contraction table with holes);
+Pure functions on strings, as the evaluation's last version has it: the first one left the annotators' articles and numbers as
+they were. The published evaluation has quirks (a broken look-behind, a contraction table with holes);
 they are kept, since scores are only comparable with them.
 """
 

@@ -25,6 +25,7 @@ from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
+from vldistill.models.clip_towers import ClipConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
 from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar import OscarConfig
@@ -32,12 +33,13 @@ from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
-Config = EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig | MeterConfig
+Config = (EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig | MeterConfig
+          | ClipConfig)
 CONFIGS: dict[str, type[Config]] = {
     "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
     "clip_vil": ClipVilConfig, "visualbert": VisualBertConfig, "lxmert": LxmertConfig, "pixelbert": PixelBertConfig,
     "text_encoder": TextConfig, "vision_encoder": VisionConfig, "meter": MeterConfig, "meter_dual": MeterConfig,
-    "oscar": OscarConfig, "oscar_dual": OscarConfig,
+    "oscar": OscarConfig, "oscar_dual": OscarConfig, "clip_dual": ClipConfig,
 }
 """The sizes that a model of each kind has."""
 # What the names of a kind's weights begin with, but not in its file, which a library reads.
@@ -192,19 +194,24 @@ def _from_hub(name: str) -> Path:
 def read_checkpoint(source: str) -> Checkpoint:
     """Reads a model folder (see `resolve_model`). Raises InputError where its files are missing or broken."""
     folder = resolve_model(source)
+    spec = read_spec(folder)
+    prefix = _PREFIXES.get(spec.kind, "")
+    weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
+    return Checkpoint(folder, spec, weights)
+
+
+def read_spec(folder: Path) -> ModelSpec:
+    """What a model folder says of itself, without its weights. Raises InputError where that cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         spec = ModelSpec.from_config(config)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
-    kind = PUBLISHED.get(kind, kind)
-    if kind not in CONFIGS:
+    if PUBLISHED.get(kind, kind) not in CONFIGS:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
                          hint=f"one of {', '.join(CONFIGS)} is expected")
-    prefix = _PREFIXES.get(kind, "")
-    weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
-    return Checkpoint(folder, spec, weights)
+    return spec
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -271,16 +278,18 @@ def fit_encoder(weights: dict[str, Tensor], encoder: nn.Module, *, prefix: str =
         if name == encoder.types and name in own:
             value = torch.cat([value, value[1:2].expand(max(len(own[name]) - len(value), 0), -1)])[: len(own[name])]
         if name == encoder.positions and name in own:
-            value = resized_positions(value, len(own[name]))
+            value = resized_positions(value, own[name].shape[-2])
         fitted[prefix + name] = value
     return fitted
 
 
 def resized_positions(table: Tensor, length: int) -> Tensor:
-    """[1 + s * s, D], a CLS and a square, to [1 + t * t, D] = [length, D], bicubically, as METER's code does on loading."""
-    if len(table) == length:
+    """[..., 1 + s * s, D], a CLS and a square, to [..., 1 + t * t, D] = [..., length, D], bicubically, as METER's code does on
+    loading. What stands before is of size 1, as in timm's table."""
+    if table.shape[-2] == length:
         return table
-    old, new = (round((count - 1) ** 0.5) for count in (len(table), length))
-    square = table[1:].T.unflatten(1, (old, old))[None].float()
+    flat = table.reshape(table.shape[-2:])
+    old, new = (round((count - 1) ** 0.5) for count in (len(flat), length))
+    square = flat[1:].T.unflatten(1, (old, old))[None].float()
     resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)[0].flatten(1).T
-    return torch.cat([table[:1], resized.to(table.dtype)])
+    return torch.cat([flat[:1], resized.to(table.dtype)]).view(*table.shape[:-2], length, -1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from vldistill.data.pretext import MLM
@@ -24,8 +23,8 @@ from vldistill.models.checkpoint import (
     load_strict,
     read_checkpoint,
 )
+from vldistill.models.clip_towers import ClipConfig
 from vldistill.models.fusion import Fusion, FusionModel
-from vldistill.models.heads import initial_std
 from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig, named_weights
 from vldistill.models.meter import Meter
 from vldistill.models.meter_parts import MeterConfig
@@ -34,6 +33,8 @@ from vldistill.models.pretraining import HEADS, head_weights
 from vldistill.models.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.vilt import EncoderConfig
 from vldistill.students import pixelbert
+from vldistill.students.clip_dual import ClipDual
+from vldistill.students.clip_dual_start import Towers, load_towers, read_clip, read_slip, scratch_config, sized
 from vldistill.students.clip_vil import ClipVil
 from vldistill.students.clip_vil_start import Clip, continued, new_config, read_bert, started
 from vldistill.students.dual_encoder import DualEncoder
@@ -43,37 +44,33 @@ from vldistill.students.library_fusion import Lxmert, VisualBert
 from vldistill.students.meter_dual import MeterDual
 from vldistill.students.oscar_dual import OscarDual
 from vldistill.students.pixelbert import PixelBert, Pixels
+from vldistill.students.region_start import OBJECT_HEAD, PRETRAINING, grown_tables, pretrained_head
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.two_towers import TwoTowers
 from vldistill.students.uniter import TYPES, Uniter
 from vldistill.students.vlbert import REGION_SEGMENT, VlBert
 
-Student = (FusionModel | Meter | Oscar | DualEncoder | MeterDual | OscarDual | Uniter | VlBert | ClipVil | VisualBert | Lxmert
-           | PixelBert | TextEncoder | VisionEncoder)
+Student = (FusionModel | Meter | Oscar | DualEncoder | MeterDual | OscarDual | ClipDual | Uniter | VlBert | ClipVil | VisualBert
+           | Lxmert | PixelBert | TextEncoder | VisionEncoder)
 STUDENTS: dict[str, type[Student]] = {"vilt": FusionModel, "dual_encoder": DualEncoder, "uniter": Uniter, "vlbert": VlBert,
                                       "clip_vil": ClipVil, "visualbert": VisualBert, "lxmert": Lxmert,
                                       "pixelbert": PixelBert, "text_encoder": TextEncoder, "vision_encoder": VisionEncoder,
-                                      "meter": Meter, "meter_dual": MeterDual, "oscar": Oscar, "oscar_dual": OscarDual}
+                                      "meter": Meter, "meter_dual": MeterDual, "oscar": Oscar, "oscar_dual": OscarDual,
+                                      "clip_dual": ClipDual}
 
 # Those of one modality, as their libraries name their heads.
 _LONE_HEADS = {"text_encoder": ("mlm_score.",), "vision_encoder": ("vit.head.",)}
-_HEAD = "classifier."
+_HEAD, _FUSION = "classifier.", "fusion."
 _MLM_HEAD = f"{HEADS[MLM]}."
 _PRETRAINED_HEADS = tuple(f"{head}." for head in HEADS.values())
-# Of a converted checkpoint: what fresh heads start from.
-PRETRAINING = "pretraining."
-RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
-_OBJECT_HEAD = "cnn_loss_reg."
 _START = {"vilt": "name a fusion model", "dual_encoder": "name a fusion model",
           "clip_vil": "name a BERT of transformers, or a clip_vil model",
           "pixelbert": "name a BERT of transformers, or a pixelbert model",
           "visualbert": "name a VisualBERT of transformers, or a visualbert model",
           "lxmert": "name an LXMERT of transformers, or a lxmert model", "text_encoder": "name a run of its own kind",
           "vision_encoder": "name a run of its own kind", "meter_dual": "name a meter or meter_dual model",
-          "oscar_dual": "name an oscar or oscar_dual model"}
-# The tables that grow on VCR, and how new rows start: as a copy of row 0, or at random.
-_SEGMENTS = "vlbert.token_type_embeddings.weight"
-_TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
+          "oscar_dual": "name an oscar or oscar_dual model",
+          "clip_dual": "name a clip_dual model, or what `vldistill convert slip` wrote; a CLIP is student.clip.model"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,8 @@ def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
 def model_of(checkpoint: Checkpoint) -> tuple[Student, ModelSpec, WordTokenizer]:
     """The model that a folder holds, with its head if it has one, in evaluation mode."""
     model = new_student(checkpoint.spec)
-    load_strict(model, checkpoint.weights, str(checkpoint.folder))
+    drawn = _drawn_fusion(model, checkpoint) if isinstance(model, TwoTowers) else {}
+    load_strict(model, checkpoint.weights | drawn, str(checkpoint.folder))
     return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
 
 
@@ -130,6 +128,13 @@ def load_dual_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]
     return model_of(checkpoint)
 
 
+def _drawn_fusion(model: TwoTowers, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The fusion MLP as it is drawn, where a checkpoint of towers alone has none: converted ones, which no head reads."""
+    if checkpoint.spec.labels or checkpoint.spec.pretraining or any(name.startswith(_FUSION) for name in checkpoint.weights):
+        return {}
+    return {name: value for name, value in model.state_dict().items() if name.startswith(_FUSION)}
+
+
 def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Student, ModelSpec, WordTokenizer]:
     """A student that starts from `source`: every tower from a fusion encoder, CLIP-ViL from a BERT, or everything from a student
     of its own kind.
@@ -138,6 +143,8 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
     """
     if wanted.kind in SEES_CANVASES and (bert := read_bert(source)):
         return (_new_clip_vil if wanted.kind == "clip_vil" else _new_pixelbert)(wanted, *bert)
+    if wanted.kind == "clip_dual" and (slip := read_slip(source)):
+        return _new_clip_dual(wanted, slip)
     checkpoint = read_checkpoint(source)
     where, found = str(checkpoint.folder), checkpoint.spec
     if found.kind not in (wanted.kind, getattr(STUDENTS[wanted.kind], "starts_from", None)):
@@ -146,8 +153,11 @@ def init_student(source: str, wanted: Wanted, *, keep_head: bool) -> tuple[Stude
                          hint=_START.get(wanted.kind, converted))
     _check_length(wanted, found.encoder.max_position_embeddings, where)
     tokenizer = load_tokenizer(checkpoint.folder)
-    encoder = replace(found.encoder, hidden_dropout_prob=wanted.dropout)
-    if wanted.kind in _LONE_HEADS:
+    clip_dual = isinstance(found.encoder, ClipConfig)
+    encoder = found.encoder if clip_dual else replace(found.encoder, hidden_dropout_prob=wanted.dropout)
+    if clip_dual:
+        encoder = sized(encoder, wanted.image_size, where)
+    elif wanted.kind in _LONE_HEADS:
         pass
     elif wanted.kind == "clip_vil":
         encoder = continued(encoder, wanted.clip, wanted.image_size, where)
@@ -207,6 +217,9 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
     elif wanted.kind == "vision_encoder":
         config = VisionConfig.from_dict({**common, "image_size": sizes.image_size, "patch_size": sizes.patch,
                                          "max_position_embeddings": wanted.max_length})
+    elif wanted.kind == "clip_dual":
+        config = sized(scratch_config(len(tokenizer.vocabulary), wanted.max_length, layers=sizes.layers, width=sizes.width,
+                                      heads=sizes.heads, feedforward=sizes.feedforward, patch=sizes.patch), wanted.image_size)
     elif wanted.kind in ("meter", "meter_dual"):
         config = _meter_sizes(MeterConfig(
             **common, max_position_embeddings=wanted.max_length, patch_size=sizes.patch,
@@ -246,6 +259,19 @@ def _new_pixelbert(
     model = new_student(spec)
     load_strict(model, pixelbert.started(model.state_dict(), weights, network), where)
     return model, spec, load_tokenizer(source) if isinstance(source, Path) else source
+
+
+def new_from_clip(model: str, weights: str | None, wanted: Wanted) -> tuple[ClipDual, ModelSpec, WordTokenizer]:
+    """A clip_dual student that starts from a CLIP of open_clip, see `read_clip`."""
+    return _new_clip_dual(wanted, read_clip(model, weights))
+
+
+def _new_clip_dual(wanted: Wanted, found: Towers) -> tuple[ClipDual, ModelSpec, WordTokenizer]:
+    _check_length(wanted, found.config.max_position_embeddings, found.where)
+    spec = _spec(wanted, sized(found.config, wanted.image_size, found.where))
+    model = new_student(spec)
+    load_towers(model, found.weights, found.where)
+    return model, spec, found.tokenizer
 
 
 def _meter_sizes(config: MeterConfig, wanted: Wanted) -> MeterConfig:
@@ -316,62 +342,30 @@ def _continue(model: nn.Module, checkpoint: Checkpoint, wanted: Wanted, keep_hea
         load_strict(model, {**body, **{name: value for name, value in kept.items() if name.startswith(lone)}}, where)
         return
     if not isinstance(model, Fusion | TwoTowers):
-        found, others = named_weights(checkpoint.spec.kind, checkpoint.weights), (_HEAD, _OBJECT_HEAD, PRETRAINING, *NETWORK)
+        found, others = named_weights(checkpoint.spec.kind, checkpoint.weights), (_HEAD, OBJECT_HEAD, PRETRAINING, *NETWORK)
         body = {name: value for name, value in found.items() if not name.startswith(others)}
-        fresh = {**model.state_dict(), **_pretrained_head(found, model)}
+        fresh = {**model.state_dict(), **pretrained_head(found, model)}
         head = {name: value for name, value in (found if keep_head else fresh).items() if name.startswith(_HEAD)}
-        objects = {name: found.get(name, value) for name, value in fresh.items() if name.startswith(_OBJECT_HEAD)}
+        objects = {name: found.get(name, value) for name, value in fresh.items() if name.startswith(OBJECT_HEAD)}
         network = network_weights(model, found, wanted.network_weights, where)
-        load_strict(model, {**_grow_tables(body, model, checkpoint.spec.task), **head, **objects, **network}, where)
+        load_strict(model, {**grown_tables(body, model, checkpoint.spec.task), **head, **objects, **network}, where)
         return
     towers, whole = model.towers, isinstance(model, Fusion)
     if whole:
         encoders = {towers[0]: fusion_encoder_weights(checkpoint, *towers)}
     else:
         encoders = {tower: _below(checkpoint.weights, f"{tower}.") for tower in towers}
-    places = (*(f"{tower}." for tower in towers), "fusion.", _HEAD, *_PRETRAINED_HEADS)
+    places = (*(f"{tower}." for tower in towers), _FUSION, _HEAD, *_PRETRAINED_HEADS)
     # Without a place here, but listed as unexpected by the strict loading below; a fusion encoder lists its own.
     weights = {n: v for n, v in checkpoint.weights.items() if not whole and not n.startswith(places)}
     for tower, values in encoders.items():
         weights |= fit_encoder(values, getattr(model, tower), prefix=f"{tower}.")
     if not whole:
-        weights |= {f"fusion.{name}": value for name, value in _below(checkpoint.weights, "fusion.").items()}
+        weights |= {n: v for n, v in checkpoint.weights.items() if n.startswith(_FUSION)} | _drawn_fusion(model, checkpoint)
     head = checkpoint.weights if keep_head else model.state_dict()
     pretraining = _heads_of(model, checkpoint, encoders[towers[0]][getattr(model, towers[0]).words])
     kept = {name: value for name, value in head.items() if name.startswith(_HEAD)}
     load_strict(model, {**weights, **pretraining, **kept}, where)
-
-
-def _pretrained_head(weights: dict[str, Tensor], model: Student) -> dict[str, Tensor]:
-    """What heads of VL-BERT take over from pre-training: on VCR the direction from "does not belong to the image" to "does", on
-    VQA the transform before the vocabulary; where objects are named, the transform before their classes."""
-    target, own = getattr(model, "target", None), model.state_dict()
-    taken = {f"{_OBJECT_HEAD}0.{name}": value for name, value in _below(weights, OBJECTS).items()}
-    if target == "choice" and f"{RELATIONSHIP}weight" in weights:
-        rows = {kind: weights[f"{RELATIONSHIP}{kind}"] for kind in ("weight", "bias")}
-        taken |= {f"{_HEAD}1.{kind}": values[1:] - values[:1] for kind, values in rows.items()}
-    if target == "answers":
-        taken |= {f"{_HEAD}0.{name}": value for name, value in _below(weights, TRANSFORM).items()}
-    return {name: value for name, value in taken.items() if name in own or not name.startswith(_OBJECT_HEAD)}
-
-
-def _grow_tables(weights: dict[str, Tensor], model: nn.Module, task: str) -> dict[str, Tensor]:
-    """New rows of the type table are copies of the question's, those of the word table are drawn. task: that the weights were
-    trained on, "" after pre-training."""
-    own, grown = model.state_dict(), dict(weights)
-    for name in (_TYPES, _WORDS):
-        missing = len(own[name]) - len(weights[name]) if name in own and name in weights else 0
-        if missing > 0:
-            table = weights[name]
-            rows = table[:1].expand(missing, -1) if name == _TYPES else (
-                torch.randn(missing, table.shape[1], dtype=table.dtype) * initial_std(table.shape[1]))
-            grown[name] = torch.cat([table, rows])
-    if isinstance(model, VlBert) and model.target == "choice" and not task:
-        # VL-BERT's second segment was its caption's own; on VCR an answer starts as a question does.
-        table = weights[_SEGMENTS].clone()
-        table[1] = table[0]
-        grown[_SEGMENTS] = table
-    return grown
 
 
 def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

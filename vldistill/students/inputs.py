@@ -23,10 +23,10 @@ from vldistill.students.region_texts import UniterLayout, VlBertLayout
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
            "clip_vil": PlainLayout, "visualbert": PlainLayout, "lxmert": PlainLayout, "pixelbert": PlainLayout,
            "text_encoder": PlainLayout, "vision_encoder": PlainLayout, "meter": PlainLayout, "meter_dual": PlainLayout,
-           "oscar": PlainLayout, "oscar_dual": PlainLayout}
+           "oscar": PlainLayout, "oscar_dual": PlainLayout, "clip_dual": PlainLayout}
 SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual"}
 SEES_CANVASES = {"clip_vil", "pixelbert"}
-SQUARES = {"vision_encoder": "fit", "meter": "crop", "meter_dual": "crop"}
+SQUARES = {"vision_encoder": "fit", "meter": "crop", "meter_dual": "crop", "clip_dual": "crop"}
 """Those that see the square in the middle of an image, see `ImageTransform`."""
 ONE_IMAGE = {"vlbert", "clip_vil"}
 """Those whose records have one image."""
@@ -53,7 +53,7 @@ def visual_input(
         return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if spec.kind not in SEES_REGIONS:
         transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
-                                   square=SQUARES.get(spec.kind, ""))
+                                   square=SQUARES.get(spec.kind, ""), crop_ratio=getattr(spec.encoder, "crop_ratio", 1.0))
         return PatchInput(images, transform, paths, memory)
     if spec.image_network is not None:
         if objects is None:

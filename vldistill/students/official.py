@@ -15,9 +15,10 @@ from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
 from vldistill.models.official import current_name, read_official
-from vldistill.students.build import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM, new_student
+from vldistill.students.build import new_student
 from vldistill.students.clip_vil_start import SHORT_SIDE, official_config
 from vldistill.students.image_network import found_network, network_weights
+from vldistill.students.region_start import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.vlbert import FREQUENCIES
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
+from vldistill.models import slip
 from vldistill.models.clip import load_open_clip, published
 from vldistill.models.loading import RANDOM, fetched, fixed_random
-from vldistill.teachers import slip
 from vldistill.teachers.text import TextFeatures, mean_by_word
 from vldistill.teachers.weights import folder_title, frozen, weights_digest
 

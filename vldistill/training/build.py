@@ -28,7 +28,7 @@ from vldistill.objectives.pretraining import Pretraining
 from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe
 from vldistill.schema import Student as StudentSection
 from vldistill.schema_retrieval import RetrievalObjective
-from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_scratch
+from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_clip, new_from_scratch
 from vldistill.students.clip_vil_start import Clip
 from vldistill.students.inputs import ONE_IMAGE, text_layout, visual_input
 from vldistill.students.pixelbert import Pixels
@@ -255,6 +255,8 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                     pretraining=pretraining or ())
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
+    if student.kind == "clip_dual" and student.clip.model is not None:
+        return new_from_clip(student.clip.model, student.clip.weights, wanted)
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
     texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +28,17 @@ class Answer:
     tags: tuple[str, ...] | None = None
 
 
+Keep = Callable[[list[str], Tensor], None]
+"""Told of each batch, its ids and probabilities [B, C]."""
+
+
 @torch.no_grad()
 def answer(
-    model: nn.Module, loader: Loader, labels: list[str], device: torch.device, *, tags: bool = False, autocast=nullcontext
+    model: nn.Module, loader: Loader, labels: list[str], device: torch.device, *, tags: bool = False, autocast=nullcontext,
+    keep: Keep | None = None,
 ) -> list[Answer]:
     """The model's answer to every record of the loader, in its order; the model is left in the mode it came in. tags: whether
-    it gives any number of labels."""
+    it gives any number of labels. keep: who else wants the probabilities of all labels, of which an answer has the largest."""
     training = model.training
     model.eval()
     answers: list[Answer] = []
@@ -40,26 +46,29 @@ def answer(
         for batch in loader:
             with autocast():
                 logits = model(batch.to(device)).logits
-            answers += (to_tags if tags else to_answers)(batch.ids, logits, labels)
+            sure = probabilities(logits, tags=tags)
+            answers += chosen(batch.ids, sure, labels, tags=tags)
+            if keep is not None:
+                keep(batch.ids, sure)
     finally:
         model.train(training)
     return answers
 
 
-def to_answers(ids: list[str], logits: Tensor, labels: list[str]) -> list[Answer]:
-    """Logits [B, C] to answers."""
-    confidence, index = logits.float().softmax(dim=-1).max(dim=-1)
-    triples = zip(ids, index.tolist(), confidence.tolist(), strict=True)
-    return [Answer(name, labels[place], probability) for name, place, probability in triples]
+def probabilities(logits: Tensor, *, tags: bool = False) -> Tensor:
+    """Logits [B, C] to probabilities [B, C], fp32: softmax over all labels, whatever loss the head was trained with; of tags, a
+    sigmoid for each."""
+    return logits.float().sigmoid() if tags else logits.float().softmax(dim=-1)
 
 
-def to_tags(ids: list[str], logits: Tensor, labels: list[str]) -> list[Answer]:
-    """Logits [B, C], a sigmoid for each label, to answers."""
-    sure = logits.float().sigmoid()
-    best, index = sure.max(dim=-1)
-    held = [tuple(label for label, holds in zip(labels, row, strict=True) if holds) for row in (sure > 0.5).tolist()]
-    rows = zip(ids, index.tolist(), best.tolist(), held, strict=True)
-    return [Answer(name, labels[place], probability, tags) for name, place, probability, tags in rows]
+def chosen(ids: list[str], sure: Tensor, labels: list[str], *, tags: bool = False) -> list[Answer]:
+    """Probabilities [B, C] to answers."""
+    confidence, index = sure.max(dim=-1)
+    given: list[tuple[str, ...] | None] = [None] * len(ids)
+    if tags:
+        given = [tuple(label for label, holds in zip(labels, row, strict=True) if holds) for row in (sure > 0.5).tolist()]
+    rows = zip(ids, index.tolist(), confidence.tolist(), given, strict=True)
+    return [Answer(name, labels[place], probability, held) for name, place, probability, held in rows]
 
 
 def score_items(records: list[Record], answers: list[Answer], labels: list[str]) -> list[float] | None:

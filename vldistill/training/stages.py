@@ -120,7 +120,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
                 + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
                 + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
-        "student": f"{recipe.student.kind} from {recipe.student.init or 'scratch'}, {trained:,} parameters trained",
+        "student": f"{recipe.student.kind} from {_start(recipe)}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": _describe_objective(recipe),
         "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
@@ -139,6 +139,11 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _start(recipe: Recipe) -> str:
+    clip = recipe.student.clip if recipe.student.kind == "clip_dual" else None
+    return recipe.student.init or (f"{clip.model} ({clip.weights or 'its own weights'})" if clip and clip.model else "scratch")
 
 
 def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:

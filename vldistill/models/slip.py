@@ -23,7 +23,7 @@ from vldistill.models.official import read_official
 _VISUAL = {384: {"architecture": "vit_small_patch16_224", "num_heads": 12}, 768: {"architecture": "vit_base_patch16_224"},
            1024: {"architecture": "vit_large_patch16_224"}}
 _HEAD = "image_mlp."
-"""The self-supervised head, which no teacher needs."""
+"""The self-supervised head, which neither a teacher nor a student needs."""
 _HEAD_WIDTH = 64
 
 

@@ -1,0 +1,162 @@
+"""`vldistill compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vldistill.artifacts import write_json
+from vldistill.commands.output import console, last_line
+from vldistill.data.answers import majority_answer
+from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.records import Record
+from vldistill.data.sequences import render
+from vldistill.errors import InputError
+from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
+from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
+
+_LEAST_P = 1e-4
+_CELLS = {"count": "records", "changed": "changed", "both_right": "both right", "only_a": "only A", "only_b": "only B",
+          "both_wrong": "both wrong"}
+_TWO_WORDS = ("both right", "only A", "only B", "both wrong")
+_SCORES = {"score_a": "A %", "score_b": "B %", "difference": "B - A"}
+
+
+def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: Path | None) -> None:
+    """Compares two evaluations; the last line of standard output is JSON."""
+    if out is not None and out.suffix != ".json":
+        raise InputError("is no .json file, which is what compare writes", where=str(out), hint="choose another name")
+    if out is not None and out.exists():
+        raise InputError("already exists", where=str(out), hint="choose another name")
+    a, b = read_scored(run_a, split), read_scored(run_b, split)
+    check_same(a, b)
+    found = comparison(a, b)
+    shown = _examples(a, b, changed_ids(a, b, examples))
+    target = out or a.folder / f"against-{_slug(b)}.json"
+    console.print(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}",
+                  highlight=False, markup=False, soft_wrap=True)
+    console.print(_table(found))
+    tested = {HEADINGS[part]: row for part, row in found["parts"].items()} if "parts" in found else {"B - A": found}
+    for name, row in tested.items():
+        if "interval" in row:
+            console.print(f"{name}: {verdict(row)}", highlight=False, markup=False)
+    if shown:
+        console.print(_examples_table(shown))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(target, {**found, "examples": shown})
+    console.print(f"wrote {target}\n", highlight=False, markup=False, soft_wrap=True)
+    head = {name: found[name] for name in ("a", "b", "split")}
+    parts = {part: _short(row) for part, row in found.get("parts", {}).items()}
+    last_line(head | _short(found) | parts | {"out": str(target)})
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """What the last line says of a part."""
+    found = {name: round(row[name], 6) for name in ("count", "changed", *_SCORES) if name in row}
+    return found | ({"p": float(f"{row['p']:.3g}")} if "p" in row else {})
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """The difference in a sentence."""
+    low, high = (100 * end for end in found["interval"])
+    told = f"{100 * found['difference']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    if "p" in found:
+        p = found["p"]
+        told += f", McNemar p {'<' if p < _LEAST_P else '='} {max(p, _LEAST_P):.4f}"
+    return told
+
+
+def _slug(side: Scored) -> str:
+    """The end of a run's path, as one name: dide-first-seed0."""
+    return "-".join(side.folder.resolve().parent.parent.parts[-3:])
+
+
+def _table(found: dict[str, Any]) -> Table:
+    """Without a frame, since it has ten columns."""
+    cells = [name for name in _CELLS if name in found]
+    scores = [name for name in _SCORES if name in found]
+    table = Table("", *(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores), box=None, pad_edge=False,
+                  collapse_padding=True, padding=(0, 1))
+    for column in table.columns:
+        column.no_wrap = column.header not in _TWO_WORDS
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def add(name: str, row: dict[str, Any], style: str = "") -> None:
+        shown = [f"{row[cell]:,}" for cell in cells]
+        shown += [f"{100 * row[score]:+.2f}" if score == "difference" else percent(row[score]) for score in scores]
+        table.add_row(Text(name), *shown, style=style)
+
+    def add_types(row: dict[str, Any]) -> None:
+        types = row.get("by_type", {})
+        for name, inner in list(types.items())[:MOST_TYPES] if len(types) > 1 else ():
+            add(f"  {name}", inner)
+        if len(types) > MOST_TYPES:
+            table.add_row(f"  {len(types) - MOST_TYPES} more")
+
+    add("all", found, "bold")
+    add_types(found)
+    for part, row in found.get("parts", {}).items():
+        add(HEADINGS[part], row, "bold")
+        add_types(row)
+    return table
+
+
+# --- examples ----------------------------------------------------------------------------------------------------------------
+
+
+def _examples(a: Scored, b: Scored, ids: list[str]) -> list[dict[str, Any]]:
+    data, records = _texts(a, ids)
+    return [_example(a, b, name, data, records.get(name)) for name in ids]
+
+
+def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str, Record]]:
+    """The records of these ids; none where the data artifact is gone or has been made anew, since the answers stand without."""
+    try:
+        data = open_data(Path(side.metrics["data_folder"]))
+        if data.fingerprint != side.metrics["data"]:
+            return None, {}
+        wanted = set(ids)
+        return data, {record.id: record for record in data.records(side.metrics["split"]) if record.id in wanted}
+    except (InputError, KeyError):
+        return None, {}
+
+
+def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record: Record | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"id": name}
+    if record is not None:
+        found |= {"images": record.images, "text": " ".join(render([*record.text, *(record.given or [])], record.objects)),
+                  "right": _right(record, data)}
+    for key, side in (("a", a), ("b", b)):
+        row = side.rows[name]
+        found[key] = {"answer": _answer(row, record), "confidence": row["confidence"], "score": row.get("score")}
+    return found
+
+
+def _answer(row: dict[str, Any], record: Record | None) -> str:
+    if record is not None and record.choices is not None:
+        return " ".join(render(record.choices[int(row["prediction"])], record.objects))
+    return ", ".join(row["tags"]) if "tags" in row else row["prediction"]
+
+
+def _right(record: Record, data: DataArtifact) -> str | None:
+    if record.answers is not None:
+        return majority_answer(record.answers)
+    if record.tags is not None:
+        return ", ".join(data.labels[tag] for tag in record.tags)
+    if record.label is None:
+        return None
+    return _answer({"prediction": str(record.label)}, record) if record.choices is not None else data.labels[record.label]
+
+
+def _examples_table(examples: list[dict[str, Any]]) -> Table:
+    known = any("text" in one for one in examples)
+    table = Table("id", *["text", "right"] * known, "A", "B", title="changed answers", title_justify="left")
+    for one in examples:
+        told = [one.get("text", "-"), one.get("right") or "-"] if known else []
+        given = [f"{one[side]['answer']} ({one[side]['confidence']:.2f})" for side in ("a", "b")]
+        table.add_row(*map(Text, [one["id"], *told, *given]))
+    return table

@@ -1,0 +1,96 @@
+"""What `evaluate` leaves: predictions.jsonl and metrics.json in a folder, and a table for the reader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vldistill.artifacts import MANIFEST, write_json, write_text
+from vldistill.data.artifact import DataArtifact
+from vldistill.data.records import read_json
+from vldistill.evaluation.evaluate import Evaluation
+from vldistill.models.checkpoint import resolve_model
+
+PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
+MOST_TYPES = 20
+HEADINGS = {"accuracy": "accuracy", "consistency": "consistency", "q_to_a": "Q -> A", "qa_to_r": "QA -> R", "q_to_ar": "Q -> AR"}
+_SECTIONS = {"by_type": "by type", "by_question_type": "by question type", "by_label": "by right label",
+             "q_to_a_by_type": "Q -> A by type", "qa_to_r_by_type": "QA -> R by type", "by_shift": "Q -> A by shift"}
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path, data: DataArtifact, **more: Any) -> None:
+    """Writes predictions.jsonl, the likeliest answer of each record, and metrics.json. more: further fields of the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index, (record, given) in enumerate(zip(evaluation.records, evaluation.answers, strict=True)):
+        row: dict[str, Any] = {"id": given.id, "prediction": given.prediction, "confidence": round(given.confidence, 6)}
+        if given.tags is not None:
+            row["tags"] = given.tags
+        if evaluation.items is not None:
+            row["score"] = round(evaluation.items[index], 4)
+        if record.type is not None:
+            row["type"] = record.type
+        lines.append(json.dumps(row, ensure_ascii=False))
+    write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
+    head = summary_head(evaluation.sources, evaluation.split, data, evaluation.partial)
+    write_json(folder / METRICS, {**head, "seconds": round(evaluation.seconds, 2),
+                                  **(evaluation.metrics or {"count": len(evaluation.records)}), **more})
+
+
+def summary_head(sources: Sequence[str], split: str, data: DataArtifact, partial: bool) -> dict[str, Any]:
+    """What every metrics.json begins with: the model and how its checkpoint was chosen, or the models of an ensemble; and the
+    data, by fingerprint and place."""
+    common = {"split": split, "data": data.fingerprint, "data_folder": str(data.folder), "partial": partial}
+    if len(sources) > 1:
+        return {"ensemble": list(sources), **common}
+    # A model folder of a run has the run's manifest beside it; a published model has none.
+    manifest = resolve_model(sources[0]).parent / MANIFEST
+    best = read_json(manifest).get("best", {}) if manifest.exists() else {}
+    chosen = {"checkpoint": {"step": best["step"], "rule": "best accuracy on validation"}} if "step" in best else {}
+    return {"source": sources[0], **common, **chosen}
+
+
+def metrics_table(evaluation: Evaluation) -> Table:
+    """Overall metrics with their calibration errors, then the score by each category."""
+    metrics = evaluation.metrics
+    table = Table("", "score %", *["ECE %"] * (metrics is not None and "ece" in metrics), "records")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    if metrics is None:
+        table.add_row("no labels", "-", f"{len(evaluation.records):,}")
+        return table
+    for name, heading in HEADINGS.items():
+        if name in metrics:
+            error = metrics.get("ece" if name == "accuracy" else f"{name}_ece")
+            count = f"{metrics['count']:,}" if name == "accuracy" else ""
+            table.add_row(heading, percent(metrics[name]), *_cells(table, "" if error is None else percent(error)), count,
+                          style="bold")
+    for name, heading in _SECTIONS.items():
+        parts = metrics.get(name, {})
+        # VCR's types of both parts together say nothing that those of each part do not.
+        if len(parts) < 2 or (name == "by_type" and "q_to_a" in metrics):
+            continue
+        table.add_section()
+        if name == "by_type" and "by_question_type" in metrics:
+            heading = "by answer type"
+        table.add_row(Text(heading, style="dim"))
+        for key, part in list(parts.items())[:MOST_TYPES]:
+            table.add_row(Text(f"  {key}"), percent(part["mean"]), *_cells(table, ""), f"{part['count']:,}")
+        if len(parts) > MOST_TYPES:
+            table.add_row(f"  {len(parts) - MOST_TYPES} more in {METRICS}")
+    return table
+
+
+def percent(share: float) -> str:
+    """0.5 to "50.00"."""
+    return f"{100 * share:.2f}"
+
+
+def _cells(table: Table, text: str) -> list[str]:
+    """What stands in the column of the calibration error, where there is one."""
+    return [text] * (len(table.columns) == 4)

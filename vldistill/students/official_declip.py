@@ -1,0 +1,84 @@
+"""DeCLIP's official checkpoints, converted to folders of a clip_dual model without a head: its two towers. Every other key is
+named here, or is an error that lists it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from vldistill.artifacts import CONVERTED, building, new_manifest, write_manifest
+from vldistill.data.text import clip_tokenizer
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import ModelSpec, save_weights, write_spec
+from vldistill.models.clip_towers import IMAGENET_MEAN, IMAGENET_STD, ClipConfig
+from vldistill.models.official import read_official
+from vldistill.students.clip_dual import ClipDual
+from vldistill.students.clip_dual_start import load_towers
+from vldistill.students.official import HEAD_WIDTH
+
+_LEFT_OUT = re.compile(
+    r"logit_scale$"  # the temperature of pre-training
+    r"|(?:projector|predictor)(?:_text|_nn_text|_d)?\."  # SimSiam's heads, of images and texts
+    r"|text_label_predictor\."  # the head for masked words
+    r"|nn_replacer_(?:img|text)\."  # the queues of nearest neighbours
+)
+_RENAMED = ((r"^module\.", ""), (r"^encode_text\.", ""))
+_TEXT, _IMAGE = "transformer.resblocks.", "visual.transformer.resblocks."
+_CROP = 224 / 256
+"""Images are resized to 256 and cut to 224."""
+
+
+def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
+    """Writes config.json, model.safetensors and the tokenizer, which open_clip's vocabulary gives; returns what the folder says
+    of itself. Raises InputError where the file cannot be read safely, is another model's, or a key has no place or is missing."""
+    weights = renamed(read_official(source))
+    config = _sizes(weights, source)
+    tokenizer = clip_tokenizer(mask=True)
+    if config.vocab_size != len(tokenizer.vocabulary):
+        raise InputError(f"has {config.vocab_size:,} tokens, DeCLIP's vocabulary has {len(tokenizer.vocabulary):,}",
+                         where=str(source), hint="name a DeCLIP with a Transformer of its own for text")
+    spec = ModelSpec("clip_dual", config, "", 1, [], config.image_size, config.max_position_embeddings)
+    model = ClipDual(config, images=1, classes=0)
+    load_towers(model, weights, str(source))
+    towers = tuple(f"{name}." for name in model.towers)
+    with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
+        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
+        tokenizer.save(folder)
+        write_spec(folder, spec)
+        # A fusion MLP comes with a task.
+        save_weights(folder, {name: value for name, value in model.state_dict().items() if name.startswith(towers)})
+    return spec
+
+
+def renamed(official: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official weights under the names of both towers, without what is left out; a name that is not known stays as it is."""
+    weights = {}
+    for name, value in official.items():
+        for pattern, replacement in _RENAMED:
+            name = re.sub(pattern, replacement, name)
+        if not _LEFT_OUT.match(name):
+            weights[name] = value.float() if value.is_floating_point() else value
+    return weights
+
+
+def _sizes(weights: dict[str, Tensor], source: Path) -> ClipConfig:
+    def depth(prefix: str) -> int:
+        return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
+
+    try:
+        words, text_width = weights["token_embedding.weight"].shape
+        vision_width, _, _, patch = weights["visual.conv1.weight"].shape
+        side = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
+        return ClipConfig(
+            hidden_size=len(weights["text_projection.bias"]), vocab_size=words, text_projection_bias=True,
+            max_position_embeddings=len(weights["positional_embedding"]), num_hidden_layers=depth(_TEXT), text_width=text_width,
+            text_heads=max(text_width // HEAD_WIDTH, 1), text_feedforward=len(weights[f"{_TEXT}0.mlp.c_fc.bias"]),
+            vision_layers=depth(_IMAGE), vision_width=vision_width, vision_heads=max(vision_width // HEAD_WIDTH, 1),
+            vision_feedforward=len(weights[f"{_IMAGE}0.mlp.c_fc.bias"]), image_size=side * patch, patch_size=patch,
+            pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD, crop_ratio=_CROP)
+    except (KeyError, ValueError) as error:
+        raise InputError(f"is no DeCLIP checkpoint: it lacks {error}", where=str(source),
+                         hint="name a checkpoint with both towers, a ViT for images and a Transformer for text") from None
