@@ -111,6 +111,16 @@ def test_the_first_start_and_a_complete_run_take_the_same_command(world, well, w
     assert (tmp_path / "quickstart_dide/a/seed0/manifest.json").read_bytes() == before
 
 
+def test_before_the_first_step_it_leaves_at_once(world, command, tmp_path, monkeypatch):
+    def told(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("vldistill.training.run.build_parts", told)
+    left = command(*DIDE, "--runs", tmp_path, "--resume", "auto")
+    assert left.code == PREEMPTED and "left before the first step: SIGTERM" in left.err and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the process is as it was"
+
+
 @pytest.fixture
 def left(world, command, leaving, tmp_path, monkeypatch):
     """A run that left after two steps, and the command that goes on with it."""
