@@ -28,9 +28,9 @@ class Preempted(VldistillError):
 
 
 class Notice:
-    """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save and what is
-    built then (caches) survives that; afterwards, from `wait` on, they set a flag and nothing more. Use as a context manager, in
-    the main thread."""
+    """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save, and the
+    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. Use as a context manager,
+    in the main thread."""
 
     def __init__(self) -> None:
         self.received: str | None = None
