@@ -36,6 +36,9 @@ LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", 
 Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes that read images.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Resume = Annotated[
+    str | None, typer.Option("--resume", metavar="auto", help="Go on with a run that is not complete; else start it.")
+]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folder, model folder, or hub name.", show_default=False)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
@@ -110,34 +113,37 @@ def cache(
 @app.command(epilog="Example: vldistill pretrain --recipe quickstart_advl_student")
 def pretrain(
     recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
-    limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+    limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
     """Train on captions or text alone, without labels."""
     from vldistill.commands.train import train_command
 
-    train_command("pretrain", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
+    train_command("pretrain", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
+                  overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill distill --recipe quickstart_dide optim.lr=5e-4")
 def distill(
     recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
-    limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+    limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
     """Train a student with its teacher."""
     from vldistill.commands.train import train_command
 
-    train_command("distill", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
+    train_command("distill", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
+                  overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill finetune --recipe quickstart_teacher")
 def finetune(
     recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
-    limit: LimitOption = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+    limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
     """Train on labels alone: baselines, teachers."""
     from vldistill.commands.train import train_command
 
-    train_command("finetune", recipe, overrides or [], name=name, runs=runs, limit=limit, dry_run=dry_run, overwrite=overwrite)
+    train_command("finetune", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
+                  overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill evaluate runs/quickstart_teacher --split val")

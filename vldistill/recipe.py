@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -180,9 +181,24 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Fingerprint of everything but the name, the description and the seed, so that seeds of one variant share it."""
-    values = recipe.model_dump(exclude={"name": True, "description": True, "train": {"seed"}})
+    """Fingerprint of everything but the name, the description, the seed and when checkpoints are saved, so that seeds of one
+    variant share it."""
+    values = recipe.model_dump(exclude={"name": True, "description": True,
+                                        "train": {"seed", "checkpoint_minutes", "checkpoint_every"}})
     return fingerprint(values)
+
+
+def recipe_fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Every field by its dotted name, with its value."""
+
+    def walk(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    return walk(recipe.model_dump(), "")
 
 
 def variant_name(recipe: Recipe, overrides: list[str], name: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,6 +63,31 @@ def seed_everything(seed: int) -> None:
 def is_first_rank() -> bool:
     """Whether this process is rank 0, before a process group exists."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def join_step() -> None:
+    """Takes this process's rank from SLURM where `srun` started several inside a job step, so that no launcher is needed. A batch
+    script, which also knows SLURM's names but is no task of a step, is left alone."""
+    tasks, step = os.environ.get("SLURM_NTASKS", "1"), os.environ.get("SLURM_STEP_ID", "")
+    if "RANK" in os.environ or not step.isdigit() or int(tasks) < 2 or "SLURM_PROCID" not in os.environ:
+        return
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_host()
+    # A port of the job's own, since several jobs may share a node.
+    os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+    os.environ.update(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=tasks, LOCAL_RANK=os.environ.get("SLURM_LOCALID", "0"),
+                      LOCAL_WORLD_SIZE=os.environ.get("SLURM_NTASKS_PER_NODE", tasks).partition("(")[0])
+
+
+def _first_host() -> str:
+    """The step's first node. Raises InputError where SLURM does not say."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
+    try:
+        told = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=30, check=True)
+        return told.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        raise InputError(f"scontrol does not say which nodes {nodes or 'the step'} has",
+                         hint="set MASTER_ADDR to the first node's name") from None
 
 
 def refuse_unlaunched() -> None:

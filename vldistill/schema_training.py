@@ -98,7 +98,8 @@ class BatchSize(Section):
 
 
 class Train(Section):
-    """How long, in what precision, how often to validate. Exactly one of `epochs` and `steps` (optimiser steps)."""
+    """How long, in what precision, how often to validate. Exactly one of `epochs` and `steps` (optimiser steps).
+    checkpoint_minutes: between two checkpoints, 0 for none by the clock; checkpoint_every: optimiser steps between two."""
 
     epochs: Positive | None = None
     steps: Positive | None = None
@@ -108,6 +109,8 @@ class Train(Section):
     eval_pairs: Positive | None = None  # validation batch; when null the training batch's, or 16 where that counts tokens
     log_every: Positive = 10
     seed: Annotated[int, Field(ge=0)] = 0
+    checkpoint_minutes: NonNegative = 10.0
+    checkpoint_every: Positive | None = None
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
 
     @model_validator(mode="after")

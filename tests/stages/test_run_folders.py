@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from vldistill.data.artifact import open_data
 from vldistill.errors import VldistillError
 from vldistill.recipe import load_recipe
-from vldistill.training import stages
+from vldistill.training import run
+from vldistill.training.build import build_parts
 from vldistill.training.loop import Learner
 
 
@@ -80,7 +82,7 @@ def test_a_dry_run_of_what_is_not_needed_refuses_too(world, command, stage):
 
 def test_counts_of_a_dry_run_are_true(world, well, few):
     shown = well("distill", "-r", "quickstart_dide", "--dry-run", *few).flat
-    parts = stages.build_parts(load_recipe("quickstart_dide"))
+    parts = build_parts(load_recipe("quickstart_dide"))
     trained = sum(p.numel() for p in Learner(parts.student, parts.objective).parameters())
     frozen = sum(p.numel() for p in parts.teacher.model.parameters())
     assert f"{trained:,} parameters trained" in shown and f"{frozen:,} parameters frozen" in shown
@@ -95,7 +97,7 @@ def stopped(monkeypatch, command, few, tmp_path, error: BaseException):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "fit", fit)
+        patch.setattr(run, "fit", fit)
         result = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path / "runs", "--name", "cut", *few)
     folder = tmp_path / "runs/quickstart_teacher/cut/seed0"
     return result, folder, json.loads((folder / "manifest.json").read_text())
@@ -139,7 +141,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, command, few, tmp_path):
     result = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path, "--name", "nan", *few, "optim.lr=1e30",
                      "optim.warmup=0", "train.steps=5")
     assert result.code == 1 and "Traceback" not in result.err
-    assert re.match(r"vldistill: loss, loss/task is not finite at step \d \(lower optim.lr", result.err), result.err
+    told = re.match(r"vldistill: loss, loss/task is not finite at step \d, in a batch of records (.*) \(lower", result.err)
+    assert told, result.err
+    known = {record.id for record in open_data(Path("artifacts/data/toy-nlvr2")).records("train")}
+    assert len(told[1].split(", ")) == 8 and known >= set(told[1].split(", "))
     manifest = json.loads((tmp_path / "quickstart_teacher/nan/seed0/manifest.json").read_text())
     assert manifest["status"] == "failed" and manifest["complete"] is False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vldistill.commands.output import console, last_line, plan_table
+from vldistill.errors import InputError
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
 
@@ -15,13 +16,19 @@ def _load(recipe: str, overrides: list[str], limit: int | None = None) -> Recipe
 
 def train_command(
     stage_name: str, recipe: str, overrides: list[str], *, name: str | None, runs: Path, limit: int | None, dry_run: bool,
-    overwrite: bool,
+    overwrite: bool, resume: str | None,
 ) -> None:
     """`vldistill pretrain`, `finetune` and `distill`."""
+    if resume not in (None, "auto"):
+        raise InputError(f"--resume {resume}: only auto is known", hint="--resume auto starts a run, or goes on with it")
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite", hint="give one: to go on with what is there, or to start anew")
     loaded = _load(recipe, overrides, limit)
-    from vldistill.training.stages import Stage, build_parts, describe, for_stage, run_stage
+    from vldistill.training.build import build_parts
+    from vldistill.training.run import run_stage
+    from vldistill.training.stages import Stage, describe, for_stage
 
-    stage = Stage(stage_name, for_stage(stage_name, loaded), overrides, runs, name, overwrite)
+    stage = Stage(stage_name, for_stage(stage_name, loaded), overrides, runs, name, overwrite, resume is not None)
     if dry_run:
         console.print(plan_table(f"{stage_name} {loaded.name}", describe(stage, build_parts(stage.recipe))))
         return

@@ -143,10 +143,12 @@ def pad_text(texts: list[EncodedText], pad_id: int) -> TextBatch:
 
 
 class EpochBatches:
-    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps."""
+    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps. first: the
+    batch with which the next pass begins, and that one alone."""
 
     def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1):
         self.count, self.batch, self.seed, self.rank, self.world, self.epoch = count, batch, seed, rank, world, 0
+        self.first = 0
 
     def __len__(self) -> int:
         return max(self.count // (self.batch * self.world), 1)
@@ -155,7 +157,8 @@ class EpochBatches:
         generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
         order = torch.randperm(self.count, generator=generator)
         step = self.batch * self.world
-        for start in range(0, len(self) * step, step):
+        first, self.first = self.first, 0
+        for start in range(first * step, len(self) * step, step):
             chunk = order[start : start + step].tolist()
             # Only a set smaller than one batch falls short: some records are then dealt twice, so that ranks stay equal.
             chunk += (chunk * self.world)[: -len(chunk) % self.world]

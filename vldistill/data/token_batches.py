@@ -22,10 +22,12 @@ MULTIPLE = 8
 
 class TokenBatches:
     """Batches of keys for one rank, a function of (seed, epoch) alone; all ranks have equally many. lengths: tokens of each
-    record, none of them above `tokens`, which a batch may have at most, with every record as long as its longest."""
+    record, none of them above `tokens`, which a batch may have at most, with every record as long as its longest. first: see
+    `EpochBatches`."""
 
     def __init__(self, lengths: list[int], tokens: int, *, seed: int, rank: int = 0, world: int = 1):
         self.tokens, self.seed, self.rank, self.world, self.epoch = tokens, seed, rank, world, 0
+        self.first = 0
         self._lengths = np.asarray(lengths)
         if self._lengths.max() > tokens:
             raise ValueError(f"a record has {self._lengths.max()} tokens, a batch {tokens}")
@@ -36,7 +38,8 @@ class TokenBatches:
         return len(self.dealt()) // self.world
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for batch in self.dealt()[self.rank :: self.world]:
+        first, self.first = self.first, 0
+        for batch in self.dealt()[self.rank :: self.world][first:]:
             yield [(self.epoch, index) for index in batch]
 
     def dealt(self) -> list[list[int]]:

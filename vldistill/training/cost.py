@@ -114,6 +114,19 @@ class CostMeter:
                 counter.update()
 
 
+def add_costs(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """Of a run that was interrupted: seconds and energy of all its parts together, the largest memory of one."""
+    if before is None:
+        return now
+    total = {**now, "seconds": round(before["seconds"] + now["seconds"], 1)}
+    total |= {name: max(before.get(name, 0), now[name]) for name in ("memory_bytes", "gpu_memory_bytes") if name in now}
+    if "energy_j" in now and "energy_j" in before:
+        total["energy_j"] = round(before["energy_j"] + now["energy_j"], 1)
+    elif "energy_j" in now:  # a part is not known, so neither is the whole
+        del total["energy_j"], total["energy_of"]
+    return total
+
+
 def _peak_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -14,10 +14,11 @@ PLAIN_EVERY_SECONDS = 15
 
 
 class Journal:
-    """Writes on the main process only; elsewhere every call does nothing. Use as a context manager."""
+    """Writes on the main process only; elsewhere every call does nothing. Use as a context manager. keep: bytes of metrics.jsonl
+    that a run which goes on has; what it wrote after its checkpoint will be written again."""
 
-    def __init__(self, folder: Path, total: int, *, active: bool, tracker=None):
-        self.active, self.total, self._tracker = active, total, tracker
+    def __init__(self, folder: Path, total: int, *, active: bool, tracker=None, keep: int = 0):
+        self.active, self.total, self._tracker, self._keep = active, total, tracker, keep
         self.console = Console()
         self._bar, self._task, self._last = None, None, 0.0
         self._folder = folder
@@ -25,6 +26,7 @@ class Journal:
     def __enter__(self) -> Journal:
         if self.active:
             self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._metrics.truncate(self._keep)
             self._log = (self._folder / "log.txt").open("a", encoding="utf-8")
             if self.console.is_terminal:
                 ends = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
@@ -40,6 +42,10 @@ class Journal:
                 self._bar.stop()
             self._metrics.close()
             self._log.close()
+
+    def size(self) -> int:
+        """Bytes of metrics.jsonl."""
+        return self._metrics.tell() if self.active else 0
 
     def say(self, text: str) -> None:
         """A line for the terminal and log.txt."""

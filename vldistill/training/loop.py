@@ -3,11 +3,9 @@ terms, and the loop sums, logs and descends."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from vldistill.data.batch import Batch
 from vldistill.data.loading import Loader
 from vldistill.data.transforms import hash_key
-from vldistill.errors import VldistillError
 from vldistill.models.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.batches import Batches
 from vldistill.training.journal import Journal
+from vldistill.training.meter import Meter
 
 Teacher = Callable[[Batch, Capture], Any]
 
@@ -78,23 +76,63 @@ class Best:
         return self.metrics is None or metrics["accuracy"] > self.metrics["accuracy"]
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a phase goes on. step, micro: optimiser steps and forward passes done. batch: batches of this rank's epoch done."""
+
+    step: int
+    micro: int
+    epoch: int
+    batch: int
+
+
+class Keeper(Protocol):
+    """Saves checkpoints, and says when to leave."""
+
+    def restore(self, loop: Loop) -> Position | None:
+        """Puts back what a checkpoint holds, and says where it stands; None at a fresh start."""
+
+    def after_step(self, loop: Loop, position: Position) -> None:
+        """Called after every optimiser step and what belongs to it. Raises `Preempted` where the run has to leave."""
+
+
+@dataclass
+class Loop:
+    """What a phase has that changes while it is trained; `best` and `meter` are the loop's own."""
+
+    learner: nn.Module
+    optimizer: Optimizer
+    schedule: LRScheduler
+    batches: Batches
+    accelerator: Accelerator
+    meter: Meter
+    best: Best
+
+
 def fit(
     learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: Loader,
     batches: Batches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
     validate: Callable[[], dict[str, Any]], save: Callable[[], None] | None, passes: Passes = descend,
+    keeper: Keeper | None = None,
 ) -> Best:
     """Trains for the steps of `plan`, validating on the way and at the end; `save`, if there is one, is called at each new best.
 
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
     objective = accelerator.unwrap_model(learner).objective
-    best, meter, step, told = Best(), _Meter(accelerator, plan.accumulate), plan.first, set()
-    micro = step * plan.accumulate
+    meter = Meter(accelerator, plan.accumulate, tolerant=accelerator.mixed_precision == "fp16")
+    loop = Loop(learner, optimizer, schedule, batches, accelerator, meter, Best())
+    at = keeper.restore(loop) if keeper is not None else None
+    at = at or Position(plan.first, plan.first * plan.accumulate, batches.epoch, 0)
+    step, micro, told = at.step, at.micro, set()
+    batches.epoch, batches.first = at.epoch, at.batch
+    journal.advance(step)
     learner.train()
     while step < plan.last:
+        done = batches.first
         for batch in loader:
             torch.manual_seed(hash_key((plan.seed, micro, accelerator.process_index)))
-            micro += 1
+            micro, done = micro + 1, done + 1
             batch = batch.to(accelerator.device)
             arranged = objective.arrange(batch)
             read = arranged if objective.teacher_reads_arranged else batch
@@ -106,7 +144,7 @@ def fit(
                     meter.norm = accelerator.clip_grad_norm_(learner.parameters(), plan.clip)
                 optimizer.step()
                 optimizer.zero_grad()
-            meter.add(terms, loss, objective.readings, len(batch))
+            meter.add(terms, loss, objective.readings, batch.ids)
             if not accelerator.sync_gradients:
                 continue
             rate = schedule.get_last_lr()[0]
@@ -115,7 +153,10 @@ def fit(
             step += 1
             journal.advance(step)
             if step % plan.log_every == 0 or step == plan.last:
-                journal.train(step, {"epoch": batches.epoch, "lr": rate, **meter.read(step)})
+                read_now = meter.read(step)
+                journal.train(step, {"epoch": batches.epoch, "lr": rate, **read_now})
+                if "skipped" in read_now:
+                    journal.say(f"step {step}: {read_now['skipped']} batch(es) skipped, whose loss was not finite in fp16")
                 for warning in objective.warnings():
                     # By its first word, since its figures change from step to step.
                     if (name := warning.split()[0]) not in told:
@@ -125,59 +166,16 @@ def fit(
                 meter.check(step)
                 metrics = validate()
                 objective.after_validation(metrics)
-                improved = best.beaten_by(metrics)
+                improved = loop.best.beaten_by(metrics)
                 if improved:
-                    best = Best(step, metrics)
+                    loop.best = Best(step, metrics)
                     if save is not None:
                         save()
                 journal.validation(step, metrics, best=improved and save is not None)
-                meter.start = time.perf_counter()
-                meter.pairs = 0
+                meter.pause()
+            if keeper is not None:
+                keeper.after_step(loop, Position(step, micro, batches.epoch, done))
             if step == plan.last:
                 break
         batches.epoch += 1
-    return best
-
-
-class _Meter:
-    """Means of the loss terms since the last reading over all ranks, kept on the device so that no step waits for one."""
-
-    def __init__(self, accelerator: Accelerator, accumulate: int) -> None:
-        self._accelerator, self._together = accelerator, accumulate * accelerator.num_processes
-        self.start, self.pairs, self.norm = time.perf_counter(), 0, None
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
-
-    def add(self, terms: Terms, loss: Tensor, readings: dict[str, Tensor], pairs: int) -> None:
-        """pairs: of this process's batch."""
-        given = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}, **readings}
-        for name, value in {**given, "pairs": torch.full((), float(pairs), device=loss.device)}.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
-        self.pairs += pairs * self._accelerator.num_processes
-
-    def check(self, step: int) -> dict[str, float]:
-        """The means so far. Raises VldistillError, on every rank, where one is not finite."""
-        if not self._sums:
-            return {}
-        means = torch.stack(list(self._sums.values())) / self._count
-        means = self._accelerator.reduce(means, reduction="mean")
-        values = dict(zip(self._sums, means.tolist(), strict=True))
-        faulty = [name for name, value in values.items() if not math.isfinite(value)]
-        if faulty:
-            raise VldistillError(f"{', '.join(faulty)} is not finite at step {step}",
-                                 hint="lower optim.lr, set optim.clip, or use train.precision=bf16")
-        return values
-
-    def read(self, step: int) -> dict[str, float]:
-        """The means, and a fresh start."""
-        values = self.check(step)
-        values["pairs"] = round(values["pairs"] * self._together, 1)  # of an optimiser step
-        if self.norm is not None:
-            values["grad_norm"] = float(self.norm)
-        now = time.perf_counter()
-        values["pairs_per_s"] = round(self.pairs / max(now - self.start, 1e-9), 1)
-        self.start, self.pairs, self._count = now, 0, 0
-        self._sums.clear()
-        return values
+    return loop.best

@@ -3,62 +3,31 @@ a teacher)."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from accelerate import Accelerator
-
-from vldistill.artifacts import (
-    RUN_STAGES,
-    file_digest,
-    fingerprint,
-    new_manifest,
-    refuse_existing,
-    write_manifest,
-    write_text,
-)
-from vldistill.data.artifact import open_data
-from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.loading import RecordDataset
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec, resolve_model, save_model
+from vldistill.models.checkpoint import ModelSpec
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import ROWS
-from vldistill.objectives.retrieval import DualRetrieval
-from vldistill.recipe import dump_recipe, recipe_hash, variant_name
-from vldistill.runtime import (
-    Precision,
-    choose_precision,
-    device_name,
-    is_first_rank,
-    make_accelerator,
-    refuse_unlaunched,
-    seed_everything,
-)
+from vldistill.recipe import variant_name
 from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe, Teachers
-from vldistill.training.adversarial import Adversarial
-from vldistill.training.anchor import fit_anchors
-from vldistill.training.batches import Batches, StepPairs, describe_batch, eval_pairs, make_batches, step_pairs
-from vldistill.training.build import Parts, build_parts
-from vldistill.training.caches import Say
-from vldistill.training.cost import CostMeter
-from vldistill.training.inference import answer, score
-from vldistill.training.journal import Journal
-from vldistill.training.loop import Best, Learner, Passes, Plan, Teacher, descend, fit
-from vldistill.training.pretext import pretext_metrics
-from vldistill.training.rates import build_optimizer, build_schedule, describe_rates
-from vldistill.training.retrieval import describe_retrieval, for_retrieval, validated_by_recall
+from vldistill.training.batches import Batches, StepPairs, describe_batch, make_batches, step_pairs
+from vldistill.training.build import Parts
+from vldistill.training.loop import Plan
+from vldistill.training.rates import describe_rates
+from vldistill.training.retrieval import describe_retrieval, for_retrieval
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a command asks of a training stage. `name`: "pretrain", "finetune" or "distill"."""
+    """What a command asks of a training stage. `name`: "pretrain", "finetune" or "distill". resume: go on with a run that is
+    there and not complete."""
 
     name: str
     recipe: Recipe
@@ -66,6 +35,7 @@ class Stage:
     runs: Path = Path("runs")
     variant: str | None = None
     overwrite: bool = False
+    resume: bool = False
 
     @property
     def folder(self) -> Path:
@@ -233,155 +203,3 @@ def _describe_advl(chosen: AdvlObjective) -> str:
     parts += ["confidence weighting"] * chosen.confidence + ["image-text matching first"] * bool(chosen.itm_fraction)
     task = "DiDE" if chosen.task else "ground-truth labels"
     return f"{task}; ADVL: {', '.join(parts)}; {chosen.map} maps, {chosen.weights} weights"
-
-
-def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
-    """Trains and writes the run; returns its manifest. say: told what happens before there is a log. Raises InputError before
-    anything is written where an input is bad."""
-    recipe, folder = stage.recipe, stage.folder
-    refuse_unlaunched()
-    if is_first_rank():
-        refuse_existing(folder, stage.overwrite, RUN_STAGES)
-    seed_everything(recipe.train.seed)
-    parts = build_parts(recipe, say)
-    precision = choose_precision(recipe.train.precision)
-    reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
-    reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
-    accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
-                                   reaches_all=reaches_all)
-    manifest = new_manifest(
-        stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
-        parents=_parents(recipe, parts), data=str(parts.data.folder.resolve()),
-        counts={"train": len(parts.train), "val": len(parts.val)},
-        partial=bool(recipe.data.limit or parts.data.manifest.get("partial")), status="running",
-        device=device_name(accelerator.device), precision=precision.name,
-    )
-    if accelerator.is_main_process:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
-        write_manifest(folder, manifest)
-    accelerator.wait_for_everyone()
-    meter = CostMeter(accelerator.device)
-    try:
-        with meter:
-            best = _train(stage, parts, accelerator, precision)
-    except BaseException as error:
-        manifest["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        if accelerator.is_main_process:
-            write_manifest(folder, manifest)
-        raise
-    cost = _cost_of_all(meter.read(), accelerator)
-    accelerator.end_training()
-    manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": cost["seconds"], "cost": cost, "status": "complete",
-                 "complete": True}
-    if accelerator.is_main_process:
-        write_manifest(folder, manifest)
-    return manifest
-
-
-def _cost_of_all(cost: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
-    """Of the ranks together: the largest memory of one, and all their GPUs' energy. A machine's CPU packages count once."""
-    if accelerator.num_processes == 1:
-        return cost
-    from accelerate.utils import gather_object
-
-    found = gather_object([cost])
-    cost |= {name: max(one[name] for one in found) for name in ("memory_bytes", "gpu_memory_bytes") if name in cost}
-    if cost.get("energy_of") == "GPU":
-        cost["energy_j"] = round(sum(one.get("energy_j", 0.0) for one in found), 1)
-    return cost
-
-
-def _train(stage: Stage, parts: Parts, accelerator: Accelerator, precision: Precision) -> Best:
-    recipe, folder, world = stage.recipe, stage.folder, accelerator.num_processes
-    phases = make_phases(recipe, parts, world, accelerator.process_index)
-    teacher = parts.teacher.to(accelerator.device) if parts.teacher else None
-    parts.student.to(accelerator.device)
-
-    def save() -> None:
-        if accelerator.is_main_process:
-            save_model(folder / "model", parts.student, parts.spec, parts.tokenizer)
-
-    tracker = None
-    if recipe.train.trackers:
-        accelerator.init_trackers("vldistill", config={"recipe": recipe.name, "seed": recipe.train.seed})
-        tracker = accelerator.log
-    with Journal(folder, phases[-1].plan.last, active=accelerator.is_main_process, tracker=tracker) as journal:
-        for name, value in describe(stage, parts, world).items():
-            if name != "run":
-                journal.say(f"{name}: {value}")
-        journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
-                    f"{world} process(es), {phases[-1].pairs} pairs a step")
-        if parts.anchor:
-            fits = fit_anchors(parts.student, parts.objective.distances.to(accelerator.device), parts.anchor, accelerator.device,
-                               batch=eval_pairs(recipe))
-            shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
-            journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
-        for phase in phases:
-            best = _run_phase(phase, recipe, parts, teacher, accelerator, journal,
-                              save=save if phase is phases[-1] else None)
-        journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
-    return best
-
-
-def _run_phase(phase: Phase, recipe: Recipe, parts: Parts, teacher: Teacher | None, accelerator: Accelerator, journal: Journal, *,
-               save: Callable[[], None] | None) -> Best:
-    """A phase from a fresh optimiser to its end; the student and what phases share are trained in place."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    optimizer = build_optimizer(recipe, parts.student, phase.objective, phase.pairs.mean)
-    schedule = build_schedule(recipe, optimizer, phase.steps)
-    learner, optimizer = accelerator.prepare(Learner(parts.student, phase.objective), optimizer)
-    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers)
-    clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
-    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
-
-    def validate() -> dict[str, Any]:
-        if phase.objective.judged:
-            return pretext_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
-        if isinstance(phase.objective, DualRetrieval):
-            return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe),
-                                       workers=recipe.data.workers)
-        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
-                         tags=parts.spec.target == "tags")
-        return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
-
-    best = fit(learner, teacher, optimizer, schedule, loader, phase.batches, accelerator, phase.plan, journal,
-               validate=validate, save=save, passes=_passes(recipe, phase, parts))
-    # A second set of gradient hooks on the same parameters would stay with them.
-    accelerator.free_memory(learner, optimizer)
-    return best
-
-
-def _passes(recipe: Recipe, phase: Phase, parts: Parts) -> Passes:
-    """Step 1 has no predictions of the task to keep in place, so it is trained without perturbation."""
-    chosen = recipe.adversarial
-    if chosen is None or phase.name == "matching":
-        return descend
-    return Adversarial(chosen.steps, chosen.lr, chosen.kl, chosen.text, chosen.image, parts.data.spec.target)
-
-
-def _gathered(answers, records, world):
-    """All ranks' answers in the order of the records."""
-    if world == 1:
-        return answers
-    from accelerate.utils import gather_object
-
-    by_id = {given.id: given for given in gather_object(answers)}
-    return [by_id[record.id] for record in records]
-
-
-def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
-    """Fingerprints of what the run was made from."""
-    parents = {"data": parts.data.fingerprint}
-    parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
-    if recipe.objective.kind == "advl":
-        parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
-    for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
-        if source:
-            weights = resolve_model(source) / "model.safetensors"
-            parents[role] = file_digest(weights) if weights.exists() else source
-    if (file := recipe.student.image_network.weights) and Path(file).is_file():
-        parents["image_network"] = file_digest(Path(file))
-    return parents

@@ -1,0 +1,147 @@
+"""`--resume auto`: a run that was told to leave, or died, goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from resumed import curve, weights
+
+from vldistill.training.checkpoint import newest
+from vldistill.training.guard import PREEMPTED, Guard
+
+STEPS = ("train.steps=6", "train.batch.pairs=8", "train.log_every=4", "train.validate_every=3", "train.eval_pairs=64")
+DIDE = ("distill", "-r", "quickstart_dide", "--name", "a", *STEPS)
+
+
+@pytest.fixture(scope="module")
+def whole(toy_world, well, tmp_path_factory):
+    """The run that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(toy_world)
+        return Path(well(*DIDE, "--runs", tmp_path_factory.mktemp("whole")).last["run"])
+
+
+@pytest.mark.parametrize("step, number", [(1, signal.SIGUSR2), (3, signal.SIGTERM), (4, signal.SIGUSR2), (5, signal.SIGTERM),
+                                          (6, signal.SIGUSR2)])
+def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, leaving, tmp_path, step, number):
+    runs = ("--runs", tmp_path, "--resume", "auto")
+    with leaving(step, number):
+        left = command(*DIDE, *runs)
+    run = tmp_path / "quickstart_dide/a/seed0"
+    assert left.code == PREEMPTED and f"left after step {step}: {number.name}" in left.err and "--resume auto" in left.err
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "preempted" and not manifest["complete"]
+    assert newest(run).name == f"step-{step:08d}"
+    told = well(*DIDE, *runs)
+    assert f"going on after step {step}" in told.out
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["complete"] and [part["step"] for part in manifest["resumed"]] == [step]
+    assert not (run / "checkpoints").exists(), "a run that is complete needs none"
+
+
+@pytest.mark.parametrize("stage, recipe", [("pretrain", "quickstart_dide_pretrain"), ("finetune", "quickstart_retrieval")])
+def test_pre_training_and_retrieval_go_on_too(world, command, well, leaving, tmp_path, stage, recipe):
+    own = ("teacher.model=runs/quickstart_fusion",) if stage == "pretrain" else ("objective.attention=none",)
+    arguments = (stage, "-r", recipe, "--name", "a", "student.init=runs/quickstart_pretrain", *own, *STEPS)
+    whole = Path(well(*arguments, "--runs", tmp_path / "whole").last["run"])
+    with leaving(5):
+        assert command(*arguments, "--runs", tmp_path, "--resume", "auto").code == PREEMPTED
+    run = Path(well(*arguments, "--runs", tmp_path, "--resume", "auto").last["run"])
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)
+
+
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(world, command, well, whole, tmp_path, monkeypatch):
+    runs = ("--runs", tmp_path, "train.checkpoint_every=2")
+    ask = Guard.ask
+
+    def dies(self, step):
+        if step == 5:
+            raise MemoryError("died")
+        return ask(self, step)
+
+    monkeypatch.setattr(Guard, "ask", dies)
+    with pytest.raises(MemoryError):
+        command(*DIDE, *runs)
+    monkeypatch.setattr(Guard, "ask", ask)
+    run = tmp_path / "quickstart_dide/a/seed0"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
+    half = run / "checkpoints/.step-00000006.tmp"
+    half.mkdir()
+    assert "going on after step 4" in well(*DIDE, *runs, "--resume", "auto").out
+    assert curve(run) == curve(whole) and weights(run) == weights(whole) and not half.exists()
+
+
+def test_the_first_start_and_a_complete_run_take_the_same_command(world, well, whole, tmp_path):
+    arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto")
+    first = well(*arguments)
+    assert "going on" not in first.out
+    before = (tmp_path / "quickstart_dide/a/seed0/manifest.json").read_bytes()
+    again = well(*arguments)
+    assert "is complete" in again.out and again.last["run"] == first.last["run"] and again.last["step"] == first.last["step"]
+    assert (tmp_path / "quickstart_dide/a/seed0/manifest.json").read_bytes() == before
+
+
+def test_before_the_first_step_it_leaves_at_once(world, command, tmp_path, monkeypatch):
+    def told(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("vldistill.training.run.build_parts", told)
+    left = command(*DIDE, "--runs", tmp_path, "--resume", "auto")
+    assert left.code == PREEMPTED and "left before the first step: SIGTERM" in left.err and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the process is as it was"
+
+
+@pytest.fixture
+def left(world, command, leaving, tmp_path):
+    """A run that left after two steps, and the command that goes on with it."""
+    arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto")
+    with leaving(2):
+        assert command(*arguments).code == PREEMPTED
+    return tmp_path / "quickstart_dide/a/seed0", arguments
+
+
+def test_what_would_make_another_run_is_refused_by_name(left, command, tree):
+    run, arguments = left
+    before = tree(run)
+    for field, told in (("optim.lr=5e-4", "optim.lr was 0.0012, is 0.0005"),
+                        ("train.batch.pairs=4", "train.batch.pairs was 8, is 4"),
+                        ("student.init=runs/quickstart_fusion", "init has changed since")):
+        refused = command(*arguments, field)
+        assert refused.code == 2 and told in refused.err and "start anew with --overwrite" in refused.err, refused.err
+    assert tree(run) == before
+
+
+def test_what_changes_nothing_may_differ(left, well, whole):
+    run, arguments = left
+    well(*arguments, "data.workers=1", "train.checkpoint_minutes=0")
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(left, command, well, whole):
+    run, arguments = left
+    file = newest(run) / "state.safetensors"
+    shutil.copytree(newest(run), run / "checkpoints/step-00000001")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    refused = command(*arguments)
+    assert refused.code == 2 and "is damaged: its tensors differ" in refused.err and "step-00000002" in refused.err
+    shutil.rmtree(newest(run))
+    well(*arguments)
+    assert curve(run)[-1]["step"] == 6
+
+
+def test_other_words_are_refused(world, command, tmp_path):
+    assert "--resume always: only auto is known" in command(*DIDE, "--resume", "always").err
+    assert "--resume and --overwrite" in command(*DIDE, "--resume", "auto", "--overwrite").err
+    run = tmp_path / "quickstart_dide/a/seed0"
+    run.mkdir(parents=True)
+    (run / "mine.txt").write_text("notes")
+    refused = command(*DIDE, "--runs", tmp_path, "--resume", "auto")
+    assert refused.code == 2 and "is not an artifact" in refused.err and (run / "mine.txt").exists()

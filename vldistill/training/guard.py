@@ -1,0 +1,93 @@
+"""When a run saves a checkpoint, and when it leaves: asked after every optimiser step, and answered alike on all ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+from vldistill.errors import VldistillError
+
+PREEMPTED = 85
+"""The exit code of a run that was told to leave and has saved a checkpoint, by which a cluster's script puts it back."""
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+_AGAIN = "go on with the same command and --resume auto"
+
+
+class Preempted(VldistillError):
+    """The run was told to leave, and can be resumed."""
+
+    exit_code = PREEMPTED
+
+
+class Notice:
+    """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save, and the
+    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. Use as a context manager,
+    in the main thread."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._waits = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Notice:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def wait(self) -> None:
+        """From now on a step is finished and a checkpoint saved first."""
+        self._waits = True
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+        if not self._waits:
+            raise Preempted(f"left before the first step: {self.received}", hint=_AGAIN)
+
+
+class Guard:
+    """minutes: between two checkpoints, 0 for none by the clock. every: optimiser steps between two, or None."""
+
+    def __init__(self, notice: Notice, accelerator: Accelerator, *, minutes: float, every: int | None):
+        self._notice, self._minutes, self._every = notice, minutes, every
+        self._saved = time.monotonic()
+        self._group = None
+        if accelerator.num_processes > 1:
+            # On the CPU, so that no step waits for a GPU.
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def ask(self, step: int) -> tuple[bool, bool]:
+        """(save, leave), agreed by all ranks: one of them may have been told, or be slower."""
+        leave = self._notice.received is not None
+        due = self._minutes > 0 and time.monotonic() - self._saved >= 60 * self._minutes
+        due = due or (self._every is not None and step % self._every == 0)
+        if self._group is not None:
+            flags = torch.tensor([int(due), int(leave)])
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
+            due, leave = map(bool, flags.tolist())
+        return due or leave, leave
+
+    def saved(self) -> None:
+        """Starts the clock anew."""
+        self._saved = time.monotonic()
+
+    def leave(self, step: int, where: str) -> Preempted:
+        """What to raise."""
+        told = self._notice.received or "another process was told to leave"
+        return Preempted(f"left after step {step}: {told}", where=where, hint=_AGAIN)
+
+
+def threads() -> int:
+    """Of this process; sums round otherwise with another number."""
+    return torch.get_num_threads() or os.cpu_count() or 1

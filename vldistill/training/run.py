@@ -1,0 +1,275 @@
+"""A training stage, run: from its parts to a run on disk, from the start or from its last checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from vldistill.artifacts import (
+    RUN_STAGES,
+    file_digest,
+    fingerprint,
+    new_manifest,
+    read_manifest,
+    refuse_existing,
+    write_manifest,
+    write_text,
+)
+from vldistill.data.artifact import open_data
+from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.models.checkpoint import resolve_model, save_model
+from vldistill.objectives.retrieval import DualRetrieval
+from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
+from vldistill.runtime import (
+    Precision,
+    choose_precision,
+    device_name,
+    is_first_rank,
+    join_step,
+    make_accelerator,
+    refuse_unlaunched,
+    seed_everything,
+)
+from vldistill.schema import Recipe
+from vldistill.training.adversarial import Adversarial
+from vldistill.training.anchor import fit_anchors
+from vldistill.training.batches import eval_pairs
+from vldistill.training.build import Parts, build_parts
+from vldistill.training.caches import Say
+from vldistill.training.checkpoint import State, load_state, newest, remove_states
+from vldistill.training.cost import CostMeter, add_costs
+from vldistill.training.guard import Guard, Notice, Preempted
+from vldistill.training.inference import answer, score
+from vldistill.training.journal import Journal
+from vldistill.training.loop import Best, Learner, Passes, Teacher, descend, fit
+from vldistill.training.pretext import pretext_metrics
+from vldistill.training.rates import build_optimizer, build_schedule
+from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
+from vldistill.training.retrieval import validated_by_recall
+from vldistill.training.stages import Phase, Stage, describe, make_phases
+
+
+@dataclass
+class _Session:
+    """What a process trains with, from the recipe to where it goes on. cost: of the run until now. state: None at the start."""
+
+    stage: Stage
+    parts: Parts
+    accelerator: Accelerator
+    precision: Precision
+    notice: Notice
+    state: State | None
+    cost: Callable[[], dict[str, Any]]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.stage.recipe
+
+
+def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
+    """Trains and writes the run; returns its manifest. say: told what happens before there is a log. Where `stage.resume` is on,
+    a run that is complete stays as it is.
+
+    Raises InputError before anything is written where an input is bad, and Preempted where the process was told to leave and has
+    saved a checkpoint.
+    """
+    folder = stage.folder
+    join_step()
+    refuse_unlaunched()
+    earlier = _earlier(stage)
+    if earlier is not None and earlier.get("complete"):
+        say(f"{folder} is complete")
+        return earlier
+    if earlier is None and is_first_rank():
+        refuse_existing(folder, stage.overwrite, RUN_STAGES)
+    with Notice() as notice:
+        return _run(stage, earlier, notice, say)
+
+
+def _earlier(stage: Stage) -> dict[str, Any] | None:
+    """The manifest of the run to go on with. Raises InputError where the folder is another stage's."""
+    if not stage.resume or not stage.folder.exists():
+        return None
+    return read_manifest(stage.folder, stage.name, make_it=f"vldistill {stage.name}, with --overwrite", partial=True)
+
+
+def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say) -> dict[str, Any]:
+    recipe, folder = stage.recipe, stage.folder
+    seed_everything(recipe.train.seed)
+    parts = build_parts(recipe, say)
+    parents, state = _parents(recipe, parts), None
+    if earlier is not None and (found := newest(folder)) is not None:
+        check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
+        state = load_state(found)
+    precision = choose_precision(recipe.train.precision)
+    reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
+    reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
+    accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
+                                   reaches_all=reaches_all)
+    manifest = new_manifest(
+        stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
+        parents=parents, data=str(parts.data.folder.resolve()),
+        counts={"train": len(parts.train), "val": len(parts.val)},
+        partial=bool(recipe.data.limit or parts.data.manifest.get("partial")), status="running",
+        device=device_name(accelerator.device), precision=precision.name,
+    )
+    warning = check_run(state, accelerator.num_processes, folder) if state is not None else None
+    if state is not None:
+        at = {"step": state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        manifest |= {"created": earlier["created"], "resumed": [*earlier.get("resumed", []), at]}
+    if accelerator.is_main_process:
+        if state is None and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
+        write_manifest(folder, manifest)
+    accelerator.wait_for_everyone()
+    meter, spent = CostMeter(accelerator.device), state.values["cost"] if state is not None else None
+    session = _Session(stage, parts, accelerator, precision, notice, state, lambda: add_costs(spent, meter.read()))
+    try:
+        with meter:
+            notice.wait()
+            best = _train(session, warning)
+    except BaseException as error:
+        manifest["status"] = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(type(error), "failed")
+        if accelerator.is_main_process:
+            write_manifest(folder, manifest)
+        raise
+    cost = _cost_of_all(session.cost(), accelerator)
+    accelerator.end_training()
+    manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": cost["seconds"], "cost": cost, "status": "complete",
+                 "complete": True}
+    if accelerator.is_main_process:
+        write_manifest(folder, manifest)
+        remove_states(folder)
+    return manifest
+
+
+def _cost_of_all(cost: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """Of the ranks together: the largest memory of one, and all their GPUs' energy. A machine's CPU packages count once."""
+    if accelerator.num_processes == 1:
+        return cost
+    from accelerate.utils import gather_object
+
+    found = gather_object([cost])
+    cost |= {name: max(one[name] for one in found) for name in ("memory_bytes", "gpu_memory_bytes") if name in cost}
+    if cost.get("energy_of") == "GPU":
+        cost["energy_j"] = round(sum(one.get("energy_j", 0.0) for one in found), 1)
+    return cost
+
+
+def _train(session: _Session, warning: str | None) -> Best:
+    stage, recipe, parts, accelerator = session.stage, session.recipe, session.parts, session.accelerator
+    folder, world, state = stage.folder, accelerator.num_processes, session.state
+    phases = make_phases(recipe, parts, world, accelerator.process_index)
+    teacher = parts.teacher.to(accelerator.device) if parts.teacher else None
+    parts.student.to(accelerator.device)
+    shared = {"student": parts.student, **{f"objective.{phase.name}": phase.objective for phase in phases}}
+    tracker = None
+    if recipe.train.trackers:
+        accelerator.init_trackers("vldistill", config={"recipe": recipe.name, "seed": recipe.train.seed})
+        tracker = accelerator.log
+    guard = Guard(session.notice, accelerator, minutes=recipe.train.checkpoint_minutes, every=recipe.train.checkpoint_every)
+    with Journal(folder, phases[-1].plan.last, active=accelerator.is_main_process, tracker=tracker,
+                 keep=state.values["curve"] if state is not None else 0) as journal:
+        _tell(session, phases, journal, warning)
+        if state is not None:
+            put_back(state, shared)
+        elif parts.anchor:
+            fits = fit_anchors(parts.student, parts.objective.distances.to(accelerator.device), parts.anchor, accelerator.device,
+                               batch=eval_pairs(recipe))
+            shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
+            journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
+        for number, phase in phases_after(state, phases):
+            start = state if state is not None and number == state.phase else None
+            keeper = Checkpoints(folder, guard, journal, number, start, shared, session.cost)
+            best = _run_phase(phase, session, teacher, journal, keeper, last=phase is phases[-1])
+        journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
+    return best
+
+
+def _tell(session: _Session, phases: list[Phase], journal: Journal, warning: str | None) -> None:
+    """The head of the log, at the start and at every new one."""
+    accelerator, precision = session.accelerator, session.precision
+    for name, value in describe(session.stage, session.parts, accelerator.num_processes).items():
+        if name != "run":
+            journal.say(f"{name}: {value}")
+    journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
+                f"{accelerator.num_processes} process(es), {phases[-1].pairs} pairs a step")
+    if session.state is not None:
+        journal.say(f"going on after step {session.state.step}")
+    if warning:
+        journal.say(warning)
+
+
+def _run_phase(phase: Phase, session: _Session, teacher: Teacher | None, journal: Journal, keeper: Checkpoints, *,
+               last: bool) -> Best:
+    """A phase from a fresh optimiser, or from its checkpoint, to its end; the student and what phases share are trained in place.
+    last: whether its best student is the run's."""
+    recipe, parts, accelerator = session.recipe, session.parts, session.accelerator
+    world, rank = accelerator.num_processes, accelerator.process_index
+    optimizer = build_optimizer(recipe, parts.student, phase.objective, phase.pairs.mean)
+    schedule = build_schedule(recipe, optimizer, phase.steps)
+    learner, optimizer = accelerator.prepare(Learner(parts.student, phase.objective), optimizer)
+    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers)
+    clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
+    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            save_model(session.stage.folder / "model", parts.student, parts.spec, parts.tokenizer)
+
+    def validate() -> dict[str, Any]:
+        if phase.objective.judged:
+            return pretext_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
+        if isinstance(phase.objective, DualRetrieval):
+            return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe),
+                                       workers=recipe.data.workers)
+        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
+                         tags=parts.spec.target == "tags")
+        return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
+
+    best = fit(learner, teacher, optimizer, schedule, loader, phase.batches, accelerator, phase.plan, journal,
+               validate=validate, save=save if last else None, passes=_passes(recipe, phase, parts), keeper=keeper)
+    # A second set of gradient hooks on the same parameters would stay with them.
+    accelerator.free_memory(learner, optimizer)
+    return best
+
+
+def _passes(recipe: Recipe, phase: Phase, parts: Parts) -> Passes:
+    """Step 1 has no predictions of the task to keep in place, so it is trained without perturbation."""
+    chosen = recipe.adversarial
+    if chosen is None or phase.name == "matching":
+        return descend
+    return Adversarial(chosen.steps, chosen.lr, chosen.kl, chosen.text, chosen.image, parts.data.spec.target)
+
+
+def _gathered(answers, records, world):
+    """All ranks' answers in the order of the records."""
+    if world == 1:
+        return answers
+    from accelerate.utils import gather_object
+
+    by_id = {given.id: given for given in gather_object(answers)}
+    return [by_id[record.id] for record in records]
+
+
+def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
+    """Fingerprints of what the run was made from."""
+    parents = {"data": parts.data.fingerprint}
+    parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
+    if recipe.objective.kind == "advl":
+        parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
+    for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
+        if source:
+            weights = resolve_model(source) / "model.safetensors"
+            parents[role] = file_digest(weights) if weights.exists() else source
+    if (file := recipe.student.image_network.weights) and Path(file).is_file():
+        parents["image_network"] = file_digest(Path(file))
+    return parents
