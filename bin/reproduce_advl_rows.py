@@ -1,9 +1,11 @@
-"""The rows of ADVL's result tables: a recipe with overrides each, and the published accuracies in percent."""
+"""The rows of ADVL's result tables: a recipe with overrides each, beside the published accuracies in percent."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from vldistill.evaluation.report.published import row_figures
 
 SETTINGS = ("100", "1000", "full")
 """Examples of each type, or all data."""
@@ -45,26 +47,26 @@ class Row:
     paper: dict[str, float]
 
 
-def _row(name: str, student: str, task: str, paper: tuple[float, ...], *, teachers: bool, overrides: tuple[str, ...] = ()) -> Row:
-    metric = "q_to_a" if task == "vcr" else "accuracy"
-    return Row(name, task, metric, _STUDENTS[student][task], teachers, overrides,
-               dict(zip((*SETTINGS, SHIFT), paper, strict=False)))
+def _row(
+    name: str, student: str, task: str, source: tuple[int, str], *, teachers: bool, overrides: tuple[str, ...] = (),
+    metric: str = "",
+) -> Row:
+    """source: table and row of the paper."""
+    metric = metric or ("q_to_a" if task == "vcr" else "accuracy")
+    figures = row_figures("ADVL", str(source[0]), source[1], task.replace("-", "_"))
+    paper = {SHIFT if place.split != "val" else place.examples: value
+             for place, value in figures.items() if place.metric == metric}
+    return Row(name, task, metric, _STUDENTS[student][task], teachers, overrides, paper)
 
 
 def _table_1() -> Iterator[Row]:
     """VL-BERT on VCR, component by component."""
-    rows = {
-        "baseline": ((), (30.85, 53.48, 75.53)),
-        "vision": (("vision",), (34.24, 54.53, 75.92)),
-        "text": (("text",), (35.96, 55.04, 76.15)),
-        "both": (("vision", "text"), (36.78, 55.91, 76.37)),
-        "confidence": (("vision", "text", "confidence"), (37.21, 57.64, 76.83)),
-        "words": (("vision", "text", "confidence", "words"), (38.28, 58.68, 77.15)),
-        "two-step": (tuple(_PARTS), (40.43, 58.98, 77.61)),
-    }
-    for name, (on, paper) in rows.items():
+    rows = {"baseline": (), "vision": ("vision",), "text": ("text",), "both": ("vision", "text"),
+            "confidence": ("vision", "text", "confidence"), "words": ("vision", "text", "confidence", "words"),
+            "two-step": tuple(_PARTS)}
+    for name, on in rows.items():
         off = tuple(f"objective.{value}" for part, value in _PARTS.items() if part not in on) if on else ()
-        yield _row(name, "vlbert", "vcr", paper, teachers=bool(on), overrides=("data.part=answers", *off))
+        yield _row(name, "vlbert", "vcr", (1, name), teachers=bool(on), overrides=("data.part=answers", *off))
 
 
 def _with_pair(pair: str, layer: int | None = None) -> tuple[str, ...]:
@@ -77,67 +79,44 @@ def _with_pair(pair: str, layer: int | None = None) -> tuple[str, ...]:
 
 def _table_2() -> Iterator[Row]:
     """VILLA with each pair of teachers."""
-    papers = {
-        "vcr": ((34.84, 57.01, 78.27), (38.92, 57.38, 78.28), (42.04, 59.42, 78.61), (40.71, 59.36, 78.93), (39.05, 58.14, 78.42),
-                (41.87, 60.18, 79.13)),
-        "snli-ve": ((58.47, 67.16, 79.64), (58.67, 67.23, 79.37), (59.04, 68.37, 79.96), (58.77, 68.69, 79.75),
-                    (58.44, 67.56, 79.24), (59.07, 68.83, 80.87)),
-        "vqa": ((37.18, 65.75, 72.11), (39.07, 65.89, 72.14), (39.34, 66.10, 72.43), (39.12, 66.34, 72.79), (39.01, 66.17, 72.49),
-                (39.67, 66.96, 73.04)),
-    }
-    for task, rows in papers.items():
-        for pair, paper in zip((None, *_PAIRS), rows, strict=True):
-            yield _row(f"{task}-{pair or 'baseline'}", "villa", task, paper, teachers=pair is not None,
-                       overrides=_with_pair(pair) if pair else ())
+    for task in ("vcr", "snli-ve", "vqa"):
+        for pair in (None, *_PAIRS):
+            yield _row(f"{task}-{pair or 'baseline'}", "villa", task, (2, f"VILLA, {pair}" if pair else "VILLA"),
+                       teachers=pair is not None, overrides=_with_pair(pair) if pair else ())
 
 
 def _table_3() -> Iterator[Row]:
     """Each student on VCR, without and with teachers: Q->A, and QA->R with all data."""
-    papers = {
-        "vlbert": ((30.85, 53.48, 75.53, 71.13), (40.43, 58.98, 77.61, 74.55)),
-        "uniter": ((31.43, 54.24, 76.67, 73.84), (42.23, 59.88, 77.05, 74.94)),
-        "villa": ((34.84, 57.01, 78.27, 75.43), (41.87, 60.18, 79.13, 76.32)),
-        "clip-vil": ((34.63, 53.54, 68.36, 66.83),),
-    }
-    rationales = {"vlbert": (77.91, 79.02), "uniter": (79.98, 80.57), "villa": (82.33, 82.57)}
-    for student, columns in papers.items():
-        for teachers, paper in enumerate(columns):
-            name = student + "-advl" * teachers
-            yield _row(name, student, "vcr", paper, teachers=bool(teachers), overrides=("data.part=answers",))
-            if student in rationales:
-                yield Row(f"{name}-rationales", "vcr", "qa_to_r", _STUDENTS[student]["vcr"], bool(teachers),
-                          ("data.part=rationales",), {"full": rationales[student][teachers]})
+    for student, printed, teachers in _with_and_without():
+        name, own = student + "-advl" * teachers, {"teachers": teachers, "overrides": ("data.part=answers",)}
+        yield _row(name, student, "vcr", (3, printed), **own)
+        if student != "clip-vil":
+            own["overrides"] = ("data.part=rationales",)
+            yield _row(f"{name}-rationales", student, "vcr", (3, printed), **own, metric="qa_to_r")
 
 
 def _table_4() -> Iterator[Row]:
     """Each student on SNLI-VE and VQA, without and with teachers."""
-    papers = {
-        "snli-ve": {"vlbert": ((53.28, 62.31, 74.66, 70.96), (56.78, 65.37, 75.75, 73.19)),
-                    "uniter": ((58.36, 66.23, 79.02, 76.72), (59.42, 68.34, 80.14, 78.54)),
-                    "villa": ((58.47, 67.16, 79.64, 77.22), (59.96, 68.83, 80.87, 79.56)),
-                    "clip-vil": ((59.48, 68.32, 80.61, 78.58),)},
-        "vqa": {"vlbert": ((35.33, 63.29, 69.05, 67.68), (37.12, 65.71, 71.42, 70.55)),
-                "uniter": ((36.46, 64.43, 71.26, 69.88), (39.75, 65.93, 71.94, 70.18)),
-                "villa": ((37.18, 65.75, 72.11, 70.18), (39.67, 66.96, 73.04, 72.74)),
-                "clip-vil": ((39.01, 66.84, 73.91, 71.46),)},
-    }
-    for task, students in papers.items():
-        for student, columns in students.items():
-            for teachers, paper in enumerate(columns):
-                yield _row(f"{task}-{student}{'-advl' * teachers}", student, task, paper, teachers=bool(teachers))
+    for task in ("snli-ve", "vqa"):
+        for student, printed, teachers in _with_and_without():
+            yield _row(f"{task}-{student}{'-advl' * teachers}", student, task, (4, printed), teachers=teachers)
+
+
+def _with_and_without() -> Iterator[tuple[str, str, bool]]:
+    """Students by the paper's names; CLIP-ViL stands there without teachers only."""
+    for student, printed in (("vlbert", "VL-BERT"), ("uniter", "UNITER"), ("villa", "VILLA"), ("clip-vil", "CLIP-ViL")):
+        yield student, printed, False
+        if student != "clip-vil":
+            yield student, f"{printed} with ADVL", True
 
 
 def _table_9() -> Iterator[Row]:
     """VILLA on VCR, with two pairs of teachers at four layers of 24."""
-    yield _row("baseline", "villa", "vcr", (34.84, 57.01, 78.27), teachers=False)
-    papers = {
-        "clip": {24: (42.04, 59.42, 78.61), 20: (40.06, 59.73, 78.03), 16: (38.53, 58.60, 78.27), 12: (37.70, 58.96, 78.00)},
-        "swin-roberta": {24: (26.74, 38.99, 78.03), 20: (28.81, 45.39, 78.28), 16: (35.93, 53.10, 78.67),
-                         12: (41.87, 60.18, 79.13)},
-    }
-    for pair, rows in papers.items():
-        for layer, paper in rows.items():
-            yield _row(f"{pair}-layer{layer}", "villa", "vcr", paper, teachers=True, overrides=_with_pair(pair, layer))
+    yield _row("baseline", "villa", "vcr", (2, "VILLA"), teachers=False)
+    for pair in ("clip", "swin-roberta"):
+        for layer in (24, 20, 16, 12):
+            yield _row(f"{pair}-layer{layer}", "villa", "vcr", (9, f"{pair}, layer {layer} of 24"), teachers=True,
+                       overrides=_with_pair(pair, layer))
 
 
 _ROWS = {1: _table_1, 2: _table_2, 3: _table_3, 4: _table_4, 9: _table_9}

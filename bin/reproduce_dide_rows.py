@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vldistill.evaluation.report.published import row_figures
+
 
 @dataclass(frozen=True)
 class Step:
@@ -98,10 +100,6 @@ def _toy() -> World:
 
 
 FULL, TOY = _full(), _toy()
-# The columns of the paper's tables: dev and test-P of NLVR2, val and test of SNLI-VE, test-dev of VQA.
-_COLUMNS = (("nlvr2", "val"), ("nlvr2", "test"), ("snli_ve", "val"), ("snli_ve", "test"), ("vqa", "test-dev"))
-_TEACHER = (75.7, 76.1, 76.6, 76.4, 71.3)
-
 _SMALLER, _LATE_HEAD = "train.epochs=10", "optim.head_lr_multiplier=10.0"  # SNLI-VE and VQA (Appendix A), VQA's head
 
 
@@ -126,77 +124,62 @@ _UNITER = {
                                 "train.batch.accumulate=20")),
 }
 _TABLE_2 = {
-    # recipe and overrides by column; nothing where the paper has no figures
-    "teacher": ({}, _TEACHER),
-    "pixelbert": (_each("pixelbert", "nlvr2", "vqa"), (71.7, 72.4, None, None, 71.4)),
-    "clip": (_dual("clip_nlvr2", "train.batch.pairs=256"), (50.9, 51.1, 68.4, 68.6, 50.2)),
-    "slip": (_dual("slip_nlvr2", "train.batch.accumulate=8"), (50.9, 51.1, 70.9, 71.0, 55.9)),
-    "declip": (_dual("declip_nlvr2", "train.batch.pairs=256"), (50.9, 51.1, 69.9, 70.2, 59.6)),
-    "dide": ({}, (75.3, 75.6, 76.5, 76.3, 69.2)),
-    "visualbert": (_each("visualbert", "nlvr2", "vqa"), (67.4, 67.0, None, None, 70.8)),
-    "lxmert": (_each("lxmert", "nlvr2", "vqa"), (74.9, 74.5, None, None, 72.4)),
-    "uniter": (_UNITER, (75.9, 75.8, 78.6, 78.3, 72.7)),
+    # the paper's name; recipe and overrides by column, where the paper has figures
+    "teacher": ("ViLT (teacher)", {}),
+    "pixelbert": ("PixelBERT-R50", _each("pixelbert", "nlvr2", "vqa")),
+    "clip": ("CLIP", _dual("clip_nlvr2", "train.batch.pairs=256")),
+    "slip": ("SLIP", _dual("slip_nlvr2", "train.batch.accumulate=8")),
+    "declip": ("DeCLIP", _dual("declip_nlvr2", "train.batch.pairs=256")),
+    "dide": ("DiDE", {}),
+    "visualbert": ("VisualBERT", _each("visualbert", "nlvr2", "vqa")),
+    "lxmert": ("LXMERT", _each("lxmert", "nlvr2", "vqa")),
+    "uniter": ("UNITER-Base", _UNITER),
 }
 # Fig. 3 has no figures in print.
 _FIGURE_3 = {"labels": ("finetune", ()), "soft-labels": ("distill", ("objective.attention=none",)), "dide": ("distill", ())}
-_TABLE_4 = {
-    "teacher": (64.4, 88.7, 93.8, 83.5, 96.7, 98.6),
-    "dide": (68.2, 89.8, 94.2, 83.2, 96.7, 98.8),
-    "no-cross-attention": (66.6, 89.2, 93.4, 81.6, 95.6, 98.4),
-}
-_TABLE_5 = {
-    # pre-training, fine-tuning: "kd" with distillation, "std" without, "none"
-    ("kd", "kd"): (75.56, 75.26, 76.53, 76.33, 69.05),
-    ("none", "std"): (50.85, 51.07, 72.10, 71.83, 64.94),
-    ("none", "kd"): (67.63, 68.14, 75.37, 74.95, 67.06),
-    ("std", "std"): (69.77, 70.71, 75.26, 74.99, 66.25),
-    ("std", "kd"): (73.06, 74.11, 76.11, 75.87, 67.10),
-    ("kd", "std"): (70.98, 71.40, 75.30, 75.21, 66.84),
-}
+_TABLE_4 = {"teacher": "ViLT (teacher)", "dide": "DiDE", "no-cross-attention": "DiDE without attention"}
+# pre-training, fine-tuning: "kd" with distillation, "std" without, "none"
+_TABLE_5 = (("kd", "kd"), ("none", "std"), ("none", "kd"), ("std", "std"), ("std", "kd"), ("kd", "std"))
 _TABLE_6 = {
-    "dide": ((), (67.6, 68.2, 75.4, 75.0, 67.1)),
+    "dide": (),
     # With the true labels instead, which the paper does not say: a head that nothing trains would answer at chance.
-    "no-soft-label": (("objective.soft_labels=false", "objective.hard_label_weight=1"), (66.8, 67.9, 74.2, 74.7, 66.9)),
-    "no-cross-attention": (("objective.attention=none",), (50.9, 51.1, 73.6, 73.5, 66.5)),
-    "hidden-states": (("objective.attention=none", "objective.hidden_states=true"), (56.5, 56.0, 71.5, 71.3, 62.6)),
-    "uni-attention": (("objective.attention=uni",), (64.8, 65.6, 74.8, 74.8, 66.6)),
-    "whole-attention": (("objective.attention=whole",), (64.7, 66.0, 74.9, 74.7, 66.6)),
+    "no-soft-label": ("objective.soft_labels=false", "objective.hard_label_weight=1"),
+    "no-cross-attention": ("objective.attention=none",),
+    "hidden-states": ("objective.attention=none", "objective.hidden_states=true"),
+    "uni-attention": ("objective.attention=uni",),
+    "whole-attention": ("objective.attention=whole",),
 }
-_TABLE_7 = {
-    "last": (67.6, 68.2, 75.4, 75.0, 67.1),
-    "top": (66.0, 67.3, 75.2, 74.8, 66.8),
-    "bottom": (63.5, 63.0, 75.1, 74.7, 66.6),
-    "all": (67.0, 67.4, 75.2, 74.8, 66.8),
-}
+_TABLE_7 = ("last", "top", "bottom", "all")
 
 
-def _paper(column: str, figures: tuple[float | None, ...]) -> dict[str, float]:
-    return {split: figure for (task, split), figure in zip(_COLUMNS, figures, strict=True) if task == column}
+def _paper(table: str, row: str, column: str) -> dict[str, float]:
+    return {place.split: value for place, value in row_figures("DiDE", table, row, column).items()}
 
 
 def _teachers(world: World) -> Iterator[Row]:
     for column, task in world.tasks.items():
-        yield Row("teacher", task, "", (), _paper(column, _TEACHER), (*task.start, task.teacher))
+        yield Row("teacher", task, "", (), _paper("2", "ViLT (teacher)", column), (*task.start, task.teacher))
 
 
-def _rows(world: World, name: str, stage: str, overrides: tuple[str, ...], figures: tuple[float, ...],
+def _rows(world: World, name: str, stage: str, overrides: tuple[str, ...], source: tuple[str, str],
           before: tuple[Step, ...] = ()) -> Iterator[Row]:
+    """source: table and row of the paper."""
     for column, task in world.tasks.items():
-        yield Row(name, task, stage, overrides, _paper(column, figures), (*task.start, task.teacher, *before))
+        yield Row(name, task, stage, overrides, _paper(*source, column), (*task.start, task.teacher, *before))
 
 
 def _table_2(world: World) -> Iterator[Row]:
     """DiDE, from its pre-training, beside fusion encoders and other dual encoders, which learn from labels."""
-    for name, (recipes, figures) in _TABLE_2.items():
+    for name, (printed, recipes) in _TABLE_2.items():
         if name == "teacher":
             yield from _teachers(world)
         elif name == "dide":
             step = world.pretraining["kd"]
-            yield from _rows(world, name, "distill", (f"student.init={step.folder}",), figures, (step,))
+            yield from _rows(world, name, "distill", (f"student.init={step.folder}",), ("2", printed), (step,))
         else:
             for column, (recipe, overrides) in recipes.items():
                 task = replace(world.tasks[column], recipe=recipe, overrides=overrides)
-                yield Row(name, task, "finetune", (), _paper(column, figures))
+                yield Row(name, task, "finetune", (), _paper("2", printed, column))
 
 
 def _figure_3(world: World) -> Iterator[Row]:
@@ -212,35 +195,35 @@ def _figure_3(world: World) -> Iterator[Row]:
 def _table_4(world: World) -> Iterator[Row]:
     """Retrieval, from DiDE's pre-training, with and without attention."""
     task, step = world.retrieval, world.pretraining["kd"]
-    for name, figures in _TABLE_4.items():
-        teacher = name == "teacher"
+    for name, printed in _TABLE_4.items():
+        teacher, figures = name == "teacher", row_figures("DiDE", "4", printed, "caption")
         fields = (f"student.init={step.folder}", *["objective.attention=none"] * (name == "no-cross-attention"))
         yield Row(name, task, "" if teacher else "distill" if name == "dide" else "finetune", () if teacher else fields,
-                  dict(zip(_RECALLS, figures, strict=True)), (*task.start, task.teacher, *[step] * (not teacher)))
+                  {place.metric: value for place, value in figures.items()}, (*task.start, task.teacher, *[step] * (not teacher)))
 
 
 def _table_5(world: World) -> Iterator[Row]:
     """Where distillation takes place: pre-training, fine-tuning, both."""
     yield from _teachers(world)
-    for (pretraining, tuning), figures in _TABLE_5.items():
+    for pretraining, tuning in _TABLE_5:
         step = world.pretraining.get(pretraining)
         start = (f"student.init={step.folder}",) if step else ()
-        yield from _rows(world, f"{pretraining}-{tuning}", "distill" if tuning == "kd" else "finetune", start, figures,
-                         (step,) if step else ())
+        yield from _rows(world, f"{pretraining}-{tuning}", "distill" if tuning == "kd" else "finetune", start,
+                         ("5", f"pre-training {pretraining}, fine-tuning {tuning}"), (step,) if step else ())
 
 
 def _table_6(world: World) -> Iterator[Row]:
     """What is distilled; students start from the pre-trained fusion encoder."""
     yield from _teachers(world)
-    for name, (overrides, figures) in _TABLE_6.items():
-        yield from _rows(world, name, "distill", overrides, figures)
+    for name, overrides in _TABLE_6.items():
+        yield from _rows(world, name, "distill", overrides, ("6", name))
 
 
 def _table_7(world: World) -> Iterator[Row]:
     """Which layers."""
     yield from _teachers(world)
-    for name, figures in _TABLE_7.items():
-        yield from _rows(world, name, "distill", (f"objective.layers={name}",), figures)
+    for name in _TABLE_7:
+        yield from _rows(world, name, "distill", (f"objective.layers={name}",), ("7", f"layers {name}"))
 
 
 TABLES = {"2": _table_2, "fig3": _figure_3, "4": _table_4, "5": _table_5, "6": _table_6, "7": _table_7}

@@ -47,6 +47,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class _Row:
+    name: tuple[str, str, str]
     when: dict[str, Any]
     figures: dict[Place, Figure]
 
@@ -60,7 +61,7 @@ def _rows() -> tuple[_Row, ...]:
         for row in table["rows"]:
             figures = {place: Figure(table["paper"], table["table"], row["name"], value)
                        for place, value in zip(places, row["figures"], strict=True) if value is not None}
-            rows.append(_Row(table["when"] | row["when"], figures))
+            rows.append(_Row((table["paper"], table["table"], row["name"]), table["when"] | row["when"], figures))
     return tuple(rows)
 
 
@@ -71,6 +72,14 @@ def _place(column: str) -> Place:
     """
     task, split, metric, examples = _COLUMN.match(column).group("task", "split", "metric", "examples")
     return Place(task, split, metric or "accuracy", examples or FULL)
+
+
+def row_figures(paper: str, table: str, row: str, task: str) -> dict[Place, float]:
+    """What a paper's table has in a row for a task, {} where nothing. Raises KeyError where the paper has no such row."""
+    found = [own.figures for own in _rows() if own.name == (paper, table, row)]
+    if not found:
+        raise KeyError(f"{paper}, Table {table}: no row {row!r}")
+    return {place: figure.value for figures in found for place, figure in figures.items() if place.task == task}
 
 
 def published_for(group: Group, columns: list[Column]) -> dict[Column, list[Figure]]:
