@@ -116,7 +116,7 @@ def scontrol(home: Path, words: list[str]) -> int:
 
 
 def srun(home: Path, words: list[str]) -> int:
-    """STUB_TELL: a pattern below the working folder; once there is such a file, the first step's tasks get USR2."""
+    """STUB_TELL: a pattern of a file; once there is one, the tasks get USR2, but not those of a restart."""
     _note(home, "srun", words)
     _, command = _options(list(words))
     count = int(os.environ["SLURM_NTASKS"])
@@ -125,7 +125,7 @@ def srun(home: Path, words: list[str]) -> int:
     started = [subprocess.Popen(command, env={**os.environ, **facts, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
                for rank in range(count)]
     if (tell := os.environ.get("STUB_TELL")) and "SLURM_RESTART_COUNT" not in os.environ:
-        while not any(Path().glob(tell)) and all(task.poll() is None for task in started):
+        while not any(Path(tell).parent.glob(Path(tell).name)) and all(task.poll() is None for task in started):
             time.sleep(0.005)
         for task in started:
             task.send_signal(signal.SIGUSR2)
