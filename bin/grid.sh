@@ -7,7 +7,7 @@
 # The file has a command a line, without `vldistill`; words after # are comments:
 #   prepare vqa --raw /data/vqa2                                (left as it is where it was prepared already)
 #   finetune --recipe advl_vqa --name baseline
-#   distill --recipe advl_vqa --name advl objective.words=4
+#   distill --recipe advl_vqa --name advl objective.confidence=false
 # Options: --seeds K,K (every training with each of them), --gpus N or TYPE:N (a node; none by default), --nodes N, --shards N (tasks that
 # fill a cache, 4), --most N (runs at a time, 8), --time T (of a training), --split NAME (val), --after JOB, --out DIR (grids/<file>).
 # VLDISTILL_SLURM_ARGS holds account and partition. A grid that is submitted again goes on: what is complete is left as it is.
