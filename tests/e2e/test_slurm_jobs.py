@@ -93,11 +93,23 @@ def check_cache(command) -> None:
     assert '"missing":0' in command("cache", "--recipe", "my recipe.yaml").out
 
 
-def test_shards_of_an_array_are_one_whole_cache(command, well, submit, work):
+def test_shards_of_an_array_are_one_whole_cache(command, well, submit, work, monkeypatch):
     well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa")
     done = submit(work, "sbatch", "--array=0-1", "--output=%a.log", BIN / "cache.sbatch", "--recipe", "my recipe.yaml")
     assert done.returncode == 0, done.stderr
     check_cache(command)
+
+    # Read from a node's own disk they teach the same.
+    distil = ("distill", "--recipe", "my recipe.yaml", "cache.mode=require")
+    here = Path(well(*distil, "--name", "here").last["run"])
+    (work / "disk").mkdir()
+    monkeypatch.setenv("VLDISTILL_STAGE", str(work / "disk"))
+    result = well(*distil, "--name", "staged")
+    there = Path(result.last["run"])
+    assert result.out.count("were copied in") == 3
+    assert (here / "model/model.safetensors").read_bytes() == (there / "model/model.safetensors").read_bytes()
+    parents = [json.loads((run / "manifest.json").read_text())["parents"] for run in (here, there)]
+    assert parents[0] == parents[1]
 
 
 @pytest.mark.slow
