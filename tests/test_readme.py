@@ -14,7 +14,7 @@ from vldistill.recipe import all_keys, shipped_recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-SCRIPTS = [path for path in sorted((ROOT / "bin").glob("*")) if path.is_file() and path.suffix in ("", ".sh")]
+SCRIPTS = [path for path in sorted((ROOT / "bin").glob("*")) if path.is_file() and path.suffix in ("", ".sh", ".sbatch")]
 KEYS = {".".join(path) for path in all_keys()}
 OVERRIDE = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)$", re.S)
 

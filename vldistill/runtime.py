@@ -65,18 +65,40 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+LAST_STEP = 0xFFFFFFF0
+"""Step numbers from here on are SLURM's own: of a batch script, of an interactive shell, of what watches over the job."""
+
+
+def is_step_task() -> bool:
+    """Whether `srun` started this process as one of several tasks of a step. A batch script and an interactive shell of a job
+    know SLURM's names, too, but are no tasks."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdigit() and int(step) < LAST_STEP and int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
 def join_step() -> None:
-    """Takes this process's rank from SLURM where `srun` started several inside a job step, so that no launcher is needed. A batch
-    script, which also knows SLURM's names but is no task of a step, is left alone."""
-    tasks, step = os.environ.get("SLURM_NTASKS", "1"), os.environ.get("SLURM_STEP_ID", "")
-    if "RANK" in os.environ or not step.isdigit() or int(tasks) < 2 or "SLURM_PROCID" not in os.environ:
+    """Takes this process's rank from SLURM where `srun` started several, so that no launcher is needed. Ranks that a launcher has
+    given are left alone."""
+    if "RANK" in os.environ or not is_step_task() or "SLURM_PROCID" not in os.environ:
         return
+    tasks = os.environ["SLURM_NTASKS"]
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = _first_host()
     # A port of the job's own, since several jobs may share a node.
     os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
     os.environ.update(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=tasks, LOCAL_RANK=os.environ.get("SLURM_LOCALID", "0"),
-                      LOCAL_WORLD_SIZE=os.environ.get("SLURM_NTASKS_PER_NODE", tasks).partition("(")[0])
+                      LOCAL_WORLD_SIZE=_tasks_here(tasks))
+
+
+def _tasks_here(tasks: str) -> str:
+    """How many of the step's tasks this node has, from SLURM's list for all nodes: "4(x2),3"."""
+    told = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE") or tasks
+    counts = []
+    for part in told.split(","):
+        count, _, times = part.partition("(x")
+        counts += [count] * int(times.rstrip(")") or 1)
+    node = int(os.environ.get("SLURM_NODEID", "0"))
+    return counts[min(node, len(counts) - 1)]
 
 
 def _first_host() -> str:
@@ -92,7 +114,7 @@ def _first_host() -> str:
 
 def refuse_unlaunched() -> None:
     """Raises InputError under `srun` with several tasks that know nothing of each other: each would write the same run."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ and "RANK" not in os.environ:
+    if is_step_task() and "RANK" not in os.environ:
         raise InputError(f"srun started {os.environ['SLURM_NTASKS']} tasks without ranks",
                          hint="start one task a node with: srun torchrun ... -m vldistill ...")
 

@@ -99,7 +99,8 @@ class BatchSize(Section):
 
 class Train(Section):
     """How long, in what precision, how often to validate. Exactly one of `epochs` and `steps` (optimiser steps).
-    checkpoint_minutes: between two checkpoints, 0 for none by the clock; checkpoint_every: optimiser steps between two."""
+    checkpoint_minutes: between two checkpoints, 0 for none by the clock; checkpoint_every: optimiser steps between two.
+    gradient_checkpointing: compute layers once more in the backward pass, for less memory and the same result."""
 
     epochs: Positive | None = None
     steps: Positive | None = None
@@ -111,6 +112,7 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     checkpoint_minutes: NonNegative = 10.0
     checkpoint_every: Positive | None = None
+    gradient_checkpointing: bool = False
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
 
     @model_validator(mode="after")

@@ -1,4 +1,5 @@
-"""Two processes under torchrun train as one process does with the doubled batch, and one of them writes the run."""
+"""Two processes under a launcher train as one process does with the doubled batch, and one of them writes the run (for those that
+`srun` starts, see test_slurm_jobs.py)."""
 
 from __future__ import annotations
 
@@ -14,15 +15,16 @@ from safetensors.torch import load_file
 STEPS = ("train.steps=3", "train.validate_every=3", "train.log_every=1", "train.eval_pairs=8", "optim.lr=1e-4", "optim.eps=1e-3")
 
 
-@pytest.mark.parametrize("stage, recipe, field", [
+@pytest.mark.parametrize("launcher, stage, recipe, field", [
     # Attention alone leaves the head without a gradient, which several processes must be told.
-    ("distill", "quickstart_dide", "objective.soft_labels=false"),
+    ("torchrun", "distill", "quickstart_dide", "objective.soft_labels=false"),
     # Every pair is compared with those of the other process, too. Without words, since each process hides others.
-    ("pretrain", "quickstart_dide_pretrain", "objective={kind: pretrain, tasks: [cmc]}"),
+    ("torchrun", "pretrain", "quickstart_dide_pretrain", "objective={kind: pretrain, tasks: [cmc]}"),
+    ("accelerate", "distill", "quickstart_dide", "objective.attention=none"),
 ])
-def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path, stage, recipe, field):
+def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path, launcher, stage, recipe, field):
     arguments = (stage, "-r", recipe, "--runs", str(tmp_path / "runs"), field, *STEPS)
-    two = launch(world, "-m", "vldistill", *arguments, "--name", "two", "train.batch.pairs=4")
+    two = launch(world, "-m", "vldistill", *arguments, "--name", "two", "train.batch.pairs=4", launcher=launcher)
     assert two.returncode == 0, two.stderr[-3000:]
     result = json.loads(two.stdout.strip().splitlines()[-1])
     assert two.stdout.count('{"run"') == 1 and "8 pairs = 4 x 1 accumulated x 2 process(es)" in two.stdout

@@ -17,6 +17,7 @@ from vldistill.data.batch import TextBatch
 from vldistill.models.config import ModelConfig
 from vldistill.models.outputs import NOTHING, Capture, QueryKey, View
 from vldistill.models.outputs import Encoded as States
+from vldistill.models.recompute import run_layer
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Layer(nn.Module):
 class BertEncoder(nn.Module):
     """The stack of layers."""
 
+    recompute = False
+
     def __init__(self, config: RegionBertConfig):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
@@ -117,7 +120,7 @@ class BertEncoder(nn.Module):
         attend = None if mask is None else mask[:, None, None, :]
         qk, layers = {}, {}
         for number, layer in enumerate(self.layer, start=1):
-            states, query, key = layer(states, attend)
+            states, query, key = run_layer(layer, states, attend, recompute=self.recompute)
             if number in capture.qk:
                 qk[number] = (query, key)
             if number in capture.hidden:

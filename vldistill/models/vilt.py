@@ -18,6 +18,7 @@ from vldistill.data.batch import ImageBatch, TextBatch
 from vldistill.models.config import ModelConfig
 from vldistill.models.heads import init_weights, initial_std
 from vldistill.models.outputs import NOTHING, Capture, Encoded, with_cls
+from vldistill.models.recompute import run_layer
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class ViltEncoder(nn.Module):
     words = "embeddings.text_embeddings.word_embeddings.weight"
     types = "embeddings.token_type_embeddings.weight"
     positions = None  # resized at each pass, to each image's own grid
+    recompute = False
 
     def __init__(self, config: EncoderConfig, *, text: bool = True, image: bool = True):
         super().__init__()
@@ -202,7 +204,7 @@ class ViltEncoder(nn.Module):
         attend = None if mask is None else mask[:, None, None, :]
         qk, layers = {}, {}
         for number, layer in enumerate(self.encoder.layer, start=1):
-            states, query, key = layer(states, attend)
+            states, query, key = run_layer(layer, states, attend, recompute=self.recompute)
             if number in capture.qk:
                 qk[number] = (query, key)
             if number in capture.hidden:

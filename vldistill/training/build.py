@@ -21,6 +21,7 @@ from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.models.pretraining import HEADS
+from vldistill.models.recompute import set_recompute
 from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
@@ -101,6 +102,9 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
         if not unlabelled and not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
     student, spec, tokenizer = build_student(recipe, data)
+    if recipe.train.gradient_checkpointing and not set_recompute(student):
+        raise InputError(f"train.gradient_checkpointing: a {recipe.student.kind} student computes no layer twice",
+                         where=f"recipe {recipe.name}", hint="leave it out")
     if data.spec.target == "answers" and not unlabelled:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
 

@@ -31,6 +31,7 @@ from vldistill.teachers.cache.disk import check_room
 from vldistill.teachers.cache.layout import Column, as_keys
 from vldistill.teachers.cache.listing import list_caches, open_cache
 from vldistill.teachers.cache.manifest import cache_folder
+from vldistill.teachers.cache.staging import staged
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.cache.writer import CacheWriter
 from vldistill.teachers.fusion import FusionTeacher
@@ -128,9 +129,16 @@ class TeacherCaches:
         return found
 
     def ensure(self, wanted: WantedFeatures, say: Say) -> None:
-        """Builds what is missing, or refuses to, as `cache.mode` says."""
+        """Builds what is missing, or refuses to, as `cache.mode` says; what is there is read from a copy where that is wanted."""
         if self.live:
             return
+        self._complete(wanted, say)
+        for part in self.parts.values():
+            place = staged(part.cache.folder, say)
+            if place != part.cache.folder:
+                part.cache = FeatureCache(place)
+
+    def _complete(self, wanted: WantedFeatures, say: Say) -> None:
         inputs = self.inputs(wanted)
         missing = {role: keys for role, keys in self.missing(inputs).items() if keys}
         if not missing:

@@ -19,7 +19,7 @@ from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Loop, Position
 
 FREE = ("name", "description", "data.workers", "data.memory", "train.checkpoint_minutes", "train.checkpoint_every",
-        "train.trackers", "train.log_every")
+        "train.gradient_checkpointing", "train.trackers", "train.log_every")
 """Recipe fields that do not change what a run learns, and so may differ when it goes on."""
 
 

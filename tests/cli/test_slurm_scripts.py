@@ -1,0 +1,305 @@
+"""The SLURM scripts against a SLURM in miniature (see slurm_stubs.py) and a `vldistill` that only notes its words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import slurm_stubs
+
+from vldistill.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "bin"))
+
+import grid_lines  # noqa: E402 (a script, not a package)
+
+BIN = ROOT / "bin"
+JOBS = ("prepare", "cache", "train", "evaluate")
+SHELL = [path for path in sorted(BIN.iterdir()) if path.suffix in (".sh", ".sbatch") or
+         (path.is_file() and path.suffix == "" and path.read_text().startswith("#!/usr/bin/env bash"))]
+
+NOTING = f"""#!{sys.executable} -S
+import json, os, pathlib, sys
+names = ("SLURM_PROCID", "SLURM_RESTART_COUNT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "TOKENIZERS_PARALLELISM",
+         "HF_HUB_OFFLINE", "HDF5_USE_FILE_LOCKING", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
+with open("noted.jsonl", "a") as file:
+    file.write(json.dumps([sys.argv[1:], {{name: os.environ[name] for name in names if name in os.environ}}]) + "\\n")
+codes = pathlib.Path("codes")
+if sys.argv[1] in ("pretrain", "finetune", "distill") and codes.exists():
+    first, *rest = codes.read_text().split()
+    if rest:
+        codes.write_text(" ".join(rest))
+    sys.exit(int(first))
+"""
+
+
+@dataclass
+class Cluster:
+    """home: the stubs' notes. work: where the user works; its name has a space."""
+
+    home: Path
+    work: Path
+    environment: dict[str, str]
+
+    def start(self, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(word) for word in words], cwd=self.work, env={**self.environment, **more}, capture_output=True,
+                              text=True, check=False, timeout=60)
+
+    def noted(self) -> list[tuple[list[str], dict[str, str]]]:
+        """Words and environment of every `vldistill` so far."""
+        path = self.work / "noted.jsonl"
+        return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def calls(self, name: str) -> list[list[str]]:
+        return slurm_stubs.calls(self.home, name)
+
+    def log(self, pattern: str = "*.log") -> str:
+        return "".join(path.read_text() for path in sorted(self.work.rglob(pattern)))
+
+    def ended(self) -> list[int | None]:
+        """The code of each job, in order; None for one that was never started."""
+        return [json.loads(path.read_text()) for path in sorted(self.home.glob("job-*"), key=lambda path: int(path.name[4:]))]
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    programs = slurm_stubs.install(tmp_path / "slurm")
+    venv = tmp_path / "my venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/vldistill").write_text(NOTING)
+    (venv / "bin/vldistill").chmod(0o755)
+    (venv / "bin/python").symlink_to(sys.executable)
+    work = tmp_path / "my work"
+    work.mkdir()
+    packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if path)])
+    return Cluster(tmp_path / "slurm", work, {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "STUB_SLURM": str(tmp_path / "slurm"), "VLDISTILL_VENV": str(venv),
+        "PYTHONPATH": packages, "VLDISTILL_ROOT": str(ROOT), "HOME": str(tmp_path), "STUB_CPUS": "3"})
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_the_shell_can_read_it(path):
+    done = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "set -euo pipefail" in path.read_text()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path):
+    # 1091: files that are sourced by a path from a variable.
+    done = subprocess.run(["shellcheck", "--exclude=SC1091", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", [*(f"{job}.sbatch" for job in JOBS), "grid.sh"])
+def test_a_call_without_arguments_is_told_how(cluster, name):
+    script = BIN / name
+    assert script.stat().st_mode & stat.S_IXUSR
+    done = cluster.start(script)
+    assert done.returncode == 2 and f"bin/{name} " in done.stderr and "#" not in done.stderr.splitlines()[0]
+    # The whole header and nothing else.
+    header = [line for line in script.read_text().splitlines()[1:] if line.startswith("# ")]
+    assert len(done.stderr.splitlines()) == next(
+        number for number, line in enumerate(script.read_text().splitlines()[1:]) if not line.startswith("# "))
+    assert done.stderr.splitlines()[-1] == header[len(done.stderr.splitlines()) - 1].removeprefix("# ")
+    assert not cluster.noted()
+
+
+def test_what_a_job_finds_in_its_environment(cluster):
+    assert cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "a recipe.yaml", "text=two words").returncode == 0
+    [(words, found)] = cluster.noted()
+    assert words == ["distill", "--resume", "auto", "--recipe", "a recipe.yaml", "text=two words"]
+    job = int(found["SLURM_JOB_ID"])
+    assert found == {
+        "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(job), "OMP_NUM_THREADS": "3", "SRUN_CPUS_PER_TASK": "3",
+        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HDF5_USE_FILE_LOCKING": "FALSE", "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(10_000 + job % 20_000)}
+
+
+def test_without_a_word_about_the_repository_the_folder_of_submission_is_it(cluster):
+    """A job runs a copy of its script, beside which there is nothing else."""
+    del cluster.environment["VLDISTILL_ROOT"]
+    assert cluster.start("sbatch", BIN / "prepare.sbatch", "toy").returncode == 0
+    assert cluster.ended() == [1] and not cluster.noted()
+    (cluster.work / "bin").symlink_to(BIN)
+    assert cluster.start("sbatch", "bin/prepare.sbatch", "toy").returncode == 0
+    assert cluster.ended() == [1, 0] and cluster.noted()[0][0] == ["prepare", "toy"]
+
+
+def test_several_nodes_start_a_process_a_gpu(cluster):
+    done = cluster.start("sbatch", "--nodes=2", "--ntasks-per-node=2", BIN / "train.sbatch", "pretrain", "--recipe", "r")
+    assert done.returncode == 0
+    assert sorted(found["SLURM_PROCID"] for _, found in cluster.noted()) == ["0", "1", "2", "3"]
+    assert len(cluster.calls("srun")) == 1
+
+
+@pytest.mark.parametrize("array", [(), ("--array=2-2",)])
+def test_a_run_that_leaves_with_85_is_put_back_until_the_cap(cluster, array):
+    (cluster.work / "codes").write_text("85 85 0")
+    words = ("distill", "--recipe", "r")
+    (cluster.work / "runs.txt").write_text("\n\n" + " ".join(words) + "\n")
+    given = ("--from", "runs.txt") if array else words
+    assert cluster.start("sbatch", *array, BIN / "train.sbatch", *given).returncode == 0
+    assert [found.get("SLURM_RESTART_COUNT") for _, found in cluster.noted()] == [None, "1", "2"]
+    assert len({json.dumps(called) for called, _ in cluster.noted()}) == 1, "the first start and the others take the same line"
+    # In an array by the task's own name: the last one's number is that of the whole array.
+    asked = [call[1] for call in cluster.calls("scontrol") if call[0] == "requeue"]
+    number = cluster.noted()[0][1]["SLURM_JOB_ID"]
+    assert asked == [f"{number}_2" if array else number] * 2 and cluster.ended() == [0]
+    assert "restart 2 of at most 20" in cluster.log(), "the log of a restart follows the one before"
+
+    (cluster.work / "codes").write_text("85")
+    (cluster.work / "noted.jsonl").unlink()
+    cluster.start("sbatch", *array, BIN / "train.sbatch", *given, VLDISTILL_MOST_RESTARTS="1")
+    assert len(cluster.noted()) == 2 and cluster.ended() == [0, 85]
+    assert "left after 1 restart(s), the most it may have" in cluster.log()
+
+
+@pytest.mark.parametrize("code", [1, 2, 130, 137])
+def test_other_codes_are_the_jobs_own(cluster, code):
+    (cluster.work / "codes").write_text(str(code))
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
+    assert cluster.ended() == [code] and len(cluster.noted()) == 1
+    assert not [call for call in cluster.calls("scontrol") if call[0] == "requeue"]
+
+
+def test_a_queue_that_takes_nothing_back_is_told(cluster):
+    (cluster.work / "codes").write_text("85")
+    (cluster.home / "no-requeue").touch()
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
+    assert cluster.ended() == [85] and "scontrol refused" in cluster.log()
+
+
+def test_a_job_that_is_cancelled_stays_away(cluster):
+    """The cluster then sends TERM to all that the job has, the script's own shell among it."""
+    srun = cluster.home / "bin/srun"
+    srun.write_text("#!/bin/sh\nkill -TERM $PPID\nsleep 0.1\nexit 85\n")
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
+    assert cluster.ended() == [85] and "is being ended, so it is not put back" in cluster.log()
+    assert not [call for call in cluster.calls("scontrol") if call[0] == "requeue"]
+
+
+def test_shards_of_an_array_and_two_of_them_again(cluster):
+    assert cluster.start("sbatch", "--array=0-2", BIN / "cache.sbatch", "--recipe", "r").returncode == 0
+    assert [words for words, _ in cluster.noted()] == [["cache", "--recipe", "r", "--shard", f"{task}/3"] for task in range(3)]
+    (cluster.work / "noted.jsonl").unlink()
+    cluster.start("sbatch", "--array=1-2", BIN / "cache.sbatch", "--recipe", "r", VLDISTILL_SHARDS="8")
+    assert [words[-1] for words, _ in cluster.noted()] == ["1/8", "2/8"]
+
+
+GRID = """
+# teachers' features are the same for both
+prepare vqa --raw "/data/my vqa"
+finetune --recipe quickstart_advl --name baseline   # labels alone
+distill --recipe quickstart_advl --name advl objective.words=0
+distill -r quickstart_dide --name one train.seed=7
+"""
+
+
+def test_a_grid_is_a_chain_of_jobs(cluster):
+    (cluster.work / "my grid.txt").write_text(GRID)
+    (cluster.home / "job-77").write_text("0")
+    done = cluster.start(BIN / "grid.sh", "my grid.txt", "--seeds", "0,1", "--gpus", "a100:2", "--shards", "2", "--most", "3",
+                         "--after", "77", "--split", "test", VLDISTILL_SLURM_ARGS="--account=mine --partition=long")
+    assert done.returncode == 0, done.stderr
+    submitted = cluster.calls("sbatch")
+    names = [next(word.partition("=")[2] for word in call if word.startswith("--job-name=")) for call in submitted]
+    assert names == list(JOBS)
+    numbers = sorted(int(path.name[4:]) for path in cluster.home.glob("job-*"))
+    for call, before in zip(submitted, numbers, strict=False):
+        assert call[:3] == ["--parsable", "--account=mine", "--partition=long"]
+        assert f"--dependency=afterok:{before}" in call and "--kill-on-invalid-dep=yes" in call
+    assert done.stdout == f"{numbers[-1]}\n", "for --after of another grid"
+    sizes = [[word for word in call if word.startswith(("--gpus", "--ntasks", "--nodes", "--array"))] for call in submitted]
+    one = "--gpus-per-node=a100:1"
+    assert sizes == [[], [one, "--array=0-1"],
+                     ["--gpus-per-node=a100:2", "--ntasks-per-node=2", "--nodes=1", "--array=0-4%3"], [one]]
+
+
+def test_what_a_grids_jobs_do(cluster):
+    (cluster.work / "my grid.txt").write_text(GRID)
+    done = cluster.start(BIN / "grid.sh", "my grid.txt", "--seeds", "0,1", "--shards", "2")
+    assert done.returncode == 0, done.stderr
+    assert cluster.ended() == [0] * 4
+    called = [words for words, _ in cluster.noted()]
+    advl, dide = "runs/quickstart_advl", "runs/quickstart_dide"
+    runs = [f"{advl}/baseline/seed0", f"{advl}/baseline/seed1", f"{advl}/advl/seed0", f"{advl}/advl/seed1", f"{dide}/one/seed7"]
+    resume = ["--resume", "auto"]
+    assert called == [
+        ["prepare", "vqa", "--raw", "/data/my vqa"],
+        *(["cache", "--recipe", "quickstart_advl", "objective.words=0", "--shard", f"{task}/2"] for task in (0, 1)),
+        *(["finetune", *resume, "--recipe", "quickstart_advl", "--name", "baseline", f"train.seed={seed}"] for seed in (0, 1)),
+        *(["distill", *resume, "--recipe", "quickstart_advl", "--name", "advl", "objective.words=0", f"train.seed={seed}"]
+          for seed in (0, 1)),
+        ["distill", *resume, "-r", "quickstart_dide", "--name", "one", "train.seed=7"],
+        ["evaluate", *runs, "--split", "val"],
+        ["report", *runs, "--out", "grids/my grid/report", "--overwrite"],
+    ]
+
+
+def test_a_failure_stops_what_waits_for_it(cluster):
+    (cluster.work / "grid.txt").write_text(GRID)
+    (cluster.work / "codes").write_text("0 1 0")
+    assert cluster.start(BIN / "grid.sh", "grid.txt").returncode == 0
+    assert cluster.ended() == [0, 0, 1, None], "the other trainings of the array run all the same"
+    assert [words[0] for words, _ in cluster.noted()][-3:] == ["finetune", "distill", "distill"]
+
+
+def test_a_dry_run_submits_and_writes_nothing(cluster):
+    (cluster.work / "grid.txt").write_text(GRID)
+    done = cluster.start(BIN / "grid.sh", "grid.txt", "--seeds", "0,1", "--dry-run")
+    assert done.returncode == 0 and not done.stdout and not cluster.calls("sbatch")
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["prepare", "cache", *["train"] * 5]
+    assert [path.name for path in cluster.work.iterdir()] == ["grid.txt"]
+
+
+def test_a_queue_that_takes_no_job_ends_the_grid(cluster):
+    (cluster.work / "grid.txt").write_text(GRID)
+    (cluster.home / "bin/sbatch").write_text("#!/bin/sh\necho invalid account >&2\necho 'sbatch $*' >> refused\nexit 1\n")
+    done = cluster.start(BIN / "grid.sh", "grid.txt")
+    assert done.returncode == 1 and "invalid account" in done.stderr and not done.stdout
+    assert len((cluster.work / "refused").read_text().splitlines()) == 1
+
+
+DIDE = "distill --recipe quickstart_dide"
+
+
+@pytest.mark.parametrize("text, told", [
+    ("distil --recipe quickstart_dide --name a", "grid.txt:1: begins with 'distil' (one of prepare, pretrain, "),
+    ("\ndistill --recipe quickstart_dibe --name a", "grid.txt:2: "),
+    (f"{DIDE} --name a optim.lrr=1", "lrr"),
+    (DIDE, "grid.txt:1: has no --name"),
+    (f"{DIDE} --name a --overwrite", "unrecognized arguments: --overwrite"),
+    (f"{DIDE}_pretrain --name a", "has objective `pretrain`, which `distill` does not train"),
+    (f"{DIDE} --name a\n{DIDE} --name a optim.lr=1e-4", "grid.txt:2: would write runs/quickstart_dide/a/seed0, as line 1 does"),
+    (f"{DIDE} --name '", "grid.txt:1: no closing quotation"),
+    ("prepare toy", "has no training"),
+])
+def test_a_line_that_is_wrong_is_named_and_nothing_written(tmp_path, text, told):
+    (tmp_path / "grid.txt").write_text(text + "\n")
+    with pytest.raises(InputError) as refused:
+        grid_lines.main([str(tmp_path / "grid.txt"), str(tmp_path / "out")])
+    assert told in str(refused.value) and [path.name for path in tmp_path.iterdir()] == ["grid.txt"]
+
+
+@pytest.mark.parametrize("text, options, told", [
+    (DIDE, (), "bin/grid.sh: grid.txt:1: has no --name"),
+    (f"{DIDE} --name a", ("--seeds", "a"), "--seeds a: numbers"),
+    (f"{DIDE} --name a", ("--gpus", "many"), "--gpus many is no number above 0"),
+    (f"{DIDE} --name a", ("--shards", "0"), "--shards 0 is no number above 0"),
+    (f"{DIDE} --name a", ("--seed", "0"), "unknown option --seed"),
+])
+def test_nonsense_is_refused_before_anything_is_submitted(cluster, text, options, told):
+    (cluster.work / "grid.txt").write_text(text + "\n")
+    done = cluster.start(BIN / "grid.sh", "grid.txt", *options)
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+    assert not cluster.calls("sbatch") and [path.name for path in cluster.work.iterdir()] == ["grid.txt"]
