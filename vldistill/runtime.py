@@ -44,7 +44,7 @@ def choose_precision(wanted: str) -> Precision:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether bf16 is worth while on this CPU: with AVX2 alone a matrix product takes 100 times as long as in fp32."""
+    """Whether bf16 is worth while on this CPU: with AVX2 alone a matrix product takes many times as long as in fp32."""
     import torch
 
     return torch.backends.cpu.get_cpu_capability() not in ("AVX2", "DEFAULT", "NO AVX")

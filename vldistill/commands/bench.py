@@ -56,7 +56,7 @@ def bench_command(
     if RETRIEVAL in rows:
         plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
-        plan["note"] = "this CPU has no instructions for bf16, which takes 100 times as long as fp32"
+        plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
     console.print(plan_table("bench", plan))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError("cannot be written there", where=str(out), hint="name a file in a folder that exists")
