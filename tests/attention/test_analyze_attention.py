@@ -12,6 +12,7 @@ from PIL import Image
 from vldistill.data.artifact import open_data
 from vldistill.evaluation.attention.cross import view_cross
 from vldistill.evaluation.attention.modality import modality_importance
+from vldistill.evaluation.attention.reading import attended, open_one_stream
 from vldistill.evaluation.attention.tokens import word_attention
 from vldistill.models.outputs import Capture
 from vldistill.recipe import load_recipe
@@ -112,8 +113,6 @@ def test_what_cannot_be_shown_is_refused(world, command):
 
 def test_only_what_is_asked_for_is_kept(data):
     """A whole model's attention is not held: one layer is captured, a batch at a time."""
-    from vldistill.evaluation.attention.reading import open_reader
-
-    reader = open_reader(TEACHER, data)
-    (_, output), *_ = list(reader.read(data, data.records("val", limit=2), Capture(qk=(3,)), 2))
+    opened = open_one_stream(TEACHER, data)
+    (_, output), *_ = list(attended(opened, data, data.records("val", limit=2), Capture(qk=(3,)), 2))
     assert list(output.views[0].qk) == [3]

@@ -19,9 +19,9 @@ from vldistill.data.transforms import MEAN, STD
 from vldistill.data.visual import unpatchify
 from vldistill.errors import InputError
 from vldistill.evaluation.attention.importance import by_word, text_to_image
+from vldistill.evaluation.opened import open_model
 from vldistill.models.outputs import Capture, View
 from vldistill.schema import Recipe
-from vldistill.students.build import load_student
 from vldistill.students.inputs import plain_dataset
 from vldistill.teachers.fusion import build_fusion_teacher
 from vldistill.teachers.words import is_content, words_of
@@ -82,7 +82,8 @@ class CrossView:
 def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Record]) -> CrossView:
     """Reads the records with the run, and with its fusion teacher where its recipe names one. Raises InputError where the model
     has no attention of text on an image, or a record another number of images than it takes."""
-    model, spec, tokenizer = load_student(run)
+    opened = open_model(run)
+    spec, device = opened.spec, opened.device
     if spec.kind not in CROSS_KINDS:
         raise InputError(f"is a {spec.kind} model, whose words are not compared with patches or regions", where=run,
                          hint=f"name one of: {', '.join(CROSS_KINDS)}")
@@ -90,13 +91,12 @@ def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Recor
         if len(record.images) != spec.images:
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} were given", where=run,
                              hint="give --image as often as the model has images")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = {"student": model.to(device)}
+    models = {"student": opened.model}
     if recipe.teacher is not None and recipe.objective.kind == "dide":
         teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=spec.labels, images=spec.images)
         models = {"teacher": teacher.to(device), **models}
-    layer = model.layers
-    dataset = plain_dataset(list(records), images, tokenizer, spec)
+    layer = opened.model.layers
+    dataset = plain_dataset(list(records), images, opened.tokenizer, spec)
     samples: list[CrossSample] = []
     for batch in make_loader(dataset, CleanBatches(len(records), 1)):
         moved = batch.to(device)

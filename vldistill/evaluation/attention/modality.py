@@ -12,7 +12,7 @@ import torch
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.evaluation.attention.importance import modality_mass
-from vldistill.evaluation.attention.reading import check_one_stream, open_reader
+from vldistill.evaluation.attention.reading import attended, open_one_stream
 from vldistill.models.outputs import Capture
 
 BATCH = 16
@@ -82,10 +82,9 @@ def modality_importance(
     source: str, data: DataArtifact, records: Sequence[Record], *, first_only: bool
 ) -> ModalityImportance:
     """Of one model. All sequences of a record count, and each of its images."""
-    reader = open_reader(source, data)
-    check_one_stream(reader)
-    layers, total, count = range(1, reader.layers + 1), 0, 0
-    for _, output in reader.read(data, records, Capture(qk=tuple(layers)), BATCH):
+    opened = open_one_stream(source, data)
+    layers, total, count = range(1, opened.model.layers + 1), 0, 0
+    for _, output in attended(opened, data, records, Capture(qk=tuple(layers)), BATCH):
         for view in output.views:
             mass = torch.stack([modality_mass(view, layer, first_only=first_only) for layer in layers])  # [L, S, H, 2]
             total, count = total + mass.double().sum(dim=1), count + mass.shape[1]

@@ -12,7 +12,7 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.data.sequences import sentences
 from vldistill.evaluation.attention.importance import by_word, token_attention
-from vldistill.evaluation.attention.reading import check_one_stream, open_reader
+from vldistill.evaluation.attention.reading import attended, open_one_stream
 from vldistill.evaluation.words import (
     AFTER,
     BEFORE,
@@ -89,10 +89,9 @@ def _samples(
 
 def word_attention(source: str, data: DataArtifact, records: Sequence[Record]) -> tuple[list[np.ndarray], int]:
     """Of each record [W], the attention on the words of the sequence that is shown, and the layer."""
-    reader = open_reader(source, data)
-    check_one_stream(reader)
-    layer, found = reader.layers, []
-    for batch, output in reader.read(data, records, Capture(qk=(layer,)), _BATCH):
+    opened = open_one_stream(source, data)
+    layer, found = opened.model.layers, []
+    for batch, output in attended(opened, data, records, Capture(qk=(layer,)), _BATCH):
         attention = token_attention(output.views[0], layer).cpu()
         words = batch.text.words.cpu()
         for number, record in enumerate(records[len(found) : len(found) + len(batch)]):

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
-from vldistill.evaluation.report.tables import Grid
+from vldistill.evaluation.report.tables import Grid, GridRow
 
 # Okabe and Ito's colours, which most people with colour blindness tell apart; black and yellow left out.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -104,8 +105,7 @@ def bar_charts(grid: Grid) -> list[Chart]:
         rows = [(number, row) for number, row in enumerate(grid.rows) if row.cells[place].mean is not None]
         if len(rows) < 2:
             continue
-        figure = Figure(figsize=(_SMALL[0], 0.75 + _BAR * len(rows)), layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = _for_bars(rows, "%")
         for height, (number, row) in enumerate(rows):
             cell, colour = row.cells[place], style_of(number)[0]
             axes.barh(height, cell.mean, color=colour, alpha=0.55, height=0.7, xerr=cell.deviation,
@@ -113,10 +113,7 @@ def bar_charts(grid: Grid) -> list[Chart]:
             axes.plot(cell.values, [height] * len(cell.values), "o", color=colour, markersize=3.2)
             values = [published.value for published in row.published[place]]
             axes.plot(values, [height] * len(values), "D", color="none", markeredgecolor="#1c1c1f", markersize=5.5)
-        axes.set_yticks(range(len(rows)), [row.group.variant for _, row in rows])
-        axes.invert_yaxis()
-        axes.set(xlabel="%", xlim=(0, 100))
-        axes.grid(axis="x", alpha=0.25)
+        axes.set(xlim=(0, 100))
         charts.append(Chart(column.title, _svg(figure)))
     return charts
 
@@ -127,15 +124,20 @@ def cost_chart(grid: Grid) -> Chart | None:
     rows = [(number, row) for number, row in enumerate(grid.rows) if row.seconds is not None]
     if len(rows) < 2:
         return None
-    figure = Figure(figsize=(_SMALL[0], 0.75 + _BAR * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _for_bars(rows, "seconds of a run")
     for height, (number, row) in enumerate(rows):
         axes.barh(height, row.seconds, color=style_of(number)[0], alpha=0.55, height=0.7)
-    axes.set_yticks(range(len(rows)), [row.group.variant for _, row in rows])
-    axes.invert_yaxis()
-    axes.set(xlabel="seconds of a run")
-    axes.grid(axis="x", alpha=0.25)
     return Chart("training time", _svg(figure))
+
+
+def _for_bars(rows: Sequence[tuple[int, GridRow]], unit: str) -> tuple[Figure, Axes]:
+    """A chart with a line for each row, the first on top."""
+    figure = Figure(figsize=(_SMALL[0], 0.75 + _BAR * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(rows)), [row.group.variant for _, row in rows])
+    axes.set(xlabel=unit, ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.25)
+    return figure, axes
 
 
 def _svg(figure: Figure) -> str:
