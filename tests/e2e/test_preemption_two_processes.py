@@ -54,6 +54,7 @@ def leaves_and_goes_on(world: Path, folder: Path, whole: Path, step: int, rank: 
     assert (run / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_one_told_process_is_enough(world, whole, tmp_path):
     leaves_and_goes_on(world, tmp_path, whole, 7, 1, signal.SIGUSR2)
 

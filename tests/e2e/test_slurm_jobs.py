@@ -1,4 +1,5 @@
-"""SLURM jobs that really train, in a SLURM in miniature (see slurm_stubs.py). The whole grid takes 30 seconds: pytest -m slow."""
+"""SLURM jobs that really train, in a SLURM in miniature (see slurm_stubs.py). The whole grid, and a cache by an array, take a
+minute: pytest -m slow."""
 
 from __future__ import annotations
 
@@ -93,6 +94,7 @@ def check_cache(command) -> None:
     assert '"missing":0' in command("cache", "--recipe", "my recipe.yaml").out
 
 
+@pytest.mark.slow
 def test_shards_of_an_array_are_one_whole_cache(command, well, submit, work, monkeypatch):
     well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa")
     done = submit(work, "sbatch", "--array=0-1", "--output=%a.log", BIN / "cache.sbatch", "--recipe", "my recipe.yaml")

@@ -9,6 +9,9 @@ import pytest
 from safetensors.torch import load_file
 from tiny_teachers import write_vit
 
+import vldistill
+from vldistill.errors import InputError
+
 RECIPE = """
 data: {path: artifacts/data/toy-vcr, part: answers, limit: 24}
 image: {augment: flip}
@@ -42,8 +45,11 @@ def test_it_trains_is_evaluated_and_goes_on(recipe, well, command, tmp_path):
     assert all({"loss/task", "loss/objects"} <= row.keys() for row in found)
     assert [row["lr"] for row in found] == pytest.approx([0.04, 0.04, 0.004])
     assert well("evaluate", result.last["run"]).last["q_to_a"] == result.last["accuracy"]
-    refused = command("predict", result.last["run"], "--image", next(Path("artifacts/raw").rglob("*.jpg")), "--text", "hi")
-    assert refused.code == 2 and "needs the boxes of objects" in refused.err and refused.err.count("\n") == 1
+    photo = next(Path("artifacts/raw").rglob("*.jpg"))
+    refused = command("predict", result.last["run"], "--image", photo, "--text", "hi")
+    assert refused.code == 2 and "chooses one of several texts" in refused.err and refused.err.count("\n") == 1
+    with pytest.raises(InputError, match="needs the boxes of objects"):
+        vldistill.load(result.last["run"]).answer(photo, "hi", choices=["one", "two"])
     again = well("finetune", "-r", recipe, f"student.init={result.last['run']}", "student.image_network.weights=null",
                  "student.keep_head=true", "train.steps=1", "--runs", runs, "--name", "b")
     before, after = (load_file(Path(run.last["run"]) / "model/model.safetensors") for run in (result, again))
