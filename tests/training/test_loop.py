@@ -195,7 +195,8 @@ def test_the_teacher_gets_every_batch_and_the_capture(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_clear_message(tmp_path):
-    with pytest.raises(VldistillError, match=r"^loss, loss/task is not finite at step 3, in a batch of records .* \(lower optim") as caught:
+    told = r"^loss, loss/task is not finite at step 3, in a batch of records .* \(lower optim"
+    with pytest.raises(VldistillError, match=told) as caught:
         Trained(tmp_path, student=Student(faulty_from=3))
     assert caught.value.exit_code == 1
     text = (tmp_path / "metrics.jsonl").read_text()
