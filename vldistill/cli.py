@@ -236,7 +236,7 @@ def bench(
                   threads=threads, out=out, dry_run=dry_run)
 
 
-@app.command(epilog="Example: vldistill analyze runs/advl_swin_roberta --modality --before runs/uniter")
+@app.command(epilog="Example: vldistill analyze runs/mine --modality --before runs/plain")
 def analyze(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
     words: Annotated[bool, typer.Option("--words", help="ADVL: texts shaded by the importance of their words.")] = False,
