@@ -110,7 +110,9 @@ class DataArtifact:
 
     def image_digests(self) -> ImageDigests:
         """The sha1 of each image's file, as `prepare` recorded it."""
-        return ImageDigests(self.images, self.folder / IMAGES_FILE)
+        # An artifact of images that were not looked at has none.
+        known = self.verified(IMAGES_FILE) if IMAGES_FILE in self.manifest["files"] else self.folder / IMAGES_FILE
+        return ImageDigests(self.images, known)
 
     @cached_property
     def objects(self) -> ObjectIndex | None:

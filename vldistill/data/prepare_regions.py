@@ -197,7 +197,7 @@ def _build(
         shards = sorted(folder.iterdir())
         manifest |= {
             "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes, "confidence": confidence,
-            "image_features": whole, "sizes": {path.name: path.stat().st_size for path in shards},
+            "image_features": whole, "sums": True, "sizes": {path.name: path.stat().st_size for path in shards},
             "files": {path.name: artifacts.file_digest(path) for path in shards},
         }
         manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),

@@ -18,10 +18,10 @@ from typing import Any
 
 from vldistill import artifacts
 from vldistill.errors import InputError
+from vldistill.locking import held
 from vldistill.teachers.cache.damage import damaged
 from vldistill.teachers.cache.disk import sync_folder, writing
 from vldistill.teachers.cache.layout import Column, checked_columns
-from vldistill.teachers.cache.lock import held
 
 STAGE = "cache"
 MAKE_IT = "vldistill cache"
