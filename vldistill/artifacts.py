@@ -244,6 +244,15 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
     return manifest
 
 
+def check_fields(manifest: dict[str, Any], where: Path, **kinds: type | tuple[type, ...]) -> None:
+    """Raises InputError where a field of a manifest is missing or of another type: one that no command of ours has written."""
+    for name, kind in kinds.items():
+        value = manifest.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"`{name}` is {str(value)[:40]!r}" if name in manifest else f"`{name}` is missing",
+                             where=str(where / MANIFEST), hint="make it all again with --overwrite")
+
+
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     """Raises InputError where a file that the manifest names is gone, or has another size than it records (contents are not
     read)."""
@@ -259,7 +268,9 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
 
 def check_digests(folder: Path, manifest: dict[str, Any], *, within: str = "") -> None:
     """Raises InputError where a file that the manifest names, of those whose names begin with `within`, is gone or was edited."""
-    for name, digest in manifest.get("files", {}).items():
+    files = manifest.get("files", {})
+    check_fields({"files": files}, folder, files=dict)
+    for name, digest in files.items():
         path = folder / name
         if not name.startswith(within):
             continue

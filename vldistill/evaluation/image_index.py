@@ -21,7 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vldistill.artifacts import building, file_digest, fingerprint, new_manifest, read_manifest, write_manifest, write_text
+from vldistill.artifacts import (
+    building,
+    check_fields,
+    file_digest,
+    fingerprint,
+    new_manifest,
+    read_manifest,
+    write_manifest,
+    write_text,
+)
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.images import ImageFolder, Images
 from vldistill.data.regions.store import RegionStore
@@ -92,10 +101,13 @@ class ImageIndex:
     def __init__(self, folder: Path):
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it=_AGAIN)
+        check_fields(self.manifest, folder, files=dict, model=dict, source=str, root=(str, type(None)))
+        if "blocks" in self.manifest:
+            check_fields(self.manifest, folder, blocks=list)
         for name in (IMAGES, VECTORS):
             if not (folder / name).is_file():
                 raise InputError("is named in the manifest but missing", where=str(folder / name), hint=_HINT)
-        if file_digest(folder / IMAGES) != self.manifest["files"][IMAGES]:
+        if file_digest(folder / IMAGES) != self.manifest["files"].get(IMAGES):
             raise InputError("differs from what its manifest records", where=str(folder / IMAGES), hint=_HINT)
         lines = (folder / IMAGES).read_text(encoding="utf-8").splitlines()
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -127,7 +139,7 @@ class ImageIndex:
 
     def verify(self) -> None:
         """Raises InputError where the vectors were changed after they were written; reads all of them."""
-        if file_digest(self.folder / VECTORS) != self.manifest["files"][VECTORS]:
+        if file_digest(self.folder / VECTORS) != self.manifest["files"].get(VECTORS):
             raise InputError("differs from what its manifest records", where=str(self.folder / VECTORS), hint=_HINT)
 
     def place_of(self, sha1: bytes, path: str) -> int:

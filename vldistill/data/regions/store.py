@@ -19,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vldistill.artifacts import read_manifest
+from vldistill.artifacts import check_fields, read_manifest
 from vldistill.data.regions.keys import image_key
 from vldistill.errors import InputError, first_line
 
@@ -179,6 +179,7 @@ class RegionStore:
         """Raises InputError where `folder` is no complete store, or a file has another size than its manifest says."""
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
+        check_fields(self.manifest, folder, sizes=dict, width=int, features=str, images=int, fingerprint=str)
         for name, size in self.manifest["sizes"].items():
             path = folder / name
             if not path.exists():

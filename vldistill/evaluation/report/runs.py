@@ -122,6 +122,15 @@ def _read(folder: Path) -> RunRecord:
     if not is_intact(manifest):
         return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json was edited",
                          curve=_curve(folder))
+    try:
+        return _of_manifest(folder, manifest)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json is not one of a run",
+                         curve=_curve(folder))
+
+
+def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
+    recipe, variant, seed = _named(folder)
     status = "complete" if manifest.get("complete") else str(manifest.get("status", "running"))
     settings, config = _settings(folder), _json(folder / "model" / "config.json") or {}
     parents = manifest.get("parents", {})
@@ -143,9 +152,18 @@ def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
             check_digests(folder, manifest, within=name)
     except InputError as error:
         return f"its {Path(error.where).name} {error.message}"
-    damaged = [path.parent.name for path in sorted(folder.glob("eval/*/metrics.json"))
-               if (metrics := _json(path)) is None or not is_intact(metrics)]
-    return f"its eval/{damaged[0]}/metrics.json was edited" if damaged else None
+    for place in sorted(folder.glob("eval/*/")):
+        path = place / "metrics.json"
+        metrics = _json(path)
+        if metrics is None and not (place / "predictions.jsonl").exists():
+            continue
+        if metrics is None or not is_intact(metrics):
+            return f"its {path.relative_to(folder)} {'cannot be read' if metrics is None else 'was edited'}"
+        try:
+            check_digests(place, metrics)
+        except InputError as error:
+            return f"its {Path(error.where).relative_to(folder)} {error.message}"
+    return None
 
 
 def _named(folder: Path) -> tuple[str, str, int]:
@@ -185,7 +203,7 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
