@@ -127,6 +127,13 @@ def remove_leftovers(target: Path) -> None:
             path.unlink()
 
 
+def settle(target: Path) -> None:
+    """Puts the old artifact back where a process that replaced it was killed between its two last steps."""
+    if not target.exists() and target.parent.is_dir() and any(target.parent.glob(".*.old")):
+        with alone(target):
+            remove_leftovers(target)
+
+
 def refuse_existing(target: Path, overwrite: bool, stage: str | None = None) -> None:
     """Raises InputError where `target` is taken, unless `overwrite` is on and it is empty or an artifact of ours, of `stage` (one
     of a "|"-separated list) where that is given."""
@@ -211,11 +218,13 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, sealed(manifest))
 
 
-def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = False) -> dict[str, Any]:
-    """Reads an artifact's manifest.
+def read_manifest(
+    folder: Path, stage: str, *, make_it: str, partial: bool = False, unsealed: bool = True
+) -> dict[str, Any]:
+    """Reads an artifact's manifest. unsealed: whether one without a checksum, of before there were any, is believed.
 
-    Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), or is not
-    complete (unless `partial`: of use as far as it goes); `make_it` is the command that would make it.
+    Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), was edited, or is
+    not complete (unless `partial`: of use as far as it goes); `make_it` is the command that would make it.
     """
     path = folder / MANIFEST
     if not folder.exists():
@@ -229,9 +238,10 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
         raise InputError(f"cannot be read: {error.strerror}", where=str(path), hint=f"make one with: {make_it}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError("is not a manifest", where=str(path), hint=f"make the artifact again with: {make_it}") from None
-    if not is_intact(manifest):
+    if not is_intact(manifest) or (CHECKSUM not in manifest and not unsealed):
         raise InputError("was edited: it is not what its checksum says", where=str(path),
                          hint=f"make the artifact again with: {make_it}")
+    manifest.pop(CHECKSUM, None)
     if found not in stage.split("|"):
         raise InputError(f"is an artifact of `{found}`, one of `{stage}` was expected", where=str(folder),
                          hint=f"make one with: {make_it}")

@@ -180,6 +180,8 @@ def _build(
 ) -> dict[str, Any]:
     started = time.monotonic()
     options = {**options, "limit": target.limit}
+    if not target.dry_run:
+        artifacts.settle(target.out)
     if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
         return kept
     artifacts.refuse_inputs_in(target.out, source)
