@@ -30,7 +30,7 @@ teachers:
   text: {kind: transformers, model: teachers/bert}
 objective: {kind: advl, answer_loss: softmax, words: 0}
 optim: {lr: 1e-3}
-train: {steps: 6, batch: {pairs: 2}, eval_pairs: 2, log_every: 1, validate_every: 2, checkpoint_every: 1}
+train: {steps: 6, batch: {pairs: 16}, eval_pairs: 2, log_every: 1, validate_every: 2, checkpoint_every: 1}
 """
 PREPARE = ("prepare", "nlvr2", "--raw", "raw", "--out", "out/nlvr2", "--shards", 8)
 CACHE = ("cache", "--recipe", "advl.yaml", "cache.path=cache")
@@ -52,12 +52,12 @@ def world(tmp_path_factory, command, zygote) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     write_toy(folder / "toy", seed=0, scale=0.01, datasets=("nlvr2",))
     (folder / "toy" / "nlvr2").rename(folder / "raw")
-    raw_data(folder / "mine")
+    raw_data(folder / "mine", 60, 30)
     write_vit(folder / "teachers" / "vit")
     write_bert(folder / "teachers" / "bert")
     (folder / "advl.yaml").write_text(RECIPE)
     zygote.run(folder, "prepare", "jsonl", "--raw", "mine", "--out", "data", "--min-count", 1)
-    zygote.run(folder, "cache", "--recipe", "advl.yaml", "cache.path=whole-cache")
+    zygote.warm(folder, "cache", "--recipe", "advl.yaml", "cache.path=whole-cache")
     return folder
 
 
@@ -132,7 +132,7 @@ def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
     shutil.rmtree(cache, ignore_errors=True)
     longest = zygote.run(world, *CACHE)
     whole, expected = contents(cache), rows_of(cache)
-    assert sum(map(len, expected.values())) >= 9
+    assert sum(map(len, expected.values())) > 60
     for moment in moments(count, longest, seed):
         shutil.rmtree(cache)
         killed += zygote.kill(world, moment, *CACHE)

@@ -1,7 +1,7 @@
 """A process that has imported everything and forks a command line for each line that it reads, so that one can be killed at any
 moment of its own work without seconds of imports before it.
 
-Reads `{"words": [...], "folder": ..., "log": ...}`, writes the child's process number, and its exit code when it has ended.
+Reads `{"words": [...], "folder": ..., "log": ..., "fork": true}`, writes the child's process number, and its exit code when it has ended.
 """
 
 from __future__ import annotations
@@ -34,9 +34,14 @@ class Zygote:
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
-    def begin(self, folder: Path, *words: object) -> int:
+    def warm(self, folder: Path, *words: object) -> None:
+        """Runs `vldistill WORDS` itself, so that its children have all that it imports."""
+        self.begin(folder, *words, fork=False)
+        assert self.end() == 0, self._log.read_text()
+
+    def begin(self, folder: Path, *words: object, fork: bool = True) -> int:
         """Starts `vldistill WORDS` in a folder; returns its process number."""
-        request = {"words": [str(word) for word in words], "folder": str(folder), "log": str(self._log)}
+        request = {"words": [str(word) for word in words], "folder": str(folder), "log": str(self._log), "fork": fork}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -72,8 +77,9 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
+        child = os.fork() if request["fork"] else 0
         if not child:
+            before = os.dup(1), os.dup(2)
             log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -87,9 +93,12 @@ def main() -> None:
                 code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
             finally:
                 sys.stdout.flush()
-                os._exit(code)
+                if request["fork"]:
+                    os._exit(code)
+            os.dup2(before[0], 1)
+            os.dup2(before[1], 2)
         print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else code, flush=True)
 
 
 if __name__ == "__main__":
