@@ -51,10 +51,10 @@ def pictures(folder: Path, count: int = 3) -> list[str]:
 def raw_data(folder: Path, count: int = 6, images: int = 3) -> Path:
     """The user's own questions with answers, so many to train on and two more."""
     names = pictures(folder / "images", images)
-    for split, count in (("train", count), ("val", 2)):
+    for split, records in (("train", count), ("val", 2)):
         rows = [{"id": f"{split}{number}", "image": f"images/{names[number % images]}",
                  "text": " ".join([*WORDS[number % 6 :], *["more"] * (number // 6)]),
-                 "answers": ["yes", "no"][number % 2 :]} for number in range(count)]
+                 "answers": ["yes", "no"][number % 2 :]} for number in range(records)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

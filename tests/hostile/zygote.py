@@ -1,7 +1,8 @@
 """A process that has imported everything and forks a command line for each line that it reads, so that one can be killed at any
 moment of its own work without seconds of imports before it.
 
-Reads `{"words": [...], "folder": ..., "log": ..., "fork": true}`, writes the child's process number, and its exit code when it has ended.
+Reads `{"words": [...], "folder": ..., "log": ..., "fork": true}`, writes the child's process number, and its exit code when it
+has ended.
 """
 
 from __future__ import annotations

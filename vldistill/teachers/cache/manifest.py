@@ -61,6 +61,12 @@ def split_name(folder: Path) -> tuple[str, str] | None:
     return (match["name"], match["fingerprint"]) if match else None
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether there is a cache: a writer that was killed before its first manifest has left none, but rows without a manifest are
+    damage."""
+    return (folder / artifacts.MANIFEST).exists() or next(folder.glob("shard-*.journal"), None) is not None
+
+
 @dataclass
 class ShardEntry:
     """What the manifest says of a shard. digest: sha256 of its description. committed: rows that its journal had, at least,
