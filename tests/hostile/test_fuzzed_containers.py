@@ -1,4 +1,4 @@
-"""HDF5 and safetensors files with anything in them: read in a process of their own, whose end would be seen if a C library broke."""
+"""HDF5 and safetensors files with anything in them, read in a process of their own, whose end is looked at."""
 
 from __future__ import annotations
 

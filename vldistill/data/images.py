@@ -108,7 +108,7 @@ class ShardImages:
         """The index, mapped, so that all processes share one copy in memory."""
         path = self.folder / INDEX_FILE
         try:
-            index = np.load(path, mmap_mode="r").view(np.ndarray)
+            index = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
         except (OSError, ValueError, TypeError, SyntaxError, EOFError) as error:
             raise InputError(f"cannot be read: {first_line(error)}", where=str(path), hint=AGAIN) from None
         if index.dtype != INDEX_TYPE or index.ndim != 1:
