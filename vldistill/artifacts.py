@@ -10,19 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vldistill.errors import InputError
+from vldistill.locking import alone
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"
+"""The key of a sealed table (see `sealed`)."""
 _PACKAGES = ("vldistill", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "safetensors")
 
 
@@ -39,6 +44,17 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """sha256 of a file; one of gigabytes is read once a process, as long as it looks the same from outside."""
+    status = path.stat()
+    return _digest_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, inode: int, size: int, changed: int) -> str:
+    return file_digest(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -68,27 +84,54 @@ def write_json(path: Path, value: Any) -> None:
 def building(target: Path, *, overwrite: bool = False, stage: str | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `target`, renamed to it on success and removed on any failure (Ctrl-C too).
 
-    Raises InputError at once where `refuse_existing` does; an old artifact stays until the new one is whole.
+    Raises InputError at once where `refuse_existing` does, or another process is writing `target`; an old artifact stays until
+    the new one is whole. What a killed process left half-written there is removed.
     """
     refuse_existing(target, overwrite, stage)
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.building"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
     try:
-        yield temporary
-        retired = target.parent / f".{target.name}.{os.getpid()}.old"
-        if target.exists():
-            target.rename(retired)
-        temporary.rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
+        with alone(target):
+            remove_leftovers(target)
+            # It may have been finished by another since.
+            refuse_existing(target, overwrite, stage)
+            temporary.mkdir()
+            try:
+                yield temporary
+                if target.exists():
+                    target.rename(retired)
+                temporary.rename(target)
+                shutil.rmtree(retired, ignore_errors=True)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
             # A failure leaves no empty folders behind either; one that holds something stays.
             with suppress(OSError):
                 parent.rmdir()
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what killed processes left beside `target`, half-written or retired; only under its lock (see `alone`). One that
+    was killed between its two last steps left no `target`, and the old one is then put back."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9]+\.(building|new|old|tmp)")
+    for path in sorted(target.parent.iterdir()):
+        if not (found := pattern.fullmatch(path.name)):
+            continue
+        if found[1] == "old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def settle(target: Path) -> None:
+    """Puts the old artifact back where a process that replaced it was killed between its two last steps."""
+    if not target.exists() and target.parent.is_dir() and any(target.parent.glob(".*.old")):
+        with alone(target):
+            remove_leftovers(target)
 
 
 def refuse_existing(target: Path, overwrite: bool, stage: str | None = None) -> None:
@@ -112,8 +155,8 @@ def refuse_existing(target: Path, overwrite: bool, stage: str | None = None) -> 
 def _stage(folder: Path) -> str | None:
     """What the folder's manifest says that it is; None where there is none that can be read."""
     try:
-        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["stage"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((folder / MANIFEST).read_bytes())["stage"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -127,6 +170,12 @@ def refuse_inputs_in(target: Path, *inputs: Path | None) -> None:
 
 CONVERTED = "convert"
 """The stage of a model folder that was made of an official checkpoint."""
+
+
+def write_converted(folder: Path, source: Path) -> None:
+    """The manifest of such a folder, once its files are all there."""
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, complete=True))
 
 
 def package_versions() -> dict[str, str]:
@@ -153,16 +202,29 @@ def new_manifest(stage: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+def sealed(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with a checksum of all that is in it, so that an edit is seen."""
+    body = {key: value for key, value in table.items() if key != CHECKSUM}
+    return {**body, CHECKSUM: fingerprint(body)}
+
+
+def is_intact(table: dict[str, Any]) -> bool:
+    """Whether a sealed table is what it was; one without a checksum is believed."""
+    return CHECKSUM not in table or sealed(table)[CHECKSUM] == table[CHECKSUM]
+
+
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes the folder's manifest whole."""
-    write_json(folder / MANIFEST, manifest)
+    """Writes the folder's manifest whole, sealed."""
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
-def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = False) -> dict[str, Any]:
-    """Reads an artifact's manifest.
+def read_manifest(
+    folder: Path, stage: str, *, make_it: str, partial: bool = False, unsealed: bool = True
+) -> dict[str, Any]:
+    """Reads an artifact's manifest. unsealed: whether one without a checksum, of before there were any, is believed.
 
-    Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), or is not
-    complete (unless `partial`: of use as far as it goes); `make_it` is the command that would make it.
+    Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), was edited, or is
+    not complete (unless `partial`: of use as far as it goes); `make_it` is the command that would make it.
     """
     path = folder / MANIFEST
     if not folder.exists():
@@ -170,10 +232,16 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
     if not path.exists():
         raise InputError("is not an artifact: it has no manifest.json", where=str(folder), hint=f"make one with: {make_it}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["stage"]
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        manifest = json.loads(path.read_bytes())
+        found = str(manifest["stage"])
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path), hint=f"make one with: {make_it}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError("is not a manifest", where=str(path), hint=f"make the artifact again with: {make_it}") from None
+    if not is_intact(manifest) or (CHECKSUM not in manifest and not unsealed):
+        raise InputError("was edited: it is not what its checksum says", where=str(path),
+                         hint=f"make the artifact again with: {make_it}")
+    manifest.pop(CHECKSUM, None)
     if found not in stage.split("|"):
         raise InputError(f"is an artifact of `{found}`, one of `{stage}` was expected", where=str(folder),
                          hint=f"make one with: {make_it}")
@@ -184,6 +252,15 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
         raise InputError("is not complete: the command that made it was interrupted or failed", where=str(folder),
                          hint=f"make it again with: {make_it}")
     return manifest
+
+
+def check_fields(manifest: dict[str, Any], where: Path, **kinds: type | tuple[type, ...]) -> None:
+    """Raises InputError where a field of a manifest is missing or of another type: one that no command of ours has written."""
+    for name, kind in kinds.items():
+        value = manifest.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InputError(f"`{name}` is {str(value)[:40]!r}" if name in manifest else f"`{name}` is missing",
+                             where=str(where / MANIFEST), hint="make it all again with --overwrite")
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
@@ -197,6 +274,20 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
         if path.stat().st_size != sizes.get(name, path.stat().st_size):
             raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {sizes[name]:,}", where=str(path),
                              hint="make it all again with --overwrite")
+
+
+def check_digests(folder: Path, manifest: dict[str, Any], *, within: str = "") -> None:
+    """Raises InputError where a file that the manifest names, of those whose names begin with `within`, is gone or was edited."""
+    files = manifest.get("files", {})
+    check_fields({"files": files}, folder, files=dict)
+    for name, digest in files.items():
+        path = folder / name
+        if not name.startswith(within):
+            continue
+        if not path.is_file():
+            raise InputError("is named in the manifest but missing", where=str(path), hint="make it all again with --overwrite")
+        if known_digest(path) != digest:
+            raise InputError("differs from what its manifest records", where=str(path), hint="make it all again with --overwrite")
 
 
 RUN_STAGES = "finetune|distill|pretrain"
@@ -222,6 +313,6 @@ def find_run(path: Path) -> Path:
 
 def _complete(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["complete"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        return bool(json.loads((folder / MANIFEST).read_bytes())["complete"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -32,6 +32,11 @@ class InputError(VldistillError):
     exit_code = 2
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, shortened: some tell it in many lines, some not at all."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 @dataclass
 class Problems:
     """Collects every fault of an input in one pass, so that a user mends them all at once.

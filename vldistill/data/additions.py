@@ -12,13 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vldistill.artifacts import file_digest, write_manifest
+from vldistill.artifacts import file_digest, read_manifest, write_manifest
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.records import read_jsonl
 from vldistill.data.shards import SHARDS_FOLDER, pack_shards
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE
 from vldistill.errors import InputError, Problems
+from vldistill.locking import alone
 
 Progress = Callable[[int, int], None]
 
@@ -29,8 +30,26 @@ def add_missing(
     """Adds those of `variants`, and the shards of so many samples a tar, that the artifact `out` lacks.
 
     Returns its manifest, with the names of new variants as `added` and whether there are new shards as `packed` (not on disk).
-    Raises InputError where it has other shards, or was edited since it was made.
+    Raises InputError where it has other shards, was edited since it was made, or another process is writing it.
     """
+    missing, packing = _lacking(out, manifest, variants, shards)
+    if not missing and not packing:
+        return manifest
+    if dry_run:
+        return manifest | ({"packed": True} if packing else {}) | ({"added": missing} if missing else {})
+    with alone(out):
+        # Another may have added to it until now.
+        manifest = read_manifest(out, "prepare", make_it="vldistill prepare") | {"unchanged": True}
+        for place in (*out.glob(".variants-*"), *out.glob(".shards-*")):
+            shutil.rmtree(place)  # a killed process's
+        missing, packing = _lacking(out, manifest, variants, shards)
+        if packing:
+            manifest = _add_shards(out, manifest, shards, progress)
+        return _add_variants(out, manifest, missing) if missing else manifest
+
+
+def _lacking(out: Path, manifest: dict[str, Any], variants: Variants, shards: int | None) -> tuple[list[str], bool]:
+    """Variants to be made, and whether shards are. Raises InputError where there are shards of another size."""
     labelled = [split for split, part in manifest["counts"].items() if part["labelled"]]
     names = variants.names(list(manifest["counts"]), labelled) if variants else []
     missing = [name for name in names if name not in manifest["variants"]]
@@ -38,11 +57,7 @@ def add_missing(
     if None not in (shards, packed) and shards != packed:
         raise InputError(f"already has shards, of {packed:,} samples", where=str(out),
                          hint=f"pass --overwrite, or --shards {packed}")
-    if shards is not None and packed is None:
-        manifest = {**manifest, "packed": True} if dry_run else _add_shards(out, manifest, shards, progress)
-    if not missing:
-        return manifest
-    return {**manifest, "added": missing} if dry_run else _add_variants(out, manifest, missing)
+    return missing, shards is not None and packed is None
 
 
 def pack_images(

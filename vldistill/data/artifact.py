@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import file_digest, read_manifest
-from vldistill.data.answers import AnswerVocabulary
+from vldistill.artifacts import MANIFEST, check_fields, file_digest, read_manifest
+from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary
 from vldistill.data.digests import ImageDigests
 from vldistill.data.images import ImageFolder, Images, ShardImages
 from vldistill.data.record_file import LARGE, RecordFile
@@ -56,7 +56,7 @@ class DataArtifact:
     @property
     def variants(self) -> dict[str, dict[str, Any]]:
         """Low-shot draws, shifted sets and statements, by name; each can be read like a split."""
-        return self.manifest.get("variants", {})
+        return self.manifest["variants"]
 
     def records(
         self, split: str, *, types: list[str] | None = None, part: str = "both", limit: int | None = None
@@ -100,17 +100,19 @@ class DataArtifact:
     def verified(self, name: str) -> Path:
         """A file of the artifact, by its name. Raises InputError where it is missing or was edited after `prepare`."""
         path = self.folder / name
-        variant = self.variants.get(name.removesuffix(".jsonl"))
-        expected = variant["sha256"] if variant else self.manifest["files"].get(name)
+        variant = self.variants.get(name.removesuffix(".jsonl")) or {}
+        expected = variant.get("sha256") or self.manifest["files"].get(name)
         if not path.exists():
             raise InputError("is named in the manifest but missing", where=str(path), hint=self._again())
-        if expected and file_digest(path) != expected:
+        if file_digest(path) != expected:
             raise InputError("differs from what its manifest records", where=str(path), hint=self._again())
         return path
 
     def image_digests(self) -> ImageDigests:
         """The sha1 of each image's file, as `prepare` recorded it."""
-        return ImageDigests(self.images, self.folder / IMAGES_FILE)
+        # An artifact of images that were not looked at has none.
+        known = self.verified(IMAGES_FILE) if IMAGES_FILE in self.manifest["files"] else self.folder / IMAGES_FILE
+        return ImageDigests(self.images, known)
 
     @cached_property
     def objects(self) -> ObjectIndex | None:
@@ -126,17 +128,29 @@ def open_data(folder: Path) -> DataArtifact:
     name = folder.name
     make_it = "vldistill prepare toy" if name.startswith("toy") else f"vldistill prepare {name} --raw FOLDER"
     manifest = read_manifest(folder, "prepare", make_it=make_it)
+    manifest.setdefault("variants", {})
+    check_fields(manifest, folder, variants=dict, task=str, counts=dict, files=dict, fingerprint=str, raw_root=str,
+                 labels=(list, type(None)))
+    check_fields(manifest["variants"], folder, **dict.fromkeys(manifest["variants"], dict))
+    if manifest["task"] not in TASKS:
+        raise InputError(f"holds a task that this version does not know: {manifest['task'][:40]!r}", where=str(folder / MANIFEST),
+                         hint=f"make it again with: {make_it}")
     images = _open_images(folder, manifest)
-    answers = folder / "answers.json"
-    if answers.exists() and file_digest(answers) != manifest["files"].get(answers.name):
-        raise InputError("differs from what its manifest records", where=str(answers), hint=f"make it again with: {make_it}")
-    vocabulary = AnswerVocabulary.from_json(read_json(answers)) if answers.exists() else None
-    return DataArtifact(folder, manifest, vocabulary, images)
+    data = DataArtifact(folder, manifest, None, images)
+    if ANSWERS_FILE in manifest["files"] or (folder / ANSWERS_FILE).exists():
+        answers = data.verified(ANSWERS_FILE)
+        data = replace(data, vocabulary=AnswerVocabulary.from_json(read_json(answers), str(answers)))
+    return data
 
 
 def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
     """Its shards, where it has them: the raw folder is then needed no more."""
     if "shards" in manifest:
+        check_fields(manifest, folder, shards=dict)
+        for part in manifest["shards"].values():
+            if not isinstance(part, dict) or type(part.get("files")) is not int or part["files"] > len(manifest["files"]):
+                raise InputError("`shards` are not those of its files", where=str(folder / MANIFEST),
+                                 hint="make the artifact again with `vldistill prepare --overwrite`")
         return ShardImages(folder / SHARDS_FOLDER, tar_names(manifest["shards"]),
                            manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"))
     if not Path(manifest["raw_root"]).is_dir():

@@ -16,9 +16,9 @@ from PIL import Image
 
 from vldistill.artifacts import file_digest
 from vldistill.data.image_files import decode_image, open_image, read_image
-from vldistill.data.shards import INDEX_FILE, path_key
+from vldistill.data.shards import INDEX_FILE, INDEX_TYPE, path_key
 from vldistill.data.tars import AGAIN, BLOCK, parse_header
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 
 # Some systems allow a process 256. With fewer tars than this none is opened twice.
 MOST_OPEN = 128
@@ -92,8 +92,7 @@ class ShardImages:
     def _find(self, path: str) -> tuple[str, int, int, int]:
         """Tar, place, size and CRC-32 of an image's content."""
         if self._index is None:
-            # Mapped, so that all processes share one copy in memory.
-            self._index = np.load(self.folder / INDEX_FILE, mmap_mode="r").view(np.ndarray)
+            self._index = self._mapped()
             self._keys = self._index["key"]
         key = path_key(path)
         # Not `np.searchsorted`, which would copy the whole column for each image.
@@ -101,7 +100,20 @@ class ShardImages:
         if row == len(self._keys) or self._keys[row] != key:
             raise InputError(f"image {path} is not in the shards", where=str(self.folder), hint=AGAIN)
         _, place, size, crc, number = self._index[row].item()
+        if number >= len(self.names):
+            raise InputError(f"names a tar {number:,} that there is not", where=str(self.folder / INDEX_FILE), hint=AGAIN)
         return self.names[number], place, size, crc
+
+    def _mapped(self) -> np.ndarray:
+        """The index, mapped, so that all processes share one copy in memory."""
+        path = self.folder / INDEX_FILE
+        try:
+            index = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
+        except (OSError, ValueError, TypeError, SyntaxError, EOFError) as error:
+            raise InputError(f"cannot be read: {first_line(error)}", where=str(path), hint=AGAIN) from None
+        if index.dtype != INDEX_TYPE or index.ndim != 1:
+            raise InputError("is no index of shards", where=str(path), hint=AGAIN)
+        return index
 
     def _tar(self, name: str) -> BinaryIO:
         if self._process != os.getpid():

@@ -110,6 +110,8 @@ def prepare(
         raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
+    if not dry_run:
+        artifacts.settle(out)
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
         return add_missing(out, kept, variants, shards, dry_run=dry_run, progress=packing)
     artifacts.refuse_inputs_in(out, raw)

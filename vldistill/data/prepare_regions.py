@@ -180,6 +180,8 @@ def _build(
 ) -> dict[str, Any]:
     started = time.monotonic()
     options = {**options, "limit": target.limit}
+    if not target.dry_run:
+        artifacts.settle(target.out)
     if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
         return kept
     artifacts.refuse_inputs_in(target.out, source)
@@ -197,7 +199,7 @@ def _build(
         shards = sorted(folder.iterdir())
         manifest |= {
             "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes, "confidence": confidence,
-            "image_features": whole, "sizes": {path.name: path.stat().st_size for path in shards},
+            "image_features": whole, "sums": True, "sizes": {path.name: path.stat().st_size for path in shards},
             "files": {path.name: artifacts.file_digest(path) for path in shards},
         }
         manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import new_manifest, refuse_existing, write_manifest
+from vldistill.artifacts import new_manifest, refuse_existing, remove_leftovers, write_manifest
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
 from vldistill.data.toy.diverse.layouts import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
+from vldistill.locking import alone
 
 RAW_NAME = "toy"
 
@@ -36,10 +37,14 @@ def prepare_toy(
     for places in targets.values():
         for place, stage in zip(places, ("toy", "prepare"), strict=True):
             refuse_existing(place, overwrite, stage)
-    return [
-        _prepare_one(name, *places, seed=seed, scale=scale, overwrite=overwrite, options=_options(name, options))
-        for name, places in targets.items()
-    ]
+    (raw / RAW_NAME).mkdir(parents=True, exist_ok=True)
+    manifests = []
+    for name, (root, target) in targets.items():
+        with alone(root):
+            remove_leftovers(root)
+            manifests.append(
+                _prepare_one(name, root, target, seed=seed, scale=scale, overwrite=overwrite, options=_options(name, options)))
+    return manifests
 
 
 def _options(name: str, given: SourceOptions) -> SourceOptions:

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from vldistill.artifacts import write_json, write_text
+from vldistill.artifacts import write_text
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
-from vldistill.evaluation.results import METRICS, PREDICTIONS, summary_head
+from vldistill.evaluation.results import PREDICTIONS, summary_head, write_metrics
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.models.fusion import FusionModel
@@ -136,7 +136,7 @@ def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifa
     write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     seconds = {name: round(value, 3) for name, value in evaluation.seconds.items()}
     head = summary_head([evaluation.source], evaluation.split, data, evaluation.partial)
-    write_json(folder / METRICS, {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})
+    write_metrics(folder, {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})
 
 
 def captions_table(evaluation: CaptionEvaluation) -> Table:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from vldistill.artifacts import MANIFEST, find_run
-from vldistill.data.records import read_json
 from vldistill.errors import InputError
-from vldistill.evaluation.results import METRICS, PREDICTIONS
+from vldistill.evaluation.results import read_results
 from vldistill.evaluation.significance import RESAMPLES, bootstrap_interval, mcnemar_exact
 
 RIGHT = 0.5
@@ -34,15 +32,7 @@ class Scored:
 def read_scored(source: str, split: str) -> Scored:
     """Reads eval/SPLIT of a run, or of an ensemble's folder. Raises InputError naming the command where it is not there."""
     folder = _holder(source) / "eval" / split
-    for name in (METRICS, PREDICTIONS):
-        if not (folder / name).is_file():
-            raise InputError("is not there", where=str(folder / name),
-                             hint=f"make it with: vldistill evaluate {source} --split {split}")
-    rows = [json.loads(line) for line in (folder / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
-    if any("prediction" not in row for row in rows):
-        raise InputError("holds ranks of captions, not answers", where=str(folder / PREDICTIONS),
-                         hint="compare the recalls that `vldistill evaluate` prints")
-    return Scored(source, folder, read_json(folder / METRICS), {row["id"]: row for row in rows})
+    return Scored(source, folder, *read_results(folder, f"vldistill evaluate {source} --split {split}"))
 
 
 def _holder(source: str) -> Path:
@@ -53,7 +43,7 @@ def _holder(source: str) -> Path:
 
 
 def check_same(a: Scored, b: Scored) -> None:
-    """Raises InputError where the two are not of the same records."""
+    """Raises InputError where the two are not of the same records, or only some of these have scores."""
     if a.metrics["data"] != b.metrics["data"]:
         raise InputError(f"was scored on data {b.metrics['data'][:12]}, {a.source} on {a.metrics['data'][:12]}", where=b.source,
                          hint="evaluate both on one data artifact, with --data")
@@ -64,6 +54,9 @@ def check_same(a: Scored, b: Scored) -> None:
     if odd:
         raise InputError(f"{odd:,} records are in one of the two evaluations only", where=f"{a.folder}, {b.folder}",
                          hint="evaluate both without --limit, or with the same")
+    if len({"score" in row for side in (a, b) for row in side.rows.values()}) > 1:
+        raise InputError("some records have scores and some have none", where=f"{a.folder}, {b.folder}",
+                         hint="evaluate both again")
 
 
 def comparison(a: Scored, b: Scored) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, fingerprint, read_manifest
+from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, read_json
@@ -49,7 +49,8 @@ def trained_on(source: str) -> DataArtifact:
     if not (run / MANIFEST).exists():
         raise InputError("is not a run, so its data is not known", where=source, hint="name the data artifact with --data")
     manifest = read_manifest(run, RUN_STAGES, make_it="vldistill finetune or distill, with --overwrite")
-    data, expected = open_data(Path(manifest["data"])), manifest["parents"]["data"]
+    check_fields(manifest, run, data=str, parents=dict)
+    data, expected = open_data(Path(manifest["data"])), str(manifest["parents"].get("data"))
     if data.fingerprint != expected:
         raise InputError(f"was trained on data {expected[:12]}, {data.folder} now holds {data.fingerprint[:12]}", where=source,
                          hint=f"train it again, or name the data on purpose with --data {data.folder}")

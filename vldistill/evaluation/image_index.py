@@ -8,6 +8,8 @@ A folder with a manifest (which model, which preprocessing, which images), `imag
 from __future__ import annotations
 
 import json
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vldistill.artifacts import building, file_digest, fingerprint, new_manifest, read_manifest, write_manifest, write_text
+from vldistill.artifacts import (
+    building,
+    check_fields,
+    file_digest,
+    fingerprint,
+    new_manifest,
+    read_manifest,
+    write_manifest,
+    write_text,
+)
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.images import ImageFolder, Images
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.students.two_towers import TwoTowers
 
@@ -32,6 +43,7 @@ STAGE = "index"
 VECTORS, IMAGES = "vectors.h5", "images.jsonl"
 _DATASET = "vectors"
 _AGAIN = "vldistill index build RUN IMAGES"
+_BLOCK_BYTES = 1 << 20
 Tick = Callable[[int], None]
 
 
@@ -77,7 +89,8 @@ def build_index(
         files = {name: file_digest(folder / name) for name in (VECTORS, IMAGES)}
         written = new_manifest(STAGE, model=fields, images=fingerprint(rows), counts={"images": len(paths)}, files=files,
                                root=str(images.root.resolve()) if images.root else None, **manifest)
-        written |= {"fingerprint": fingerprint([fields, written["images"]]), "complete": True}
+        written |= {"blocks": _block_sums(_mapped(folder / VECTORS, len(paths))),
+                    "fingerprint": fingerprint([fields, written["images"]]), "complete": True}
         write_manifest(folder, written)
     return written
 
@@ -88,14 +101,20 @@ class ImageIndex:
     def __init__(self, folder: Path):
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it=_AGAIN)
+        check_fields(self.manifest, folder, files=dict, model=dict, source=str, root=(str, type(None)))
+        if "blocks" in self.manifest:
+            check_fields(self.manifest, folder, blocks=list)
         for name in (IMAGES, VECTORS):
             if not (folder / name).is_file():
                 raise InputError("is named in the manifest but missing", where=str(folder / name), hint=_HINT)
-        if file_digest(folder / IMAGES) != self.manifest["files"][IMAGES]:
+        if file_digest(folder / IMAGES) != self.manifest["files"].get(IMAGES):
             raise InputError("differs from what its manifest records", where=str(folder / IMAGES), hint=_HINT)
         lines = (folder / IMAGES).read_text(encoding="utf-8").splitlines()
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self.vectors = self._map()
+        self.vectors = _mapped(folder / VECTORS, len(self.rows))
+        # An index of before has no sums of its blocks.
+        self._sums: list[int] | None = self.manifest.get("blocks")
+        self._sound: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,7 +139,7 @@ class ImageIndex:
 
     def verify(self) -> None:
         """Raises InputError where the vectors were changed after they were written; reads all of them."""
-        if file_digest(self.folder / VECTORS) != self.manifest["files"][VECTORS]:
+        if file_digest(self.folder / VECTORS) != self.manifest["files"].get(VECTORS):
             raise InputError("differs from what its manifest records", where=str(self.folder / VECTORS), hint=_HINT)
 
     def place_of(self, sha1: bytes, path: str) -> int:
@@ -132,7 +151,8 @@ class ImageIndex:
                              hint="build it of these images with: vldistill index build RUN IMAGES") from None
 
     def of(self, rows: Sequence[int] | np.ndarray | slice, place: int = 0) -> Tensor:
-        """[R, D] vectors of the rows."""
+        """[R, D] vectors of the rows. Raises InputError where a block that is needed for them was changed on disk."""
+        self._check(rows)
         return torch.from_numpy(np.array(self.vectors[rows, place]))
 
     def drawn(self, count: int, generator: np.random.Generator) -> list[Tensor]:
@@ -152,17 +172,44 @@ class ImageIndex:
     def _numbers(self) -> dict[str, int]:
         return {row["sha1"]: number for number, row in enumerate(self.rows)}
 
-    def _map(self) -> np.ndarray:
-        path = self.folder / VECTORS
-        try:
-            with h5py.File(path, "r") as file:
-                dataset = file[_DATASET]
-                place, shape = dataset.id.get_offset(), dataset.shape
-            if place is None or shape[0] != len(self) or path.stat().st_size < place + 4 * int(np.prod(shape)):
-                raise OSError("is cut off")
-            return np.memmap(path, dtype=np.float32, mode="r", offset=place, shape=shape)
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path), hint=_HINT) from None
+    def _check(self, rows: Sequence[int] | np.ndarray | slice) -> None:
+        """Each block once, when one of its rows is first read."""
+        if self._sums is None:
+            return
+        height = _block_rows(self.vectors)
+        needed = set((np.arange(len(self))[rows] // height).tolist()) - self._sound
+        for number in sorted(needed):
+            if number >= len(self._sums) or _sum_of(self.vectors, number) != self._sums[number]:
+                raise InputError(f"differs from what was written, in rows {number * height} to {(number + 1) * height - 1}",
+                                 where=str(self.folder / VECTORS), hint=_HINT)
+        self._sound |= needed
+
+
+def _mapped(path: Path, rows: int) -> np.ndarray:
+    """The vectors [N, P, D] of an index's file. Raises InputError where they are not all there."""
+    try:
+        with h5py.File(path, "r") as file:
+            dataset = file[_DATASET]
+            place, shape = dataset.id.get_offset(), dataset.shape
+        if place is None or len(shape) != 3 or shape[0] != rows or path.stat().st_size < place + 4 * math.prod(shape):
+            raise OSError("is cut off")
+        return np.memmap(path, dtype=np.float32, mode="r", offset=place, shape=shape)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"cannot be read: {first_line(error)}", where=str(path), hint=_HINT) from None
+
+
+def _block_rows(vectors: np.ndarray) -> int:
+    return max(1, _BLOCK_BYTES // max(1, vectors[:1].nbytes))
+
+
+def _sum_of(vectors: np.ndarray, number: int) -> int:
+    height = _block_rows(vectors)
+    return zlib.crc32(np.ascontiguousarray(vectors[number * height : (number + 1) * height]))
+
+
+def _block_sums(vectors: np.ndarray) -> list[int]:
+    """CRC-32 of each block of about a MiB."""
+    return [_sum_of(vectors, number) for number in range(-(-len(vectors) // _block_rows(vectors)))]
 
 
 _HINT = f"build it again with: {_AGAIN} --overwrite"

@@ -10,9 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vldistill.artifacts import MANIFEST, write_json, write_text
+from vldistill.artifacts import MANIFEST, file_digest, is_intact, sealed, write_json, write_text
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.records import read_json
+from vldistill.data.records import read_json, read_jsonl
+from vldistill.errors import InputError, Problems
 from vldistill.evaluation.evaluate import Evaluation
 from vldistill.models.checkpoint import resolve_model
 
@@ -38,8 +39,55 @@ def write_evaluation(evaluation: Evaluation, folder: Path, data: DataArtifact, *
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     head = summary_head(evaluation.sources, evaluation.split, data, evaluation.partial)
-    write_json(folder / METRICS, {**head, "seconds": round(evaluation.seconds, 2),
-                                  **(evaluation.metrics or {"count": len(evaluation.records)}), **more})
+    write_metrics(folder, {**head, "seconds": round(evaluation.seconds, 2),
+                           **(evaluation.metrics or {"count": len(evaluation.records)}), **more})
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes metrics.json, the digest of the predictions beside it in it, and sealed."""
+    write_json(folder / METRICS, sealed({**metrics, "files": {PREDICTIONS: file_digest(folder / PREDICTIONS)}}))
+
+
+def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """metrics.json, and the rows of predictions.jsonl by id. again: the command that makes them.
+
+    Raises InputError where one is missing, was edited, or holds ranks of captions or anything but answers.
+    """
+    for name in (METRICS, PREDICTIONS):
+        if not (folder / name).is_file():
+            raise InputError("is not there", where=str(folder / name), hint=f"make it with: {again}")
+    again = f"make it again with: {again}"
+    metrics, problems = read_json(folder / METRICS), Problems()
+    told = isinstance(metrics, dict) and all(isinstance(metrics.get(name), str) for name in ("data", "split"))
+    if not told or not is_intact(metrics):
+        raise InputError("was edited: it is not what its checksum says" if told else "is not what `evaluate` writes",
+                         where=str(folder / METRICS), hint=again)
+    digest = (metrics.get("files") or {}).get(PREDICTIONS)
+    if digest is not None and file_digest(folder / PREDICTIONS) != digest:
+        raise InputError(f"differs from what {METRICS} records", where=str(folder / PREDICTIONS), hint=again)
+    rows: dict[str, dict[str, Any]] = {}
+    for where, row in read_jsonl(folder / PREDICTIONS, problems):
+        if "prediction" not in row and "image_rank" in row:
+            raise InputError("holds ranks of captions, not answers", where=str(folder / PREDICTIONS),
+                             hint="compare the recalls that `vldistill evaluate` prints")
+        if fault := _fault_of(row):
+            problems.add(fault, where=where, hint=again)
+        elif row["id"] in rows:
+            problems.add(f"record {row['id']!r} appears twice", where=where, hint=again)
+        else:
+            rows[row["id"]] = row
+    problems.raise_if_any(str(folder / PREDICTIONS))
+    return metrics, rows
+
+
+def _fault_of(row: dict[str, Any]) -> str | None:
+    """What is wrong with a line of predictions.jsonl."""
+    kinds: dict[str, type | tuple[type, ...]] = {"id": str, "prediction": str, "confidence": (int, float)}
+    optional: dict[str, type | tuple[type, ...]] = {"score": (int, float), "type": str, "tags": list}
+    for name, kind in (kinds | {name: kind for name, kind in optional.items() if name in row}).items():
+        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+            return f"`{name}` is missing" if name not in row else f"`{name}` is {str(row[name])[:40]!r}"
+    return None
 
 
 def summary_head(sources: Sequence[str], split: str, data: DataArtifact, partial: bool) -> dict[str, Any]:

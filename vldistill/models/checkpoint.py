@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.artifacts import MANIFEST, RUN_STAGES, find_run, read_manifest, write_json
+from vldistill.artifacts import CONVERTED, MANIFEST, RUN_STAGES, check_digests, find_run, read_manifest, write_json
 from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
@@ -162,6 +162,8 @@ def resolve_model(source: str) -> Path:
         if (path / "config.json").exists():
             if path.name == "model" and (path.parent / MANIFEST).exists():
                 _refuse_unfinished(path.parent)
+            elif (path / MANIFEST).exists():
+                check_digests(path, read_manifest(path, CONVERTED, make_it="vldistill convert, with --overwrite"))
             return path
         run = find_run(path)
         _refuse_unfinished(run)
@@ -174,8 +176,9 @@ def resolve_model(source: str) -> Path:
 
 
 def _refuse_unfinished(run: Path) -> None:
-    """An interrupted run holds the best model so far, which is no result."""
-    read_manifest(run, RUN_STAGES, make_it="vldistill finetune or distill, with --overwrite")
+    """An interrupted run holds the best model so far, which is no result; nor is one whose model was edited."""
+    manifest = read_manifest(run, RUN_STAGES, make_it="vldistill finetune or distill, with --overwrite")
+    check_digests(run, manifest, within="model/")
 
 
 def _from_hub(name: str) -> Path:
@@ -203,10 +206,10 @@ def read_checkpoint(source: str) -> Checkpoint:
 def read_spec(folder: Path) -> ModelSpec:
     """What a model folder says of itself, without its weights. Raises InputError where that cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_bytes())
         spec = ModelSpec.from_config(config)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"is not a model configuration: {error}", where=str(folder / "config.json")) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"is not a model configuration: {first_line(error)}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
     if PUBLISHED.get(kind, kind) not in CONFIGS:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
@@ -220,8 +223,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     if safe.exists():
         try:
             return load_file(safe)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"cannot be read: {error}", where=str(safe), hint="fetch or make it again") from None
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"cannot be read: {first_line(error)}", where=str(safe), hint="fetch or make it again") from None
     if pickled.exists():
         return _read_pickled(pickled)
     raise InputError("holds no model.safetensors", where=str(folder), hint="give a folder with its weights")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vldistill.artifacts import CONVERTED, building, new_manifest, write_json, write_manifest
+from vldistill.artifacts import CONVERTED, building, write_converted, write_json
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import load_strict
 from vldistill.models.official import read_official
@@ -74,9 +74,9 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, An
     sizes = _sizes(weights, source)
     load_strict(SlipModel(**sizes), weights, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
-        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
         save_file({name: value.contiguous().float() for name, value in weights.items()}, folder / "model.safetensors")
+        write_converted(folder, source)
     return sizes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vldistill.artifacts import CONVERTED, building, new_manifest, write_manifest
+from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.bert import RegionBertConfig
@@ -93,10 +93,10 @@ def convert(kind: str, source: Path, vocabulary: Path, out: Path, *, overwrite: 
     body = {name: value for name, value in weights.items() if not name.startswith(PRETRAINING)}
     load_strict(student, {**body, **head}, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
-        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         tokenizer.save(folder)
         write_spec(folder, spec)
         save_weights(folder, {name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+        write_converted(folder, source)
     return spec
 
 

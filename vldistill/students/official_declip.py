@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vldistill.artifacts import CONVERTED, building, new_manifest, write_manifest
+from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, save_weights, write_spec
@@ -45,11 +45,11 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
     load_towers(model, weights, str(source))
     towers = tuple(f"{name}." for name in model.towers)
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
-        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         tokenizer.save(folder)
         write_spec(folder, spec)
         # A fusion MLP comes with a task.
         save_weights(folder, {name: value for name, value in model.state_dict().items() if name.startswith(towers)})
+        write_converted(folder, source)
     return spec
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vldistill.artifacts import CONVERTED, building, new_manifest, write_manifest
+from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.records import read_json
 from vldistill.data.text import WordTokenizer
@@ -89,7 +89,7 @@ def write_fusion(
     model = kind(spec.encoder, images=spec.images, classes=spec.classes)
     load_strict(model, {name: value for name, value in weights.items() if name not in heads}, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
-        write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), complete=True))
         tokenizer.save(folder)
         write_spec(folder, spec)
         save_weights(folder, {name: value.float() for name, value in weights.items()})
+        write_converted(folder, source)

@@ -4,14 +4,13 @@ stored on one machine are found again on another."""
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from vldistill.artifacts import MANIFEST, file_digest
+from vldistill.artifacts import MANIFEST, file_digest, known_digest
 from vldistill.errors import InputError
 from vldistill.models.loading import FILES, weights_file
 
@@ -24,7 +23,7 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
     """32 hex digits of sha256 of the weights' file: of `source`, a file or a folder with one; else of the library's own copy of
     the published model `hub_name`, UNKNOWN where that has not been fetched. Raises InputError where a folder has no weights."""
     if source is not None:
-        return _digest(weights_file(source))[:32]
+        return known_digest(weights_file(source))[:32]
     for name in FILES if hub_name else ():
         try:
             found = try_to_load_from_cache(hub_name, name)
@@ -34,19 +33,8 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
         if isinstance(found, str):
             blob = Path(found).resolve()
             # The hub names its files by this very hash.
-            return (blob.name if _BLOB.fullmatch(blob.name) else _digest(blob))[:32]
+            return (blob.name if _BLOB.fullmatch(blob.name) else known_digest(blob))[:32]
     return UNKNOWN
-
-
-def _digest(path: Path) -> str:
-    """A file of gigabytes is read once a process, as long as its size and time of change stay the same."""
-    status = path.stat()
-    return _digest_of(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _digest_of(path: Path, size: int, changed: int) -> str:
-    return file_digest(path)
 
 
 def config_digest(folder: Path) -> str:

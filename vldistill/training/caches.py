@@ -30,7 +30,7 @@ from vldistill.teachers.building import (
 from vldistill.teachers.cache.disk import check_room
 from vldistill.teachers.cache.layout import Column, as_keys
 from vldistill.teachers.cache.listing import list_caches, open_cache
-from vldistill.teachers.cache.manifest import cache_folder
+from vldistill.teachers.cache.manifest import cache_folder, has_begun
 from vldistill.teachers.cache.staging import staged
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.cache.writer import CacheWriter
@@ -60,7 +60,7 @@ def find_cache(root: Path, name: str, fields: dict[str, Any]) -> FeatureCache | 
     """The cache of these fields. On a machine that has a cache but not the published weights, whose hash is then unknown, the one
     that agrees in everything else."""
     folder = cache_folder(root, name, fields)
-    if folder.exists():
+    if has_begun(folder):
         return FeatureCache(folder)
     known = {key: value for key, value in fields.items() if value != UNKNOWN}
     if len(known) == len(fields):

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vldistill.artifacts import file_digest, write_json
-from vldistill.errors import InputError
+from vldistill.artifacts import CHECKSUM, file_digest, is_intact, sealed, write_json
+from vldistill.errors import InputError, first_line
 
 FOLDER = "checkpoints"
 """Below a run."""
@@ -65,7 +65,7 @@ def save_state(run: Path, state: State) -> Path:
         save_file({name: value.detach().cpu().clone() for name, value in state.tensors.items()}, temporary / _TENSORS)
         _flush(temporary / _TENSORS)
         plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
-        write_json(temporary / _STATE, {**plain, "sha256": file_digest(temporary / _TENSORS)})
+        write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))
         if target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
@@ -104,12 +104,15 @@ def load_state(folder: Path) -> State:
     mend = f"remove {folder}, so that the one before it is taken, or start anew with --overwrite"
     try:
         told = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        if not is_intact(told):
+            raise ValueError("its state differs from what was saved")
+        told.pop(CHECKSUM, None)
         expected = told.pop("sha256")
         if file_digest(folder / _TENSORS) != expected:
             raise ValueError("its tensors differ from what was saved")
         return State(**told, tensors=load_file(folder / _TENSORS))
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise InputError(f"is damaged: {error}", where=str(folder), hint=mend) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
+        raise InputError(f"is damaged: {first_line(error)}", where=str(folder), hint=mend) from None
 
 
 def remove_states(run: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from vldistill.artifacts import (
 )
 from vldistill.data.artifact import open_data
 from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model, save_model
 from vldistill.objectives.retrieval import DualRetrieval
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
@@ -82,14 +84,46 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
     folder = stage.folder
     join_step()
     refuse_unlaunched()
-    earlier = _earlier(stage)
-    if earlier is not None and earlier.get("complete"):
-        say(f"{folder} is complete")
-        return earlier
-    if earlier is None and is_first_rank():
-        refuse_existing(folder, stage.overwrite, RUN_STAGES)
-    with Notice() as notice:
+    if (whole := _whole(stage, say)) is not None:
+        return whole
+    with Notice() as notice, _ours(folder):
+        # Another process may have finished it since.
+        if (whole := _whole(stage, say)) is not None:
+            return whole
+        earlier = _earlier(stage)
+        if earlier is None and is_first_rank():
+            refuse_existing(folder, stage.overwrite, RUN_STAGES)
         return _run(stage, earlier, notice, say)
+
+
+def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
+    """The manifest of a run that nothing is left to do for."""
+    earlier = _earlier(stage)
+    if earlier is None or not earlier.get("complete"):
+        return None
+    say(f"{stage.folder} is complete")
+    if is_first_rank():
+        remove_states(stage.folder)  # where it was killed just before that
+    return earlier
+
+
+@contextmanager
+def _ours(folder: Path) -> Iterator[None]:
+    """The run's folder, held against other processes by the first rank. Raises InputError where one of them trains there."""
+    if not is_first_rank():
+        yield
+        return
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(folder):
+            for half in folder.glob("**/.*.tmp"):  # of a killed process
+                shutil.rmtree(half) if half.is_dir() else half.unlink()
+            yield
+    finally:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def _earlier(stage: Stage) -> dict[str, Any] | None:
@@ -146,6 +180,9 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
     manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": cost["seconds"], "cost": cost, "status": "complete",
                  "complete": True}
     if accelerator.is_main_process:
+        # An interrupted run has no such list, since its files still change.
+        kept = [folder / "recipe.yaml", folder / "metrics.jsonl", *sorted((folder / "model").iterdir())]
+        manifest["files"] = {path.relative_to(folder).as_posix(): file_digest(path) for path in kept}
         write_manifest(folder, manifest)
         remove_states(folder)
     return manifest

@@ -157,7 +157,7 @@ def test_a_file_that_the_manifest_does_not_name_is_not_read(folder, tmp_path):
 def test_an_edited_manifest(folder, edit):
     value = json.loads((folder / MANIFEST).read_text())
     edit(value)
-    artifacts.write_manifest(folder, value)
+    artifacts.write_json(folder / MANIFEST, value)
     assert MANIFEST in is_noticed(folder)
 
 
@@ -175,7 +175,7 @@ def resign(folder: Path) -> None:
         entry["digest"] = artifacts.file_digest(folder / f"{name}.json")
     del value["checksum"]
     value["checksum"] = artifacts.fingerprint(value)
-    artifacts.write_manifest(folder, value)
+    artifacts.write_json(folder / MANIFEST, value)
 
 
 VALUES = [None, True, -1, 0, 1, 10**30, 1.5, float("1e308"), "x", [], {}, [[]], {"a": 1}]

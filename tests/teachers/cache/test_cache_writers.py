@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from cache_worlds import COLUMNS, FIELDS, WIDTH, fill, lengths_of, make_keys, readable
 
+from vldistill import locking as locks
 from vldistill.errors import InputError, VldistillError
-from vldistill.teachers.cache import lock as locks
-from vldistill.teachers.cache.lock import FileLock, Holder, held, is_held
+from vldistill.locking import FileLock, Holder, held, is_held
 from vldistill.teachers.cache.manifest import cache_folder, load_manifest
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.cache.verify import verify_cache

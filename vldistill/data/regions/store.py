@@ -4,12 +4,13 @@ A folder with a manifest and shards `regions-00000.h5`, each with plain contiguo
 of a memory map (chunks and compression cost 8 to 500 times at random reads). Of N boxes and M images a shard holds
 features [N, D] float16, boxes [N, 4] float32 (x1, y1, x2, y2 as shares of width and height), keys [M], starts [M + 1] and sizes
 [M, 2] (width, height in pixels; 0 where unknown); where the source has them confidence [N], soft_labels [N, C] and
-image_features [M, D], all float16.
+image_features [M, D], all float16. sums [M] is a CRC-32 of all of an image's values, by which damage is seen as it is read.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vldistill.artifacts import read_manifest
+from vldistill.artifacts import check_fields, read_manifest
 from vldistill.data.regions.keys import image_key
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 
 STAGE = "regions"
 DETECTOR = "detector"
@@ -87,6 +88,7 @@ class RegionWriter:
                     file[name] = np.concatenate([getattr(regions, name) for regions in held]).astype(kind)
             if held[0].image_feature is not None:
                 file["image_features"] = np.stack([regions.image_feature for regions in held]).astype(np.float16)
+            file["sums"] = np.array([_sum_of(key, regions) for key, regions in zip(keys, held, strict=True)], dtype=np.uint32)
             file.flush()
             os.fsync(file.id.get_vfd_handle())
         self._shards, self._rows = self._shards + 1, 0
@@ -100,18 +102,53 @@ def _shown(shape: tuple[int, int | None, bool, bool]) -> str:
     return ", ".join([*parts, *["confidences"] * confidence, *["a feature of the whole image"] * whole])
 
 
+def _sum_of(key: str, regions: Regions) -> int:
+    """CRC-32 of an image's key, size and values as they are stored."""
+    crc = zlib.crc32(repr((key, tuple(map(int, regions.size or (0, 0))))).encode())
+    parts = [(getattr(regions, name), kind) for name, kind in _BY_BOX.items()] + [(regions.image_feature, np.float16)]
+    for part, kind in parts:
+        if part is not None:
+            crc = zlib.crc32(np.ascontiguousarray(part, dtype=kind), crc)
+    return crc
+
+
 class _Shard:
     """One file, mapped into memory."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, manifest: dict[str, Any]):
         self.path = path
         try:
             with h5py.File(path, "r") as file:
                 self.keys = [key.decode() for key in file["keys"][:]]
                 self.starts, self.sizes = file["starts"][:], file["sizes"][:]
+                # A store of before has no sums.
+                self._sums = file["sums"][:] if manifest.get("sums") else None
                 self.parts = {name: self._mapped(file[name]) for name in (*_BY_BOX, "image_features") if name in file}
-        except (OSError, KeyError, ValueError, RuntimeError, UnicodeDecodeError) as error:
-            raise InputError(f"is damaged: {error}", where=str(path), hint="make the store again") from None
+                self._check(manifest)
+        except Exception as error:  # h5py and NumPy each have several of their own
+            raise self._damaged(first_line(error)) from None
+
+    def _check(self, manifest: dict[str, Any]) -> None:
+        """Raises ValueError where the tables do not go together, or with the manifest."""
+        images, boxes = len(self.keys), len(self.parts["features"])
+        if self.starts.shape != (images + 1,) or self.starts.dtype.kind != "i" or self.sizes.shape != (images, 2):
+            raise ValueError("its tables are not of the same images")
+        if self.starts[0] != 0 or self.starts[-1] != boxes or (np.diff(self.starts) < 0).any():
+            raise ValueError("its images do not follow each other")
+        told = {"confidence": manifest.get("confidence"), "soft_labels": manifest.get("classes"),
+                "image_features": manifest.get("image_features")}
+        if lost := [name for name, there in told.items() if there and name not in self.parts]:
+            raise ValueError(f"it lacks {lost[0]}")
+        if self.parts["features"].shape[1:] != (manifest["width"],):
+            raise ValueError(f"its features are {list(self.parts['features'].shape[1:])}, not {manifest['width']}")
+        for name, part in self.parts.items():
+            if part.dtype != _BY_BOX.get(name, np.float16) or len(part) != (boxes if name in _BY_BOX else images):
+                raise ValueError(f"{name} are {len(part):,} of {part.dtype}")
+        if self._sums is not None and (self._sums.shape != (images,) or self._sums.dtype != np.uint32):
+            raise ValueError("its sums are not those of its images")
+
+    def _damaged(self, message: str) -> InputError:
+        return InputError(f"is damaged: {message}", where=str(self.path), hint="make the store again")
 
     def _mapped(self, dataset: h5py.Dataset) -> np.ndarray:
         if dataset.size == 0:
@@ -126,7 +163,10 @@ class _Shard:
         parts = {name: np.array(self.parts[name][start:end]) for name in _BY_BOX if name in self.parts}
         whole = np.array(self.parts["image_features"][place]) if "image_features" in self.parts else None
         width, height = (int(side) for side in self.sizes[place])
-        return Regions(**parts, image_feature=whole, size=(width, height) if width else None)
+        found = Regions(**parts, image_feature=whole, size=(width, height) if width else None)
+        if self._sums is not None and _sum_of(self.keys[place], found) != self._sums[place]:
+            raise self._damaged(f"its image {self.keys[place]} differs from what was written")
+        return found
 
 
 class RegionStore:
@@ -139,6 +179,7 @@ class RegionStore:
         """Raises InputError where `folder` is no complete store, or a file has another size than its manifest says."""
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
+        check_fields(self.manifest, folder, sizes=dict, width=int, images=int)
         for name, size in self.manifest["sizes"].items():
             path = folder / name
             if not path.exists():
@@ -193,6 +234,6 @@ class RegionStore:
 
     def _open(self) -> None:
         if self._shards is None:
-            self._shards = [_Shard(self.folder / name) for name in sorted(self.manifest["sizes"])]
+            self._shards = [_Shard(self.folder / name, self.manifest) for name in sorted(self.manifest["sizes"])]
             self._places = {key: (number, place) for number, shard in enumerate(self._shards)
                             for place, key in enumerate(shard.keys)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from vldistill.artifacts import MANIFEST, RUN_STAGES
+from vldistill.artifacts import MANIFEST, RUN_STAGES, check_digests, is_intact
 from vldistill.errors import InputError
 
 UNREADABLE = "unreadable"
@@ -119,6 +119,18 @@ def _read(folder: Path) -> RunRecord:
     if manifest is None:
         return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json cannot be read",
                          curve=_curve(folder))
+    if not is_intact(manifest):
+        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json was edited",
+                         curve=_curve(folder))
+    try:
+        return _of_manifest(folder, manifest)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json is not one of a run",
+                         curve=_curve(folder))
+
+
+def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
+    recipe, variant, seed = _named(folder)
     status = "complete" if manifest.get("complete") else str(manifest.get("status", "running"))
     settings, config = _settings(folder), _json(folder / "model" / "config.json") or {}
     parents = manifest.get("parents", {})
@@ -130,7 +142,28 @@ def _read(folder: Path) -> RunRecord:
         best=manifest.get("best", {}), curve=_curve(folder), scores=_scores(folder),
         task=own.get("task") or _task_of(data), data=data, data_fingerprint=str(parents.get("data", "")),
         device=str(manifest.get("device", "")), cost=_cost(manifest),
-        problem=None if settings else "its recipe.yaml cannot be read")
+        problem=_problem(folder, manifest) if settings else "its recipe.yaml cannot be read")
+
+
+def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
+    """What is wrong with the files that its figures come from."""
+    try:
+        for name in ("recipe.yaml", "metrics.jsonl"):
+            check_digests(folder, manifest, within=name)
+    except InputError as error:
+        return f"its {Path(error.where).name} {error.message}"
+    for place in sorted(folder.glob("eval/*/")):
+        path = place / "metrics.json"
+        metrics = _json(path)
+        if metrics is None and not (place / "predictions.jsonl").exists():
+            continue
+        if metrics is None or not is_intact(metrics):
+            return f"its {path.relative_to(folder)} {'cannot be read' if metrics is None else 'was edited'}"
+        try:
+            check_digests(place, metrics)
+        except InputError as error:
+            return f"its {Path(error.where).relative_to(folder)} {error.message}"
+    return None
 
 
 def _named(folder: Path) -> tuple[str, str, int]:
@@ -170,7 +203,7 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.append(row)
@@ -179,13 +212,13 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:
     found = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-    return {name: metrics for name, metrics in found.items() if metrics is not None}
+    return {name: metrics for name, metrics in found.items() if metrics is not None and is_intact(metrics)}
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

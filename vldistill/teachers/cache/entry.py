@@ -11,9 +11,9 @@ from pathlib import Path
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
+from vldistill.locking import FileLock, is_held
 from vldistill.teachers.cache.damage import damaged
 from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.lock import FileLock, is_held
 from vldistill.teachers.cache.manifest import Fields, Manifest, load_manifest, shard_number
 
 _LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
-from vldistill.teachers.cache.manifest import MAKE_IT, Fields, cache_folder, load_manifest, split_name
+from vldistill.teachers.cache.manifest import MAKE_IT, Fields, cache_folder, has_begun, load_manifest, split_name
 from vldistill.teachers.cache.snapshot import open_shards
 from vldistill.teachers.cache.store import FeatureCache
 
@@ -68,7 +68,7 @@ def nearest(root: Path, name: str, fields: Fields) -> Nearest | None:
 def open_cache(root: Path, name: str, fields: Fields) -> FeatureCache:
     """The cache of exactly these fields. Raises InputError where there is none, naming the nearest and where it differs."""
     folder = cache_folder(root, name, fields)
-    if folder.exists():
+    if has_begun(folder):
         return FeatureCache(folder)
     other = nearest(root, name, fields)
     raise InputError(f"no such cache{f'; {other}' if other else ''}", where=str(folder), hint=f"make it with: {MAKE_IT}")

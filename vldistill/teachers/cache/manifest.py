@@ -18,10 +18,10 @@ from typing import Any
 
 from vldistill import artifacts
 from vldistill.errors import InputError
+from vldistill.locking import held
 from vldistill.teachers.cache.damage import damaged
 from vldistill.teachers.cache.disk import sync_folder, writing
 from vldistill.teachers.cache.layout import Column, checked_columns
-from vldistill.teachers.cache.lock import held
 
 STAGE = "cache"
 MAKE_IT = "vldistill cache"
@@ -59,6 +59,12 @@ def split_name(folder: Path) -> tuple[str, str] | None:
     """Name and fingerprint that a folder's name says, or None where it is none of a cache."""
     match = _FOLDER.match(folder.name)
     return (match["name"], match["fingerprint"]) if match else None
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is a cache: a writer that was killed before its first manifest has left none, but rows without a manifest are
+    damage."""
+    return (folder / artifacts.MANIFEST).exists() or next(folder.glob("shard-*.journal"), None) is not None
 
 
 @dataclass
@@ -99,14 +105,13 @@ class Manifest:
         value = {**self.common, "name": self.name, "fields": self.fields, "columns": [column.json() for column in self.columns],
                  "shards": {name: vars(entry) for name, entry in self.shards.items()}, "request": self.request,
                  "wanted": self.wanted, "complete": self.complete}
-        value["checksum"] = artifacts.fingerprint(value)
         path = self.folder / artifacts.MANIFEST
         with writing(path, len(str(value))):
             artifacts.write_manifest(self.folder, value)
             sync_folder(self.folder)
 
 
-_OWN = ("name", "fields", "columns", "shards", "request", "wanted", "complete", "checksum")
+_OWN = ("name", "fields", "columns", "shards", "request", "wanted", "complete")
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -114,21 +119,17 @@ def load_manifest(folder: Path) -> Manifest:
     name stands for."""
     path = folder / artifacts.MANIFEST
     try:
-        value = artifacts.read_manifest(folder, STAGE, make_it=MAKE_IT, partial=True)
+        value = artifacts.read_manifest(folder, STAGE, make_it=MAKE_IT, partial=True, unsealed=False)
     except InputError as error:
         if folder.exists():
             # Making it again would be refused for the same reason.
             raise damaged(path, error.message) from None
         raise
-    except RecursionError:
-        raise damaged(path, "is not a manifest") from None
     fields, names = value.get("fields"), split_name(folder.absolute())
     given = artifacts.fingerprint(fields)[:_DIGITS]
     if names is None or names != (value.get("name"), given):
         says = f"{names[0]!r} and {names[1]}" if names else "neither"
         raise damaged(path, f"has name {value.get('name')!r} and fields of fingerprint {given}, its folder's name says {says}")
-    if artifacts.fingerprint({key: part for key, part in value.items() if key != "checksum"}) != value.get("checksum"):
-        raise damaged(path, "was edited: it is not what its checksum says")
     try:
         columns = checked_columns([Column.from_json(column) for column in value["columns"]])
         shards = {name: ShardEntry(**value["shards"][name]) for name in sorted(value["shards"], key=shard_number)}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError, VldistillError
+from vldistill.locking import held
 from vldistill.teachers.cache.disk import free_bytes
-from vldistill.teachers.cache.lock import held
 from vldistill.teachers.cache.manifest import load_manifest
 
 VARIABLE = "VLDISTILL_STAGE"

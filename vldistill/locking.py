@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vldistill.errors import VldistillError
+from vldistill.errors import InputError, VldistillError
 
 # 524: what Linux's NFS client says, a number that it should have kept for itself.
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, 524}
@@ -60,24 +60,29 @@ class Holder:
 
 
 class FileLock:
-    """A lock on `path`, a file of its own, which says who has it if `named`.
+    """A lock on `path`, a file of its own, which says who has it if `named`, and goes with it unless `kept`.
 
     It is not handed down to forked children, who would keep it beyond their parent's end.
     """
 
-    def __init__(self, path: Path, *, named: bool = True):
-        self.path, self._named = path, named
+    def __init__(self, path: Path, *, named: bool = True, kept: bool = True):
+        self.path, self._named, self._kept = path, named, kept
         self._descriptor: int | None = None
         self._created: Path | None = None
 
     def take(self) -> bool:
         """Takes the lock if it is free. A refused attempt changes nothing that is on disk."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                return error.errno in _NO_FLOCK and self._create()
+            if _is_file(descriptor, self.path):
+                break
+            # Whoever had it has removed its file since it was opened here: a lock on that one keeps nobody out.
             os.close(descriptor)
-            return error.errno in _NO_FLOCK and self._create()
         self._descriptor = descriptor
         _HELD.add(self)
         if self._named:
@@ -88,6 +93,8 @@ class FileLock:
         return True
 
     def release(self) -> None:
+        if not self._kept and (self._descriptor is not None or self._created is not None):
+            self.path.unlink(missing_ok=True)
         if self._descriptor is not None:
             os.close(self._descriptor)
         if self._created is not None:
@@ -177,6 +184,31 @@ def held(path: Path, *, wait: float) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Holds `target`, a file or folder that need not exist, against every other process that asks the same, by a lock beside it
+    which is gone afterwards. Its parent exists.
+
+    Raises InputError where another process has it; what a dead one left is no obstacle.
+    """
+    lock = FileLock(target.parent / f".{target.name}.lock", kept=False)
+    if not lock.take():
+        raise InputError(f"is being written by {lock.holder()}", where=str(target), hint="wait for it, or end it")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether `path` names the file that is open."""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), named)
 
 
 def _stand_in(path: Path) -> Path:

@@ -1,0 +1,183 @@
+"""Commands that are killed at random moments of their work: what they leave is never taken for whole, and the next one ends with
+what an undisturbed one gives, leaving nothing behind."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile_worlds import raw_data, read_data
+from mutations import tree_of
+from tiny_teachers import write_bert, write_vit
+from zygote import Zygote
+
+from vldistill.artifacts import MANIFEST
+from vldistill.data.toy.layouts import write_toy
+from vldistill.teachers.cache.store import FeatureCache
+from vldistill.training.checkpoint import load_state, newest
+
+RECIPE = """
+data: {path: data}
+image: {size: 36, augment: jitter, shift: 1}
+text: {max_length: 16, vocabulary_size: 120}
+student: {kind: vilt, sizes: {layers: 1, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}}
+teachers:
+  vision: {kind: timm, model: teachers/vit}
+  text: {kind: transformers, model: teachers/bert}
+objective: {kind: advl, answer_loss: softmax, words: 0}
+optim: {lr: 1e-3}
+train: {steps: 6, batch: {pairs: 16}, eval_pairs: 2, log_every: 1, validate_every: 2, checkpoint_every: 1}
+"""
+PREPARE = ("prepare", "nlvr2", "--raw", "raw", "--out", "out/nlvr2", "--shards", 8)
+CACHE = ("cache", "--recipe", "advl.yaml", "cache.path=cache")
+DISTILL = ("distill", "--recipe", "advl.yaml", "--name", "a", "cache.path=whole-cache", "--resume", "auto")
+RUN = Path("runs/advl/a/seed0")
+TIMES = {"created", "wall_s", "cost", "resumed", "command", "checksum"}
+"""Of a manifest: what no two commands have in common."""
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory):
+    with Zygote(tmp_path_factory.mktemp("log") / "log.txt") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, command, zygote) -> Path:
+    """A folder with raw NLVR2, a data artifact, two teachers, a recipe and a whole cache."""
+    folder = tmp_path_factory.mktemp("killed")
+    write_toy(folder / "toy", seed=0, scale=0.01, datasets=("nlvr2",))
+    (folder / "toy" / "nlvr2").rename(folder / "raw")
+    raw_data(folder / "mine", 60, 30)
+    write_vit(folder / "teachers" / "vit")
+    write_bert(folder / "teachers" / "bert")
+    (folder / "advl.yaml").write_text(RECIPE)
+    zygote.run(folder, "prepare", "jsonl", "--raw", "mine", "--out", "data", "--min-count", 1)
+    zygote.warm(folder, "cache", "--recipe", "advl.yaml", "cache.path=whole-cache")
+    return folder
+
+
+def contents(folder: Path) -> dict:
+    """All below a folder, without what depends on the clock."""
+    found = tree_of(folder)
+    for name in [name for name in found if name.endswith(MANIFEST)]:
+        found[name] = {key: value for key, value in json.loads(found[name]).items() if key not in TIMES | {"files"}}
+    for name in [name for name in found if name.endswith("metrics.jsonl")]:
+        rows = [json.loads(line) for line in found[name].splitlines()]
+        found[name] = [{key: value for key, value in row.items() if key != "pairs_per_s"} for row in rows]
+    return {name: value for name, value in found.items() if not name.endswith(("log.txt", ".journal", ".lock"))}
+
+
+def moments(count: int, longest: float, seed: int) -> list[float]:
+    chosen = random.Random(seed)
+    return [chosen.uniform(0.02, 0.98) * longest for _ in range(count)]
+
+
+# --- prepare -----------------------------------------------------------------------------------------------------------------
+
+
+def killed_prepare(zygote: Zygote, world: Path, count: int, seed: int) -> int:
+    """In turn a new artifact, and one over another; returns how many were killed while they ran."""
+    out, raw = world / "out", tree_of(world / "raw")
+    shutil.rmtree(out, ignore_errors=True)
+    longest = zygote.run(world, *PREPARE)
+    whole, expected, killed = contents(out), read_data(out / "nlvr2"), 0
+    for number, moment in enumerate(moments(count, longest, seed)):
+        over = number % 2 == 1
+        if not over:
+            shutil.rmtree(out)
+        words = (*PREPARE, "--overwrite") if over else PREPARE
+        killed += zygote.kill(world, moment, *words)
+        if (out / "nlvr2").exists():
+            assert read_data(out / "nlvr2") == expected
+        else:
+            assert not over or list(out.glob(".nlvr2.*.old"))
+        zygote.run(world, *PREPARE)
+        zygote.run(world, *words)
+        assert contents(out) == whole and tree_of(world / "raw") == raw
+    return killed
+
+
+def test_prepare(zygote, world):
+    killed_prepare(zygote, world, 3, 1)
+
+
+@pytest.mark.slow
+def test_prepare_twenty_times(zygote, world):
+    assert killed_prepare(zygote, world, 20, 2) > 10
+
+
+# --- cache -------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(folder: Path) -> dict[str, dict]:
+    """Every row of every cache below a folder."""
+    found = {}
+    for place in sorted(folder.glob("*-*/manifest.json")):
+        cache = FeatureCache(place.parent)
+        keys = cache._opened.snapshot.keys
+        rows = cache.find(keys)
+        there = np.flatnonzero(rows >= 0)
+        found[place.parent.name] = {keys[row].tobytes().hex(): [cache.read(rows[[row]], column.name).tobytes()
+                                                               for column in cache.columns] for row in there}
+    return found
+
+
+def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
+    cache, killed = world / "cache", 0
+    shutil.rmtree(cache, ignore_errors=True)
+    longest = zygote.run(world, *CACHE)
+    whole, expected = contents(cache), rows_of(cache)
+    assert sum(map(len, expected.values())) > 60
+    for moment in moments(count, longest, seed):
+        shutil.rmtree(cache)
+        killed += zygote.kill(world, moment, *CACHE)
+        for name, rows in rows_of(cache).items():
+            assert rows.items() <= expected[name].items()
+        zygote.run(world, *CACHE)
+        assert contents(cache) == whole and rows_of(cache) == expected
+    return killed
+
+
+def test_cache(zygote, world):
+    killed_cache(zygote, world, 3, 3)
+
+
+@pytest.mark.slow
+def test_cache_twenty_times(zygote, world):
+    assert killed_cache(zygote, world, 20, 4) > 10
+
+
+# --- distill -----------------------------------------------------------------------------------------------------------------
+
+
+def killed_distill(zygote: Zygote, world: Path, count: int, seed: int) -> tuple[int, int]:
+    """Each run is killed twice; returns how often one was killed, and how often there was a checkpoint to go on from."""
+    run, killed, resumed = world / RUN, 0, 0
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    longest = zygote.run(world, *DISTILL)
+    whole = contents(world / "runs")
+    for moment in moments(count, longest, seed):
+        shutil.rmtree(world / "runs")
+        for again in (1, 2):
+            killed += zygote.kill(world, moment / again, *DISTILL)
+            if (found := newest(run)) is not None:
+                assert load_state(found).step == int(found.name.removeprefix("step-"))
+                resumed += 1
+        zygote.run(world, *DISTILL)
+        assert contents(world / "runs") == whole
+    return killed, resumed
+
+
+def test_distill(zygote, world):
+    killed_distill(zygote, world, 3, 5)
+
+
+@pytest.mark.slow
+def test_distill_twenty_times(zygote, world):
+    killed, resumed = killed_distill(zygote, world, 20, 6)
+    assert killed >= 15 and resumed >= 8, (killed, resumed)
