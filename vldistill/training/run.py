@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vldistill.artifacts import (
     new_manifest,
     read_manifest,
     refuse_existing,
+    within_parents,
     write_manifest,
     write_text,
 )
@@ -113,17 +114,10 @@ def _ours(folder: Path) -> Iterator[None]:
     if not is_first_rank():
         yield
         return
-    made = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with alone(folder):
-            for half in folder.glob("**/.*.tmp"):  # of a killed process
-                shutil.rmtree(half) if half.is_dir() else half.unlink()
-            yield
-    finally:
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
+    with within_parents(folder), alone(folder):
+        for half in folder.glob("**/.*.tmp"):  # of a killed process
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
+        yield
 
 
 def _earlier(stage: Stage) -> dict[str, Any] | None:

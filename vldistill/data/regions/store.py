@@ -135,7 +135,7 @@ class _Shard:
             raise ValueError("its tables are not of the same images")
         if self.starts[0] != 0 or self.starts[-1] != boxes or (np.diff(self.starts) < 0).any():
             raise ValueError("its images do not follow each other")
-        told = {"confidence": manifest.get("confidence"), "soft_labels": manifest.get("classes"),
+        told = {"boxes": True, "confidence": manifest.get("confidence"), "soft_labels": manifest.get("classes"),
                 "image_features": manifest.get("image_features")}
         if lost := [name for name, there in told.items() if there and name not in self.parts]:
             raise ValueError(f"it lacks {lost[0]}")
