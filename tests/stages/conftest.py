@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from vldistill.training.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -38,3 +44,23 @@ def train(world, well, few, tmp_path):
         return Run(Path(result.last["run"]))
 
     return start
+
+
+@pytest.fixture
+def leaving():
+    """`with leaving(step, signal):` at this optimiser step the process is sent the signal."""
+
+    @contextmanager
+    def at(step: int, number: signal.Signals = signal.SIGUSR2) -> Iterator[None]:
+        ask = Guard.ask
+
+        def asked(self, now):
+            if now == step:
+                os.kill(os.getpid(), number)
+            return ask(self, now)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Guard, "ask", asked)
+            yield
+
+    return at

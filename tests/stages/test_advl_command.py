@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from resumed import curve, weights
 from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill.data.artifact import open_data
@@ -19,6 +20,7 @@ from vldistill.students.inputs import visual_input
 from vldistill.teachers.unimodal import CachedFeatures
 from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts
+from vldistill.training.guard import PREEMPTED
 from vldistill.training.stages import for_stage
 
 RECIPE = """
@@ -337,3 +339,19 @@ def test_live_teachers_run_in_the_precision_of_the_recipe(here, well, tmp_path):
     [one], [other] = rows(full, "train"), rows(half, "train")
     assert one["distance/text"] == pytest.approx(other["distance/text"], rel=0.02)
     assert one["distance/text"] != other["distance/text"]
+
+
+@pytest.mark.parametrize("recipe, fields, step", [
+    ("advl.yaml", ("objective.itm_fraction=0.4",), 1), ("advl.yaml", ("objective.itm_fraction=0.4",), 2),
+    ("advl.yaml", ("objective.itm_fraction=0.4", "objective.map=anchored"), 4),
+    ("regions.yaml", ("adversarial.image=true", "optim.kind=sgd", "optim.momentum=0.9"), 3)])
+def test_what_was_told_to_leave_goes_on_bit_by_bit(here, command, well, leaving, tmp_path, recipe, fields, step):
+    """In either of ADVL's steps, at the border between them, with anchored maps, and between VILLA's passes."""
+    arguments = ("distill", "-r", recipe, here, *fields, "train.log_every=2", "--name", "a")
+    whole = Path(well(*arguments, "--runs", tmp_path / "whole").last["run"])
+    with leaving(step):
+        assert command(*arguments, "--runs", tmp_path, "--resume", "auto").code == PREEMPTED
+    told = well(*arguments, "--runs", tmp_path, "--resume", "auto")
+    assert f"going on after step {step}" in told.out
+    run = Path(told.last["run"])
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)

@@ -9,44 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from resumed import curve, weights
 
 from vldistill.training.checkpoint import newest
 from vldistill.training.guard import PREEMPTED, Guard
 
 STEPS = ("train.steps=6", "train.batch.pairs=8", "train.log_every=4", "train.validate_every=3", "train.eval_pairs=64")
 DIDE = ("distill", "-r", "quickstart_dide", "--name", "a", *STEPS)
-
-
-@pytest.fixture
-def leaving(monkeypatch):
-    """A function: at this optimiser step the process is sent the signal."""
-    ask = Guard.ask
-
-    def at(step: int, number: signal.Signals = signal.SIGUSR2) -> None:
-        def asked(self, now):
-            if now == step:
-                os.kill(os.getpid(), number)
-            return ask(self, now)
-
-        monkeypatch.setattr(Guard, "ask", asked)
-
-    return at
-
-
-@pytest.fixture
-def undisturbed(monkeypatch):
-    """Takes the patch of `leaving` away again."""
-    return lambda: monkeypatch.undo()
-
-
-def curve(run: Path) -> list[dict]:
-    """What does not depend on the clock."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "pairs_per_s"} for row in rows]
-
-
-def weights(run: Path) -> bytes:
-    return (run / "model/model.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +28,10 @@ def whole(toy_world, well, tmp_path_factory):
 
 @pytest.mark.parametrize("step, number", [(1, signal.SIGUSR2), (3, signal.SIGTERM), (4, signal.SIGUSR2), (5, signal.SIGTERM),
                                           (6, signal.SIGUSR2)])
-def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, leaving, tmp_path, monkeypatch, step, number):
+def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, leaving, tmp_path, step, number):
     runs = ("--runs", tmp_path, "--resume", "auto")
-    with monkeypatch.context() as patch:
-        leaving(step, number)
+    with leaving(step, number):
         left = command(*DIDE, *runs)
-        patch.undo()
-    monkeypatch.undo()
-    os.chdir(world)
     run = tmp_path / "quickstart_dide/a/seed0"
     assert left.code == PREEMPTED and f"left after step {step}: {number.name}" in left.err and "--resume auto" in left.err
     manifest = json.loads((run / "manifest.json").read_text())
@@ -78,6 +43,17 @@ def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, 
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["complete"] and [part["step"] for part in manifest["resumed"]] == [step]
     assert not (run / "checkpoints").exists(), "a run that is complete needs none"
+
+
+@pytest.mark.parametrize("stage, recipe", [("pretrain", "quickstart_dide_pretrain"), ("finetune", "quickstart_retrieval")])
+def test_pre_training_and_retrieval_go_on_too(world, command, well, leaving, tmp_path, stage, recipe):
+    own = ("teacher.model=runs/quickstart_fusion",) if stage == "pretrain" else ("objective.attention=none",)
+    arguments = (stage, "-r", recipe, "--name", "a", "student.init=runs/quickstart_pretrain", *own, *STEPS)
+    whole = Path(well(*arguments, "--runs", tmp_path / "whole").last["run"])
+    with leaving(5):
+        assert command(*arguments, "--runs", tmp_path, "--resume", "auto").code == PREEMPTED
+    run = Path(well(*arguments, "--runs", tmp_path, "--resume", "auto").last["run"])
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)
 
 
 def test_a_run_that_died_goes_on_from_its_last_checkpoint(world, command, well, whole, tmp_path, monkeypatch):
@@ -111,14 +87,22 @@ def test_the_first_start_and_a_complete_run_take_the_same_command(world, well, w
     assert (tmp_path / "quickstart_dide/a/seed0/manifest.json").read_bytes() == before
 
 
+def test_before_the_first_step_it_leaves_at_once(world, command, tmp_path, monkeypatch):
+    def told(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("vldistill.training.run.build_parts", told)
+    left = command(*DIDE, "--runs", tmp_path, "--resume", "auto")
+    assert left.code == PREEMPTED and "left before the first step: SIGTERM" in left.err and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the process is as it was"
+
+
 @pytest.fixture
-def left(world, command, leaving, tmp_path, monkeypatch):
+def left(world, command, leaving, tmp_path):
     """A run that left after two steps, and the command that goes on with it."""
     arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto")
-    leaving(2)
-    assert command(*arguments).code == PREEMPTED
-    monkeypatch.undo()
-    monkeypatch.chdir(world)
+    with leaving(2):
+        assert command(*arguments).code == PREEMPTED
     return tmp_path / "quickstart_dide/a/seed0", arguments
 
 

@@ -18,6 +18,9 @@ PREEMPTED = 85
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
+_AGAIN = "go on with the same command and --resume auto"
+
+
 class Preempted(VldistillError):
     """The run was told to leave, and can be resumed."""
 
@@ -25,10 +28,13 @@ class Preempted(VldistillError):
 
 
 class Notice:
-    """Signals that ask the process to leave set a flag, and nothing more. Use as a context manager, in the main thread."""
+    """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save, and the
+    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. Use as a context manager,
+    in the main thread."""
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._waits = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Notice:
@@ -40,8 +46,14 @@ class Notice:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def wait(self) -> None:
+        """From now on a step is finished and a checkpoint saved first."""
+        self._waits = True
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+        if not self._waits:
+            raise Preempted(f"left before the first step: {self.received}", hint=_AGAIN)
 
 
 class Guard:
@@ -73,7 +85,7 @@ class Guard:
     def leave(self, step: int, where: str) -> Preempted:
         """What to raise."""
         told = self._notice.received or "another process was told to leave"
-        return Preempted(f"left after step {step}: {told}", where=where, hint="go on with the same command and --resume auto")
+        return Preempted(f"left after step {step}: {told}", where=where, hint=_AGAIN)
 
 
 def threads() -> int:

@@ -162,6 +162,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
     session = _Session(stage, parts, accelerator, precision, notice, state, lambda: add_costs(spent, meter.read()))
     try:
         with meter:
+            notice.wait()
             best = _train(session, warning)
     except BaseException as error:
         manifest["status"] = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(type(error), "failed")
