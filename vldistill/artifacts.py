@@ -260,7 +260,7 @@ def read_manifest(
     return manifest
 
 
-def check_fields(manifest: dict[str, Any], where: Path, **kinds: type | tuple[type, ...]) -> None:
+def check_fields(manifest: dict[str, Any], where: Path, /, **kinds: type | tuple[type, ...]) -> None:
     """Raises InputError where a field of a manifest is missing or of another type: one that no command of ours has written."""
     for name, kind in kinds.items():
         value = manifest.get(name)
@@ -273,6 +273,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     """Raises InputError where a file that the manifest names is gone, or has another size than it records (contents are not
     read)."""
     sizes = manifest.get("sizes", {})
+    check_fields(sizes, folder, **dict.fromkeys(sizes, int))
     for name in (*manifest.get("files", {}), *(f"{variant}.jsonl" for variant in manifest.get("variants", {}))):
         path = folder / name
         if not path.is_file():

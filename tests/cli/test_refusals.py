@@ -150,7 +150,7 @@ def test_data_that_changed_after_prepare_is_refused(command, world, tmp_path):
     refused(changed, "train.jsonl: differs from what its manifest records", "vldistill prepare")
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
-    refused(command("evaluate", DIDE, "--data", copy, "--out", tmp_path / "out"), "manifest.json: was edited", "vldistill prepare")
+    refused(command("evaluate", DIDE, "--data", copy, "--out", tmp_path / "out"), "manifest.json: was edited")
     write_manifest(copy, manifest | {"complete": False})
     refused(command("evaluate", DIDE, "--data", copy, "--out", tmp_path / "out"), "is not complete", "vldistill prepare")
     (copy / "manifest.json").write_text("{")

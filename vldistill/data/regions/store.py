@@ -180,6 +180,7 @@ class RegionStore:
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
         check_fields(self.manifest, folder, sizes=dict, width=int, images=int)
+        check_fields(self.manifest["sizes"], folder, **dict.fromkeys(self.manifest["sizes"], int))
         for name, size in self.manifest["sizes"].items():
             path = folder / name
             if not path.exists():
