@@ -11,6 +11,8 @@ import pytest
 from vldistill import artifacts
 from vldistill.artifacts import (
     building,
+    check_digests,
+    check_fields,
     check_files,
     file_digest,
     find_run,
@@ -190,6 +192,46 @@ def test_a_manifest_that_cannot_be_used_names_the_command(tmp_path, written, fra
         read_manifest(tmp_path, "prepare", make_it=COMMAND)
     assert fragment in caught.value.message and caught.value.hint.endswith(COMMAND)
     assert caught.value.where.startswith(str(tmp_path)) and caught.value.exit_code == 2
+
+
+def test_an_edited_manifest_is_refused_and_one_without_a_checksum_is_believed(tmp_path):
+    write_manifest(tmp_path, {"schema": 1, "stage": "prepare", "complete": True, "counts": {"train": 3}, "rate": 0.1})
+    found = read_manifest(tmp_path, "prepare", make_it=COMMAND)
+    assert "checksum" not in found and found["rate"] == 0.1
+    value = json.loads((tmp_path / "manifest.json").read_text())
+    write_json(tmp_path / "manifest.json", dict(reversed(value.items())))
+    assert read_manifest(tmp_path, "prepare", make_it=COMMAND) == found
+    write_json(tmp_path / "manifest.json", {**value, "counts": {"train": 4}})
+    with pytest.raises(InputError, match="was edited: it is not what its checksum says"):
+        read_manifest(tmp_path, "prepare", make_it=COMMAND)
+    write_json(tmp_path / "manifest.json", found)
+    assert read_manifest(tmp_path, "prepare", make_it=COMMAND) == found
+    with pytest.raises(InputError, match="was edited"):
+        read_manifest(tmp_path, "prepare", make_it=COMMAND, unsealed=False)
+
+
+def test_a_field_of_another_type_names_itself(tmp_path):
+    check_fields({"files": {}, "width": 3}, tmp_path, files=dict, width=int)
+    for manifest, told in (({"files": []}, r"`files` is '\[\]'"), ({}, "`files` is missing")):
+        with pytest.raises(InputError, match=told):
+            check_fields(manifest, tmp_path, files=dict)
+    with pytest.raises(InputError, match="`width` is 'True'"):
+        check_fields({"width": True}, tmp_path, width=int)
+
+
+def test_files_that_were_edited(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a").write_text("1")
+    (tmp_path / "b").write_text("2")
+    manifest = {"files": {name: file_digest(tmp_path / name) for name in ("model/a", "b")}}
+    check_digests(tmp_path, manifest)
+    (tmp_path / "b").write_text("22")
+    check_digests(tmp_path, manifest, within="model/")
+    with pytest.raises(InputError, match="b: differs from what its manifest records"):
+        check_digests(tmp_path, manifest)
+    (tmp_path / "model" / "a").unlink()
+    with pytest.raises(InputError, match="a: is named in the manifest but missing"):
+        check_digests(tmp_path, manifest, within="model/")
 
 
 def test_a_missing_artifact_names_the_command(tmp_path):

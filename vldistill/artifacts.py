@@ -88,26 +88,32 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
     the new one is whole. What a killed process left half-written there is removed.
     """
     refuse_existing(target, overwrite, stage)
+    temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
+    with within_parents(target), alone(target):
+        remove_leftovers(target)
+        # It may have been finished by another since.
+        refuse_existing(target, overwrite, stage)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if target.exists():
+                target.rename(retired)
+            temporary.rename(target)
+            shutil.rmtree(retired, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def within_parents(target: Path) -> Iterator[None]:
+    """Makes the folders above `target`, and takes those away again that it has made and that are empty in the end: a failure
+    leaves none behind."""
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
     try:
-        with alone(target):
-            remove_leftovers(target)
-            # It may have been finished by another since.
-            refuse_existing(target, overwrite, stage)
-            temporary.mkdir()
-            try:
-                yield temporary
-                if target.exists():
-                    target.rename(retired)
-                temporary.rename(target)
-                shutil.rmtree(retired, ignore_errors=True)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+        yield
     finally:
         for parent in made:
-            # A failure leaves no empty folders behind either; one that holds something stays.
             with suppress(OSError):
                 parent.rmdir()
 
@@ -254,7 +260,7 @@ def read_manifest(
     return manifest
 
 
-def check_fields(manifest: dict[str, Any], where: Path, **kinds: type | tuple[type, ...]) -> None:
+def check_fields(manifest: dict[str, Any], where: Path, /, **kinds: type | tuple[type, ...]) -> None:
     """Raises InputError where a field of a manifest is missing or of another type: one that no command of ours has written."""
     for name, kind in kinds.items():
         value = manifest.get(name)
@@ -267,6 +273,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     """Raises InputError where a file that the manifest names is gone, or has another size than it records (contents are not
     read)."""
     sizes = manifest.get("sizes", {})
+    check_fields(sizes, folder, **dict.fromkeys(sizes, int))
     for name in (*manifest.get("files", {}), *(f"{variant}.jsonl" for variant in manifest.get("variants", {}))):
         path = folder / name
         if not path.is_file():

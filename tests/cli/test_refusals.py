@@ -9,6 +9,8 @@ import shutil
 import pytest
 import torch
 
+from vldistill.artifacts import write_manifest
+
 PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
 DIDE, TEACHER, NLVR2 = "runs/quickstart_dide", "runs/quickstart_teacher", "artifacts/raw/toy/nlvr2"
 
@@ -148,6 +150,8 @@ def test_data_that_changed_after_prepare_is_refused(command, world, tmp_path):
     refused(changed, "train.jsonl: differs from what its manifest records", "vldistill prepare")
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    refused(command("evaluate", DIDE, "--data", copy, "--out", tmp_path / "out"), "manifest.json: was edited")
+    write_manifest(copy, manifest | {"complete": False})
     refused(command("evaluate", DIDE, "--data", copy, "--out", tmp_path / "out"), "is not complete", "vldistill prepare")
     (copy / "manifest.json").write_text("{")
     refused(command("evaluate", DIDE, "--data", copy, "--out", tmp_path / "out"), "manifest.json: is not a manifest")

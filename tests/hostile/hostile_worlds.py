@@ -134,6 +134,8 @@ def make_cache(place: Path) -> Path:
 def read_cache(folder: Path) -> Any:
     cache = FeatureCache(folder)
     rows = cache.find(KEYS)
+    if (rows < 0).any():  # to be computed once more
+        return {"missing": rows.tolist()}
     return {"fields": cache.fields, "complete": cache.complete, "pooled": cache.read(rows, "pooled").tolist(),
             "scores": [cache.read_ragged(row, "scores").tolist() for row in rows.tolist()]}
 

@@ -15,7 +15,7 @@ from mutations import tree_of
 from tiny_teachers import write_bert, write_vit
 from zygote import Zygote
 
-from vldistill.artifacts import MANIFEST
+from vldistill.artifacts import MANIFEST, write_manifest
 from vldistill.data.toy.layouts import write_toy
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.training.checkpoint import load_state, newest
@@ -175,6 +175,31 @@ def killed_distill(zygote: Zygote, world: Path, count: int, seed: int) -> tuple[
 
 def test_distill(zygote, world):
     killed_distill(zygote, world, 3, 5)
+
+
+@pytest.mark.parametrize("there", [(), (".manifest.json.1.tmp",), ("manifest.json",)])
+def test_a_run_that_died_at_its_very_beginning(zygote, world, there):
+    run = world / RUN
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    zygote.run(world, *DISTILL, "train.steps=1")
+    whole, manifest = contents(world / "runs"), json.loads((run / MANIFEST).read_text())
+    shutil.rmtree(run)
+    run.mkdir()
+    for name in there:
+        write_manifest(run, {**manifest, "complete": False, "status": "running"})
+        (run / MANIFEST).rename(run / name)
+    zygote.run(world, *DISTILL, "train.steps=1")
+    assert contents(world / "runs") == whole
+
+
+def test_a_run_that_died_while_it_was_replaced(zygote, world):
+    run = world / RUN
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    zygote.run(world, *DISTILL, "train.steps=1")
+    whole = contents(world / "runs")
+    run.rename(run.with_name(".seed0.1.old"))
+    zygote.run(world, *DISTILL, "train.steps=1")
+    assert contents(world / "runs") == whole
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 
+from vldistill.artifacts import write_manifest
+
 
 def test_data_made_anew_is_not_taken_for_the_run_s_own(world, train, command, well, tmp_path):
     data = tmp_path / "data"
@@ -13,7 +15,7 @@ def test_data_made_anew_is_not_taken_for_the_run_s_own(world, train, command, we
     well("evaluate", run.folder)
     manifest = json.loads((data / "manifest.json").read_text())
     trained, manifest["fingerprint"] = manifest["fingerprint"], "f" * 64
-    (data / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(data, manifest)
     refused = command("evaluate", run.folder)
     assert refused.code == 2 and trained[:12] in refused.err and "f" * 12 in refused.err
     well("evaluate", run.folder, "--data", data)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import new_manifest, refuse_existing, remove_leftovers, write_manifest
+from vldistill.artifacts import new_manifest, refuse_existing, remove_leftovers, within_parents, write_manifest
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
 from vldistill.data.toy.diverse.layouts import JSONL_TASKS
@@ -37,10 +37,9 @@ def prepare_toy(
     for places in targets.values():
         for place, stage in zip(places, ("toy", "prepare"), strict=True):
             refuse_existing(place, overwrite, stage)
-    (raw / RAW_NAME).mkdir(parents=True, exist_ok=True)
     manifests = []
     for name, (root, target) in targets.items():
-        with alone(root):
+        with within_parents(root), alone(root):
             remove_leftovers(root)
             manifests.append(
                 _prepare_one(name, root, target, seed=seed, scale=scale, overwrite=overwrite, options=_options(name, options)))

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vldistill.artifacts import MANIFEST, file_digest, is_intact, sealed, write_json, write_text
+from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, is_intact, sealed, write_json, write_text
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import read_json, read_jsonl
 from vldistill.errors import InputError, Problems
@@ -62,8 +62,10 @@ def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, di
     if not told or not is_intact(metrics):
         raise InputError("was edited: it is not what its checksum says" if told else "is not what `evaluate` writes",
                          where=str(folder / METRICS), hint=again)
-    digest = (metrics.get("files") or {}).get(PREDICTIONS)
-    if digest is not None and file_digest(folder / PREDICTIONS) != digest:
+    metrics.pop(CHECKSUM, None)
+    # An evaluation of before has no digest.
+    files = metrics.pop("files", None)
+    if files is not None and files != {PREDICTIONS: file_digest(folder / PREDICTIONS)}:
         raise InputError(f"differs from what {METRICS} records", where=str(folder / PREDICTIONS), hint=again)
     rows: dict[str, dict[str, Any]] = {}
     for where, row in read_jsonl(folder / PREDICTIONS, problems):

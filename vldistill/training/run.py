@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from vldistill.artifacts import (
     new_manifest,
     read_manifest,
     refuse_existing,
+    remove_leftovers,
+    within_parents,
     write_manifest,
     write_text,
 )
@@ -92,7 +95,7 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
             return whole
         earlier = _earlier(stage)
         if earlier is None and is_first_rank():
-            refuse_existing(folder, stage.overwrite, RUN_STAGES)
+            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES)
         return _run(stage, earlier, notice, say)
 
 
@@ -113,23 +116,17 @@ def _ours(folder: Path) -> Iterator[None]:
     if not is_first_rank():
         yield
         return
-    made = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with alone(folder):
-            for half in folder.glob("**/.*.tmp"):  # of a killed process
-                shutil.rmtree(half) if half.is_dir() else half.unlink()
-            yield
-    finally:
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
+    with within_parents(folder), alone(folder):
+        remove_leftovers(folder)
+        for half in folder.glob("**/.*.tmp"):  # of a killed process
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
+        yield
 
 
 def _earlier(stage: Stage) -> dict[str, Any] | None:
     """The manifest of the run to go on with. Raises InputError where the folder is another stage's."""
-    if not stage.resume or not stage.folder.exists():
-        return None
+    if not stage.resume or not stage.folder.exists() or all(path.name.startswith(".") for path in stage.folder.iterdir()):
+        return None  # or killed before it had a manifest
     return read_manifest(stage.folder, stage.name, make_it=f"vldistill {stage.name}, with --overwrite", partial=True)
 
 
@@ -159,10 +156,13 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
         manifest |= {"created": earlier["created"], "resumed": [*earlier.get("resumed", []), at]}
     if accelerator.is_main_process:
         if state is None and folder.exists():
-            shutil.rmtree(folder)
+            # Out of the way first: half a folder would be nothing that could be gone on with, or replaced.
+            retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            folder.rename(retired)
+            shutil.rmtree(retired)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "recipe.yaml", dump_recipe(recipe))
         write_manifest(folder, manifest)
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
     accelerator.wait_for_everyone()
     meter, spent = CostMeter(accelerator.device), state.values["cost"] if state is not None else None
     session = _Session(stage, parts, accelerator, precision, notice, state, lambda: add_costs(spent, meter.read()))

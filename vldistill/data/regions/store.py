@@ -135,7 +135,7 @@ class _Shard:
             raise ValueError("its tables are not of the same images")
         if self.starts[0] != 0 or self.starts[-1] != boxes or (np.diff(self.starts) < 0).any():
             raise ValueError("its images do not follow each other")
-        told = {"confidence": manifest.get("confidence"), "soft_labels": manifest.get("classes"),
+        told = {"boxes": True, "confidence": manifest.get("confidence"), "soft_labels": manifest.get("classes"),
                 "image_features": manifest.get("image_features")}
         if lost := [name for name, there in told.items() if there and name not in self.parts]:
             raise ValueError(f"it lacks {lost[0]}")
@@ -180,6 +180,7 @@ class RegionStore:
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
         check_fields(self.manifest, folder, sizes=dict, width=int, images=int)
+        check_fields(self.manifest["sizes"], folder, **dict.fromkeys(self.manifest["sizes"], int))
         for name, size in self.manifest["sizes"].items():
             path = folder / name
             if not path.exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from vldistill.artifacts import MANIFEST, RUN_STAGES, check_digests, is_intact
+from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, is_intact
 from vldistill.errors import InputError
 
 UNREADABLE = "unreadable"
@@ -212,7 +212,8 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:
     found = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-    return {name: metrics for name, metrics in found.items() if metrics is not None and is_intact(metrics)}
+    return {name: {key: value for key, value in metrics.items() if key not in (CHECKSUM, "files")}
+            for name, metrics in found.items() if metrics is not None and is_intact(metrics)}
 
 
 def _json(path: Path) -> dict[str, Any] | None:
