@@ -11,6 +11,7 @@ import pytest
 from resumed import curve, weights
 from tiny_teachers import write_bert, write_clip, write_vit
 
+from vldistill.artifacts import write_manifest
 from vldistill.data.artifact import open_data
 from vldistill.data.loading import EpochBatches, make_loader
 from vldistill.errors import InputError
@@ -232,12 +233,13 @@ def test_a_converted_student_is_warned_of_other_features(here, well, tmp_path, a
     config = json.loads((model / "config.json").read_text())
     config["vldistill"]["official"] = True
     (model / "config.json").write_text(json.dumps(config))
+    (model.parent / "manifest.json").unlink()  # a model folder by itself, as a converted one is
     store = advl_world / "artifacts/regions/toy/manifest.json"
     before = store.read_text()
     arguments = ("finetune", "-r", "regions.yaml", f"student.init={model}", "--runs", tmp_path / "runs", "--dry-run")
     assert "WARNING" not in well(*arguments).flat
     try:
-        store.write_text(before.replace('"features": "detector"', '"features": "resnet101.a1_in1k"'))
+        write_manifest(store.parent, {**json.loads(before), "features": "resnet101.a1_in1k"})
         assert "WARNING: the student's checkpoint was trained on a detector's features" in well(*arguments).flat
     finally:
         store.write_text(before)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TIMES = {"seconds", "source", "data_folder"}  # and what differs between two artifacts of one content
+TIMES = {"checksum", "seconds", "source", "data_folder"}  # and what differs between two artifacts of one content
 
 
 @pytest.fixture

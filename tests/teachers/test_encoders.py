@@ -13,6 +13,7 @@ import torch
 from tiny_teachers import write_bert, write_vit
 from transformers import AutoModel, AutoTokenizer
 
+from vldistill import artifacts
 from vldistill.errors import InputError
 from vldistill.models import slip
 from vldistill.models.clip import published
@@ -225,7 +226,7 @@ def test_fields_change_with_whatever_changes_the_features(tiny, tmp_path):
 
 def test_a_file_of_weights_is_read_once_and_again_when_it_changed(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setattr(weights, "file_digest", lambda path: read.append(path) or "0" * 64)
+    monkeypatch.setattr(artifacts, "file_digest", lambda path: read.append(path) or "0" * 64)
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"a")
     for _ in range(3):
