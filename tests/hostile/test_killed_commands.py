@@ -147,6 +147,18 @@ def test_cache(zygote, world):
     killed_cache(zygote, world, 3, 3)
 
 
+def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote, world):
+    cache = world / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    zygote.run(world, *CACHE)
+    whole = contents(cache)
+    for place in cache.iterdir():
+        write_manifest(place, {**json.loads((place / MANIFEST).read_text()), "complete": False})
+        (place / f".{MANIFEST}.1.tmp").write_text("{")
+    zygote.run(world, *CACHE)
+    assert contents(cache) == whole
+
+
 @pytest.mark.slow
 def test_cache_twenty_times(zygote, world):
     assert killed_cache(zygote, world, 20, 4) > 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,14 @@ class TeacherCaches:
                            most, tick)
         for part in self.parts.values():
             part.cache = find_cache(self._root, part.name, part.fields)
+
+    def settle(self, inputs: Inputs, shard: tuple[int, int] = (0, 1)) -> None:
+        """Declares caches complete whose writer was killed just before it could, and removes what it left."""
+        for part in self.parts.values():
+            if part.cache is not None and not part.cache.complete:
+                with suppress(InputError), ExitStack() as stack:  # refused where another is at work, which will do it
+                    self._open(part, inputs, shard, stack)
+                part.cache = find_cache(self._root, part.name, part.fields)
 
     def recomputed(self, inputs: Inputs, rows: int) -> dict[str, float]:
         """The smallest cosine between stored vectors and the same computed anew, over `rows` rows of each cache, drawn always
