@@ -179,7 +179,7 @@ class RegionStore:
         """Raises InputError where `folder` is no complete store, or a file has another size than its manifest says."""
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
-        check_fields(self.manifest, folder, sizes=dict, width=int, images=int)
+        check_fields(self.manifest, folder, sizes=dict, width=int, images=int, features=str)
         check_fields(self.manifest["sizes"], folder, **dict.fromkeys(self.manifest["sizes"], int))
         for name, size in self.manifest["sizes"].items():
             path = folder / name
