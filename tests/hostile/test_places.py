@@ -10,7 +10,7 @@ import pytest
 from hostile_worlds import raw_data
 from mutations import tree_of
 
-NAMES = ["with space", "Ünïcödé 画像", "it's \"quoted\"", "-dash", "a[b]*?{c}", "$HOME ~", "back\\slash", "line\nbreak", "%s {0}"]
+NAMES = ["with space Ünïcödé 画像", "-it's \"quoted\" back\\slash", "a[b]*?{c} $HOME ~ %s {0}", "line\nbreak"]
 RECIPE = """
 data: {{path: {data}}}
 image: {{size: 36}}
