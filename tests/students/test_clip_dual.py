@@ -149,7 +149,7 @@ def test_a_text_is_read_at_its_last_end_token_whatever_stands_behind(clip):
         length = int(together.mask[row].sum())
         alone = TextBatch(together.ids[row : row + 1, :length], together.mask[row : row + 1, :length])
         assert alone.ids[0, -1] == tokenizer.sep_id  # kept where the text was cut
-        torch.testing.assert_close(student.encode_text(alone)[0], student.encode_text(together)[row], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(student.encode_text(alone)[0], student.encode_text(together)[row], atol=1e-5, rtol=1e-5)
     # A text of two parts has an end token in the middle, too.
     pair = join_parts(tokenizer, (("two", "dogs"), ("run",)), 12)
     assert pair.ids.count(tokenizer.sep_id) == 2
