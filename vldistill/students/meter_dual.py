@@ -37,6 +37,9 @@ class _Projection(nn.Module):
 class _TowerLayer(Layer):
     """A co-attention layer without what the other modality adds."""
 
+    asked_in_parts = True
+    """Rather than called as a whole."""
+
     def __init__(self, config: MeterConfig):
         super().__init__(config)
         self.crossattention = _Projection("query", config)
