@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from golden_curves import CURVES, FILE, STEPS, curve, make_world, this_platform
-
-import vldistill
+from programs import ENVIRONMENT
 
 GOLDEN = json.loads(FILE.read_text())
 TOLERANCE = 1e-5
@@ -85,7 +84,7 @@ def test_with_two_threads_they_are_nearly_the_same(golden_world):
 @pytest.mark.parametrize("instructions", [None, "default"])
 def test_another_process_and_a_lesser_processor(tmp_path, instructions):
     """As the file is written: the same processor gives the same bits, one without vectors nearly so."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(vldistill.__file__).parents[1])}
+    environment = {**os.environ, **ENVIRONMENT}
     if instructions:
         environment |= {"ATEN_CPU_CAPABILITY": instructions, "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
     subprocess.run([sys.executable, Path(__file__).with_name("golden_curves.py"), tmp_path / "losses.json"], check=True,
