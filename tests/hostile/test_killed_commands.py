@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_worlds import raw_data, read_data
-from mutations import tree_of
+from mutations import contents_of, tree_of
 from tiny_teachers import write_bert, write_vit
 from zygote import Zygote
 
@@ -36,8 +36,6 @@ PREPARE = ("prepare", "nlvr2", "--raw", "raw", "--out", "out/nlvr2", "--shards",
 CACHE = ("cache", "--recipe", "advl.yaml", "cache.path=cache")
 DISTILL = ("distill", "--recipe", "advl.yaml", "--name", "a", "cache.path=whole-cache", "--resume", "auto")
 RUN = Path("runs/advl/a/seed0")
-TIMES = {"created", "wall_s", "cost", "resumed", "command", "checksum"}
-"""Of a manifest: what no two commands have in common."""
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +59,6 @@ def world(tmp_path_factory, command, zygote) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict:
-    """All below a folder, without what depends on the clock."""
-    found = tree_of(folder)
-    for name in [name for name in found if name.endswith(MANIFEST)]:
-        found[name] = {key: value for key, value in json.loads(found[name]).items() if key not in TIMES | {"files"}}
-    for name in [name for name in found if name.endswith("metrics.jsonl")]:
-        rows = [json.loads(line) for line in found[name].splitlines()]
-        found[name] = [{key: value for key, value in row.items() if key != "pairs_per_s"} for row in rows]
-    return {name: value for name, value in found.items() if not name.endswith(("log.txt", ".journal", ".lock"))}
-
-
 def moments(count: int, longest: float, seed: int) -> list[float]:
     chosen = random.Random(seed)
     return [chosen.uniform(0.02, 0.98) * longest for _ in range(count)]
@@ -85,7 +72,7 @@ def killed_prepare(zygote: Zygote, world: Path, count: int, seed: int) -> int:
     out, raw = world / "out", tree_of(world / "raw")
     shutil.rmtree(out, ignore_errors=True)
     longest = zygote.run(world, *PREPARE)
-    whole, expected, killed = contents(out), read_data(out / "nlvr2"), 0
+    whole, expected, killed = contents_of(out), read_data(out / "nlvr2"), 0
     for number, moment in enumerate(moments(count, longest, seed)):
         over = number % 2 == 1
         if not over:
@@ -98,7 +85,7 @@ def killed_prepare(zygote: Zygote, world: Path, count: int, seed: int) -> int:
             assert not over or list(out.glob(".nlvr2.*.old"))
         zygote.run(world, *PREPARE)
         zygote.run(world, *words)
-        assert contents(out) == whole and tree_of(world / "raw") == raw
+        assert contents_of(out) == whole and tree_of(world / "raw") == raw
     return killed
 
 
@@ -131,7 +118,7 @@ def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
     cache, killed = world / "cache", 0
     shutil.rmtree(cache, ignore_errors=True)
     longest = zygote.run(world, *CACHE)
-    whole, expected = contents(cache), rows_of(cache)
+    whole, expected = contents_of(cache), rows_of(cache)
     assert sum(map(len, expected.values())) > 60
     for moment in moments(count, longest, seed):
         shutil.rmtree(cache)
@@ -139,7 +126,7 @@ def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
         for name, rows in rows_of(cache).items():
             assert rows.items() <= expected[name].items()
         zygote.run(world, *CACHE)
-        assert contents(cache) == whole and rows_of(cache) == expected
+        assert contents_of(cache) == whole and rows_of(cache) == expected
     return killed
 
 
@@ -151,12 +138,12 @@ def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote,
     cache = world / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     zygote.run(world, *CACHE)
-    whole = contents(cache)
+    whole = contents_of(cache)
     for place in cache.iterdir():
         write_manifest(place, {**json.loads((place / MANIFEST).read_text()), "complete": False})
         (place / f".{MANIFEST}.1.tmp").write_text("{")
     zygote.run(world, *CACHE)
-    assert contents(cache) == whole
+    assert contents_of(cache) == whole
 
 
 @pytest.mark.slow
@@ -172,7 +159,7 @@ def killed_distill(zygote: Zygote, world: Path, count: int, seed: int, times: in
     run, killed, resumed = world / RUN, 0, 0
     shutil.rmtree(world / "runs", ignore_errors=True)
     longest = zygote.run(world, *DISTILL)
-    whole = contents(world / "runs")
+    whole = contents_of(world / "runs")
     for moment in moments(count, longest, seed):
         shutil.rmtree(world / "runs")
         for again in range(1, times + 1):
@@ -181,7 +168,7 @@ def killed_distill(zygote: Zygote, world: Path, count: int, seed: int, times: in
                 assert load_state(found).step == int(found.name.removeprefix("step-"))
                 resumed += 1
         zygote.run(world, *DISTILL)
-        assert contents(world / "runs") == whole
+        assert contents_of(world / "runs") == whole
     return killed, resumed
 
 
@@ -193,7 +180,7 @@ def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, 
     run = world / RUN
     shutil.rmtree(world / "runs", ignore_errors=True)
     zygote.run(world, *DISTILL, "train.steps=1")
-    whole, manifest = contents(world / "runs"), json.loads((run / MANIFEST).read_text())
+    whole, manifest = contents_of(world / "runs"), json.loads((run / MANIFEST).read_text())
     for there in (None, ".manifest.json.1.tmp", "manifest.json"):
         shutil.rmtree(run)
         run.mkdir()
@@ -201,10 +188,10 @@ def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, 
             write_manifest(run, {**manifest, "complete": False, "status": "running"})
             (run / MANIFEST).rename(run / there)
         zygote.run(world, *DISTILL, "train.steps=1")
-        assert contents(world / "runs") == whole, there
+        assert contents_of(world / "runs") == whole, there
     run.rename(run.with_name(".seed0.1.old"))
     zygote.run(world, *DISTILL, "train.steps=1")
-    assert contents(world / "runs") == whole
+    assert contents_of(world / "runs") == whole
 
 
 @pytest.mark.slow

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vldistill.artifacts import CHECKSUM, file_digest, is_intact, sealed, write_json
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError, first_line, writing
+from vldistill.models.saving import save_tensors
 
 FOLDER = "checkpoints"
 """Below a run."""
@@ -54,7 +55,8 @@ class State:
 
 
 def save_state(run: Path, state: State) -> Path:
-    """Writes a checkpoint, then removes all but the newest KEPT. A crash leaves the earlier ones and no half of this one."""
+    """Writes a checkpoint, then removes all but the newest KEPT. A crash leaves the earlier ones and no half of this one.
+    Raises VldistillError where the disk is full."""
     parent = run / FOLDER
     parent.mkdir(exist_ok=True)
     target, temporary = parent / f"step-{state.step:08d}", parent / f".step-{state.step:08d}.tmp"
@@ -62,7 +64,7 @@ def save_state(run: Path, state: State) -> Path:
     temporary.mkdir()
     try:
         # Cloned, since tied weights share their memory, which the file format refuses.
-        save_file({name: value.detach().cpu().clone() for name, value in state.tensors.items()}, temporary / _TENSORS)
+        save_tensors(temporary / _TENSORS, {name: value.detach().cpu().clone() for name, value in state.tensors.items()})
         _flush(temporary / _TENSORS)
         plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
         write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))
@@ -80,7 +82,8 @@ def save_state(run: Path, state: State) -> Path:
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with writing(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 
