@@ -4,8 +4,11 @@ what an undisturbed one gives, leaving nothing behind."""
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -198,3 +201,45 @@ def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, 
 def test_distill_twenty_times(zygote, world):
     killed, resumed = killed_distill(zygote, world, 20, 6, times=2)
     assert killed >= 15 and resumed >= 8, (killed, resumed)
+
+
+def half_written(run: Path, first: int) -> Path | None:
+    """A checkpoint that is being written, of this step or a later one."""
+    found = (run / "checkpoints").glob(".step-*.tmp")
+    return next((path for path in found if int(path.name[6:14]) >= first), None)
+
+
+def kill_while_saving(zygote: Zygote, world: Path, first: int, wait: float) -> Path | None:
+    """Kills a run so many seconds after it began to write a checkpoint, of step `first` if that is seen in time; the half-written
+    checkpoint, if it left one."""
+    run, number = world / RUN, zygote.begin(world, *DISTILL)
+    with suppress(ProcessLookupError):
+        while half_written(run, first) is None:
+            os.kill(number, 0)
+        time.sleep(wait)
+        os.kill(number, 9)
+    assert zygote.end() in (0, -9)
+    return half_written(run, first)
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_the_middle_of_a_checkpoint(zygote, world):
+    run, chosen, had, tries = world / RUN, random.Random(7), [], 0
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    zygote.run(world, *DISTILL)
+    whole = contents_of(world / "runs")
+    while len(had) < 20:
+        tries += 1
+        assert tries < 80, f"only {len(had)} were in the middle"
+        shutil.rmtree(world / "runs")
+        half = kill_while_saving(zygote, world, chosen.randint(1, 6), chosen.uniform(0, 0.012))
+        steps = sorted(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))
+        if half is not None:
+            step = int(half.name[6:14])
+            assert steps == [number for number in (step - 2, step - 1) if number > 0]
+            had.append(sorted(path.name for path in half.iterdir()))
+        assert not steps or load_state(run / f"checkpoints/step-{steps[-1]:08d}").step == steps[-1]
+        zygote.run(world, *DISTILL)
+        assert contents_of(world / "runs") == whole and not list(world.glob("runs/**/.*.tmp"))
+    print(f"{len(had)} of {tries} kills were in the middle of a write, which had come to: {sorted(had)}")
+    assert sum(map(bool, had)) >= 5
