@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from vldistill.artifacts import MANIFEST, write_manifest
 from vldistill.data.toy.layouts import write_toy
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.training.checkpoint import load_state, newest
+from vldistill.training.guard import PREEMPTED
 
 RECIPE = """
 data: {path: data}
@@ -243,3 +245,30 @@ def test_twenty_kills_in_the_middle_of_a_checkpoint(zygote, world):
         assert contents_of(world / "runs") == whole and not list(world.glob("runs/**/.*.tmp"))
     print(f"{len(had)} of {tries} kills were in the middle of a write, which had come to: {sorted(had)}")
     assert sum(map(bool, had)) >= 5
+
+
+@pytest.mark.slow
+def test_told_to_leave_at_ten_random_moments(zygote, world):
+    """And five times in the middle of a checkpoint, which the answer to the signal waits for."""
+    run, chosen, steps = world / RUN, random.Random(8), []
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    zygote.run(world, *DISTILL)
+    whole, longest = contents_of(world / "runs"), json.loads((run / MANIFEST).read_text())["wall_s"]
+    for tried in range(15):
+        shutil.rmtree(world / "runs")
+        number = zygote.begin(world, *DISTILL)
+        while not (run / MANIFEST).exists() if tried < 10 else half_written(run, tried - 9) is None:
+            time.sleep(1e-4)
+        time.sleep(chosen.uniform(0, longest) if tried < 10 else 0)
+        told = time.monotonic()
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM if tried % 2 else signal.SIGUSR2)
+        code = zygote.end()
+        assert time.monotonic() - told < 5 and code in (0, PREEMPTED)
+        if code:
+            assert json.loads((run / MANIFEST).read_text())["status"] == "preempted" and not list(run.rglob("*.tmp"))
+            steps.append(load_state(newest(run)).step)
+        zygote.run(world, *DISTILL)
+        assert contents_of(world / "runs") == whole
+    print(f"left after steps {steps}")
+    assert len(steps) >= 10
