@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vldistill.errors import InputError
+from vldistill.errors import InputError, writing
 from vldistill.locking import alone
 
 SCHEMA_VERSION = 1
@@ -58,14 +58,16 @@ def _digest_of(path: Path, inode: int, size: int, changed: int) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole: to a temporary name, flushed to disk, then renamed into place."""
+    """Writes a file whole: to a temporary name, flushed to disk, then renamed into place. Raises VldistillError where the disk is
+    full."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing(path, len(content)):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,12 +86,12 @@ def write_json(path: Path, value: Any) -> None:
 def building(target: Path, *, overwrite: bool = False, stage: str | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `target`, renamed to it on success and removed on any failure (Ctrl-C too).
 
-    Raises InputError at once where `refuse_existing` does, or another process is writing `target`; an old artifact stays until
-    the new one is whole. What a killed process left half-written there is removed.
+    Raises InputError at once where `refuse_existing` does, or another process is writing `target`, and VldistillError where the
+    disk is full; an old artifact stays until the new one is whole. What a killed process left half-written there is removed.
     """
     refuse_existing(target, overwrite, stage)
     temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
-    with within_parents(target), alone(target):
+    with within_parents(target), alone(target), writing(target):
         remove_leftovers(target)
         # It may have been finished by another since.
         refuse_existing(target, overwrite, stage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
-from vldistill.errors import VldistillError
+from vldistill.errors import DISK_ERRORS, VldistillError
 
 app = typer.Typer(
     name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -338,7 +337,7 @@ def main(argv: list[str] | None = None) -> Any:
             raise
         place = f"{error.filename}: " if error.filename else ""
         print(f"vldistill: {place}{error.strerror or error}", file=sys.stderr)
-        raise SystemExit(1 if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) else 2) from None
+        raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             print("vldistill: interrupted; nothing half-written counts as an artifact", file=sys.stderr)

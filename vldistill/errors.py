@@ -7,9 +7,16 @@ Every error that a user can mend says what is wrong, where (`file:line`), and wh
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 MAX_PROBLEMS_SHOWN = 20
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the operating system says of a disk that is full or broken, or of a file that may not grow: no fault of the input."""
+_MEND = "free some space and run the same command again; a run goes on with --resume auto"
 
 
 class VldistillError(Exception):
@@ -30,6 +37,19 @@ class InputError(VldistillError):
     """Bad input or a refusal (exit code 2); nothing has been written."""
 
     exit_code = 2
+
+
+@contextmanager
+def writing(path: Path, size: int | None = None, *, hint: str = _MEND, every: bool = False) -> Iterator[None]:
+    """Turns one of DISK_ERRORS, or `every` error of the operating system, into one line that says what failed: VldistillError
+    naming the file and, where it is known, how many bytes were to be written."""
+    try:
+        yield
+    except OSError as error:
+        if not every and error.errno not in DISK_ERRORS:
+            raise
+        what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
+        raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=hint) from None
 
 
 def first_line(error: BaseException) -> str:

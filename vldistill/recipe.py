@@ -42,13 +42,7 @@ def shipped_recipes() -> list[Path]:
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """Reads, overrides and validates a recipe. Raises InputError with every fault, each with its file and line."""
     path, problems = find_recipe(name), Problems()
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError("is larger than 1 MiB", where=str(path), hint="a recipe is a short text")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}", where=str(path)) from None
-    values, lines = parse_yaml(text, str(path), problems)
+    values, lines = read_values(path, problems)
     if not isinstance(values, dict):
         raise InputError("a recipe is a table of sections", where=f"{path}:1", hint="see `vldistill recipe show quickstart_dide`")
     for override in overrides or []:
@@ -56,6 +50,19 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     if values.get("name") in (None, ""):
         values["name"] = path.stem
     return _validate(values, lines, str(path), problems)
+
+
+def read_values(path: Path, problems: Problems) -> tuple[Any, Lines]:
+    """What a recipe's file holds, see `parse_yaml`, unjudged. Raises InputError where it cannot be read."""
+    if not path.is_file():
+        raise InputError("is not a file", where=str(path), hint="name a recipe")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError("is larger than 1 MiB", where=str(path), hint="a recipe is a short text")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", where=str(path)) from None
+    return parse_yaml(text, str(path), problems)
 
 
 def _apply(values: dict[str, Any], override: str, lines: Lines, problems: Problems) -> None:

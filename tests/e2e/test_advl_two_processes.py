@@ -7,22 +7,14 @@ from pathlib import Path
 
 import torch
 from advl_gradients import first_batch, gradients, load
+from advl_worlds import advl_recipe, write_teachers
 from launching import launch
 from safetensors.torch import load_file
-from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill.runtime import choose_precision, make_accelerator
 from vldistill.training.stages import make_phases
 
-RECIPE = """
-data: {path: WORLD/artifacts/data/toy-vqa}
-image: {size: 36}
-text: {max_length: 16, vocabulary_size: 300}
-student: {kind: vilt, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}, dropout: 0.0}
-teachers:
-  vision: {kind: timm, model: HERE/vit}
-  text: {kind: transformers, model: HERE/bert}
-  relevance: {kind: open_clip, model: HERE/clip, weights: random}
+REST = """
 objective: {kind: advl, answer_loss: softmax, itm_fraction: 0.5}
 train: {steps: 4, batch: {pairs: 4}}
 cache: {path: HERE/cache}
@@ -31,9 +23,9 @@ MAPS = ["vision", "text", "words"]
 
 
 def test_all_that_advl_learns_gets_its_gradient_from_both_processes(world, tmp_path):
-    for name, write in (("vit", write_vit), ("bert", write_bert), ("clip", write_clip)):
-        write(tmp_path / name)
-    (tmp_path / "advl.yaml").write_text(RECIPE.replace("WORLD", str(world)).replace("HERE", str(tmp_path)))
+    write_teachers(tmp_path)
+    rest = REST.replace("HERE", str(tmp_path))
+    (tmp_path / "advl.yaml").write_text(advl_recipe(rest, data=world / "artifacts/data/toy-vqa", teachers=tmp_path))
     recipe, parts = load(tmp_path / "advl.yaml")  # and with it the cache
     ended = launch(tmp_path, Path(__file__).with_name("advl_gradients.py"), tmp_path / "advl.yaml", tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]

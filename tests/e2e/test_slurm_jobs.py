@@ -12,26 +12,18 @@ from pathlib import Path
 import pytest
 import slurm_stubs
 import torch
+from advl_worlds import advl_recipe, write_teachers
 from safetensors.torch import load_file
-from tiny_teachers import write_bert, write_clip, write_vit
 
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "bin"
 # With AdamW's usual 1e-8 a gradient that is nothing but rounding moves a weight by a whole step, either way.
 STEPS = ("train.steps=12", "train.validate_every=12", "train.log_every=1", "train.eval_pairs=8", "train.checkpoint_every=1",
          "optim.lr=1e-4", "optim.eps=1e-3")
-RECIPE = """
-data: {path: artifacts/data/toy-vqa}
-image: {size: 36}
-text: {max_length: 16, vocabulary_size: 300}
-student: {kind: vilt, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}, dropout: 0.0}
-teachers:
-  vision: {kind: timm, model: teachers/vit}
-  text: {kind: transformers, model: teachers/bert}
-  relevance: {kind: open_clip, model: teachers/clip, weights: random}
+RECIPE = advl_recipe("""
 objective: {kind: advl, answer_loss: softmax}
 train: {steps: 2, batch: {pairs: 8}, eval_pairs: 32, log_every: 1, validate_every: 2}
-"""
+""")
 GRID = """
 prepare toy --scale 0.01 --datasets vqa
 finetune --recipe "my recipe.yaml" --name labels
@@ -80,8 +72,7 @@ def test_two_tasks_that_were_put_back_equal_one_process_with_the_doubled_batch(w
 def work(tmp_path, monkeypatch):
     """A folder with small teachers and a recipe for them, as the working folder."""
     folder = tmp_path / "my work"
-    for name, write in (("vit", write_vit), ("bert", write_bert), ("clip", write_clip)):
-        write(folder / "teachers" / name)
+    write_teachers(folder / "teachers")
     (folder / "my recipe.yaml").write_text(RECIPE)
     monkeypatch.chdir(folder)
     return folder

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import fingerprint
+from vldistill.artifacts import MANIFEST, fingerprint
 
 DEEP = "[" * 100_000
 HUGE = [10**400, 2**63, -1, 1e308, 0]
 SEALED = "checksum made right"
 STRANGE = [None, True, [], {}, "", "no", "../../../etc/passwd", "\0", 0.5, [[]], {"a": {"b": []}}, *HUGE]
 """Values that are hardly ever right, of every type."""
+TIMES = {"created", "wall_s", "cost", "resumed", "command", "checksum"}
+"""Of a manifest: what no two commands have in common."""
 
 Damage = Callable[[Path, random.Random], str]
 
@@ -259,3 +261,14 @@ def tree_of(folder: Path) -> dict[str, bytes | str]:
         else:
             found[name] = path.read_bytes() if path.is_file() else "folder"
     return found
+
+
+def contents_of(folder: Path) -> dict:
+    """All below a folder, without what depends on the clock."""
+    found = tree_of(folder)
+    for name in [name for name in found if name.endswith(MANIFEST)]:
+        found[name] = {key: value for key, value in json.loads(found[name]).items() if key not in TIMES | {"files"}}
+    for name in [name for name in found if name.endswith("metrics.jsonl")]:
+        rows = [json.loads(line) for line in found[name].splitlines()]
+        found[name] = [{key: value for key, value in row.items() if key != "pairs_per_s"} for row in rows]
+    return {name: value for name, value in found.items() if not name.endswith(("log.txt", ".journal", ".lock"))}

@@ -4,14 +4,18 @@ what an undisturbed one gives, leaving nothing behind."""
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hostile_worlds import raw_data, read_data
-from mutations import tree_of
+from mutations import contents_of, tree_of
 from tiny_teachers import write_bert, write_vit
 from zygote import Zygote
 
@@ -19,6 +23,7 @@ from vldistill.artifacts import MANIFEST, write_manifest
 from vldistill.data.toy.layouts import write_toy
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.training.checkpoint import load_state, newest
+from vldistill.training.guard import PREEMPTED
 
 RECIPE = """
 data: {path: data}
@@ -36,8 +41,6 @@ PREPARE = ("prepare", "nlvr2", "--raw", "raw", "--out", "out/nlvr2", "--shards",
 CACHE = ("cache", "--recipe", "advl.yaml", "cache.path=cache")
 DISTILL = ("distill", "--recipe", "advl.yaml", "--name", "a", "cache.path=whole-cache", "--resume", "auto")
 RUN = Path("runs/advl/a/seed0")
-TIMES = {"created", "wall_s", "cost", "resumed", "command", "checksum"}
-"""Of a manifest: what no two commands have in common."""
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +64,6 @@ def world(tmp_path_factory, command, zygote) -> Path:
     return folder
 
 
-def contents(folder: Path) -> dict:
-    """All below a folder, without what depends on the clock."""
-    found = tree_of(folder)
-    for name in [name for name in found if name.endswith(MANIFEST)]:
-        found[name] = {key: value for key, value in json.loads(found[name]).items() if key not in TIMES | {"files"}}
-    for name in [name for name in found if name.endswith("metrics.jsonl")]:
-        rows = [json.loads(line) for line in found[name].splitlines()]
-        found[name] = [{key: value for key, value in row.items() if key != "pairs_per_s"} for row in rows]
-    return {name: value for name, value in found.items() if not name.endswith(("log.txt", ".journal", ".lock"))}
-
-
 def moments(count: int, longest: float, seed: int) -> list[float]:
     chosen = random.Random(seed)
     return [chosen.uniform(0.02, 0.98) * longest for _ in range(count)]
@@ -85,7 +77,7 @@ def killed_prepare(zygote: Zygote, world: Path, count: int, seed: int) -> int:
     out, raw = world / "out", tree_of(world / "raw")
     shutil.rmtree(out, ignore_errors=True)
     longest = zygote.run(world, *PREPARE)
-    whole, expected, killed = contents(out), read_data(out / "nlvr2"), 0
+    whole, expected, killed = contents_of(out), read_data(out / "nlvr2"), 0
     for number, moment in enumerate(moments(count, longest, seed)):
         over = number % 2 == 1
         if not over:
@@ -98,7 +90,7 @@ def killed_prepare(zygote: Zygote, world: Path, count: int, seed: int) -> int:
             assert not over or list(out.glob(".nlvr2.*.old"))
         zygote.run(world, *PREPARE)
         zygote.run(world, *words)
-        assert contents(out) == whole and tree_of(world / "raw") == raw
+        assert contents_of(out) == whole and tree_of(world / "raw") == raw
     return killed
 
 
@@ -131,7 +123,7 @@ def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
     cache, killed = world / "cache", 0
     shutil.rmtree(cache, ignore_errors=True)
     longest = zygote.run(world, *CACHE)
-    whole, expected = contents(cache), rows_of(cache)
+    whole, expected = contents_of(cache), rows_of(cache)
     assert sum(map(len, expected.values())) > 60
     for moment in moments(count, longest, seed):
         shutil.rmtree(cache)
@@ -139,7 +131,7 @@ def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
         for name, rows in rows_of(cache).items():
             assert rows.items() <= expected[name].items()
         zygote.run(world, *CACHE)
-        assert contents(cache) == whole and rows_of(cache) == expected
+        assert contents_of(cache) == whole and rows_of(cache) == expected
     return killed
 
 
@@ -151,12 +143,12 @@ def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote,
     cache = world / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     zygote.run(world, *CACHE)
-    whole = contents(cache)
+    whole = contents_of(cache)
     for place in cache.iterdir():
         write_manifest(place, {**json.loads((place / MANIFEST).read_text()), "complete": False})
         (place / f".{MANIFEST}.1.tmp").write_text("{")
     zygote.run(world, *CACHE)
-    assert contents(cache) == whole
+    assert contents_of(cache) == whole
 
 
 @pytest.mark.slow
@@ -172,7 +164,7 @@ def killed_distill(zygote: Zygote, world: Path, count: int, seed: int, times: in
     run, killed, resumed = world / RUN, 0, 0
     shutil.rmtree(world / "runs", ignore_errors=True)
     longest = zygote.run(world, *DISTILL)
-    whole = contents(world / "runs")
+    whole = contents_of(world / "runs")
     for moment in moments(count, longest, seed):
         shutil.rmtree(world / "runs")
         for again in range(1, times + 1):
@@ -181,7 +173,7 @@ def killed_distill(zygote: Zygote, world: Path, count: int, seed: int, times: in
                 assert load_state(found).step == int(found.name.removeprefix("step-"))
                 resumed += 1
         zygote.run(world, *DISTILL)
-        assert contents(world / "runs") == whole
+        assert contents_of(world / "runs") == whole
     return killed, resumed
 
 
@@ -193,7 +185,7 @@ def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, 
     run = world / RUN
     shutil.rmtree(world / "runs", ignore_errors=True)
     zygote.run(world, *DISTILL, "train.steps=1")
-    whole, manifest = contents(world / "runs"), json.loads((run / MANIFEST).read_text())
+    whole, manifest = contents_of(world / "runs"), json.loads((run / MANIFEST).read_text())
     for there in (None, ".manifest.json.1.tmp", "manifest.json"):
         shutil.rmtree(run)
         run.mkdir()
@@ -201,13 +193,82 @@ def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, 
             write_manifest(run, {**manifest, "complete": False, "status": "running"})
             (run / MANIFEST).rename(run / there)
         zygote.run(world, *DISTILL, "train.steps=1")
-        assert contents(world / "runs") == whole, there
+        assert contents_of(world / "runs") == whole, there
     run.rename(run.with_name(".seed0.1.old"))
     zygote.run(world, *DISTILL, "train.steps=1")
-    assert contents(world / "runs") == whole
+    assert contents_of(world / "runs") == whole
 
 
 @pytest.mark.slow
 def test_distill_twenty_times(zygote, world):
     killed, resumed = killed_distill(zygote, world, 20, 6, times=2)
     assert killed >= 15 and resumed >= 8, (killed, resumed)
+
+
+def half_written(run: Path, first: int) -> Path | None:
+    """A checkpoint that is being written, of this step or a later one."""
+    found = (run / "checkpoints").glob(".step-*.tmp")
+    return next((path for path in found if int(path.name[6:14]) >= first), None)
+
+
+def kill_while_saving(zygote: Zygote, world: Path, first: int, wait: float) -> Path | None:
+    """Kills a run so many seconds after it began to write a checkpoint, of step `first` if that is seen in time; the half-written
+    checkpoint, if it left one."""
+    run, number = world / RUN, zygote.begin(world, *DISTILL)
+    with suppress(ProcessLookupError):
+        while half_written(run, first) is None:
+            os.kill(number, 0)
+        time.sleep(wait)
+        os.kill(number, 9)
+    assert zygote.end() in (0, -9)
+    return half_written(run, first)
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_the_middle_of_a_checkpoint(zygote, world):
+    run, chosen, had, tries = world / RUN, random.Random(7), [], 0
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    zygote.run(world, *DISTILL)
+    whole = contents_of(world / "runs")
+    while len(had) < 20:
+        tries += 1
+        assert tries < 80, f"only {len(had)} were in the middle"
+        shutil.rmtree(world / "runs")
+        half = kill_while_saving(zygote, world, chosen.randint(1, 6), chosen.uniform(0, 0.012))
+        steps = sorted(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))
+        if half is not None:
+            step = int(half.name[6:14])
+            assert steps == [number for number in (step - 2, step - 1) if number > 0]
+            had.append(sorted(path.name for path in half.iterdir()))
+        assert not steps or load_state(run / f"checkpoints/step-{steps[-1]:08d}").step == steps[-1]
+        zygote.run(world, *DISTILL)
+        assert contents_of(world / "runs") == whole and not list(world.glob("runs/**/.*.tmp"))
+    print(f"{len(had)} of {tries} kills were in the middle of a write, which had come to: {sorted(had)}")
+    assert sum(map(bool, had)) >= 5
+
+
+@pytest.mark.slow
+def test_told_to_leave_at_ten_random_moments(zygote, world):
+    """And five times in the middle of a checkpoint, which the answer to the signal waits for."""
+    run, chosen, steps = world / RUN, random.Random(8), []
+    shutil.rmtree(world / "runs", ignore_errors=True)
+    zygote.run(world, *DISTILL)
+    whole, longest = contents_of(world / "runs"), json.loads((run / MANIFEST).read_text())["wall_s"]
+    for tried in range(15):
+        shutil.rmtree(world / "runs")
+        number = zygote.begin(world, *DISTILL)
+        while not (run / MANIFEST).exists() if tried < 10 else half_written(run, tried - 9) is None:
+            time.sleep(1e-4)
+        time.sleep(chosen.uniform(0, longest) if tried < 10 else 0)
+        told = time.monotonic()
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM if tried % 2 else signal.SIGUSR2)
+        code = zygote.end()
+        assert time.monotonic() - told < 5 and code in (0, PREEMPTED)
+        if code:
+            assert json.loads((run / MANIFEST).read_text())["status"] == "preempted" and not list(run.rglob("*.tmp"))
+            steps.append(load_state(newest(run)).step)
+        zygote.run(world, *DISTILL)
+        assert contents_of(world / "runs") == whole
+    print(f"left after steps {steps}")
+    assert len(steps) >= 10

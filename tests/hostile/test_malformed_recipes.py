@@ -6,9 +6,11 @@ import os
 import time
 
 import pytest
+from hostile_worlds import make_run
 from mutations import tree_of
 from recipe_mutations import BASES, SAME, base, malformed, text_of
 
+from vldistill.evaluation.report.runs import read_runs
 from vldistill.recipe import load_recipe, recipe_hash
 
 NOTHING = object()
@@ -72,16 +74,32 @@ def test_a_recipe_that_is_no_file(what, tmp_path, command):
     assert result.code == 2 and str(path) in result.err and result.err.count("\n") == 1, result.err
 
 
-@pytest.mark.parametrize("kind", ["aliases", "nesting", "length"])
-def test_a_bomb_is_refused_at_once(kind, tmp_path, command):
-    """50 MB of text, 100,000 levels, or nine aliases of nine aliases: refused within a second, and without their memory."""
-    import tracemalloc
-
-    path = tmp_path / "bomb.yaml"
+def write_bomb(path, kind: str) -> None:
+    """50 MB of text, 100,000 levels, or nine aliases of nine aliases."""
     path.write_bytes({
         "aliases": b"a0: &a0 [x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9))
                                                for n in range(1, 40)),
         "nesting": b"a: " + b"[" * 100_000 + b"]" * 100_000, "length": b"a: [1]\n" * (50_000_000 // 7)}[kind])
+
+
+BOMBS = ("aliases", "nesting", "length")
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_report_passes_over_a_bomb_beside_a_run(kind, tmp_path):
+    write_bomb(make_run(tmp_path) / "recipe.yaml", kind)
+    started = time.process_time()
+    record, = read_runs([tmp_path])
+    assert time.process_time() - started < 1 and record.settings == {} and record.problem is not None
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_bomb_is_refused_at_once(kind, tmp_path, command):
+    """Within a second, and without its memory."""
+    import tracemalloc
+
+    path = tmp_path / "bomb.yaml"
+    write_bomb(path, kind)
     started = time.process_time()
     result = command("recipe", "check", path)
     assert time.process_time() - started < 1

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hostile_worlds import raw_data, read_data
+from programs import programs
 
-import vldistill
 from vldistill import locking
 from vldistill.artifacts import building, new_manifest, write_manifest
 from vldistill.data.prepare import prepare
@@ -43,21 +41,15 @@ train: {steps: 1, batch: {pairs: 2}, eval_pairs: 2}
 @pytest.fixture
 def holding():
     """A function: another process has this target until the test ends."""
-    running = []
+    with programs() as start:
 
-    def begin(target: Path) -> subprocess.Popen:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "PYTHONPATH": str(Path(vldistill.__file__).parents[1])}
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   env=environment, text=True)
-        running.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
+        def begin(target: Path) -> subprocess.Popen:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            process = start("-c", HOLD, target)
+            assert process.stdout.readline() == "held\n"
+            return process
 
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
+        yield begin
 
 
 @pytest.fixture

@@ -23,11 +23,10 @@ class Zygote:
         self._log = log
 
     def __enter__(self) -> Zygote:
-        import vldistill
+        from programs import ENVIRONMENT
 
-        environment = {**os.environ, "PYTHONPATH": str(Path(vldistill.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         env=environment)
+                                         env={**os.environ, **ENVIRONMENT})
         assert self._process.stdout.readline() == "ready\n"
         return self
 

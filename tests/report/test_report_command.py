@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from programs import draw, with_a_browser
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +68,9 @@ def test_a_run_tells_its_cost(grid):
     assert manifest["cost"]["seconds"] == manifest["wall_s"] > 0 and manifest["cost"]["memory_bytes"] > 1e8
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@with_a_browser
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_draws_the_page_without_a_complaint(grid, world, well, tmp_path, width):
     well("report", grid, "--out", tmp_path / "report")
-    page = tmp_path / "report/report.html"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars",
-               "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000"]
-    picture = tmp_path / "page.png"
-    told = subprocess.run([CHROMIUM, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True,
-                          timeout=60).stderr.decode()
-    assert "CONSOLE" not in told, "no errors, no refused requests"
-    from PIL import Image
-
-    image = Image.open(picture).convert("RGB")
+    image = draw(tmp_path / "report/report.html", tmp_path, width)
     assert image.width == width and len(image.getcolors(1 << 24)) > 50

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from advl_worlds import advl_recipe, write_teachers
 from resumed import curve, weights
-from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill.artifacts import write_manifest
 from vldistill.data.artifact import open_data
@@ -24,19 +24,11 @@ from vldistill.training.build import build_parts
 from vldistill.training.guard import PREEMPTED
 from vldistill.training.stages import for_stage
 
-RECIPE = """
-data: {path: artifacts/data/toy-vqa}
-image: {size: 36}
-text: {max_length: 16, vocabulary_size: 300}
-student: {kind: vilt, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}, dropout: 0.0}
-teachers:
-  vision: {kind: timm, model: teachers/vit}
-  text: {kind: transformers, model: teachers/bert}
-  relevance: {kind: open_clip, model: teachers/clip, weights: random}
+RECIPE = advl_recipe("""
 objective: {kind: advl, answer_loss: softmax}
 optim: {lr: 1e-3}
 train: {steps: 5, batch: {pairs: 8}, eval_pairs: 32, log_every: 1, validate_every: 3}
-"""
+""")
 REGIONS = """
 data: {path: artifacts/data/toy-vcr}
 regions: {path: artifacts/regions/toy}
@@ -71,8 +63,7 @@ def advl_world(tmp_path_factory, well):
                      norm_bb=np.concatenate([boxes, sides], axis=1).clip(0, 1).astype(np.float16),
                      soft_labels=np.ones((len(boxes), 3), np.float16))
         well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
-    for name, write in (("vit", write_vit), ("bert", write_bert), ("clip", write_clip)):
-        write(folder / "teachers" / name)
+    write_teachers(folder / "teachers")
     (folder / "advl.yaml").write_text(RECIPE)
     (folder / "regions.yaml").write_text(REGIONS)
     return folder

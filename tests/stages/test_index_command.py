@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from programs import draw, with_a_browser
 
 from vldistill.data.artifact import open_data
 from vldistill.evaluation.image_index import ImageIndex
@@ -17,7 +17,6 @@ from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 
 DIDE = "runs/quickstart_dide/default/seed0"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +118,11 @@ def test_the_page_stands_alone_and_escapes(world, runs, well, tmp_path, texts):
     assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "") and "<script" not in html
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser")
+@with_a_browser
 def test_a_browser_draws_the_page(world, runs, well, tmp_path):
-    page, picture = tmp_path / "found.html", tmp_path / "found.png"
+    page = tmp_path / "found.html"
     well("index", "query", runs["captions"][1], "a red circle", "--out", page)
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--screenshot={picture}", "--window-size=400,800",
-               f"--user-data-dir={tmp_path}", page.as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-    from PIL import Image
-
-    assert len(Image.open(picture).getcolors(1 << 24)) > 20
+    assert len(draw(page, tmp_path, 400).getcolors(1 << 24)) > 20
 
 
 def test_images_of_a_folder_are_found_and_judged_first(world, runs, well, command, tmp_path):

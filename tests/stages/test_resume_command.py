@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 from resumed import curve, weights
 
+from vldistill.artifacts import sealed, write_json, write_manifest
+from vldistill.training import checkpoint
 from vldistill.training.checkpoint import newest
 from vldistill.training.guard import PREEMPTED, Guard
 
-STEPS = ("train.steps=6", "train.batch.pairs=8", "train.log_every=4", "train.validate_every=3", "train.eval_pairs=64")
+# Two epochs of three batches.
+STEPS = ("train.steps=6", "train.batch.pairs=8", "data.limit=24", "train.log_every=4", "train.validate_every=2",
+         "train.eval_pairs=64")
 DIDE = ("distill", "-r", "quickstart_dide", "--name", "a", *STEPS)
 
 
@@ -38,11 +42,30 @@ def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, 
     assert manifest["status"] == "preempted" and not manifest["complete"]
     assert newest(run).name == f"step-{step:08d}"
     told = well(*DIDE, *runs)
-    assert f"going on after step {step}" in told.out
+    assert f"going on after step {step}" in told.out and "6 (2.0 epochs)" in told.out
     assert curve(run) == curve(whole) and weights(run) == weights(whole)
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["complete"] and [part["step"] for part in manifest["resumed"]] == [step]
     assert not (run / "checkpoints").exists(), "a run that is complete needs none"
+
+
+def test_a_signal_in_the_middle_of_a_checkpoint_is_heard_after_the_next_step(world, command, well, whole, tmp_path, monkeypatch):
+    write, told = checkpoint.save_tensors, []
+
+    def interrupted(path, tensors):
+        if not told:
+            told.append(path.parent.name)
+            os.kill(os.getpid(), signal.SIGTERM)
+        write(path, tensors)
+
+    arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto", "train.checkpoint_every=2")
+    monkeypatch.setattr(checkpoint, "save_tensors", interrupted)
+    left = command(*arguments)
+    run = tmp_path / "quickstart_dide/a/seed0"
+    assert left.code == PREEMPTED and "left after step 3: SIGTERM" in left.err and told == [".step-00000002.tmp"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000003"]
+    well(*arguments)
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)
 
 
 @pytest.mark.parametrize("stage, recipe", [("pretrain", "quickstart_dide_pretrain"), ("finetune", "quickstart_retrieval")])
@@ -106,15 +129,37 @@ def left(world, command, leaving, tmp_path):
     return tmp_path / "quickstart_dide/a/seed0", arguments
 
 
-def test_what_would_make_another_run_is_refused_by_name(left, command, tree):
+def test_what_would_make_another_run_is_refused_by_name(left, command, tree, tmp_path):
     run, arguments = left
+    data, other = "artifacts/data/toy-nlvr2", tmp_path / "data"
+    other.symlink_to(Path(data).resolve())
     before = tree(run)
     for field, told in (("optim.lr=5e-4", "optim.lr was 0.0012, is 0.0005"),
                         ("train.batch.pairs=4", "train.batch.pairs was 8, is 4"),
-                        ("student.init=runs/quickstart_fusion", "init has changed since")):
+                        ("student.init=runs/quickstart_fusion", "init has changed since"),
+                        (f"data.path={other}", f"data.path was '{data}', is '{other}'")):
         refused = command(*arguments, field)
         assert refused.code == 2 and told in refused.err and "start anew with --overwrite" in refused.err, refused.err
     assert tree(run) == before
+    manifest = json.loads((run / "manifest.json").read_text())
+    write_manifest(run, {**manifest, "parents": {**manifest["parents"], "data": "f" * 64}})
+    refused = command(*arguments)
+    assert refused.code == 2 and "was begun otherwise: data has changed since" in refused.err
+
+
+def test_another_number_of_threads_is_told_and_of_processes_refused(left, command, well):
+    run, arguments = left
+    file = newest(run) / "state.json"
+
+    def begun_with(**given: int) -> None:
+        state = json.loads(file.read_text())
+        write_json(file, sealed({**state, "run": {**state["run"], **given}}))
+
+    begun_with(processes=2)
+    refused = command(*arguments)
+    assert refused.code == 2 and "was begun with 2 process(es), this is 1 (start as many, " in refused.err
+    begun_with(processes=1, threads=3)
+    assert "computed with 3 thread(s) before, now with 1: sums may round otherwise" in well(*arguments).out
 
 
 def test_what_changes_nothing_may_differ(left, well, whole):

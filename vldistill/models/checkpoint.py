@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +30,7 @@ from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertC
 from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
+from vldistill.models.saving import save_tensors
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
@@ -151,10 +152,10 @@ def write_spec(folder: Path, spec: ModelSpec) -> None:
 
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Writes model.safetensors whole."""
+    """Writes model.safetensors whole. Raises VldistillError where the disk is full."""
     temporary = folder / ".model.safetensors.tmp"
     held = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_file(held, temporary, metadata={"format": "pt"})
+    save_tensors(temporary, held, {"format": "pt"})
     temporary.replace(folder / "model.safetensors")
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vldistill.artifacts import CONVERTED, building, write_converted, write_json
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import load_strict
 from vldistill.models.official import read_official
+from vldistill.models.saving import save_tensors
 
 # By the width of the visual tower. SLIP's small model has twice timm's heads.
 _VISUAL = {384: {"architecture": "vit_small_patch16_224", "num_heads": 12}, 768: {"architecture": "vit_base_patch16_224"},
@@ -75,7 +76,7 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, An
     load_strict(SlipModel(**sizes), weights, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
         write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
-        save_file({name: value.contiguous().float() for name, value in weights.items()}, folder / "model.safetensors")
+        save_tensors(folder / "model.safetensors", {name: value.contiguous().float() for name, value in weights.items()})
         write_converted(folder, source)
     return sizes
 

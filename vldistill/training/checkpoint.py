@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vldistill.artifacts import CHECKSUM, file_digest, is_intact, sealed, write_json
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError, first_line, writing
+from vldistill.models.saving import save_tensors
 from vldistill.training.sharding import shared_like
 
 FOLDER = "checkpoints"
@@ -55,14 +56,15 @@ class State:
 
 
 def save_state(run: Path, state: State) -> Path:
-    """Writes a checkpoint, then removes all but the newest KEPT. A crash leaves the earlier ones and no half of this one."""
+    """Writes a checkpoint, then removes all but the newest KEPT. A crash leaves the earlier ones and no half of this one.
+    Raises VldistillError where the disk is full."""
     parent = run / FOLDER
     parent.mkdir(exist_ok=True)
     target, temporary = parent / f"step-{state.step:08d}", parent / f".step-{state.step:08d}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        save_file(_apart(state.tensors), temporary / _TENSORS)
+        save_tensors(temporary / _TENSORS, _apart(state.tensors))
         _flush(temporary / _TENSORS)
         plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
         write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))
@@ -91,7 +93,8 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with writing(path):
+            os.fsync(handle)
     finally:
         os.close(handle)
 

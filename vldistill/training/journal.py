@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vldistill.errors import writing
+
 PLAIN_EVERY_SECONDS = 15
+
+
+def _append(file: TextIO, text: str) -> None:
+    """Writes a line out. Raises VldistillError where the disk is full."""
+    with writing(Path(file.name), len(text)):
+        file.write(text)
+        file.flush()
 
 
 class Journal:
@@ -40,8 +50,10 @@ class Journal:
         if self.active:
             if self._bar:
                 self._bar.stop()
-            self._metrics.close()
-            self._log.close()
+            # Each line was flushed, and told where that failed.
+            for file in (self._metrics, self._log):
+                with suppress(OSError):
+                    file.close()
 
     def size(self) -> int:
         """Bytes of metrics.jsonl."""
@@ -51,8 +63,7 @@ class Journal:
         """A line for the terminal and log.txt."""
         if self.active:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-            self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-            self._log.flush()
+            _append(self._log, f"{time.strftime('%H:%M:%S')} {text}\n")
 
     def advance(self, step: int) -> None:
         """Moves the bar."""
@@ -81,8 +92,7 @@ class Journal:
         self.say(f"step {step}/{self.total}  validation: {shown}{'  (best so far, saved)' if best else ''}")
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        _append(self._metrics, json.dumps(row) + "\n")
         if self._tracker:
             values = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
             self._tracker(values, step=row["step"])

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.artifact import open_data
-from vldistill.errors import InputError
+from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
@@ -172,7 +172,8 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
     except BaseException as error:
         manifest["status"] = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(type(error), "failed")
         if accelerator.is_main_process:
-            write_manifest(folder, manifest)
+            with suppress(VldistillError):  # of a full disk, which the error says already
+                write_manifest(folder, manifest)
         raise
     cost = _cost_of_all(session.cost(), accelerator)
     accelerator.end_training()

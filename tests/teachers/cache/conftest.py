@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from programs import programs
 
-import vldistill
 from vldistill import artifacts
 
 VERSIONS = artifacts.package_versions()
@@ -28,20 +27,8 @@ def quick_disk(monkeypatch):
 @pytest.fixture
 def start():
     """A function: starts `cache_worlds.py` with these arguments; what still runs at the end of the test is killed."""
-    running = []
-
-    def begin(root: Path, *arguments: object, **environment: str) -> subprocess.Popen:
-        paths = str(Path(vldistill.__file__).parents[1])
-        words = [sys.executable, str(PROGRAM), str(root), *map(str, arguments)]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   env={**os.environ, "PYTHONPATH": paths, **environment})
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
+    with programs() as begin:
+        yield partial(begin, PROGRAM)
 
 
 @pytest.fixture

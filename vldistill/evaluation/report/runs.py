@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, is_intact
-from vldistill.errors import InputError
+from vldistill.errors import InputError, Problems
+from vldistill.recipe import read_values
 
 UNREADABLE = "unreadable"
 _DEPTH = 4
@@ -188,8 +187,8 @@ def _cost(manifest: dict[str, Any]) -> Cost:
 
 def _settings(folder: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        values, _ = read_values(folder / "recipe.yaml", Problems())
+    except (OSError, InputError):
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from vldistill import errors
 from vldistill.errors import VldistillError
 
-_MEND = "free some space and run the same command again: finished rows are kept"
-
-
-@contextmanager
-def writing(path: Path, size: int | None = None) -> Iterator[None]:
-    """Turns an error of the operating system (disk full, limit of file size, input/output) into one line that says what failed:
-    VldistillError naming the file and, where it is known, how many bytes were to be written."""
-    try:
-        yield
-    except OSError as error:
-        what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
-        raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=_MEND) from None
+writing = partial(errors.writing, hint="free some space and run the same command again: finished rows are kept", every=True)
 
 
 def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
