@@ -100,10 +100,11 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
 
 
 def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
-    """The manifest of a run that nothing is left to do for."""
+    """The manifest of a run that nothing is left to do for. Raises InputError where its recipe was another one."""
     earlier = _earlier(stage)
     if earlier is None or not earlier.get("complete"):
         return None
+    check_same(stage.folder, load_recipe(str(stage.folder / "recipe.yaml")), stage.recipe)
     say(f"{stage.folder} is complete")
     if is_first_rank():
         remove_states(stage.folder)  # where it was killed just before that
