@@ -342,5 +342,7 @@ def main(argv: list[str] | None = None) -> Any:
         raise SystemExit(1 if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT) else 2) from None
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("vldistill: interrupted; nothing half-written counts as an artifact", file=sys.stderr)
+            trains = (sys.argv[1:] if argv is None else argv)[:1] in (["pretrain"], ["finetune"], ["distill"])
+            told = " (--resume auto goes on from the last checkpoint)" if trains else ""
+            print(f"vldistill: interrupted; nothing half-written counts as an artifact{told}", file=sys.stderr)
         raise

@@ -95,7 +95,8 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
             return whole
         earlier = _earlier(stage)
         if earlier is None and is_first_rank():
-            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES)
+            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
+                            "pass --overwrite, --resume auto to go on with it, or another --name")
         return _run(stage, earlier, notice, say)
 
 
