@@ -122,11 +122,16 @@ def refuse_unlaunched() -> None:
 def make_accelerator(
     precision: Precision, accumulate: int, trackers: list[str], folder: Path, *, reaches_all: bool = True
 ) -> Accelerator:
-    """The accelerate set-up of one run. `reaches_all`: see `Objective`. Raises InputError where a tracker is not installed."""
+    """The accelerate set-up of one run. `reaches_all`: see `Objective`. Raises InputError where a tracker is missing, or the
+    launcher asks for what a recipe has to."""
     import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, ProjectConfiguration
 
+    for plugin in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{plugin}", "").lower() == "true":
+            raise InputError(f"accelerate's {plugin} set-up is not read", where="accelerate launch",
+                             hint="launch without it; train.fsdp=true shares a large student out over the processes")
     # accelerate only warns about a tracker that is not installed, and then logs nowhere.
     missing = [name for name in trackers if find_spec(name) is None]
     if missing:

@@ -100,7 +100,8 @@ class BatchSize(Section):
 class Train(Section):
     """How long, in what precision, how often to validate. Exactly one of `epochs` and `steps` (optimiser steps).
     checkpoint_minutes: between two checkpoints, 0 for none by the clock; checkpoint_every: optimiser steps between two.
-    gradient_checkpointing: compute layers once more in the backward pass, for less memory and the same result."""
+    gradient_checkpointing: compute layers once more in the backward pass, for less memory and the same result. fsdp: share the
+    student's weights, gradients and moments out over the processes, for a student too large for one device."""
 
     epochs: Positive | None = None
     steps: Positive | None = None
@@ -113,12 +114,15 @@ class Train(Section):
     checkpoint_minutes: NonNegative = 10.0
     checkpoint_every: Positive | None = None
     gradient_checkpointing: bool = False
+    fsdp: bool = False
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
 
     @model_validator(mode="after")
     def _length(self) -> Train:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of `epochs` and `steps`, and null for the other")
+        if self.fsdp and self.precision == "fp16":
+            raise ValueError("fsdp needs precision bf16 or fp32")
         return self
 
 

@@ -21,6 +21,8 @@ STEPS = ("train.steps=3", "train.validate_every=3", "train.log_every=1", "train.
     # Every pair is compared with those of the other process, too. Without words, since each process hides others.
     ("torchrun", "pretrain", "quickstart_dide_pretrain", "objective={kind: pretrain, tasks: [cmc]}"),
     ("accelerate", "distill", "quickstart_dide", "objective.attention=none"),
+    # Each process holds half of the student (for every kind, see test_fsdp.py).
+    ("torchrun", "distill", "quickstart_dide", "train.fsdp=true"),
 ])
 def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path, launcher, stage, recipe, field):
     arguments = (stage, "-r", recipe, "--runs", str(tmp_path / "runs"), field, *STEPS)

@@ -76,8 +76,13 @@ def test_a_model_without_such_an_encoder_says_so():
     assert not set_recompute(torch.nn.Linear(2, 2))
 
 
+METER = "student={{kind: {}, sizes: {{layers: 2, width: 16, heads: 2, feedforward: 24, patch: 6}}}}"
+
+
 @pytest.mark.parametrize("stage, recipe, fields", [
     ("finetune", "quickstart_teacher", ()),
+    ("finetune", "quickstart_teacher", (METER.format("meter"), "image.size=12")),
+    ("finetune", "quickstart_teacher", (METER.format("meter_dual"), "image.size=12")),
     ("distill", "quickstart_dide", ()),
     ("distill", "quickstart_dide", ("objective.attention=whole", "objective.hidden_states=true")),
 ])

@@ -131,13 +131,17 @@ class Checkpoint:
     weights: dict[str, Tensor]
 
 
-def save_model(folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: WordTokenizer) -> None:
-    """Writes a model folder; each file is renamed into place whole, the weights last."""
+def save_model(
+    folder: Path, model: nn.Module, spec: ModelSpec, tokenizer: WordTokenizer, *, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Writes a model folder; each file is renamed into place whole, the weights last. weights: the model's, where it has but a
+    share of them."""
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, spec)
     tokenizer.save(folder)
     prefix, unsaved = _PREFIXES.get(spec.kind, ""), _UNSAVED.get(spec.kind)
-    kept = {name: value for name, value in model.state_dict().items() if unsaved is None or not name.startswith(unsaved)}
+    weights = weights or model.state_dict()
+    kept = {name: value for name, value in weights.items() if unsaved is None or not name.startswith(unsaved)}
     save_weights(folder, {name.removeprefix(prefix): value for name, value in kept.items()})
 
 

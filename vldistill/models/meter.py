@@ -17,6 +17,7 @@ from vldistill.models.bert import BertOutput, BertPooler, Layer, SelfAttention
 from vldistill.models.fusion import Fusion, Read
 from vldistill.models.meter_parts import MeterConfig, MeterParts, attended
 from vldistill.models.outputs import NOTHING, Capture, QueryKey, View, patches_only, with_cls
+from vldistill.models.recompute import run_layer
 
 
 class CoLayer(Layer):
@@ -43,6 +44,8 @@ class CoLayer(Layer):
 class MeterEncoder(MeterParts):
     """Both encoders, the co-attention layers and the two poolers."""
 
+    recompute = False
+
     def __init__(self, config: MeterConfig):
         super().__init__(config)
         depth = config.num_hidden_layers
@@ -61,8 +64,8 @@ class MeterEncoder(MeterParts):
         qk, hidden = {}, {}
         pairs = zip(self.cross_modal_text_layers, self.cross_modal_image_layers, strict=True)
         for number, (of_text, of_image) in enumerate(pairs, start=1):
-            read, text_query, image_key = of_text(words, mask, patches, None)
-            patches, image_query, text_key = of_image(patches, None, words, mask)
+            read, text_query, image_key = run_layer(of_text, words, mask, patches, None, recompute=self.recompute)
+            patches, image_query, text_key = run_layer(of_image, patches, None, words, mask, recompute=self.recompute)
             words = read
             if number in capture.qk:
                 qk[number] = QueryKey(text_query, text_key, image_query, image_key)

@@ -16,6 +16,7 @@ from vldistill.data.transforms import MEAN, STD
 from vldistill.models.bert import Layer, RegionBertConfig
 from vldistill.models.config import ModelConfig
 from vldistill.models.heads import init_weights, initial_std
+from vldistill.models.recompute import run_layer
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FIRST_POSITION = 2
@@ -78,6 +79,8 @@ class RobertaEmbeddings(nn.Module):
 class Roberta(nn.Module):
     """The text encoder, [B, T, Dt] of a text."""
 
+    recompute = False
+
     def __init__(self, config: MeterConfig):
         super().__init__()
         self.embeddings = RobertaEmbeddings(config.text, config.max_position_embeddings)
@@ -87,7 +90,7 @@ class Roberta(nn.Module):
     def forward(self, text: TextBatch) -> Tensor:
         states, attend = self.embeddings(text.ids), attended(text.mask)
         for layer in self.encoder.layer:
-            states, _, _ = layer(states, attend)
+            states, _, _ = run_layer(layer, states, attend, recompute=self.recompute)
         return states
 
 
@@ -117,6 +120,8 @@ class _Block(nn.Module):
 class ClipVision(nn.Module):
     """The image encoder: all tokens after `ln_post`, without CLIP's projection. Images are squares of one size."""
 
+    recompute = False
+
     def __init__(self, config: MeterConfig):
         super().__init__()
         width, side = config.vision_width, config.image_size // config.patch_size
@@ -139,7 +144,7 @@ class ClipVision(nn.Module):
         first = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         states = self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
         for block in self.transformer.resblocks:
-            states = block(states)
+            states = run_layer(block, states, recompute=self.recompute)
         return self.ln_post(states)
 
 

@@ -6,6 +6,7 @@ An encoder that can do it has an attribute `recompute`, off by default, and call
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def run_layer(layer: nn.Module, *inputs: Any, recompute: bool) -> Any:
+def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
     """layer(*inputs). recompute: keep only inputs and outputs where a backward pass may follow; dropout draws the same again."""
     if recompute and torch.is_grad_enabled():
         return checkpoint(layer, *inputs, use_reentrant=False)

@@ -16,6 +16,7 @@ from vldistill.data.batch import ImageBatch, TextBatch
 from vldistill.models.bert import BertPooler, Layer
 from vldistill.models.meter_parts import MeterConfig, MeterParts, attended, side_of
 from vldistill.models.outputs import NOTHING, Capture, Encoded
+from vldistill.models.recompute import run_layer
 from vldistill.students.two_towers import TwoTowers
 
 _CROSS = re.compile(r"cross_modal_(text|image)_layers\.\d+\.crossattention\.(?:self\.(query|key|value)|output\.\w+)\.")
@@ -37,6 +38,9 @@ class _Projection(nn.Module):
 class _TowerLayer(Layer):
     """A co-attention layer without what the other modality adds."""
 
+    asked_in_parts = True
+    """Rather than called as a whole."""
+
     def __init__(self, config: MeterConfig):
         super().__init__(config)
         self.crossattention = _Projection("query", config)
@@ -53,6 +57,8 @@ class _TowerLayer(Layer):
 
 class MeterTower(MeterParts):
     """One stream of a METER. side: "text" or "image"; parameters keep METER's names."""
+
+    recompute = False
 
     def __init__(self, config: MeterConfig, side: str):
         super().__init__(config, text=side == "text", image=side == "image")
@@ -87,10 +93,10 @@ class MeterTower(MeterParts):
         pairs = zip(getattr(self, f"cross_modal_{self.side}_layers"), getattr(self, f"cross_modal_{self.other}_layers"),
                     strict=True)
         for number, (layer, others) in enumerate(pairs, start=1):
-            before, states = states, layer.attend(states, mask)
+            before, states = states, run_layer(layer.attend, states, mask, recompute=self.recompute)
             if number in capture.qk:
                 qk[number] = (layer.crossattention(states), others["crossattention"](before))
-            states = layer.finish(states)
+            states = run_layer(layer.finish, states, recompute=self.recompute)
             if number in capture.hidden:
                 layers[number] = states
         return Encoded(states, qk, layers)

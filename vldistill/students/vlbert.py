@@ -133,6 +133,7 @@ class VlBert(RegionStudent):
     def __init__(self, config: RegionBertConfig, *, classes: int, target: str, network: ImageNetwork | None = None):
         super().__init__(config, target)
         width = config.hidden_size
+        self.reaches_all = target != "answers"  # else not the pooler
         self.image_feature_extractor = RegionExtractor(config)
         self.object_linguistic_embeddings = nn.Embedding(1, width)
         self.vlbert = VisualLinguisticBert(config)

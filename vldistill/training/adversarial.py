@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch
 from vldistill.objectives.base import Terms
 from vldistill.objectives.smoothness import prediction_divergence
+from vldistill.training.sharding import average_gradients, is_sharded
 
 _SMALLEST_NORM = 1e-8
 
@@ -53,8 +54,8 @@ class Adversarial:
                     sums[name] = sums[name] + value.detach() if name in sums else value.detach()
                 if not last:
                     deltas = {name: self._climbed(delta) for name, delta in deltas.items()}
-        if accelerator.sync_gradients:
-            _exchange(inner, accelerator)
+        if accelerator.sync_gradients and not is_sharded(student):
+            average_gradients(inner, accelerator)
         return sums, torch.stack(list(sums.values())).sum()
 
     def _zeros(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -69,11 +70,3 @@ class Adversarial:
         gradient = delta.grad.float()
         norms = gradient.flatten(1).norm(dim=1).clamp(min=_SMALLEST_NORM).view(-1, 1, 1)
         return (delta.detach() + self.lr * gradient / norms).requires_grad_()
-
-
-def _exchange(module: nn.Module, accelerator: Accelerator) -> None:
-    """The mean over all processes of what gradients have gathered."""
-    if accelerator.num_processes > 1:
-        for parameter in module.parameters():
-            if parameter.grad is not None:
-                parameter.grad.copy_(accelerator.reduce(parameter.grad, reduction="mean"))

@@ -16,6 +16,7 @@ from vldistill.data.records import Record
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.sequences import sentences
+from vldistill.data.staging import stage_images, stage_regions
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
@@ -82,9 +83,12 @@ def _without_images(record: Record) -> Record:
 
 
 def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
-    """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches, telling `say` about it;
-    without it (a dry run) nothing is built. Raises InputError where an input is missing or does not fit."""
+    """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches and of copies on the
+    node's own disk, telling `say` about it; without it (a dry run) nothing is built. Raises InputError where an input is missing
+    or does not fit."""
     data = open_data(Path(recipe.data.path))
+    if say is not None:
+        data = stage_images(data, say)
     pretraining = isinstance(recipe.objective, PretrainObjective)
     retrieval = isinstance(recipe.objective, RetrievalObjective)
     if pretraining:
@@ -109,10 +113,11 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
 
     held = all(isinstance(records, list) for records in (train, val))
-    dataset = _datasets(recipe, data, [*train, *val] if held else [], spec, tokenizer)
+    seen = replace(spec, regions=str(stage_regions(Path(spec.regions), say))) if spec.regions and say is not None else spec
+    dataset = _datasets(recipe, data, [*train, *val] if held else [], seen, tokenizer)
     mixed = dataset(train, augment=True)
     if recipe.data.mix:
-        mixed = MixedDataset([(mixed, recipe.data.weight), *_mixed_in(recipe, spec, tokenizer)])
+        mixed = MixedDataset([(mixed, recipe.data.weight), *_mixed_in(recipe, spec, tokenizer, say)])
     parts = Parts(data, mixed, dataset(val, augment=False), student, spec, tokenizer, HardLabels("label"), None, dropped)
     if isinstance(recipe.objective, AdvlObjective):
         _add_advl(parts, recipe, dataset, say)
@@ -146,12 +151,15 @@ def _datasets(
     return dataset
 
 
-def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer) -> list[tuple[RecordDataset, float]]:
+def _mixed_in(
+    recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer, say: Say | None
+) -> list[tuple[RecordDataset, float]]:
     """The artifacts of `data.mix`, with their weights."""
     found = []
     for part in recipe.data.mix:
         data = open_data(Path(part.path))
         _check_pretraining(recipe.objective, data)
+        data = stage_images(data, say) if say is not None else data
         records = _chosen_records(recipe, data, part.train)
         shown = records if isinstance(records, list) else []
         found.append((_datasets(recipe, data, shown, spec, tokenizer)(records, augment=True), part.weight))

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from vldistill.artifacts import CHECKSUM, file_digest, is_intact, sealed, write_json
 from vldistill.errors import InputError, first_line
+from vldistill.training.sharding import shared_like
 
 FOLDER = "checkpoints"
 """Below a run."""
@@ -61,8 +62,7 @@ def save_state(run: Path, state: State) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        # Cloned, since tied weights share their memory, which the file format refuses.
-        save_file({name: value.detach().cpu().clone() for name, value in state.tensors.items()}, temporary / _TENSORS)
+        save_file(_apart(state.tensors), temporary / _TENSORS)
         _flush(temporary / _TENSORS)
         plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
         write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))
@@ -75,6 +75,17 @@ def save_state(run: Path, state: State) -> Path:
     for _, old in sorted(_found(parent))[:-KEPT]:
         shutil.rmtree(old)
     return target
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU. Tied weights share their memory, which the file format refuses: all but the first are copied."""
+    found, seen = {}, set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return found
 
 
 def _flush(path: Path) -> None:
@@ -133,7 +144,8 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Ten
 def load_optimizer(optimizer: Optimizer, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """The reverse of `optimizer_state`."""
     held: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain["plain"].items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         index, _, own = name.partition(".")
-        held.setdefault(int(index), {})[own] = value
+        held.setdefault(int(index), {})[own] = shared_like(value, parameters[int(index)])
     optimizer.load_state_dict({"state": held, "param_groups": plain["groups"]})

@@ -21,6 +21,7 @@ from vldistill.objectives.base import Objective, Terms
 from vldistill.training.batches import Batches
 from vldistill.training.journal import Journal
 from vldistill.training.meter import Meter
+from vldistill.training.sharding import average_gradients, clip_gradients, is_sharded
 
 Teacher = Callable[[Batch, Capture], Any]
 
@@ -119,7 +120,8 @@ def fit(
 
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
-    objective = accelerator.unwrap_model(learner).objective
+    inner = accelerator.unwrap_model(learner)
+    objective, sharded = inner.objective, is_sharded(inner.student)
     meter = Meter(accelerator, plan.accumulate, tolerant=accelerator.mixed_precision == "fp16")
     loop = Loop(learner, optimizer, schedule, batches, accelerator, meter, Best())
     at = keeper.restore(loop) if keeper is not None else None
@@ -140,8 +142,10 @@ def fit(
                 with accelerator.autocast():
                     taught = teacher(read, objective.teacher_capture) if teacher is not None else None
                 terms, loss = passes(learner, arranged, taught, accelerator)
+                if accelerator.sync_gradients and sharded:
+                    average_gradients(objective, accelerator)
                 if accelerator.sync_gradients and plan.clip is not None:
-                    meter.norm = accelerator.clip_grad_norm_(learner.parameters(), plan.clip)
+                    meter.norm = clip_gradients(learner, accelerator, plan.clip)
                 optimizer.step()
                 optimizer.zero_grad()
             meter.add(terms, loss, objective.readings, batch.ids)

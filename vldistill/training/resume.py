@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vldistill.errors import InputError
 from vldistill.recipe import recipe_fields
@@ -17,9 +17,10 @@ from vldistill.training.checkpoint import State, load_optimizer, optimizer_state
 from vldistill.training.guard import Guard, threads
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Loop, Position
+from vldistill.training.sharding import gathered
 
 FREE = ("name", "description", "data.workers", "data.memory", "train.checkpoint_minutes", "train.checkpoint_every",
-        "train.gradient_checkpointing", "train.trackers", "train.log_every")
+        "train.gradient_checkpointing", "train.fsdp", "train.trackers", "train.log_every")
 """Recipe fields that do not change what a run learns, and so may differ when it goes on."""
 
 
@@ -77,24 +78,27 @@ class Checkpoints:
         save, leave = self._guard.ask(position.step)
         if not save:
             return
-        meter, sums = loop.meter.state()
-        if loop.accelerator.is_main_process:
-            self._save(loop, position, meter, sums)
+        self._save(loop, position)
         loop.accelerator.wait_for_everyone()
         self._guard.saved()
         if leave:
             raise self._guard.leave(position.step, str(self._folder))
 
-    def _save(self, loop: Loop, position: Position, meter: dict[str, Any], sums: dict[str, Tensor]) -> None:
+    def _save(self, loop: Loop, position: Position) -> None:
+        """All ranks give what they hold, and the first one writes."""
+        meter, sums = loop.meter.state()
         plain, tensors = optimizer_state(loop.optimizer.optimizer)
-        values = {"optimizer": plain, "schedule": loop.schedule.state_dict(), "best": asdict(loop.best), "meter": meter,
-                  "curve": self._journal.size(), "cost": self._cost()}
-        if loop.accelerator.scaler is not None:
-            values["scaler"] = loop.accelerator.scaler.state_dict()
         held = {f"optimizer.{name}": value for name, value in tensors.items()}
         held |= {f"meter.{name}": value for name, value in sums.items()}
         for name, module in self._shared.items():
             held |= {f"{name}.{own}": value for own, value in module.state_dict().items()}
+        held = gathered(held, loop.accelerator)
+        if not loop.accelerator.is_main_process:
+            return
+        values = {"optimizer": plain, "schedule": loop.schedule.state_dict(), "best": asdict(loop.best), "meter": meter,
+                  "curve": self._journal.size(), "cost": self._cost()}
+        if loop.accelerator.scaler is not None:
+            values["scaler"] = loop.accelerator.scaler.state_dict()
         state = State(self._phase, **asdict(position), values=values, tensors=held, run=this_run(loop.accelerator.num_processes))
         save_state(self._folder, state)
         self._journal.say(f"step {position.step}: checkpoint saved")

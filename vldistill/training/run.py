@@ -26,10 +26,9 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.artifact import open_data
-from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.errors import InputError
 from vldistill.locking import alone
-from vldistill.models.checkpoint import resolve_model, save_model
-from vldistill.objectives.retrieval import DualRetrieval
+from vldistill.models.checkpoint import resolve_model
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
 from vldistill.runtime import (
     Precision,
@@ -42,7 +41,6 @@ from vldistill.runtime import (
     seed_everything,
 )
 from vldistill.schema import Recipe
-from vldistill.training.adversarial import Adversarial
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import eval_pairs
 from vldistill.training.build import Parts, build_parts
@@ -50,13 +48,11 @@ from vldistill.training.caches import Say
 from vldistill.training.checkpoint import State, load_state, newest, remove_states
 from vldistill.training.cost import CostMeter, add_costs
 from vldistill.training.guard import Guard, Notice, Preempted
-from vldistill.training.inference import answer, score
 from vldistill.training.journal import Journal
-from vldistill.training.loop import Best, Learner, Passes, Teacher, descend, fit
-from vldistill.training.pretext import pretext_metrics
-from vldistill.training.rates import build_optimizer, build_schedule
+from vldistill.training.loop import Best
+from vldistill.training.phase import run_phase
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
-from vldistill.training.retrieval import validated_by_recall
+from vldistill.training.sharding import shard
 from vldistill.training.stages import Phase, Stage, describe, make_phases
 
 
@@ -141,6 +137,9 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
         check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
         state = load_state(found)
     precision = choose_precision(recipe.train.precision)
+    if recipe.train.fsdp and precision.name == "fp16":
+        raise InputError(f"train.fsdp computes in bf16 or fp32, not in fp16 ({precision.reason})", where=f"recipe {recipe.name}",
+                         hint="set train.precision=fp32")
     reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
     reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
     accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
@@ -225,10 +224,13 @@ def _train(session: _Session, warning: str | None) -> Best:
                                batch=eval_pairs(recipe))
             shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
             journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
+        if recipe.train.fsdp and world > 1:
+            shard(parts.student, accelerator)
         for number, phase in phases_after(state, phases):
             start = state if state is not None and number == state.phase else None
             keeper = Checkpoints(folder, guard, journal, number, start, shared, session.cost)
-            best = _run_phase(phase, session, teacher, journal, keeper, last=phase is phases[-1])
+            best = run_phase(phase, recipe, parts, accelerator, teacher, journal, keeper,
+                             out=folder / "model" if phase is phases[-1] else None)
         journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
     return best
 
@@ -245,58 +247,6 @@ def _tell(session: _Session, phases: list[Phase], journal: Journal, warning: str
         journal.say(f"going on after step {session.state.step}")
     if warning:
         journal.say(warning)
-
-
-def _run_phase(phase: Phase, session: _Session, teacher: Teacher | None, journal: Journal, keeper: Checkpoints, *,
-               last: bool) -> Best:
-    """A phase from a fresh optimiser, or from its checkpoint, to its end; the student and what phases share are trained in place.
-    last: whether its best student is the run's."""
-    recipe, parts, accelerator = session.recipe, session.parts, session.accelerator
-    world, rank = accelerator.num_processes, accelerator.process_index
-    optimizer = build_optimizer(recipe, parts.student, phase.objective, phase.pairs.mean)
-    schedule = build_schedule(recipe, optimizer, phase.steps)
-    learner, optimizer = accelerator.prepare(Learner(parts.student, phase.objective), optimizer)
-    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers)
-    clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
-    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
-
-    def save() -> None:
-        if accelerator.is_main_process:
-            save_model(session.stage.folder / "model", parts.student, parts.spec, parts.tokenizer)
-
-    def validate() -> dict[str, Any]:
-        if phase.objective.judged:
-            return pretext_metrics(parts.student, phase.objective, val_loader, accelerator, seed=recipe.train.seed)
-        if isinstance(phase.objective, DualRetrieval):
-            return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe),
-                                       workers=recipe.data.workers)
-        answers = answer(parts.student, val_loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
-                         tags=parts.spec.target == "tags")
-        return score(phase.val.records, _gathered(answers, phase.val.records, world), parts.spec.labels)
-
-    best = fit(learner, teacher, optimizer, schedule, loader, phase.batches, accelerator, phase.plan, journal,
-               validate=validate, save=save if last else None, passes=_passes(recipe, phase, parts), keeper=keeper)
-    # A second set of gradient hooks on the same parameters would stay with them.
-    accelerator.free_memory(learner, optimizer)
-    return best
-
-
-def _passes(recipe: Recipe, phase: Phase, parts: Parts) -> Passes:
-    """Step 1 has no predictions of the task to keep in place, so it is trained without perturbation."""
-    chosen = recipe.adversarial
-    if chosen is None or phase.name == "matching":
-        return descend
-    return Adversarial(chosen.steps, chosen.lr, chosen.kl, chosen.text, chosen.image, parts.data.spec.target)
-
-
-def _gathered(answers, records, world):
-    """All ranks' answers in the order of the records."""
-    if world == 1:
-        return answers
-    from accelerate.utils import gather_object
-
-    by_id = {given.id: given for given in gather_object(answers)}
-    return [by_id[record.id] for record in records]
 
 
 def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:

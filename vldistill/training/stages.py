@@ -134,6 +134,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         "validation": f"every {_steps(task.plan.validate_every)} on `{recipe.data.val}`; the best is kept",
         "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
     }
+    if recipe.train.fsdp:
+        rows["sharing"] = _describe_sharing(recipe, parts, world)
     if parts.spec.regions:
         rows["regions"] = _describe_regions(parts.spec)
     if parts.spec.image_network:
@@ -143,6 +145,15 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:
+    """Bytes of what FSDP shares out, in fp32: every weight, and for those that learn a gradient and the optimiser's moments."""
+    if world == 1:
+        return "train.fsdp, but one process has nobody to share with"
+    learnt = {"adamw": 4, "sgd": 3 if recipe.optim.momentum else 2}[recipe.optim.kind]
+    held = sum(4 * p.numel() * (learnt if p.requires_grad else 1) for p in parts.student.parameters())
+    return f"{held / 1e6:,.1f} MB of the student's weights, gradients and moments over {world} processes (FSDP)"
 
 
 def _start(recipe: Recipe) -> str:

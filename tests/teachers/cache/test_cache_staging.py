@@ -7,13 +7,13 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, readable, values_of
 
 from vldistill.errors import InputError
-from vldistill.teachers.cache import staging
 from vldistill.teachers.cache.staging import staged
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.cache.writer import CacheWriter
@@ -84,7 +84,7 @@ def test_a_name_that_is_no_folder_is_refused(cache, told, monkeypatch, tmp_path)
 
 
 def test_no_room_is_told_in_one_line(cache, disk, told, monkeypatch):
-    monkeypatch.setattr(staging, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert staged(cache, told.append) == cache
     [line] = told
     assert line.startswith(f"{cache} is read where it is: needs ") and "1,000 are free" in line

@@ -1,0 +1,114 @@
+"""What training reads at random, copied to a node's own disk where VLDISTILL_STAGE says so, since random reads of a cluster's
+shared file system are slow and load it for everybody.
+
+A copy is made once a node and used again while it is the same. What is read of it is checked as everywhere.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vldistill.errors import InputError, VldistillError
+from vldistill.locking import held
+
+VARIABLE = "VLDISTILL_STAGE"
+AUTO = "auto"
+_PLACES = ("SLURM_TMPDIR", "TMPDIR")
+_WAIT_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Original:
+    """What is to be copied. name: of the copy, which no other content shares at the same time. first: the file by whose content
+    a copy is recognised, the others being compared by size. names: all files, that one first, as they are when it is asked."""
+
+    folder: Path
+    name: str
+    first: str
+    names: Callable[[], list[str]]
+
+
+def is_wanted() -> bool:
+    return bool(os.environ.get(VARIABLE))
+
+
+def staged(original: Original, say: Callable[[str], None]) -> Path:
+    """Where to read it: its copy where one is wanted and can be had, else its folder; `say` is told which, and why. Raises
+    InputError where the variable names what is no folder."""
+    folder, wanted = original.folder, os.environ.get(VARIABLE, "")
+    if not wanted:
+        return folder
+    say = one_a_node(say)
+    place = next((found for name in _PLACES if (found := os.environ.get(name))), "") if wanted == AUTO else wanted
+    if not place:
+        say(f"{folder} is read where it is: neither {' nor '.join(_PLACES)} names a folder of this node")
+        return folder
+    if not Path(place).is_dir():
+        raise InputError("is no folder", where=place, hint=f"set {VARIABLE} to a folder of the node's own disk, or to {AUTO}")
+    try:
+        return _copied(original, _own_folder(Path(place)), say)
+    except OSError as error:
+        say(f"{folder} is read where it is: {error.filename or place}: {error.strerror or error}")
+    except VldistillError as error:
+        say(f"{folder} is read where it is: {error}")
+    return folder
+
+
+def one_a_node(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Of the processes of a node only the first speaks."""
+    return say if os.environ.get("LOCAL_RANK", "0") == "0" else lambda text: None
+
+
+def _own_folder(place: Path) -> Path:
+    """A folder that nobody else can write. Raises PermissionError where there is another's."""
+    own = place / f"vldistill-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    state = own.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise PermissionError(None, "others may write there", str(own))
+    return own
+
+
+def _copied(original: Original, own: Path, say: Callable[[str], None]) -> Path:
+    """The copy, made by the first process that asks while the others wait. Raises OSError or VldistillError where it fails."""
+    folder, target, started = original.folder, own / original.name, time.monotonic()
+    with held(own / f"{original.name}.lock", wait=_WAIT_SECONDS):
+        for left in own.glob(f".{original.name}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        names = original.names()
+        if _same(original, target, names):
+            say(f"{folder} is read from {target}")
+            return target
+        needed, free = sum((folder / name).stat().st_size for name in names), shutil.disk_usage(own).free
+        if needed > free:
+            raise VldistillError(f"needs {needed:,} bytes, {free:,} are free in {own}")
+        temporary = own / f".{original.name}.{os.getpid()}.tmp"
+        temporary.mkdir()
+        try:
+            for name in names:
+                shutil.copyfile(folder / name, temporary / name)
+            if not _same(original, temporary, names):
+                raise VldistillError("changed while it was copied")
+            # Processes that read an old copy keep its files.
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    say(f"{folder} is read from {target}, where {needed / 1e6:,.1f} MB were copied in {time.monotonic() - started:.1f} s")
+    return target
+
+
+def _same(original: Original, copy: Path, names: list[str]) -> bool:
+    folder, first = original.folder, original.first
+    try:
+        return filecmp.cmp(folder / first, copy / first, shallow=False) and all(
+            (folder / name).stat().st_size == (copy / name).stat().st_size for name in names)
+    except FileNotFoundError:
+        return False
