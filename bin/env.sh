@@ -4,7 +4,7 @@
 #   VLDISTILL_VENV          the environment, where it is not the repository's .venv
 #   VLDISTILL_SLURM_ARGS    arguments of every sbatch, for example "--account=mine --partition=gpu"
 #   HF_HUB_OFFLINE=0        where nodes do reach the hub
-#   VLDISTILL_STAGE=auto    to read teachers' features from the node's own disk
+#   VLDISTILL_STAGE=auto    to read features, packed images and regions from the node's own disk
 set -euo pipefail
 
 for venv in "${VLDISTILL_VENV:-}" "${root:?is set by the script that sources this}/.venv"; do

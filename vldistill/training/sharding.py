@@ -83,17 +83,15 @@ def spread(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
 
 def clip_gradients(module: nn.Module, accelerator: Accelerator, most: float) -> Tensor:
     """Scales all gradients down to a norm of at most `most`; their norm before, a scalar."""
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     if not any(isinstance(parameter, DTensor) for parameter in parameters):
         return accelerator.clip_grad_norm_(parameters, most)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    apart = [[one for one in gradients if isinstance(one, DTensor) == shared] for shared in (True, False)]
     # A norm over shares and whole tensors together is refused.
-    norm = torch.stack([whole(nn.utils.get_total_norm(some)) for some in apart if some]).norm()
+    apart = [[one for one in parameters if isinstance(one, DTensor) == shared] for shared in (True, False)]
+    apart = [some for some in apart if some]
+    norm = torch.stack([whole(nn.utils.get_total_norm([one.grad for one in some])) for some in apart]).norm()
     for some in apart:
-        scale = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch's own
-        for gradient in some:
-            gradient.mul_(scale)
+        nn.utils.clip_grads_with_norm_(some, most, norm)
     return norm
 
 
