@@ -41,6 +41,7 @@ for name in gpus nodes shards most; do
 done
 [ -n "$out" ] || { out=$(basename "$grid"); out=grids/${out%.*}; }
 
+[ -n "$dry" ] || command -v sbatch > /dev/null || { echo "bin/grid.sh: no sbatch here (call it on a login node, or with --dry-run)" >&2; exit 2; }
 # The lines are copied, so that the file may be edited while jobs wait.
 "$root/bin/in_venv" "$root/bin/grid_lines.py" "$grid" "$out" --seeds "$seeds" ${dry:+--dry-run} >&2
 [ -z "$dry" ] || exit 0

@@ -142,13 +142,15 @@ def settle(target: Path) -> None:
             remove_leftovers(target)
 
 
-def refuse_existing(target: Path, overwrite: bool, stage: str | None = None) -> None:
+def refuse_existing(
+    target: Path, overwrite: bool, stage: str | None = None, hint: str = "pass --overwrite, or another name"
+) -> None:
     """Raises InputError where `target` is taken, unless `overwrite` is on and it is empty or an artifact of ours, of `stage` (one
     of a "|"-separated list) where that is given."""
     if not target.exists():
         return
     if not overwrite:
-        raise InputError("already exists", where=str(target), hint="pass --overwrite, or another name")
+        raise InputError("already exists", where=str(target), hint=hint)
     if target.is_dir() and not any(target.iterdir()):
         return
     found = _stage(target) if stage is not None else None

@@ -17,7 +17,8 @@ from vldistill.errors import DISK_ERRORS, VldistillError
 app = typer.Typer(
     name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Distil vision-language models: fusion encoders into dual encoders whose images are encoded once.",
+    help="Distil vision-language models: a fusion encoder into a dual encoder whose images are encoded once (DiDE), frozen "
+         "unimodal teachers into a fusion student (ADVL).",
     epilog="Start with: vldistill prepare toy",
 )
 app.add_typer(recipe_app, name="recipe")
@@ -31,14 +32,14 @@ Overrides = Annotated[
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of this variant of the run.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N records a split only.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N records of each split.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes that read images.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Resume = Annotated[
     str | None, typer.Option("--resume", metavar="auto", help="Go on with a run that is not complete; else start it.")
 ]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folder, model folder, or hub name.", show_default=False)]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
 
@@ -46,11 +47,11 @@ OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="I
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
 def prepare(
     context: typer.Context,
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ..., regions, or list, to name all.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ..., toy or regions; `list` names all.")],
     raw: Annotated[Path | None, typer.Option("--raw", metavar="PATH", help="Folder or archive (toy: written there).")] = None,
     unpack: Annotated[Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack archives of --raw there first.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/DATASET.")] = None,
-    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="VQA: least count of a class.")] = 9,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="vqa: least count of a class.")] = 9,
     vqa_split: Annotated[
         str, typer.Option("--vqa-split", metavar="HOW", show_default=False, help="vqa: official or trainval.")
     ] = "official",
@@ -126,7 +127,7 @@ def distill(
     recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
     limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
 ) -> None:
-    """Train a student with its teacher."""
+    """Train a student with its teachers: DiDE, ADVL."""
     from vldistill.commands.train import train_command
 
     train_command("distill", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
@@ -269,7 +270,7 @@ def analyze(
 
 @app.command(epilog="Example: vldistill report runs/quickstart_dide --out report")
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders that hold runs.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Runs, or folders that hold runs.", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write page and tables there.")] = None,
     title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page.")] = "Distillation runs",
     samples: Annotated[int, typer.Option("--samples", min=0, metavar="N", help="Predictions shown of each data set.")] = 8,
@@ -340,5 +341,7 @@ def main(argv: list[str] | None = None) -> Any:
         raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("vldistill: interrupted; nothing half-written counts as an artifact", file=sys.stderr)
+            trains = (sys.argv[1:] if argv is None else argv)[:1] in (["pretrain"], ["finetune"], ["distill"])
+            told = " (--resume auto goes on from the last checkpoint)" if trains else ""
+            print(f"vldistill: interrupted; nothing half-written counts as an artifact{told}", file=sys.stderr)
         raise

@@ -149,7 +149,7 @@ def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str |
     names = _fields_at(path[:-1], values)
     near = difflib.get_close_matches(str(path[-1]), names, 1, cutoff=0.5)
     if near:
-        return f"did you mean `{near[0]}`?"
+        return f"did you mean `{'.'.join(map(str, (*path[:-1], near[0])))}`?"
     elsewhere = [".".join(p) for p in all_keys() if p[-1] == path[-1]]
     return f"did you mean `{elsewhere[0]}`?" if elsewhere else f"valid here: {', '.join(names)}"
 

@@ -120,7 +120,7 @@ class Train(Section):
     @model_validator(mode="after")
     def _length(self) -> Train:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of `epochs` and `steps`")
+            raise ValueError("give exactly one of `epochs` and `steps`, and null for the other")
         if self.fsdp and self.precision == "fp16":
             raise ValueError("fsdp needs precision bf16 or fp32")
         return self

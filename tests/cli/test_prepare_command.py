@@ -146,6 +146,20 @@ def test_a_refused_toy_world_leaves_the_one_before(command, tmp_path, monkeypatc
         assert tree(tmp_path) == before
 
 
+def test_a_toy_world_that_is_there_is_kept_and_what_is_missing_is_added(command, tmp_path, monkeypatch, tree):
+    monkeypatch.chdir(tmp_path)
+    words = ("prepare", "toy", "--scale", "0.001", "--min-count", "1", "--datasets")
+    assert command(*words, "vqa").code == 0
+    before = tree(tmp_path)
+    more = command(*words, "vqa,nlvr2")
+    assert more.code == 0 and "up to date: artifacts/data/toy-vqa" in more.flat and "wrote artifacts/data/toy-nlvr2" in more.flat
+    assert before.items() <= tree(tmp_path).items()
+    before = tree(tmp_path)
+    other = command(*words, "nlvr2", "--seed", "1")
+    assert other.code == 2 and "toy/nlvr2: is a toy world of --seed 0 --scale 0.001" in other.err and "--overwrite" in other.err
+    assert tree(tmp_path) == before
+
+
 def test_the_toy_world_keeps_to_its_options(command, tmp_path, monkeypatch):
     """An option that means nothing for the toy world is refused, not passed over."""
     monkeypatch.chdir(tmp_path)

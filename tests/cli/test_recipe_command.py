@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+from vldistill.commands import recipe as module
 from vldistill.recipe import load_recipe, shipped_recipes
 
 
@@ -10,6 +13,16 @@ def test_ls_names_every_shipped_recipe(command):
     assert result.code == 0 and shipped_recipes()
     for path in shipped_recipes():
         assert f"{path.stem} " in result.out and load_recipe(str(path)).description in result.out
+
+
+def test_ls_keeps_to_a_terminal_without_cutting_anything(command, monkeypatch):
+    monkeypatch.setattr(module, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = command("recipe", "ls").out.splitlines()
+    assert 40 < max(map(len, lines)) <= 80
+    for path in shipped_recipes():
+        assert f"{path.stem} " in "\n".join(lines)
+        assert set(load_recipe(str(path)).description.split()) <= set(" ".join(lines).split())
 
 
 def test_show_is_a_recipe_again(command, tmp_path):

@@ -17,7 +17,7 @@ DIDE, TEACHER, NLVR2 = "runs/quickstart_dide", "runs/quickstart_teacher", "artif
 # What is typed -> what the message must say.
 REFUSALS = {
     "no such recipe": ("distill -r quickstart_dibe", ["did you mean recipes/quickstart_dide.yaml?"]),
-    "misspelt key": ("distill -r quickstart_dide optim.lrr=1", ["`optim.lrr`", "did you mean `lr`?"]),
+    "misspelt key": ("distill -r quickstart_dide optim.lrr=1", ["`optim.lrr`", "did you mean `optim.lr`?"]),
     "key of another section": ("distill -r quickstart_dide train.lr=1", ["`train.lr`", "did you mean `optim.lr`?"]),
     "wrong type": ("finetune -r quickstart_dide train.steps=many", ["`train.steps`", "'many'"]),
     "wrong kind": ("finetune -r quickstart_dide student.kind=bert", ["student.kind", "'vilt'"]),
@@ -130,7 +130,7 @@ def test_all_faults_of_a_recipe_are_told_with_their_lines(command, tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("data: {path: artifacts/data/toy-nlvr2}\nstudent:\n  kind: vilt\n  dropuot: 0.1\n"
                       "optim: {lr: fast}\ntrain: {epochs: 3}\ntrain: {epochs: 4}\n")
-    lines = refused(command("finetune", "--recipe", recipe), f"{recipe}:4: ", "did you mean `dropout`?", f"{recipe}:5: ",
+    lines = refused(command("finetune", "--recipe", recipe), f"{recipe}:4: ", "did you mean `student.dropout`?", f"{recipe}:5: ",
                     f"{recipe}:7: ", "appears twice", "3 problems")
     assert len(lines) == 4
     assert refused(command("recipe", "check", recipe)) == lines

@@ -44,7 +44,7 @@ def test_rows_and_their_limits(passes, images, group):
     fusion, image = (images * count for count in (flops.fusion_flops(12, PATCHES, TINY), flops.image_flops(PATCHES, TINY)))
     text = {tokens: flops.text_flops(tokens, TINY) + images * flops.fuse_flops(TINY) for tokens in LENGTHS}
     limits = {("fusion, transformers", 12): 1, ("fusion, ours", 12): 1, ("dual, online", 12): fusion / (text[12] + image),
-              ("dual, images offline", 12): fusion / image, ("dual, images cached", 12): fusion / text[12],
+              ("dual, encoding images", 12): fusion / image, ("dual, images cached", 12): fusion / text[12],
               ("dual, images cached", 5): fusion / text[5]}
     assert {key: row.limit for key, row in rows.items()} == pytest.approx(limits)
     reference = rows["fusion, transformers", 12]

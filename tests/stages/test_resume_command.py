@@ -100,13 +100,16 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(world, command, well, 
     assert curve(run) == curve(whole) and weights(run) == weights(whole) and not half.exists()
 
 
-def test_the_first_start_and_a_complete_run_take_the_same_command(world, well, whole, tmp_path):
+def test_the_first_start_and_a_complete_run_take_the_same_command(world, command, well, whole, tmp_path):
     arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto")
     first = well(*arguments)
     assert "going on" not in first.out
     before = (tmp_path / "quickstart_dide/a/seed0/manifest.json").read_bytes()
     again = well(*arguments)
     assert "is complete" in again.out and again.last["run"] == first.last["run"] and again.last["step"] == first.last["step"]
+    well(*arguments, "data.workers=1")
+    other = command(*arguments, "optim.lr=5e-4")
+    assert other.code == 2 and "optim.lr was 0.0012, is 0.0005" in other.err and "another --name" in other.err
     assert (tmp_path / "quickstart_dide/a/seed0/manifest.json").read_bytes() == before
 
 

@@ -11,7 +11,7 @@ import pytest
 from vldistill.data.artifact import open_data
 from vldistill.errors import VldistillError
 from vldistill.recipe import load_recipe
-from vldistill.training import run
+from vldistill.training import phase
 from vldistill.training.build import build_parts
 from vldistill.training.loop import Learner
 
@@ -97,7 +97,7 @@ def stopped(monkeypatch, command, few, tmp_path, error: BaseException):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "fit", fit)
+        patch.setattr(phase, "fit", fit)
         result = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path / "runs", "--name", "cut", *few)
     folder = tmp_path / "runs/quickstart_teacher/cut/seed0"
     return result, folder, json.loads((folder / "manifest.json").read_text())
@@ -112,7 +112,7 @@ def test_an_interrupted_run_says_so(world, monkeypatch, command, few, tmp_path):
 
 def test_an_interruption_is_told_in_words(world, monkeypatch, command, few, tmp_path):
     result, *_ = stopped(monkeypatch, command, few, tmp_path, KeyboardInterrupt())
-    assert result.err.startswith("vldistill: interrupted")
+    assert result.err.startswith("vldistill: interrupted") and "--resume auto goes on" in result.err
 
 
 @pytest.mark.parametrize("words", [

@@ -249,7 +249,7 @@ def test_published_weights_that_are_not_here_have_no_hash_and_cannot_be_loaded()
     assert teacher.fields["weights"] == UNKNOWN and "(3, 192, 192)" in teacher.fields["transform"]
     for other in (teacher, TransformersText("FacebookAI/roberta-large"), ClipVision(Clip("open_clip", "ViT-B-32", "openai"))):
         assert other.fields["weights"] == UNKNOWN
-        with pytest.raises(InputError, match="vldistill cache --prefetch") as caught:
+        with pytest.raises(InputError, match="vldistill cache --recipe R --prefetch") as caught:
             _ = other.width
         assert "\n" not in str(caught.value)
 

@@ -178,7 +178,7 @@ def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
                          first_only=asked.queries == "cls")
     for name, found in view.shown:
         told = ", ".join(f"{key} {value:.4f}" for key, value in found.averages.items())
-        console.print(f"{name}: {told}", highlight=False)
+        console.print(f"{name}: {told}" if view.before else told, highlight=False)
     gaps = {f"gap_{name}": round(found.averages["gap"], 4) for name, found in view.shown}
     return Drawn(lambda: modality_page(view), lambda: modality_figure(view), {"records": view.records, **gaps}, view.to_json())
 

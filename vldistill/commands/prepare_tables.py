@@ -24,9 +24,7 @@ def render_counts(manifest: dict[str, Any]) -> Table:
         title += f" · {len(manifest['labels']):,} labels"
     if manifest["vocabulary"] is not None:
         title += f" · {manifest['vocabulary']:,} answers"
-    table = Table(
-        title=title + (" · partial" if manifest["partial"] else ""), title_justify="left", caption_justify="left"
-    )
+    table = _titled(title + (" · partial" if manifest["partial"] else ""), caption_justify="left")
     table.add_column("", overflow="ellipsis", no_wrap=True, max_width=30)
     for split in counts:
         table.add_column(split, justify="right", no_wrap=True)
@@ -39,6 +37,11 @@ def render_counts(manifest: dict[str, Any]) -> Table:
     if manifest["images"] != "decoded":
         table.caption = "images: headers only" if manifest["images"] == "headers" else "images: unchecked"
     return table
+
+
+def _titled(title: str, **style: Any) -> Table:
+    """A table that is no narrower than its title, which would be folded."""
+    return Table(title=title, title_justify="left", min_width=len(title), **style)
 
 
 def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -> None:
@@ -80,7 +83,7 @@ def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, 
     unit, types = drawn[0]["unit"], drawn[0]["by_type"]
     published = VCR_SHARES if manifest["task"] == "vcr" else {}
     total = sum(count["of_records"] for count in types.values())
-    table = Table(title=f"low-shot, {number:,} {unit} of each type", title_justify="left")
+    table = _titled(f"low-shot, {number:,} {unit} of each type", show_edge=False)  # four draws fit 80 columns
     table.add_column("type", no_wrap=True)
     for heading in (unit, "share", "paper", *(f"seed {entry['seed']}" for entry in drawn)):
         table.add_column(heading, justify="right")
@@ -92,7 +95,7 @@ def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, 
     table.add_section()
     table.add_row("records", f"{total:,}", "", "", *(f"{entry['records']:,}" for entry in drawn))
     paper = f"{PAPER_SHARES[number]:g} %" if number in PAPER_SHARES else "-"
-    table.add_row("of all records", "", "", paper, *(f"{100 * entry['records'] / max(total, 1):.1f} %" for entry in drawn))
+    table.add_row("share of all", "", "", paper, *(f"{100 * entry['records'] / max(total, 1):.1f} %" for entry in drawn))
     return table
 
 
@@ -103,8 +106,8 @@ def short_types(manifest: dict[str, Any], names: list[str]) -> list[str]:
         entry = manifest["variants"][name]
         short = {kind: count for kind, count in entry.get("by_type", {}).items() if count["got"] < count["wanted"]}
         if short:
-            told = ", ".join(f"{kind} {count['got']:,}" for kind, count in short.items())
-            lacking.setdefault(f"fewer than {entry['per_type']:,} {entry['unit']} of {told}", []).append(name)
+            told = ", ".join(f"{kind} ({count['got']:,})" for kind, count in short.items())
+            lacking.setdefault(f"fewer than {entry['per_type']:,} {entry['unit']} of some types: {told}", []).append(name)
     return [f"{', '.join(found)}: {told}" for told, found in lacking.items()]
 
 
@@ -115,7 +118,7 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
         entry = manifest["variants"][name]
         if entry["kind"] == "lowshot":
             continue
-        table = Table(title=f"{name}: {entry['records']:,} records", title_justify="left", show_header=False)
+        table = _titled(f"{name}: {entry['records']:,} records", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(justify="right")
         questions = entry["told"].get("questions")
@@ -131,8 +134,7 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
 
 def render_regions(manifest: dict[str, Any]) -> Table:
     """What a region store holds."""
-    table = Table(title=f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""),
-                  title_justify="left", show_header=False)
+    table = _titled(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
     rows = {"images": f"{manifest['images']:,}", "boxes": f"{manifest['boxes']:,}",

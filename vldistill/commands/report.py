@@ -24,7 +24,7 @@ def report_command(
 ) -> None:
     """Prints the tables, and writes page and tables where `out` names a folder; the last line of standard output is JSON."""
     from vldistill.evaluation.report.build import build_report
-    from vldistill.evaluation.report.tables import NOTE, text_table, to_csv, to_latex, to_markdown
+    from vldistill.evaluation.report.tables import note_of, text_table, to_csv, to_latex, to_markdown
 
     written = [PAGE, MARKDOWN, LATEX, CSV]
     if out is not None:
@@ -43,7 +43,7 @@ def report_command(
         if grid.sources:
             console.print(f"  published: {'; '.join(grid.sources)}", style="dim", highlight=False, markup=False)
     if any(grid.rows for _, _, grid in tables):
-        console.print(f"  {NOTE}\n", style="dim", highlight=False, markup=False)
+        console.print(f"  {note_of(grid for _, _, grid in tables)}\n", style="dim", highlight=False, markup=False)
     _shifts(report.shifts)
     for problem in report.problems:
         console.print(f"  not counted: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -9,11 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import new_manifest, refuse_existing, remove_leftovers, within_parents, write_manifest
+from vldistill.artifacts import (
+    MANIFEST,
+    new_manifest,
+    read_manifest,
+    refuse_existing,
+    remove_leftovers,
+    within_parents,
+    write_manifest,
+)
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
 from vldistill.data.toy.diverse.layouts import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
+from vldistill.errors import InputError
 from vldistill.locking import alone
 
 RAW_NAME = "toy"
@@ -31,19 +40,39 @@ def prepare_toy(
 ) -> list[dict[str, Any]]:
     """Writes raw files to `raw/toy/<dataset>` and artifacts to `out/toy-<dataset>`; returns the artifacts' manifests.
 
-    options: VQA's. Raises InputError before anything is written where one of the folders is taken.
+    options: VQA's. Raw files of the same seed and scale are kept, unless `overwrite` is on. Raises InputError before anything is
+    written where one of the folders is taken.
     """
     targets = {name: (raw / RAW_NAME / name, out / f"{RAW_NAME}-{name}") for name in datasets}
-    for places in targets.values():
-        for place, stage in zip(places, ("toy", "prepare"), strict=True):
-            refuse_existing(place, overwrite, stage)
+    for root, target in targets.values():
+        if overwrite or not _is_there(root, seed, scale):
+            refuse_existing(root, overwrite, "toy")
+            refuse_existing(target, overwrite, "prepare")
     manifests = []
     for name, (root, target) in targets.items():
+        own = _options(name, options)
         with within_parents(root), alone(root):
             remove_leftovers(root)
-            manifests.append(
-                _prepare_one(name, root, target, seed=seed, scale=scale, overwrite=overwrite, options=_options(name, options)))
+            if not overwrite and _is_there(root, seed, scale):
+                manifests.append(prepare(_layout(name), root, target, options=own))
+            else:
+                manifests.append(_prepare_one(name, root, target, seed=seed, scale=scale, overwrite=overwrite, options=own))
     return manifests
+
+
+def _is_there(root: Path, seed: int, scale: float) -> bool:
+    """Whether the raw files are those of such a world. Raises InputError where they are of another one."""
+    if not (root / MANIFEST).exists():
+        return False
+    found = read_manifest(root, "toy", make_it="vldistill prepare toy --overwrite")
+    if (found.get("seed"), found.get("scale")) != (seed, scale):
+        raise InputError(f"is a toy world of --seed {found.get('seed')} --scale {found.get('scale')}", where=str(root),
+                         hint="ask for the same, pass --overwrite, or give other places with --raw and --out")
+    return True
+
+
+def _layout(name: str) -> str:
+    return "jsonl" if name in JSONL_TASKS else name
 
 
 def _options(name: str, given: SourceOptions) -> SourceOptions:
@@ -64,7 +93,7 @@ def _prepare_one(
             root.rename(retired)
         (fresh / name).rename(root)
         placed = True
-        manifest = prepare("jsonl" if name in JSONL_TASKS else name, root, target, options=options, overwrite=overwrite)
+        manifest = prepare(_layout(name), root, target, options=options, overwrite=overwrite)
     except BaseException:
         if placed:
             shutil.rmtree(root, ignore_errors=True)

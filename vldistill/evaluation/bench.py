@@ -3,7 +3,7 @@
 Regimes, at 384x640 pixels (240 patches of 32) unless a run says otherwise:
 - fusion: text and image in one sequence; the reference is stock `transformers` ViLT, texts padded to the longest length.
 - online: both towers and the head. cached: text tower and head on stored image vectors, in memory or from an index on disk.
-  offline: the image tower.
+  encoding images: what an image costs once, before it is cached.
 - pair (NLVR2): two images a text; fusion passes twice, the dual encoder encodes the text once.
 - capture: keeping the last layer's queries and keys, in inference and in training.
 - step: an optimisation step of the student alone and with its teacher.
@@ -134,7 +134,7 @@ def speed_rows(
             f"fusion, transformers|{longest}": lambda: library(batches[longest]),
             f"fusion, ours|{longest}": lambda: fusion(batches[longest]),
             f"dual, online|{longest}": lambda: dual(batches[longest]),
-            f"dual, images offline|{longest}": encode_images,
+            f"dual, encoding images|{longest}": encode_images,
         }
         for tokens in setting.lengths:
             calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), cached)
@@ -148,7 +148,7 @@ def speed_rows(
     for name in calls:
         kind, tokens = name.split("|")
         text = flops.text_flops(int(tokens), config) + images * flops.fuse_flops(config)
-        own = {"dual, online": text + offline, "dual, images offline": offline, "dual, images cached": text,
+        own = {"dual, online": text + offline, "dual, encoding images": offline, "dual, images cached": text,
                STORED: text}
         needed[name] = own.get(kind, reference)
     return as_rows("one image" if images == 1 else "two images", setting, timings, reference, needed)

@@ -187,7 +187,7 @@ def _refuse_unfinished(run: Path) -> None:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     patterns = ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
@@ -195,6 +195,8 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
+            reason = "it is not in the hub's cache, and HF_HUB_OFFLINE is set"
         raise InputError(f"cannot be fetched: {reason}", where=name,
                          hint="fetch it on a machine with network and give the local folder") from None
 

@@ -14,7 +14,7 @@ from vldistill.errors import InputError
 
 RANDOM = "random"
 FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
-PREFETCH = "where there is a network: vldistill cache --prefetch; or give a local folder"
+PREFETCH = "where there is a network: vldistill cache --recipe R --prefetch; or give a local folder"
 _SEED = 0
 
 

@@ -61,5 +61,7 @@ def describe_batch(recipe: Recipe, phases: list[StepPairs], world: int) -> str:
     """What makes a step's pairs, of the task, and of step 1 before it where that differs."""
     batch, task = recipe.train.batch, phases[-1]
     of_one = f"{batch.pairs}" if batch.tokens is None else f"batches of at most {batch.tokens:,} tokens"
+    if batch.tokens is None and task.mean < batch.pairs * batch.accumulate * world:
+        return f"{task} pairs = all {task.mean / batch.accumulate:g} there are x {batch.accumulate} accumulated"
     told = f"{task} pairs = {of_one} x {batch.accumulate} accumulated x {world} process(es)"
     return told if batch.tokens is None or len(phases) == 1 else f"{told}; while matching {phases[0]}"

@@ -43,7 +43,7 @@ def changes(before: Recipe, now: Recipe) -> list[Change]:
             if name not in FREE and old.get(name) != new.get(name)]
 
 
-def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[str, str], dict[str, str]]) -> None:
+def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[str, str], dict[str, str]] = ({}, {})) -> None:
     """Raises InputError where the run's recipe differs, or what it was made from: was and is, of the manifest's `parents`."""
     told = [str(change) for change in changes(before, now)]
     was, found = parents

@@ -91,15 +91,17 @@ def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
             return whole
         earlier = _earlier(stage)
         if earlier is None and is_first_rank():
-            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES)
+            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
+                            "pass --overwrite, --resume auto to go on with it, or another --name")
         return _run(stage, earlier, notice, say)
 
 
 def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
-    """The manifest of a run that nothing is left to do for."""
+    """The manifest of a run that nothing is left to do for. Raises InputError where its recipe was another one."""
     earlier = _earlier(stage)
     if earlier is None or not earlier.get("complete"):
         return None
+    check_same(stage.folder, load_recipe(str(stage.folder / "recipe.yaml")), stage.recipe)
     say(f"{stage.folder} is complete")
     if is_first_rank():
         remove_states(stage.folder)  # where it was killed just before that

@@ -108,6 +108,10 @@ def make_phases(recipe: Recipe, parts: Parts, world: int, rank: int = 0) -> list
     return [Phase("matching", matching.objective, matching.train, matching.val, plan(0, first), batches), task]
 
 
+def _steps(count: int) -> str:
+    return f"{count} steps" if count > 1 else "step"
+
+
 def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     """What the stage would do, for `--dry-run` and the head of the log."""
     recipe = stage.recipe
@@ -127,7 +131,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
                            + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
         "optimiser": describe_rates(recipe, task.steps, effective.mean),
         "effective batch": describe_batch(recipe, [phase.pairs for phase in phases], world),
-        "validation": f"every {task.plan.validate_every} steps on `{recipe.data.val}`; the best is kept",
+        "validation": f"every {_steps(task.plan.validate_every)} on `{recipe.data.val}`; the best is kept",
         "run": f"{stage.folder}" + (" (exists: refused without --overwrite)" if stage.folder.exists() else ""),
     }
     if recipe.train.fsdp:

@@ -12,7 +12,7 @@ from vldistill.evaluation.report.analyses import Importance, Picture, Shift
 from vldistill.evaluation.report.charts import Chart, bar_charts, cost_chart, curve_charts, style_of
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.samples import Given, SampleCard, SampleSet
-from vldistill.evaluation.report.tables import NOTE, Grid, text_table
+from vldistill.evaluation.report.tables import Grid, note_of, text_table
 
 _STYLE = """
 :root { --panel: #fff; --right: #00704d; --wrong: #b3261e; --warn: #8a5a00; }
@@ -102,7 +102,7 @@ def _results(task: TaskReport) -> list[str]:
     rows = "".join("<tr>" + "".join(_cell("td", cell, numeric, name == "paper") for name, cell, numeric
                                      in zip(table.head, row, table.numeric, strict=True)) + "</tr>" for row in table.rows)
     sources = "; ".join(task.grid.sources)
-    told = f'<p class="faint">{escape(NOTE)}{escape(" Sources: " + sources + ".") if sources else ""}</p>'
+    told = f'<p class="faint">{escape(note_of([task.grid]))}{escape(" Sources: " + sources + ".") if sources else ""}</p>'
     return [f"<h3>{escape(task.title)}</h3>", _wide(f"<table><tr>{head}</tr>{rows}</table>", f"results on {task.title}"), told,
             _charts(bar_charts(task.grid), task.title)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vldistill.evaluation.report.grid import Cell, Column, Group, columns_of
@@ -12,7 +12,13 @@ from vldistill.evaluation.report.published import Figure, published_for
 
 NOTHING = "–"
 """A cell without a figure."""
-NOTE = "mean ± standard deviation over seeds, in percent; (n/m): n of m runs count. paper: full-size models on the whole data."
+_NOTE = "mean ± standard deviation over seeds, in percent; (n/m): n of m runs count."
+_PAPER = " paper: full-size models on the whole data."
+
+
+def note_of(grids: Iterable[Grid]) -> str:
+    """What stands below tables."""
+    return _NOTE + _PAPER * any(grid.sources for grid in grids)
 
 
 @dataclass(frozen=True)
