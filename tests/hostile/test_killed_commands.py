@@ -139,7 +139,8 @@ def test_cache(zygote, world):
     killed_cache(zygote, world, 3, 3)
 
 
-def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote, world):
+@pytest.mark.parametrize("lost", ["no-other", "vit-*"], ids=["all are there", "another is not"])
+def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote, world, lost):
     cache = world / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     zygote.run(world, *CACHE)
@@ -147,6 +148,8 @@ def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote,
     for place in cache.iterdir():
         write_manifest(place, {**json.loads((place / MANIFEST).read_text()), "complete": False})
         (place / f".{MANIFEST}.1.tmp").write_text("{")
+    for place in cache.glob(lost):
+        shutil.rmtree(place)
     zygote.run(world, *CACHE)
     assert contents_of(cache) == whole
 
@@ -161,9 +164,10 @@ def test_cache_twenty_times(zygote, world):
 
 def killed_distill(zygote: Zygote, world: Path, count: int, seed: int, times: int) -> tuple[int, int]:
     """Each run is killed so many times; returns how often one was killed, and how often it left a checkpoint to go on from."""
-    run, killed, resumed = world / RUN, 0, 0
-    shutil.rmtree(world / "runs", ignore_errors=True)
-    longest = zygote.run(world, *DISTILL)
+    run, killed, resumed, longest = world / RUN, 0, 0, 60.0
+    for _ in range(min(times, 2)):  # the first may be slower than those that are killed
+        shutil.rmtree(world / "runs", ignore_errors=True)
+        longest = min(longest, zygote.run(world, *DISTILL))
     whole = contents_of(world / "runs")
     for moment in moments(count, longest, seed):
         shutil.rmtree(world / "runs")
@@ -202,7 +206,7 @@ def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, 
 @pytest.mark.slow
 def test_distill_twenty_times(zygote, world):
     killed, resumed = killed_distill(zygote, world, 20, 6, times=2)
-    assert killed >= 15 and resumed >= 8, (killed, resumed)
+    assert killed >= 20 and resumed >= 8, (killed, resumed)
 
 
 def half_written(run: Path, first: int) -> Path | None:

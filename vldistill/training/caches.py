@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,9 +190,9 @@ class TeacherCaches:
         for part in self.parts.values():
             part.cache = find_cache(self._root, part.name, part.fields)
 
-    def settle(self, inputs: Inputs, shard: tuple[int, int] = (0, 1)) -> None:
-        """Declares caches complete whose writer was killed just before it could, and removes what it left."""
-        for part in self.parts.values():
+    def settle(self, inputs: Inputs, roles: Iterable[str], shard: tuple[int, int] = (0, 1)) -> None:
+        """Declares caches complete that lack nothing and whose writer was killed just before it could; removes what it left."""
+        for part in (self.parts[role] for role in roles):
             if part.cache is not None and not part.cache.complete:
                 with suppress(InputError), ExitStack() as stack:  # refused where another is at work, which will do it
                     self._open(part, inputs, shard, stack)
