@@ -13,7 +13,7 @@ from archive_worlds import MODES, NOISE, contents, entry, header, refused, write
 
 from vldistill.data.archives import unpack as archives
 from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
-from vldistill.errors import InputError
+from vldistill.errors import InputError, VldistillError
 
 
 @pytest.mark.parametrize("suffix", MODES)
@@ -196,6 +196,7 @@ def test_a_disk_that_fails_is_no_fault_of_the_archive(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(archives._Unpacking, "_write", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(VldistillError, match="out: cannot be written: No space left") as caught:
         unpack([path], tmp_path / "out")
+    assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == [path]

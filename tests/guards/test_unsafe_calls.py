@@ -75,7 +75,7 @@ def test_nothing_runs_what_it_reads():
 
 
 def test_no_script_evaluates_text():
-    scripts = [path for path in BIN.iterdir() if path.suffix in (".sh", ".sbatch", "")]
+    scripts = [path for path in BIN.iterdir() if path.is_file() and path.suffix in (".sh", ".sbatch", "")]
     assert len(scripts) > 5
     for path in scripts:
         words = [line for line in path.read_text().splitlines() if re.search(r"(^|[;&|({]\s*|\s)eval\s+[\"$]", line)]
