@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import contrast_gradients
 import torch
 from launching import launch
 from safetensors.torch import load_file
 
-SCRIPT = Path(__file__).with_name("contrast_gradients.py")
-
 
 def test_two_processes_find_the_gradients_of_the_doubled_batch(tmp_path: Path):
-    alone = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=240,
-                           env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert alone.returncode == 0, alone.stderr
-    both = launch(tmp_path, SCRIPT, tmp_path)
+    contrast_gradients.main(tmp_path)
+    both = launch(tmp_path, contrast_gradients.__file__, tmp_path)
     assert both.returncode == 0, both.stderr
     whole = load_file(tmp_path / "1-0.safetensors")
     parts = [load_file(tmp_path / f"2-{rank}.safetensors") for rank in range(2)]
