@@ -139,7 +139,9 @@ def test_cache(zygote, world):
     killed_cache(zygote, world, 3, 3)
 
 
-def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote, world):
+@pytest.mark.parametrize("unwritten", [None, "vit"])
+def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote, world, unwritten):
+    """By itself, or beside one that lacks rows."""
     cache = world / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     zygote.run(world, *CACHE)
@@ -147,6 +149,8 @@ def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote,
     for place in cache.iterdir():
         write_manifest(place, {**json.loads((place / MANIFEST).read_text()), "complete": False})
         (place / f".{MANIFEST}.1.tmp").write_text("{")
+        if unwritten and place.name.startswith(unwritten):
+            shutil.rmtree(place)
     zygote.run(world, *CACHE)
     assert contents_of(cache) == whole
 

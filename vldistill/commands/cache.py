@@ -52,8 +52,7 @@ def cache_command(
     started = time.monotonic()
     if any(missing.values()):
         caches.build(inputs, _say, shard=part, progress=_Progress())
-    else:
-        caches.settle(inputs, part)
+    caches.settle(inputs, part)
     left = sum(len(keys) for keys in caches.missing(inputs).values())
     wanted = sum(len(own.keys(inputs)) for own in caches.parts.values())
     _say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))

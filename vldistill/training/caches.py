@@ -191,9 +191,10 @@ class TeacherCaches:
             part.cache = find_cache(self._root, part.name, part.fields)
 
     def settle(self, inputs: Inputs, shard: tuple[int, int] = (0, 1)) -> None:
-        """Declares caches complete whose writer was killed just before it could, and removes what it left."""
-        for part in self.parts.values():
-            if part.cache is not None and not part.cache.complete:
+        """Declares caches complete that have all rows, whose writer was killed just before it could, and removes what it left."""
+        for role, keys in self.missing(inputs).items():
+            part = self.parts[role]
+            if not keys and part.cache is not None and not part.cache.complete:
                 with suppress(InputError), ExitStack() as stack:  # refused where another is at work, which will do it
                     self._open(part, inputs, shard, stack)
                 part.cache = find_cache(self._root, part.name, part.fields)
