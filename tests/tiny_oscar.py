@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,6 +52,14 @@ def write_features(images: Path, folder: Path, *, width: int = 12) -> None:
         np.savez(folder / f"{image.stem}.npz", norm_bb=boxes.astype(np.float16),
                  features=random.normal(size=(count, width)).astype(np.float16), conf=np.ones(count, np.float16),
                  soft_labels=np.ones((count, 3), np.float16))
+
+
+def prepare_with_regions(folder: Path, well: Callable[..., object], datasets: str) -> None:
+    """Toy data in `folder`, the working folder, and random regions for all their images in artifacts/regions/toy. well: runs a
+    command."""
+    well("prepare", "toy", "--scale", "0.01", "--datasets", datasets)
+    write_features(folder, folder / "features")
+    well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
 
 
 def make_batch(*, images: int = 1, padded: bool = True, seed: int = 1) -> Batch:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from launching import ends_of, launch, start_pair
 from safetensors.torch import load_file
-from tiny_oscar import write_features
+from tiny_oscar import prepare_with_regions
 from tiny_teachers import write_bert, write_clip, write_grid_clip, write_vit
 
 from vldistill.training.guard import PREEMPTED
@@ -59,6 +59,9 @@ CASES = {
     "retrieval": ("finetune", "data.path=artifacts/data/toy-coco", "objective={kind: retrieval}", "student.kind=dual_encoder"),
     "pretraining": ("pretrain", "data.path=artifacts/data/toy-coco", "objective={kind: pretrain, tasks: [cmc, mlm, itm]}",
                     "student.kind=dual_encoder"),
+    "text_encoder": ("pretrain", "data.path=artifacts/data/toy-coco", "objective={kind: pretrain, tasks: [mlm]}",
+                     f"student={{kind: text_encoder, {SIZES}}}"),
+    "vision_encoder": ("finetune", "data.path=artifacts/data/toy-diverse_images", "student.kind=vision_encoder"),
 }
 
 
@@ -66,16 +69,13 @@ CASES = {
 def here(tmp_path_factory, well):
     """A folder with toy data, random regions, small teachers and the recipe."""
     folder = tmp_path_factory.mktemp("fsdp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,nlvr2,coco")
-        write_features(folder, folder / "features")
-        well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
     for name, write in (("vit", write_vit), ("bert", write_bert), ("clip", write_clip), ("grid_clip", write_grid_clip)):
         write(folder / "teachers" / name)
     (folder / "small.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        prepare_with_regions(folder, well, "vqa,nlvr2,coco")
+        well("prepare", "toy", "--scale", "0.01", "--datasets", "diverse-images")
         well("cache", "-r", "small.yaml", TEACHERS, ADVL)
     return folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_oscar import write_features
+from tiny_oscar import prepare_with_regions
 from tiny_teachers import write_bert
 
 RECIPE = """
@@ -33,9 +33,7 @@ def baselines(tmp_path_factory, well):
     folder = tmp_path_factory.mktemp("baselines")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,nlvr2")
-        write_features(folder, folder / "features")
-        well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
+        prepare_with_regions(folder, well, "vqa,nlvr2")
     write_bert(folder / "bert")
     for task in TASKS:
         (folder / f"{task}.yaml").write_text(RECIPE.format(task=task))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_oscar import write_features
+from tiny_oscar import prepare_with_regions
 
 RECIPE = """
 data: {path: artifacts/data/toy-nlvr2}
@@ -28,9 +28,7 @@ def trained(tmp_path_factory, well):
     folder = tmp_path_factory.mktemp("oscar")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa,nlvr2,coco")
-        write_features(folder, folder / "features")
-        well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
+        prepare_with_regions(folder, well, "vqa,nlvr2,coco")
         Path("oscar.yaml").write_text(RECIPE)
         well("finetune", "-r", "oscar.yaml", "--name", "teacher")
         well("distill", "-r", "oscar.yaml", *DUAL, f"student.init={TEACHER}", f"teacher={{kind: oscar, model: {TEACHER}}}",
