@@ -44,7 +44,7 @@ def installed(tmp_path_factory) -> Installed:
     venv.EnvBuilder(with_pip=False).create(environment)
     python = environment / "bin" / "python"
     # The libraries of this environment, without its editable install: a path file within such a path is not read.
-    site = Path(subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip())
+    site = next(environment.glob("lib/python*/site-packages"))
     libraries = {path for path in sys.path if path.endswith("site-packages")} | {sysconfig.get_path("purelib")}
     (site / "libraries.pth").write_text("".join(f"{path}\n" for path in sorted(libraries)))
     subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel],
