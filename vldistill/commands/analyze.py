@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, read_manifest, write_bytes, write_json
+from vldistill.artifacts import RUN_STAGES, find_run, read_manifest, refuse_links, write_bytes, write_json
 from vldistill.commands.output import last_line, plan_table
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
@@ -82,6 +82,7 @@ def analyze_command(
     subject = _open(run, data, split)
     view.check(subject)
     samples = asked.samples or view.samples
+    refuse_links(subject.folder, "figures")
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
         shown = "one sentence" if asked.text else f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"

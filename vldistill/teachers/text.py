@@ -64,10 +64,7 @@ class TransformersText:
     @property
     def tokenizer(self):
         if self._tokenizer is None:
-            from transformers import AutoTokenizer
-
-            # Words come one by one, so RoBERTa has to be told that a space stands before each.
-            self._tokenizer = fetched(lambda: AutoTokenizer.from_pretrained(self.model, add_prefix_space=True), self.model)
+            self._tokenizer = fetched(self._load_tokenizer, self.model)
         return self._tokenizer
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TransformersText:
@@ -99,16 +96,22 @@ class TransformersText:
                  for word, part in zip(coded.word_ids(0), coded.sequence_ids(0), strict=True)]
         return mean_by_word(states[: len(place)], place, first + rest)
 
+    def _load_tokenizer(self):
+        from transformers import AutoTokenizer
+
+        # Words come one by one, so RoBERTa has to be told that a space stands before each.
+        return AutoTokenizer.from_pretrained(self.model, add_prefix_space=True, trust_remote_code=False)
+
     def _load(self) -> nn.Module:
         from transformers import AutoConfig, AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         if self.weights != RANDOM:
-            return AutoModel.from_pretrained(self.model)
-        config = AutoConfig.from_pretrained(self.model)
+            return AutoModel.from_pretrained(self.model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(self.model, trust_remote_code=False)
         with fixed_random():
-            return AutoModel.from_config(config)
+            return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def mean_by_word(states: Tensor, place: list[int], count: int) -> Tensor:
