@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vldistill.errors import InputError, writing
+from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
 
 SCHEMA_VERSION = 1
@@ -102,6 +102,10 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
                 target.rename(retired)
             temporary.rename(target)
             shutil.rmtree(retired, ignore_errors=True)
+        except VldistillError as error:
+            # Nobody asked for a file of this name.
+            error.where = error.where and error.where.replace(str(temporary), str(target))
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

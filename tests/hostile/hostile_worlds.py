@@ -27,10 +27,9 @@ from vldistill.models.checkpoint import ModelSpec, save_model
 from vldistill.models.fusion import FusionModel
 from vldistill.models.vilt import EncoderConfig
 from vldistill.recipe import dump_recipe, load_recipe
+from vldistill.store.layout import Column
 from vldistill.students.build import load_student
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 from vldistill.training.checkpoint import State, load_state, save_state
 
 WORDS = ["is", "there", "a", "red", "square", "in", "the", "left", "image", "?"]
@@ -96,12 +95,12 @@ def make_regions(place: Path) -> Path:
             random.standard_normal((count, 8)).astype(np.float16), np.sort(random.random((count, 4)), axis=1).astype(np.float32),
             random.random(count).astype(np.float16), random.random((count, 3)).astype(np.float16),
             random.standard_normal(8).astype(np.float16), (640, 480)))
-    writer.close()
+    rows = writer.close()
     shards = sorted(folder.iterdir())
     width, classes, confidence, whole = writer.shape
     write_manifest(folder, new_manifest(
         "regions", features="detector", images=writer.images, boxes=writer.boxes, width=width, classes=classes,
-        confidence=confidence, image_features=whole, sums=True, sizes={path.name: path.stat().st_size for path in shards},
+        confidence=confidence, image_features=whole, **rows, sizes={path.name: path.stat().st_size for path in shards},
         files={path.name: artifacts.file_digest(path) for path in shards}, fingerprint="f", complete=True))
     return folder
 
@@ -266,7 +265,7 @@ def read_index(folder: Path) -> Any:
     index = ImageIndex(folder)
     rows = [index.place_of(bytes.fromhex(f"{number:040x}"), str(number)) for number in range(5)]
     return {"rows": index.rows, "fields": index.fields, "model": index.model, "places": rows,
-            "vectors": [index.of(slice(None), place).tolist() for place in range(index.vectors.shape[1])]}
+            "vectors": index.of(slice(None)).tolist()}
 
 
 KINDS = {

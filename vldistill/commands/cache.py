@@ -108,7 +108,7 @@ def _prefetch(caches: Any) -> None:
 
 
 def _verify(caches: Any, inputs: Any, rows: int) -> None:
-    from vldistill.teachers.cache.verify import verify_cache
+    from vldistill.teachers.cache.store import verify_cache
 
     faults = 0
     for part in caches.parts.values():
@@ -129,7 +129,7 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
 
 
 def _list(root: Path) -> None:
-    from vldistill.teachers.cache.listing import list_caches
+    from vldistill.teachers.cache.store import list_caches
 
     table = Table("cache", "rows", "MB", "s", "state")
     for column in table.columns[1:4]:
