@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vldistill.artifacts import write_json
+from vldistill.artifacts import json_text, write_files
 from vldistill.commands.output import console, last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
@@ -45,8 +45,7 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
             console.print(f"{name}: {verdict(row)}", highlight=False, markup=False)
     if shown:
         console.print(_examples_table(shown))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(target, {**found, "examples": shown})
+    write_files({target: json_text({**found, "examples": shown})})
     console.print(f"wrote {target}\n", highlight=False, markup=False, soft_wrap=True)
     head = {name: found[name] for name in ("a", "b", "split")}
     parts = {part: _short(row) for part, row in found.get("parts", {}).items()}
