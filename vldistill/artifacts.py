@@ -16,14 +16,14 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from vldistill.errors import InputError, writing
+from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
 
 SCHEMA_VERSION = 1
@@ -98,16 +98,33 @@ def _digest_of(path: Path, inode: int, size: int, changed: int) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole: to a temporary name, flushed to disk, then renamed into place. Raises VldistillError where the disk is
     full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write_together({path: content})
+
+
+def write_files(files: Mapping[Path, bytes | str]) -> None:
+    """Writes files that belong together: all are on disk under temporary names before the first is renamed into place, so that a
+    full disk leaves what was there before. Folders above them are made, and taken away again where it fails. Text becomes UTF-8.
+    Raises VldistillError where the disk is full."""
+    with ExitStack() as stack:
+        for path in files:
+            stack.enter_context(within_parents(path))
+        _write_together({path: content.encode() if isinstance(content, str) else content for path, content in files.items()})
+
+
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
-        with writing(path, len(content)):
-            with temporary.open("wb") as file:
+        for path, content in files.items():
+            with writing(path, len(content)), temporary[path].open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+        for path, written in temporary.items():
+            with writing(path, len(files[path])):
+                written.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +134,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole (see `write_text`)."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON as files have it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -140,6 +162,10 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
                 target.rename(retired)
             temporary.rename(target)
             shutil.rmtree(retired, ignore_errors=True)
+        except VldistillError as error:
+            # Nobody asked for a file of this name.
+            error.where = error.where and error.where.replace(str(temporary), str(target))
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

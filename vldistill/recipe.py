@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from vldistill.artifacts import fingerprint
+from vldistill.artifacts import fingerprint, write_bytes
 from vldistill.errors import InputError, Problems
 from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 from vldistill.schema import Recipe
@@ -226,5 +225,5 @@ def copy_recipe(name: str, target: Path) -> Path:
     destination = target / source.name if target.is_dir() else target
     if destination.exists():
         raise InputError("already exists", where=str(destination), hint="choose another name")
-    shutil.copyfile(source, destination)
+    write_bytes(destination, source.read_bytes())
     return destination

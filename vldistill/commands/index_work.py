@@ -48,7 +48,7 @@ def build_command(
     with Watching() as watch:
         manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
                                overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,
-                               partial=limit is not None)
+                               encoded=str(images), partial=limit is not None)
     seconds = time.perf_counter() - started
     say(f"wrote {target} after {seconds:.1f} s")
     last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})

@@ -165,10 +165,8 @@ def write_spec(folder: Path, spec: ModelSpec) -> None:
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     """Writes model.safetensors whole. Raises VldistillError where the disk is full."""
-    temporary = folder / ".model.safetensors.tmp"
     held = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_tensors(temporary, held, {"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
+    save_tensors(folder / "model.safetensors", held, {"format": "pt"})
 
 
 def resolve_model(source: str) -> Path:
