@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vldistill.data.image_files import check_paths
-from vldistill.data.records import Record, read_json, split_words
+from vldistill.data.records import Record, read_json
 from vldistill.data.sources.base import (
     Row,
     SourceData,
@@ -29,6 +29,7 @@ from vldistill.data.sources.base import (
     wrong_layout,
 )
 from vldistill.data.sources.json_array import iterate_array
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 # After so many faults a file of millions of rows is given up: it is another file, not a damaged one.
@@ -170,7 +171,8 @@ class _Captions:
             return False
         self.added += 1
         name = f"{self.split}-{row}"
-        self.data.add(self.split, Record(id=name, task="caption", images=[image], text=split_words(caption)), where)
+        record = Record(id=name, task="caption", images=[image], text=split_words(caption), written=caption)
+        self.data.add(self.split, record, where)
         return True
 
     def _compare(self, image: str, address: str, where: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
-from vldistill.data.records import TASKS, Record, split_words
+from vldistill.data.records import TASKS, Record
 from vldistill.data.sources.base import (
     SPLITS,
     Row,
@@ -29,6 +29,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 # The accuracy leaves one annotator out: a single answer has to stand for ten who agree, or none could be right.
@@ -259,6 +260,7 @@ def _add(line: _Line, split: str, data: SourceData) -> None:
             task=data.task,
             images=line.images,
             text=split_words(line.text or ""),
+            written=line.text,
             label=places[0] if line.label is not None and places else None,
             answers=line.answers,
             type=line.type,
