@@ -161,6 +161,8 @@ def _distinct(option: str, text: str) -> tuple[int, ...]:
 
 def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
     added, packed = manifest.get("added", []), manifest.get("packed", False)
+    if manifest.get("advice"):
+        console.print(f"note: {manifest['advice']}", highlight=False, markup=False)
     if manifest.get("unchanged") and not added and not packed:
         console.print(f"up to date: {place}, made from the same input", highlight=False, soft_wrap=True)
         return

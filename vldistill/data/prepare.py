@@ -69,6 +69,9 @@ _OPTIONS = {
     "sbu": set(),
     "visual_genome": set(),
 }
+_OF_WORDS = {name for name, task in TASKS.items() if not task.text} | {"vcr"}
+"""Tasks whose records have no text, or words from their source."""
+_OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
 
 
 def prepare(
@@ -97,8 +100,8 @@ def prepare(
     reading(done) counts records, progress(done, total) images, packing(done, total) samples. variants: what to make of its
     splits, beside them. shards: also pack the images into tars of so many samples.
     An artifact that was made of the same input with the same options is kept: variants and shards that it lacks are added, and
-    the manifest comes back with `unchanged`, `added` and `packed` (not on disk). Raises InputError with every fault found;
-    nothing is then left behind.
+    the manifest comes back with `unchanged`, `added`, `packed` and `advice` (not on disk). Raises InputError with every fault
+    found; nothing is then left behind.
     """
     started = time.monotonic()
     options, variants = options or SourceOptions(), variants or Variants()
@@ -142,6 +145,7 @@ def prepare(
             unanswerable=writer.unanswerable(),
             partial=limit is not None,
             notes=data.notes,
+            written=writer.written,
             images=asked["images"],
             options={**asked, "shards": shards},
             inputs=inputs_signature(raw, images),
@@ -175,6 +179,8 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     if not same or manifest.get("inputs") != inputs_signature(raw, paths):
         return None
     artifacts.check_files(out, manifest)
+    if manifest["task"] not in _OF_WORDS and not manifest.get("written"):
+        manifest["advice"] = _OLD_TEXTS
     return {**manifest, "unchanged": True}
 
 

@@ -35,6 +35,8 @@ _BERT = dict(zip(_ROLES, SPECIALS, strict=True))
 _ROBERTA = dict(zip(_ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
 # Padded as transformers does it. The text tower is causal and is read at its last end token, so nothing behind that counts.
 _CLIP = dict(zip(_ROLES, (END, END, START, END, MASK), strict=True))
+KINDS = {"wordpiece": _BERT, "roberta": _ROBERTA, "clip": _CLIP}
+"""The tokenizers there are, with the names of their special tokens. DeCLIP's is CLIP's with one token more."""
 _UNSPACED = tuple(".,;:?!)%")
 """Words of a list that follow the one before without a space, as they did before the text was split."""
 
@@ -45,10 +47,9 @@ class WordTokenizer:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._byte_pairs = isinstance(tokenizer.model, BPE)
-        self._clip = self._byte_pairs and tokenizer.model.end_of_word_suffix == WORD_END
-        self._names = dict(_CLIP if self._clip else _ROBERTA if self._byte_pairs else _BERT)
-        if self._clip and tokenizer.token_to_id(MASK) is None:
+        self.kind = _kind(tokenizer)
+        self._names = dict(KINDS[self.kind])
+        if self.kind == "clip" and tokenizer.token_to_id(MASK) is None:
             del self._names["mask"]
         self.pad_id, self.cls_id, self.sep_id = (self._special(self._names[role]) for role in ("pad", "cls", "sep"))
         self.mask_id: int | None = self._special(self._names["mask"]) if "mask" in self._names else None
@@ -69,16 +70,16 @@ class WordTokenizer:
         """Token ids without specials, and each token's word index; None of a token that holds nothing but spaces (RoBERTa's)."""
         if isinstance(words, Phrase):
             return self._written(words)
-        if self._byte_pairs and not self._clip:
+        if self.kind == "roberta":
             return self._pairs(words)
         # CLIP's pairs know a word by its end and ignore spaces, so words can be coded one by one.
-        given = [cleaned(word) for word in words] if self._clip else list(words)
+        given = [cleaned(word) for word in words] if self.kind == "clip" else list(words)
         coded = self._tokenizer.encode(given, is_pretokenized=True, add_special_tokens=False)
         return coded.ids, coded.word_ids
 
     def _written(self, phrase: Phrase) -> tuple[list[int], list[int | None]]:
         """The text as it is."""
-        text, owners = cleaned_text(phrase) if self._clip else (phrase.text, phrase.owners())
+        text, owners = cleaned_text(phrase) if self.kind == "clip" else (phrase.text, phrase.owners())
         coded = self._tokenizer.encode(text, add_special_tokens=False)
         return coded.ids, [owner(owners[start:end]) for start, end in coded.offsets]
 
@@ -96,16 +97,23 @@ class WordTokenizer:
         """Writes tokenizer.json, tokenizer_config.json and, of WordPiece, vocab.txt."""
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
         names = {f"{role}_token": name for role, name in self._names.items()}
-        if self._byte_pairs:
-            ends = {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")} if self._clip else {
+        if self.kind != "wordpiece":
+            ends = {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")} if self.kind == "clip" else {
                 "bos_token": self._names["cls"], "eos_token": self._names["sep"]}
-            library = "CLIPTokenizer" if self._clip else "RobertaTokenizer"
+            library = "CLIPTokenizer" if self.kind == "clip" else "RobertaTokenizer"
             write_json(folder / "tokenizer_config.json", {"tokenizer_class": library, **names, **ends})
             return
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         write_text(folder / "vocab.txt", "\n".join(ordered) + "\n")
         lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", True))
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names})
+
+
+def _kind(tokenizer: Tokenizer) -> str:
+    """Which of KINDS it is."""
+    if not isinstance(tokenizer.model, BPE):
+        return "wordpiece"
+    return "clip" if tokenizer.model.end_of_word_suffix == WORD_END else "roberta"
 
 
 @lru_cache

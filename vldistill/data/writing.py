@@ -51,7 +51,8 @@ class RecordWriter:
     """Takes a source's records (`SourceData.take`) and writes `<folder>/<split>.jsonl`. Use as a context manager.
 
     folder: None counts only. limit: the first N records of each split; those after it are dropped. progress(records so far)
-    is called now and then. `where_of`: for each image the line that first names it.
+    is called now and then. `where_of`: for each image the line that first names it. `written`: whether records have the texts of
+    their source.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RecordWriter:
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
         self.records = self.regions = 0
+        self.written = False
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -78,6 +80,7 @@ class RecordWriter:
             return
         counts.add(record, self.data)
         self.records += 1
+        self.written = self.written or record.written is not None
         if self._progress and self.records % _TELL_EVERY == 0:
             self._progress(self.records)
         for path in record.images:
