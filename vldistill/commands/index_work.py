@@ -17,6 +17,7 @@ from vldistill.data.artifact import open_data
 from vldistill.data.image_files import ImageInfo, check_images
 from vldistill.data.images import ImageFolder
 from vldistill.data.records import read_text
+from vldistill.data.size_rules import size_faults
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.image_index import STAGE, ImageIndex, Source, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
@@ -36,15 +37,19 @@ def build_command(
     source = _images_of(images, limit)
     target = out or INDEXES / images.resolve().name
     size = len(source.known) * spec.images * model.width * 4
+    visual = visual_input(spec, source.images, memory=False)
+    sizes = ((path, info.width, info.height) for path, info in source.known.items())
+    badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
     console.print(plan_table("index build", {
         "model": run, "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
         "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
-                   f"{size / 2**20:,.1f} MiB", "writes": str(target)}))
+                   f"{size / 2**20:,.1f} MiB",
+        **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}), "writes": str(target)}))
     if dry_run:
         return
     refuse_existing(target, overwrite, STAGE)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    visual, started = visual_input(spec, source.images, memory=False), time.perf_counter()
+    started = time.perf_counter()
     with Watching() as watch:
         manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
                                overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +114,13 @@ class DataArtifact:
         # An artifact of images that were not looked at has none.
         known = self.verified(IMAGES_FILE) if IMAGES_FILE in self.manifest["files"] else self.folder / IMAGES_FILE
         return ImageDigests(self.images, known)
+
+    def image_sizes(self) -> Iterator[tuple[str, int, int]]:
+        """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at."""
+        if IMAGES_FILE in self.manifest["files"]:
+            with (self.folder / IMAGES_FILE).open(encoding="utf-8") as file:
+                for row in map(json.loads, file):
+                    yield row["path"], row["width"], row["height"]
 
     @cached_property
     def objects(self) -> ObjectIndex | None:

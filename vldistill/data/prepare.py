@@ -22,8 +22,10 @@ from vldistill.data.image_files import ImageInfo
 from vldistill.data.inputs import inputs_signature
 from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER
+from vldistill.data.size_rules import size_faults
 from vldistill.data.sources import captions, jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, visual_genome, vqa
 from vldistill.data.sources.base import ALL_SPLITS, SourceData, SourceOptions, nearest
+from vldistill.data.transforms import ImageTransform
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
@@ -69,6 +71,8 @@ _OPTIONS = {
     "sbu": set(),
     "visual_genome": set(),
 }
+_VILT = ImageTransform(size=384, patch=32).seen
+"""The size rule by which `prepare` tells of images that most students would see badly; a training tells by its own."""
 _OF_WORDS = {name for name, task in TASKS.items() if not task.text} | {"vcr"}
 """Tasks whose records have no text, or words from their source."""
 _OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
@@ -133,6 +137,8 @@ def prepare(
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
         problems.raise_if_any(str(raw))
+        if told := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
+            data.notes.append(f"{told}, as ViLT sees them (384 pixels, patches of 32)")
         manifest = artifacts.new_manifest(
             "prepare",
             dataset=name,
