@@ -7,6 +7,7 @@ pipelines.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -21,9 +22,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vldistill.errors import InputError, Problems
+from vldistill.data.near_names import NearNames, near_folder
+from vldistill.errors import IMAGE, InputError, Problems
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Of files of these formats."""
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 256 * 2**20
 _CHUNK = 32
@@ -72,12 +76,13 @@ def check_paths(relative_paths: Iterable[str], problems: Problems, where_of: Map
     for path in dict.fromkeys(relative_paths):
         pure = PurePosixPath(path)
         if not path.strip() or "\0" in path:
-            problems.add(f"image path {path[:200]!r} is not a path", where=where_of.get(path), hint="name a file")
+            problems.add(f"image path {path[:200]!r} is not a path", where=where_of.get(path), hint="name a file", part=IMAGE)
         elif pure.is_absolute() or ".." in pure.parts:
             problems.add(
                 f"image path {path[:200]!r} leaves the raw folder",
                 where=where_of.get(path),
                 hint="give it relative to the raw folder, without `..`",
+                part=IMAGE,
             )
         else:
             good.append(path)
@@ -117,7 +122,9 @@ def check_images(
                 if isinstance(result, ImageInfo):
                     found[path] = result
                 else:
-                    problems.add(f"image {_shown(path)}: {result.message}", where=where_of.get(path), hint=result.hint)
+                    problems.add(
+                        f"image {_shown(path)}: {result.message}", where=where_of.get(path), hint=result.hint, part=IMAGE
+                    )
             done += len(chunk)
             if progress:
                 progress(done, len(present))
@@ -149,49 +156,61 @@ def _existing(
     good: set[str] = set()
     for folder, members in folders.items():
         place = Path(root) / folder
-        where = where_of.get(members[0])
-        if not os.path.isdir(place):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
+        fault = entries = None
+        try:
+            entries = _list_folder(place)
+        except (FileNotFoundError, NotADirectoryError):
+            fault = f"no such folder: {_shown(str(place))}", near_folder(root, members[0]) or "put the images there"
+        except OSError as error:
+            fault = f"the folder {_shown(str(place))} cannot be read: {error.strerror or error}", _PERMISSIONS
+        if fault is None and not follow_links and not _inside(place, real_root):
+            fault = f"the folder {_shown(str(place))} is a link that leaves the raw folder", _TRUST
+        if fault is not None:
             many = f"{len(members):,} images" if len(members) > 1 else f"image {_shown(members[0])}"
-            problems.add(f"{many}: no such folder: {_shown(str(place))}", where=where, hint="put the images there")
+            problems.add(f"{many}: {fault[0]}", where=where_of.get(members[0]), hint=fault[1], part=IMAGE)
             continue
-        if not follow_links and not _inside(place, real_root):
-            problems.add(
-                f"image {_shown(members[0])}: the folder {_shown(str(place))} is a link that leaves the raw folder",
-                where=where,
-                hint="pass --follow-links if you trust the link",
-            )
-            continue
-        entries = _list_folder(place)
+        near = NearNames(entries)
         for path in members:
-            name = PurePosixPath(path).name
-            entry = entries.get(name)
-            if entry is None:
-                problems.add(
-                    f"image {_shown(path)}: no such file in {_shown(str(place))}",
-                    where=where_of.get(path),
-                    hint="put it there, or drop the line",
-                )
-            elif not follow_links and entry.is_symlink() and not _inside(entry.path, real_root):
-                problems.add(
-                    f"image {_shown(path)}: is a link that leaves the raw folder",
-                    where=where_of.get(path),
-                    hint="pass --follow-links if you trust the link",
-                )
-            elif not os.path.isfile(entry.path):  # noqa: PTH113 (a loop of links must not raise)
-                problems.add(
-                    f"image {_shown(path)}: is not a file", where=where_of.get(path), hint="put the image there"
-                )
-            else:
+            fault = _fault_of(path, place, entries, near, real_root, follow_links)
+            if fault is None:
                 good.add(path)
+            else:
+                problems.add(f"image {_shown(path)}: {fault[0]}", where=where_of.get(path), hint=fault[1], part=IMAGE)
     return [path for path in paths if path in good]
 
 
+_PERMISSIONS = "check its permissions, and those of the folders above it"
+_TRUST = "pass --follow-links if you trust the link"
+
+
+def _fault_of(
+    path: str, place: Path, entries: Mapping[str, os.DirEntry[str]], near: NearNames, real_root: str, follow_links: bool
+) -> tuple[str, str] | None:
+    """What is wrong with an image before it is read, and how to mend it."""
+    name = PurePosixPath(path).name
+    entry = entries.get(name)
+    if entry is None:
+        return f"no such file in {_shown(str(place))}", near.hint(name) or "put it there, or drop the line"
+    if not follow_links and entry.is_symlink() and not _inside(entry.path, real_root):
+        return "is a link that leaves the raw folder", _TRUST
+    try:
+        status = os.stat(entry.path)  # noqa: PTH116 (a Path per image is slow)
+    except PermissionError as error:
+        return f"cannot be read: {error.strerror}", _PERMISSIONS
+    except OSError:
+        return "is not a file", "put the image there"  # a link that leads nowhere, or round in a circle
+    return None if stat.S_ISREG(status.st_mode) else ("is not a file", "put the image there")
+
+
 def _list_folder(place: Path) -> dict[str, os.DirEntry[str]]:
+    """Raises OSError; a name that is too long is that of no folder."""
     try:
         with os.scandir(place) as entries:
             return {entry.name: entry for entry in entries}
-    except OSError:
-        return {}
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise FileNotFoundError(error.errno, error.strerror) from None
+        raise
 
 
 def _examine(path: str, decode: bool) -> ImageInfo | _BadImage:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vldistill import artifacts
@@ -20,6 +21,7 @@ from vldistill.data.additions import add_missing, pack_images
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.inputs import inputs_signature
+from vldistill.data.left_out import LeftOut, judge, may_be_left_out
 from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER
 from vldistill.data.size_rules import size_faults
@@ -95,6 +97,8 @@ def prepare(
     packing: Callable[[int, int], None] | None = None,
     variants: Variants | None = None,
     shards: int | None = None,
+    skip_broken: float = 0.0,
+    problems: Problems | None = None,
 ) -> dict[str, Any]:
     """Reads `raw` as `dataset`, checks it, writes the artifact `out` and returns its manifest.
 
@@ -102,7 +106,8 @@ def prepare(
     only its header. check_images: look at images at all (without, the artifact has no image list and says
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
     reading(done) counts records, progress(done, total) images, packing(done, total) samples. variants: what to make of its
-    splits, beside them. shards: also pack the images into tars of so many samples.
+    splits, beside them. shards: also pack the images into tars of so many samples. skip_broken: share of the records that may be
+    left out, being faulty or with a broken image; `left_out` of the manifest counts them. problems: takes the faults.
     An artifact that was made of the same input with the same options is kept: variants and shards that it lacks are added, and
     the manifest comes back with `unchanged`, `added`, `packed` and `advice` (not on disk). Raises InputError with every fault
     found; nothing is then left behind.
@@ -117,6 +122,7 @@ def prepare(
         raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
+    asked |= {"skip_broken": skip_broken} if skip_broken else {}
     if not dry_run:
         artifacts.settle(out)
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
@@ -126,17 +132,31 @@ def prepare(
     with ExitStack() as stack:
         # Removed again where anything is wrong.
         folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite, stage="prepare"))
-        data, problems = SourceData(), Problems()
-        with RecordWriter(data, folder, limit, reading) as writer:
+        data, problems = SourceData(), Problems() if problems is None else problems
+        # To leave some out, records have to be there.
+        kept = Path(stack.enter_context(TemporaryDirectory())) if folder is None and skip_broken else folder
+        with RecordWriter(data, kept, limit, reading) as writer:
             data.take, data.take_region = writer.take, writer.take_region
             SOURCES[name](raw, options, problems, data)
         variants.check(data.task)
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
+        lines = len({fault.where for fault in problems.items})
         images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress)
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
-        problems.raise_if_any(str(raw))
+        left = None
+        if problems and skip_broken and may_be_left_out(problems):
+            broken = set(writer.where_of) - set(images) if check_images else set()
+            dropped = writer.leave_out(broken)
+            left = LeftOut(lines, len(broken), dropped, writer.records)
+            judge(left, skip_broken, problems, str(raw))
+            data.notes.append(str(left))
+            if data.vocabulary is not None and not len(data.vocabulary):
+                problems.add(f"no answer occurs {options.min_answer_count} times", where=str(raw), hint="lower --min-count")
+                problems.raise_if_any(str(raw))
+        else:
+            problems.raise_if_any(str(raw))
         if told := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
             data.notes.append(f"{told}, as ViLT sees them (384 pixels, patches of 32)")
         manifest = artifacts.new_manifest(
@@ -152,6 +172,7 @@ def prepare(
             partial=limit is not None,
             notes=data.notes,
             written=writer.written,
+            **({} if left is None else {"left_out": asdict(left)}),
             images=asked["images"],
             options={**asked, "shards": shards},
             inputs=inputs_signature(raw, images),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.errors import InputError, Problems
+from vldistill.errors import LINE, InputError, Problems
 
 Word = str | list[int]
 
@@ -158,13 +158,13 @@ def parsed_lines(path: Path, problems: Problems, *, parse=parse_json) -> Iterato
         try:
             row = parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
-            problems.add(f"not UTF-8 at byte {error.start} of the line", where=where, hint="save the file as UTF-8")
+            problems.add(f"not UTF-8 at byte {error.start} of the line", where=where, hint="save the file as UTF-8", part=LINE)
             continue
         except ValueError as error:
-            problems.add(str(error), where=where)
+            problems.add(str(error), where=where, part=LINE)
             continue
         if not isinstance(row, dict):
-            problems.add(f"a JSON object was expected, found {type(row).__name__}", where=where)
+            problems.add(f"a JSON object was expected, found {type(row).__name__}", where=where, part=LINE)
             continue
         yield where, row, b"\\u" not in line
 

@@ -19,12 +19,13 @@ from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import probabilities
 
 
-def read_pairs(path: Path) -> tuple[list[Record], Path]:
+def read_pairs(path: Path, problems: Problems) -> tuple[list[Record], Path]:
     """Records of a JSONL of {image or images, text}, and the folder its image paths are relative to; other fields are not
-    read. Raises InputError listing every bad line and image."""
+    read. Raises InputError listing every bad line and image, which
+    `problems` takes."""
     if not path.is_file():
         raise InputError("no such file", where=str(path), hint="give a JSONL file of {image, text}")
-    problems, seen = Problems(), Seen()
+    seen = Seen()
     records: list[Record] = []
     places: dict[str, str] = {}
     for row in read_rows(path, problems):

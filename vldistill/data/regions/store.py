@@ -13,13 +13,14 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
 import numpy as np
 
 from vldistill.artifacts import check_fields, read_manifest
+from vldistill.data.image_files import SUFFIXES
 from vldistill.data.regions.keys import image_key
 from vldistill.errors import InputError, first_line
 
@@ -236,5 +237,6 @@ class RegionStore:
     def _open(self) -> None:
         if self._shards is None:
             self._shards = [_Shard(self.folder / name, self.manifest) for name in sorted(self.manifest["sizes"])]
-            self._places = {key: (number, place) for number, shard in enumerate(self._shards)
-                            for place, key in enumerate(shard.keys)}
+            # Earlier versions left these endings in keys.
+            self._places = {image_key(key) if PurePosixPath(key).suffix in SUFFIXES else key: (number, place)
+                            for number, shard in enumerate(self._shards) for place, key in enumerate(shard.keys)}

@@ -14,7 +14,7 @@ from typing import Any
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.archives.unpack import is_archive
 from vldistill.data.records import Record, parse_json, parsed_lines, read_jsonl, read_text
-from vldistill.errors import InputError, Problems
+from vldistill.errors import LINE, InputError, Problems
 
 SPLITS = ("train", "val", "test")
 # With the subsets that some data sets name, in the order in which they are shown.
@@ -87,7 +87,7 @@ class Row:
 
     def fault(self, message: str, hint: str | None = None) -> None:
         self.good = False
-        self.problems.add(message, where=self.where, hint=hint)
+        self.problems.add(message, where=self.where, hint=hint, part=LINE)
 
     def text(self, key: str, *, optional: bool = False, blank: bool = False) -> str | None:
         """A string; `blank` also lets an empty one pass. Never one that cannot be written as UTF-8."""
@@ -215,7 +215,7 @@ def read_document(path: Path, key: str, problems: Problems) -> list[Row]:
         if isinstance(entry, dict):
             rows.append(Row(entry, where, problems))
         else:
-            problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry")
+            problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry", part=LINE)
     return rows
 
 

@@ -98,7 +98,8 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
         data.vocabulary = _vocabulary(lines, options, root, data, problems)
     for split in filter(options.wants, lines):
         for line in lines[split]:
-            _add(line, split, data)
+            if line.row.good:
+                _add(line, split, data)
 
 
 def _read_split(

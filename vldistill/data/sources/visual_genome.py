@@ -21,7 +21,7 @@ from vldistill.data.sources.base import (
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
 from vldistill.data.sources.json_array import iterate_array
 from vldistill.data.wording import split_words
-from vldistill.errors import Problems
+from vldistill.errors import LINE, Problems
 
 _FILE = "region_descriptions.json"
 _ANNOTATION_FOLDERS = ("", "annotations")
@@ -45,8 +45,8 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
         if isinstance(item, dict):
             regions.add_image(Row(item, where, problems))
         else:
-            problems.add(f"a JSON object was expected, found {kind_of(item)}", where=where, hint="mend the entry")
-        if regions.faults >= MOST_FAULTS:
+            problems.add(f"a JSON object was expected, found {kind_of(item)}", where=where, hint="mend the entry", part=LINE)
+        if regions.faults >= MOST_FAULTS and not problems.every:
             problems.add(f"has {MOST_FAULTS:,} faults; the rest was not read", where=f"{path}:1", hint="is it the right file?")
             break
     regions.finish()
