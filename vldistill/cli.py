@@ -13,6 +13,7 @@ import typer
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import DISK_ERRORS, VldistillError
+from vldistill.terminal import complain, open_streams, output_failure
 
 app = typer.Typer(
     name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -332,23 +333,26 @@ def _split(text: str) -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
+    open_streams()
     try:
         app(args=argv, standalone_mode=True)
     except VldistillError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
-        lines = str(error).splitlines()
-        print("\n".join(f"vldistill: {line}" for line in lines), file=sys.stderr)
+        complain("\n".join(f"vldistill: {line}" for line in str(error).splitlines()))
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"vldistill: {place}{error.strerror or error}", file=sys.stderr)
+        complain(f"vldistill: {place}{error.strerror or error}")
         raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:
+        if not stop.code and (failure := output_failure()) is not None:
+            complain(f"vldistill: standard output: {failure.strerror}; the work itself is done")
+            raise SystemExit(1) from None
         if stop.code == INTERRUPTED:
             trains = (sys.argv[1:] if argv is None else argv)[:1] in (["pretrain"], ["finetune"], ["distill"])
             told = " (--resume auto goes on from the last checkpoint)" if trains else ""
-            print(f"vldistill: interrupted; nothing half-written counts as an artifact{told}", file=sys.stderr)
+            complain(f"vldistill: interrupted; nothing half-written counts as an artifact{told}")
         raise

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from vldistill.artifacts import write_json
-from vldistill.commands.output import console, last_line
+from vldistill.commands.output import last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
@@ -17,6 +14,7 @@ from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
 from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
+from vldistill.terminal import Table, say, show
 
 _LEAST_P = 1e-4
 _CELLS = {"count": "records", "changed": "changed", "both_right": "both right", "only_a": "only A", "only_b": "only B",
@@ -36,18 +34,17 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
     found = comparison(a, b)
     shown = _examples(a, b, changed_ids(a, b, examples))
     target = out or a.folder / f"against-{_slug(b)}.json"
-    console.print(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}",
-                  highlight=False, markup=False, soft_wrap=True)
-    console.print(_table(found))
+    say(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}")
+    show(_table(found))
     tested = {HEADINGS[part]: row for part, row in found["parts"].items()} if "parts" in found else {"B - A": found}
     for name, row in tested.items():
         if "interval" in row:
-            console.print(f"{name}: {verdict(row)}", highlight=False, markup=False)
+            say(f"{name}: {verdict(row)}")
     if shown:
-        console.print(_examples_table(shown))
+        show(_examples_table(shown))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, {**found, "examples": shown})
-    console.print(f"wrote {target}\n", highlight=False, markup=False, soft_wrap=True)
+    say(f"wrote {target}\n")
     head = {name: found[name] for name in ("a", "b", "split")}
     parts = {part: _short(row) for part, row in found.get("parts", {}).items()}
     last_line(head | _short(found) | parts | {"out": str(target)})
@@ -78,17 +75,13 @@ def _table(found: dict[str, Any]) -> Table:
     """Without a frame, since it has ten columns."""
     cells = [name for name in _CELLS if name in found]
     scores = [name for name in _SCORES if name in found]
-    table = Table("", *(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores), box=None, pad_edge=False,
-                  collapse_padding=True, padding=(0, 1))
-    for column in table.columns:
-        column.no_wrap = column.header not in _TWO_WORDS
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", box=None, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    table.figures(*(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores))
 
     def add(name: str, row: dict[str, Any], style: str = "") -> None:
         shown = [f"{row[cell]:,}" for cell in cells]
         shown += [f"{100 * row[score]:+.2f}" if score == "difference" else percent(row[score]) for score in scores]
-        table.add_row(Text(name), *shown, style=style)
+        table.add_row(name, *shown, style=style)
 
     def add_types(row: dict[str, Any]) -> None:
         types = row.get("by_type", {})
@@ -156,9 +149,10 @@ def _right(record: Record, data: DataArtifact) -> str | None:
 
 def _examples_table(examples: list[dict[str, Any]]) -> Table:
     known = any("text" in one for one in examples)
-    table = Table("id", *["text", "right"] * known, "A", "B", title="changed answers", title_justify="left")
+    table = Table("id", title="changed answers")
+    table.words(*["text", "right"] * known, "A", "B", max_width=60)
     for one in examples:
         told = [one.get("text", "-"), one.get("right") or "-"] if known else []
         given = [f"{one[side]['answer']} ({one[side]['confidence']:.2f})" for side in ("a", "b")]
-        table.add_row(*map(Text, [one["id"], *told, *given]))
+        table.add_row(one["id"], *told, *given)
     return table

@@ -1,26 +1,20 @@
-"""What all commands print with."""
+"""What commands print: a plan, and the last line."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from vldistill.runtime import is_first_rank
-
-console = Console()
+from vldistill.terminal import Table, write_json
 
 
 def plan_table(title: str, rows: dict[str, str]) -> Table:
     """Two columns: what, and which."""
-    table = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table(title=title, box=None, show_header=False, pad_edge=False)
+    table.words("", style="dim", no_wrap=True)
+    table.words("")
     for name, value in rows.items():
-        table.add_row(name, Text(str(value)))
+        table.add_row(name, str(value))
     return table
 
 
@@ -32,4 +26,4 @@ def split_list(text: str) -> tuple[str, ...]:
 def last_line(values: dict[str, Any]) -> None:
     """The result for scripts: compact JSON as the last line of standard output."""
     if is_first_rank():
-        print(json.dumps(values, separators=(",", ":"), ensure_ascii=False), flush=True)
+        write_json(values)

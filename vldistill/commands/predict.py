@@ -7,10 +7,11 @@ from pathlib import Path
 
 from vldistill.artifacts import write_text
 from vldistill.commands.faults import all_faults
-from vldistill.commands.output import console, last_line
+from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
+from vldistill.terminal import say, write_json
 
 
 def predict_command(
@@ -30,7 +31,7 @@ def predict_command(
     record = one_pair(images, text)
     answers = ranked_answers(open_model(run), [record], Path("/"), batch=1, top=top)[0]
     for label, probability in answers:
-        console.print(f"{probability:7.2%}  {label}", highlight=False, markup=False)
+        say(f"{probability:7.2%}  {label}")
     last_line({"prediction": answers[0][0], "confidence": round(answers[0][1], 4)})
 
 
@@ -40,13 +41,11 @@ def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int
     with all_faults(faults) as problems:
         records, root = read_pairs(pairs, problems)
     answers = ranked_answers(open_model(run), records, root, batch=batch, top=top, workers=workers)
-    lines = [
-        json.dumps({"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
-                    "top": [[label, round(p, 6)] for label, p in ranked]}, ensure_ascii=False)
-        for record, ranked in zip(records, answers, strict=True)
-    ]
+    found = [{"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
+              "top": [[label, round(p, 6)] for label, p in ranked]} for record, ranked in zip(records, answers, strict=True)]
     if out is None:
-        print("\n".join(lines))
+        for one in found:
+            write_json(one)
         return
-    write_text(out, "\n".join(lines) + "\n")
-    console.print(f"wrote {len(lines)} answers to {out}", highlight=False)
+    write_text(out, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
+    say(f"wrote {len(found)} answers to {out}")

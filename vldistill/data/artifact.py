@@ -77,8 +77,8 @@ class DataArtifact:
                     raise InputError(f"split {split!r} has no type {name!r}", where=str(path),
                                      hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}")
             records = [record for record in records if record.type in types]
-        if part != "both":
-            records = [record for record in records if (record.given is None) == (part == "answers")]
+        kept = {"both": (True, False), "answers": (True,), "rationales": (False,)}[part]
+        records = [record for record in records if (record.given is None) in kept]
         return self._some(records[:limit], split, path)
 
     def stream(self, split: str, *, limit: int | None = None) -> Sequence[Record]:

@@ -31,6 +31,9 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
     return tuple(max(int(side * scale + 0.5) // patch * patch, patch) for side in (width, height))
 
 
+AUGMENTATIONS = ("none", "randaugment", "jitter")
+
+
 @dataclass(frozen=True)
 class ImageTransform:
     """size: shorter side in pixels. patch: patch side in pixels. augment: "none", "randaugment" (2 operations of
@@ -47,6 +50,10 @@ class ImageTransform:
     noise: float = 0.08
     square: str = ""
     crop_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment {self.augment!r} is none of {', '.join(AUGMENTATIONS)}")
 
     def resize(self, image: Image.Image) -> np.ndarray:
         """[H, W, 3] uint8, each side a multiple of the patch."""

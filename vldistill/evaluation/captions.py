@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from vldistill.artifacts import write_text
 from vldistill.data.artifact import DataArtifact
@@ -26,6 +25,7 @@ from vldistill.models.fusion import FusionModel
 from vldistill.runtime import device_name
 from vldistill.students.inputs import plain_dataset
 from vldistill.students.retriever import load_retriever
+from vldistill.terminal import Table
 from vldistill.training.vectors import CaptionSet, Encoding, Ranking, caption_set, rank_captions
 
 Watch = Callable[[int, str, float | None], Callable[[int], None]]
@@ -141,9 +141,8 @@ def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifa
 
 def captions_table(evaluation: CaptionEvaluation) -> Table:
     """Both directions, and how many are asked for."""
-    table = Table("", *(f"R@{at} %" for at in AT), "asked")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("")
+    table.figures(*(f"R@{at} %" for at in AT), "asked")
     metrics = evaluation.metrics
     for side, name, asked in (("ir", "image retrieval", "count"), ("tr", "text retrieval", "images")):
         table.add_row(name, *(f"{100 * metrics[f'{side}_r{at}']:.2f}" for at in AT), f"{metrics[asked]:,}")

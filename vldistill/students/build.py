@@ -225,9 +225,11 @@ def new_from_scratch(wanted: Wanted, sizes: Sizes, tokenizer: WordTokenizer) -> 
             **common, max_position_embeddings=wanted.max_length, patch_size=sizes.patch,
             text_width=sizes.width, text_layers=sizes.layers, text_heads=sizes.heads, text_feedforward=sizes.feedforward,
             vision_width=sizes.width, vision_layers=sizes.layers, vision_heads=sizes.heads), wanted)
-    else:
+    elif wanted.kind in ("vilt", "dual_encoder"):
         config = EncoderConfig(**common, image_size=sizes.image_size, patch_size=sizes.patch,
                                max_position_embeddings=wanted.max_length, modality_type_vocab_size=wanted.images + 1)
+    else:
+        raise KeyError(wanted.kind)
     spec = _spec(wanted, config)
     model = new_student(spec)
     model.load_state_dict(network_weights(model, {}, wanted.network_weights, "a student from scratch"), strict=False)

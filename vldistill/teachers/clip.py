@@ -57,7 +57,7 @@ class Clip:
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:
-        load = self._load_slip if self.kind == "slip" else self._load_open_clip
+        load = {"slip": self._load_slip, "open_clip": self._load_open_clip}[self.kind]
         return fetched(load, self.model)
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from vldistill import terminal
 from vldistill.artifacts import (
     RUN_STAGES,
     file_digest,
@@ -73,7 +74,7 @@ class _Session:
         return self.stage.recipe
 
 
-def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
+def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     """Trains and writes the run; returns its manifest. say: told what happens before there is a log. Where `stage.resume` is on,
     a run that is complete stays as it is.
 
