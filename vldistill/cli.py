@@ -65,7 +65,7 @@ def prepare(
     images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
     skip_broken: Annotated[
-        str, typer.Option("--skip-broken", metavar="N%", help="Leave out broken lines and images, up to N %.")
+        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out what is broken, up to N %.")
     ] = "0%",
     faults: Faults = None,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",

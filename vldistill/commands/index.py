@@ -19,7 +19,9 @@ def build(
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images in a batch.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N images only.")] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
-    skip_broken: Annotated[str, typer.Option("--skip-broken", metavar="N%", help="Leave out broken images, up to N %.")] = "0%",
+    skip_broken: Annotated[
+        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out broken ones, up to N %.")
+    ] = "0%",
     faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all broken images there.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
