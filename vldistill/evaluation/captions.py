@@ -21,6 +21,7 @@ from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.results import PREDICTIONS, summary_head, write_metrics
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
+from vldistill.finite import check_outputs
 from vldistill.models.fusion import FusionModel
 from vldistill.runtime import device_name
 from vldistill.students.inputs import plain_dataset
@@ -89,6 +90,7 @@ def rank_pairs(
             tick, started = watch(scores.numel(), f"pairs on {device_name(device)}", expected), time.perf_counter()
         for rows, text in texts:
             scores[rows, number] = model(_beside(image, text)).logits[:, 0].float().cpu()
+            check_outputs(scores[rows, number, None], [dataset.records[row].id for row in rows])
             tick(len(rows))
     scored = time.perf_counter()
     ranks = ranks_of_scores(scores, found.owner)

@@ -15,6 +15,7 @@ from vldistill.data.text import WordTokenizer
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
+from vldistill.finite import check_outputs
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.inputs import text_layout
 from vldistill.students.two_towers import TwoTowers
@@ -60,6 +61,7 @@ class Searcher:
                 raise InputError(f"text {text!r} has no words", hint="give a description")
         padded = pad_text([self._layout(record)[0] for record in records], self._tokenizer.pad_id).to(device=self._device)
         vectors = self._model.encode_text(padded).float()
+        check_outputs(vectors, texts)
         best = [(torch.empty(0), torch.empty(0, dtype=torch.long)) for _ in texts]
         for start in range(0, len(self._index), _BLOCK):
             stop = min(start + _BLOCK, len(self._index))

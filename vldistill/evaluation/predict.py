@@ -73,7 +73,7 @@ def ranked_answers(
     rows = []
     with torch.no_grad(), opened.autocast():
         for one in loader:
-            sure = probabilities(model(one.to(opened.device)).logits, tags=opened.gives_tags)
+            sure = probabilities(model(one.to(opened.device)).logits, one.ids, tags=opened.gives_tags)
             values, indices = sure.topk(min(top, sure.shape[1]))
             rows += [[(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
                      for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)]

@@ -23,6 +23,7 @@ from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError, first_line
+from vldistill.finite import check_weights
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
@@ -251,7 +252,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Loads every key. Raises InputError listing keys without a place, keys without a value, and shapes that differ."""
+    """Loads every key. Raises InputError listing keys without a place, keys without a value, and shapes that differ, or naming a
+    weight that is not finite."""
     own = module.state_dict()
     faults = [f"unexpected {name}" for name in weights if name not in own]
     faults += [f"missing {name}" for name in own if name not in weights]
@@ -260,6 +262,7 @@ def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> No
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise InputError(f"the weights do not fit the model: {shown}", where=where, hint="check the model's sizes and kind")
+    check_weights(weights, where)
     module.load_state_dict(weights)
 
 

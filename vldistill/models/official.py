@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vldistill.errors import InputError
+from vldistill.finite import check_weights
 
 
 def read_official(source: Path) -> dict[str, Tensor]:
@@ -29,6 +30,7 @@ def read_official(source: Path) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError("holds no table of tensors", where=str(source), hint="an official checkpoint is expected")
+    check_weights(found, str(source))
     return found
 
 

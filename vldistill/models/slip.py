@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vldistill.artifacts import CONVERTED, building, write_converted, write_json
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import load_strict
+from vldistill.models.checkpoint import load_strict, read_weights
 from vldistill.models.official import read_official
 from vldistill.models.saving import save_tensors
 
@@ -62,7 +61,7 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     network = SlipModel(**config["sizes"])
     if not random:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        load_strict(network, read_weights(folder), str(folder))
     size = network.visual.patch_embed.img_size
     return network, create_transform((3, *size), is_training=False, interpolation="bicubic", crop_pct=1.0)
 

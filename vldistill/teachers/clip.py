@@ -48,7 +48,7 @@ class Clip:
 
     @cached_property
     def network(self) -> nn.Module:
-        return frozen(self._loaded[0])
+        return frozen(self._loaded[0], self.model)
 
     @cached_property
     def transform(self):

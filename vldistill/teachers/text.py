@@ -59,7 +59,7 @@ class TransformersText:
     @property
     def network(self) -> nn.Module:
         if self._network is None:
-            self._network = frozen(fetched(self._load, self.model))
+            self._network = frozen(fetched(self._load, self.model), self.model)
         return self._network
 
     @property

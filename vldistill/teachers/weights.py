@@ -12,6 +12,7 @@ from torch import nn
 
 from vldistill.artifacts import MANIFEST, file_digest, known_digest
 from vldistill.errors import InputError
+from vldistill.finite import check_weights
 from vldistill.models.loading import FILES, weights_file
 
 UNKNOWN = "?"
@@ -52,6 +53,8 @@ def folder_title(folder: Path) -> str:
     return f"{own.parents[2].name if run else own.name}@{config_digest(folder)}"
 
 
-def frozen(network: nn.Module) -> nn.Module:
-    """In evaluation mode and without gradients, whatever happens around it."""
+def frozen(network: nn.Module, name: str) -> nn.Module:
+    """In evaluation mode and without gradients, whatever happens around it. Raises InputError where a weight is not finite. name:
+    of the teacher, for that."""
+    check_weights(network.state_dict(), name)
     return network.eval().requires_grad_(False)
