@@ -30,7 +30,7 @@ def read_pairs(path: Path, problems: Problems) -> tuple[list[Record], Path]:
     places: dict[str, str] = {}
     for row in read_rows(path, problems):
         images, text = read_images(row), row.text("text")
-        name = row.text("id", optional=True) or str(len(records) + 1)
+        name = row.name("id", optional=True) or str(len(records) + 1)
         seen.add(name, row)
         if row.good and images and text:
             records.append(Record(name, "classification", images, split_words(text), written=text))

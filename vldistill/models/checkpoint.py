@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,10 +26,12 @@ from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
+from vldistill.models.loading import unwrapped
 from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.saving import save_tensors
+from vldistill.models.sharded import INDEX, WHOLE, read_file, read_sharded
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
@@ -191,7 +191,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
+    patterns = ["config.json", WHOLE, INDEX, "model-*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -227,14 +227,13 @@ def read_spec(folder: Path) -> ModelSpec:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A folder's weights by name, on the CPU. Raises InputError where there are none, or they are broken."""
-    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    safe, pickled = folder / WHOLE, folder / "pytorch_model.bin"
     if safe.exists():
-        try:
-            return load_file(safe)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"cannot be read: {first_line(error)}", where=str(safe), hint="fetch or make it again") from None
+        return unwrapped(read_file(safe))
+    if (folder / INDEX).exists():
+        return unwrapped(read_sharded(folder))
     if pickled.exists():
-        return _read_pickled(pickled)
+        return unwrapped(_read_pickled(pickled))
     raise InputError("holds no model.safetensors", where=str(folder), hint="give a folder with its weights")
 
 

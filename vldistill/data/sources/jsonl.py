@@ -109,7 +109,7 @@ def _read_split(
     for row in read_rows(path, problems):
         ignored.update(row.values.keys() - set(_KEYS))
         number = row.where.rpartition(":")[2]
-        given = row.text("id", optional=True)
+        given = row.name("id", optional=True)
         name = given if given is not None else f"{split}-{number}"
         alone = task == "text" and not row.values.keys() & {"image", "images"}
         tags = _tags(row)
@@ -127,7 +127,7 @@ def _read_split(
 def _tags(row: Row) -> list[str] | None:
     """The tags; an image may have none of those that others have."""
     value = row.values.get("tags")
-    return value if value is None or value == [] else row.texts("tags")
+    return value if value is None or value == [] else row.names("tags")
 
 
 def read_images(row: Row) -> list[str] | None:
@@ -165,11 +165,11 @@ def _label(row: Row, kinds: dict[str, str]) -> str | None:
 
 def _answers(row: Row) -> list[str] | None:
     if row.values.get("answers") is None:
-        answer = row.text("answer", optional=True)
+        answer = row.name("answer", optional=True)
         return None if answer is None else [answer] * _ANNOTATORS
     if row.values.get("answer") is not None:
         return row.fault("has `answer` and `answers`", "keep one of them")
-    answers = row.texts("answers")
+    answers = row.names("answers")
     return answers * _ANNOTATORS if answers and len(answers) == 1 else answers
 
 
@@ -222,6 +222,8 @@ def _labels(
             data.notes.append(
                 "labels are taken from the splits that are there, since train has none: name them to fix their order"
             )
+    if len(set(given)) == 1:
+        data.notes.append(f"WARNING: {given[0]!r} is the only label: every model answers it, and the accuracy says nothing")
     whole = set(kinds) == {"a number"}
     return sorted(set(given), key=int if whole else None) or None
 
