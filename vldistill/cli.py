@@ -68,6 +68,9 @@ def prepare(
         str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out what is broken, up to N %.")
     ] = "0%",
     faults: Faults = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")
+    ] = None,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,

@@ -79,7 +79,8 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
         manifest = _prepare_with_progress(
             name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
             decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
-            dry_run=asked.dry_run, variants=variants, shards=asked.shards, skip_broken=skip, problems=problems)
+            dry_run=asked.dry_run, variants=variants, shards=asked.shards, skip_broken=skip, max_pixels=asked.max_pixels,
+            problems=problems)
     _print(manifest, target, asked.dry_run)
 
 

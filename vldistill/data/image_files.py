@@ -1,8 +1,8 @@
 """Image files: opening one safely as RGB, and checking all of a data set's in one pass.
 
 A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an
-error, never a grey-filled picture. Pixels are taken as stored: EXIF orientation is left alone, as in the published
-pipelines.
+error, never a grey-filled picture. Pixels are taken as stored, unless they are asked for upright: the published pipelines of all
+models here open a file by Pillow and leave EXIF's orientation alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vldistill.data.near_names import NearNames, near_folder
 from vldistill.errors import IMAGE, InputError, Problems
@@ -29,6 +29,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Of files of these formats."""
 MAX_PIXELS = 25_000_000
+"""Of an image that is opened, unless a caller allows more."""
 MAX_BYTES = 256 * 2**20
 _CHUNK = 32
 
@@ -45,13 +46,13 @@ class ImageInfo:
     height: int
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The image as 8-bit RGB, transparency composited on white, 16-bit grey scaled.
+def open_image(path: str | Path, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image as 8-bit RGB, transparency composited on white, 16-bit grey scaled. upright: turned as its EXIF data says.
 
     Raises InputError naming the path where the file is missing, empty, no image of an allowed format, over the pixel
     cap (before decoding), or truncated.
     """
-    return decode_image(read_image(path), str(path))
+    return decode_image(read_image(path), str(path), upright=upright, most_pixels=most_pixels)
 
 
 def read_image(path: str | Path) -> bytes:
@@ -62,10 +63,11 @@ def read_image(path: str | Path) -> bytes:
         raise InputError(error.message, where=str(path), hint=error.hint) from None
 
 
-def decode_image(data: bytes, where: str) -> Image.Image:
+def decode_image(data: bytes, where: str, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image that a file's bytes are, as `open_image` has it. Raises InputError with `where`."""
     try:
-        return _to_rgb(_decode(_open_header(data)))
+        image = _decode(_open_header(data, most_pixels))
+        return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except _BadImage as error:
         raise InputError(error.message, where=where, hint=error.hint) from None
 
@@ -98,6 +100,7 @@ def check_images(
     follow_links: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    most_pixels: int = MAX_PIXELS,
 ) -> dict[str, ImageInfo]:
     """Checks every image and returns what is known of the good ones, in the order given.
 
@@ -113,7 +116,7 @@ def check_images(
     done = 0
 
     def examine(chunk: list[str]) -> list[ImageInfo | _BadImage]:
-        return [_examine(os.path.join(root, path), decode) for path in chunk]  # noqa: PTH118 (a Path per image is slow)
+        return [_examine(os.path.join(root, path), decode, most_pixels) for path in chunk]  # noqa: PTH118 (a Path per image is slow)
 
     pool = ThreadPoolExecutor(max_workers=max(1, threads))
     try:
@@ -179,6 +182,7 @@ def _existing(
     return [path for path in paths if path in good]
 
 
+_SMALLER = "resize it, or allow more with --max-pixels of `vldistill prepare`"
 _PERMISSIONS = "check its permissions, and those of the folders above it"
 _TRUST = "pass --follow-links if you trust the link"
 
@@ -213,10 +217,10 @@ def _list_folder(place: Path) -> dict[str, os.DirEntry[str]]:
         raise
 
 
-def _examine(path: str, decode: bool) -> ImageInfo | _BadImage:
+def _examine(path: str, decode: bool, most_pixels: int) -> ImageInfo | _BadImage:
     try:
         data = _read(path)
-        image = _open_header(data)
+        image = _open_header(data, most_pixels)
         width, height = image.size
         if decode:
             # A JPEG drawn at an eighth still reads its whole stream: a truncated one is found, at half the cost.
@@ -250,21 +254,26 @@ def _read(path: str) -> bytes:
         ) from None
 
 
-def _open_header(data: bytes) -> Image.Image:
+def _open_header(data: bytes, most_pixels: int) -> Image.Image:
+    cap = Image.MAX_IMAGE_PIXELS
     try:
         with _WARNINGS, warnings.catch_warnings():
             # Pillow only warns between its own cap and twice it; ours below refuses.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            try:
+                Image.MAX_IMAGE_PIXELS = max(cap or most_pixels, most_pixels)
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = cap
     except UnidentifiedImageError:
         raise _BadImage(f"is not an image ({', '.join(FORMATS)} are read)", "convert or replace it") from None
     except Image.DecompressionBombError:
-        raise _BadImage(f"is over the cap of {MAX_PIXELS:,} pixels", "resize it") from None
+        raise _BadImage(f"is over the cap of {most_pixels:,} pixels", _SMALLER) from None
     except Exception as error:  # whatever a parser makes of a hostile header (struct.error, ValueError, ...)
         raise _BadImage(f"has a damaged header: {_first_line(error)}", "replace it") from None
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {MAX_PIXELS:,}", "resize it")
+    if width * height > most_pixels:
+        raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {most_pixels:,}", _SMALLER)
     return image
 
 

@@ -98,6 +98,7 @@ def prepare(
     variants: Variants | None = None,
     shards: int | None = None,
     skip_broken: float = 0.0,
+    max_pixels: int | None = None,
     problems: Problems | None = None,
 ) -> dict[str, Any]:
     """Reads `raw` as `dataset`, checks it, writes the artifact `out` and returns its manifest.
@@ -107,7 +108,8 @@ def prepare(
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
     reading(done) counts records, progress(done, total) images, packing(done, total) samples. variants: what to make of its
     splits, beside them. shards: also pack the images into tars of so many samples. skip_broken: share of the records that may be
-    left out, being faulty or with a broken image; `left_out` of the manifest counts them. problems: takes the faults.
+    left out, being faulty or with a broken image; `left_out` of the manifest counts them. max_pixels: of an image, for those who
+    read the artifact, too; None: MAX_PIXELS. problems: takes the faults.
     An artifact that was made of the same input with the same options is kept: variants and shards that it lacks are added, and
     the manifest comes back with `unchanged`, `added`, `packed` and `advice` (not on disk). Raises InputError with every fault
     found; nothing is then left behind.
@@ -122,7 +124,7 @@ def prepare(
         raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
-    asked |= {"skip_broken": skip_broken} if skip_broken else {}
+    asked |= {name: value for name, value in (("skip_broken", skip_broken), ("max_pixels", max_pixels)) if value}
     if not dry_run:
         artifacts.settle(out)
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
@@ -142,7 +144,8 @@ def prepare(
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
         lines = len({fault.where for fault in problems.items})
-        images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress)
+        images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress,
+                         max_pixels or image_files.MAX_PIXELS)
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
         left = None
@@ -251,10 +254,12 @@ def _images(
     check: bool,
     follow_links: bool,
     progress: Callable[[int, int], None] | None,
+    most_pixels: int,
 ) -> dict[str, ImageInfo]:
     if check:
         return image_files.check_images(
-            root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress
+            root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress,
+            most_pixels=most_pixels,
         )
     image_files.check_paths(where_of, problems, where_of)
     return {}

@@ -54,7 +54,7 @@ def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
     weights = digest_of_weights(folder) or file_digest(folder / "pytorch_model.bin")
     fields = {"kind": spec.kind, "weights": weights, **spec.encoder.sight(), "places": spec.images}
     if spec.regions is None:
-        return fields | {"image_size": spec.image_size}
+        return fields | {"image_size": spec.image_size, **({"upright": True} if spec.upright else {})}
     return fields | {"regions": RegionStore(Path(spec.regions)).manifest["fingerprint"], "most_regions": spec.most_regions}
 
 

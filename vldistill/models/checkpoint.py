@@ -65,7 +65,8 @@ class ModelSpec:
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
     which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end).
-    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for."""
+    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for. upright: whether it sees images
+    turned as their EXIF data says."""
 
     kind: str
     encoder: Config
@@ -80,6 +81,7 @@ class ModelSpec:
     official: bool = False
     image_network: ImageNetwork | None = None
     pretraining: tuple[str, ...] = ()
+    upright: bool = False
 
     @property
     def target(self) -> str:
@@ -94,7 +96,7 @@ class ModelSpec:
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
                "max_length": self.max_length}
-        for name in ("answer_loss", "regions", "official", "pretraining"):
+        for name in ("answer_loss", "regions", "official", "pretraining", "upright"):
             if getattr(self, name):
                 own[name] = getattr(self, name)
         if self.regions:
@@ -121,7 +123,7 @@ class ModelSpec:
                    own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
                    own.get("most_regions", MOST_REGIONS), own.get("official", False),
                    ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None,
-                   tuple(own.get("pretraining", ())))
+                   tuple(own.get("pretraining", ())), bool(own.get("upright", False)))
 
 
 @dataclass(frozen=True)

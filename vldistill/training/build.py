@@ -105,6 +105,8 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
                          where=f"recipe {recipe.name}", hint="leave it out")
     if data.spec.target == "answers" and method.labelled:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
+    if recipe.image.exif:
+        spec = replace(spec, upright=True)
 
     held = all(isinstance(records, list) for records in (train, val))
     seen = replace(spec, regions=str(stage_regions(Path(spec.regions), say))) if spec.regions and say is not None else spec
