@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import pad_text
-from vldistill.data.records import CHOICES, Record, split_words
+from vldistill.data.records import CHOICES, Record
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers
@@ -82,7 +83,7 @@ class Model:
         and text fit."""
         tower, opened = self._tower(), self._opened
         layout = text_layout(opened.spec, opened.tokenizer)
-        records = [Record(str(number), "caption", [], split_words(text))
+        records = [Record(str(number), "caption", [], split_words(text), written=text)
                    for number, text in enumerate([texts] if isinstance(texts, str) else texts)]
         found = []
         for some in _chunks(records):

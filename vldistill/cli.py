@@ -40,6 +40,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Resume = Annotated[
     str | None, typer.Option("--resume", metavar="auto", help="Go on with a run that is not complete; else start it.")
 ]
+Faults = Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all faults of the input there, as JSONL.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
@@ -63,6 +64,13 @@ def prepare(
     limit: LimitOption = None,
     images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    skip_broken: Annotated[
+        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out what is broken, up to N %.")
+    ] = "0%",
+    faults: Faults = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")
+    ] = None,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
@@ -185,11 +193,13 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
+    faults: Faults = None,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.commands.predict import predict_command
 
-    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers)
+    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers,
+                    faults=faults)
 
 
 @app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")

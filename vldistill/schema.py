@@ -42,13 +42,15 @@ class Data(Section):
 class Image(Section):
     """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's
     canvas; for the other students it follows from the image. augment: "flip" is for a student with an image network of its
-    own."""
+    own. exif: the student sees images turned as their EXIF data says; by default as stored, which is how the published code of
+    every family here reads them (Pillow's `open`), and how teachers of one modality do."""
 
     size: Side = 384
     long_side: Side = 640
     augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
     shift: Annotated[int, Field(ge=0, le=2**14)] = 1  # jitter: pixels
     noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
+    exif: bool = False
 
 
 class Text(Section):
@@ -285,6 +287,8 @@ class Recipe(Section):
             raise ValueError("a student with visual=end_to_end makes its own features: leave out `regions`")
         if self.image.augment != "none" and own != (self.image.augment == "flip"):
             raise ValueError(f"image.augment={self.image.augment} does not go with student.visual={self.student.visual}")
+        if self.image.exif and (self.student.kind in OVER_REGIONS or self.student.kind == "text_encoder"):
+            raise ValueError(f"image.exif turns pixels, which a {self.student.kind} student does not see by themselves")
         if self.train.batch.tokens is not None and self.student.kind not in OVER_REGIONS:
             raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":

@@ -10,7 +10,7 @@ from vldistill.commands.output import last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
-from vldistill.data.sequences import render
+from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
 from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
@@ -120,7 +120,9 @@ def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str,
 def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record: Record | None) -> dict[str, Any]:
     found: dict[str, Any] = {"id": name}
     if record is not None:
-        found |= {"images": record.images, "text": " ".join(render([*record.text, *(record.given or [])], record.objects)),
+        first = sequences(record)[0]
+        parts = first if record.choices is None else first[:-1]
+        found |= {"images": record.images, "text": " ".join(readable(part, record.objects) for part in parts),
                   "right": _right(record, data)}
     for key, side in (("a", a), ("b", b)):
         row = side.rows[name]
@@ -130,7 +132,7 @@ def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record:
 
 def _answer(row: dict[str, Any], record: Record | None) -> str:
     if record is not None and record.choices is not None:
-        return " ".join(render(record.choices[int(row["prediction"])], record.objects))
+        return readable(record.choices[int(row["prediction"])], record.objects)
     return ", ".join(row["tags"]) if "tags" in row else row["prediction"]
 
 

@@ -68,6 +68,7 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
     """Evaluates each run, and all together where that is asked; the last line of standard output is JSON."""
     _check_options(runs, asked)
     artifacts = {source: load_data(asked.data, source) for source in runs}
+    asked = _whole_test(asked, artifacts[runs[0]])
     if any(data.task == "caption" for data in artifacts.values()):
         _check_captions(artifacts, asked)
         _rank(runs, artifacts, asked)
@@ -99,6 +100,18 @@ def _check_options(runs: list[str], asked: Asked) -> None:
         raise InputError("--leaderboard with several runs", hint="name one run, or average them with --ensemble")
     if asked.leaderboard is not None and asked.domain_shift:
         raise InputError("--leaderboard and --domain-shift", hint="give one of them; a shifted set has no leaderboard")
+
+
+def _whole_test(asked: Asked, data: DataArtifact) -> Asked:
+    """VQA's server reads files of all test questions alone, and scores those of test-dev among them. Raises InputError where the
+    artifact has not got them."""
+    if asked.leaderboard is None or data.task != "vqa" or asked.split != "test-dev":
+        return asked
+    if "test" not in data.splits:
+        raise InputError("has no split `test`, and the server wants an answer to every test question", where=str(data.folder),
+                         hint="prepare the data with v2_OpenEnded_mscoco_test2015_questions.json")
+    say("note: the file has all questions of test, as the server wants it; the server scores test-dev among them")
+    return replace(asked, split="test")
 
 
 def _check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
+from vldistill.errors import InputError
 from vldistill.runtime import is_first_rank
 from vldistill.terminal import Table, write_json
 
@@ -19,8 +21,14 @@ def plan_table(title: str, rows: dict[str, str]) -> Table:
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a list that an option takes: "a, b" to ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """The parts of a list that an option takes: "a, b" to ("a", "b"); a part with a comma stands in double quotes."""
+    if '"' not in text:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        [parts] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        raise InputError(f"{text[:80]} has a quote that does not end", hint='as in: --labels \'"yes, sir",no\'') from None
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def last_line(values: dict[str, Any]) -> None:

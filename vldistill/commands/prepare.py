@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vldistill.commands.faults import all_faults
 from vldistill.commands.output import plan_table, split_list
 from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_regions, render_rewritten, short_types
 from vldistill.commands.unpack import unpack_raw
 from vldistill.data.archives.unpack import is_archive
+from vldistill.data.left_out import parse_share
 from vldistill.data.prepare import LAYOUTS, SOURCES, check_request, prepare
 from vldistill.data.prepare_regions import BoxRule, Target, extract_regions, import_regions
 from vldistill.data.prepare_toy import prepare_toy
@@ -23,7 +25,7 @@ from vldistill.terminal import Table, console, say, show
 
 # The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the
 # data sets (--labels, ...) are judged where it is read.
-_ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite"}
+_ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite", "--faults"}
 _REGIONS = {"--format", "--threshold", "--boxes", "--data", "--grid", "--weights", "--network"}
 _TOY = {"--seed", "--scale", "--datasets"}
 _MOST_DIGITS = 18
@@ -67,16 +69,18 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
                             splits=split_list(asked.splits) or None)
     variants = Variants(_distinct("--lowshot", asked.lowshot), _distinct("--seeds", asked.seeds), asked.domain_shift,
                         asked.statements)
-    raw, target = asked.raw, asked.out or Path("artifacts/data") / name
+    raw, target, skip = asked.raw, asked.out or Path("artifacts/data") / name, parse_share(asked.skip_broken)
     if asked.unpack is not None or is_archive(raw):
         check_request(name, options, asked.limit, variants, asked.shards, asked.images != "none")
         raw = unpack_raw(name, raw, asked.unpack, target, overwrite=asked.overwrite, dry_run=asked.dry_run)
         if raw is None:
             return
-    manifest = _prepare_with_progress(
-        name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
-        decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
-        dry_run=asked.dry_run, variants=variants, shards=asked.shards)
+    with all_faults(asked.faults) as problems:
+        manifest = _prepare_with_progress(
+            name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
+            decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
+            dry_run=asked.dry_run, variants=variants, shards=asked.shards, skip_broken=skip, max_pixels=asked.max_pixels,
+            problems=problems)
     _print(manifest, target, asked.dry_run)
 
 
@@ -101,8 +105,8 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     if vain := given & (_OF_FILES if computed else _OF_DATA):
         raise InputError(f"{', '.join(sorted(vain))} goes with {'--raw' if computed else '--data'}", hint="leave it out")
     out = asked.out or Path("artifacts/regions") / _store_name((asked.raw or asked.data).resolve())
-    with _counting("images") as progress:
-        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress)
+    with all_faults(asked.faults) as problems, _counting("images") as progress:
+        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress, problems)
         if computed:
             manifest = extract_regions(asked.data, target, weights=asked.weights, grid=asked.grid, network=asked.network)
         else:
@@ -160,6 +164,8 @@ def _distinct(option: str, text: str) -> tuple[int, ...]:
 
 def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
     added, packed = manifest.get("added", []), manifest.get("packed", False)
+    if manifest.get("advice"):
+        say(f"note: {manifest['advice']}")
     if manifest.get("unchanged") and not added and not packed:
         say(f"up to date: {place}, made from the same input")
         return

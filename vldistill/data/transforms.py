@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
+from vldistill.data.size_rules import Seen
+
 MEAN = STD = 0.5
 LONG_SIDE_RATIO = 1333 / 800
 
@@ -63,6 +65,13 @@ class ImageTransform:
         if image.size != target:
             image = image.resize(target, Image.Resampling.BICUBIC)
         return np.asarray(image, dtype=np.uint8)
+
+    def seen(self, width: int, height: int) -> Seen:
+        """What `resize` makes of an image of this size."""
+        if not self.square:
+            return Seen(*vilt_size(width, height, self.size, self.patch), self.patch)
+        share = min(width, height) / max(width, height)
+        return Seen(self.size, self.size, self.patch, share * self.crop_ratio**2 if self.square == "crop" else share)
 
     def before_resize(self, image: Image.Image, key: tuple[int, ...]) -> Image.Image:
         """RandAugment, drawn from `key` = (seed, epoch, sample); the image itself under any other augmentation."""

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,10 +35,12 @@ from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
+from vldistill.models.loading import unwrapped
 from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.saving import save_tensors
+from vldistill.models.sharded import INDEX, WHOLE, read_file, read_sharded
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
@@ -76,7 +76,8 @@ class ModelSpec:
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
     which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end).
-    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for."""
+    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for. upright: whether it sees images
+    turned as their EXIF data says."""
 
     kind: str
     encoder: Config
@@ -91,6 +92,7 @@ class ModelSpec:
     official: bool = False
     image_network: ImageNetwork | None = None
     pretraining: tuple[str, ...] = ()
+    upright: bool = False
 
     @property
     def target(self) -> str:
@@ -105,7 +107,7 @@ class ModelSpec:
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
                "max_length": self.max_length}
-        for name in ("answer_loss", "regions", "official", "pretraining"):
+        for name in ("answer_loss", "regions", "official", "pretraining", "upright"):
             if getattr(self, name):
                 own[name] = getattr(self, name)
         if self.regions:
@@ -132,7 +134,7 @@ class ModelSpec:
                    own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
                    own.get("most_regions", MOST_REGIONS), own.get("official", False),
                    ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None,
-                   tuple(own.get("pretraining", ())))
+                   tuple(own.get("pretraining", ())), bool(own.get("upright", False)))
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
+    patterns = ["config.json", WHOLE, INDEX, "model-*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -245,14 +247,13 @@ def _check_numbers(spec: ModelSpec) -> None:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A folder's weights by name, on the CPU. Raises InputError where there are none, or they are broken."""
-    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    safe, pickled = folder / WHOLE, folder / "pytorch_model.bin"
     if safe.exists():
-        try:
-            return load_file(safe)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"cannot be read: {first_line(error)}", where=str(safe), hint="fetch or make it again") from None
+        return unwrapped(read_file(safe))
+    if (folder / INDEX).exists():
+        return unwrapped(read_sharded(folder))
     if pickled.exists():
-        return _read_pickled(pickled)
+        return unwrapped(_read_pickled(pickled))
     raise InputError("holds no model.safetensors", where=str(folder), hint="give a folder with its weights")
 
 

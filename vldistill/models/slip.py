@@ -69,8 +69,7 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """A published checkpoint to a folder of ours; returns the model's sizes. Raises InputError where a key has no place or none
     fits."""
-    weights = {name.removeprefix("module."): value for name, value in read_official(source).items()}
-    weights = {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
+    weights = {name: value for name, value in read_official(source).items() if not name.startswith(_HEAD)}
     sizes = _sizes(weights, source)
     load_strict(SlipModel(**sizes), weights, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:

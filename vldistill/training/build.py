@@ -20,6 +20,7 @@ from vldistill.data.sequences import sentences
 from vldistill.data.staging import stage_images, stage_regions
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.visual import VisualInput
+from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.models.pretraining import HEADS
@@ -104,6 +105,8 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
                          where=f"recipe {recipe.name}", hint="leave it out")
     if data.spec.target == "answers" and method.labelled:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
+    if recipe.image.exif:
+        spec = replace(spec, upright=True)
 
     held = all(isinstance(records, list) for records in (train, val))
     seen = replace(spec, regions=str(stage_regions(Path(spec.regions), say))) if spec.regions and say is not None else spec
@@ -276,7 +279,7 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
     texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
-                    for sentence in sentences(record) for part in sentence})
+                    for sentence in sentences(record) for part in sentence}, key=lambda part: (tuple(part), text_of(part)))
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)

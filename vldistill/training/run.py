@@ -31,6 +31,7 @@ from vldistill.data.artifact import open_data
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
+from vldistill.models.sharded import digest_of_weights
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
 from vldistill.runtime import (
     Precision,
@@ -261,8 +262,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
         parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
-            weights = resolve_model(source) / "model.safetensors"
-            parents[role] = file_digest(weights) if weights.exists() else source
+            parents[role] = digest_of_weights(resolve_model(source)) or source
     if (file := recipe.student.image_network.weights) and Path(file).is_file():
         parents["image_network"] = file_digest(Path(file))
     return parents

@@ -3,15 +3,17 @@ a teacher)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vldistill.data.artifact import open_data
 from vldistill.data.loading import RecordDataset
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
+from vldistill.data.size_rules import size_faults
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.objectives.base import Objective
@@ -143,9 +145,17 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
     if recipe.student.kind in ("clip_vil", "pixelbert"):
         rows["images"] = _describe_canvas(recipe, parts.spec)
+    if parts.train.visual.seen and (told := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
+        rows["image sizes"] = f"WARNING: {told}"
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _image_sizes(recipe: Recipe, parts: Parts) -> Iterator[tuple[str, int, int]]:
+    """Of all images of the data, whichever records name them."""
+    for data in (parts.data, *(open_data(Path(part.path)) for part in recipe.data.mix)):
+        yield from data.image_sizes()
 
 
 def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:
