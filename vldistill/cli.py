@@ -170,7 +170,7 @@ def evaluate(
     ] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
     part: Annotated[
-        str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales, both; else what it was trained on.")
+        str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")
     ] = None,
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
     leaderboard: Annotated[
