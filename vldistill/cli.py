@@ -12,7 +12,7 @@ import typer
 
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
-from vldistill.errors import DISK_ERRORS, VldistillError
+from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
 
 app = typer.Typer(
     name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -336,7 +336,8 @@ def main(argv: list[str] | None = None) -> Any:
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        found = failed_file(error)
+        place = f"{found.name}: " if found is not None else ""
         print(f"vldistill: {place}{error.strerror or error}", file=sys.stderr)
         raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:

@@ -136,7 +136,7 @@ WRITERS: dict[str, Writer] = {
                           grows=True),
     "prepare regions": Writer("prepare regions --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
     "prepare regions --data": Writer("prepare regions --data data/mine --weights random --grid 2 --out {out}/regions",
-                                     overwrites=True, slow=True),
+                                     timed=True, overwrites=True, slow=True),
     "cache": Writer("cache --recipe advl.yaml cache.path={out}/cache", grows=True),
     "finetune": Writer("finetune --recipe fusion.yaml --name a --resume auto --runs {out}/runs", grows=True),
     "distill": Writer("distill --recipe advl.yaml --name a --resume auto --runs {out}/runs cache.path={out}/cache",
@@ -145,7 +145,7 @@ WRITERS: dict[str, Writer] = {
     "evaluate": Writer(f"evaluate {run_of('fusion')} --out {{out}}/eval", timed=True),
     "evaluate captions": Writer(f"evaluate {run_of('captions')} --split val --out {{out}}/eval", timed=True),
     "evaluate --leaderboard": Writer(f"evaluate {run_of('oscar')} --split test --leaderboard {{out}}/nlvr2/answers.csv "
-                                     "--out {out}/eval", timed=True),
+                                     "--out {out}/eval", timed=True, grows=True),
     "predict": Writer(f"predict {run_of('fusion')} --pairs pairs.jsonl --out {{out}}/answers.jsonl"),
     "compare": Writer(f"compare {run_of('fusion')} runs/fusion/b/seed1 --out {{out}}/against.json"),
     "bench": Writer(f"bench {run_of('dual')} --index index --batch 2 --rounds 1 --rows speed --out {{out}}/bench.json",

@@ -22,7 +22,7 @@ from vldistill.artifacts import CONVERTED, MANIFEST, RUN_STAGES, check_digests, 
 from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError, first_line, read_through
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
@@ -227,6 +227,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     if safe.exists():
         try:
+            read_through(safe)
             return load_file(safe)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"cannot be read: {first_line(error)}", where=str(safe), hint="fetch or make it again") from None
@@ -237,6 +238,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """A published pytorch_model.bin, through torch's restricted reader, which runs no code."""
+    read_through(path)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises whatever a broken or forbidden pickle makes it

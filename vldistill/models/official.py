@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vldistill.errors import InputError
+from vldistill.errors import InputError, read_through
 
 
 def read_official(source: Path) -> dict[str, Tensor]:
@@ -17,6 +17,7 @@ def read_official(source: Path) -> dict[str, Tensor]:
     arguments and NumPy's numbers; what else of its own a known trainer has put there is read as an empty dict or a plain one."""
     if not source.is_file():
         raise InputError("no such file", where=str(source), hint="fetch the official checkpoint")
+    read_through(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers(), *_trainer_objects()]):
             found = torch.load(source, map_location="cpu", weights_only=True)
