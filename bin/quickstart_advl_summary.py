@@ -15,15 +15,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from quickstart_advl import CONTROLS, MAPS, RECIPE, ROWS
-from rich.console import Console
-from rich.table import Table
+
+from vldistill.terminal import Table, show
 
 LABELS = {"baseline": "no distillation", "vision": "vision", "text": "text", "both": "vision + text",
           "confidence": "+ confidence", "words": "+ selected words", "two_step": "+ two-step",
           "untrained_words": "+ words, untrained teachers", "untrained_two_step": "+ two-step, untrained teachers"}
 PAPER = {"baseline": 30.85, "vision": 34.24, "text": 35.96, "both": 36.78, "confidence": 37.21, "words": 38.28, "two_step": 40.43}
 """ADVL, Table 1: VL-BERT on VCR Q->A, 100 questions of each type, accuracy in percent."""
-_WIDEST = 110  # columns that the whole table takes
 COLOURS = {"learned": "#dd8452", "anchored": "#4c72b0", "paper": "#9a9a9a"}
 
 
@@ -50,11 +49,9 @@ def shown(values: list[float], sign: str = "") -> str:
 
 def main(folder: Path) -> None:
     baseline = accuracies(folder, "baseline")
-    table = Table(title=f"Toy world, 100 questions of each of 5 types: test accuracy %, {len(baseline)} seed(s)",
-                  title_justify="left", caption_justify="left",
+    table = Table("", title=f"Toy world, 100 questions of each of 5 types: test accuracy %, {len(baseline)} seed(s)",
                   caption="gain: points above no distillation, by seed. paper: VL-BERT on VCR, 100 of each of 7 types.")
-    for name in ("", "map learned", "gain", "map anchored", "gain", "paper", "gain"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table.figures("map learned", "gain", "map anchored", "gain", "paper", "gain")
     measured: dict[str, dict[str, list[float]]] = {kind: {} for kind in MAPS}
     for row in ROWS:
         cells = [shown(baseline), ""] * len(MAPS)
@@ -70,7 +67,7 @@ def main(folder: Path) -> None:
         control = accuracies(folder, name)
         measured["anchored"][name] = gains(control, baseline)
         table.add_row(LABELS[name], "", "", shown(control), shown(measured["anchored"][name], "+"), "-", "")
-    Console(width=max(Console().width, _WIDEST)).print(table)
+    show(table)
     picture = folder / "quickstart-advl.png"
     draw(measured, len(baseline), picture)
     print(f"picture: {picture.resolve()}")

@@ -11,8 +11,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from rich.console import Console
-from rich.table import Table
+
+from vldistill.terminal import Table, show
 
 METHODS = {
     "hard": ("hard labels", "#c44e52", 5.0),
@@ -39,9 +39,8 @@ def main(folder: Path) -> None:
     teacher_val = read_json(teacher / "manifest.json")["best"]["accuracy"]
     runs = {name: sorted((folder / "runs/quickstart_dide" / name).glob("seed*")) for name in METHODS}
 
-    table = Table(title="Toy world, comparing two images: test accuracy (chance 50 %)", title_justify="left")
-    for name in ("trained with", "accuracy %", "of teacher's", "seeds", "s/run"):
-        table.add_column(name, justify="left" if name == "trained with" else "right")
+    table = Table("trained with", title="Toy world, comparing two images: test accuracy (chance 50 %)")
+    table.figures("accuracy %", "of teacher's", "seeds", "s/run")
     table.add_row("teacher, hard labels", f"{100 * teacher_test:.1f}", "100.0 %", "1",
                   f"{read_json(teacher / 'manifest.json')['wall_s']:.0f}")
     table.add_section()
@@ -51,7 +50,7 @@ def main(folder: Path) -> None:
         shown = f"{statistics.mean(scores):.1f}" + (f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else "")
         table.add_row(f"student, {label}", shown, f"{statistics.mean(scores) / teacher_test:.1f} %", str(len(scores)),
                       f"{seconds:.0f}")
-    Console().print(table)
+    show(table)
     bench = read_json(folder / "bench.json")
     cached = next(row for row in bench["rows"] if row["variant"] == "dual, images cached")
     print(f"cached images: {cached['speedup']:.1f}x the speed of stock ViLT at this size (FLOP limit {cached['limit']:.1f}x), "

@@ -10,8 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-WIDEST = 120  # columns that a whole table takes
-
 
 def call(command: list[str]) -> None:
     print("+", shlex.join(command), flush=True)
@@ -44,17 +42,14 @@ def mean(values: list[float] | None) -> str:
 
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table whose first column is the rows' names."""
-    from rich.console import Console
-    from rich.table import Table
+    from vldistill import terminal
 
-    table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    table = terminal.Table(columns[0], box=None, pad_edge=False)
+    table.figures(*columns[1:])
     for row in rows:
         table.add_row(*row)
-    console = Console(width=max(Console().width, WIDEST))
-    console.print(title, style="italic", highlight=False)
-    console.print(table)
+    terminal.say(title, style="italic")
+    terminal.show(table)
 
 
 def seeds_of(parser: argparse.ArgumentParser, text: str) -> list[int]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-# Before anything imports the libraries: no network, and tables and help wide enough that no line is folded.
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", COLUMNS="300", TERMINAL_WIDTH="300")
+# Before anything imports the libraries: no network, and help wide enough that no line is folded.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TERMINAL_WIDTH="300")
 
 import pytest
 import torch

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import pad_text
-from vldistill.data.records import CHOICES, Record, split_words
+from vldistill.data.records import CHOICES, Record
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers
+from vldistill.finite import check_outputs
 from vldistill.students.inputs import text_layout, visual_input
 from vldistill.students.two_towers import TwoTowers
 
@@ -72,6 +74,7 @@ class Model:
             shown = visual.stack([visual.read(str(path.resolve()), None) for path in some]).to(device=self._opened.device)
             with self._opened.autocast():
                 found.append(tower.encode_image(shown, place).float().cpu())
+            check_outputs(found[-1], [str(path) for path in some], self._opened.source)
         return torch.cat(found)
 
     @torch.inference_mode()
@@ -80,13 +83,14 @@ class Model:
         and text fit."""
         tower, opened = self._tower(), self._opened
         layout = text_layout(opened.spec, opened.tokenizer)
-        records = [Record(str(number), "caption", [], split_words(text))
+        records = [Record(str(number), "caption", [], split_words(text), written=text)
                    for number, text in enumerate([texts] if isinstance(texts, str) else texts)]
         found = []
         for some in _chunks(records):
             padded = pad_text([layout(record)[0] for record in some], opened.tokenizer.pad_id).to(device=opened.device)
             with opened.autocast():
                 found.append(tower.encode_text(padded).float().cpu())
+            check_outputs(found[-1], [" ".join(record.text) for record in some], self._opened.source)
         return torch.cat(found)
 
     def _tower(self) -> TwoTowers:

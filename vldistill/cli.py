@@ -13,6 +13,7 @@ import typer
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
+from vldistill.terminal import complain, open_streams, output_failure
 
 app = typer.Typer(
     name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -39,6 +40,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Resume = Annotated[
     str | None, typer.Option("--resume", metavar="auto", help="Go on with a run that is not complete; else start it.")
 ]
+Faults = Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all faults of the input there, as JSONL.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
@@ -62,6 +64,13 @@ def prepare(
     limit: LimitOption = None,
     images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    skip_broken: Annotated[
+        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out what is broken, up to N %.")
+    ] = "0%",
+    faults: Faults = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")
+    ] = None,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
@@ -184,11 +193,13 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
+    faults: Faults = None,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.commands.predict import predict_command
 
-    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers)
+    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers,
+                    faults=faults)
 
 
 @app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")
@@ -325,24 +336,27 @@ def _split(text: str) -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
+    open_streams()
     try:
         app(args=argv, standalone_mode=True)
     except VldistillError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
-        lines = str(error).splitlines()
-        print("\n".join(f"vldistill: {line}" for line in lines), file=sys.stderr)
+        complain("\n".join(f"vldistill: {line}" for line in str(error).splitlines()))
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
         found = failed_file(error)
         place = f"{found.name}: " if found is not None else ""
-        print(f"vldistill: {place}{error.strerror or error}", file=sys.stderr)
+        complain(f"vldistill: {place}{error.strerror or error}")
         raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:
+        if not stop.code and (failure := output_failure()) is not None:
+            complain(f"vldistill: standard output: {failure.strerror}; the work itself is done")
+            raise SystemExit(1) from None
         if stop.code == INTERRUPTED:
             trains = (sys.argv[1:] if argv is None else argv)[:1] in (["pretrain"], ["finetune"], ["distill"])
             told = " (--resume auto goes on from the last checkpoint)" if trains else ""
-            print(f"vldistill: interrupted; nothing half-written counts as an artifact{told}", file=sys.stderr)
+            complain(f"vldistill: interrupted; nothing half-written counts as an artifact{told}")
         raise

@@ -38,9 +38,18 @@ class VldistillError(Exception):
 
 
 class InputError(VldistillError):
-    """Bad input or a refusal (exit code 2); nothing has been written."""
+    """Bad input or a refusal (exit code 2); nothing has been written. part: what of the input is at fault alone, LINE or IMAGE,
+    so that it could be left out; None where it is the whole. faults: all that were found, where they are several."""
 
     exit_code = 2
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None, part: str | None = None,
+                 faults: list[InputError] | None = None):
+        super().__init__(message, where=where, hint=hint)
+        self.part, self.faults = part, faults or []
+
+
+LINE, IMAGE = "line", "image"
 
 
 @contextmanager
@@ -114,13 +123,15 @@ def first_line(error: BaseException) -> str:
 class Problems:
     """Collects every fault of an input in one pass, so that a user mends them all at once.
 
-    `add` records one; `raise_if_any` raises a single `InputError` with one line for each (the first 20) and the total.
+    `add` records one; `raise_if_any` raises a single `InputError` with one line for each (the first 20) and the total. every:
+    readers that give up after many faults shall not.
     """
 
     items: list[InputError] = field(default_factory=list)
+    every: bool = False
 
-    def add(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
-        self.items.append(InputError(message, where=where, hint=hint))
+    def add(self, message: str, *, where: str | None = None, hint: str | None = None, part: str | None = None) -> None:
+        self.items.append(InputError(message, where=where, hint=hint, part=part))
 
     def __bool__(self) -> bool:
         return bool(self.items)
@@ -135,4 +146,4 @@ class Problems:
         if more:
             lines.append(f"... and {more} more")
         summary = f"{len(self.items)} problems" + (f" in {subject}" if subject else "") + ", nothing was written"
-        raise InputError("\n".join([*lines, summary]))
+        raise InputError("\n".join([*lines, summary]), faults=self.items)

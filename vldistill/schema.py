@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import Fraction, NonNegative, Positive, Section
+from vldistill.schema_base import Depth, Fraction, NonNegative, Positive, Section, Side, Width, is_plain_name
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.schema_sight import Clip, ImageNetwork, Pixels
 from vldistill.schema_teachers import DUAL_ENCODERS, Teacher, Teachers
@@ -33,7 +33,7 @@ class Data(Section):
     types: list[str] | None = None  # only records of these types
     part: Literal["answers", "rationales", "both"] = "both"  # VCR: Q->A, QA->R
     limit: Positive | None = None  # the first N records a split
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     memory: bool | None = None  # keep decoded images; null decides by size
     weight: Annotated[float, Field(gt=0)] = 1.0
     mix: list[Mixed] = []
@@ -42,20 +42,22 @@ class Data(Section):
 class Image(Section):
     """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's
     canvas; for the other students it follows from the image. augment: "flip" is for a student with an image network of its
-    own."""
+    own. exif: the student sees images turned as their EXIF data says; by default as stored, which is how the published code of
+    every family here reads them (Pillow's `open`), and how teachers of one modality do."""
 
-    size: Positive = 384
-    long_side: Positive = 640
+    size: Side = 384
+    long_side: Side = 640
     augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
-    shift: Annotated[int, Field(ge=0)] = 1  # jitter: pixels
+    shift: Annotated[int, Field(ge=0, le=2**14)] = 1  # jitter: pixels
     noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
+    exif: bool = False
 
 
 class Text(Section):
     """max_length counts the special tokens. The vocabulary fields serve a student from scratch only."""
 
-    max_length: Annotated[int, Field(ge=3)] = 40
-    vocabulary_size: Positive = 8000
+    max_length: Annotated[int, Field(ge=3, le=2**17)] = 40
+    vocabulary_size: Annotated[int, Field(gt=0, le=10**7)] = 8000
     vocabulary_from: list[str] = []  # data artifacts whose training text is read; this recipe's own when empty
 
 
@@ -63,12 +65,12 @@ class Sizes(Section):
     """Sizes of an encoder from scratch (ViLT-B/32 by default); a METER's two encoders and its co-attention have them each.
     image_size: pixels that the position table spans, which for a METER are those of `image.size`."""
 
-    layers: Positive = 12
-    width: Positive = 768
-    heads: Positive = 12
-    feedforward: Positive = 3072
-    patch: Positive = 32
-    image_size: Positive = 384
+    layers: Depth = 12
+    width: Width = 768
+    heads: Depth = 12
+    feedforward: Width = 3072
+    patch: Side = 32
+    image_size: Side = 384
 
     @model_validator(mode="after")
     def _divisible(self) -> Sizes:
@@ -83,7 +85,7 @@ class Regions(Section):
     """Region features, of `vldistill prepare regions`, for students that see regions. most: regions of an image."""
 
     path: str
-    most: Positive = 100
+    most: Annotated[int, Field(gt=0, le=10**5)] = 100
 
 
 class Student(Section):
@@ -276,6 +278,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.name and not is_plain_name(self.name):
+            raise ValueError(f"name {self.name!r} is not a plain folder name: use letters, digits, '-', '_', '.'")
         own = self.student.visual == "end_to_end"
         if self.student.kind in OVER_REGIONS and self.regions is None and not own:
             raise ValueError(f"a {self.student.kind} student needs `regions`")
@@ -283,6 +287,8 @@ class Recipe(Section):
             raise ValueError("a student with visual=end_to_end makes its own features: leave out `regions`")
         if self.image.augment != "none" and own != (self.image.augment == "flip"):
             raise ValueError(f"image.augment={self.image.augment} does not go with student.visual={self.student.visual}")
+        if self.image.exif and (self.student.kind in OVER_REGIONS or self.student.kind == "text_encoder"):
+            raise ValueError(f"image.exif turns pixels, which a {self.student.kind} student does not see by themselves")
         if self.train.batch.tokens is not None and self.student.kind not in OVER_REGIONS:
             raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.student.kind}")
         if self.adversarial is not None and self.student.kind != "uniter":

@@ -47,7 +47,7 @@ TAGS = {"image": "a.png", "tags": ["dog"]}
 FAULTS = {
     "tags and a label": ({**TAGS, "label": "dog"}, None, "has a label and tags"),
     "tags and a text": ({**TAGS, "text": "a dog"}, None, "has a text, the task tagging has none"),
-    "a tag that is a number": ({"image": "a.png", "tags": ["dog", 7]}, None, r"`tags\[1\]` must be a text"),
+    "a tag that is half a number": ({"image": "a.png", "tags": ["dog", 7.5]}, None, r"`tags\[1\]` must be a text"),
     "no list": ({"image": "a.png", "tags": "dog"}, None, "`tags` must be a list"),
     "no tags among tags": ({"image": "a.png"}, None, "`text` is missing"),
     "text among tags": ({"image": "a.png", "text": "a dog"}, None, "has a text, the task tagging has none"),

@@ -20,7 +20,8 @@ from vldistill.data.question_types import (
     vcr_question_type,
     vqa_question_group,
 )
-from vldistill.data.records import Record, Word, split_words
+from vldistill.data.records import Record, Word
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 
 LABELS = ["contradiction", "entailment", "neutral"]

@@ -49,7 +49,7 @@ LINES = {
     "endless number": ('{"id": ' + "9" * 5000 + "}", "digits"),
     "deep nesting": ("[" * 100_000, "nested too deeply"),
     "duplicate id": (changed(id="t1"), "'t1' appears twice.*train.jsonl:2"),
-    "id is a number": (changed(id=7), "`id` must be a text"),
+    "id is half a number": (changed(id=7.5), "`id` must be a text"),
     "empty id": (changed(id=" "), "`id` is empty"),
     "text is a number": (changed(text=5), "`text` must be a text"),
     "text is a list": (changed(text=["a"]), "`text` must be a text"),
@@ -74,8 +74,8 @@ LINES = {
     "no label": (without("label"), "has no label"),
     "label and answers": (changed(answers=["yes"]), "a label and answers"),
     "answers in a task of labels": (without("label")[:-1] + ', "answers": ["yes"]}', "has answers"),
-    "answers hold a number": (
-        without("label")[:-1] + ', "answers": [2]}',
+    "answers hold half a number": (
+        without("label")[:-1] + ', "answers": [2.5]}',
         r"`answers\[0\]` must be a text.*put it in quotes",
     ),
     "no answers": (without("label")[:-1] + ', "answers": []}', "one text or more"),

@@ -1,12 +1,12 @@
 """`prepare` end to end: what the artifact holds, limits, refusals, and the printed table."""
 
+import contextlib
 import hashlib
 import io
 import json
 
 import pytest
 from raw_worlds import jsonl_world, nlvr2_row, nlvr_world, vqa_world, write_lines
-from rich.console import Console
 
 from vldistill.artifacts import file_digest, read_manifest
 from vldistill.commands.prepare_tables import render_counts
@@ -14,16 +14,15 @@ from vldistill.data.prepare import prepare
 from vldistill.data.records import read_records
 from vldistill.data.sources.base import SourceOptions
 from vldistill.errors import InputError
+from vldistill.terminal import show
 
 ONE = SourceOptions(min_answer_count=1)
 
 
 def printed(manifest) -> str:
-    console = Console(width=80, file=io.StringIO())
-    console.print(render_counts(manifest))
-    text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= 80
-    return text
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        show(render_counts(manifest))
+    return out.getvalue()
 
 
 def test_artifact_of_labels(tmp_path):

@@ -13,7 +13,6 @@ from vldistill.data.artifact import open_data
 from vldistill.data.prepare import prepare
 from vldistill.data.prepare_toy import prepare_toy
 from vldistill.data.question_types import vqa_question_group
-from vldistill.data.records import split_words
 from vldistill.data.sources.base import SourceOptions
 from vldistill.data.toy.diverse.layouts import DIVERSE_SIZES, TASK_WORDS, tags
 from vldistill.data.toy.diverse.questions import TYPES, ask
@@ -21,6 +20,7 @@ from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, Scene, draw_scene
 from vldistill.data.toy.diverse.words import SYNONYMS, caption, texts
 from vldistill.data.toy.layouts import write_toy
 from vldistill.data.variants import Variants
+from vldistill.data.wording import split_words
 
 CONCEPT = {word: concept for concept, words in SYNONYMS.items() for word in words}
 

@@ -16,7 +16,7 @@ from vldistill.training.inference import Answer, answer, chosen, probabilities, 
 
 def test_an_answer_is_the_most_likely_label_and_its_share():
     logits = torch.tensor([[0.0, math.log(3.0)], [math.log(9.0), 0.0]])
-    first, second = chosen(["a", "b"], probabilities(logits), ["no", "yes"])
+    first, second = chosen(["a", "b"], probabilities(logits, ["a", "b"]), ["no", "yes"])
     assert (first.id, first.prediction, first.confidence) == ("a", "yes", pytest.approx(0.75))
     assert (second.id, second.prediction, second.confidence) == ("b", "no", pytest.approx(0.9))
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, write_files
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, refuse_links, write_files
+from vldistill.commands.output import last_line, plan_table
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.errors import InputError
 from vldistill.evaluation.evaluate import load_data
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
+from vldistill.terminal import say, show
 
 PAGE, PICTURE = ".html", ".png"
 QUERIES = ("cls", "all")
@@ -81,10 +82,11 @@ def analyze_command(
     subject = _open(run, data, split)
     view.check(subject)
     samples = asked.samples or view.samples
+    refuse_links(subject.folder, "figures")
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
         shown = "one sentence" if asked.text else f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"
-        console.print(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
+        show(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
         return
     drawn = view.draw(subject, asked, samples)
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
@@ -97,7 +99,7 @@ def analyze_command(
     write_files(files)
     if out is None and picture not in files:
         picture.unlink(missing_ok=True)  # of an earlier view
-    console.print(f"wrote {target}", highlight=False, markup=False, soft_wrap=True)
+    say(f"wrote {target}")
     last_line({"figure": str(target), **drawn.summary})
 
 
@@ -179,7 +181,7 @@ def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
                          first_only=asked.queries == "cls")
     for name, found in view.shown:
         told = ", ".join(f"{key} {value:.4f}" for key, value in found.averages.items())
-        console.print(f"{name}: {told}" if view.before else told, highlight=False)
+        say(f"{name}: {told}" if view.before else told)
     gaps = {f"gap_{name}": round(found.averages["gap"], 4) for name, found in view.shown}
     return Drawn(lambda: modality_page(view), lambda: modality_figure(view), {"records": view.records, **gaps}, view.to_json())
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from vldistill.artifacts import write_json
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import duration
 from vldistill.errors import InputError
 from vldistill.evaluation.bench import GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
@@ -22,6 +21,7 @@ from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, Retrie
 from vldistill.evaluation.precision import check_precision
 from vldistill.models.vilt import EncoderConfig
 from vldistill.runtime import cpu_has_bf16, device_name
+from vldistill.terminal import Table, say, show
 
 MEASURES = {**GROUPS, "fusions": fusion_rows}
 PRECISION, RETRIEVAL = "precision", "retrieval"
@@ -57,7 +57,7 @@ def bench_command(
         plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
         plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
-    console.print(plan_table("bench", plan))
+    show(plan_table("bench", plan))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError("cannot be written there", where=str(out), hint="name a file in a folder that exists")
     if dry_run:
@@ -76,16 +76,16 @@ def bench_command(
                     found = speed_rows(setting, images=images, dual=model, stored=stored)
                 else:
                     found = MEASURES[group](setting)
-                console.print(bench_table(found, precision, pairs))
+                show(bench_table(found, precision, pairs))
                 for row in (row for row in found if row.note):
-                    console.print(f"{row.variant}: {row.note}", highlight=False, soft_wrap=True)
+                    say(f"{row.variant}: {row.note}")
                 if group == RETRIEVAL:
-                    console.print(_beside_the_paper(found, size), highlight=False, soft_wrap=True)
+                    say(_beside_the_paper(found, size))
                 results += found
     summary = as_json(results, name)
     if out is not None:
         write_json(out, summary)
-        console.print(f"wrote {out}", highlight=False)
+        say(f"wrote {out}")
     last_line({"device": name, "speedup": _headline(results)})
 
 
@@ -105,11 +105,10 @@ def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor
 
 def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
     """One group of rows; the first is the reference of the ratios."""
-    table = Table(title=f"{rows[0].group}, batch {batch}, {precision} (limit: the ratio in FLOP)",
-                  title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+    table = Table("", title=f"{rows[0].group}, batch {batch}, {precision} (limit: the ratio in FLOP)", box=None, pad_edge=False,
+                  padding=(0, 1))
     once = all(row.p50 is None for row in rows)
-    for name in ("", "tokens", *(("s",) if once else ("min s", "p50 s", "p95 s", "peak MiB")), "ratio", "limit"):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
+    table.figures("tokens", *(("s",) if once else ("min s", "p50 s", "p95 s", "peak MiB")), "ratio", "limit")
     for row in rows:
         spread = [] if once else [*map(_short, (row.p50, row.p95)), "-" if row.peak_mb is None else f"{row.peak_mb:.0f}"]
         table.add_row(row.variant, str(row.tokens), _short(row.seconds), *spread, _ratio(row.speedup),

@@ -6,13 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError, VldistillError
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
+from vldistill.terminal import Table, say, show
 
 PLAIN_EVERY_SECONDS = 15
 
@@ -47,7 +45,7 @@ def cache_command(
         table = {role: f"{len(caches.parts[role].keys(inputs)):,} wanted, {count:,} missing; in "
                        f"{caches.parts[role].cache.folder if caches.parts[role].cache else chosen.cache.path}"
                  for role, count in missing.items()}
-        console.print(plan_table(f"cache {chosen.name}", table))
+        show(plan_table(f"cache {chosen.name}", table))
         return
     started = time.monotonic()
     if any(missing.values()):
@@ -81,7 +79,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(text)
 
 
 class _Progress:
@@ -131,11 +129,14 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
 def _list(root: Path) -> None:
     from vldistill.teachers.cache.store import list_caches
 
-    table = Table("cache", "rows", "MB", "s", "state")
-    for column in table.columns[1:4]:
-        column.justify = "right"
+    table = Table("cache")
+    table.figures("rows", "MB", "s")
+    table.words("state")
     for entry in list_caches(root):
         state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
         figures = f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", f"{entry.seconds:,.1f}"
-        table.add_row(Text(entry.folder.name), *figures, Text(state))
-    console.print(table if table.row_count else f"no caches in {root}")
+        table.add_row(entry.folder.name, *figures, state)
+    if table.row_count:
+        show(table)
+    else:
+        say(f"no caches in {root}")

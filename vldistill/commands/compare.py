@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from vldistill.artifacts import json_text, write_files
-from vldistill.commands.output import console, last_line
+from vldistill.commands.output import last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
-from vldistill.data.sequences import render
+from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
 from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
+from vldistill.terminal import Table, say, show
 
 _LEAST_P = 1e-4
 _CELLS = {"count": "records", "changed": "changed", "both_right": "both right", "only_a": "only A", "only_b": "only B",
@@ -36,17 +34,16 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
     found = comparison(a, b)
     shown = _examples(a, b, changed_ids(a, b, examples))
     target = out or a.folder / f"against-{_slug(b)}.json"
-    console.print(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}",
-                  highlight=False, markup=False, soft_wrap=True)
-    console.print(_table(found))
+    say(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}")
+    show(_table(found))
     tested = {HEADINGS[part]: row for part, row in found["parts"].items()} if "parts" in found else {"B - A": found}
     for name, row in tested.items():
         if "interval" in row:
-            console.print(f"{name}: {verdict(row)}", highlight=False, markup=False)
+            say(f"{name}: {verdict(row)}")
     if shown:
-        console.print(_examples_table(shown))
+        show(_examples_table(shown))
     write_files({target: json_text({**found, "examples": shown})})
-    console.print(f"wrote {target}\n", highlight=False, markup=False, soft_wrap=True)
+    say(f"wrote {target}\n")
     head = {name: found[name] for name in ("a", "b", "split")}
     parts = {part: _short(row) for part, row in found.get("parts", {}).items()}
     last_line(head | _short(found) | parts | {"out": str(target)})
@@ -77,17 +74,13 @@ def _table(found: dict[str, Any]) -> Table:
     """Without a frame, since it has ten columns."""
     cells = [name for name in _CELLS if name in found]
     scores = [name for name in _SCORES if name in found]
-    table = Table("", *(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores), box=None, pad_edge=False,
-                  collapse_padding=True, padding=(0, 1))
-    for column in table.columns:
-        column.no_wrap = column.header not in _TWO_WORDS
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", box=None, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    table.figures(*(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores))
 
     def add(name: str, row: dict[str, Any], style: str = "") -> None:
         shown = [f"{row[cell]:,}" for cell in cells]
         shown += [f"{100 * row[score]:+.2f}" if score == "difference" else percent(row[score]) for score in scores]
-        table.add_row(Text(name), *shown, style=style)
+        table.add_row(name, *shown, style=style)
 
     def add_types(row: dict[str, Any]) -> None:
         types = row.get("by_type", {})
@@ -127,7 +120,9 @@ def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str,
 def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record: Record | None) -> dict[str, Any]:
     found: dict[str, Any] = {"id": name}
     if record is not None:
-        found |= {"images": record.images, "text": " ".join(render([*record.text, *(record.given or [])], record.objects)),
+        first = sequences(record)[0]
+        parts = first if record.choices is None else first[:-1]
+        found |= {"images": record.images, "text": " ".join(readable(part, record.objects) for part in parts),
                   "right": _right(record, data)}
     for key, side in (("a", a), ("b", b)):
         row = side.rows[name]
@@ -137,7 +132,7 @@ def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record:
 
 def _answer(row: dict[str, Any], record: Record | None) -> str:
     if record is not None and record.choices is not None:
-        return " ".join(render(record.choices[int(row["prediction"])], record.objects))
+        return readable(record.choices[int(row["prediction"])], record.objects)
     return ", ".join(row["tags"]) if "tags" in row else row["prediction"]
 
 
@@ -153,9 +148,10 @@ def _right(record: Record, data: DataArtifact) -> str | None:
 
 def _examples_table(examples: list[dict[str, Any]]) -> Table:
     known = any("text" in one for one in examples)
-    table = Table("id", *["text", "right"] * known, "A", "B", title="changed answers", title_justify="left")
+    table = Table("id", title="changed answers")
+    table.words(*["text", "right"] * known, "A", "B", max_width=60)
     for one in examples:
         told = [one.get("text", "-"), one.get("right") or "-"] if known else []
         given = [f"{one[side]['answer']} ({one[side]['confidence']:.2f})" for side in ("a", "b")]
-        table.add_row(*map(Text, [one["id"], *told, *given]))
+        table.add_row(one["id"], *told, *given)
     return table

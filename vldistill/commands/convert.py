@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vldistill.commands.output import console, last_line
+from vldistill.commands.output import last_line
 from vldistill.errors import InputError
+from vldistill.terminal import say
 
 KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "declip")
 
@@ -49,6 +50,5 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
 
         spec = convert(kind, source, vocab, out, overwrite=overwrite)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
-    console.print(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in told.items())}", highlight=False, markup=False,
-                  soft_wrap=True)
+    say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in told.items())}")
     last_line({"model": str(out), "kind": kind, **told})

@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.text import Text
 
 from vldistill.artifacts import package_versions
-from vldistill.commands.output import console
+from vldistill.terminal import say
 
 
 def doctor_command() -> None:
     """Prints one line a finding: ok, note or missing, what it is, and what follows."""
     marks = {"ok": "green", "note": "yellow", "missing": "red"}
     for mark, subject, finding in findings():
-        console.print(Text.assemble((f"{mark:8}", marks[mark]), f"{subject:12}", finding), soft_wrap=True)
+        say(Text.assemble((f"{mark:8}", marks[mark]), f"{subject:12}", finding))
 
 
 def findings() -> Iterator[tuple[str, str, str]]:

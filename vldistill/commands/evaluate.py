@@ -6,9 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
@@ -30,6 +28,7 @@ from vldistill.evaluation.probabilities import Probabilities, check_members
 from vldistill.evaluation.results import metrics_table, write_evaluation
 from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
 from vldistill.models.checkpoint import read_spec, resolve_model
+from vldistill.terminal import Table, say, show
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
     """Evaluates each run, and all together where that is asked; the last line of standard output is JSON."""
     _check_options(runs, asked)
     artifacts = {source: load_data(asked.data, source) for source in runs}
+    asked = _whole_test(asked, artifacts[runs[0]])
     if any(data.task == "caption" for data in artifacts.values()):
         _check_captions(artifacts, asked)
         _rank(runs, artifacts, asked)
@@ -100,6 +100,18 @@ def _check_options(runs: list[str], asked: Asked) -> None:
         raise InputError("--leaderboard with several runs", hint="name one run, or average them with --ensemble")
     if asked.leaderboard is not None and asked.domain_shift:
         raise InputError("--leaderboard and --domain-shift", hint="give one of them; a shifted set has no leaderboard")
+
+
+def _whole_test(asked: Asked, data: DataArtifact) -> Asked:
+    """VQA's server reads files of all test questions alone, and scores those of test-dev among them. Raises InputError where the
+    artifact has not got them."""
+    if asked.leaderboard is None or data.task != "vqa" or asked.split != "test-dev":
+        return asked
+    if "test" not in data.splits:
+        raise InputError("has no split `test`, and the server wants an answer to every test question", where=str(data.folder),
+                         hint="prepare the data with v2_OpenEnded_mscoco_test2015_questions.json")
+    say("note: the file has all questions of test, as the server wants it; the server scores test-dev among them")
+    return replace(asked, split="test")
 
 
 def _check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
@@ -158,16 +170,16 @@ def _show_plan(
 ) -> None:
     for source in runs:
         for task in tasks[source]:
-            console.print(plan_table(f"evaluate {source}", {
+            show(plan_table(f"evaluate {source}", {
                 "data": f"{artifacts[source].folder}, {task.split}: {len(task.records)} records",
                 "writes": str(folders[source, task.split])}))
     for task in tasks[runs[0]]:
         if task.split in together:
             size = Probabilities.size(len(task.records) + len(task.unscored), len(artifacts[runs[0]].labels))
-            console.print(plan_table(f"average {len(runs)} runs on {task.split}", {
+            show(plan_table(f"average {len(runs)} runs on {task.split}", {
                 "memory": f"{_bytes(size)} of probabilities", "writes": str(together[task.split])}))
     if asked.leaderboard is not None:
-        console.print(plan_table("leaderboard", {"writes": str(asked.leaderboard)}))
+        show(plan_table("leaderboard", {"writes": str(asked.leaderboard)}))
 
 
 def _bytes(size: int) -> str:
@@ -210,8 +222,7 @@ def _run(
         text, ids = submission(common.task, evaluated.records, evaluated.answers, pools.get(asked.split))
         write_submission(asked.leaderboard, common.task, text, ids)
         told = " (partial: not to be submitted)" if evaluated.partial else ""
-        console.print(f"wrote {asked.leaderboard}, {len(ids):,} {common.task} records, checked{told}\n", highlight=False,
-                      soft_wrap=True)
+        say(f"wrote {asked.leaderboard}, {len(ids):,} {common.task} records, checked{told}\n")
         results[-1]["leaderboard"] = str(asked.leaderboard)
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
@@ -227,9 +238,9 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
         write_evaluation(one, folder, data, **more)
         _show(one.name, data, one.split, one.partial, metrics_table(one), folder, one.seconds)
     if shift is not None:
-        console.print(f"{found[0].name} on {data.folder}, standard and shifted", highlight=False, markup=False, soft_wrap=True)
-        console.print(shift_table(shift, found[0].split))
-        console.print()
+        say(f"{found[0].name} on {data.folder}, standard and shifted")
+        show(shift_table(shift, found[0].split))
+        say()
     first = found[0]
     who = {"run": first.sources[0]} if len(first.sources) == 1 else {"ensemble": list(first.sources)}
     metrics = _rounded(first.metrics or {})
@@ -262,9 +273,9 @@ def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> 
 
 def _show(name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float) -> None:
     told = " (partial)" if partial else ""
-    console.print(f"{name} on {data.folder}, {split}{told}", highlight=False, markup=False, soft_wrap=True)
-    console.print(table)
-    console.print(f"wrote {folder} after {seconds:.1f} s\n", highlight=False, soft_wrap=True)
+    say(f"{name} on {data.folder}, {split}{told}")
+    show(table)
+    say(f"wrote {folder} after {seconds:.1f} s\n")
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, float]:

@@ -18,13 +18,21 @@ def build(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/index/IMAGES.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images in a batch.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N images only.")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    skip_broken: Annotated[
+        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out broken ones, up to N %.")
+    ] = "0%",
+    faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all broken images there.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Encode images once."""
     from vldistill.commands.index_work import build_command
+    from vldistill.commands.indexed_images import Asked
+    from vldistill.data.left_out import parse_share
 
-    build_command(run, images, out=out, batch=batch, limit=limit, dry_run=dry_run, overwrite=overwrite)
+    asked = Asked(images, limit, follow_links, parse_share(skip_broken), faults)
+    build_command(run, asked, out=out, batch=batch, dry_run=dry_run, overwrite=overwrite)
 
 
 @index_app.command("query", epilog='Example: vldistill index query artifacts/index/photos "two dogs on a beach" --top 5')

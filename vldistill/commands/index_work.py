@@ -4,73 +4,59 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.table import Table
-from rich.text import Text
 
-from vldistill.artifacts import MANIFEST, refuse_existing, write_text
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.artifacts import refuse_existing, write_text
+from vldistill.commands.indexed_images import Asked, images_of
+from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
-from vldistill.data.artifact import open_data
-from vldistill.data.image_files import ImageInfo, check_images
-from vldistill.data.images import ImageFolder
 from vldistill.data.records import read_text
-from vldistill.errors import InputError, Problems
-from vldistill.evaluation.image_index import STAGE, ImageIndex, Source, build_index, model_fields
+from vldistill.data.size_rules import size_faults
+from vldistill.errors import InputError
+from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
 from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
+from vldistill.terminal import Table, say, show, write_json
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 INDEXES = Path("artifacts/index")
 
 
-def build_command(
-    run: str, images: Path, *, out: Path | None, batch: int, limit: int | None, dry_run: bool, overwrite: bool
-) -> None:
+def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_run: bool, overwrite: bool) -> None:
     """Encodes the images of a folder or of a data artifact; the last line of standard output is JSON."""
     model, spec, _ = load_dual_encoder(run)
-    source = _images_of(images, limit)
+    found, images, limit = images_of(asked), asked.place, asked.limit
+    source = found.source
+    for note in found.notes:
+        say(f"note: {note}")
     target = out or INDEXES / images.resolve().name
     size = len(source.known) * spec.images * model.width * 4
-    console.print(plan_table("index build", {
+    visual = visual_input(spec, source.images, memory=False)
+    sizes = ((path, info.width, info.height) for path, info in source.known.items())
+    badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
+    show(plan_table("index build", {
         "model": run, "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
         "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
-                   f"{size / 2**20:,.1f} MiB", "writes": str(target)}))
+                   f"{size / 2**20:,.1f} MiB",
+        **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}), "writes": str(target)}))
     if dry_run:
         return
     refuse_existing(target, overwrite, STAGE)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    visual, started = visual_input(spec, source.images, memory=False), time.perf_counter()
+    started = time.perf_counter()
     with Watching() as watch:
         manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
                                overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,
-                               encoded=str(images), partial=limit is not None)
+                                encoded=str(images), partial=limit is not None,
+                                **({"left_out": asdict(found.left_out)} if found.left_out else {}))
     seconds = time.perf_counter() - started
-    console.print(f"wrote {target} after {seconds:.1f} s", highlight=False, soft_wrap=True)
+    say(f"wrote {target} after {seconds:.1f} s")
     last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})
-
-
-def _images_of(place: Path, limit: int | None) -> Source:
-    """The images of a data artifact, as it recorded them, or all image files below a folder. Raises InputError listing those that
-    are broken, before any is encoded."""
-    if (place / MANIFEST).exists():
-        data = open_data(place)
-        rows = [json.loads(line) for line in data.verified("images.jsonl").read_text(encoding="utf-8").splitlines()][:limit]
-        root = data.images.root if isinstance(data.images, ImageFolder) else None
-        return Source(data.images, root, {row["path"]: ImageInfo(row["sha1"], row["width"], row["height"]) for row in rows})
-    if not place.is_dir():
-        raise InputError("no such folder", where=str(place), hint="give a folder of images, or a data artifact")
-    paths = sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)[:limit]
-    if not paths:
-        raise InputError("holds no image", where=str(place), hint=f"files are known by {', '.join(sorted(SUFFIXES))}")
-    problems = Problems()
-    known = check_images(place, paths, problems, {path: str(place) for path in paths}, decode=False)
-    problems.raise_if_any(str(place))
-    return Source(ImageFolder(place), place, known)
 
 
 def query_command(
@@ -102,13 +88,15 @@ def query_command(
         title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
         write_text(out, results_page(title, told, asked, hits, index.images()))
     elif out is not None:
-        write_text(out, "\n".join(_row(one, found) for one, found in zip(asked, hits, strict=True)) + "\n")
+        write_text(out, "".join(json.dumps(_row(one, found), ensure_ascii=False) + "\n"
+                                for one, found in zip(asked, hits, strict=True)))
     elif len(asked) == 1:
-        console.print(_table(hits[0]))
+        show(_table(hits[0]))
     else:
-        print("\n".join(_row(one, found) for one, found in zip(asked, hits, strict=True)))
+        for one, found in zip(asked, hits, strict=True):
+            write_json(_row(one, found))
     if out is not None:
-        console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+        say(f"wrote {out}")
     if out is not None or len(asked) == 1:
         best = hits[0][0]
         last_line({"texts": len(asked), "images": len(index), "best": best.path, "score": round(best.score, 4),
@@ -122,13 +110,14 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _row(text: str, hits: list[Hit]) -> str:
-    found = [{"image": hit.path, "score": round(hit.score, 6)} for hit in hits]
-    return json.dumps({"text": text, "images": found}, ensure_ascii=False)
+def _row(text: str, hits: list[Hit]) -> dict[str, Any]:
+    return {"text": text, "images": [{"image": hit.path, "score": round(hit.score, 6)} for hit in hits]}
 
 
 def _table(hits: list[Hit]) -> Table:
-    table = Table("", "score", "image", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.figures("", "score")
+    table.words("image")
     for place, hit in enumerate(hits, start=1):
-        table.add_row(str(place), f"{hit.score:.4f}", Text(hit.path))
+        table.add_row(str(place), f"{hit.score:.4f}", hit.path)
     return table

@@ -1,35 +1,37 @@
-"""What all commands print with."""
+"""What commands print: a plan, and the last line."""
 
 from __future__ import annotations
 
-import json
+import csv
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from vldistill.errors import InputError
 from vldistill.runtime import is_first_rank
-
-console = Console()
+from vldistill.terminal import Table, write_json
 
 
 def plan_table(title: str, rows: dict[str, str]) -> Table:
     """Two columns: what, and which."""
-    table = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table(title=title, box=None, show_header=False, pad_edge=False)
+    table.words("", style="dim", no_wrap=True)
+    table.words("")
     for name, value in rows.items():
-        table.add_row(name, Text(str(value)))
+        table.add_row(name, str(value))
     return table
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The parts of a list that an option takes: "a, b" to ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """The parts of a list that an option takes: "a, b" to ("a", "b"); a part with a comma stands in double quotes."""
+    if '"' not in text:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        [parts] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        raise InputError(f"{text[:80]} has a quote that does not end", hint='as in: --labels \'"yes, sir",no\'') from None
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def last_line(values: dict[str, Any]) -> None:
     """The result for scripts: compact JSON as the last line of standard output."""
     if is_first_rank():
-        print(json.dumps(values, separators=(",", ":"), ensure_ascii=False), flush=True)
+        write_json(values)

@@ -6,42 +6,46 @@ import json
 from pathlib import Path
 
 from vldistill.artifacts import write_text
-from vldistill.commands.output import console, last_line
+from vldistill.commands.faults import all_faults
+from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
+from vldistill.terminal import say, write_json
 
 
 def predict_command(
-    run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int
+    run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int,
+    faults: Path | None = None,
 ) -> None:
     """Answers one pair, or writes the answers to a JSONL of pairs."""
     if pairs is not None:
         if images or text:
             raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top, workers)
+        _predict_pairs(run, pairs, out, batch, top, workers, faults)
         return
+    if faults is not None:
+        raise InputError("--faults goes with --pairs", hint="leave it out")
     if not images:
         raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
     record = one_pair(images, text)
     answers = ranked_answers(open_model(run), [record], Path("/"), batch=1, top=top)[0]
     for label, probability in answers:
-        console.print(f"{probability:7.2%}  {label}", highlight=False, markup=False)
+        say(f"{probability:7.2%}  {label}")
     last_line({"prediction": answers[0][0], "confidence": round(answers[0][1], 4)})
 
 
-def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int) -> None:
+def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, faults: Path | None) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
-    records, root = read_pairs(pairs)
+    with all_faults(faults) as problems:
+        records, root = read_pairs(pairs, problems)
     answers = ranked_answers(open_model(run), records, root, batch=batch, top=top, workers=workers)
-    lines = [
-        json.dumps({"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
-                    "top": [[label, round(p, 6)] for label, p in ranked]}, ensure_ascii=False)
-        for record, ranked in zip(records, answers, strict=True)
-    ]
+    found = [{"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
+              "top": [[label, round(p, 6)] for label, p in ranked]} for record, ranked in zip(records, answers, strict=True)]
     if out is None:
-        print("\n".join(lines))
+        for one in found:
+            write_json(one)
         return
-    write_text(out, "\n".join(lines) + "\n")
-    console.print(f"wrote {len(lines)} answers to {out}", highlight=False)
+    write_text(out, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
+    say(f"wrote {len(found)} answers to {out}")

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rich.table import Table
-
-from vldistill.commands.output import console, plan_table, split_list
+from vldistill.commands.faults import all_faults
+from vldistill.commands.output import plan_table, split_list
 from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_regions, render_rewritten, short_types
 from vldistill.commands.unpack import unpack_raw
 from vldistill.data.archives.unpack import is_archive
+from vldistill.data.left_out import parse_share
 from vldistill.data.prepare import LAYOUTS, SOURCES, check_request, prepare
 from vldistill.data.prepare_regions import BoxRule, Target, extract_regions, import_regions
 from vldistill.data.prepare_toy import prepare_toy
@@ -21,10 +21,11 @@ from vldistill.data.sources.base import SourceOptions, nearest
 from vldistill.data.toy.layouts import DATASETS, SIZES
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
+from vldistill.terminal import Table, console, say, show
 
 # The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the
 # data sets (--labels, ...) are judged where it is read.
-_ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite"}
+_ALWAYS = {"dataset", "--raw", "--out", "--dry-run", "--overwrite", "--faults"}
 _REGIONS = {"--format", "--threshold", "--boxes", "--data", "--grid", "--weights", "--network"}
 _TOY = {"--seed", "--scale", "--datasets"}
 _MOST_DIGITS = 18
@@ -37,7 +38,7 @@ def prepare_command(asked: SimpleNamespace, given: set[str]) -> None:
     name = asked.dataset.replace("-", "_").lower()
     if name == "list":
         _refuse(given - {"dataset"}, name)
-        console.print(_datasets())
+        show(_datasets())
     elif name == "regions":
         _refuse(given - _ALWAYS - _REGIONS - {"--limit"}, name)
         _prepare_regions(asked, given)
@@ -68,16 +69,18 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
                             splits=split_list(asked.splits) or None)
     variants = Variants(_distinct("--lowshot", asked.lowshot), _distinct("--seeds", asked.seeds), asked.domain_shift,
                         asked.statements)
-    raw, target = asked.raw, asked.out or Path("artifacts/data") / name
+    raw, target, skip = asked.raw, asked.out or Path("artifacts/data") / name, parse_share(asked.skip_broken)
     if asked.unpack is not None or is_archive(raw):
         check_request(name, options, asked.limit, variants, asked.shards, asked.images != "none")
         raw = unpack_raw(name, raw, asked.unpack, target, overwrite=asked.overwrite, dry_run=asked.dry_run)
         if raw is None:
             return
-    manifest = _prepare_with_progress(
-        name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
-        decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
-        dry_run=asked.dry_run, variants=variants, shards=asked.shards)
+    with all_faults(asked.faults) as problems:
+        manifest = _prepare_with_progress(
+            name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
+            decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
+            dry_run=asked.dry_run, variants=variants, shards=asked.shards, skip_broken=skip, max_pixels=asked.max_pixels,
+            problems=problems)
     _print(manifest, target, asked.dry_run)
 
 
@@ -86,7 +89,7 @@ def _prepare_toy(asked: SimpleNamespace) -> None:
     chosen = tuple(_toy_dataset(given) for given in split_list(asked.datasets)) or DATASETS
     if asked.dry_run:
         names = f"{{{','.join(chosen)}}}"
-        console.print(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
+        show(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
                                                  "writes artifacts": folder / f"toy-{names}"}))
         return
     manifests = prepare_toy(folder, raw, seed=asked.seed, scale=asked.scale, overwrite=asked.overwrite, datasets=chosen,
@@ -102,8 +105,8 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     if vain := given & (_OF_FILES if computed else _OF_DATA):
         raise InputError(f"{', '.join(sorted(vain))} goes with {'--raw' if computed else '--data'}", hint="leave it out")
     out = asked.out or Path("artifacts/regions") / _store_name((asked.raw or asked.data).resolve())
-    with _counting("images") as progress:
-        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress)
+    with all_faults(asked.faults) as problems, _counting("images") as progress:
+        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress, problems)
         if computed:
             manifest = extract_regions(asked.data, target, weights=asked.weights, grid=asked.grid, network=asked.network)
         else:
@@ -112,12 +115,12 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
                 raise InputError(f"--boxes {asked.boxes} is not two numbers", hint="--boxes 10,100")
             manifest = import_regions(asked.raw, target, kind=asked.format or None, rule=BoxRule(asked.threshold, *bounds))
     if manifest.get("unchanged"):
-        console.print(f"up to date: {out}, made from the same input", highlight=False, soft_wrap=True)
+        say(f"up to date: {out}, made from the same input")
     elif asked.dry_run:
-        console.print(plan_table("prepare regions", {"reads": asked.raw or asked.data, **manifest["options"], "writes": out}))
+        show(plan_table("prepare regions", {"reads": asked.raw or asked.data, **manifest["options"], "writes": out}))
     else:
-        console.print(render_regions(manifest))
-        console.print(f"wrote {out}\n", highlight=False, soft_wrap=True)
+        show(render_regions(manifest))
+        say(f"wrote {out}\n")
 
 
 def _store_name(source: Path) -> str:
@@ -161,26 +164,28 @@ def _distinct(option: str, text: str) -> tuple[int, ...]:
 
 def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
     added, packed = manifest.get("added", []), manifest.get("packed", False)
+    if manifest.get("advice"):
+        say(f"note: {manifest['advice']}")
     if manifest.get("unchanged") and not added and not packed:
-        console.print(f"up to date: {place}, made from the same input", highlight=False, soft_wrap=True)
+        say(f"up to date: {place}, made from the same input")
         return
     for note in manifest.get("notes") or []:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        say(f"note: {note}")
     if not manifest.get("unchanged"):
-        console.print(render_counts(manifest))
+        show(render_counts(manifest))
     variants = manifest.get("variants", {})
     names = [name for name in added if name in variants] if added else list(variants)  # in a dry run there are none yet
     for table in (*render_lowshot(manifest, names), *render_rewritten(manifest, names)):
-        console.print(table)
+        show(table)
     for line in short_types(manifest, names):
-        console.print(f"note: {line}", highlight=False, markup=False)
+        say(f"note: {line}")
     if "shards" in manifest and (packed or not manifest.get("unchanged")):
         files, samples, size = (sum(part[key] for part in manifest["shards"].values()) for key in ("files", "samples", "bytes"))
-        console.print(f"packed {samples:,} samples into {files:,} tar(s), {size / 1e6:,.1f} MB", highlight=False)
+        say(f"packed {samples:,} samples into {files:,} tar(s), {size / 1e6:,.1f} MB")
     which = [", ".join(added) if dry_run else f"{len(added)}"] if added else []
     new = " and ".join([*which, *(["shards"] if packed else [])])
     done = f"{'would add' if dry_run else 'added'} {new} to" if new else "would write" if dry_run else "wrote"
-    console.print(f"{done} {place}\n", highlight=False, soft_wrap=True)
+    say(f"{done} {place}\n")
 
 
 def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any) -> dict[str, Any]:

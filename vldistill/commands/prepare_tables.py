@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from vldistill.data.lowshot import PAPER_SHARES
 from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.shift import PUBLISHED_QUESTIONS
 from vldistill.data.writing import MOST_FREQUENT
+from vldistill.terminal import Table
 
 
 def render_counts(manifest: dict[str, Any]) -> Table:
@@ -24,10 +24,9 @@ def render_counts(manifest: dict[str, Any]) -> Table:
         title += f" · {len(manifest['labels']):,} labels"
     if manifest["vocabulary"] is not None:
         title += f" · {manifest['vocabulary']:,} answers"
-    table = _titled(title + (" · partial" if manifest["partial"] else ""), caption_justify="left")
-    table.add_column("", overflow="ellipsis", no_wrap=True, max_width=30)
-    for split in counts:
-        table.add_column(split, justify="right", no_wrap=True)
+    table = _titled(title + (" · partial" if manifest["partial"] else ""))
+    table.words("")
+    table.figures(*counts)
     table.add_row("records", *(f"{part['records']:,}" for part in counts.values()), style="bold")
     table.add_row("images", *(f"{part['images']:,}" for part in counts.values()))
     if manifest["unanswerable"] and any(manifest["unanswerable"].values()):
@@ -41,7 +40,7 @@ def render_counts(manifest: dict[str, Any]) -> Table:
 
 def _titled(title: str, **style: Any) -> Table:
     """A table that is no narrower than its title, which would be folded."""
-    return Table(title=title, title_justify="left", min_width=len(title), **style)
+    return Table(title=title, min_width=len(title), **style)
 
 
 def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -> None:
@@ -55,9 +54,8 @@ def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -
     # Labels keep the order of their indices while they fit.
     names = list(total) if len(total) <= MOST_FREQUENT else [name for name, _ in total.most_common(MOST_FREQUENT)]
     for name in names:
-        # Text, not str: rich reads square brackets in a str as mark-up.
         shown = [_share(part.get(key, {}).get(name, 0), part) for part in counts.values()]
-        table.add_row(Text(f"  {name}" if name else "  (empty)"), *shown)
+        table.add_row(f"  {name}" if name else "  (empty)", *shown)
     if len(total) > len(names):
         rest = [sum(count for name, count in part[key].items() if name not in names) for part in counts.values()]
         cells = [_share(count, part) for count, part in zip(rest, counts.values(), strict=True)]
@@ -84,14 +82,13 @@ def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, 
     published = VCR_SHARES if manifest["task"] == "vcr" else {}
     total = sum(count["of_records"] for count in types.values())
     table = _titled(f"low-shot, {number:,} {unit} of each type", show_edge=False)  # four draws fit 80 columns
-    table.add_column("type", no_wrap=True)
-    for heading in (unit, "share", "paper", *(f"seed {entry['seed']}" for entry in drawn)):
-        table.add_column(heading, justify="right")
+    table.words("type", no_wrap=True)
+    table.figures(unit, "share", "paper", *(f"seed {entry['seed']}" for entry in drawn))
     for name, count in types.items():
         shares = f"{100 * count['of_records'] / max(total, 1):.1f} %", f"{published[name]} %" if name in published else "-"
         got = [entry["by_type"][name]["got"] for entry in drawn]
         cells = [Text(f"{one:,}", style="" if one == number else "red") for one in got]
-        table.add_row(Text(name), f"{count['available']:,}", *shares, *cells)
+        table.add_row(name, f"{count['available']:,}", *shares, *cells)
     table.add_section()
     table.add_row("records", f"{total:,}", "", "", *(f"{entry['records']:,}" for entry in drawn))
     paper = f"{PAPER_SHARES[number]:g} %" if number in PAPER_SHARES else "-"
@@ -119,15 +116,15 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
         if entry["kind"] == "lowshot":
             continue
         table = _titled(f"{name}: {entry['records']:,} records", show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column(justify="right")
+        table.words("", no_wrap=True)
+        table.figures("")
         questions = entry["told"].get("questions")
         for what, count in sorted(entry["told"].items()):
             share = f"{100 * count / questions:7.1f} %" if questions and what.startswith("template") else ""
-            table.add_row(Text(what), f"{count:,}{share}")
+            table.add_row(what, f"{count:,}{share}")
         if manifest["task"] == "vcr" and entry["kind"] == "shift":
             counts = ", ".join(f"{count:,} {rule}" for rule, count in PUBLISHED_QUESTIONS.items())
-            table.caption, table.caption_justify = f"published, of val: {counts}", "left"
+            table.caption = f"published, of val: {counts}"
         tables.append(table)
     return tables
 
@@ -135,8 +132,8 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
 def render_regions(manifest: dict[str, Any]) -> Table:
     """What a region store holds."""
     table = _titled(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right")
+    table.words("", no_wrap=True)
+    table.figures("")
     rows = {"images": f"{manifest['images']:,}", "boxes": f"{manifest['boxes']:,}",
             "boxes an image": f"{manifest['boxes'] / manifest['images']:.1f}", "features a box": f"{manifest['width']:,}",
             "confidences": "yes" if manifest["confidence"] else "no",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vldistill.commands.output import console
+from vldistill.terminal import console, say
 
 _WORTH_TELLING = 10.0
 """Seconds between two lines, at least."""
@@ -31,7 +31,7 @@ class Watching:
 
     def __call__(self, total: int, unit: str, seconds: float | None) -> Callable[[int], None]:
         if seconds is not None:
-            console.print(f"{total:,} {unit}: about {duration(seconds)}, by a measured sample", highlight=False, soft_wrap=True)
+            say(f"{total:,} {unit}: about {duration(seconds)}, by a measured sample")
         if self._bar:
             task = self._bar.add_task(unit, total=total)
             return lambda count: self._bar.advance(task, count)
@@ -49,8 +49,7 @@ class _Lines:
         if self._told < tenth < 10 and now - self._last > _WORTH_TELLING:
             self._told, self._last = tenth, now
             left = (now - self._started) * (self._total / self._done - 1)
-            console.print(f"{self._done:,} of {self._total:,} {self._unit}, about {duration(left)} left", highlight=False,
-                          soft_wrap=True)
+            say(f"{self._done:,} of {self._total:,} {self._unit}, about {duration(left)} left")
 
 
 def duration(seconds: float) -> str:

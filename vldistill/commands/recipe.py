@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from vldistill.terminal import say, write
+
 recipe_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, check and copy recipes.",
                          epilog="Example: vldistill recipe show quickstart_dide")
 
@@ -29,7 +31,7 @@ def ls() -> None:
     for path in paths:
         text = load_recipe(str(path)).description
         lines = textwrap.wrap(text, max(width - indent, 20)) if width else [text]
-        typer.echo(f"{path.stem:<{indent}}" + f"\n{'':<{indent}}".join(lines))
+        say(f"{path.stem:<{indent}}" + f"\n{'':<{indent}}".join(lines))
 
 
 @recipe_app.command("show", epilog="Example: vldistill recipe show quickstart_dide optim.lr=5e-4")
@@ -37,7 +39,7 @@ def show(name: Name, overrides: Overrides = None) -> None:
     """Print a recipe with every default filled in."""
     from vldistill.recipe import dump_recipe, load_recipe
 
-    typer.echo(dump_recipe(load_recipe(name, overrides)), nl=False)
+    write(dump_recipe(load_recipe(name, overrides)).removesuffix("\n"))
 
 
 @recipe_app.command("check", epilog="Example: vldistill recipe check my_recipe.yaml")
@@ -47,7 +49,7 @@ def check(names: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Rec
 
     for name in names:
         load_recipe(name)
-        typer.echo(f"{find_recipe(name)}: ok")
+        say(f"{find_recipe(name)}: ok")
 
 
 @recipe_app.command("cp", epilog="Example: vldistill recipe cp quickstart_dide my_recipe.yaml")
@@ -55,4 +57,4 @@ def cp(name: Name, target: Annotated[Path, typer.Argument(metavar="TO", help="Fi
     """Copy a recipe for editing."""
     from vldistill.recipe import copy_recipe
 
-    typer.echo(f"wrote {copy_recipe(name, target)}")
+    say(f"wrote {copy_recipe(name, target)}")

@@ -6,16 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from vldistill.artifacts import write_files
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
+from vldistill.terminal import Table, say, show
 
-WIDEST = 120
-"""Columns that a table takes, folded by the terminal where it has fewer."""
 PAGE, MARKDOWN, LATEX, CSV = "report.html", "tables.md", "tables.tex", "tables.csv"
 
 
@@ -32,23 +27,22 @@ def report_command(
     report = build_report(sources, title=title, samples=0 if out is None or dry_run else samples)
     if dry_run:
         groups = [group for task in report.tasks for group in task.groups]
-        console.print(plan_table("report", {
+        show(plan_table("report", {
             "runs": report.told, "groups": ", ".join(group.name for group in groups),
             "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out"}))
         return
     tables = [(task.title, text_table(task.grid), task.grid) for task in report.tasks]
-    wide = Console(width=max(console.width, WIDEST))
     for name, table, grid in tables:
-        wide.print(_terminal(name, table))
+        show(_terminal(name, table))
         if grid.sources:
-            console.print(f"  published: {'; '.join(grid.sources)}", style="dim", highlight=False, markup=False)
+            say(f"  published: {'; '.join(grid.sources)}", style="dim")
     if any(grid.rows for _, _, grid in tables):
-        console.print(f"  {note_of(grid for _, _, grid in tables)}\n", style="dim", highlight=False, markup=False)
+        say(f"  {note_of(grid for _, _, grid in tables)}\n", style="dim")
     _shifts(report.shifts)
     for problem in report.problems:
-        console.print(f"  not counted: {problem}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(f"  not counted: {problem}", style="yellow")
     for remark in report.remarks:
-        console.print(f"  note: {remark}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(f"  note: {remark}", style="yellow")
     summary = {"runs": sum(len(group.runs) for task in report.tasks for group in task.groups), "problems": len(report.problems)}
     if out is None:
         last_line(summary)
@@ -64,7 +58,7 @@ def report_command(
         out / PAGE: page,
     })
     told = f"{len(page) / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
-    console.print(f"wrote {out / PAGE} ({told}), {MARKDOWN}, {LATEX}, {CSV}", highlight=False, markup=False, soft_wrap=True)
+    say(f"wrote {out / PAGE} ({told}), {MARKDOWN}, {LATEX}, {CSV}")
     last_line({"report": str(out / PAGE), **summary})
 
 
@@ -76,28 +70,23 @@ def _check_out(out: Path, written: list[str], overwrite: bool) -> None:
 
 
 def _terminal(title: str, text) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(title=title, box=None, pad_edge=False, header_style="bold")
     for name, numeric in zip(text.head, text.numeric, strict=True):
-        table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold",
-                         style="dim" if name == "paper" else "")
+        (table.figures if numeric else table.words)(name, style="dim" if name == "paper" else "")
     for row in text.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     return table
 
 
 def _shifts(shifts) -> None:
     if not shifts:
         return
-    wide = Console(width=max(console.width, WIDEST))
-    table = Table(title="attention of [CLS] on vision and text, before and after training", title_justify="left", box=None,
-                  pad_edge=False)
-    table.add_column("run")
-    for name in ("vision", "text", "gap", "-> vision", "text", "gap"):
-        table.add_column(name, justify="right")
+    table = Table("run", title="attention of [CLS] on vision and text, before and after training", box=None, pad_edge=False)
+    table.figures("vision", "text", "gap", "-> vision", "text", "gap")
     for shift in shifts:
         cells = [cell for found in (shift.before, shift.after)
                  for cell in (["–"] * 3 if found is None
                               else [f"{found.vision:.4f}", f"{found.text:.4f}", f"{found.gap:+.4f}"])]
-        table.add_row(Text(shift.name), *cells)
-    wide.print(table)
-    wide.print()
+        table.add_row(shift.name, *cells)
+    show(table)
+    say()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vldistill.commands.output import console, last_line, plan_table
+from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
+from vldistill.terminal import show
 
 
 def _load(recipe: str, overrides: list[str], limit: int | None = None) -> Recipe:
@@ -30,7 +31,7 @@ def train_command(
 
     stage = Stage(stage_name, for_stage(stage_name, loaded), overrides, runs, name, overwrite, resume is not None)
     if dry_run:
-        console.print(plan_table(f"{stage_name} {loaded.name}", describe(stage, build_parts(stage.recipe))))
+        show(plan_table(f"{stage_name} {loaded.name}", describe(stage, build_parts(stage.recipe))))
         return
     manifest = run_stage(stage)
     best = manifest["best"]

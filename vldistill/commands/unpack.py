@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.artifacts import refuse_existing, refuse_inputs_in
-from vldistill.commands.output import console, plan_table
+from vldistill.commands.output import plan_table
 from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
 from vldistill.errors import InputError
+from vldistill.terminal import console, say, show
 
 
 def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite: bool, dry_run: bool) -> Path | None:
@@ -22,18 +23,18 @@ def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite:
     if out.resolve().is_relative_to(target.resolve()):
         raise InputError("is where the archives are unpacked", where=str(out), hint="give another place with --out")
     if unpacked_before(sources, target, overwrite=overwrite) is not None:
-        console.print(f"already unpacked: {target}", highlight=False, markup=False, soft_wrap=True)
+        say(f"already unpacked: {target}")
         return target
     refuse_existing(out, overwrite, "prepare")
     if dry_run:
         archives = [source.name for source in sources if is_archive(source)]
         copied = [source.name for source in sources if not is_archive(source)]
         rows = {"would unpack": ", ".join(archives), "would copy": ", ".join(copied), "into": target, "and read that as": name}
-        console.print(plan_table(f"prepare {name}", {what: which for what, which in rows.items() if which}))
+        show(plan_table(f"prepare {name}", {what: which for what, which in rows.items() if which}))
         return None
     counts = _unpack_with_progress(sources, target, overwrite)["counts"]
     many = ", ".join(f"{counts[what]:,} {what if counts[what] != 1 else what[:-1]}" for what in ("archives", "files"))
-    console.print(f"unpacked {many}, {size_text(counts['bytes'])} into {target}", highlight=False, markup=False, soft_wrap=True)
+    say(f"unpacked {many}, {size_text(counts['bytes'])} into {target}")
     return target
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from vldistill.artifacts import MANIFEST, check_fields, file_digest, read_manifest
 from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary
 from vldistill.data.digests import ImageDigests
+from vldistill.data.image_files import MAX_PIXELS
 from vldistill.data.images import ImageFolder, Images, ShardImages
 from vldistill.data.record_file import LARGE, RecordFile
 from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
@@ -76,8 +78,8 @@ class DataArtifact:
                     raise InputError(f"split {split!r} has no type {name!r}", where=str(path),
                                      hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}")
             records = [record for record in records if record.type in types]
-        if part != "both":
-            records = [record for record in records if (record.given is None) == (part == "answers")]
+        kept = {"both": (True, False), "answers": (True,), "rationales": (False,)}[part]
+        records = [record for record in records if (record.given is None) in kept]
         return self._some(records[:limit], split, path)
 
     def stream(self, split: str, *, limit: int | None = None) -> Sequence[Record]:
@@ -114,6 +116,13 @@ class DataArtifact:
         known = self.verified(IMAGES_FILE) if IMAGES_FILE in self.manifest["files"] else self.folder / IMAGES_FILE
         return ImageDigests(self.images, known)
 
+    def image_sizes(self) -> Iterator[tuple[str, int, int]]:
+        """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at."""
+        if IMAGES_FILE in self.manifest["files"]:
+            with (self.folder / IMAGES_FILE).open(encoding="utf-8") as file:
+                for row in map(json.loads, file):
+                    yield row["path"], row["width"], row["height"]
+
     @cached_property
     def objects(self) -> ObjectIndex | None:
         """The annotated objects of its images (VCR's), or None where it has none. Raises InputError where they were edited."""
@@ -145,6 +154,7 @@ def open_data(folder: Path) -> DataArtifact:
 
 def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
     """Its shards, where it has them: the raw folder is then needed no more."""
+    most = manifest.get("options", {}).get("max_pixels") or MAX_PIXELS
     if "shards" in manifest:
         check_fields(manifest, folder, shards=dict)
         for part in manifest["shards"].values():
@@ -152,8 +162,8 @@ def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
                 raise InputError("`shards` are not those of its files", where=str(folder / MANIFEST),
                                  hint="make the artifact again with `vldistill prepare --overwrite`")
         return ShardImages(folder / SHARDS_FOLDER, tar_names(manifest["shards"]),
-                           manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"))
+                           manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"), most)
     if not Path(manifest["raw_root"]).is_dir():
         raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
                          hint="put the folder back, or prepare again from its new place")
-    return ImageFolder(Path(manifest["raw_root"]))
+    return ImageFolder(Path(manifest["raw_root"]), most_pixels=most)

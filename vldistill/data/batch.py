@@ -12,9 +12,9 @@ from torch import Tensor
 class TextBatch:
     """Sequences, padded to the longest of the batch: S of them, a record's choices side by side.
 
-    ids: [S, T] token ids. mask: [S, T] bool, True at real tokens. words: [S, T] the word index of each token, -1 at specials and
-    padding, by which features align across tokenizers. segments: [S, T] the part of each token, from 0. tags: [S, T] the object
-    that a tag's token names, -1 elsewhere.
+    ids: [S, T] token ids. mask: [S, T] bool, True at real tokens. words: [S, T] the word index of each token, -1 at specials,
+    spaces and padding, by which features align across tokenizers. segments: [S, T] the part of each token, from 0. tags: [S, T]
+    the object that a tag's token names, -1 elsewhere.
     """
 
     ids: Tensor
@@ -137,7 +137,7 @@ VisualBatch = ImageBatch | RegionBatch | CanvasBatch | PixelBatch
 @dataclass(frozen=True)
 class Source:
     """What a record's inputs were made from, for teachers with an input of their own. images: paths, as the record has them.
-    sentences: per sequence, the words of each of its parts, tags spelled out."""
+    sentences: per sequence, the words of each of its parts, tags spelled out (a `Phrase` where the source wrote text)."""
 
     images: tuple[str, ...]
     sentences: tuple[tuple[tuple[str, ...], ...], ...]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vldistill.data.batch import CanvasBatch
 from vldistill.data.images import Images
+from vldistill.data.size_rules import Seen
 from vldistill.data.visual import Draw
 
 
@@ -45,6 +46,9 @@ class CanvasInput:
 
     def read(self, path: str, draw: Draw) -> np.ndarray:
         return on_canvas(self._images.open(path), self._short, self._long)
+
+    def seen(self, width: int, height: int) -> Seen:
+        return Seen(*fitted_size(width, height, self._short, self._long))
 
     def stack(self, items: list[np.ndarray]) -> CanvasBatch:
         return stack_canvases(items)

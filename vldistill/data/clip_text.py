@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from functools import lru_cache
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.processors import RobertaProcessing
+
+from vldistill.data.wording import Phrase
 
 START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
 """As transformers names them."""
@@ -46,3 +49,25 @@ def cleaned(word: str) -> str:
     from open_clip.tokenizer import get_clean_fn
 
     return get_clean_fn("lower")(word)
+
+
+def cleaned_text(phrase: Phrase) -> tuple[str, list[int | None]]:
+    """The text of a phrase as CLIP reads it, and the word of each of its characters. What the mending changed is laid beside what
+    stood there: "&amp;" is the word of "&"."""
+    text = cleaned(phrase.text)
+    # Spaces are collapsed, so only what is between them is compared.
+    given = [(own, word) for letter, word in zip(phrase.text, phrase.owners(), strict=True) for own in letter.lower()
+             if not own.isspace()]
+    kept = [place for place, letter in enumerate(text) if not letter.isspace()]
+    before, after = "".join(letter for letter, _ in given), "".join(text[place] for place in kept)
+    owners: list[int | None] = [None] * len(text)
+    if before == after:
+        for place, (_, word) in zip(kept, given, strict=True):
+            owners[place] = word
+        return text, owners
+    for _, start, stop, first, last in SequenceMatcher(None, before, after, False).get_opcodes():
+        for number, place in enumerate(kept[first:last]):
+            # Of equal length one by one, else in proportion; what was added belongs to what is before it.
+            source = start + number * (stop - start) // (last - first) if stop > start else max(start - 1, 0)
+            owners[place] = given[source][1] if given else None
+    return text, owners

@@ -1,12 +1,13 @@
 """Image files: opening one safely as RGB, and checking all of a data set's in one pass.
 
 A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an
-error, never a grey-filled picture. Pixels are taken as stored: EXIF orientation is left alone, as in the published
-pipelines.
+error, never a grey-filled picture. Pixels are taken as stored, unless they are asked for upright: the published pipelines of all
+models here open a file by Pillow and leave EXIF's orientation alone.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -19,12 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vldistill.errors import InputError, Problems
+from vldistill.data.near_names import NearNames, near_folder
+from vldistill.errors import IMAGE, InputError, Problems
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Of files of these formats."""
 MAX_PIXELS = 25_000_000
+"""Of an image that is opened, unless a caller allows more."""
 MAX_BYTES = 256 * 2**20
 _CHUNK = 32
 
@@ -41,13 +46,13 @@ class ImageInfo:
     height: int
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The image as 8-bit RGB, transparency composited on white, 16-bit grey scaled.
+def open_image(path: str | Path, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image as 8-bit RGB, transparency composited on white, 16-bit grey scaled. upright: turned as its EXIF data says.
 
     Raises InputError naming the path where the file is missing, empty, no image of an allowed format, over the pixel
     cap (before decoding), or truncated.
     """
-    return decode_image(read_image(path), str(path))
+    return decode_image(read_image(path), str(path), upright=upright, most_pixels=most_pixels)
 
 
 def read_image(path: str | Path) -> bytes:
@@ -58,10 +63,11 @@ def read_image(path: str | Path) -> bytes:
         raise InputError(error.message, where=str(path), hint=error.hint) from None
 
 
-def decode_image(data: bytes, where: str) -> Image.Image:
+def decode_image(data: bytes, where: str, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image that a file's bytes are, as `open_image` has it. Raises InputError with `where`."""
     try:
-        return _to_rgb(_decode(_open_header(data)))
+        image = _decode(_open_header(data, most_pixels))
+        return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except _BadImage as error:
         raise InputError(error.message, where=where, hint=error.hint) from None
 
@@ -72,12 +78,13 @@ def check_paths(relative_paths: Iterable[str], problems: Problems, where_of: Map
     for path in dict.fromkeys(relative_paths):
         pure = PurePosixPath(path)
         if not path.strip() or "\0" in path:
-            problems.add(f"image path {path[:200]!r} is not a path", where=where_of.get(path), hint="name a file")
+            problems.add(f"image path {path[:200]!r} is not a path", where=where_of.get(path), hint="name a file", part=IMAGE)
         elif pure.is_absolute() or ".." in pure.parts:
             problems.add(
                 f"image path {path[:200]!r} leaves the raw folder",
                 where=where_of.get(path),
                 hint="give it relative to the raw folder, without `..`",
+                part=IMAGE,
             )
         else:
             good.append(path)
@@ -93,6 +100,7 @@ def check_images(
     follow_links: bool = False,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    most_pixels: int = MAX_PIXELS,
 ) -> dict[str, ImageInfo]:
     """Checks every image and returns what is known of the good ones, in the order given.
 
@@ -108,7 +116,7 @@ def check_images(
     done = 0
 
     def examine(chunk: list[str]) -> list[ImageInfo | _BadImage]:
-        return [_examine(os.path.join(root, path), decode) for path in chunk]  # noqa: PTH118 (a Path per image is slow)
+        return [_examine(os.path.join(root, path), decode, most_pixels) for path in chunk]  # noqa: PTH118 (a Path per image is slow)
 
     pool = ThreadPoolExecutor(max_workers=max(1, threads))
     try:
@@ -117,7 +125,9 @@ def check_images(
                 if isinstance(result, ImageInfo):
                     found[path] = result
                 else:
-                    problems.add(f"image {_shown(path)}: {result.message}", where=where_of.get(path), hint=result.hint)
+                    problems.add(
+                        f"image {_shown(path)}: {result.message}", where=where_of.get(path), hint=result.hint, part=IMAGE
+                    )
             done += len(chunk)
             if progress:
                 progress(done, len(present))
@@ -149,55 +159,68 @@ def _existing(
     good: set[str] = set()
     for folder, members in folders.items():
         place = Path(root) / folder
-        where = where_of.get(members[0])
-        if not os.path.isdir(place):  # noqa: PTH112 (Path.is_dir raises for a name that is too long)
+        fault = entries = None
+        try:
+            entries = _list_folder(place)
+        except (FileNotFoundError, NotADirectoryError):
+            fault = f"no such folder: {_shown(str(place))}", near_folder(root, members[0]) or "put the images there"
+        except OSError as error:
+            fault = f"the folder {_shown(str(place))} cannot be read: {error.strerror or error}", _PERMISSIONS
+        if fault is None and not follow_links and not _inside(place, real_root):
+            fault = f"the folder {_shown(str(place))} is a link that leaves the raw folder", _TRUST
+        if fault is not None:
             many = f"{len(members):,} images" if len(members) > 1 else f"image {_shown(members[0])}"
-            problems.add(f"{many}: no such folder: {_shown(str(place))}", where=where, hint="put the images there")
+            problems.add(f"{many}: {fault[0]}", where=where_of.get(members[0]), hint=fault[1], part=IMAGE)
             continue
-        if not follow_links and not _inside(place, real_root):
-            problems.add(
-                f"image {_shown(members[0])}: the folder {_shown(str(place))} is a link that leaves the raw folder",
-                where=where,
-                hint="pass --follow-links if you trust the link",
-            )
-            continue
-        entries = _list_folder(place)
+        near = NearNames(entries)
         for path in members:
-            name = PurePosixPath(path).name
-            entry = entries.get(name)
-            if entry is None:
-                problems.add(
-                    f"image {_shown(path)}: no such file in {_shown(str(place))}",
-                    where=where_of.get(path),
-                    hint="put it there, or drop the line",
-                )
-            elif not follow_links and entry.is_symlink() and not _inside(entry.path, real_root):
-                problems.add(
-                    f"image {_shown(path)}: is a link that leaves the raw folder",
-                    where=where_of.get(path),
-                    hint="pass --follow-links if you trust the link",
-                )
-            elif not os.path.isfile(entry.path):  # noqa: PTH113 (a loop of links must not raise)
-                problems.add(
-                    f"image {_shown(path)}: is not a file", where=where_of.get(path), hint="put the image there"
-                )
-            else:
+            fault = _fault_of(path, place, entries, near, real_root, follow_links)
+            if fault is None:
                 good.add(path)
+            else:
+                problems.add(f"image {_shown(path)}: {fault[0]}", where=where_of.get(path), hint=fault[1], part=IMAGE)
     return [path for path in paths if path in good]
 
 
+_SMALLER = "resize it, or allow more with --max-pixels of `vldistill prepare`"
+_PERMISSIONS = "check its permissions, and those of the folders above it"
+_TRUST = "pass --follow-links if you trust the link"
+
+
+def _fault_of(
+    path: str, place: Path, entries: Mapping[str, os.DirEntry[str]], near: NearNames, real_root: str, follow_links: bool
+) -> tuple[str, str] | None:
+    """What is wrong with an image before it is read, and how to mend it."""
+    name = PurePosixPath(path).name
+    entry = entries.get(name)
+    if entry is None:
+        return f"no such file in {_shown(str(place))}", near.hint(name) or "put it there, or drop the line"
+    if not follow_links and entry.is_symlink() and not _inside(entry.path, real_root):
+        return "is a link that leaves the raw folder", _TRUST
+    try:
+        status = os.stat(entry.path)  # noqa: PTH116 (a Path per image is slow)
+    except PermissionError as error:
+        return f"cannot be read: {error.strerror}", _PERMISSIONS
+    except OSError:
+        return "is not a file", "put the image there"  # a link that leads nowhere, or round in a circle
+    return None if stat.S_ISREG(status.st_mode) else ("is not a file", "put the image there")
+
+
 def _list_folder(place: Path) -> dict[str, os.DirEntry[str]]:
+    """Raises OSError; a name that is too long is that of no folder."""
     try:
         with os.scandir(place) as entries:
             return {entry.name: entry for entry in entries}
-    except OSError:
-        return {}
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise FileNotFoundError(error.errno, error.strerror) from None
+        raise
 
 
-def _examine(path: str, decode: bool) -> ImageInfo | _BadImage:
+def _examine(path: str, decode: bool, most_pixels: int) -> ImageInfo | _BadImage:
     try:
         data = _read(path)
-        image = _open_header(data)
+        image = _open_header(data, most_pixels)
         width, height = image.size
         if decode:
             # A JPEG drawn at an eighth still reads its whole stream: a truncated one is found, at half the cost.
@@ -231,21 +254,26 @@ def _read(path: str) -> bytes:
         ) from None
 
 
-def _open_header(data: bytes) -> Image.Image:
+def _open_header(data: bytes, most_pixels: int) -> Image.Image:
+    cap = Image.MAX_IMAGE_PIXELS
     try:
         with _WARNINGS, warnings.catch_warnings():
             # Pillow only warns between its own cap and twice it; ours below refuses.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            try:
+                Image.MAX_IMAGE_PIXELS = max(cap or most_pixels, most_pixels)
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = cap
     except UnidentifiedImageError:
         raise _BadImage(f"is not an image ({', '.join(FORMATS)} are read)", "convert or replace it") from None
     except Image.DecompressionBombError:
-        raise _BadImage(f"is over the cap of {MAX_PIXELS:,} pixels", "resize it") from None
+        raise _BadImage(f"is over the cap of {most_pixels:,} pixels", _SMALLER) from None
     except Exception as error:  # whatever a parser makes of a hostile header (struct.error, ValueError, ...)
         raise _BadImage(f"has a damaged header: {_first_line(error)}", "replace it") from None
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {MAX_PIXELS:,}", "resize it")
+    if width * height > most_pixels:
+        raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {most_pixels:,}", _SMALLER)
     return image
 
 

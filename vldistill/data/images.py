@@ -7,7 +7,8 @@ import zlib
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vldistill.artifacts import file_digest
-from vldistill.data.image_files import decode_image, open_image, read_image
+from vldistill.data.image_files import MAX_PIXELS, decode_image, open_image, read_image
 from vldistill.data.shards import INDEX_FILE, INDEX_TYPE, path_key
 from vldistill.data.tars import AGAIN, BLOCK, parse_header
 from vldistill.errors import InputError, first_line
@@ -23,33 +24,51 @@ from vldistill.staging import damaged
 
 # Some systems allow a process 256. With fewer tars than this none is opened twice.
 MOST_OPEN = 128
+_ANYWHERE = Path("/")
+"""The folder of images that a user names one by one."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Image files below `root`."""
+    """Image files below `root`. upright, most_pixels: see `open_image`."""
 
     root: Path
+    upright: bool = False
+    most_pixels: int = MAX_PIXELS
 
     def read(self, path: str) -> bytes:
         """The file as it is. Raises InputError naming it."""
-        return read_image(self.root / path)
+        return read_image(self._within(path))
 
     def open(self, path: str) -> Image.Image:
         """The image as 8-bit RGB (see `open_image`). Raises InputError naming the file."""
-        return open_image(self.root / path)
+        return open_image(self._within(path), upright=self.upright, most_pixels=self.most_pixels)
+
+    def turned(self, upright: bool) -> ImageFolder:
+        """The same images, upright or as stored."""
+        return replace(self, upright=upright)
+
+    def _within(self, path: str) -> Path:
+        """Raises InputError where a path, which an artifact of somebody else gives, leads out of the folder."""
+        if self.root != _ANYWHERE and (path.startswith("/") or ".." in path.split("/")):
+            raise InputError(f"image path {path[:200]!r} leaves the raw folder", where=str(self.root),
+                             hint="prepare the data again: vldistill prepare")
+        return self.root / path
 
 
 class ShardImages:
     """The images of an artifact's shards, read where they lie in the tars.
 
-    folder: where they lie. names: the tars, by their number in the index. digest: sha256 of the index. Opening takes one listing
+    folder: where they lie. names: the tars, by their number in the index. digest: sha256 of the index. upright, most_pixels: see
+    `open_image`. Opening takes one listing
     of the folder and a digest of the index (28 bytes an image); what the tars hold is verified image by image, as it is read.
     Raises InputError where the index was edited or a tar is missing.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], digest: str | None):
-        self.folder, self.names = folder, list(names)
+    upright = False
+
+    def __init__(self, folder: Path, names: Sequence[str], digest: str | None, most_pixels: int = MAX_PIXELS):
+        self.folder, self.names, self.most_pixels = folder, list(names), most_pixels
         index = folder / INDEX_FILE
         there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 (a Path per tar is slow)
         for name in (INDEX_FILE, *names):
@@ -61,11 +80,19 @@ class ShardImages:
 
     def __getstate__(self) -> dict[str, Any]:
         # For a worker that is spawned: it maps the index and opens the tars by itself.
-        return {"folder": self.folder, "names": self.names}
+        return {name: getattr(self, name) for name in ("folder", "names", "most_pixels", "upright")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.folder, self.names = state["folder"], state["names"]
+        vars(self).update(state)
         self._start()
+
+    def turned(self, upright: bool) -> ShardImages:
+        """The same images, upright or as stored."""
+        if upright == self.upright:
+            return self
+        other = copy(self)  # which opens the tars by itself
+        other.upright = upright
+        return other
 
     def read(self, path: str) -> bytes:
         """The image's file as it was packed. Raises InputError naming tar and member."""
@@ -85,7 +112,7 @@ class ShardImages:
         """The image as 8-bit RGB (see `open_image`). Raises InputError naming tar and member."""
         data = self.read(path)
         try:
-            return decode_image(data, path)
+            return decode_image(data, path, upright=self.upright, most_pixels=self.most_pixels)
         except InputError as error:
             name, place, _, _ = self._find(path)
             raise InputError(f"image {path} {error.message}", where=self._where(name, place), hint=error.hint) from None

@@ -10,6 +10,7 @@ from vldistill.data.batch import PixelBatch
 from vldistill.data.images import Images
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.objects import MASK, ObjectIndex, Objects
+from vldistill.data.size_rules import Seen
 from vldistill.data.transforms import hash_key
 from vldistill.data.visual import Draw
 
@@ -17,10 +18,15 @@ Pixels = tuple[np.ndarray, Objects]
 """[H, W, 3] uint8 RGB, and what is on it."""
 
 
+def fitted(width: int, height: int, short: int, long: int) -> tuple[int, int]:
+    """(width, height) with the shorter side `short`, or less where the longer one would pass `long`."""
+    scale = min(short / min(width, height), long / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def fit(image: Image.Image, short: int, long: int) -> Image.Image:
-    """The image with its shorter side `short`, or less where the longer one would pass `long`; bilinear."""
-    scale = min(short / min(image.size), long / max(image.size))
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    """The image in its `fitted` size; bilinear."""
+    size = fitted(*image.size, short, long)
     return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 
 
@@ -38,6 +44,9 @@ class PixelInput:
         if self._flip and draw is not None and hash_key((*draw, 2)) % 2:
             return pixels[:, ::-1], found.flipped()
         return pixels, found
+
+    def seen(self, width: int, height: int) -> Seen:
+        return Seen(*fitted(width, height, self._network.short_side, self._network.long_side))
 
     def count(self, path: str) -> int:
         """The objects of an image."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vldistill import artifacts
@@ -20,10 +21,13 @@ from vldistill.data.additions import add_missing, pack_images
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.inputs import inputs_signature
+from vldistill.data.left_out import LeftOut, judge, may_be_left_out
 from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER
+from vldistill.data.size_rules import size_faults
 from vldistill.data.sources import captions, jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, visual_genome, vqa
 from vldistill.data.sources.base import ALL_SPLITS, SourceData, SourceOptions, nearest
+from vldistill.data.transforms import ImageTransform
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
@@ -69,6 +73,11 @@ _OPTIONS = {
     "sbu": set(),
     "visual_genome": set(),
 }
+_VILT = ImageTransform(size=384, patch=32).seen
+"""The size rule by which `prepare` tells of images that most students would see badly; a training tells by its own."""
+_OF_WORDS = {name for name, task in TASKS.items() if not task.text} | {"vcr"}
+"""Tasks whose records have no text, or words from their source."""
+_OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
 
 
 def prepare(
@@ -88,6 +97,9 @@ def prepare(
     packing: Callable[[int, int], None] | None = None,
     variants: Variants | None = None,
     shards: int | None = None,
+    skip_broken: float = 0.0,
+    max_pixels: int | None = None,
+    problems: Problems | None = None,
 ) -> dict[str, Any]:
     """Reads `raw` as `dataset`, checks it, writes the artifact `out` and returns its manifest.
 
@@ -95,10 +107,12 @@ def prepare(
     only its header. check_images: look at images at all (without, the artifact has no image list and says
     `unchecked`). follow_links: images may be links that lead out of the raw folder. dry_run: everything but the writing.
     reading(done) counts records, progress(done, total) images, packing(done, total) samples. variants: what to make of its
-    splits, beside them. shards: also pack the images into tars of so many samples.
+    splits, beside them. shards: also pack the images into tars of so many samples. skip_broken: share of the records that may be
+    left out, being faulty or with a broken image; `left_out` of the manifest counts them. max_pixels: of an image, for those who
+    read the artifact, too; None: MAX_PIXELS. problems: takes the faults.
     An artifact that was made of the same input with the same options is kept: variants and shards that it lacks are added, and
-    the manifest comes back with `unchanged`, `added` and `packed` (not on disk). Raises InputError with every fault found;
-    nothing is then left behind.
+    the manifest comes back with `unchanged`, `added`, `packed` and `advice` (not on disk). Raises InputError with every fault
+    found; nothing is then left behind.
     """
     started = time.monotonic()
     options, variants = options or SourceOptions(), variants or Variants()
@@ -110,6 +124,7 @@ def prepare(
         raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
+    asked |= {name: value for name, value in (("skip_broken", skip_broken), ("max_pixels", max_pixels)) if value}
     if not dry_run:
         artifacts.settle(out)
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
@@ -119,17 +134,34 @@ def prepare(
     with ExitStack() as stack:
         # Removed again where anything is wrong.
         folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite, stage="prepare"))
-        data, problems = SourceData(), Problems()
-        with RecordWriter(data, folder, limit, reading) as writer:
+        data, problems = SourceData(), Problems() if problems is None else problems
+        # To leave some out, records have to be there.
+        kept = Path(stack.enter_context(TemporaryDirectory())) if folder is None and skip_broken else folder
+        with RecordWriter(data, kept, limit, reading) as writer:
             data.take, data.take_region = writer.take, writer.take_region
             SOURCES[name](raw, options, problems, data)
         variants.check(data.task)
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
-        images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress)
+        lines = len({fault.where for fault in problems.items})
+        images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress,
+                         max_pixels or image_files.MAX_PIXELS)
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
-        problems.raise_if_any(str(raw))
+        left = None
+        if problems and skip_broken and may_be_left_out(problems):
+            broken = set(writer.where_of) - set(images) if check_images else set()
+            dropped = writer.leave_out(broken)
+            left = LeftOut(lines, len(broken), dropped, writer.records)
+            judge(left, skip_broken, problems, str(raw))
+            data.notes.append(str(left))
+            if data.vocabulary is not None and not len(data.vocabulary):
+                problems.add(f"no answer occurs {options.min_answer_count} times", where=str(raw), hint="lower --min-count")
+                problems.raise_if_any(str(raw))
+        else:
+            problems.raise_if_any(str(raw))
+        if told := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
+            data.notes.append(f"{told}, as ViLT sees them (384 pixels, patches of 32)")
         manifest = artifacts.new_manifest(
             "prepare",
             dataset=name,
@@ -142,6 +174,8 @@ def prepare(
             unanswerable=writer.unanswerable(),
             partial=limit is not None,
             notes=data.notes,
+            written=writer.written,
+            **({} if left is None else {"left_out": asdict(left)}),
             images=asked["images"],
             options={**asked, "shards": shards},
             inputs=inputs_signature(raw, images),
@@ -175,6 +209,8 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     if not same or manifest.get("inputs") != inputs_signature(raw, paths):
         return None
     artifacts.check_files(out, manifest)
+    if manifest["task"] not in _OF_WORDS and not manifest.get("written"):
+        manifest["advice"] = _OLD_TEXTS
     return {**manifest, "unchanged": True}
 
 
@@ -218,10 +254,12 @@ def _images(
     check: bool,
     follow_links: bool,
     progress: Callable[[int, int], None] | None,
+    most_pixels: int,
 ) -> dict[str, ImageInfo]:
     if check:
         return image_files.check_images(
-            root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress
+            root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress,
+            most_pixels=most_pixels,
         )
     image_files.check_paths(where_of, problems, where_of)
     return {}

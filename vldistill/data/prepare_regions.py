@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,15 @@ def detect_format(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """What is made. out: the store. limit: the first N images. dry_run: everything but the writing. progress(images so far)."""
+    """What is made. out: the store. limit: the first N images. dry_run: everything but the writing. progress(images so far).
+    problems: takes the faults."""
 
     out: Path
     limit: int | None = None
     overwrite: bool = False
     dry_run: bool = False
     progress: Callable[[int], None] | None = None
+    problems: Problems = field(default_factory=Problems)
 
 
 def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: BoxRule | None = None) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
     if (raw.is_dir() and kind in _SINGLE) or (raw.is_file() and kind in _FOLDERS):
         found, expected = ("folder", "file") if raw.is_dir() else ("file", "folder")
         raise InputError(f"is a {found}, {kind} comes as a {expected}", where=str(raw), hint="mend --raw or --format")
-    problems = Problems()
+    problems = target.problems
 
     def entries() -> Iterator[importers.Entry]:
         for where, name, regions in FORMATS[kind](raw, problems):
@@ -123,7 +125,7 @@ def extract_regions(
             yield path, path, regions
 
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
-    return _build(entries, target, data, Problems(), options, features, artifact.fingerprint)
+    return _build(entries, target, data, target.problems, options, features, artifact.fingerprint)
 
 
 Found = tuple[dict[str, Any], str, Callable[[], Iterator[tuple[str, Regions]]]]
@@ -225,7 +227,7 @@ def _write(entries: Iterator[importers.Entry], writer: RegionWriter, source: Pat
             target.progress(writer.images)
         if writer.images == target.limit:
             break
-        if len(problems.items) >= MOST_FAULTS:
+        if len(problems.items) >= MOST_FAULTS and not problems.every:
             message = f"has {MOST_FAULTS:,} faults; the rest was not read"
             problems.add(message, where=str(source), hint="is it the right file?")
             break

@@ -1,19 +1,20 @@
 """The record: one image-text example, one JSON object a line, the same for every dataset and both papers.
 
 Text is a list of words; a tag (VCR's person or object mention) stays a list of object indices, so that whatever crosses
-tokenizers is aligned by word index. Image paths are relative to the raw root, which the artifact's manifest names.
+tokenizers is aligned by word index. A source that writes text has it kept beside the words, for tokenizers to read. Image
+paths are relative to the raw root, which the artifact's manifest names.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.errors import InputError, Problems
+from vldistill.artifacts import open_regular, read_regular
+from vldistill.errors import LINE, InputError, Problems
 
 Word = str | list[int]
 
@@ -51,8 +52,9 @@ class Record:
     """One example.
 
     id: unique within a data artifact's split. images: paths relative to the raw root (1, or 2 for pairs, none of text alone).
-    text: words, none of an image alone. choices: what is chosen from (VCR). label: index into the artifact's label names, or into
-    `choices`; None where the split has none.
+    text: words, none of an image alone. written: what the source wrote, of which `text` are the words; None where the source has
+    words (VCR), and in artifacts of earlier versions. choices: what is chosen from (VCR). label: index into the artifact's label
+    names, or into `choices`; None where the split has none.
     answers: the annotators' raw answers (VQA), None where the split has none.
     type: the dataset's own category of the example, by which results are broken down. objects: the class of each object of the
     image, which tags index. given: words that stand between text and choices (VCR's QA->R: the answer to be justified).
@@ -71,11 +73,12 @@ class Record:
     given: list[Word] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     tags: list[int] | None = None
+    written: str | None = None
 
     def to_json(self) -> str:
         """One line of JSON; fields that are None or empty are left out."""
         row: dict[str, Any] = {"id": self.id, "task": self.task, "images": self.images, "text": self.text}
-        for key in ("choices", "label", "answers", "type", "objects", "given", "tags"):
+        for key in ("choices", "label", "answers", "type", "objects", "given", "tags", "written"):
             value = getattr(self, key)
             if value is not None:
                 row[key] = value
@@ -86,18 +89,6 @@ class Record:
 
 # One encoder: `json.dumps` makes a new one for every record.
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-
-_WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
-
-
-def split_words(text: str) -> list[str]:
-    """Splits plain text into words, with punctuation as words of its own (as VCR's files have it).
-
-    >>> split_words("Is the man's bike red?")
-    ['Is', 'the', "man's", 'bike', 'red', '?']
-    """
-    return _WORD.findall(text)
-
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
@@ -125,7 +116,7 @@ def parse_json(text: str) -> Any:
 def read_text(path: Path) -> str:
     """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except IsADirectoryError:
@@ -145,7 +136,7 @@ def read_json(path: Path) -> Any:
 def _lines(path: Path) -> Iterator[bytes]:
     """A file's lines; bytes, since text would also break at U+2028 and the like, which may stand inside a JSON string."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield from file
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
@@ -168,13 +159,13 @@ def parsed_lines(path: Path, problems: Problems, *, parse=parse_json) -> Iterato
         try:
             row = parse(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
-            problems.add(f"not UTF-8 at byte {error.start} of the line", where=where, hint="save the file as UTF-8")
+            problems.add(f"not UTF-8 at byte {error.start} of the line", where=where, hint="save the file as UTF-8", part=LINE)
             continue
         except ValueError as error:
-            problems.add(str(error), where=where)
+            problems.add(str(error), where=where, part=LINE)
             continue
         if not isinstance(row, dict):
-            problems.add(f"a JSON object was expected, found {type(row).__name__}", where=where)
+            problems.add(f"a JSON object was expected, found {type(row).__name__}", where=where, part=LINE)
             continue
         yield where, row, b"\\u" not in line
 

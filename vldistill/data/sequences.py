@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from vldistill.data.records import Record, Word
 from vldistill.data.text import WordTokenizer
+from vldistill.data.wording import Phrase, text_of
 
-Parts = tuple[list[Word], ...]
+Parts = tuple[Sequence[Word], ...]
 Sentence = tuple[tuple[str, ...], ...]
-"""A rendered sequence: the words of each part, tags spelled out."""
+"""A rendered sequence: the words of each part, tags spelled out; a part that its source wrote as text is a `Phrase`."""
 
 
 @dataclass(frozen=True)
 class EncodedText:
-    """A sequence as a student reads it, one entry a token. words: the word's index, None at specials. segments: the part, from 0.
-    tags: the object that a tag's token names, None elsewhere."""
+    """A sequence as a student reads it, one entry a token. words: the word's index, None at specials and spaces. segments: the
+    part, from 0. tags: the object that a tag's token names, None elsewhere."""
 
     ids: list[int]
     words: list[int | None]
@@ -33,10 +34,11 @@ Layout = Callable[[Record], list[EncodedText]]
 
 def sequences(record: Record) -> list[Parts]:
     """(text,), or for each choice (text, choice), with what was given between them (VCR's QA->R: question, answer, rationale)."""
+    text = record.text if record.written is None else Phrase(record.text, record.written)
     if record.choices is None:
-        return [(record.text,)]
+        return [(text,)]
     between = [record.given] if record.given is not None else []
-    return [(record.text, *between, choice) for choice in record.choices]
+    return [(text, *between, choice) for choice in record.choices]
 
 
 def render_tag(indices: Sequence[int], objects: Sequence[str] | None) -> str:
@@ -50,8 +52,15 @@ def render_tag(indices: Sequence[int], objects: Sequence[str] | None) -> str:
 
 
 def render(words: Sequence[Word], objects: Sequence[str] | None) -> tuple[str, ...]:
-    """Words with each tag spelled out as one word."""
+    """Words with each tag spelled out as one word; a text has no tags."""
+    if isinstance(words, Phrase):
+        return words
     return tuple(word if isinstance(word, str) else render_tag(word, objects) for word in words)
+
+
+def readable(words: Sequence[Word], objects: Sequence[str] | None) -> str:
+    """A part for the eye."""
+    return text_of(render(words, objects))
 
 
 def sentences(record: Record) -> list[Sentence]:
@@ -81,7 +90,7 @@ def join_parts(tokenizer: WordTokenizer, sentence: Sentence, max_length: int) ->
     pieces, first = [], 0
     for part in sentence:
         ids, words = tokenizer.pieces(part)
-        pieces.append((ids, [first + word for word in words]))
+        pieces.append((ids, [None if word is None else first + word for word in words]))
         first += len(part)
     kept = shorten([len(ids) for ids, _ in pieces], max_length - 1 - len(pieces))
     ids, words, segments = [tokenizer.cls_id], [None], [0]

@@ -30,7 +30,7 @@ def stage_images(data: DataArtifact, say: Say) -> DataArtifact:
     place = staging.staged(_original(shards, f"{data.folder.resolve().name}-shards", INDEX_FILE, names), say)
     if place == shards:
         return data
-    return replace(data, images=ShardImages(place, data.images.names, known_digest(shards / INDEX_FILE)))
+    return replace(data, images=ShardImages(place, data.images.names, known_digest(shards / INDEX_FILE), data.images.most_pixels))
 
 
 def stage_regions(folder: Path, say: Say) -> Path:

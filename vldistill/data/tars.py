@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from vldistill.data.image_files import SUFFIXES
 from vldistill.data.records import Record, parse_json, record_of
 from vldistill.errors import InputError
 
@@ -29,7 +30,7 @@ AGAIN = "make the artifact again with `vldistill prepare --overwrite`"
 _HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s c 100s 8s 32s 32s 8s 8s 155s 12x")
 _SIZE = slice(124, 136)
 _ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp"}
-_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp")
+_SUFFIXES = tuple(suffix[1:] for suffix in SUFFIXES)
 _NAME = re.compile(rf"([0-9]{{9}})\.(json|[01]\.(?:{'|'.join(_SUFFIXES)}))")
 
 

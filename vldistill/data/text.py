@@ -1,4 +1,7 @@
-"""Tokenization of word lists, aligned by word index: WordPiece, or the byte pairs of RoBERTa or CLIP.
+"""Tokenization of texts and word lists, aligned by word index: WordPiece, or the byte pairs of RoBERTa or CLIP.
+
+A text is read as the published tokenizer reads it, and each token is given the word that it covers. Of a list of words, which is
+all that VCR and artifacts of earlier versions have, words are coded one by one.
 
 The published models bring BERT's or RoBERTa's vocabulary, CLIP's comes with open_clip; without the network a small WordPiece
 one is trained on the prepared text. Folders are saved as `transformers` reads them (tokenizer.json, tokenizer_config.json, and
@@ -21,8 +24,9 @@ from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from vldistill.artifacts import write_json, write_text
-from vldistill.data.clip_text import END, MASK, START, WORD_END, cleaned, clip_byte_pairs
+from vldistill.data.clip_text import END, MASK, START, WORD_END, cleaned, cleaned_text, clip_byte_pairs
 from vldistill.data.records import Word, read_json, read_text
+from vldistill.data.wording import Phrase, owner
 from vldistill.errors import InputError, read_through
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -31,8 +35,10 @@ _BERT = dict(zip(_ROLES, SPECIALS, strict=True))
 _ROBERTA = dict(zip(_ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
 # Padded as transformers does it. The text tower is causal and is read at its last end token, so nothing behind that counts.
 _CLIP = dict(zip(_ROLES, (END, END, START, END, MASK), strict=True))
+KINDS = {"wordpiece": _BERT, "roberta": _ROBERTA, "clip": _CLIP}
+"""The tokenizers there are, with the names of their special tokens. DeCLIP's is CLIP's with one token more."""
 _UNSPACED = tuple(".,;:?!)%")
-"""Words that follow the one before without a space, as they did before the text was split."""
+"""Words of a list that follow the one before without a space, as they did before the text was split."""
 
 
 class WordTokenizer:
@@ -41,10 +47,9 @@ class WordTokenizer:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._byte_pairs = isinstance(tokenizer.model, BPE)
-        self._clip = self._byte_pairs and tokenizer.model.end_of_word_suffix == WORD_END
-        self._names = dict(_CLIP if self._clip else _ROBERTA if self._byte_pairs else _BERT)
-        if self._clip and tokenizer.token_to_id(MASK) is None:
+        self.kind = _kind(tokenizer)
+        self._names = dict(KINDS[self.kind])
+        if self.kind == "clip" and tokenizer.token_to_id(MASK) is None:
             del self._names["mask"]
         self.pad_id, self.cls_id, self.sep_id = (self._special(self._names[role]) for role in ("pad", "cls", "sep"))
         self.mask_id: int | None = self._special(self._names["mask"]) if "mask" in self._names else None
@@ -61,16 +66,24 @@ class WordTokenizer:
         """Token to id."""
         return self._tokenizer.get_vocab()
 
-    def pieces(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Token ids without specials, and each token's word index."""
-        if self._byte_pairs and not self._clip:
+    def pieces(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
+        """Token ids without specials, and each token's word index; None of a token that holds nothing but spaces (RoBERTa's)."""
+        if isinstance(words, Phrase):
+            return self._written(words)
+        if self.kind == "roberta":
             return self._pairs(words)
         # CLIP's pairs know a word by its end and ignore spaces, so words can be coded one by one.
-        given = [cleaned(word) for word in words] if self._clip else list(words)
+        given = [cleaned(word) for word in words] if self.kind == "clip" else list(words)
         coded = self._tokenizer.encode(given, is_pretokenized=True, add_special_tokens=False)
         return coded.ids, coded.word_ids
 
-    def _pairs(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+    def _written(self, phrase: Phrase) -> tuple[list[int], list[int | None]]:
+        """The text as it is."""
+        text, owners = cleaned_text(phrase) if self.kind == "clip" else (phrase.text, phrase.owners())
+        coded = self._tokenizer.encode(text, add_special_tokens=False)
+        return coded.ids, [owner(owners[start:end]) for start, end in coded.offsets]
+
+    def _pairs(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
         """RoBERTa's byte pairs know a word's beginning by the space before it, so they are given running text."""
         text, place = "", []
         for index, word in enumerate(words):
@@ -84,16 +97,23 @@ class WordTokenizer:
         """Writes tokenizer.json, tokenizer_config.json and, of WordPiece, vocab.txt."""
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
         names = {f"{role}_token": name for role, name in self._names.items()}
-        if self._byte_pairs:
-            ends = {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")} if self._clip else {
+        if self.kind != "wordpiece":
+            ends = {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")} if self.kind == "clip" else {
                 "bos_token": self._names["cls"], "eos_token": self._names["sep"]}
-            library = "CLIPTokenizer" if self._clip else "RobertaTokenizer"
+            library = "CLIPTokenizer" if self.kind == "clip" else "RobertaTokenizer"
             write_json(folder / "tokenizer_config.json", {"tokenizer_class": library, **names, **ends})
             return
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
         write_text(folder / "vocab.txt", "\n".join(ordered) + "\n")
         lowercase = bool(getattr(self._tokenizer.normalizer, "lowercase", True))
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, **names})
+
+
+def _kind(tokenizer: Tokenizer) -> str:
+    """Which of KINDS it is."""
+    if not isinstance(tokenizer.model, BPE):
+        return "wordpiece"
+    return "clip" if tokenizer.model.end_of_word_suffix == WORD_END else "roberta"
 
 
 @lru_cache
@@ -103,10 +123,11 @@ def clip_tokenizer(*, mask: bool = False) -> WordTokenizer:
 
 
 def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer:
-    """A lower-casing WordPiece vocabulary of at most `size` tokens, trained on word lists; the same input gives the
+    """A lower-casing WordPiece vocabulary of at most `size` tokens, trained on texts or word lists; the same input gives the
     same vocabulary."""
     tokenizer = _untrained()
-    lines = [" ".join(word for word in words if isinstance(word, str)) for words in texts]
+    lines = [words.text if isinstance(words, Phrase) else " ".join(word for word in words if isinstance(word, str))
+             for words in texts]
     normal = [tokenizer.normalizer.normalize_str(line) for line in lines]
     pieces = {piece for line in normal for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(line)}
     # The trainer numbers letters inside words in the order of a hash table; named beforehand, their order is fixed.

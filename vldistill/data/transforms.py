@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
+from vldistill.data.size_rules import Seen
+
 MEAN = STD = 0.5
 LONG_SIDE_RATIO = 1333 / 800
 
@@ -27,6 +29,9 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
     if max(width, height) * scale > longest:
         scale = longest / max(width, height)
     return tuple(max(int(side * scale + 0.5) // patch * patch, patch) for side in (width, height))
+
+
+AUGMENTATIONS = ("none", "randaugment", "jitter")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ class ImageTransform:
     square: str = ""
     crop_ratio: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment {self.augment!r} is none of {', '.join(AUGMENTATIONS)}")
+
     def resize(self, image: Image.Image) -> np.ndarray:
         """[H, W, 3] uint8, each side a multiple of the patch."""
         if self.square == "crop":
@@ -56,6 +65,13 @@ class ImageTransform:
         if image.size != target:
             image = image.resize(target, Image.Resampling.BICUBIC)
         return np.asarray(image, dtype=np.uint8)
+
+    def seen(self, width: int, height: int) -> Seen:
+        """What `resize` makes of an image of this size."""
+        if not self.square:
+            return Seen(*vilt_size(width, height, self.size, self.patch), self.patch)
+        share = min(width, height) / max(width, height)
+        return Seen(self.size, self.size, self.patch, share * self.crop_ratio**2 if self.square == "crop" else share)
 
     def before_resize(self, image: Image.Image, key: tuple[int, ...]) -> Image.Image:
         """RandAugment, drawn from `key` = (seed, epoch, sample); the image itself under any other augmentation."""

@@ -19,6 +19,7 @@ from vldistill.data.lowshot import LOWSHOT_RULES, draw
 from vldistill.data.records import Record
 from vldistill.data.shift import SNLI_VE_RULES, VQA_RULES, WordRules, shift_plural, shift_singular, shift_words
 from vldistill.data.statements import vcr_statement, vqa_statement
+from vldistill.data.wording import Phrase, reworded
 from vldistill.errors import InputError
 
 SEEDS = (0, 1, 2, 3)
@@ -161,6 +162,8 @@ def _shift_vcr(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None
 def _shift_words(task: str) -> Rewrite:
     def change(row: dict[str, Any], told: Counter[str]) -> dict[str, Any]:
         words, replaced = shift_words(row["text"], _WORD_RULES[task])
+        if row.get("written") is not None:
+            row = {**row, "written": reworded(Phrase(row["text"], row["written"]), words)}
         told["records changed"] += replaced > 0
         told["replacements"] += replaced
         return {**row, "text": words}
@@ -178,13 +181,15 @@ def _state_vcr(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None
 
 
 def _state_vqa(row: dict[str, Any], told: Counter[str]) -> dict[str, Any]:
-    return _caption(row, vqa_statement(row["text"], majority_answer(row["answers"]).split()).words, row.get("type"))
+    answer = majority_answer(row["answers"]).split()
+    written = None if row.get("written") is None else " ".join([row["written"], *answer])
+    return _caption(row, vqa_statement(row["text"], answer).words, row.get("type"), written)
 
 
 def _state_snli_ve(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None:
     if row["label"] != ENTAILMENT:
         return None
-    return _caption(row, row["text"], None)
+    return _caption(row, row["text"], None, row.get("written"))
 
 
 def statements_of(records: list[Record]) -> list[Record]:
@@ -197,8 +202,8 @@ def statements_of(records: list[Record]) -> list[Record]:
     return [Record(**row) for row in changed if row is not None]
 
 
-def _caption(row: dict[str, Any], words: list, kind: str | None) -> dict[str, Any]:
-    record = Record(row["id"], "caption", row["images"], words, type=kind, objects=row.get("objects"))
+def _caption(row: dict[str, Any], words: list, kind: str | None, written: str | None = None) -> dict[str, Any]:
+    record = Record(row["id"], "caption", row["images"], words, type=kind, objects=row.get("objects"), written=written)
     return json.loads(record.to_json())
 
 

@@ -11,6 +11,7 @@ import torch
 from vldistill.data.batch import ImageBatch, RegionBatch, VisualBatch
 from vldistill.data.images import Images
 from vldistill.data.regions.store import Regions, RegionStore
+from vldistill.data.size_rules import Rule, Seen
 from vldistill.data.transforms import ImageTransform, add_noise, normalise, patchify, unpatchify
 
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -21,7 +22,9 @@ Draw = tuple[int, ...] | None
 
 class VisualInput(Protocol):
     """read: one image, by its path, as an item that only `stack` looks into; raises InputError where it cannot be read.
-    stack: items of a batch."""
+    stack: items of a batch. seen: how large an image is seen; None where the student sees no pixels."""
+
+    seen: Rule | None
 
     def read(self, path: str, draw: Draw) -> Any: ...
 
@@ -46,6 +49,9 @@ class PatchInput:
         self._kept: dict[str, tuple[np.ndarray, Grid]] = {}
         fits = len(set(paths)) * transform.size**2 * 3 * 1.4 < MEMORY_LIMIT_BYTES
         self._keep = fits if memory is None else memory
+
+    def seen(self, width: int, height: int) -> Seen:
+        return self.transform.seen(width, height)
 
     def read(self, path: str, draw: Draw) -> Patches:
         return *self._patches(path, draw), self.transform.noise_draw(draw)
@@ -95,6 +101,8 @@ def stack_patches(
 class NoImages:
     """For a student that reads text alone, whose records name no image."""
 
+    seen: Rule | None = None
+
     def read(self, path: str, draw: Draw) -> Any:
         raise AssertionError(f"{path}: a text encoder's records name no image")
 
@@ -104,6 +112,8 @@ class NoImages:
 
 class RegionInput:
     """Regions of a store, at most `most` an image (the first, which are those of highest confidence or the data set's own)."""
+
+    seen: Rule | None = None
 
     def __init__(self, store: RegionStore, most: int = 100):
         self._store, self._most = store, most

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,7 +51,8 @@ class RecordWriter:
     """Takes a source's records (`SourceData.take`) and writes `<folder>/<split>.jsonl`. Use as a context manager.
 
     folder: None counts only. limit: the first N records of each split; those after it are dropped. progress(records so far)
-    is called now and then. `where_of`: for each image the line that first names it.
+    is called now and then. `where_of`: for each image the line that first names it. `written`: whether records have the texts of
+    their source.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RecordWriter:
         self._files: dict[str, TextIO] = {}
         self._stack = ExitStack()
         self.records = self.regions = 0
+        self.written = False
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -78,6 +80,7 @@ class RecordWriter:
             return
         counts.add(record, self.data)
         self.records += 1
+        self.written = self.written or record.written is not None
         if self._progress and self.records % _TELL_EVERY == 0:
             self._progress(self.records)
         for path in record.images:
@@ -88,6 +91,35 @@ class RecordWriter:
         """Writes an image's annotated objects to `regions.jsonl`."""
         self.regions += 1
         self._write(REGIONS_FILE, lambda: json.dumps(row, ensure_ascii=False, allow_nan=False))
+
+    def leave_out(self, images: set[str]) -> int:
+        """Drops the records that have one of `images`, and their objects; returns how many. Nothing is taken afterwards."""
+        self._stack.close()
+        if not images:
+            return 0
+        before, splits = self.records, list(self._splits)
+        self.records, self._splits = 0, {}
+        for split in splits:
+            counts = self._splits[split] = SplitCounts()
+            for row in self._kept(f"{split}.jsonl", lambda row: images.isdisjoint(row["images"])):
+                counts.add(Record(**row), self.data)
+                self.records += 1
+            if not counts.records:
+                del self._splits[split]
+                (self.folder / f"{split}.jsonl").unlink()
+        if self.regions:
+            self.regions = sum(1 for _ in self._kept(REGIONS_FILE, lambda row: row["image"] not in images))
+        return before - self.records
+
+    def _kept(self, name: str, good: Callable[[dict[str, Any]], bool]) -> Iterator[dict[str, Any]]:
+        """Writes a file anew with the rows that are good, which are returned."""
+        path, new = self.folder / name, self.folder / f".{name}.new"
+        with path.open(encoding="utf-8", newline="\n") as old, new.open("w", encoding="utf-8", newline="\n") as file:
+            for line in old:
+                if good(row := json.loads(line)):
+                    file.write(line)
+                    yield row
+        new.replace(path)
 
     def _write(self, name: str, line: Callable[[], str]) -> None:
         if self.folder is None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
@@ -21,10 +20,12 @@ from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.results import summary_head, write_results
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
+from vldistill.finite import check_outputs
 from vldistill.models.fusion import FusionModel
 from vldistill.runtime import device_name
 from vldistill.students.inputs import plain_dataset
 from vldistill.students.retriever import load_retriever
+from vldistill.terminal import Table
 from vldistill.training.vectors import CaptionSet, Encoding, Ranking, caption_set, rank_captions
 
 Watch = Callable[[int, str, float | None], Callable[[int], None]]
@@ -88,6 +89,7 @@ def rank_pairs(
             tick, started = watch(scores.numel(), f"pairs on {device_name(device)}", expected), time.perf_counter()
         for rows, text in texts:
             scores[rows, number] = model(_beside(image, text)).logits[:, 0].float().cpu()
+            check_outputs(scores[rows, number, None], [dataset.records[row].id for row in rows])
             tick(len(rows))
     scored = time.perf_counter()
     ranks = ranks_of_scores(scores, found.owner)
@@ -138,9 +140,8 @@ def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifa
 
 def captions_table(evaluation: CaptionEvaluation) -> Table:
     """Both directions, and how many are asked for."""
-    table = Table("", *(f"R@{at} %" for at in AT), "asked")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("")
+    table.figures(*(f"R@{at} %" for at in AT), "asked")
     metrics = evaluation.metrics
     for side, name, asked in (("ir", "image retrieval", "count"), ("tr", "text retrieval", "images")):
         table.add_row(name, *(f"{100 * metrics[f'{side}_r{at}']:.2f}" for at in AT), f"{metrics[asked]:,}")

@@ -36,6 +36,7 @@ from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
+from vldistill.models.sharded import digest_of_weights
 from vldistill.store.folder_writer import FolderWriter
 from vldistill.store.layout import Column
 from vldistill.store.reader import Rows
@@ -51,10 +52,11 @@ Tick = Callable[[int], None]
 
 def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
     """What the vectors depend on: weights and preprocessing, or the store of regions that stand for pixels."""
-    weights = resolve_model(source) / "model.safetensors"
-    fields = {"kind": spec.kind, "weights": file_digest(weights), **spec.encoder.sight(), "places": spec.images}
+    folder = resolve_model(source)
+    weights = digest_of_weights(folder) or file_digest(folder / "pytorch_model.bin")
+    fields = {"kind": spec.kind, "weights": weights, **spec.encoder.sight(), "places": spec.images}
     if spec.regions is None:
-        return fields | {"image_size": spec.image_size}
+        return fields | {"image_size": spec.image_size, **({"upright": True} if spec.upright else {})}
     return fields | {"regions": RegionStore(Path(spec.regions)).manifest["fingerprint"], "most_regions": spec.most_regions}
 
 

@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vldistill.data.loading import pad_text
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.text import WordTokenizer
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
+from vldistill.finite import check_outputs
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.inputs import text_layout
 from vldistill.students.two_towers import TwoTowers
@@ -53,12 +55,13 @@ class Searcher:
     @torch.inference_mode()
     def search(self, texts: Sequence[str], top: int) -> list[list[Hit]]:
         """For each text its `top` images, best first; of equal scores the earlier row."""
-        records = [Record(str(number), "caption", [], split_words(text)) for number, text in enumerate(texts)]
+        records = [Record(str(number), "caption", [], split_words(text), written=text) for number, text in enumerate(texts)]
         for record, text in zip(records, texts, strict=True):
             if not record.text:
                 raise InputError(f"text {text!r} has no words", hint="give a description")
         padded = pad_text([self._layout(record)[0] for record in records], self._tokenizer.pad_id).to(device=self._device)
         vectors = self._model.encode_text(padded).float()
+        check_outputs(vectors, texts)
         best = [(torch.empty(0), torch.empty(0, dtype=torch.long)) for _ in texts]
         for start in range(0, len(self._index), _BLOCK):
             stop = min(start + _BLOCK, len(self._index))

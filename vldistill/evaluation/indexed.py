@@ -36,6 +36,8 @@ class StoredBatch:
 class StoredInput:
     """Reads an image's vectors by its path. sha1_of: of a path, the sha1 of its file."""
 
+    seen = None
+
     def __init__(self, index: ImageIndex, sha1_of: Callable[[str], bytes]):
         self._index, self._sha1_of = index, sha1_of
 

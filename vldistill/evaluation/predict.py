@@ -9,29 +9,31 @@ import torch
 from vldistill.data.image_files import check_images
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import CleanBatches, make_loader
-from vldistill.data.records import TASKS, Record, split_words
+from vldistill.data.records import TASKS, Record
 from vldistill.data.sources.base import Seen, read_rows
 from vldistill.data.sources.jsonl import read_images
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.opened import Opened
 from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import probabilities
 
 
-def read_pairs(path: Path) -> tuple[list[Record], Path]:
+def read_pairs(path: Path, problems: Problems) -> tuple[list[Record], Path]:
     """Records of a JSONL of {image or images, text}, and the folder its image paths are relative to; other fields are not
-    read. Raises InputError listing every bad line and image."""
+    read. Raises InputError listing every bad line and image, which
+    `problems` takes."""
     if not path.is_file():
         raise InputError("no such file", where=str(path), hint="give a JSONL file of {image, text}")
-    problems, seen = Problems(), Seen()
+    seen = Seen()
     records: list[Record] = []
     places: dict[str, str] = {}
     for row in read_rows(path, problems):
         images, text = read_images(row), row.text("text")
-        name = row.text("id", optional=True) or str(len(records) + 1)
+        name = row.name("id", optional=True) or str(len(records) + 1)
         seen.add(name, row)
         if row.good and images and text:
-            records.append(Record(name, "classification", images, split_words(text)))
+            records.append(Record(name, "classification", images, split_words(text), written=text))
             for image in images:
                 places.setdefault(image, row.where)
     check_images(path.parent, places, problems, places, follow_links=True)
@@ -44,7 +46,7 @@ def one_pair(images: list[Path], text: str | None) -> Record:
     words = split_words(text or "")
     if text is not None and not words:
         raise InputError("--text is empty", hint="give a question or a statement")
-    return Record("0", "classification", [str(image.resolve()) for image in images], words)
+    return Record("0", "classification", [str(image.resolve()) for image in images], words, written=text)
 
 
 def ranked_answers(
@@ -71,7 +73,7 @@ def ranked_answers(
     rows = []
     with torch.no_grad(), opened.autocast():
         for one in loader:
-            sure = probabilities(model(one.to(opened.device)).logits, tags=opened.gives_tags)
+            sure = probabilities(model(one.to(opened.device)).logits, one.ids, tags=opened.gives_tags)
             values, indices = sure.topk(min(top, sure.shape[1]))
             rows += [[(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
                      for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)]

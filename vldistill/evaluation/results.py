@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, is_intact, json_text, sealed, write_files
@@ -17,6 +16,7 @@ from vldistill.data.records import read_json, read_jsonl
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.evaluate import Evaluation
 from vldistill.models.checkpoint import resolve_model
+from vldistill.terminal import Table
 
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 MOST_TYPES = 20
@@ -109,9 +109,8 @@ def summary_head(sources: Sequence[str], split: str, data: DataArtifact, partial
 def metrics_table(evaluation: Evaluation) -> Table:
     """Overall metrics with their calibration errors, then the score by each category."""
     metrics = evaluation.metrics
-    table = Table("", "score %", *["ECE %"] * (metrics is not None and "ece" in metrics), "records")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("")
+    table.figures("score %", *["ECE %"] * (metrics is not None and "ece" in metrics), "records")
     if metrics is None:
         table.add_row("no labels", "-", f"{len(evaluation.records):,}")
         return table
@@ -131,7 +130,7 @@ def metrics_table(evaluation: Evaluation) -> Table:
             heading = "by answer type"
         table.add_row(Text(heading, style="dim"))
         for key, part in list(parts.items())[:MOST_TYPES]:
-            table.add_row(Text(f"  {key}"), percent(part["mean"]), *_cells(table, ""), f"{part['count']:,}")
+            table.add_row(f"  {key}", percent(part["mean"]), *_cells(table, ""), f"{part['count']:,}")
         if len(parts) > MOST_TYPES:
             table.add_row(f"  {len(parts) - MOST_TYPES} more in {METRICS}")
     return table

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
 from vldistill.evaluation.evaluate import Evaluation
 from vldistill.evaluation.results import HEADINGS, percent
+from vldistill.terminal import Table
 from vldistill.training.inference import summarise
 
 SUFFIX = "-shift"
@@ -33,9 +32,8 @@ def shift_result(standard: Evaluation, shifted: Evaluation) -> dict[str, Any]:
 
 def shift_table(result: dict[str, Any], split: str) -> Table:
     """One row a metric, in per cent."""
-    table = Table("score %", split, f"{split}, same records", f"{split}{SUFFIX}", "drop")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("score %")
+    table.figures(split, f"{split}, same records", f"{split}{SUFFIX}", "drop")
     for name, value in result["shifted"].items():
         same, drop = (percent(result[key][name]) if key in result else "-" for key in ("same_records", "drop"))
         table.add_row(HEADINGS[name], percent(result["standard"][name]), same, percent(value), drop)

@@ -13,24 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.artifacts import CONVERTED, MANIFEST, RUN_STAGES, check_digests, find_run, read_manifest, write_json
+from vldistill.artifacts import (
+    CONVERTED,
+    MANIFEST,
+    RUN_STAGES,
+    check_digests,
+    find_run,
+    read_manifest,
+    read_regular,
+    write_json,
+)
 from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError, first_line, read_through
+from vldistill.finite import check_weights
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
 from vldistill.models.library_fusion import PUBLISHED, LxmertConfig, VisualBertConfig
+from vldistill.models.loading import unwrapped
 from vldistill.models.meter_parts import MeterConfig
 from vldistill.models.oscar import OscarConfig
 from vldistill.models.pixel_network import PixelBertConfig
 from vldistill.models.saving import save_tensors
+from vldistill.models.sharded import INDEX, WHOLE, read_file, read_sharded
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 
@@ -55,6 +65,8 @@ _CONSTANT = "embeddings.text_embeddings.position_ids"
 
 
 MOST_REGIONS = 100
+MOST_DEEP, MOST_WIDE = 1 << 10, 1 << 24
+"""What a configuration may say: of layers and heads, and of anything else."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,8 @@ class ModelSpec:
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
     which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end).
-    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for."""
+    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for. upright: whether it sees images
+    turned as their EXIF data says."""
 
     kind: str
     encoder: Config
@@ -79,6 +92,7 @@ class ModelSpec:
     official: bool = False
     image_network: ImageNetwork | None = None
     pretraining: tuple[str, ...] = ()
+    upright: bool = False
 
     @property
     def target(self) -> str:
@@ -93,7 +107,7 @@ class ModelSpec:
     def to_config(self) -> dict[str, Any]:
         own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
                "max_length": self.max_length}
-        for name in ("answer_loss", "regions", "official", "pretraining"):
+        for name in ("answer_loss", "regions", "official", "pretraining", "upright"):
             if getattr(self, name):
                 own[name] = getattr(self, name)
         if self.regions:
@@ -120,7 +134,7 @@ class ModelSpec:
                    own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
                    own.get("most_regions", MOST_REGIONS), own.get("official", False),
                    ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None,
-                   tuple(own.get("pretraining", ())))
+                   tuple(own.get("pretraining", ())), bool(own.get("upright", False)))
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    patterns = ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
+    patterns = ["config.json", WHOLE, INDEX, "model-*.safetensors", "pytorch_model.bin", "tokenizer*.json", "vocab.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (LocalEntryNotFoundError, RepositoryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -211,8 +225,9 @@ def read_checkpoint(source: str) -> Checkpoint:
 def read_spec(folder: Path) -> ModelSpec:
     """What a model folder says of itself, without its weights. Raises InputError where that cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = json.loads(read_regular(folder / "config.json"))
         spec = ModelSpec.from_config(config)
+        _check_numbers(spec)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"is not a model configuration: {first_line(error)}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
@@ -222,17 +237,23 @@ def read_spec(folder: Path) -> ModelSpec:
     return spec
 
 
+def _check_numbers(spec: ModelSpec) -> None:
+    """Raises ValueError for a number that no model has, before anything is built by it."""
+    for name, value in (*vars(spec.encoder).items(), ("images", spec.images), ("max_length", spec.max_length)):
+        most = MOST_DEEP if name.endswith(("layers", "heads", "depth", "images")) else MOST_WIDE
+        if type(value) is int and not 0 <= value <= most:
+            raise ValueError(f"{name} is {value:,}")
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """A folder's weights by name, on the CPU. Raises InputError where there are none, or they are broken."""
-    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    safe, pickled = folder / WHOLE, folder / "pytorch_model.bin"
     if safe.exists():
-        try:
-            read_through(safe)
-            return load_file(safe)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"cannot be read: {first_line(error)}", where=str(safe), hint="fetch or make it again") from None
+        return unwrapped(read_file(safe))
+    if (folder / INDEX).exists():
+        return unwrapped(read_sharded(folder))
     if pickled.exists():
-        return _read_pickled(pickled)
+        return unwrapped(_read_pickled(pickled))
     raise InputError("holds no model.safetensors", where=str(folder), hint="give a folder with its weights")
 
 
@@ -251,7 +272,8 @@ def _read_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Loads every key. Raises InputError listing keys without a place, keys without a value, and shapes that differ."""
+    """Loads every key. Raises InputError listing keys without a place, keys without a value, and shapes that differ, or naming a
+    weight that is not finite."""
     own = module.state_dict()
     faults = [f"unexpected {name}" for name in weights if name not in own]
     faults += [f"missing {name}" for name in own if name not in weights]
@@ -260,6 +282,7 @@ def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> No
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise InputError(f"the weights do not fit the model: {shown}", where=where, hint="check the model's sizes and kind")
+    check_weights(weights, where)
     module.load_state_dict(weights)
 
 

@@ -13,9 +13,17 @@ import torch
 from vldistill.errors import DISK_ERRORS, InputError, failed_file, first_line, unreadable
 
 RANDOM = "random"
+_WRAPPERS = ("module.", "_orig_mod.")
 FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 PREFETCH = "where there is a network: vldistill cache --recipe R --prefetch; or give a local folder"
 _SEED = 0
+
+
+def unwrapped(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights without the prefix that a training wrapper (DataParallel, torch.compile) put before all of their names."""
+    while prefix := next((one for one in _WRAPPERS if weights and all(name.startswith(one) for name in weights)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
 
 
 def weights_file(source: Path) -> Path:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from vldistill.errors import InputError, read_through
+from vldistill.finite import check_weights
+from vldistill.models.loading import unwrapped
+from vldistill.models.sharded import read_file
 
 
 def read_official(source: Path) -> dict[str, Tensor]:
@@ -17,6 +20,10 @@ def read_official(source: Path) -> dict[str, Tensor]:
     arguments and NumPy's numbers; what else of its own a known trainer has put there is read as an empty dict or a plain one."""
     if not source.is_file():
         raise InputError("no such file", where=str(source), hint="fetch the official checkpoint")
+    if source.suffix == ".safetensors":
+        found = read_file(source)
+        check_weights(found, str(source))
+        return unwrapped(found)
     read_through(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers(), *_trainer_objects()]):
@@ -30,7 +37,8 @@ def read_official(source: Path) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError("holds no table of tensors", where=str(source), hint="an official checkpoint is expected")
-    return found
+    check_weights(found, str(source))
+    return unwrapped(found)
 
 
 def current_name(name: str) -> str:

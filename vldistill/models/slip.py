@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vldistill.artifacts import CONVERTED, building, write_converted, write_json
+from vldistill.artifacts import CONVERTED, building, read_regular, write_converted, write_json
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import load_strict
+from vldistill.models.checkpoint import load_strict, read_weights
 from vldistill.models.official import read_official
 from vldistill.models.saving import save_tensors
 
@@ -59,10 +58,10 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
     """The model of a converted folder and its transform: ImageNet's normalisation, 224 pixels, centre crop."""
     from timm.data import create_transform
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_regular(folder / "config.json"))
     network = SlipModel(**config["sizes"])
     if not random:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        load_strict(network, read_weights(folder), str(folder))
     size = network.visual.patch_embed.img_size
     return network, create_transform((3, *size), is_training=False, interpolation="bicubic", crop_pct=1.0)
 
@@ -70,8 +69,7 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """A published checkpoint to a folder of ours; returns the model's sizes. Raises InputError where a key has no place or none
     fits."""
-    weights = {name.removeprefix("module."): value for name, value in read_official(source).items()}
-    weights = {name: value for name, value in weights.items() if not name.startswith(_HEAD)}
+    weights = {name: value for name, value in read_official(source).items() if not name.startswith(_HEAD)}
     sizes = _sizes(weights, source)
     load_strict(SlipModel(**sizes), weights, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:

@@ -34,11 +34,10 @@ class Pathway:
 
 def make_map(kind: str, student: int, teacher: int) -> nn.Module:
     """From the student's width to the teacher's: "identity" (equal widths only), or linear ("learned", "anchored")."""
-    if kind == "identity":
-        if student != teacher:
-            raise ValueError(f"map identity needs equal widths, the student has {student} and the teacher {teacher}")
-        return nn.Identity()
-    return nn.Linear(student, teacher)
+    if kind == "identity" and student != teacher:
+        raise ValueError(f"map identity needs equal widths, the student has {student} and the teacher {teacher}")
+    makers = {"identity": nn.Identity, "learned": nn.Linear, "anchored": nn.Linear}
+    return makers[kind](student, teacher)
 
 
 class Distances(nn.Module):

@@ -33,7 +33,7 @@ def attention_divergence(
     KL(teacher || student), as the authors' code; "reverse" is KL(student || teacher), as the paper prints.
     Returns a scalar >= 0.
     """
-    target, other = (teacher, student) if kl == "forward" else (student, teacher)
+    target, other = {"forward": (teacher, student), "reverse": (student, teacher)}[kl]
     terms = (target.exp() * (target - other)).masked_fill(~key_mask[:, None, None, :], 0.0)
     rows = terms.sum(dim=-1).masked_fill(~query_mask[:, None, :], 0.0)
     return rows.sum() / (query_mask.sum() * rows.shape[1])

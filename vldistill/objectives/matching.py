@@ -21,6 +21,8 @@ from vldistill.objectives.confidence import FLOOR, confidence
 from vldistill.objectives.contrastive import itm_info_nce, mismatched
 from vldistill.objectives.feature import masked_mean
 
+SCORES = {"probability": torch.sigmoid, "logit": lambda logits: logits}
+"""What of the head's logits InfoNCE compares."""
 ROWS = 3
 """A pair's rows: matched, another text, another image."""
 
@@ -76,7 +78,7 @@ class AdvlMatching(Objective):
         count = len(batch) // ROWS
         told = [(source.images, source.sentences) for source in batch.sources]
         valid = [told[row] != told[row + count] and told[row] != told[row + 2 * count] for row in range(count)]
-        scores = logits.sigmoid() if self.score == "probability" else logits
+        scores = SCORES[self.score](logits)
         return scores / self.temperature, torch.tensor(valid, device=logits.device)
 
     def forward(self, student: Output, teacher: Taught, batch: Batch) -> Terms:

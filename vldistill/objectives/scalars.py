@@ -24,6 +24,8 @@ class Scalars(nn.Module):
 
     def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: str = "learned"):
         super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
         self.mode, self._starts = mode, {"T": temperature, "E": vision, "F": text}
         # softplus(x) = start
         raw = torch.tensor([temperature, vision, text], dtype=torch.float64).expm1().log().float()

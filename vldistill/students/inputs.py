@@ -49,6 +49,7 @@ def visual_input(
     """
     if spec.kind == "text_encoder":
         return NoImages()
+    images = images.turned(spec.upright)
     if spec.kind in SEES_CANVASES:
         return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if spec.kind not in SEES_REGIONS:

@@ -49,17 +49,36 @@ def task_of(official: dict[str, Tensor], tasks: dict[str, OfficialTask]) -> Offi
 
 def read_answers(path: Path) -> list[str]:
     """Names of a VQA head's classes, in order: from a prepared artifact (its folder or its answers.json), a published model's
-    config.json (`id2label`), or a JSON list. Raises InputError where it is none of them."""
+    config.json (`id2label`), a table by number (ViLT's vqa_dict.json) or of numbers, or a JSON list. Raises InputError where it
+    is none of them."""
     found = read_json(path / ANSWERS_FILE if path.is_dir() else path)
     if isinstance(found, dict) and isinstance(found.get("id2label"), dict):
-        numbered = found["id2label"]
-        found = [numbered.get(str(index)) for index in range(len(numbered))]
-    elif isinstance(found, dict):
-        found = found.get("answers")
+        found = _numbered(found["id2label"], path)
+    elif isinstance(found, dict) and isinstance(found.get("answers"), list):
+        found = found["answers"]
+    elif isinstance(found, dict) and found and all(key.isascii() and key.isdigit() for key in found):
+        found = _numbered(found, path)
+    elif isinstance(found, dict) and found and all(type(number) is int for number in found.values()):
+        found = _numbered({str(number): name for name, number in found.items()}, path)
+    if isinstance(found, list) and None in found:
+        raise InputError(f"has no answer {found.index(None)} of 0 to {len(found) - 1}", where=str(path), hint=_WHOLE)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found) or len(set(found)) != len(found):
         raise InputError("does not name each answer once", where=str(path),
-                         hint="a prepared artifact's answers.json, a config.json with id2label, or a JSON list is expected")
+                         hint="a prepared artifact's answers.json, a config.json with id2label, ViLT's vqa_dict.json, or a JSON "
+                              "list is expected")
     return found
+
+
+_WHOLE = "fetch the file again: all answers of the checkpoint are expected, in its order"
+
+
+def _numbered(answers: dict[str, object], path: Path) -> list[object]:
+    """Answers by their numbers, as a list. Raises InputError naming the first that is missing."""
+    missing = [number for number in range(len(answers)) if str(number) not in answers]
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if missing[1:] else ""
+        raise InputError(f"has {len(answers):,} answers, but none of number {missing[0]}{more}", where=str(path), hint=_WHOLE)
+    return [answers[str(number)] for number in range(len(answers))]
 
 
 def task_labels(task: OfficialTask, weights: dict[str, Tensor], answers: Path | None, source: Path) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vldistill.data.records import Record, Word
 from vldistill.data.sequences import EncodedText, Parts, sequences, shorten
 from vldistill.data.text import WordTokenizer
+from vldistill.data.wording import Phrase
 
 PERSONS = 81
 """UNITER's tokens person_0 to person_80, which follow its vocabulary; the number is the object's place in the image's list."""
@@ -26,8 +27,13 @@ class Unit:
     tag: int | None = None
 
 
-Part = list[tuple[int, int, int | None]]
+Part = list[tuple[int, int | None, int | None]]
 """(token id, word, tag) of each token."""
+
+
+def written(tokenizer: WordTokenizer, phrase: Phrase, first: int) -> Part:
+    """The tokens of a text. first: the index of its first word."""
+    return [(token, None if word is None else first + word, None) for token, word in zip(*tokenizer.pieces(phrase), strict=True)]
 
 
 def tokenize(tokenizer: WordTokenizer, units: list[Unit]) -> Part:
@@ -72,8 +78,11 @@ class UniterLayout:
     def _encode(self, parts: Parts, types: list[int], objects: list[str] | None) -> EncodedText:
         coded, first = [], 0
         for part in parts:
-            units = [unit for place, word in enumerate(part) for unit in self._units(word, first + place, objects)]
-            coded.append(tokenize(self._tokenizer, units))
+            if isinstance(part, Phrase):
+                coded.append(written(self._tokenizer, part, first))
+            else:
+                units = [unit for place, word in enumerate(part) for unit in self._units(word, first + place, objects)]
+                coded.append(tokenize(self._tokenizer, units))
             first += len(part)
         return assemble(self._tokenizer, coded, types, self._max_length, ahead=True)
 
@@ -98,12 +107,15 @@ class VlBertLayout:
         names = object_names(record.id, record.objects or [])
         coded = []
         for *before, last in sequences(record):
-            first = [word for part in before for word in part]
+            first = before[0] if len(before) == 1 else [word for part in before for word in part]
             halves = ([first] if before else []) + [last]
             parts, start = [], 0
             for half in halves:
-                units = [unit for place, word in enumerate(half) for unit in _named(word, start + place, names)]
-                parts.append(tokenize(self._tokenizer, units))
+                if isinstance(half, Phrase):
+                    parts.append(written(self._tokenizer, half, start))
+                else:
+                    units = [unit for place, word in enumerate(half) for unit in _named(word, start + place, names)]
+                    parts.append(tokenize(self._tokenizer, units))
                 start += len(half)
             if record.task == "vqa":
                 parts.append([(self._tokenizer.mask_id, start, None)])

@@ -1,7 +1,7 @@
 """CLIP's and SLIP's two towers as unimodal teachers (CLIP-V, CLIP-T, SLIP-V, SLIP-T) and as the judge of a word's relevance.
 
 As teachers they give features after their final norm, before the projection to the space they share; as judge, after it.
-Texts are tokenized word by word, so that every token knows its word, and the end token stays, however long the text is.
+Every token knows its word, and the end token stays, however long the text is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vldistill.data.sequences import Sentence
+from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
 from vldistill.models import slip
 from vldistill.models.clip import load_open_clip, published
@@ -47,7 +48,7 @@ class Clip:
 
     @cached_property
     def network(self) -> nn.Module:
-        return frozen(self._loaded[0])
+        return frozen(self._loaded[0], self.model)
 
     @cached_property
     def transform(self):
@@ -56,14 +57,8 @@ class Clip:
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, Any]:
-        load = self._load_slip if self.kind == "slip" else self._load_open_clip
+        load = {"slip": self._load_slip, "open_clip": self._load_open_clip}[self.kind]
         return fetched(load, self.model)
-
-    @cached_property
-    def _tokenizer(self):
-        from open_clip.tokenizer import SimpleTokenizer
-
-        return SimpleTokenizer()
 
     @property
     def text(self) -> nn.Module:
@@ -82,14 +77,10 @@ class Clip:
 
     def tokens(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids with start and end, at most the tower's context; and the word of each, -1 at start and end."""
-        ids, place = [], []
-        for index, word in enumerate(words):
-            own = self._tokenizer.encode(word)
-            ids += own
-            place += [index] * len(own)
-        most = len(self.text.positional_embedding) - 2
-        start, end = self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
-        return [start, *ids[:most], end], [-1, *place[:most], -1]
+        tokenizer, most = clip_tokenizer(), len(self.text.positional_embedding) - 2
+        ids, found = tokenizer.pieces(words)
+        place = [-1 if word is None else word for word in found[:most]]
+        return [tokenizer.cls_id, *ids[:most], tokenizer.sep_id], [-1, *place, -1]
 
     def text_states(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """[N, T, D] states after the final norm, and [N] the place of each end token."""
@@ -176,7 +167,7 @@ class ClipText:
     @torch.inference_mode()
     def __call__(self, sentences: list[Sentence]) -> TextFeatures:
         """Features in fp32 on the CPU."""
-        words = [[word for part in sentence for word in part] for sentence in sentences]
+        words = [sentence[0] if len(sentence) == 1 else [word for part in sentence for word in part] for sentence in sentences]
         coded = [self.clip.tokens(row) for row in words]
         states, last = self.clip.text_states([ids for ids, _ in coded])
         whole = states[torch.arange(len(states), device=states.device), last].float().cpu()

@@ -6,13 +6,14 @@ from __future__ import annotations
 import hashlib
 
 from vldistill.data.sequences import Sentence
+from vldistill.data.wording import Phrase
 
 LENGTH = 20
 
 
 def text_key(sentence: Sentence) -> bytes:
-    """20 bytes of a sentence: words and the borders of its parts count."""
-    text = "\x1e".join("\x1f".join(part) for part in sentence)
+    """20 bytes of a sentence: words, the borders of its parts, and the text where its source wrote one."""
+    text = "\x1e".join("\x1f".join(part) + (f"\x1d{part.text}" if isinstance(part, Phrase) else "") for part in sentence)
     return hashlib.sha1(text.encode(errors="surrogatepass"), usedforsecurity=False).digest()
 
 

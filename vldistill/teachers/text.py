@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vldistill.artifacts import file_digest
 from vldistill.data.sequences import Sentence
+from vldistill.data.wording import Phrase, owner
 from vldistill.models.loading import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, weights_digest
 
@@ -38,7 +39,7 @@ class TransformersText:
     def __post_init__(self) -> None:
         self._local = Path(self.model) if Path(self.model).is_dir() else None
         self._network: nn.Module | None = None
-        self._tokenizer = None
+        self._tokenizers: dict[bool, Any] = {}
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -58,17 +59,24 @@ class TransformersText:
     @property
     def network(self) -> nn.Module:
         if self._network is None:
-            self._network = frozen(fetched(self._load, self.model))
+            self._network = frozen(fetched(self._load, self.model), self.model)
         return self._network
 
     @property
     def tokenizer(self):
-        if self._tokenizer is None:
+        """As published, for running text."""
+        return self._reader(words=False)
+
+    def _reader(self, *, words: bool):
+        """The tokenizer of texts, or of words that come one by one, so that RoBERTa has to be told that a space stands before
+        each."""
+        if words not in self._tokenizers:
             from transformers import AutoTokenizer
 
-            # Words come one by one, so RoBERTa has to be told that a space stands before each.
-            self._tokenizer = fetched(lambda: AutoTokenizer.from_pretrained(self.model, add_prefix_space=True), self.model)
-        return self._tokenizer
+            spaced = {"add_prefix_space": True} if words else {}
+            self._tokenizers[words] = fetched(
+                lambda: AutoTokenizer.from_pretrained(self.model, trust_remote_code=False, **spaced), self.model)
+        return self._tokenizers[words]
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TransformersText:
         self.network.to(device, dtype)
@@ -77,27 +85,33 @@ class TransformersText:
     @torch.inference_mode()
     def __call__(self, sentences: list[Sentence]) -> TextFeatures:
         """Features in fp32 on the CPU. A second part follows the teacher's own separator; further ones are joined to it."""
-        first = [list(sentence[0]) for sentence in sentences]
-        rest = [[word for part in sentence[1:] for word in part] for sentence in sentences]
-        longest = min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings - 2, _LONGEST)
         # One by one: in company with a pair, a single text would get an empty second part, and with it a second separator.
-        coded = [self.tokenizer(*((one, two) if two else (one,)), is_split_into_words=True, truncation="longest_first",
-                                max_length=longest) for one, two in zip(first, rest, strict=True)]
+        read = [self._read(sentence) for sentence in sentences]
+        coded = [inputs for inputs, _ in read]
         device = next(self.network.parameters()).device
         padded = self.tokenizer.pad({name: [one[name] for one in coded] for name in coded[0]}, return_tensors="pt")
         inputs = {name: value.to(device) for name, value in padded.items()}
         output = self.network(**inputs, output_hidden_states=self.layer != "last")
         states = (output.last_hidden_state if self.layer == "last" else output.hidden_states[self.layer]).float().cpu()
-        words = [self._words(one, states[row], len(first[row]), len(rest[row])) for row, one in enumerate(coded)]
+        # Word by word over both parts; what stands behind the text is padding.
+        words = [mean_by_word(states[row, : len(place)], place, sum(map(len, sentence)))
+                 for row, (sentence, (_, place)) in enumerate(zip(sentences, read, strict=True))]
         return TextFeatures(states[:, 0].clone(), words)
 
-    @staticmethod
-    def _words(coded, states: Tensor, first: int, rest: int) -> Tensor:
-        """[W, D]: word by word over both parts; what stands behind the text is padding."""
-        offset = {0: 0, 1: first}
-        place = [-1 if word is None else offset[part] + word
-                 for word, part in zip(coded.word_ids(0), coded.sequence_ids(0), strict=True)]
-        return mean_by_word(states[: len(place)], place, first + rest)
+    def _read(self, sentence: Sentence) -> tuple[Any, list[int]]:
+        """The network's inputs, and the word of each token over all parts, -1 where it has none."""
+        longest = min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings - 2, _LONGEST)
+        cut = {"truncation": "longest_first", "max_length": longest}
+        if len(sentence) == 1 and isinstance(sentence[0], Phrase):
+            coded, owners = self.tokenizer(sentence[0].text, **cut), sentence[0].owners()
+            found = [None if part is None else owner(owners[start:end])
+                     for (start, end), part in zip(coded.encodings[0].offsets, coded.sequence_ids(0), strict=True)]
+            return coded, [-1 if word is None else word for word in found]
+        first, rest = list(sentence[0]), [word for part in sentence[1:] for word in part]
+        coded = self._reader(words=True)(*((first, rest) if rest else (first,)), is_split_into_words=True, **cut)
+        offset = {0: 0, 1: len(first)}
+        return coded, [-1 if word is None else offset[part] + word
+                       for word, part in zip(coded.word_ids(0), coded.sequence_ids(0), strict=True)]
 
     def _load(self) -> nn.Module:
         from transformers import AutoConfig, AutoModel
@@ -105,10 +119,10 @@ class TransformersText:
 
         logging.disable_progress_bar()
         if self.weights != RANDOM:
-            return AutoModel.from_pretrained(self.model)
-        config = AutoConfig.from_pretrained(self.model)
+            return AutoModel.from_pretrained(self.model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(self.model, trust_remote_code=False)
         with fixed_random():
-            return AutoModel.from_config(config)
+            return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def mean_by_word(states: Tensor, place: list[int], count: int) -> Tensor:

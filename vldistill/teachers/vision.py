@@ -44,7 +44,7 @@ class TimmVision:
     @property
     def network(self) -> nn.Module:
         if self._network is None:
-            self._network = frozen(fetched(self._load, self.model))
+            self._network = frozen(fetched(self._load, self.model), self.model)
         return self._network
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TimmVision:

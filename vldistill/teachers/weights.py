@@ -12,7 +12,9 @@ from torch import nn
 
 from vldistill.artifacts import MANIFEST, file_digest, known_digest
 from vldistill.errors import InputError
+from vldistill.finite import check_weights
 from vldistill.models.loading import FILES, weights_file
+from vldistill.models.sharded import digest_of_weights
 
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""
@@ -23,7 +25,10 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
     """32 hex digits of sha256 of the weights' file: of `source`, a file or a folder with one; else of the library's own copy of
     the published model `hub_name`, UNKNOWN where that has not been fetched. Raises InputError where a folder has no weights."""
     if source is not None:
-        return known_digest(weights_file(source))[:32]
+        # A folder of several files has no one file; a library's own layout is told by its file.
+        several = source.is_dir() and not any((source / name).is_file() for name in FILES)
+        found = digest_of_weights(source, known_digest) if several else None
+        return (found or known_digest(weights_file(source)))[:32]
     for name in FILES if hub_name else ():
         try:
             found = try_to_load_from_cache(hub_name, name)
@@ -52,6 +57,8 @@ def folder_title(folder: Path) -> str:
     return f"{own.parents[2].name if run else own.name}@{config_digest(folder)}"
 
 
-def frozen(network: nn.Module) -> nn.Module:
-    """In evaluation mode and without gradients, whatever happens around it."""
+def frozen(network: nn.Module, name: str) -> nn.Module:
+    """In evaluation mode and without gradients, whatever happens around it. Raises InputError where a weight is not finite. name:
+    of the teacher, for that."""
+    check_weights(network.state_dict(), name)
     return network.eval().requires_grad_(False)

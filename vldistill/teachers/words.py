@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from unicodedata import normalize
 
 import numpy as np
 import torch
 from PIL import Image
 
 from vldistill.data.sequences import Sentence
+from vldistill.data.wording import Phrase
 from vldistill.teachers.clip import Clip
 from vldistill.teachers.text import mean_by_word
 
@@ -34,8 +36,8 @@ class WordScores:
 
 
 def words_of(sentence: Sentence) -> list[str]:
-    """All words, over the parts."""
-    return [word for part in sentence for word in part]
+    """All words, over the parts; those of a text with their accents composed, as lists of words have them."""
+    return [normalize("NFC", word) if isinstance(part, Phrase) else word for part in sentence for word in part]
 
 
 @lru_cache(maxsize=1)

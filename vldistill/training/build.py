@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.false_texts import FalseTexts
@@ -19,6 +20,7 @@ from vldistill.data.sequences import sentences
 from vldistill.data.staging import stage_images, stage_regions
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.visual import VisualInput
+from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.models.pretraining import HEADS
@@ -27,8 +29,9 @@ from vldistill.objectives.base import HardLabels, Objective
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.pretraining import Pretraining
-from vldistill.schema import AdvlObjective, DideObjective, LabelsObjective, PretrainObjective, Recipe
+from vldistill.schema import DideObjective, LabelsObjective, PretrainObjective, Recipe
 from vldistill.schema import Student as StudentSection
+from vldistill.schema_base import Section
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_clip, new_from_scratch
 from vldistill.students.clip_vil_start import Clip
@@ -86,31 +89,24 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches and of copies on the
     node's own disk, telling `say` about it; without it (a dry run) nothing is built. Raises InputError where an input is missing
     or does not fit."""
-    data = open_data(Path(recipe.data.path))
+    data, method = open_data(Path(recipe.data.path)), METHODS[recipe.objective.kind]
     if say is not None:
         data = stage_images(data, say)
-    pretraining = isinstance(recipe.objective, PretrainObjective)
-    retrieval = isinstance(recipe.objective, RetrievalObjective)
-    if pretraining:
-        _check_pretraining(recipe.objective, data)
-    elif retrieval:
-        check_captions(data)
-    elif data.spec.target == "none":
-        raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
-                         hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
+    method.check_data(recipe.objective, data)
     train = _chosen_records(recipe, data, recipe.data.train)
-    unlabelled = pretraining or retrieval
-    train, dropped = (train, 0) if unlabelled else _trainable(train, data)
+    train, dropped = _trainable(train, data) if method.labelled else (train, 0)
     val = _chosen_records(recipe, data, recipe.data.val)
     for split, records in ((recipe.data.train, train), (recipe.data.val, val)):
-        if not unlabelled and not _labelled(records[0], data):
+        if method.labelled and not _labelled(records[0], data):
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
     student, spec, tokenizer = build_student(recipe, data)
     if recipe.train.gradient_checkpointing and not set_recompute(student):
         raise InputError(f"train.gradient_checkpointing: a {recipe.student.kind} student computes no layer twice",
                          where=f"recipe {recipe.name}", hint="leave it out")
-    if data.spec.target == "answers" and not unlabelled:
+    if data.spec.target == "answers" and method.labelled:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
+    if recipe.image.exif:
+        spec = replace(spec, upright=True)
 
     held = all(isinstance(records, list) for records in (train, val))
     seen = replace(spec, regions=str(stage_regions(Path(spec.regions), say))) if spec.regions and say is not None else spec
@@ -118,17 +114,8 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     mixed = dataset(train, augment=True)
     if recipe.data.mix:
         mixed = MixedDataset([(mixed, recipe.data.weight), *_mixed_in(recipe, spec, tokenizer, say)])
-    parts = Parts(data, mixed, dataset(val, augment=False), student, spec, tokenizer, HardLabels("label"), None, dropped)
-    if isinstance(recipe.objective, AdvlObjective):
-        _add_advl(parts, recipe, dataset, say)
-    elif pretraining:
-        fields = recipe.objective.model_dump(exclude={"kind", "mask"})
-        parts.objective = Pretraining(**fields, depth=student.layers, vocabulary=len(tokenizer.vocabulary),
-                                      mask_id=tokenizer.mask_id, probability=recipe.objective.mask)
-    elif retrieval:
-        parts.objective, parts.train, parts.val = build_retrieval(recipe.objective, student, parts.train, parts.val)
-    else:
-        parts.objective = build_objective(recipe.objective, data, student)
+    parts = Parts(data, mixed, dataset(val, augment=False), student, spec, tokenizer, Objective(), None, dropped)
+    method.build(parts, recipe, dataset, say)
     if parts.objective.needs_teacher and parts.teacher is None:
         parts.teacher = build_teacher(recipe, recipe.objective, parts)
     return parts
@@ -166,6 +153,12 @@ def _mixed_in(
     return found
 
 
+def _check_labels(chosen: Section, data: DataArtifact) -> None:
+    if data.spec.target == "none":
+        raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
+                         hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
+
+
 def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
     """Raises InputError where the data lacks what the tasks need: words, and for matching one image a record."""
     if not data.spec.text or data.spec.target == "choice":
@@ -175,6 +168,20 @@ def _check_pretraining(chosen: PretrainObjective, data: DataArtifact) -> None:
     if seeing and data.spec.images != 1:
         raise InputError(f"has {data.spec.images} images a record, {seeing[0]} needs one", where=str(data.folder),
                          hint="set objective.tasks=[mlm]")
+
+
+def _add_task(parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
+    parts.objective = build_objective(recipe.objective, parts.data, parts.student)
+
+
+def _add_pretraining(parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
+    fields, words = recipe.objective.model_dump(exclude={"kind", "mask"}), parts.tokenizer
+    parts.objective = Pretraining(**fields, depth=parts.student.layers, vocabulary=len(words.vocabulary), mask_id=words.mask_id,
+                                  probability=recipe.objective.mask)
+
+
+def _add_retrieval(parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
+    parts.objective, parts.train, parts.val = build_retrieval(recipe.objective, parts.student, parts.train, parts.val)
 
 
 def _add_advl(parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
@@ -257,7 +264,7 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
                          where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     # Without labels a student has the heads of its tasks alone.
-    pretraining = _own_heads(recipe)
+    pretraining = METHODS[recipe.objective.kind].heads(recipe)
     labels = data.labels if pretraining is None else []
     wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
@@ -272,17 +279,11 @@ def build_student(recipe: Recipe, data: DataArtifact) -> tuple[Student, ModelSpe
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
     texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
-                    for sentence in sentences(record) for part in sentence})
+                    for sentence in sentences(record) for part in sentence}, key=lambda part: (tuple(part), text_of(part)))
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
     return new_from_scratch(wanted, sizes, tokenizer)
-
-
-def _own_heads(recipe: Recipe) -> tuple[str, ...] | None:
-    if isinstance(recipe.objective, RetrievalObjective):
-        return retrieval_heads(recipe.student.kind)
-    return _heads(recipe.objective) if isinstance(recipe.objective, PretrainObjective) else None
 
 
 def _heads(chosen: PretrainObjective) -> tuple[str, ...]:
@@ -303,18 +304,23 @@ def _pixels(recipe: Recipe) -> Pixels | None:
 
 
 def _image_network(student: StudentSection) -> ImageNetwork | None:
-    if student.visual == "regions":
-        return None
-    return ImageNetwork.from_dict(student.image_network.model_dump(exclude={"weights"}))
+    own = {"regions": False, "end_to_end": True}[student.visual]
+    return ImageNetwork.from_dict(student.image_network.model_dump(exclude={"weights"})) if own else None
 
 
 def build_objective(chosen: LabelsObjective | DideObjective, data: DataArtifact, student: Student) -> Objective:
     """The objective's module, by kind; the task loss is the student's own, VQA's the recipe's."""
     target = data.spec.target
     loss = f"answer_{chosen.answer_loss}" if target == "answers" else student.losses.get(target, target)
-    if isinstance(chosen, DideObjective):
-        return DiDE(loss=loss, depth=student.layers, **chosen.model_dump(exclude={"kind", "answer_loss"}))
-    return HardLabels(loss)
+    return TASKS[chosen.kind](chosen, loss, student.layers)
+
+
+def _dide(chosen: DideObjective, loss: str, depth: int) -> DiDE:
+    return DiDE(loss=loss, depth=depth, **chosen.model_dump(exclude={"kind", "answer_loss"}))
+
+
+TASKS: dict[str, Callable[[Any, str, int], Objective]] = {"labels": lambda chosen, loss, depth: HardLabels(loss), "dide": _dide}
+"""Objectives on a task's labels, from a recipe's section, the name of the task's loss and the student's number of layers."""
 
 
 def build_teacher(
@@ -352,3 +358,26 @@ def build_teacher(
         raise InputError(f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
                          where=recipe.teacher.model, hint=f"set text.max_length={other.max_position_embeddings}")
     return teacher
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a kind of objective is built. labelled: whether its records need labels. check_data: raises InputError where the data
+    lacks what it needs. heads: of the student's own tasks, None for those of the labels. build: puts objective, teachers and data
+    of its own into the parts."""
+
+    labelled: bool
+    check_data: Callable[[Any, DataArtifact], None]
+    heads: Callable[[Recipe], tuple[str, ...] | None]
+    build: Callable[[Parts, Recipe, MakeDataset, Say | None], None]
+
+
+METHODS = {
+    "labels": Method(True, _check_labels, lambda recipe: None, _add_task),
+    "dide": Method(True, _check_labels, lambda recipe: None, _add_task),
+    "advl": Method(True, _check_labels, lambda recipe: None, _add_advl),
+    "pretrain": Method(False, _check_pretraining, lambda recipe: _heads(recipe.objective), _add_pretraining),
+    "retrieval": Method(False, lambda chosen, data: check_captions(data), lambda recipe: retrieval_heads(recipe.student.kind),
+                        _add_retrieval),
+}
+"""Every kind of a recipe's `objective`. A kind that is not here is an error, and never trains on labels instead."""

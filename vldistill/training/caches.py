@@ -141,7 +141,7 @@ class TeacherCaches:
         missing = {role: keys for role, keys in self.missing(inputs).items() if keys}
         if not missing:
             return
-        if self._recipe.cache.mode == "require":
+        if {"auto": False, "require": True}[self._recipe.cache.mode]:
             self._refuse(missing, inputs)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("teacher features are missing, and several processes would each compute them",

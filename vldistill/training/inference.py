@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from vldistill.data.loading import Loader
 from vldistill.data.records import TASKS, Record
 from vldistill.evaluation.metrics import consistency, mean_by, overlap
 from vldistill.evaluation.vqa import vqa_accuracy
+from vldistill.finite import check_outputs
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def answer(
         for batch in loader:
             with autocast():
                 logits = model(batch.to(device)).logits
-            sure = probabilities(logits, tags=tags)
+            sure = probabilities(logits, batch.ids, tags=tags)
             answers += chosen(batch.ids, sure, labels, tags=tags)
             if keep is not None:
                 keep(batch.ids, sure)
@@ -55,9 +56,10 @@ def answer(
     return answers
 
 
-def probabilities(logits: Tensor, *, tags: bool = False) -> Tensor:
+def probabilities(logits: Tensor, ids: Sequence[str], *, tags: bool = False) -> Tensor:
     """Logits [B, C] to probabilities [B, C], fp32: softmax over all labels, whatever loss the head was trained with; of tags, a
-    sigmoid for each."""
+    sigmoid for each. Raises VldistillError naming the records whose logits are not finite."""
+    check_outputs(logits, ids)
     return logits.float().sigmoid() if tags else logits.float().softmax(dim=-1)
 
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vldistill import terminal
+from vldistill.artifacts import open_own
 from vldistill.errors import writing
 
 PLAIN_EVERY_SECONDS = 15
@@ -29,19 +30,18 @@ class Journal:
 
     def __init__(self, folder: Path, total: int, *, active: bool, tracker=None, keep: int = 0):
         self.active, self.total, self._tracker, self._keep = active, total, tracker, keep
-        self.console = Console()
         self._bar, self._task, self._last = None, None, 0.0
         self._folder = folder
 
     def __enter__(self) -> Journal:
         if self.active:
-            self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._metrics = open_own(self._folder / "metrics.jsonl")
             self._metrics.truncate(self._keep)
-            self._log = (self._folder / "log.txt").open("a", encoding="utf-8")
-            if self.console.is_terminal:
+            self._log = open_own(self._folder / "log.txt")
+            if terminal.console.is_terminal:
                 ends = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
                 columns = ends[0], BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), ends[1]
-                self._bar = Progress(*columns, console=self.console)
+                self._bar = Progress(*columns, console=terminal.console)
                 self._task = self._bar.add_task("train", total=self.total, terms="")
                 self._bar.start()
         return self
@@ -62,8 +62,8 @@ class Journal:
     def say(self, text: str) -> None:
         """A line for the terminal and log.txt."""
         if self.active:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-            _append(self._log, f"{time.strftime('%H:%M:%S')} {text}\n")
+            terminal.say(text)
+            _append(self._log, f"{time.strftime('%H:%M:%S')} {terminal.escaped(text)}\n")
 
     def advance(self, step: int) -> None:
         """Moves the bar."""

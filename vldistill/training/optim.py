@@ -41,15 +41,14 @@ def make_optimizer(
     momentum: float | None = None,
 ) -> Optimizer:
     """"adamw", or "sgd" with `momentum`, over the groups."""
-    if kind == "sgd":
-        return SGD(groups, momentum=momentum or 0.0)
-    return AdamW(groups, betas=betas, eps=eps)
+    makers = {"adamw": lambda: AdamW(groups, betas=betas, eps=eps), "sgd": lambda: SGD(groups, momentum=momentum or 0.0)}
+    return makers[kind]()
 
 
 def phase_rate(lr: float, scale: str, pairs: float) -> float:
     """The peak learning rate. scale: "none", or "per_sample": `lr` is for one of the `pairs` of an optimiser step, as VL-BERT's
     configurations give it."""
-    return lr * pairs if scale == "per_sample" else lr
+    return {"none": lr, "per_sample": lr * pairs}[scale]
 
 
 def warmup_steps(warmup: float, total: int) -> int:

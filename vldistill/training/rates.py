@@ -21,7 +21,8 @@ from vldistill.training.optim import (
 def build_optimizer(recipe: Recipe, student: nn.Module, objective: nn.Module, pairs: float) -> Optimizer:
     """pairs: of an optimiser step, over all processes."""
     optim = recipe.optim
-    groups = parameter_groups(student, objective, weight_decay=optim.weight_decay, decay_all=optim.decay == "all",
+    groups = parameter_groups(student, objective, weight_decay=optim.weight_decay,
+                              decay_all={"weights": False, "all": True}[optim.decay],
                               lr=phase_rate(optim.lr, optim.lr_scale, pairs), head_lr_multiplier=optim.head_lr_multiplier,
                               cross_lr_multiplier=optim.cross_lr_multiplier,
                               objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0))
@@ -31,15 +32,15 @@ def build_optimizer(recipe: Recipe, student: nn.Module, objective: nn.Module, pa
 def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
     """steps: of the phase."""
     warmup = warmup_steps(recipe.optim.warmup, steps)
-    if recipe.optim.schedule == "linear":
-        return linear_schedule(optimizer, warmup, steps)
-    return stepped_schedule(optimizer, warmup, _milestones(recipe, steps), recipe.optim.factor)
+    schedules = {"linear": lambda: linear_schedule(optimizer, warmup, steps),
+                 "steps": lambda: stepped_schedule(optimizer, warmup, _milestones(recipe, steps), recipe.optim.factor)}
+    return schedules[recipe.optim.schedule]()
 
 
 def describe_rates(recipe: Recipe, steps: int, pairs: float) -> str:
     """The optimiser and how its learning rate goes through a phase's steps."""
     optim = recipe.optim
-    name = "AdamW" if optim.kind == "adamw" else f"SGD, momentum {optim.momentum or 0:g}"
+    name = {"adamw": "AdamW", "sgd": f"SGD, momentum {optim.momentum or 0:g}"}[optim.kind]
     rate = f"lr {phase_rate(optim.lr, optim.lr_scale, pairs):.4g}"
     if optim.lr_scale == "per_sample":
         rate += f" = {optim.lr:g} x {pairs:g} pairs a step"

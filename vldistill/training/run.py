@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from vldistill import terminal
 from vldistill.artifacts import (
     RUN_STAGES,
     file_digest,
@@ -20,6 +21,7 @@ from vldistill.artifacts import (
     new_manifest,
     read_manifest,
     refuse_existing,
+    refuse_links,
     remove_leftovers,
     within_parents,
     write_manifest,
@@ -29,6 +31,7 @@ from vldistill.data.artifact import open_data
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
+from vldistill.models.sharded import digest_of_weights
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
 from vldistill.runtime import (
     Precision,
@@ -73,7 +76,7 @@ class _Session:
         return self.stage.recipe
 
 
-def run_stage(stage: Stage, say: Say = print) -> dict[str, Any]:
+def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     """Trains and writes the run; returns its manifest. say: told what happens before there is a log. Where `stage.resume` is on,
     a run that is complete stays as it is.
 
@@ -116,6 +119,7 @@ def _ours(folder: Path) -> Iterator[None]:
         return
     with within_parents(folder), alone(folder):
         remove_leftovers(folder)
+        refuse_links(folder, "model", "checkpoints", "metrics.jsonl", "log.txt")
         for half in folder.glob("**/.*.tmp"):  # of a killed process
             shutil.rmtree(half) if half.is_dir() else half.unlink()
         yield
@@ -258,8 +262,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
         parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
-            weights = resolve_model(source) / "model.safetensors"
-            parents[role] = file_digest(weights) if weights.exists() else source
+            parents[role] = digest_of_weights(resolve_model(source)) or source
     if (file := recipe.student.image_network.weights) and Path(file).is_file():
         parents["image_network"] = file_digest(Path(file))
     return parents

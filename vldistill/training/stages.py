@@ -3,14 +3,17 @@ a teacher)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vldistill.data.artifact import open_data
 from vldistill.data.loading import RecordDataset
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
+from vldistill.data.size_rules import size_faults
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.objectives.base import Objective
@@ -126,7 +129,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
                 + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
         "student": f"{recipe.student.kind} from {_start(recipe)}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
-        "objective": _describe_objective(recipe),
+        "objective": DESCRIPTIONS[recipe.objective.kind](recipe),
         "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
                            + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
         "optimiser": describe_rates(recipe, task.steps, effective.mean),
@@ -142,9 +145,17 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
     if recipe.student.kind in ("clip_vil", "pixelbert"):
         rows["images"] = _describe_canvas(recipe, parts.spec)
+    if parts.train.visual.seen and (told := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
+        rows["image sizes"] = f"WARNING: {told}"
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
+
+
+def _image_sizes(recipe: Recipe, parts: Parts) -> Iterator[tuple[str, int, int]]:
+    """Of all images of the data, whichever records name them."""
+    for data in (parts.data, *(open_data(Path(part.path)) for part in recipe.data.mix)):
+        yield from data.image_sizes()
 
 
 def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:
@@ -191,19 +202,10 @@ def _describe_canvas(recipe: Recipe, spec: ModelSpec) -> str:
     return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {seen}, {learns}"
 
 
-def _describe_objective(recipe: Recipe) -> str:
-    chosen = recipe.objective
-    if chosen.kind == "labels":
-        return "ground-truth labels"
-    if chosen.kind == "advl":
-        return _describe_advl(chosen)
-    if chosen.kind == "retrieval":
-        return describe_retrieval(chosen, recipe.student.kind)
-    if chosen.kind == "pretrain":
-        names = PRETRAINING | {MLM: f"{PRETRAINING[MLM]} ({100 * chosen.mask:.0f} % of the words)"}
-        tasks = " + ".join(names[task] for task in chosen.tasks)
-        return f"{tasks}, from {_describe_dide(chosen)}" if chosen.distils else tasks
-    return _describe_dide(chosen)
+def _describe_pretraining(chosen: PretrainObjective) -> str:
+    names = PRETRAINING | {MLM: f"{PRETRAINING[MLM]} ({100 * chosen.mask:.0f} % of the words)"}
+    tasks = " + ".join(names[task] for task in chosen.tasks)
+    return f"{tasks}, from {_describe_dide(chosen)}" if chosen.distils else tasks
 
 
 def _describe_dide(chosen: DideObjective | PretrainObjective) -> str:
@@ -218,3 +220,13 @@ def _describe_advl(chosen: AdvlObjective) -> str:
     parts += ["confidence weighting"] * chosen.confidence + ["image-text matching first"] * bool(chosen.itm_fraction)
     task = "DiDE" if chosen.task else "ground-truth labels"
     return f"{task}; ADVL: {', '.join(parts)}; {chosen.map} maps, {chosen.weights} weights"
+
+
+DESCRIPTIONS: dict[str, Callable[[Recipe], str]] = {
+    "labels": lambda recipe: "ground-truth labels",
+    "dide": lambda recipe: _describe_dide(recipe.objective),
+    "advl": lambda recipe: _describe_advl(recipe.objective),
+    "pretrain": lambda recipe: _describe_pretraining(recipe.objective),
+    "retrieval": lambda recipe: describe_retrieval(recipe.objective, recipe.student.kind),
+}
+"""What a plan says of each kind of objective, see `vldistill.training.build.METHODS`."""

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.evaluation.retrieval import Ranks, ranks_of_vectors
+from vldistill.finite import check_outputs
 from vldistill.students.two_towers import TwoTowers
 
 
@@ -68,6 +69,7 @@ def encode_images(model: TwoTowers, dataset: RecordDataset, rows: Sequence[int],
     for places, batch in zip(shares, make_loader(dataset, keys, workers=how.workers), strict=True):
         with how.autocast():
             vectors[places] = model.encode_image(batch.images[0].to(device=how.device, non_blocking=True)).float()
+        check_outputs(vectors[places], [dataset.records[rows[place]].images[0] for place in places])
         how.tick(len(places))
     return how.together(vectors)
 
@@ -83,6 +85,7 @@ def encode_texts(model: TwoTowers, dataset: RecordDataset, how: Encoding) -> Ten
         padded = pad_text([texts[row] for row in rows], dataset.pad_id).to(device=how.device, non_blocking=True)
         with how.autocast():
             vectors[rows] = model.encode_text(padded).float()
+        check_outputs(vectors[rows], [dataset.records[row].id for row in rows])
         how.tick(len(rows))
     return how.together(vectors)
 

@@ -25,6 +25,7 @@ from vldistill.data.regions.network import STRIDE, ImageNetwork, RegionNetwork, 
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import Regions
 from vldistill.errors import InputError
+from vldistill.finite import check_weights
 
 BACKBONE = "resnet101.a1_in1k"
 CELLS = 7
@@ -73,6 +74,7 @@ def build_backbone(weights: str | None = None) -> nn.Module:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise InputError(f"the weights of {BACKBONE} cannot be had: {reason}", where=weights or "hub",
                          hint="fetch them on a machine with network and give the file with --weights") from None
+    check_weights(network.state_dict(), weights or BACKBONE)
     return network.eval().requires_grad_(False)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-_SUFFIXES = {".npz", ".npy", ".json", ".jpg", ".jpeg", ".png"}
+from vldistill.data.image_files import SUFFIXES
+
+_SUFFIXES = {".npz", ".npy", ".json", *SUFFIXES}
 _PREFIX = re.compile(r"(?:coco_(?:train|val|test)20\d\d|flickr30k|vg|nlvr2|vcr_(?:gt_)?(?:train|val|test))_", re.IGNORECASE)
 
 

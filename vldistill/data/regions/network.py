@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vldistill.data.batch import PixelBatch, RegionBatch
 from vldistill.data.regions.objects import MASK
 from vldistill.errors import InputError
+from vldistill.finite import check_weights
 
 STRIDE = 16
 FROZEN = ("conv1", "layer1")
@@ -149,6 +150,7 @@ def read_resnet(path: str) -> dict[str, Tensor]:
 def whole(own: dict[str, Tensor], found: dict[str, Tensor], where: str, name: str) -> dict[str, Tensor]:
     """A file's tensors for a network that has `own`. Raises InputError where one is missing, of another shape, or has no place:
     random features would else go under the name of a trained network. name: of the network that is expected."""
+    check_weights({name: value for name, value in found.items() if isinstance(value, Tensor)}, where)
     missing = [key for key in own if key not in found and not key.endswith(NORM_COUNT)]
     other = [key for key in own if key in found and getattr(found[key], "shape", None) != own[key].shape]
     foreign = [key for key in found if key not in own]

@@ -14,7 +14,7 @@ from typing import Any
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.archives.unpack import is_archive
 from vldistill.data.records import Record, parse_json, parsed_lines, read_jsonl, read_text
-from vldistill.errors import InputError, Problems
+from vldistill.errors import LINE, InputError, Problems
 
 SPLITS = ("train", "val", "test")
 # With the subsets that some data sets name, in the order in which they are shown.
@@ -87,7 +87,7 @@ class Row:
 
     def fault(self, message: str, hint: str | None = None) -> None:
         self.good = False
-        self.problems.add(message, where=self.where, hint=hint)
+        self.problems.add(message, where=self.where, hint=hint, part=LINE)
 
     def text(self, key: str, *, optional: bool = False, blank: bool = False) -> str | None:
         """A string; `blank` also lets an empty one pass. Never one that cannot be written as UTF-8."""
@@ -102,6 +102,18 @@ class Row:
         if not blank and not value.strip():
             return self.fault(f"`{key}` is empty", "give it a text, or drop the line")
         return value if self.plain else self.writable(value, key)
+
+    def name(self, key: str, *, optional: bool = False) -> str | None:
+        """A text, or a whole number, which is taken as its digits."""
+        value = self.values.get(key)
+        return str(value) if type(value) is int else self.text(key, optional=optional)
+
+    def names(self, key: str, most: int | None = None) -> list[str] | None:
+        """A list of them."""
+        values = self.values.get(key)
+        if isinstance(values, list) and any(type(value) is int for value in values):
+            self.values = {**self.values, key: [str(value) if type(value) is int else value for value in values]}
+        return self.texts(key, most)
 
     def writable(self, value: str, key: str) -> str | None:
         """The text, or None after adding a problem where it cannot be written as UTF-8."""
@@ -181,6 +193,9 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
     """The objects of a JSON-lines file; every fault of the file goes to `problems`, an empty file too."""
     empty = True
     before = len(problems.items)
+    if (other := _other_format(path)) is not None:
+        problems.add(f"{other}, one JSON object a line was expected", where=f"{path}:1", hint=_ONE_A_LINE)
+        return
     try:
         for where, values, plain in parsed_lines(path, problems):
             empty = False
@@ -191,6 +206,29 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
         problem.hint = problem.hint or "mend the line, or drop it"
     if empty and len(problems.items) == before:
         problems.add("holds no line", where=f"{path}:1", hint="remove the file, or fetch it again")
+
+
+_ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps(row), one row a line'
+
+
+def _other_format(path: Path) -> str | None:
+    """What a file that is no JSON lines seems to be, by its beginning."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
+    except OSError:
+        return None
+    line, _, rest = first.partition("\n")
+    if line.startswith("["):
+        return "is a JSON list"
+    if line.startswith("{") and line.rstrip().endswith(("{", ",")) and rest.lstrip().startswith('"'):
+        return "has its objects spread over several lines"
+    mark = next((mark for mark in ("\t", ",", ";") if mark in line), None)
+    if (mark is not None and line[:1] not in '{"') or (mark is not None and line.startswith('"') and rest[:1] != "{"):
+        columns = [len(one.split(mark)) for one in (line, rest.partition("\n")[0])]
+        if columns[0] > 1 and columns[1] >= columns[0]:
+            return f"looks like a table ({'TSV' if mark == chr(9) else 'CSV'})"
+    return None
 
 
 def read_document(path: Path, key: str, problems: Problems) -> list[Row]:
@@ -215,7 +253,7 @@ def read_document(path: Path, key: str, problems: Problems) -> list[Row]:
         if isinstance(entry, dict):
             rows.append(Row(entry, where, problems))
         else:
-            problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry")
+            problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry", part=LINE)
     return rows
 
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vldistill.data.image_files import check_paths
-from vldistill.data.records import Record, read_json, split_words
+from vldistill.data.records import Record, read_json
 from vldistill.data.sources.base import (
     Row,
     SourceData,
@@ -29,7 +29,8 @@ from vldistill.data.sources.base import (
     wrong_layout,
 )
 from vldistill.data.sources.json_array import iterate_array
-from vldistill.errors import InputError, Problems
+from vldistill.data.wording import split_words
+from vldistill.errors import LINE, InputError, Problems
 
 # After so many faults a file of millions of rows is given up: it is another file, not a damaged one.
 MOST_FAULTS = 1000
@@ -133,6 +134,11 @@ class _Captions:
         self._compared, self._misaligned = "", False
 
     def fault(self, message: str, where: str, hint: str) -> None:
+        """Of a row."""
+        self.problems.add(message, where=where, hint=hint, part=LINE)
+
+    def whole(self, message: str, where: str, hint: str) -> None:
+        """A fault of more than a row."""
         self.problems.add(message, where=where, hint=hint)
 
     @property
@@ -141,9 +147,9 @@ class _Captions:
 
     def gives_up(self) -> bool:
         """Whether there were MOST_FAULTS faults; says then that the rest is unread."""
-        if self.faults >= MOST_FAULTS and not self._gave_up:
+        if self.faults >= MOST_FAULTS and not self._gave_up and not self.problems.every:
             self._gave_up = True
-            self.fault(f"has {MOST_FAULTS:,} faults; the rest was not read", f"{self.path}:1", "is it the right file?")
+            self.whole(f"has {MOST_FAULTS:,} faults; the rest was not read", f"{self.path}:1", "is it the right file?")
         return self._gave_up
 
     def add_from_list(self, row: int, caption: str, address: str, where: str) -> None:
@@ -170,7 +176,8 @@ class _Captions:
             return False
         self.added += 1
         name = f"{self.split}-{row}"
-        self.data.add(self.split, Record(id=name, task="caption", images=[image], text=split_words(caption)), where)
+        record = Record(id=name, task="caption", images=[image], text=split_words(caption), written=caption)
+        self.data.add(self.split, record, where)
         return True
 
     def _compare(self, image: str, address: str, where: str) -> None:
@@ -189,16 +196,16 @@ class _Captions:
         if isinstance(noted, str) and noted.strip() != address.strip():
             self._misaligned = True
             message = f"{note} says that the image is from {quoted(noted)}, the row has {quoted(address)}"
-            self.fault(message, where, "fetch the images again from this list, or take the list they are from")
+            self.whole(message, where, "fetch the images again from this list, or take the list they are from")
 
     def finish(self, example: str) -> None:
         """Notes how many rows have no image. example: where the first image was looked for."""
         if not self.added and not self.faults:
             if self.rows:
                 hint = f"put the images where {example} is the first"
-                self.fault(f"none of its {self.rows:,} rows has an image", f"{self.path}:1", hint)
+                self.whole(f"none of its {self.rows:,} rows has an image", f"{self.path}:1", hint)
             else:
-                self.fault("holds no row", f"{self.path}:1", "remove the file, or fetch it again")
+                self.whole("holds no row", f"{self.path}:1", "remove the file, or fetch it again")
         elif self.added < self.rows:
             self.data.notes.append(f"{self.split}: {self.rows - self.added:,} of {self.rows:,} rows have no image; left out")
 
@@ -225,7 +232,7 @@ def _read_tsv(path: Path, captions: _Captions) -> None:
 def _read_pair(captions_path: Path, urls_path: Path, captions: _Captions) -> None:
     missing = [path for path in (captions_path, urls_path) if not path.exists()]
     if missing:
-        return captions.fault("no such file", str(missing[0]), "put it there: captions and addresses are aligned by line")
+        return captions.whole("no such file", str(missing[0]), "put it there: captions and addresses are aligned by line")
     counts = [0, 0]
     for (number, caption), (other, address) in zip_longest(
         _lines(captions_path, captions), _lines(urls_path, captions), fillvalue=(0, None)
@@ -239,7 +246,7 @@ def _read_pair(captions_path: Path, urls_path: Path, captions: _Captions) -> Non
             captions.fault("the line is empty", f"{urls_path}:{number}", "give it the image's address or path")
     if counts[0] != counts[1] and not captions.faults:
         message = f"has {counts[0]:,} lines, {urls_path.name} has {counts[1]:,}"
-        captions.fault(message, f"{captions_path}:{min(counts) + 1}", "the files are aligned by line: fetch both again")
+        captions.whole(message, f"{captions_path}:{min(counts) + 1}", "the files are aligned by line: fetch both again")
     captions.finish(f"{captions.folder}/00000/000000000.jpg")
 
 
@@ -251,7 +258,7 @@ def _lines(path: Path, captions: _Captions) -> Iterator[tuple[int, str | None]]:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
                 text = None
                 if len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                    captions.fault("a line of over 1 MiB", f"{path}:{number}", "is it the right file?")
+                    captions.whole("a line of over 1 MiB", f"{path}:{number}", "is it the right file?")
                     return
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")

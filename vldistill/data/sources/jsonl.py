@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
-from vldistill.data.records import TASKS, Record, split_words
+from vldistill.data.records import TASKS, Record
 from vldistill.data.sources.base import (
     SPLITS,
     Row,
@@ -29,6 +29,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 # The accuracy leaves one annotator out: a single answer has to stand for ten who agree, or none could be right.
@@ -97,7 +98,8 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
         data.vocabulary = _vocabulary(lines, options, root, data, problems)
     for split in filter(options.wants, lines):
         for line in lines[split]:
-            _add(line, split, data)
+            if line.row.good:
+                _add(line, split, data)
 
 
 def _read_split(
@@ -107,7 +109,7 @@ def _read_split(
     for row in read_rows(path, problems):
         ignored.update(row.values.keys() - set(_KEYS))
         number = row.where.rpartition(":")[2]
-        given = row.text("id", optional=True)
+        given = row.name("id", optional=True)
         name = given if given is not None else f"{split}-{number}"
         alone = task == "text" and not row.values.keys() & {"image", "images"}
         tags = _tags(row)
@@ -125,7 +127,7 @@ def _read_split(
 def _tags(row: Row) -> list[str] | None:
     """The tags; an image may have none of those that others have."""
     value = row.values.get("tags")
-    return value if value is None or value == [] else row.texts("tags")
+    return value if value is None or value == [] else row.names("tags")
 
 
 def read_images(row: Row) -> list[str] | None:
@@ -163,11 +165,11 @@ def _label(row: Row, kinds: dict[str, str]) -> str | None:
 
 def _answers(row: Row) -> list[str] | None:
     if row.values.get("answers") is None:
-        answer = row.text("answer", optional=True)
+        answer = row.name("answer", optional=True)
         return None if answer is None else [answer] * _ANNOTATORS
     if row.values.get("answer") is not None:
         return row.fault("has `answer` and `answers`", "keep one of them")
-    answers = row.texts("answers")
+    answers = row.names("answers")
     return answers * _ANNOTATORS if answers and len(answers) == 1 else answers
 
 
@@ -220,6 +222,8 @@ def _labels(
             data.notes.append(
                 "labels are taken from the splits that are there, since train has none: name them to fix their order"
             )
+    if len(set(given)) == 1:
+        data.notes.append(f"WARNING: {given[0]!r} is the only label: every model answers it, and the accuracy says nothing")
     whole = set(kinds) == {"a number"}
     return sorted(set(given), key=int if whole else None) or None
 
@@ -259,6 +263,7 @@ def _add(line: _Line, split: str, data: SourceData) -> None:
             task=data.task,
             images=line.images,
             text=split_words(line.text or ""),
+            written=line.text,
             label=places[0] if line.label is not None and places else None,
             answers=line.answers,
             type=line.type,

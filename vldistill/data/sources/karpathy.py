@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Row,
     Seen,
@@ -20,6 +20,7 @@ from vldistill.data.sources.base import (
     read_document,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -75,4 +76,6 @@ def _add(row: Row, captions: list, split: str, image: str, number: int, sentence
         if text is not None and not words:
             inner.fault(f"caption {quoted(text)} has no word", "drop it")
         if inner.good:
-            data.add(split, Record(id=str(name), task="caption", images=[image], text=words, meta={"imgid": number}), row.where)
+            meta = {"imgid": number}
+            record = Record(id=str(name), task="caption", images=[image], text=words, written=text, meta=meta)
+            data.add(split, record, row.where)

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.sources.base import Seen, SourceData, SourceOptions, listed, quoted, read_rows, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 LABELS = ["false", "true"]
@@ -65,7 +66,7 @@ def _read_split(path: Path, split: str, problems: Problems) -> Iterator[tuple[Re
                 id=name,
                 task="nlvr",
                 images=[f"{official}/images/{directory}/{name}.png"],
-                text=list(words),
+                text=list(words), written=sentence,
                 label=label,
                 meta={"identifier": identifier, "directory": str(directory)},
             )

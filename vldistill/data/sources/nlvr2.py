@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Row,
     Seen,
@@ -21,6 +21,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 LABELS = ["False", "True"]
@@ -86,7 +87,8 @@ def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: 
         names = [joined(folder, name) for name in _image_names(identifier, directory)]
         meta = {"set": parts[2], "pair": parts[3], "sentence": parts[4]}
         record = Record(
-            id=identifier, task="nlvr2", images=names, text=split_words(sentence), label=label, type=synset, meta=meta
+            id=identifier, task="nlvr2", images=names, text=split_words(sentence), written=sentence, label=label, type=synset,
+            meta=meta,
         )
         data.add(split, record, row.where)
 

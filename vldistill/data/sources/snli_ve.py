@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Seen,
     SourceData,
@@ -18,6 +18,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 LABELS = ["contradiction", "entailment", "neutral"]
@@ -72,6 +73,7 @@ def _read_split(path: Path, split: str, folder: str, data: SourceData, problems:
         elif row.good:
             meta = {"premise": premise} if premise else {}
             words, images = split_words(hypothesis), [joined(folder, _image_name(image))]
-            data.add(split, Record(id=pair, task="snli_ve", images=images, text=words, label=label, meta=meta), row.where)
+            record = Record(id=pair, task="snli_ve", images=images, text=words, written=hypothesis, label=label, meta=meta)
+            data.add(split, record, row.where)
     if undecided:
         data.notes.append(f'{split}: {undecided:,} pairs without an agreed label ("-") left out')

@@ -15,7 +15,7 @@ from typing import Any
 from vldistill.data.question_types import vcr_question_type
 from vldistill.data.records import CHOICES, Record, Word, read_json
 from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, kind_of, quoted, read_rows, wrong_layout
-from vldistill.errors import InputError, Problems
+from vldistill.errors import LINE, InputError, Problems
 
 MOST_PIXELS = 1e6  # along a side
 _NUMBERS = {int, float}
@@ -146,11 +146,11 @@ def _read_metadata(path: str, where: str, problems: Problems) -> dict[str, Any] 
     try:
         value = read_json(Path(path))
     except InputError as error:
-        problems.add(f"metadata {error.where}: {error.message}", where=where, hint=error.hint or "put the file there")
+        problems.add(f"metadata {error.where}: {error.message}", where=where, hint=error.hint or "put the file there", part=LINE)
         return None
     fault = _metadata_fault(value)
     if fault:
-        problems.add(fault, where=path, hint="fetch it again")
+        problems.add(fault, where=path, hint="fetch it again", part=LINE)
         return None
     return {"width": value["width"], "height": value["height"], "names": value["names"], "boxes": value["boxes"],
             "polygons": value["segms"]}

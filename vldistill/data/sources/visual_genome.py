@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Row,
     SourceData,
@@ -20,7 +20,8 @@ from vldistill.data.sources.base import (
 )
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
 from vldistill.data.sources.json_array import iterate_array
-from vldistill.errors import Problems
+from vldistill.data.wording import split_words
+from vldistill.errors import LINE, Problems
 
 _FILE = "region_descriptions.json"
 _ANNOTATION_FOLDERS = ("", "annotations")
@@ -44,8 +45,8 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
         if isinstance(item, dict):
             regions.add_image(Row(item, where, problems))
         else:
-            problems.add(f"a JSON object was expected, found {kind_of(item)}", where=where, hint="mend the entry")
-        if regions.faults >= MOST_FAULTS:
+            problems.add(f"a JSON object was expected, found {kind_of(item)}", where=where, hint="mend the entry", part=LINE)
+        if regions.faults >= MOST_FAULTS and not problems.every:
             problems.add(f"has {MOST_FAULTS:,} faults; the rest was not read", where=f"{path}:1", hint="is it the right file?")
             break
     regions.finish()
@@ -102,7 +103,8 @@ class _Regions:
         elif image is not None:
             self._added += 1
             meta = {"box": box, "image_id": image_id}
-            self._data.add("train", Record(id=str(number), task="caption", images=[image], text=words, meta=meta), row.where)
+            record = Record(id=str(number), task="caption", images=[image], text=words, written=phrase, meta=meta)
+            self._data.add("train", record, row.where)
 
     def finish(self) -> None:
         if not self._added and not self.faults:

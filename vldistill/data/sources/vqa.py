@@ -13,8 +13,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from vldistill.data.answers import AnswerVocabulary
-from vldistill.data.records import Record, split_words
+from vldistill.data.records import Record
 from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, nearest, read_document, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 ANNOTATORS = 10
@@ -209,6 +210,7 @@ def _read_questions(
             task="vqa",
             images=[image_path(split, image)],
             text=split_words(question),
+            written=question,
             answers=known.answers if known else None,
             type=known.answer_type if known else None,
             meta=meta,

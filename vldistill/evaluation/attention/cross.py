@@ -14,7 +14,7 @@ from vldistill.data.batch import Batch, ImageBatch, VisualBatch
 from vldistill.data.images import Images
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record
-from vldistill.data.sequences import sentences
+from vldistill.data.sequences import readable, sentences
 from vldistill.data.transforms import MEAN, STD
 from vldistill.data.visual import unpatchify
 from vldistill.errors import InputError
@@ -107,7 +107,8 @@ def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Recor
 
 
 def _sample(record: Record, batch: Batch, views: dict[str, list[View]], layer: int, images: Images) -> CrossSample:
-    words = words_of(sentences(record)[0])
+    sentence = sentences(record)[0]
+    words = words_of(sentence)
     kept = {name: [_word_maps(view, batch.text.words[:1], layer, len(words)) for view in own] for name, own in views.items()}
     first = kept["teacher" if "teacher" in kept else "student"]
     peaks = {place: max(float(maps[place].max()) for maps in first) for place, word in enumerate(words)
@@ -118,7 +119,8 @@ def _sample(record: Record, batch: Batch, views: dict[str, list[View]], layer: i
     rows += [WordMaps(words[place], {name: [maps[place].numpy() for maps in own] for name, own in kept.items()})
              for place in chosen]
     places = [_place(shown, images, path) for shown, path in zip(batch.images, record.images, strict=True)]
-    return CrossSample(record.id, " ".join(words), places, rows, _divergence(views, layer))
+    text = " ".join(readable(part, record.objects) for part in sentence)
+    return CrossSample(record.id, text, places, rows, _divergence(views, layer))
 
 
 def _word_maps(view: View, words: Tensor, layer: int, count: int) -> Tensor:

@@ -11,11 +11,11 @@ from zlib import crc32
 
 from PIL import Image
 
-from vldistill.artifacts import find_run
+from vldistill.artifacts import find_run, read_regular
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
-from vldistill.data.sequences import render
+from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
@@ -106,7 +106,7 @@ def _predictions(folder: Path, split: str) -> Rows | None:
     if not path.exists():
         return None
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in read_regular(path).decode().splitlines() if line.strip()]
         return {str(row["id"]): row for row in rows if "prediction" in row}
     except (ValueError, KeyError, TypeError):
         raise InputError("cannot be read", where=str(path), hint="evaluate the run again") from None
@@ -121,7 +121,7 @@ def _teacher(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[Path 
                 continue
             try:
                 folder = find_run(base / source)
-                metrics = json.loads((folder / "eval" / split / "metrics.json").read_text(encoding="utf-8"))
+                metrics = json.loads(read_regular(folder / "eval" / split / "metrics.json"))
             except (InputError, OSError, ValueError):
                 metrics = {}
             if metrics.get("data") == fingerprint:
@@ -158,8 +158,8 @@ def _card(record: Record, found: dict[str, Rows], data: DataArtifact) -> SampleC
     images = tuple(_thumbnail(data.images.open(path)) for path in record.images)
     given = tuple(Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
                   for name, rows in found.items() if (row := rows.get(record.id)) is not None)
-    parts = [record.text, *[record.given] * (record.given is not None)]
-    text = " / ".join(" ".join(render(part, record.objects)) for part in parts)
+    first = sequences(record)[0]
+    text = " / ".join(readable(part, record.objects) for part in (first if record.choices is None else first[:-1]))
     return SampleCard(record.id, images, text, _truth(record, data.labels), given)
 
 
@@ -167,7 +167,7 @@ def _answer(record: Record, prediction: str) -> str:
     """What a choice's place stands for."""
     if record.choices is None or not prediction.isdigit():
         return prediction
-    return " ".join(render(record.choices[int(prediction)], record.objects))
+    return readable(record.choices[int(prediction)], record.objects)
 
 
 def _truth(record: Record, labels: list[str]) -> str:
