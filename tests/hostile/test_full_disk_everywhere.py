@@ -5,10 +5,7 @@ It goes over `workshop.WRITERS`, which is held against the command line's own li
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 from mutations import contents_of, tree_of
-from workshop import READ_ONLY, WRITERS, command_of, folder_bytes
+from workshop import READ_ONLY, WRITERS, command_of, folder_bytes, in_child
 
 from vldistill.cli import app
 from vldistill.commands.convert import KINDS
@@ -67,28 +64,6 @@ def empty(folder: Path) -> Path:
 def contents(name: str, out: Path) -> dict:
     """What must be the same after another call: of a row that writes times, the names alone."""
     return dict.fromkeys(tree_of(out)) if WRITERS[name].timed else contents_of(out)
-
-
-def in_child(command, words: list[str], limit: int | None = None) -> SimpleNamespace:
-    """The command in a process of its own, which no library can take this one down with."""
-    receive, send = os.pipe()
-    number = os.fork()
-    if not number:
-        try:
-            os.close(receive)
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-            result = command(*words)
-            with os.fdopen(send, "w") as file:
-                json.dump({"code": result.code, "err": result.err}, file)
-        finally:
-            os._exit(0)
-    os.close(send)
-    with os.fdopen(receive, "rb") as file:
-        told = file.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-    assert status == 0 and told, f"{words}: ended by signal {-status}"
-    return SimpleNamespace(**json.loads(told))
 
 
 @contextmanager

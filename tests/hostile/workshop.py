@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import tarfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from hostile_worlds import pictures, raw_data
@@ -15,6 +19,9 @@ from official_checkpoints import OFFICIAL
 from PIL import Image
 from tiny_oscar import write_features
 from tiny_teachers import write_bert, write_clip, write_vit
+
+from vldistill import artifacts
+from vldistill.training.guard import Guard
 
 TOY = ("vqa", "nlvr2", "snli_ve", "coco", "vcr", "flickr30k", "gcc", "sbu", "visual_genome")
 SIZES = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}"
@@ -78,9 +85,31 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
     well("index", "build", run_of("captions"), "photos", "--out", "found")
     for run in (run_of("fusion"), "runs/fusion/b/seed1"):
         well("evaluate", run)
+    well("analyze", run_of("fusion"), "--modality")
+    file, *options = json.loads(Path("official/vilt.json").read_text())
+    well("convert", "vilt", file, "converted", *options)
     Path("pairs.jsonl").write_text("".join(
         json.dumps({"id": f"p{number}", "image": f"photos/{number}.png", "text": "is there a red square ?"}) + "\n"
         for number in range(12)))
+
+
+def make_unfinished(command: Callable[..., object]) -> Path:
+    """A run that died after its third step of four, with checkpoints of steps 2 and 3, and its best model of step 2."""
+    ask = Guard.ask
+
+    def dies(self, step):
+        if step == 4:
+            raise MemoryError("died")
+        return ask(self, step)
+
+    Guard.ask = dies
+    try:
+        command("finetune", "--recipe", "fusion.yaml", "--name", "left")
+    except MemoryError:
+        pass
+    finally:
+        Guard.ask = ask
+    return Path("runs/fusion/left/seed0")
 
 
 def write_nlvr(folder: Path) -> None:
@@ -179,3 +208,29 @@ def command_of(name: str, out: Path, *more: str) -> list[str]:
 def folder_bytes(folder: Path) -> np.ndarray:
     """Sizes of all files below, ascending."""
     return np.sort([path.stat().st_size for path in folder.rglob("*") if path.is_file()])
+
+
+def in_child(command, words: list[str], limit: int | None = None) -> SimpleNamespace:
+    """The command in a process of its own, which no library can take this one down with."""
+    receive, send = os.pipe()
+    number = os.fork()
+    if not number:
+        try:
+            os.close(receive)
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            artifacts._digest_of.cache_clear()  # what this process has read before
+            try:
+                told = vars(command(*words))
+            except Exception:  # what the command line lets through
+                told = {"code": 99, "out": "", "err": traceback.format_exc()}
+            with os.fdopen(send, "w") as file:
+                json.dump(told, file)
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as file:
+        told = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    assert status == 0 and told, f"{words}: ended by signal {-status}"
+    return SimpleNamespace(**json.loads(told))
