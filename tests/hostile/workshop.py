@@ -135,7 +135,7 @@ def write_region_features(images: Path, folder: Path) -> None:
 @dataclass(frozen=True)
 class Writer:
     """A command that writes below `out`. grows: what is finished stays, and the next call goes on from there. overwrites: it has
-    --overwrite. timed: what it writes holds seconds. slow: it takes some, so that the ordinary suite leaves it out."""
+    --overwrite. timed: what it writes holds times, or its own place. slow: it takes some, so that the ordinary suite leaves it out."""
 
     words: str
     timed: bool = False
@@ -169,7 +169,7 @@ WRITERS: dict[str, Writer] = {
     "cache": Writer("cache --recipe advl.yaml cache.path={out}/cache", grows=True),
     "finetune": Writer("finetune --recipe fusion.yaml --name a --resume auto --runs {out}/runs", grows=True),
     "distill": Writer("distill --recipe advl.yaml --name a --resume auto --runs {out}/runs cache.path={out}/cache",
-                      grows=True),
+                      timed=True, grows=True),
     "pretrain": Writer("pretrain --recipe words.yaml --name a --resume auto --runs {out}/runs", grows=True),
     "evaluate": Writer(f"evaluate {run_of('fusion')} --out {{out}}/eval", timed=True),
     "evaluate captions": Writer(f"evaluate {run_of('captions')} --split val --out {{out}}/eval", timed=True),
