@@ -12,7 +12,7 @@ import typer
 
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
-from vldistill.errors import DISK_ERRORS, VldistillError
+from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
 from vldistill.terminal import complain, open_streams, output_failure
 
 app = typer.Typer(
@@ -350,7 +350,8 @@ def main(argv: list[str] | None = None) -> Any:
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        found = failed_file(error)
+        place = f"{found.name}: " if found is not None else ""
         complain(f"vldistill: {place}{error.strerror or error}")
         raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, refuse_links, write_files
+from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, refuse_links, sealed, write_files
 from vldistill.commands.output import last_line, plan_table
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
@@ -92,12 +93,14 @@ def analyze_command(
         return
     drawn = view.draw(subject, asked, samples)
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
-    files: dict[Path, bytes | str] = {target: content}
+    files: dict[Path, Any] = {target: content}
     picture = target.with_suffix(PICTURE)
     if out is None and (drawn_beside := _beside(drawn)) is not None:
         files[picture] = drawn_beside
-    if drawn.table is not None:
-        files[subject.folder / "figures" / f"{name}.json"] = json_text(drawn.table)
+    # The table, and what tells whether the pictures are still what was drawn.
+    if drawn.table is not None or out is None:
+        digests = {path.name: hashlib.sha256(content).hexdigest() for path, content in files.items() if out is None}
+        files[subject.folder / "figures" / f"{name}.json"] = json_text(sealed({**(drawn.table or {}), "files": digests}))
     write_files(files)
     if out is None and picture not in files:
         picture.unlink(missing_ok=True)  # of an earlier view

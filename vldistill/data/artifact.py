@@ -118,9 +118,10 @@ class DataArtifact:
         return ImageDigests(self.images, known)
 
     def image_sizes(self) -> Iterator[tuple[str, int, int]]:
-        """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at."""
+        """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at.
+        Raises InputError where they were edited."""
         if IMAGES_FILE in self.manifest["files"]:
-            with (self.folder / IMAGES_FILE).open(encoding="utf-8") as file:
+            with self.verified(IMAGES_FILE).open(encoding="utf-8") as file:
                 for row in map(json.loads, file):
                     yield row["path"], row["width"], row["height"]
 

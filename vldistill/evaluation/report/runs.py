@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, is_intact, read_regular
+from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, file_digest, is_intact, read_regular
 from vldistill.errors import InputError, Problems
 from vldistill.recipe import read_values
 
@@ -166,6 +166,13 @@ def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
             check_digests(place, metrics)
         except InputError as error:
             return f"its {Path(error.where).relative_to(folder)} {error.message}"
+    for path in sorted(folder.glob("figures/*.json")):
+        figure = _json(path)
+        if figure is None or not is_intact(figure):
+            return f"its {path.relative_to(folder)} {'cannot be read' if figure is None else 'was edited'}"
+        for name, digest in figure.get("files", {}).items():
+            if (path.parent / name).is_file() and file_digest(path.parent / name) != digest:
+                return f"its {(path.parent / name).relative_to(folder)} differs from what was drawn"
     return None
 
 
