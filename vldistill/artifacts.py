@@ -96,6 +96,23 @@ def _digest_of(path: Path, inode: int, size: int, changed: int) -> str:
     return file_digest(path)
 
 
+def check_writable(*targets: Path | None) -> None:
+    """Raises InputError where a file or folder of one of these names cannot be made, by the folders that are there: said before a
+    command computes what it could not write."""
+    for target in targets:
+        if target is None:
+            continue
+        place = next(one for one in (target, *target.absolute().parents) if one.exists())
+        if place != target and not place.is_dir():
+            raise InputError(f"cannot be written: {place} is no folder", where=str(target), hint="choose another place")
+        # A file is replaced by another one, for which its folder counts.
+        folder = place if place.is_dir() else place.absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            reason = "the disk is mounted read-only" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
+            raise InputError(f"cannot be written: {reason}", where=str(target),
+                             hint=f"choose another place, or mend what may be done in {folder}")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole: to a temporary name, flushed to disk, then renamed into place. Raises VldistillError where the disk is
     full."""
@@ -116,12 +133,12 @@ def _write_together(files: Mapping[Path, bytes]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, content in files.items():
-            with writing(path, len(content)), temporary[path].open("wb") as file:
+            with writing(path, len(content), every=True), temporary[path].open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, written in temporary.items():
-            with writing(path, len(files[path])):
+            with writing(path, len(files[path]), every=True):
                 written.replace(path)
     finally:
         for written in temporary.values():
@@ -151,6 +168,7 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
     disk is full; an old artifact stays until the new one is whole. What a killed process left half-written there is removed.
     """
     refuse_existing(target, overwrite, stage)
+    check_writable(target)
     temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
     with within_parents(target), alone(target), writing(target):
         remove_leftovers(target)

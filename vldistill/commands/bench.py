@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vldistill.artifacts import write_json
+from vldistill.artifacts import check_writable, write_json
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import duration
 from vldistill.errors import InputError
@@ -58,8 +58,9 @@ def bench_command(
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
         plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
     show(plan_table("bench", plan))
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise InputError("cannot be written there", where=str(out), hint="name a file in a folder that exists")
+    if out is not None and out.is_dir():
+        raise InputError("is a folder", where=str(out), hint="name a file")
+    check_writable(out)
     if dry_run:
         return
     results: list[Row] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import json_text, write_files
+from vldistill.artifacts import check_writable, json_text, write_files
 from vldistill.commands.output import last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
@@ -31,9 +31,10 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
         raise InputError("already exists", where=str(out), hint="choose another name")
     a, b = read_scored(run_a, split), read_scored(run_b, split)
     check_same(a, b)
+    target = out or a.folder / f"against-{_slug(b)}.json"
+    check_writable(target)
     found = comparison(a, b)
     shown = _examples(a, b, changed_ids(a, b, examples))
-    target = out or a.folder / f"against-{_slug(b)}.json"
     say(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}")
     show(_table(found))
     tested = {HEADINGS[part]: row for part, row in found["parts"].items()} if "parts" in found else {"B - A": found}

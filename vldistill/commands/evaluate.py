@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vldistill.artifacts import check_writable
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
 from vldistill.data.artifact import DataArtifact
@@ -92,6 +93,7 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
     if asked.dry_run:
         _show_plan(runs, artifacts, tasks, folders, together, asked)
         return
+    check_writable(*folders.values(), *together.values(), asked.leaderboard)
     _run(runs, artifacts, tasks, folders, together, asked)
 
 
@@ -286,6 +288,7 @@ def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> 
         _show_plan(runs, artifacts, {source: [_task(data, asked.split, asked)] for source, data in artifacts.items()},
                    {(source, asked.split): folder for source, folder in folders.items()}, {}, asked)
         return
+    check_writable(*folders.values())
     results = []
     for source in runs:
         data, folder = artifacts[source], folders[source]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vldistill.artifacts import refuse_existing, write_text
+from vldistill.artifacts import check_writable, refuse_existing, write_text
 from vldistill.commands.indexed_images import Asked, images_of
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
@@ -29,12 +29,14 @@ INDEXES = Path("artifacts/index")
 
 def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_run: bool, overwrite: bool) -> None:
     """Encodes the images of a folder or of a data artifact; the last line of standard output is JSON."""
+    target = out or INDEXES / asked.place.resolve().name
+    if not dry_run:
+        check_writable(target)
     model, spec, _ = load_dual_encoder(run)
     found, images, limit = images_of(asked), asked.place, asked.limit
     source = found.source
     for note in found.notes:
         say(f"note: {note}")
-    target = out or INDEXES / images.resolve().name
     size = len(source.known) * spec.images * model.width * 4
     visual = visual_input(spec, source.images, memory=False)
     sizes = ((path, info.width, info.height) for path, info in source.known.items())
@@ -71,6 +73,7 @@ def query_command(
             raise InputError(f"--out {out} is neither a page nor JSONL", hint="name it .html or .jsonl")
         if out.exists() and not overwrite:
             raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
+        check_writable(out)
     asked = [text] if text is not None else _lines(texts)
     index = ImageIndex(folder)
     if verify:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vldistill.artifacts import write_text
+from vldistill.artifacts import check_writable, write_text
 from vldistill.commands.faults import all_faults
 from vldistill.commands.output import last_line
 from vldistill.errors import InputError
@@ -38,6 +38,7 @@ def predict_command(
 def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, faults: Path | None) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
+    check_writable(out)
     with all_faults(faults) as problems:
         records, root = read_pairs(pairs, problems)
     answers = ranked_answers(open_model(run), records, root, batch=batch, top=top, workers=workers)

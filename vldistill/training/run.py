@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from vldistill import terminal
 from vldistill.artifacts import (
     RUN_STAGES,
+    check_writable,
     file_digest,
     fingerprint,
     new_manifest,
@@ -94,6 +95,7 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     refuse_unlaunched()
     if (whole := _whole(stage, say)) is not None:
         return whole
+    check_writable(folder)
     with Notice() as notice, _ours(folder):
         # Another process may have finished it since.
         if (whole := _whole(stage, say)) is not None:
