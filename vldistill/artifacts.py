@@ -182,10 +182,10 @@ CONVERTED = "convert"
 """The stage of a model folder that was made of an official checkpoint."""
 
 
-def write_converted(folder: Path, source: Path) -> None:
-    """The manifest of such a folder, once its files are all there."""
+def write_converted(folder: Path, source: Path, **fields: Any) -> None:
+    """The manifest of such a folder, once its files are all there. fields: further ones."""
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, complete=True))
+    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, **fields, complete=True))
 
 
 def package_versions() -> dict[str, str]:
