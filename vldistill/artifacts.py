@@ -7,21 +7,23 @@ silent reuse.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
-from vldistill.errors import InputError, writing
+from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
 
 SCHEMA_VERSION = 1
@@ -40,10 +42,46 @@ def fingerprint(value: Any) -> str:
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """Hex digest of a file's content, read a MiB at a time."""
     state = hashlib.new(algorithm)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to be read. Raises OSError where it is missing or no plain file: a pipe or a device that somebody has put there
+    would be waited for, or read, without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "is no plain file", str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """All of a file, see `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_own(path: Path) -> TextIO:
+    """A file of a folder of ours, to be written at its end. Raises InputError where a link stands there, through which another
+    file would be written."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError("is a link, or no plain file", where=str(path), hint="remove it; nothing is written behind it")
+    # Looked at again as it is opened, in case somebody was quicker.
+    return open(path, "a", encoding="utf-8",
+                opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raises InputError where one of the names in a folder of ours is a link, behind which another folder would be written."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise InputError("is a link, behind which nothing is written", where=str(folder / name),
+                             hint="remove it, or name the place itself")
 
 
 def known_digest(path: Path) -> str:
@@ -60,16 +98,33 @@ def _digest_of(path: Path, inode: int, size: int, changed: int) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole: to a temporary name, flushed to disk, then renamed into place. Raises VldistillError where the disk is
     full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write_together({path: content})
+
+
+def write_files(files: Mapping[Path, bytes | str]) -> None:
+    """Writes files that belong together: all are on disk under temporary names before the first is renamed into place, so that a
+    full disk leaves what was there before. Folders above them are made, and taken away again where it fails. Text becomes UTF-8.
+    Raises VldistillError where the disk is full."""
+    with ExitStack() as stack:
+        for path in files:
+            stack.enter_context(within_parents(path))
+        _write_together({path: content.encode() if isinstance(content, str) else content for path, content in files.items()})
+
+
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
-        with writing(path, len(content)):
-            with temporary.open("wb") as file:
+        for path, content in files.items():
+            with writing(path, len(content)), temporary[path].open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+        for path, written in temporary.items():
+            with writing(path, len(files[path])):
+                written.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -79,7 +134,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON whole (see `write_text`)."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON as files have it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @contextmanager
@@ -102,6 +162,10 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
                 target.rename(retired)
             temporary.rename(target)
             shutil.rmtree(retired, ignore_errors=True)
+        except VldistillError as error:
+            # Nobody asked for a file of this name.
+            error.where = error.where and error.where.replace(str(temporary), str(target))
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -165,7 +229,7 @@ def refuse_existing(
 def _stage(folder: Path) -> str | None:
     """What the folder's manifest says that it is; None where there is none that can be read."""
     try:
-        return str(json.loads((folder / MANIFEST).read_bytes())["stage"])
+        return str(json.loads(read_regular(folder / MANIFEST))["stage"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -242,7 +306,7 @@ def read_manifest(
     if not path.exists():
         raise InputError("is not an artifact: it has no manifest.json", where=str(folder), hint=f"make one with: {make_it}")
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(read_regular(path))
         found = str(manifest["stage"])
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path), hint=f"make one with: {make_it}") from None
@@ -324,6 +388,6 @@ def find_run(path: Path) -> Path:
 
 def _complete(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / MANIFEST).read_bytes())["complete"])
+        return bool(json.loads(read_regular(folder / MANIFEST))["complete"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import Fraction, NonNegative, Positive, Section
+from vldistill.schema_base import Depth, Fraction, NonNegative, Positive, Section, Side, Width, is_plain_name
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.schema_sight import Clip, ImageNetwork, Pixels
 from vldistill.schema_teachers import DUAL_ENCODERS, Teacher, Teachers
@@ -33,7 +33,7 @@ class Data(Section):
     types: list[str] | None = None  # only records of these types
     part: Literal["answers", "rationales", "both"] = "both"  # VCR: Q->A, QA->R
     limit: Positive | None = None  # the first N records a split
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     memory: bool | None = None  # keep decoded images; null decides by size
     weight: Annotated[float, Field(gt=0)] = 1.0
     mix: list[Mixed] = []
@@ -45,10 +45,10 @@ class Image(Section):
     own. exif: the student sees images turned as their EXIF data says; by default as stored, which is how the published code of
     every family here reads them (Pillow's `open`), and how teachers of one modality do."""
 
-    size: Positive = 384
-    long_side: Positive = 640
+    size: Side = 384
+    long_side: Side = 640
     augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
-    shift: Annotated[int, Field(ge=0)] = 1  # jitter: pixels
+    shift: Annotated[int, Field(ge=0, le=2**14)] = 1  # jitter: pixels
     noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
     exif: bool = False
 
@@ -56,8 +56,8 @@ class Image(Section):
 class Text(Section):
     """max_length counts the special tokens. The vocabulary fields serve a student from scratch only."""
 
-    max_length: Annotated[int, Field(ge=3)] = 40
-    vocabulary_size: Positive = 8000
+    max_length: Annotated[int, Field(ge=3, le=2**17)] = 40
+    vocabulary_size: Annotated[int, Field(gt=0, le=10**7)] = 8000
     vocabulary_from: list[str] = []  # data artifacts whose training text is read; this recipe's own when empty
 
 
@@ -65,12 +65,12 @@ class Sizes(Section):
     """Sizes of an encoder from scratch (ViLT-B/32 by default); a METER's two encoders and its co-attention have them each.
     image_size: pixels that the position table spans, which for a METER are those of `image.size`."""
 
-    layers: Positive = 12
-    width: Positive = 768
-    heads: Positive = 12
-    feedforward: Positive = 3072
-    patch: Positive = 32
-    image_size: Positive = 384
+    layers: Depth = 12
+    width: Width = 768
+    heads: Depth = 12
+    feedforward: Width = 3072
+    patch: Side = 32
+    image_size: Side = 384
 
     @model_validator(mode="after")
     def _divisible(self) -> Sizes:
@@ -85,7 +85,7 @@ class Regions(Section):
     """Region features, of `vldistill prepare regions`, for students that see regions. most: regions of an image."""
 
     path: str
-    most: Positive = 100
+    most: Annotated[int, Field(gt=0, le=10**5)] = 100
 
 
 class Student(Section):
@@ -278,6 +278,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.name and not is_plain_name(self.name):
+            raise ValueError(f"name {self.name!r} is not a plain folder name: use letters, digits, '-', '_', '.'")
         own = self.student.visual == "end_to_end"
         if self.student.kind in OVER_REGIONS and self.regions is None and not own:
             raise ValueError(f"a {self.student.kind} student needs `regions`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-Positive = Annotated[int, Field(gt=0)]
+def is_plain_name(name: str) -> bool:
+    """Whether a text names a folder within another one, on any system, and neither a hidden one nor a way out."""
+    return re.fullmatch(r"[\w.+=-]+", name) is not None and not name.startswith(".")
+
+
+# No machine holds more of anything; what is larger is a slip of the finger, and libraries answer it by a traceback or an abort.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Side = Annotated[int, Field(gt=0, le=2**14)]
+"""Of an image, in pixels."""
+Width = Annotated[int, Field(gt=0, le=2**17)]
+"""Of a layer, in features."""
+Depth = Annotated[int, Field(gt=0, le=2**10)]
+"""Of a network, in layers; or heads of one."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]

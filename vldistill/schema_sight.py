@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import NonNegative, Positive, Section
+from vldistill.schema_base import Depth, Natural, NonNegative, Section, Side, Width
 
 
 class ImageNetwork(Section):
@@ -15,10 +15,10 @@ class ImageNetwork(Section):
     brings one. short_side, long_side: of images, in pixels. object_loss: weight of naming each object's class, 0 for none."""
 
     weights: str | None = None
-    blocks: Annotated[list[Positive], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
-    width: Positive = 64
-    short_side: Positive = 600
-    long_side: Positive = 1200
+    blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
+    width: Width = 64
+    short_side: Side = 600
+    long_side: Side = 1200
     object_loss: NonNegative = 1.0
 
     @model_validator(mode="after")
@@ -46,4 +46,4 @@ class Pixels(Section):
 
     model: str = "resnet50"
     weights: str | None = None
-    sample: Annotated[int, Field(ge=0)] = 0
+    sample: Natural = 0

@@ -110,7 +110,7 @@ class Train(Section):
     validate_every: Positive | Literal["epoch"] = "epoch"  # optimiser steps
     eval_pairs: Positive | None = None  # validation batch; when null the training batch's, or 16 where that counts tokens
     log_every: Positive = 10
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     checkpoint_minutes: NonNegative = 10.0
     checkpoint_every: Positive | None = None
     gradient_checkpointing: bool = False

@@ -157,10 +157,10 @@ def test_images_never_straddle_shards_and_come_back_in_any_order(tmp_path):
     writer = RegionWriter(tmp_path, shard_rows=40)
     for image in images:
         writer.add(image.name, Regions(image.features.astype(np.float16), image.shares.astype(np.float32)))
-    writer.close()
+    rows = writer.close()
     shards = sorted(tmp_path.glob("*.h5"))
     assert len(shards) > 5 and writer.images == 59 and writer.boxes == sum(len(image.boxes) for image in images)
-    manifest = {"schema": 1, "stage": "regions", "complete": True, "images": 59, "width": 8, "features": "detector",
+    manifest = {"schema": 1, "stage": "regions", "complete": True, "images": 59, "width": 8, "features": "detector", **rows,
                 "sizes": {path.name: path.stat().st_size for path in shards}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     found = RegionStore(tmp_path)
@@ -211,7 +211,7 @@ def test_a_limit_is_marked_partial_and_a_dry_run_writes_nothing(tmp_path):
 ])
 def test_a_damaged_store_is_one_error(tmp_path, damage, message):
     bring(files.write_npz(tmp_path / "npz", IMAGES), tmp_path / "out")
-    damage(tmp_path / "out" / "regions-00000.h5")
+    damage(tmp_path / "out" / "shard-0000.h5")
     with pytest.raises(InputError, match=message):
         RegionStore(tmp_path / "out")["9"]
     if message != "is damaged":  # which a look at its size cannot tell

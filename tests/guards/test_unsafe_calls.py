@@ -23,7 +23,8 @@ YAML = {f"yaml.{name}" for name in ("load_all", "full_load", "full_load_all", "u
 ALLOWED = {"weights_only": True, "allow_pickle": False, "trust_remote_code": False, "shell": False}
 """What an argument of this name has to be, wherever one is given."""
 NEEDED = {"torch.load": "weights_only", "np.load": "allow_pickle", "numpy.load": "allow_pickle"}
-"""Calls in which it has to be given."""
+"""Calls in which it has to be given; as in those of transformers' Auto classes, which else ask on the terminal."""
+AUTO = re.compile(r"(\w+\.)*Auto\w+\.from_\w+")
 
 
 def name_of(node: ast.AST) -> str:
@@ -43,7 +44,7 @@ def faults_of(text: str) -> Iterator[str]:
             yield f"{node.lineno}: {name}"
         if isinstance(node, ast.Call):
             called, given = name_of(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
-            needed = NEEDED.get(called)
+            needed = "trust_remote_code" if AUTO.fullmatch(called) else NEEDED.get(called)
             if needed and needed not in given:
                 yield f"{node.lineno}: {called} without {needed}={ALLOWED[needed]}"
             for name, value in ALLOWED.items():
@@ -60,6 +61,9 @@ def faults_of(text: str) -> Iterator[str]:
     ("np.load(f)", "1: np.load without allow_pickle=False"), ("np.load(f, allow_pickle=False)", None),
     ("np.save(f, x, allow_pickle=1 == 1)", "1: np.save with allow_pickle=1 == 1"),
     ("m.from_pretrained(n, trust_remote_code=True)", "1: m.from_pretrained with trust_remote_code=True"),
+    ("AutoModel.from_pretrained(n)", "1: AutoModel.from_pretrained without trust_remote_code=False"),
+    ("t.AutoModel.from_config(c)", "1: t.AutoModel.from_config without trust_remote_code=False"),
+    ("AutoTokenizer.from_pretrained(n, trust_remote_code=False)", None), ("BertModel.from_pretrained(n)", None),
     ("yaml.safe_load(f)", None), ("yaml.load(f, Loader=yaml.SafeLoader)", "1: yaml.load"),
     ("Base = yaml.FullLoader", "1: yaml.FullLoader"),
     ("subprocess.run(w, shell=True)", "1: subprocess.run with shell=True"), ("os.system(w)", "1: os.system"),

@@ -22,15 +22,14 @@ from vldistill.data.text import train_tokenizer
 from vldistill.evaluation.compare import check_same, comparison, read_scored
 from vldistill.evaluation.image_index import ImageIndex, Source, build_index
 from vldistill.evaluation.report.runs import read_runs
-from vldistill.evaluation.results import write_metrics
+from vldistill.evaluation.results import write_results
 from vldistill.models.checkpoint import ModelSpec, save_model
 from vldistill.models.fusion import FusionModel
 from vldistill.models.vilt import EncoderConfig
 from vldistill.recipe import dump_recipe, load_recipe
+from vldistill.store.layout import Column
 from vldistill.students.build import load_student
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 from vldistill.training.checkpoint import State, load_state, save_state
 
 WORDS = ["is", "there", "a", "red", "square", "in", "the", "left", "image", "?"]
@@ -96,12 +95,12 @@ def make_regions(place: Path) -> Path:
             random.standard_normal((count, 8)).astype(np.float16), np.sort(random.random((count, 4)), axis=1).astype(np.float32),
             random.random(count).astype(np.float16), random.random((count, 3)).astype(np.float16),
             random.standard_normal(8).astype(np.float16), (640, 480)))
-    writer.close()
+    rows = writer.close()
     shards = sorted(folder.iterdir())
     width, classes, confidence, whole = writer.shape
     write_manifest(folder, new_manifest(
         "regions", features="detector", images=writer.images, boxes=writer.boxes, width=width, classes=classes,
-        confidence=confidence, image_features=whole, sums=True, sizes={path.name: path.stat().st_size for path in shards},
+        confidence=confidence, image_features=whole, **rows, sizes={path.name: path.stat().st_size for path in shards},
         files={path.name: artifacts.file_digest(path) for path in shards}, fingerprint="f", complete=True))
     return folder
 
@@ -182,17 +181,16 @@ def make_run(place: Path) -> Path:
         counts={"train": 8, "val": 2}, partial=False, status="complete", device="CPU", precision="fp32", wall_s=2.0,
         best={"step": 4, "accuracy": 0.5}, cost={"seconds": 2.0}, complete=True,
         files={path.relative_to(folder).as_posix(): file_digest(path) for path in kept}))
-    write_results(folder / "eval" / "val", right=3)
+    write_answers(folder / "eval" / "val", right=3)
     return folder
 
 
-def write_results(folder: Path, *, right: int) -> None:
+def write_answers(folder: Path, *, right: int) -> None:
     """Six answers, so many of them right."""
-    folder.mkdir(parents=True)
     rows = [{"id": f"v{number}", "prediction": ["no", "yes"][number < right], "confidence": 0.75,
              "score": float(number < right), "type": "ab"[number % 2]} for number in range(6)]
-    write_text(folder / "predictions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    write_metrics(folder, {"source": "x", "split": "val", "data": "d" * 64, "partial": False, "accuracy": right / 6, "count": 6})
+    write_results(folder, [json.dumps(row) for row in rows], {"source": "x", "split": "val", "data": "d" * 64, "partial": False,
+                                                              "accuracy": right / 6, "count": 6})
 
 
 def read_run(folder: Path) -> Any:
@@ -209,7 +207,7 @@ def read_results_of(folder: Path) -> Any:
     """What `compare` makes of a run's answers and of others."""
     other = folder.parent / "other"
     if not other.exists():
-        write_results(other / "eval" / "val", right=5)
+        write_answers(other / "eval" / "val", right=5)
     a, b = read_scored(str(folder), "val"), read_scored(str(other), "val")
     check_same(a, b)
     return {**comparison(a, b), "a": "", "b": ""}
@@ -266,7 +264,7 @@ def read_index(folder: Path) -> Any:
     index = ImageIndex(folder)
     rows = [index.place_of(bytes.fromhex(f"{number:040x}"), str(number)) for number in range(5)]
     return {"rows": index.rows, "fields": index.fields, "model": index.model, "places": rows,
-            "vectors": [index.of(slice(None), place).tolist() for place in range(index.vectors.shape[1])]}
+            "vectors": index.of(slice(None)).tolist()}
 
 
 KINDS = {

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 from measuring import drop, start
 
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.verify import verify_cache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store.layout import Column
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache, verify_cache
 
 BATCH, ROUNDS = 32, 7
 RANDOM = np.random.default_rng(0)

@@ -41,13 +41,13 @@ def test_it_holds_what_the_image_tower_says(world, runs, kind, places):
     index, (model, spec, _) = ImageIndex(folder), load_dual_encoder(run)
     data = open_data(Path(f"artifacts/data/toy-{'coco' if kind == 'captions' else 'nlvr2'}"))
     visual = visual_input(spec, data.images)
-    assert index.vectors.shape == (len(index), places, model.width)
+    assert (index.places, index.width) == (places, model.width)
     for row in (0, len(index) - 1):
         image = visual.stack([visual.read(index.rows[row]["path"], None)])
         for place in range(places):
             with torch.no_grad():
                 expected = model.encode_image(image, place)[0]
-            assert torch.allclose(index.of([row], place)[0], expected, atol=1e-6)
+            assert torch.allclose(index.of([row])[0, place], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["captions", "answers", "pairs"])
@@ -82,7 +82,7 @@ def test_a_query_is_ranked_by_the_cosine(world, runs, well):
     ids = torch.tensor([coded.ids])
     with torch.no_grad():
         text = model.encode_text(TextBatch(ids, torch.ones_like(ids, dtype=torch.bool)))[0].numpy()
-    images = np.array(ImageIndex(folder).vectors[:, 0])
+    images = ImageIndex(folder).of(slice(None))[:, 0].numpy()
     cosine = images @ text / np.linalg.norm(images, axis=1) / np.linalg.norm(text)
     told = well("index", "query", folder, "a red circle", "--top", "3")
     assert told.last["score"] == pytest.approx(float(cosine.max()), abs=1e-4)
@@ -179,7 +179,7 @@ def test_an_image_without_vectors_is_named(world, runs, command, well, tmp_path)
 @pytest.mark.parametrize("damage", ["cut", "flipped", "listed", "gone"])
 def test_damage_is_found(world, runs, command, tmp_path, damage):
     shutil.copytree(runs["captions"][1], tmp_path / "i")
-    vectors, images = tmp_path / "i" / "vectors.h5", tmp_path / "i" / "images.jsonl"
+    vectors, images = tmp_path / "i" / "shard-0000.h5", tmp_path / "i" / "images.jsonl"
     content = bytearray(vectors.read_bytes())
     if damage == "cut":
         vectors.write_bytes(content[:-5])

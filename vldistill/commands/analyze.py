@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, read_manifest, write_bytes, write_json
+from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, refuse_links, write_files
 from vldistill.commands.output import last_line, plan_table
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
@@ -82,6 +82,7 @@ def analyze_command(
     subject = _open(run, data, split)
     view.check(subject)
     samples = asked.samples or view.samples
+    refuse_links(subject.folder, "figures")
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
         shown = "one sentence" if asked.text else f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"
@@ -89,24 +90,25 @@ def analyze_command(
         return
     drawn = view.draw(subject, asked, samples)
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(target, content)
-    if out is None:
-        _beside(target.with_suffix(PICTURE), drawn)
+    files: dict[Path, bytes | str] = {target: content}
+    picture = target.with_suffix(PICTURE)
+    if out is None and (drawn_beside := _beside(drawn)) is not None:
+        files[picture] = drawn_beside
     if drawn.table is not None:
-        kept = subject.folder / "figures" / f"{name}.json"
-        kept.parent.mkdir(exist_ok=True)
-        write_json(kept, drawn.table)
+        files[subject.folder / "figures" / f"{name}.json"] = json_text(drawn.table)
+    write_files(files)
+    if out is None and picture not in files:
+        picture.unlink(missing_ok=True)  # of an earlier view
     say(f"wrote {target}")
     last_line({"figure": str(target), **drawn.summary})
 
 
-def _beside(picture: Path, drawn: Drawn) -> None:
+def _beside(drawn: Drawn) -> bytes | None:
     """The picture, for `report`. One that would be too high is left out, since there is a page."""
     try:
-        write_bytes(picture, drawn.picture())
+        return drawn.picture()
     except InputError:
-        picture.unlink(missing_ok=True)
+        return None
 
 
 def _check_asked(name: str, view: View, asked: Asked) -> None:

@@ -106,7 +106,7 @@ def _prefetch(caches: Any) -> None:
 
 
 def _verify(caches: Any, inputs: Any, rows: int) -> None:
-    from vldistill.teachers.cache.verify import verify_cache
+    from vldistill.teachers.cache.store import verify_cache
 
     faults = 0
     for part in caches.parts.values():
@@ -127,7 +127,7 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
 
 
 def _list(root: Path) -> None:
-    from vldistill.teachers.cache.listing import list_caches
+    from vldistill.teachers.cache.store import list_caches
 
     table = Table("cache")
     table.figures("rows", "MB", "s")

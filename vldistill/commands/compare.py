@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import write_json
+from vldistill.artifacts import json_text, write_files
 from vldistill.commands.output import last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
@@ -42,8 +42,7 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
             say(f"{name}: {verdict(row)}")
     if shown:
         show(_examples_table(shown))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_json(target, {**found, "examples": shown})
+    write_files({target: json_text({**found, "examples": shown})})
     say(f"wrote {target}\n")
     head = {name: found[name] for name in ("a", "b", "split")}
     parts = {part: _short(row) for part, row in found.get("parts", {}).items()}

@@ -52,8 +52,8 @@ def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_r
     with Watching() as watch:
         manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
                                overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,
-                               partial=limit is not None,
-                               **({"left_out": asdict(found.left_out)} if found.left_out else {}))
+                                encoded=str(images), partial=limit is not None,
+                                **({"left_out": asdict(found.left_out)} if found.left_out else {}))
     seconds = time.perf_counter() - started
     say(f"wrote {target} after {seconds:.1f} s")
     last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vldistill.artifacts import write_text
+from vldistill.artifacts import write_files
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
 from vldistill.terminal import Table, say, show
@@ -51,11 +51,12 @@ def report_command(
 
     started = time.perf_counter()
     page = report_page(report)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / MARKDOWN, "\n".join(f"## {name}\n\n{to_markdown(table)}" for name, table, _ in tables))
-    write_text(out / LATEX, "\n".join(f"% {name}\n{to_latex(table)}" for name, table, _ in tables))
-    write_text(out / CSV, "".join(to_csv(grid, name, head=not place) for place, (name, _, grid) in enumerate(tables)))
-    write_text(out / PAGE, page)
+    write_files({
+        out / MARKDOWN: "\n".join(f"## {name}\n\n{to_markdown(table)}" for name, table, _ in tables),
+        out / LATEX: "\n".join(f"% {name}\n{to_latex(table)}" for name, table, _ in tables),
+        out / CSV: "".join(to_csv(grid, name, head=not place) for place, (name, _, grid) in enumerate(tables)),
+        out / PAGE: page,
+    })
     told = f"{len(page) / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
     say(f"wrote {out / PAGE} ({told}), {MARKDOWN}, {LATEX}, {CSV}")
     last_line({"report": str(out / PAGE), **summary})

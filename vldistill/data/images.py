@@ -23,6 +23,8 @@ from vldistill.errors import InputError, first_line
 
 # Some systems allow a process 256. With fewer tars than this none is opened twice.
 MOST_OPEN = 128
+_ANYWHERE = Path("/")
+"""The folder of images that a user names one by one."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,22 @@ class ImageFolder:
 
     def read(self, path: str) -> bytes:
         """The file as it is. Raises InputError naming it."""
-        return read_image(self.root / path)
+        return read_image(self._within(path))
 
     def open(self, path: str) -> Image.Image:
         """The image as 8-bit RGB (see `open_image`). Raises InputError naming the file."""
-        return open_image(self.root / path, upright=self.upright, most_pixels=self.most_pixels)
+        return open_image(self._within(path), upright=self.upright, most_pixels=self.most_pixels)
 
     def turned(self, upright: bool) -> ImageFolder:
         """The same images, upright or as stored."""
         return replace(self, upright=upright)
+
+    def _within(self, path: str) -> Path:
+        """Raises InputError where a path, which an artifact of somebody else gives, leads out of the folder."""
+        if self.root != _ANYWHERE and (path.startswith("/") or ".." in path.split("/")):
+            raise InputError(f"image path {path[:200]!r} leaves the raw folder", where=str(self.root),
+                             hint="prepare the data again: vldistill prepare")
+        return self.root / path
 
 
 class ShardImages:

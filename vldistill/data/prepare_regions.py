@@ -196,12 +196,12 @@ def _build(
         writer = RegionWriter(folder)
         _write(entries(), writer, source, problems, target)
         problems.raise_if_any(str(source))
-        writer.close()
+        rows = writer.close()
         width, classes, confidence, whole = writer.shape
         shards = sorted(folder.iterdir())
         manifest |= {
             "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes, "confidence": confidence,
-            "image_features": whole, "sums": True, "sizes": {path.name: path.stat().st_size for path in shards},
+            "image_features": whole, **rows, "sizes": {path.name: path.stat().st_size for path in shards},
             "files": {path.name: artifacts.file_digest(path) for path in shards},
         }
         manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),
@@ -240,7 +240,8 @@ def _unchanged(out: Path, options: dict[str, Any], signature: str) -> dict[str, 
         manifest = artifacts.read_manifest(out, STAGE, make_it="")
     except InputError:
         return None
-    if manifest.get("options") != options or manifest.get("inputs") != signature:
+    # One of a layout of before cannot be read any more.
+    if manifest.get("options") != options or manifest.get("inputs") != signature or "shards" not in manifest:
         return None
     artifacts.check_files(out, manifest)
     return {**manifest, "unchanged": True}

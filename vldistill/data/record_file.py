@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from vldistill.artifacts import open_regular
 from vldistill.data.records import Record, record_of
 from vldistill.errors import InputError
 
@@ -82,7 +83,7 @@ def line_starts(path: Path) -> np.ndarray:
     """[lines + 1] int64: where each line begins, and where the file ends. Raises InputError where it cannot be read."""
     found, place = [np.zeros(1, dtype=np.int64)], 0
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(_CHUNK):
                 found.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == ord("\n")) + place + 1)
                 place += len(chunk)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vldistill.artifacts import open_regular, read_regular
 from vldistill.errors import LINE, InputError, Problems
 
 Word = str | list[int]
@@ -115,7 +116,7 @@ def parse_json(text: str) -> Any:
 def read_text(path: Path) -> str:
     """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except IsADirectoryError:
@@ -135,7 +136,7 @@ def read_json(path: Path) -> Any:
 def _lines(path: Path) -> Iterator[bytes]:
     """A file's lines; bytes, since text would also break at U+2028 and the like, which may stand inside a JSON string."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield from file
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None

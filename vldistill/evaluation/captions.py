@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 
-from vldistill.artifacts import write_text
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
-from vldistill.evaluation.results import PREDICTIONS, summary_head, write_metrics
+from vldistill.evaluation.results import summary_head, write_results
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.finite import check_outputs
@@ -130,15 +129,13 @@ def _beside(image: ImageBatch, text: TextBatch) -> Batch:
 def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifact) -> None:
     """Writes metrics.json and predictions.jsonl: of each caption `image_rank`, the place of its image among all images, and
     `text_rank`, the place among all texts of the first text of its image."""
-    folder.mkdir(parents=True, exist_ok=True)
     places = zip(evaluation.records, evaluation.ranks.image.tolist(), evaluation.ranks.text[evaluation.found.owner].tolist(),
                  strict=True)
     lines = [json.dumps({"id": record.id, "image": record.images[0], "image_rank": image, "text_rank": text}, ensure_ascii=False)
              for record, image, text in places]
-    write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     seconds = {name: round(value, 3) for name, value in evaluation.seconds.items()}
     head = summary_head([evaluation.source], evaluation.split, data, evaluation.partial)
-    write_metrics(folder, {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})
+    write_results(folder, lines, {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})
 
 
 def captions_table(evaluation: CaptionEvaluation) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest
+from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest, refuse_links
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, read_json
@@ -121,6 +121,7 @@ def evaluation_folder(
     own = read_json(run / MANIFEST).get("parents", {}).get("data")
     name = [split, *[f"on-{data.folder.name}"] * (own != data.fingerprint), *[f"limit{limit}"] * bool(limit),
             *[precision] * (precision != "fp32")]
+    refuse_links(run, "eval", f"eval/{'-'.join(name)}")
     return run / "eval" / "-".join(name)
 
 

@@ -1,27 +1,26 @@
 """The image index: a dual encoder's vectors of a set of images on disk, so that texts are answered without touching pixels.
 
 A folder with a manifest (which model, which preprocessing, which images), `images.jsonl` (path, sha1 and size of each image) and
-`vectors.h5`, whose one contiguous dataset [N, P, D] fp32 is read through a memory map: N images, P places of an image in a record
+the shard of a `vldistill.store`, whose rows are the images in the same order: [P, D] fp32 each, P places of an image in a record
 (2 for NLVR2), D features as they leave the pooler. An image is known by the sha1 of its file, wherever it lies.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import zlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from vldistill.artifacts import (
+    MANIFEST,
     building,
     check_fields,
     file_digest,
@@ -35,16 +34,19 @@ from vldistill.data.image_files import ImageInfo
 from vldistill.data.images import ImageFolder, Images
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.models.sharded import digest_of_weights
+from vldistill.store.folder_writer import FolderWriter
+from vldistill.store.layout import Column
+from vldistill.store.reader import Rows
+from vldistill.store.table import read_table
 from vldistill.students.two_towers import TwoTowers
 
 STAGE = "index"
-VECTORS, IMAGES = "vectors.h5", "images.jsonl"
-_DATASET = "vectors"
+IMAGES = "images.jsonl"
+_COLUMN = "vectors"
 _AGAIN = "vldistill index build RUN IMAGES"
-_BLOCK_BYTES = 1 << 20
 Tick = Callable[[int], None]
 
 
@@ -77,46 +79,52 @@ def build_index(
     read."""
     paths, places = list(images.known), fields["places"]
     with building(target, overwrite=overwrite, stage=STAGE) as folder:
-        with h5py.File(folder / VECTORS, "w") as file:
-            stored = file.create_dataset(_DATASET, (len(paths), places, model.width), dtype=np.float32)
+        writer = FolderWriter(folder, [Column(_COLUMN, "float32", (places, model.width))])
+        with writer.shard([bytes.fromhex(info.sha1) for info in images.known.values()]) as output:
             for start in range(0, len(paths), batch):
                 chunk = paths[start : start + batch]
                 shown = visual.stack([visual.read(path, None) for path in chunk]).to(device=device)
-                for place in range(places):
-                    stored[start : start + len(chunk), place] = model.encode_image(shown, place).float().cpu().numpy()
+                vectors = torch.stack([model.encode_image(shown, place).float() for place in range(places)], dim=1)
+                output.write(start, start + len(chunk), {_COLUMN: vectors.cpu().numpy()})
                 tick(len(chunk))
         rows = [json.dumps({"path": path, "sha1": info.sha1, "width": info.width, "height": info.height}, ensure_ascii=False)
                 for path, info in images.known.items()]
         write_text(folder / IMAGES, "\n".join(rows) + "\n")
-        files = {name: file_digest(folder / name) for name in (VECTORS, IMAGES)}
+        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         written = new_manifest(STAGE, model=fields, images=fingerprint(rows), counts={"images": len(paths)}, files=files,
-                               root=str(images.root.resolve()) if images.root else None, **manifest)
-        written |= {"blocks": _block_sums(_mapped(folder / VECTORS, len(paths))),
+                               root=str(images.root.resolve()) if images.root else None, **writer.fields(), **manifest)
+        written |= {"sizes": {name: (folder / name).stat().st_size for name in files},
                     "fingerprint": fingerprint([fields, written["images"]]), "complete": True}
         write_manifest(folder, written)
     return written
 
 
 class ImageIndex:
-    """An index, opened. Raises InputError where it is missing, or one of its files was cut or changed."""
+    """An index, opened. Raises InputError where it is missing, of a layout of before, or one of its files was cut or changed; the
+    vectors are checked block by block, when they are first read."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it=_AGAIN)
         check_fields(self.manifest, folder, files=dict, model=dict, source=str, root=(str, type(None)))
-        if "blocks" in self.manifest:
-            check_fields(self.manifest, folder, blocks=list)
-        for name in (IMAGES, VECTORS):
+        self._mend = f"build it again with: {build_again(folder, self.manifest)}"
+        if "shards" not in self.manifest:
+            raise InputError("has a layout of before, which is not read any more", where=str(folder), hint=self._mend)
+        for name in self.manifest["files"]:
             if not (folder / name).is_file():
-                raise InputError("is named in the manifest but missing", where=str(folder / name), hint=_HINT)
+                raise InputError("is named in the manifest but missing", where=str(folder / name), hint=self._mend)
         if file_digest(folder / IMAGES) != self.manifest["files"].get(IMAGES):
-            raise InputError("differs from what its manifest records", where=str(folder / IMAGES), hint=_HINT)
+            raise self._changed(IMAGES)
         lines = (folder / IMAGES).read_text(encoding="utf-8").splitlines()
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self.vectors = _mapped(folder / VECTORS, len(self.rows))
-        # An index of before has no sums of its blocks.
-        self._sums: list[int] | None = self.manifest.get("blocks")
-        self._sound: set[int] = set()
+        table = read_table(folder, self.manifest, self._mend)
+        if [column.name for column in table.columns] != [_COLUMN] or len(table.columns[0].shape) != 2:
+            raise InputError("does not describe vectors", where=str(folder / MANIFEST), hint=self._mend)
+        self.places, self.width = table.columns[0].shape
+        self._vectors = Rows(table)
+        if len(self._vectors) != len(self.rows):
+            told = f"has vectors of {len(self._vectors):,} images, {IMAGES} names {len(self.rows):,}"
+            raise InputError(told, where=str(folder), hint=self._mend)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,9 +148,11 @@ class ImageIndex:
                                  where=str(self.folder), hint=f"build it again with: vldistill index build {source} IMAGES")
 
     def verify(self) -> None:
-        """Raises InputError where the vectors were changed after they were written; reads all of them."""
-        if file_digest(self.folder / VECTORS) != self.manifest["files"].get(VECTORS):
-            raise InputError("differs from what its manifest records", where=str(self.folder / VECTORS), hint=_HINT)
+        """Raises InputError where a file was changed after it was written; reads all of them."""
+        self._vectors.check()
+        for name, digest in self.manifest["files"].items():
+            if file_digest(self.folder / name) != digest:
+                raise self._changed(name)
 
     def place_of(self, sha1: bytes, path: str) -> int:
         """The row of an image. Raises InputError where it is not in the index."""
@@ -152,15 +162,13 @@ class ImageIndex:
             raise InputError(f"has no vectors of image {path}", where=str(self.folder),
                              hint="build it of these images with: vldistill index build RUN IMAGES") from None
 
-    def of(self, rows: Sequence[int] | np.ndarray | slice, place: int = 0) -> Tensor:
-        """[R, D] vectors of the rows. Raises InputError where a block that is needed for them was changed on disk."""
-        self._check(rows)
-        return torch.from_numpy(np.array(self.vectors[rows, place]))
+    def of(self, rows: Sequence[int] | np.ndarray | slice) -> Tensor:
+        """[R, P, D] vectors of the rows. Raises InputError where a block that is needed for them was changed on disk."""
+        return torch.from_numpy(self._vectors.read(np.arange(len(self))[rows], _COLUMN))
 
     def drawn(self, count: int, generator: np.random.Generator) -> list[Tensor]:
         """The vectors of `count` images drawn at random, [count, D] for each place of a record."""
-        rows = generator.integers(len(self), size=count)
-        return [self.of(rows, place) for place in range(self.vectors.shape[1])]
+        return list(self.of(generator.integers(len(self), size=count)).unbind(dim=1))
 
     def images(self) -> ImageFolder:
         """The images themselves. Raises InputError where they are no files, or their folder is gone."""
@@ -174,44 +182,11 @@ class ImageIndex:
     def _numbers(self) -> dict[str, int]:
         return {row["sha1"]: number for number, row in enumerate(self.rows)}
 
-    def _check(self, rows: Sequence[int] | np.ndarray | slice) -> None:
-        """Each block once, when one of its rows is first read."""
-        if self._sums is None:
-            return
-        height = _block_rows(self.vectors)
-        needed = set((np.arange(len(self))[rows] // height).tolist()) - self._sound
-        for number in sorted(needed):
-            if number >= len(self._sums) or _sum_of(self.vectors, number) != self._sums[number]:
-                raise InputError(f"differs from what was written, in rows {number * height} to {(number + 1) * height - 1}",
-                                 where=str(self.folder / VECTORS), hint=_HINT)
-        self._sound |= needed
+    def _changed(self, name: str) -> InputError:
+        return InputError("differs from what its manifest records", where=str(self.folder / name), hint=self._mend)
 
 
-def _mapped(path: Path, rows: int) -> np.ndarray:
-    """The vectors [N, P, D] of an index's file. Raises InputError where they are not all there."""
-    try:
-        with h5py.File(path, "r") as file:
-            dataset = file[_DATASET]
-            place, shape = dataset.id.get_offset(), dataset.shape
-        if place is None or len(shape) != 3 or shape[0] != rows or path.stat().st_size < place + 4 * math.prod(shape):
-            raise OSError("is cut off")
-        return np.memmap(path, dtype=np.float32, mode="r", offset=place, shape=shape)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"cannot be read: {first_line(error)}", where=str(path), hint=_HINT) from None
-
-
-def _block_rows(vectors: np.ndarray) -> int:
-    return max(1, _BLOCK_BYTES // max(1, vectors[:1].nbytes))
-
-
-def _sum_of(vectors: np.ndarray, number: int) -> int:
-    height = _block_rows(vectors)
-    return zlib.crc32(np.ascontiguousarray(vectors[number * height : (number + 1) * height]))
-
-
-def _block_sums(vectors: np.ndarray) -> list[int]:
-    """CRC-32 of each block of about a MiB."""
-    return [_sum_of(vectors, number) for number in range(-(-len(vectors) // _block_rows(vectors)))]
-
-
-_HINT = f"build it again with: {_AGAIN} --overwrite"
+def build_again(folder: Path, manifest: dict[str, Any]) -> str:
+    """The command that builds an index once more, as far as its manifest tells."""
+    source = manifest.get("encoded") or manifest.get("root") or "IMAGES"
+    return shlex.join(["vldistill", "index", "build", manifest["source"], source, "--out", str(folder), "--overwrite"])

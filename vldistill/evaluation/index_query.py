@@ -65,7 +65,7 @@ class Searcher:
         best = [(torch.empty(0), torch.empty(0, dtype=torch.long)) for _ in texts]
         for start in range(0, len(self._index), _BLOCK):
             stop = min(start + _BLOCK, len(self._index))
-            scores = self._scores(vectors, self._index.of(slice(start, stop)).to(self._device)).cpu()
+            scores = self._scores(vectors, self._index.of(slice(start, stop))[:, 0].to(self._device)).cpu()
             numbers = torch.arange(start, stop)
             best = [_top(torch.cat([found, row]), torch.cat([known, numbers]), top)
                     for (found, known), row in zip(best, scores, strict=True)]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vldistill.data.artifact import DataArtifact
@@ -46,7 +45,7 @@ class StoredInput:
         return self._index.place_of(self._sha1_of(path), path)
 
     def stack(self, items: list[int]) -> StoredBatch:
-        return StoredBatch(torch.from_numpy(self._index.vectors[items]))
+        return StoredBatch(self._index.of(items))
 
 
 class Indexed(nn.Module):

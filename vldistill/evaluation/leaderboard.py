@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vldistill.artifacts import write_text
+from vldistill.artifacts import write_files
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import CHOICES, Record
 from vldistill.errors import InputError
@@ -72,8 +72,7 @@ def write_submission(path: Path, task: str, text: str, ids: Sequence[str]) -> No
         more = f", and {len(faults) - _SHOWN:,} more" if len(faults) > _SHOWN else ""
         raise InputError(f"would not be accepted, so it is not written: {'; '.join(faults[:_SHOWN])}{more}", where=str(path),
                          hint="look at the run's predictions")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    write_files({path: text})
 
 
 def _vcr(records: Sequence[Record], sure: Probabilities) -> tuple[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, is_intact, sealed, write_json, write_text
+from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, is_intact, json_text, sealed, write_files
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import read_json, read_jsonl
 from vldistill.errors import InputError, Problems
@@ -26,7 +27,6 @@ _SECTIONS = {"by_type": "by type", "by_question_type": "by question type", "by_l
 
 def write_evaluation(evaluation: Evaluation, folder: Path, data: DataArtifact, **more: Any) -> None:
     """Writes predictions.jsonl, the likeliest answer of each record, and metrics.json. more: further fields of the latter."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for index, (record, given) in enumerate(zip(evaluation.records, evaluation.answers, strict=True)):
         row: dict[str, Any] = {"id": given.id, "prediction": given.prediction, "confidence": round(given.confidence, 6)}
@@ -37,15 +37,16 @@ def write_evaluation(evaluation: Evaluation, folder: Path, data: DataArtifact, *
         if record.type is not None:
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
-    write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
     head = summary_head(evaluation.sources, evaluation.split, data, evaluation.partial)
-    write_metrics(folder, {**head, "seconds": round(evaluation.seconds, 2),
-                           **(evaluation.metrics or {"count": len(evaluation.records)}), **more})
+    write_results(folder, lines, {**head, "seconds": round(evaluation.seconds, 2),
+                                  **(evaluation.metrics or {"count": len(evaluation.records)}), **more})
 
 
-def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    """Writes metrics.json, the digest of the predictions beside it in it, and sealed."""
-    write_json(folder / METRICS, sealed({**metrics, "files": {PREDICTIONS: file_digest(folder / PREDICTIONS)}}))
+def write_results(folder: Path, predictions: Sequence[str], metrics: dict[str, Any]) -> None:
+    """Writes the lines of predictions.jsonl and metrics.json, sealed, with the digest of the former; both or none."""
+    content = ("\n".join(predictions) + "\n").encode()
+    files = {PREDICTIONS: hashlib.sha256(content).hexdigest()}
+    write_files({folder / PREDICTIONS: content, folder / METRICS: json_text(sealed({**metrics, "files": files}))})
 
 
 def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

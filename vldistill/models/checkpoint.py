@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.artifacts import CONVERTED, MANIFEST, RUN_STAGES, check_digests, find_run, read_manifest, write_json
+from vldistill.artifacts import (
+    CONVERTED,
+    MANIFEST,
+    RUN_STAGES,
+    check_digests,
+    find_run,
+    read_manifest,
+    read_regular,
+    write_json,
+)
 from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
@@ -56,6 +65,8 @@ _CONSTANT = "embeddings.text_embeddings.position_ids"
 
 
 MOST_REGIONS = 100
+MOST_DEEP, MOST_WIDE = 1 << 10, 1 << 24
+"""What a configuration may say: of layers and heads, and of anything else."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +167,8 @@ def write_spec(folder: Path, spec: ModelSpec) -> None:
 
 def save_weights(folder: Path, weights: dict[str, Tensor]) -> None:
     """Writes model.safetensors whole. Raises VldistillError where the disk is full."""
-    temporary = folder / ".model.safetensors.tmp"
     held = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_tensors(temporary, held, {"format": "pt"})
-    temporary.replace(folder / "model.safetensors")
+    save_tensors(folder / "model.safetensors", held, {"format": "pt"})
 
 
 def resolve_model(source: str) -> Path:
@@ -216,8 +225,9 @@ def read_checkpoint(source: str) -> Checkpoint:
 def read_spec(folder: Path) -> ModelSpec:
     """What a model folder says of itself, without its weights. Raises InputError where that cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = json.loads(read_regular(folder / "config.json"))
         spec = ModelSpec.from_config(config)
+        _check_numbers(spec)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"is not a model configuration: {first_line(error)}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
@@ -225,6 +235,14 @@ def read_spec(folder: Path) -> ModelSpec:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
                          hint=f"one of {', '.join(CONFIGS)} is expected")
     return spec
+
+
+def _check_numbers(spec: ModelSpec) -> None:
+    """Raises ValueError for a number that no model has, before anything is built by it."""
+    for name, value in (*vars(spec.encoder).items(), ("images", spec.images), ("max_length", spec.max_length)):
+        most = MOST_DEEP if name.endswith(("layers", "heads", "depth", "images")) else MOST_WIDE
+        if type(value) is int and not 0 <= value <= most:
+            raise ValueError(f"{name} is {value:,}")
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -14,13 +14,27 @@ from torch import Tensor
 from vldistill.errors import writing
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes contiguous tensors that share no memory. Raises VldistillError where the disk is full, leaving no file there."""
-    with writing(path, sum(value.nbytes for value in tensors.values())):
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, *, shown: Path | None = None
+) -> None:
+    """Writes contiguous tensors that share no memory: to a temporary name, flushed to disk, then renamed into place. shown: the
+    file that messages name, where `path` is not yet in its place. Raises VldistillError where the disk is full."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(shown or path, sum(value.nbytes for value in tensors.values())):
         try:
-            save_file(dict(tensors), path, metadata=metadata)
-        except SafetensorError as error:
-            path.unlink(missing_ok=True)
-            if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+            _save(dict(tensors), temporary, metadata)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
+    """Raises OSError where its library tells of one in its own words."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

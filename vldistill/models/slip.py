@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vldistill.artifacts import CONVERTED, building, write_converted, write_json
+from vldistill.artifacts import CONVERTED, building, read_regular, write_converted, write_json
 from vldistill.errors import InputError
 from vldistill.models.account import renaming, sort_out
 from vldistill.models.checkpoint import load_strict, read_weights
@@ -58,7 +58,7 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
     """The model of a converted folder and its transform: ImageNet's normalisation, 224 pixels, centre crop."""
     from timm.data import create_transform
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_regular(folder / "config.json"))
     network = SlipModel(**config["sizes"])
     if not random:
         load_strict(network, read_weights(folder), str(folder))

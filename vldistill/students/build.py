@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from vldistill.data.pretext import MLM
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer, load_tokenizer
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import (
     CONFIGS,
@@ -97,8 +98,23 @@ class Wanted:
 
 
 def new_student(spec: ModelSpec) -> Student:
-    """A student with fresh weights."""
-    return STUDENTS[spec.kind].from_spec(spec)
+    """A student with fresh weights. Raises InputError where this machine cannot hold one of its sizes."""
+    needed, there = _bytes(spec.encoder), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    hint = "look at student.sizes, or at the model's config.json"
+    if needed > there:
+        raise InputError(f"a {spec.kind} model of these sizes takes about {needed / 1e9:,.0f} GB, this machine has "
+                         f"{there / 1e9:,.0f} GB of memory", hint=hint)
+    try:
+        return STUDENTS[spec.kind].from_spec(spec)
+    except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
+        raise InputError(f"a {spec.kind} model of these sizes cannot be built: {first_line(error)}", hint=hint) from error
+
+
+def _bytes(config: Config) -> int:
+    """Of a Transformer's weights in fp32, about."""
+    width, vocabulary = config.hidden_size, getattr(config, "vocab_size", 0)
+    layer = 4 * width * width + 2 * width * getattr(config, "intermediate_size", 4 * width)
+    return 4 * (getattr(config, "num_hidden_layers", 12) * layer + (vocabulary + config.max_position_embeddings) * width)
 
 
 def load_student(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:

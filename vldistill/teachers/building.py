@@ -16,9 +16,9 @@ from vldistill.data.images import Images
 from vldistill.data.records import Record
 from vldistill.data.sequences import Sentence, sentences
 from vldistill.errors import VldistillError
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.planning import Pending
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store.layout import Column
+from vldistill.store.planning import Pending
+from vldistill.teachers.cache.store import CacheWriter
 from vldistill.teachers.keys import pair_key, text_key
 from vldistill.teachers.unimodal import TextTeacher, VisionTeacher, selected_vectors
 from vldistill.teachers.words import Relevance, keyword_scores, words_of

@@ -74,7 +74,8 @@ class TransformersText:
             from transformers import AutoTokenizer
 
             spaced = {"add_prefix_space": True} if words else {}
-            self._tokenizers[words] = fetched(lambda: AutoTokenizer.from_pretrained(self.model, **spaced), self.model)
+            self._tokenizers[words] = fetched(
+                lambda: AutoTokenizer.from_pretrained(self.model, trust_remote_code=False, **spaced), self.model)
         return self._tokenizers[words]
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TransformersText:
@@ -118,10 +119,10 @@ class TransformersText:
 
         logging.disable_progress_bar()
         if self.weights != RANDOM:
-            return AutoModel.from_pretrained(self.model)
-        config = AutoConfig.from_pretrained(self.model)
+            return AutoModel.from_pretrained(self.model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(self.model, trust_remote_code=False)
         with fixed_random():
-            return AutoModel.from_config(config)
+            return AutoModel.from_config(config, trust_remote_code=False)
 
 
 def mean_by_word(states: Tensor, place: list[int], count: int) -> Tensor:

@@ -17,6 +17,9 @@ from vldistill.data.records import Record
 from vldistill.errors import InputError
 from vldistill.runtime import choose_precision
 from vldistill.schema import Recipe
+from vldistill.store.disk import check_room
+from vldistill.store.layout import Column, as_keys
+from vldistill.store.manifest import has_begun, store_folder
 from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.building import (
     Inputs,
@@ -27,13 +30,8 @@ from vldistill.teachers.building import (
     word_columns,
     word_lengths,
 )
-from vldistill.teachers.cache.disk import check_room
-from vldistill.teachers.cache.layout import Column, as_keys
-from vldistill.teachers.cache.listing import list_caches, open_cache
-from vldistill.teachers.cache.manifest import cache_folder, has_begun
 from vldistill.teachers.cache.staging import staged
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache, list_caches, open_cache
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers
 from vldistill.teachers.weights import UNKNOWN
@@ -59,7 +57,7 @@ class Part:
 def find_cache(root: Path, name: str, fields: dict[str, Any]) -> FeatureCache | None:
     """The cache of these fields. On a machine that has a cache but not the published weights, whose hash is then unknown, the one
     that agrees in everything else."""
-    folder = cache_folder(root, name, fields)
+    folder = store_folder(root, name, fields)
     if has_begun(folder):
         return FeatureCache(folder)
     known = {key: value for key, value in fields.items() if value != UNKNOWN}

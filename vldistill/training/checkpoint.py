@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vldistill.artifacts import CHECKSUM, file_digest, is_intact, sealed, write_json
+from vldistill.artifacts import CHECKSUM, file_digest, is_intact, read_regular, sealed, write_json
 from vldistill.errors import InputError, first_line, writing
 from vldistill.models.saving import save_tensors
 from vldistill.training.sharding import shared_like
@@ -64,8 +64,7 @@ def save_state(run: Path, state: State) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        save_tensors(temporary / _TENSORS, _apart(state.tensors))
-        _flush(temporary / _TENSORS)
+        save_tensors(temporary / _TENSORS, _apart(state.tensors), shown=target / _TENSORS)
         plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
         write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))
         if target.exists():
@@ -117,7 +116,7 @@ def load_state(folder: Path) -> State:
     """Raises InputError where the checkpoint is damaged."""
     mend = f"remove {folder}, so that the one before it is taken, or start anew with --overwrite"
     try:
-        told = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        told = json.loads(read_regular(folder / _STATE))
         if not is_intact(told):
             raise ValueError("its state differs from what was saved")
         told.pop(CHECKSUM, None)

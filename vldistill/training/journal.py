@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vldistill import terminal
+from vldistill.artifacts import open_own
 from vldistill.errors import writing
 
 PLAIN_EVERY_SECONDS = 15
@@ -34,9 +35,9 @@ class Journal:
 
     def __enter__(self) -> Journal:
         if self.active:
-            self._metrics = (self._folder / "metrics.jsonl").open("a", encoding="utf-8")
+            self._metrics = open_own(self._folder / "metrics.jsonl")
             self._metrics.truncate(self._keep)
-            self._log = (self._folder / "log.txt").open("a", encoding="utf-8")
+            self._log = open_own(self._folder / "log.txt")
             if terminal.console.is_terminal:
                 ends = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
                 columns = ends[0], BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), ends[1]
@@ -62,7 +63,7 @@ class Journal:
         """A line for the terminal and log.txt."""
         if self.active:
             terminal.say(text)
-            _append(self._log, f"{time.strftime('%H:%M:%S')} {text}\n")
+            _append(self._log, f"{time.strftime('%H:%M:%S')} {terminal.escaped(text)}\n")
 
     def advance(self, step: int) -> None:
         """Moves the bar."""

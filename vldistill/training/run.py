@@ -21,6 +21,7 @@ from vldistill.artifacts import (
     new_manifest,
     read_manifest,
     refuse_existing,
+    refuse_links,
     remove_leftovers,
     within_parents,
     write_manifest,
@@ -118,6 +119,7 @@ def _ours(folder: Path) -> Iterator[None]:
         return
     with within_parents(folder), alone(folder):
         remove_leftovers(folder)
+        refuse_links(folder, "model", "checkpoints", "metrics.jsonl", "log.txt")
         for half in folder.glob("**/.*.tmp"):  # of a killed process
             shutil.rmtree(half) if half.is_dir() else half.unlink()
         yield

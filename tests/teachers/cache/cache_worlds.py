@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from vldistill.errors import VldistillError
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store.layout import Column
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 
 FIELDS = {"teacher": "swin", "weights": "0a1b", "layer": 12, "pooling": "mean", "size": 256, "tokenizer": "none",
           "dtype": "float16"}
@@ -88,7 +87,7 @@ def main() -> None:
     parser.add_argument("--later-limit", type=int, help="bytes, once the space is reserved")
     given = parser.parse_args()
     if given.commit_bytes is not None:
-        from vldistill.teachers.cache import writer as module
+        from vldistill.store import writer as module
         module.COMMIT_BYTES = given.commit_bytes
     keys = make_keys(given.rows)
     try:

@@ -15,11 +15,9 @@ from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, readable,
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import VldistillError
-from vldistill.teachers.cache import writer as writer_module
-from vldistill.teachers.cache.manifest import cache_folder
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.verify import verify_cache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store import writer as writer_module
+from vldistill.store.manifest import store_folder
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache, verify_cache
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def whole(tmp_path_factory):
 def continues(root: Path, count: int, acknowledged: int, whole) -> int:
     """Checks what a dead writer left, lets another finish it, and compares with an uninterrupted run. Returns how many rows
     were there."""
-    folder, keys = cache_folder(root, "swin", FIELDS), make_keys(count)
+    folder, keys = store_folder(root, "swin", FIELDS), make_keys(count)
     there = np.zeros(count, bool)
     if (folder / MANIFEST).exists():
         there = readable(folder, keys)

@@ -13,9 +13,8 @@ from cache_worlds import fill, make_keys, readable
 
 from vldistill import artifacts
 from vldistill.errors import InputError, VldistillError
-from vldistill.teachers.cache.manifest import load_manifest
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.verify import verify_cache
+from vldistill.store.manifest import load_manifest
+from vldistill.teachers.cache.store import CACHE, FeatureCache, verify_cache
 
 KEYS = make_keys(150)
 HDF5, DESCRIPTION, JOURNAL, MANIFEST = "shard-0000.h5", "shard-0000.json", "shard-0000.journal", "manifest.json"
@@ -257,7 +256,7 @@ def test_manifests_of_any_content(folder, count):
         with suppress(KeyError, TypeError, AttributeError, ValueError, OSError):
             resign(folder)
         try:
-            load_manifest(folder)
+            load_manifest(folder, CACHE)
         except VldistillError as error:
             assert "\n" not in str(error)
         else:

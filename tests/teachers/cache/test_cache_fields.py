@@ -10,9 +10,8 @@ from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, values_of
 
 from vldistill import artifacts
 from vldistill.errors import InputError
-from vldistill.teachers.cache.listing import list_caches, nearest, open_cache
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store.listing import nearest
+from vldistill.teachers.cache.store import CACHE, CacheWriter, FeatureCache, list_caches, open_cache
 
 KEYS = make_keys(40)
 
@@ -37,16 +36,16 @@ def test_the_order_of_fields_does_not_matter(root):
 
 
 def test_the_nearest_is_the_one_with_the_fewest_differences(root):
-    assert nearest(root, "swin", FIELDS) is None
+    assert nearest(root, "swin", FIELDS, CACHE) is None
     fill(root, KEYS, fields={**FIELDS, "layer": 11, "size": 224})
     near = fill(root, KEYS, fields={**FIELDS, "layer": 10})
     fill(root, KEYS, fields={"teacher": "swin"})
     (root / "swin-000000000000").mkdir()
     (root / "swin-000000000000" / "manifest.json").write_text("{")
-    found = nearest(root, "swin", FIELDS)
+    found = nearest(root, "swin", FIELDS, CACHE)
     assert (found.folder, found.differences) == (near, {"layer": (10, 12)})
-    assert nearest(root, "swin", {**FIELDS, "layer": 10, "extra": "x"}).differences == {"extra": (None, "x")}
-    assert nearest(root, "vit", FIELDS) is None
+    assert nearest(root, "swin", {**FIELDS, "layer": 10, "extra": "x"}, CACHE).differences == {"extra": (None, "x")}
+    assert nearest(root, "vit", FIELDS, CACHE) is None
     with pytest.raises(InputError, match="no such cache \\(make it with"):
         open_cache(root, "vit", FIELDS)
 
@@ -71,7 +70,7 @@ def test_the_list_says_what_there_is_and_what_it_cost(root, monkeypatch):
     whole = fill(root, KEYS)
     partial = CacheWriter(root, "partial", FIELDS, COLUMNS)
     moment = [100.0]
-    monkeypatch.setattr("vldistill.teachers.cache.writer.time.monotonic", lambda: moment[0])
+    monkeypatch.setattr("vldistill.store.writer.time.monotonic", lambda: moment[0])
     with partial as writer:
         writer.reserve(pending := writer.pending(KEYS, lengths_of(KEYS)))
         for first in (0, 10):

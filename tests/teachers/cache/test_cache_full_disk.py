@@ -11,12 +11,11 @@ import pytest
 from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, limit, make_keys, readable
 
 from vldistill.errors import VldistillError
-from vldistill.teachers.cache import disk
-from vldistill.teachers.cache import writer as writer_module
-from vldistill.teachers.cache.manifest import cache_folder
-from vldistill.teachers.cache.shard import shard_bytes
-from vldistill.teachers.cache.verify import verify_cache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store import disk
+from vldistill.store import writer as writer_module
+from vldistill.store.manifest import store_folder
+from vldistill.store.shard import shard_bytes
+from vldistill.teachers.cache.store import CacheWriter, verify_cache
 
 ROWS = 1000
 
@@ -31,7 +30,7 @@ def outcome(process) -> str:
 
 @pytest.fixture
 def folder(root):
-    return cache_folder(root, "swin", FIELDS)
+    return store_folder(root, "swin", FIELDS)
 
 
 def test_no_room_for_the_file(start, root, folder):

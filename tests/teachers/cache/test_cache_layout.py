@@ -10,10 +10,10 @@ import pytest
 from cache_worlds import COLUMNS, make_keys
 
 from vldistill.errors import InputError
-from vldistill.teachers.cache.container import lay_out
-from vldistill.teachers.cache.index import KeyIndex, first_places
-from vldistill.teachers.cache.layout import Column, as_keys, checked_columns, datasets, owners
-from vldistill.teachers.cache.shard import shard_bytes
+from vldistill.store.container import lay_out
+from vldistill.store.key_index import KeyIndex, first_places
+from vldistill.store.layout import Column, as_keys, checked_columns, datasets, owners
+from vldistill.store.shard import shard_bytes
 
 
 @pytest.mark.parametrize("arguments", [

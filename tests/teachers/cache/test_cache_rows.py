@@ -10,11 +10,9 @@ import pytest
 from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, readable, values_of
 
 from vldistill.errors import InputError
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.manifest import load_manifest
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.verify import verify_cache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store.layout import Column
+from vldistill.store.manifest import load_manifest
+from vldistill.teachers.cache.store import CACHE, CacheWriter, FeatureCache, verify_cache
 
 KEYS = [b"a" * 20, b"b" * 20, b"c" * 20]
 PAIR = (Column("vector", "float16", (2,)), Column("scores", "float32", ragged=True))
@@ -228,7 +226,7 @@ def test_an_empty_request_is_complete(root):
         assert writer.put([], {"vector": np.zeros((0, 2), np.float16), "scores": np.zeros(0, np.float32)})
     cache = FeatureCache(writer.folder)
     assert len(pending) == len(cache) == 0 and cache.complete and cache.find(KEYS).tolist() == [-1, -1, -1]
-    assert load_manifest(writer.folder).shards == {}
+    assert load_manifest(writer.folder, CACHE).shards == {}
 
 
 def test_rows_larger_than_a_block_and_columns_without_elements(root):

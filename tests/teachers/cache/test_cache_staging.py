@@ -15,8 +15,7 @@ from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, readable,
 
 from vldistill.errors import InputError
 from vldistill.teachers.cache.staging import staged
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 
 KEYS = make_keys(80)
 

@@ -19,15 +19,13 @@ from cache_worlds import COLUMNS, FIELDS, WIDTH, fill, lengths_of, make_keys, re
 from vldistill import locking as locks
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import FileLock, Holder, held, is_held
-from vldistill.teachers.cache.manifest import cache_folder, load_manifest
-from vldistill.teachers.cache.store import FeatureCache
-from vldistill.teachers.cache.verify import verify_cache
-from vldistill.teachers.cache.writer import CacheWriter
+from vldistill.store.manifest import load_manifest, store_folder
+from vldistill.teachers.cache.store import CACHE, CacheWriter, FeatureCache, verify_cache
 
 
 @pytest.fixture
 def folder(root):
-    return cache_folder(root, "swin", FIELDS)
+    return store_folder(root, "swin", FIELDS)
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ def test_parts_written_at_different_times_are_complete_with_the_last(root, folde
         assert not folder.exists() or not FeatureCache(folder).complete
         fill(root, keys, shard=(part, 3))
         there = readable(folder, keys)
-        assert load_manifest(folder).wanted == 300 and 0 < there.sum() == len(FeatureCache(folder))
+        assert load_manifest(folder, CACHE).wanted == 300 and 0 < there.sum() == len(FeatureCache(folder))
     assert there.all() and FeatureCache(folder).complete
 
 
@@ -99,7 +97,7 @@ def test_a_request_that_was_given_up_is_not_completed_by_a_smaller_one(root, fol
         larger.reserve(larger.pending(keys, lengths_of(keys)))
         raise KeyboardInterrupt
     fill(root, keys[:50])
-    assert not FeatureCache(folder).complete and load_manifest(folder).wanted == 200
+    assert not FeatureCache(folder).complete and load_manifest(folder, CACHE).wanted == 200
     fill(root, keys)
     assert FeatureCache(folder).complete
 

@@ -1,28 +1,28 @@
-"""The region store: features of image regions in HDF5, found by image.
+"""The region store: features of image regions, found by image.
 
-A folder with a manifest and shards `regions-00000.h5`, each with plain contiguous datasets, so that an image's rows are one slice
-of a memory map (chunks and compression cost 8 to 500 times at random reads). Of N boxes and M images a shard holds
-features [N, D] float16, boxes [N, 4] float32 (x1, y1, x2, y2 as shares of width and height), keys [M], starts [M + 1] and sizes
-[M, 2] (width, height in pixels; 0 where unknown); where the source has them confidence [N], soft_labels [N, C] and
-image_features [M, D], all float16. sums [M] is a CRC-32 of all of an image's values, by which damage is seen as it is read.
+A folder with a manifest and the shards of a `vldistill.store`, whose rows are images: an image's regions are one slice of each
+column (features and boxes of all its boxes, and what else the source has), checked as everything there before it is used. A row's
+key is the sha1 of the image's name (see `image_key`).
 """
 
 from __future__ import annotations
 
-import os
-import zlib
+import hashlib
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from vldistill.artifacts import check_fields, read_manifest
-from vldistill.data.image_files import SUFFIXES
+from vldistill.artifacts import MANIFEST, check_fields, read_manifest
 from vldistill.data.regions.keys import image_key
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError
+from vldistill.store.folder_writer import FolderWriter, write_all
+from vldistill.store.layout import Column
+from vldistill.store.reader import Rows
+from vldistill.store.table import read_table
 
 STAGE = "regions"
 DETECTOR = "detector"
@@ -30,7 +30,8 @@ DETECTOR = "detector"
 VLBERT = "vlbert"
 """What made the features of VL-BERT's own image network."""
 SHARD_ROWS = 1 << 15
-_BY_BOX = {"features": np.float16, "boxes": np.float32, "confidence": np.float16, "soft_labels": np.float16}
+_BY_BOX = ("features", "boxes", "confidence", "soft_labels")
+_NAME, _SIZE, _WHOLE = "name", "size", "image_feature"
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,33 @@ class Regions:
         return self.features.shape[1], classes, self.confidence is not None, self.image_feature is not None
 
 
+def region_columns(shape: tuple[int, int | None, bool, bool]) -> tuple[Column, ...]:
+    """Of images of a shape (see `Regions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros is not
+    known; a name is UTF-8."""
+    width, classes, confidence, whole = shape
+    found = [Column(_NAME, "uint8", ragged=True), Column(_SIZE, "int32", (2,)),
+             Column("features", "float16", (width,), ragged=True), Column("boxes", "float32", (4,), ragged=True)]
+    found += [Column("confidence", "float16", ragged=True)] * confidence
+    found += [Column("soft_labels", "float16", (classes,), ragged=True)] if classes is not None else []
+    return (*found, *[Column(_WHOLE, "float16", (width,))] * whole)
+
+
 class RegionWriter:
     """Collects regions and writes a shard whenever SHARD_ROWS boxes are together; `close` writes the last one."""
 
     def __init__(self, folder: Path, *, shard_rows: int = SHARD_ROWS):
-        self.folder, self.images, self.boxes = folder, 0, 0
+        self.images = self.boxes = 0
         self.shape: tuple[int, int | None, bool, bool] | None = None
-        self._shard_rows, self._shards, self._rows = shard_rows, 0, 0
+        self._folder, self._shard_rows, self._rows = folder, shard_rows, 0
+        self._writer: FolderWriter | None = None
         self._held: list[tuple[str, Regions]] = []
 
     def add(self, key: str, regions: Regions) -> None:
-        """Adds an image. Raises ValueError where its parts are not those of the images before it."""
+        """Adds an image. Raises ValueError where its parts are not those of the images before it, and VldistillError where the
+        disk is full."""
         if self.shape is None:
             self.shape = regions.shape
+            self._writer = FolderWriter(self._folder, region_columns(self.shape))
         elif self.shape != regions.shape:
             raise ValueError(f"has {_shown(regions.shape)}, the images before it have {_shown(self.shape)}")
         count = len(regions.features)
@@ -74,26 +89,31 @@ class RegionWriter:
         self._rows += count
         self.images, self.boxes = self.images + 1, self.boxes + count
 
-    def close(self) -> None:
+    def close(self) -> dict[str, Any]:
+        """Returns what the manifest says of the rows (see `FolderWriter.fields`). Raises VldistillError where the disk is
+        full."""
         if self._held:
             self._flush()
+        return self._writer.fields() if self._writer else {}
 
     def _flush(self) -> None:
-        keys, held = [key for key, _ in self._held], [regions for _, regions in self._held]
-        with h5py.File(self.folder / f"regions-{self._shards:05d}.h5", "w") as file:
-            file["keys"] = np.array([key.encode() for key in keys])
-            file["starts"] = np.cumsum([0, *(len(regions.features) for regions in held)], dtype=np.int64)
-            file["sizes"] = np.array([regions.size or (0, 0) for regions in held], dtype=np.int32)
-            for name, kind in _BY_BOX.items():
-                if getattr(held[0], name) is not None:
-                    file[name] = np.concatenate([getattr(regions, name) for regions in held]).astype(kind)
-            if held[0].image_feature is not None:
-                file["image_features"] = np.stack([regions.image_feature for regions in held]).astype(np.float16)
-            file["sums"] = np.array([_sum_of(key, regions) for key, regions in zip(keys, held, strict=True)], dtype=np.uint32)
-            file.flush()
-            os.fsync(file.id.get_vfd_handle())
-        self._shards, self._rows = self._shards + 1, 0
+        names, held = [key.encode() for key, _ in self._held], [regions for _, regions in self._held]
+        columns = region_columns(self.shape)
+        values = {_NAME: np.frombuffer(b"".join(names), np.uint8),
+                  _SIZE: np.array([regions.size or (0, 0) for regions in held], dtype=np.int32)}
+        counts = np.array([len(regions.features) for regions in held])
+        lengths = {column.name: counts for column in columns if column.ragged}
+        lengths[_NAME] = np.array([len(name) for name in names])
+        for column in columns[2:]:
+            parts = [getattr(regions, column.name) for regions in held]
+            values[column.name] = (np.concatenate if column.ragged else np.stack)(parts).astype(column.numpy)
+        write_all(self._writer, [_row_key(key) for key, _ in self._held], values, lengths)
+        self._rows = 0
         self._held.clear()
+
+
+def _row_key(name: str) -> bytes:
+    return hashlib.sha1(name.encode(errors="surrogateescape"), usedforsecurity=False).digest()
 
 
 def _shown(shape: tuple[int, int | None, bool, bool]) -> str:
@@ -103,71 +123,14 @@ def _shown(shape: tuple[int, int | None, bool, bool]) -> str:
     return ", ".join([*parts, *["confidences"] * confidence, *["a feature of the whole image"] * whole])
 
 
-def _sum_of(key: str, regions: Regions) -> int:
-    """CRC-32 of an image's key, size and values as they are stored."""
-    crc = zlib.crc32(repr((key, tuple(map(int, regions.size or (0, 0))))).encode())
-    parts = [(getattr(regions, name), kind) for name, kind in _BY_BOX.items()] + [(regions.image_feature, np.float16)]
-    for part, kind in parts:
-        if part is not None:
-            crc = zlib.crc32(np.ascontiguousarray(part, dtype=kind), crc)
-    return crc
-
-
-class _Shard:
-    """One file, mapped into memory."""
-
-    def __init__(self, path: Path, manifest: dict[str, Any]):
-        self.path = path
-        try:
-            with h5py.File(path, "r") as file:
-                self.keys = [key.decode() for key in file["keys"][:]]
-                self.starts, self.sizes = file["starts"][:], file["sizes"][:]
-                # A store of before has no sums.
-                self._sums = file["sums"][:] if manifest.get("sums") else None
-                self.parts = {name: self._mapped(file[name]) for name in (*_BY_BOX, "image_features") if name in file}
-                self._check(manifest)
-        except Exception as error:  # h5py and NumPy each have several of their own
-            raise self._damaged(first_line(error)) from None
-
-    def _check(self, manifest: dict[str, Any]) -> None:
-        """Raises ValueError where the tables do not go together, or with the manifest."""
-        images, boxes = len(self.keys), len(self.parts["features"])
-        if self.starts.shape != (images + 1,) or self.starts.dtype.kind != "i" or self.sizes.shape != (images, 2):
-            raise ValueError("its tables are not of the same images")
-        if self.starts[0] != 0 or self.starts[-1] != boxes or (np.diff(self.starts) < 0).any():
-            raise ValueError("its images do not follow each other")
-        told = {"boxes": True, "confidence": manifest.get("confidence"), "soft_labels": manifest.get("classes"),
-                "image_features": manifest.get("image_features")}
-        if lost := [name for name, there in told.items() if there and name not in self.parts]:
-            raise ValueError(f"it lacks {lost[0]}")
-        if self.parts["features"].shape[1:] != (manifest["width"],):
-            raise ValueError(f"its features are {list(self.parts['features'].shape[1:])}, not {manifest['width']}")
-        for name, part in self.parts.items():
-            if part.dtype != _BY_BOX.get(name, np.float16) or len(part) != (boxes if name in _BY_BOX else images):
-                raise ValueError(f"{name} are {len(part):,} of {part.dtype}")
-        if self._sums is not None and (self._sums.shape != (images,) or self._sums.dtype != np.uint32):
-            raise ValueError("its sums are not those of its images")
-
-    def _damaged(self, message: str) -> InputError:
-        return InputError(f"is damaged: {message}", where=str(self.path), hint="make the store again")
-
-    def _mapped(self, dataset: h5py.Dataset) -> np.ndarray:
-        if dataset.size == 0:
-            return np.zeros(dataset.shape, dataset.dtype)
-        offset = dataset.id.get_offset()
-        if offset is None:
-            raise ValueError(f"{dataset.name} is not contiguous")
-        return np.memmap(self.path, dataset.dtype, "r", offset, dataset.shape)
-
-    def read(self, place: int) -> Regions:
-        start, end = self.starts[place], self.starts[place + 1]
-        parts = {name: np.array(self.parts[name][start:end]) for name in _BY_BOX if name in self.parts}
-        whole = np.array(self.parts["image_features"][place]) if "image_features" in self.parts else None
-        width, height = (int(side) for side in self.sizes[place])
-        found = Regions(**parts, image_feature=whole, size=(width, height) if width else None)
-        if self._sums is not None and _sum_of(self.keys[place], found) != self._sums[place]:
-            raise self._damaged(f"its image {self.keys[place]} differs from what was written")
-        return found
+def make_again(folder: Path, manifest: dict[str, Any]) -> str:
+    """The command that makes a store once more, as far as its manifest tells."""
+    options, words = manifest.get("options") or {}, ["vldistill", "prepare", "regions"]
+    words += ["--raw" if "format" in options else "--data", str(manifest.get("source", "FEATURES"))]
+    if "format" in options:
+        words += ["--format", options["format"], "--threshold", f"{options['threshold']:g}",
+                  "--boxes", ",".join(map(str, options["boxes"]))]
+    return shlex.join([*words, "--out", str(folder), "--overwrite"])
 
 
 class RegionStore:
@@ -177,23 +140,27 @@ class RegionStore:
     """
 
     def __init__(self, folder: Path):
-        """Raises InputError where `folder` is no complete store, or a file has another size than its manifest says."""
+        """Raises InputError where `folder` is no complete store, has a layout of before, or a file has another size than its
+        manifest says."""
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
         check_fields(self.manifest, folder, sizes=dict, width=int, images=int, features=str)
+        again = f"make it again with: {make_again(folder, self.manifest)}"
+        if "shards" not in self.manifest:
+            raise InputError("has a layout of before, whose features cannot all be checked", where=str(folder), hint=again)
         check_fields(self.manifest["sizes"], folder, **dict.fromkeys(self.manifest["sizes"], int))
         for name, size in self.manifest["sizes"].items():
             path = folder / name
-            if not path.exists():
-                raise InputError("is named in the manifest but missing", where=str(path), hint="make the store again")
+            if not path.is_file():
+                raise InputError("is named in the manifest but missing", where=str(path), hint=again)
             if path.stat().st_size != size:
-                raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", where=str(path),
-                                 hint="make the store again")
-        self._shards: list[_Shard] | None = None
-        self._places: dict[str, tuple[int, int]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "manifest": self.manifest, "_shards": None, "_places": {}}
+                raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", where=str(path), hint=again)
+        table = read_table(folder, self.manifest, again)
+        self._parts = {column.name for column in table.columns}
+        if lost := {_NAME, _SIZE, "features", "boxes"} - self._parts:
+            raise InputError(f"its rows have no {min(lost)}", where=str(folder / MANIFEST), hint=again)
+        self._rows = Rows(table)
+        self._counts: np.ndarray | None = None
 
     @property
     def width(self) -> int:
@@ -210,33 +177,32 @@ class RegionStore:
         return self.manifest["images"]
 
     def __iter__(self) -> Iterator[str]:
-        self._open()
-        return iter(self._places)
+        for row in range(len(self._rows)):
+            yield self._rows.read_ragged(row, _NAME).tobytes().decode()
 
     def __contains__(self, image: str) -> bool:
-        self._open()
-        return image_key(image) in self._places
+        return bool(self._find(image) >= 0)
 
     def __getitem__(self, image: str) -> Regions:
-        """The regions of an image, by its path or its key. Raises InputError where it has none."""
-        shard, place = self._find(image)
-        return shard.read(place)
+        """The regions of an image, by its path or its key. Raises InputError where it has none, or they were changed on disk."""
+        row = self._known(image)
+        parts = {name: self._rows.read_ragged(row, name) for name in _BY_BOX if name in self._parts}
+        whole = self._rows.read([row], _WHOLE)[0] if _WHOLE in self._parts else None
+        width, height = self._rows.read([row], _SIZE)[0].tolist()
+        return Regions(**parts, image_feature=whole, size=(width, height) if width else None)
 
     def count(self, image: str) -> int:
         """How many there are, without reading them."""
-        shard, place = self._find(image)
-        return int(shard.starts[place + 1] - shard.starts[place])
+        row = self._known(image)
+        if self._counts is None:
+            self._counts = self._rows.lengths("boxes")
+        return int(self._counts[row])
 
-    def _find(self, image: str) -> tuple[_Shard, int]:
-        self._open()
-        found = self._places.get(image_key(image))
-        if found is None:
+    def _find(self, image: str) -> int:
+        return int(self._rows.find([_row_key(image_key(image))])[0])
+
+    def _known(self, image: str) -> int:
+        row = self._find(image)
+        if row < 0:
             raise InputError(f"has no regions of {image}", where=str(self.folder), hint="import the features of all its images")
-        return self._shards[found[0]], found[1]
-
-    def _open(self) -> None:
-        if self._shards is None:
-            self._shards = [_Shard(self.folder / name, self.manifest) for name in sorted(self.manifest["sizes"])]
-            # Earlier versions left these endings in keys.
-            self._places = {image_key(key) if PurePosixPath(key).suffix in SUFFIXES else key: (number, place)
-                            for number, shard in enumerate(self._shards) for place, key in enumerate(shard.keys)}
+        return row

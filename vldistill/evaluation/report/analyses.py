@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vldistill.artifacts import read_regular
 from vldistill.evaluation.report.grid import Group
 
 FIGURES = "figures"
@@ -33,7 +34,7 @@ def pictures(groups: Sequence[Group]) -> list[Picture]:
     for group in groups:
         for run in group.runs:
             name = f"{group.name}/seed{run.seed}"
-            own = [Picture(name, title, path.read_bytes(), view == "modality") for view, title in VIEWS.items()
+            own = [Picture(name, title, read_regular(path), view == "modality") for view, title in VIEWS.items()
                    if (path := run.folder / FIGURES / f"{view}.png").is_file() and path.stat().st_size <= _LARGEST]
             if own:
                 found += own
@@ -71,7 +72,7 @@ def modality_shifts(groups: Sequence[Group]) -> list[Shift]:
         for run in group.runs:
             path = run.folder / FIGURES / "modality.json"
             try:
-                told = json.loads(path.read_text(encoding="utf-8"))
+                told = json.loads(read_regular(path))
                 before, after = (_importance(told["averages"].get(when)) for when in ("before", "after"))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue

@@ -23,6 +23,7 @@ _SMALL, _BAR = (4.0, 2.7), 0.34  # inches; a small chart, and the height of a ba
 _MOST_POINTS = 400
 _UNPLOTTED = {"step", "split", "epoch", "pairs", "pairs_per_s", "count", "negatives"}
 _STYLE = {"svg.fonttype": "none", "svg.hashsalt": "vldistill", "font.family": "sans-serif", "font.size": 9,
+          "text.parse_math": False,  # a dollar sign in a run's name begins no formula
           "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, is_intact
+from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, is_intact, read_regular
 from vldistill.errors import InputError, Problems
 from vldistill.recipe import read_values
 
@@ -199,7 +199,7 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_regular(path).decode("utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -217,7 +217,7 @@ def _scores(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

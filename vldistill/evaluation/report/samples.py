@@ -11,7 +11,7 @@ from zlib import crc32
 
 from PIL import Image
 
-from vldistill.artifacts import find_run
+from vldistill.artifacts import find_run, read_regular
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
@@ -106,7 +106,7 @@ def _predictions(folder: Path, split: str) -> Rows | None:
     if not path.exists():
         return None
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in read_regular(path).decode().splitlines() if line.strip()]
         return {str(row["id"]): row for row in rows if "prediction" in row}
     except (ValueError, KeyError, TypeError):
         raise InputError("cannot be read", where=str(path), hint="evaluate the run again") from None
@@ -121,7 +121,7 @@ def _teacher(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[Path 
                 continue
             try:
                 folder = find_run(base / source)
-                metrics = json.loads((folder / "eval" / split / "metrics.json").read_text(encoding="utf-8"))
+                metrics = json.loads(read_regular(folder / "eval" / split / "metrics.json"))
             except (InputError, OSError, ValueError):
                 metrics = {}
             if metrics.get("data") == fingerprint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -126,7 +127,12 @@ def _energy(joules: float | None) -> str:
 def to_markdown(table: TextTable) -> str:
     rule = ["---:" if numeric else "---" for numeric in table.numeric]
     lines = [table.head, rule, *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """A cell that shows what is in it: no tags, no ends of cells or rows."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 _LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -146,7 +152,7 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def to_csv(grid: Grid, title: str, *, head: bool = True) -> str:
@@ -160,9 +166,15 @@ def to_csv(grid: Grid, title: str, *, head: bool = True) -> str:
         for column, cell, figures in zip(grid.columns, row.cells, row.published, strict=True):
             told = [(figure.value, figure.source) for figure in figures] or [("", "")]
             for value, source in told:
-                writer.writerow([title, row.group.recipe, row.group.variant, column.split, column.metric, _number(cell.mean),
-                                 _number(cell.deviation), len(cell.values), cell.runs, value, source])
+                names = map(_plain, (title, row.group.recipe, row.group.variant, column.split, column.metric))
+                writer.writerow([*names, _number(cell.mean), _number(cell.deviation), len(cell.values), cell.runs, value, source])
     return buffer.getvalue()
+
+
+def _plain(name: str) -> str:
+    """A name that no spreadsheet takes for a formula, in one line."""
+    name = " ".join(name.split())
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
 
 
 def _number(value: float | None) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vldistill.teachers.cache.disk import free_bytes
-from vldistill.teachers.cache.index import KeyIndex, first_places
-from vldistill.teachers.cache.layout import Column, owners
-from vldistill.teachers.cache.shard import shard_bytes
-from vldistill.teachers.cache.snapshot import Snapshot
+from vldistill.store.disk import free_bytes
+from vldistill.store.key_index import KeyIndex, first_places
+from vldistill.store.layout import Column, owners
+from vldistill.store.shard import shard_bytes
+from vldistill.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

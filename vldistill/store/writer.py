@@ -1,6 +1,6 @@
-"""Writing a cache: one process, or the jobs of an array side by side, each computing its own part of the rows.
+"""Writing a growing store: one process, or the jobs of an array side by side, each computing its own part of the rows.
 
-    with CacheWriter(root, "swin", fields, columns) as writer:
+    with StoreWriter(root, "swin", fields, columns) as writer:
         pending = writer.pending(keys)
         writer.reserve(pending)
         for batch in batches_of(pending.indices):
@@ -18,40 +18,43 @@ from contextlib import suppress
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from vldistill.errors import InputError, VldistillError
-from vldistill.teachers.cache.disk import check_room, writing
-from vldistill.teachers.cache.entry import is_taken, open_manifest, remove_leftovers, take_place
-from vldistill.teachers.cache.index import first_places
-from vldistill.teachers.cache.layout import KEY_BYTES, Column, Lengths, as_keys, checked_columns, checked_lengths
-from vldistill.teachers.cache.manifest import Fields, cache_folder, changing, load_manifest, shard_name
-from vldistill.teachers.cache.output import ShardOutput
-from vldistill.teachers.cache.planning import Pending, Plan, plan_rows, request_digest
-from vldistill.teachers.cache.shard import Shard, create_shard
-from vldistill.teachers.cache.snapshot import Snapshot
+from vldistill.store.disk import check_room, writing
+from vldistill.store.entry import is_taken, open_manifest, remove_leftovers, take_place
+from vldistill.store.key_index import first_places
+from vldistill.store.layout import KEY_BYTES, Column, Lengths, as_keys, checked_columns, checked_lengths
+from vldistill.store.manifest import Fields, Manifest, changing, load_manifest, store_folder
+from vldistill.store.output import ShardOutput
+from vldistill.store.planning import Pending, Plan, plan_rows, request_digest
+from vldistill.store.shard import Shard, create_shard
+from vldistill.store.snapshot import Snapshot
+from vldistill.store.table import Kind, Table, shard_name
 
 # Rows are committed once so many bytes, or a batch that took so long, would be lost with them.
 COMMIT_BYTES = 8 << 20
 COMMIT_SECONDS = 1.0
 
 
-class CacheWriter:
+class StoreWriter:
     """A context manager. shard: (i, n), the part of the keys that this writer computes (see `layout.owners`).
 
-    folder: of the cache, which is made if it is not there. Entering raises InputError where another process writes this part,
-    or writes by another n, or the cache there has other columns. Leaving without an exception declares the cache complete if
+    folder: of the store, which is made if it is not there. Entering raises InputError where another process writes this part,
+    or writes by another n, or the store there has other columns. Leaving without an exception declares the store complete if
     all that was asked for is there; leaving with one keeps what was put whole.
     """
 
+    kind: ClassVar[Kind]
+
     def __init__(self, root: Path, name: str, fields: Fields, columns: Sequence[Column], shard: tuple[int, int] = (0, 1)):
-        """Raises InputError where an argument is none that a cache can have; nothing is written yet."""
+        """Raises InputError where an argument is none that a store can have; nothing is written yet."""
         self.part, self.columns = tuple(shard), checked_columns(columns)
         if not 0 <= shard[0] < shard[1]:
             raise InputError(f"is no part of {shard[1]}", where=f"shard {shard[0]}/{shard[1]}", hint="i/n with 0 <= i < n")
-        self.folder = cache_folder(root, name, fields)
+        self.folder = store_folder(root, name, fields)
         self._name, self._fields = name, fields
         self._asked: list[np.ndarray] = []
         self._outputs: dict[str, ShardOutput] = {}
@@ -60,13 +63,13 @@ class CacheWriter:
         self._done = np.zeros(0, bool)
         self._since = 0.0
 
-    def __enter__(self) -> CacheWriter:
+    def __enter__(self) -> StoreWriter:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with changing(self.folder):
                 self._lock = take_place(self.folder, self.part)
                 try:
-                    manifest = open_manifest(self.folder, self._name, self._fields, self.columns)
+                    manifest = open_manifest(self.folder, self._name, self._fields, self.columns, self.kind)
                     remove_leftovers(manifest, self.part)
                 except BaseException:
                     self._lock.release()
@@ -91,13 +94,13 @@ class CacheWriter:
     def pending(self, keys: Any, lengths: Lengths | None = None) -> Pending:
         """What of `keys` (see `as_keys`) is left for this writer. lengths: [K] of each ragged column.
 
-        Raises InputError where the cache is damaged, ValueError where the arguments do not fit.
+        Raises InputError where the store is damaged, ValueError where the arguments do not fit.
         """
         self._commit()
         keys = as_keys(keys)
         lengths = checked_lengths(self.columns, lengths, len(keys))
         self._asked.append(keys)
-        snapshot = Snapshot.take(load_manifest(self.folder))
+        snapshot = Snapshot.take(self._manifest().table)
         return plan_rows(self.folder, snapshot, self.columns, self.part, keys, lengths)
 
     def reserve(self, pending: Pending) -> None:
@@ -110,14 +113,14 @@ class CacheWriter:
         if len(plan.new_keys):
             check_room(self.folder, pending.bytes_needed)
             # Numbers are divided among the writers as the keys are, so that none waits for another.
-            manifest = load_manifest(self.folder)
+            manifest = self._manifest()
             number = next(free for free in count(*self.part) if not is_taken(manifest, shard_name(free)))
             name, entry = create_shard(self.folder, number, self.part, self.columns, plan.new_keys, plan.new_lengths)
             created[name] = entry
-            shards.append(Shard(self.folder, name, self.columns, entry))
+            shards.append(Shard(Table(self.folder, self.columns, created, self.kind.mend), name))
         if len(pending):
             with changing(self.folder):
-                manifest = load_manifest(self.folder)
+                manifest = self._manifest()
                 manifest.shards |= created
                 manifest.request, manifest.wanted, manifest.complete = self._request(), plan.wanted, False
                 manifest.save()
@@ -181,13 +184,13 @@ class CacheWriter:
         Any writer that finds all keys there may say so. Rows are committed before they are looked for, so of several that end
         together the last one finds them; and one that was asked for less than another cannot speak for that one's keys.
         """
-        snapshot = Snapshot.take(load_manifest(self.folder))
+        snapshot = Snapshot.take(self._manifest().table)
         asked = np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *self._asked])
         missing = int((snapshot.find(asked[first_places(asked)]) < 0).sum())
         rows = {shard.name: journal.rows for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True)
                 if shard.part == self.part}
         with changing(self.folder):
-            manifest = load_manifest(self.folder)
+            manifest = self._manifest()
             before = deepcopy(manifest)
             for name, committed in rows.items():
                 manifest.shards[name].committed = committed
@@ -197,6 +200,9 @@ class CacheWriter:
                 manifest.complete = True
             if manifest != before:
                 manifest.save()
+
+    def _manifest(self) -> Manifest:
+        return load_manifest(self.folder, self.kind)
 
     def _request(self) -> str:
         return request_digest(np.concatenate(self._asked))

@@ -1,4 +1,4 @@
-"""Which caches there are, and which of them comes nearest to one that is not."""
+"""Which growing stores there are, and which of them comes nearest to one that is not."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
-from vldistill.teachers.cache.manifest import MAKE_IT, Fields, cache_folder, has_begun, load_manifest, split_name
-from vldistill.teachers.cache.snapshot import open_shards
-from vldistill.teachers.cache.store import FeatureCache
+from vldistill.store.manifest import Fields, load_manifest, split_name
+from vldistill.store.snapshot import open_shards
+from vldistill.store.table import Kind
 
 Value = str | int | float | None
 
 
 @dataclass
 class Listing:
-    """One cache. rows: that are there, of `wanted` that were asked for. bytes: of all its files. seconds: that its rows took,
+    """One store. rows: that are there, of `wanted` that were asked for. bytes: of all its files. seconds: that its rows took,
     over all writers. problem: why it cannot be used, where it cannot; the rest is then what is known."""
 
     folder: Path
@@ -30,15 +30,15 @@ class Listing:
     problem: str | None = None
 
 
-def list_caches(root: Path) -> list[Listing]:
-    """All caches below `root`, by name; folders that are none are left out. Rows are counted by the journals and not
+def list_stores(root: Path, kind: Kind) -> list[Listing]:
+    """All stores of the kind below `root`, by name; folders that are none are left out. Rows are counted by the journals and not
     checked."""
-    return [_listing(folder) for folder in _folders(root)]
+    return [_listing(folder, kind) for folder in _folders(root)]
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """A cache of the same teacher. differences: field -> (its value there, the value asked for), None where it has none."""
+    """A store of the same name. differences: field -> (its value there, the value asked for), None where it has none."""
 
     folder: Path
     differences: dict[str, tuple[Value, Value]]
@@ -49,13 +49,13 @@ class Nearest:
         return f"{self.folder} differs: {'; '.join(parts)}"
 
 
-def nearest(root: Path, name: str, fields: Fields) -> Nearest | None:
-    """The cache of this name that differs in the fewest fields; None where there is no other."""
+def nearest(root: Path, name: str, fields: Fields, kind: Kind) -> Nearest | None:
+    """The store of this name that differs in the fewest fields; None where there is no other."""
     found = []
     for folder in _folders(root):
         if split_name(folder)[0] == name:
             try:
-                there = load_manifest(folder).fields
+                there = load_manifest(folder, kind).fields
             except InputError:
                 continue
             names = [*fields, *(field for field in there if field not in fields)]
@@ -65,28 +65,19 @@ def nearest(root: Path, name: str, fields: Fields) -> Nearest | None:
     return min(found, key=lambda other: len(other.differences), default=None)
 
 
-def open_cache(root: Path, name: str, fields: Fields) -> FeatureCache:
-    """The cache of exactly these fields. Raises InputError where there is none, naming the nearest and where it differs."""
-    folder = cache_folder(root, name, fields)
-    if has_begun(folder):
-        return FeatureCache(folder)
-    other = nearest(root, name, fields)
-    raise InputError(f"no such cache{f'; {other}' if other else ''}", where=str(folder), hint=f"make it with: {MAKE_IT}")
-
-
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     return sorted(path for path in root.iterdir() if split_name(path) and path.is_dir() and (path / MANIFEST).exists())
 
 
-def _listing(folder: Path) -> Listing:
+def _listing(folder: Path, kind: Kind) -> Listing:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     listing = Listing(folder, split_name(folder)[0], bytes=size)
     try:
-        manifest = load_manifest(folder)
+        manifest = load_manifest(folder, kind)
         listing.fields, listing.wanted, listing.complete = manifest.fields, manifest.wanted, manifest.complete
-        for shard in open_shards(manifest):
+        for shard in open_shards(manifest.table):
             journal = shard.journal()
             listing.rows, listing.seconds = listing.rows + journal.rows, listing.seconds + journal.seconds
     except InputError as error:

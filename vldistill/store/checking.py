@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 
-from vldistill.teachers.cache.damage import Damage, damaged
-from vldistill.teachers.cache.journal import Block
-from vldistill.teachers.cache.layout import shown
-from vldistill.teachers.cache.shard import Shard
+from vldistill.store.damage import Damage, damaged
+from vldistill.store.journal import Block
+from vldistill.store.layout import shown
+from vldistill.store.shard import Shard
 
 
 def mapped(shard: Shard) -> np.ndarray:
@@ -17,7 +17,7 @@ def mapped(shard: Shard) -> np.ndarray:
     try:
         return np.memmap(shard.path, np.uint8, "r").view(np.ndarray)
     except (OSError, ValueError) as error:
-        raise damaged(shard.path, f"cannot be mapped into memory: {error}") from None
+        raise damaged(shard.path, f"cannot be mapped into memory: {error}", shard.mend) from None
 
 
 def block_damage(shard: Shard, raw: np.ndarray, place: int, block: Block, keys: np.ndarray) -> Damage | None:
@@ -27,4 +27,4 @@ def block_damage(shard: Shard, raw: np.ndarray, place: int, block: Block, keys: 
     offset, size = shard.span(column, block.first, block.end)
     if zlib.crc32(raw[offset:offset + size]) == block.crcs[place]:
         return None
-    return Damage(str(shard.path), f"column {column.name} is damaged", (block.first, block.end), shown(keys))
+    return Damage(str(shard.path), f"column {column.name} is damaged", shard.mend, (block.first, block.end), shown(keys))

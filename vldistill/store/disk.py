@@ -10,7 +10,8 @@ from pathlib import Path
 from vldistill import errors
 from vldistill.errors import VldistillError
 
-writing = partial(errors.writing, hint="free some space and run the same command again: finished rows are kept", every=True)
+MEND = "free some space and run the same command again; a cache keeps its finished rows"
+writing = partial(errors.writing, hint=MEND, every=True)
 
 
 def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
@@ -49,7 +50,7 @@ def check_room(path: Path, needed: int) -> None:
     free = free_bytes(path.parent)
     if needed > free:
         raise VldistillError(f"needs {needed:,} bytes, {free:,} are free", where=str(path),
-                             hint="free some space, or set another cache folder")
+                             hint="free some space, or name a place on another disk")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise VldistillError(f"needs {needed:,} bytes in one file, {limit:,} are allowed", where=str(path),

@@ -1,4 +1,4 @@
-"""All rows of a cache at one moment: its shards one after another, and which of their rows are there."""
+"""All rows of a store at one moment: its shards one after another, and which of their rows are there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from functools import cached_property
 
 import numpy as np
 
-from vldistill.teachers.cache.index import KeyIndex
-from vldistill.teachers.cache.journal import Journal, block_numbers
-from vldistill.teachers.cache.layout import KEY_BYTES
-from vldistill.teachers.cache.manifest import Manifest
-from vldistill.teachers.cache.shard import Shard
+from vldistill.store.journal import Journal, block_numbers
+from vldistill.store.key_index import KeyIndex
+from vldistill.store.layout import KEY_BYTES
+from vldistill.store.shard import Shard
+from vldistill.store.table import Table
 
 
 @dataclass
 class Snapshot:
     """shards, in the order of their numbers, with their journals. bases: [S + 1] the number of each one's first row, all rows
-    of the cache counted through. keys: [R, 20] uint8. block_of: [R] int32, the place of each row's block among its shard's, -1
+    of the store counted through. keys: [R, 20] uint8. block_of: [R] int32, the place of each row's block among its shard's, -1
     for a row that is not there (not yet, or no longer wanted)."""
 
     shards: list[Shard]
@@ -27,9 +27,9 @@ class Snapshot:
     block_of: np.ndarray
 
     @classmethod
-    def take(cls, manifest: Manifest) -> Snapshot:
-        """Opens all shards of the manifest. Raises InputError at the first that is damaged."""
-        shards = open_shards(manifest)
+    def take(cls, table: Table) -> Snapshot:
+        """Opens all shards of the table. Raises InputError at the first that is damaged."""
+        shards = open_shards(table)
         for shard in shards:
             shard.check()
         journals = [shard.journal() for shard in shards]
@@ -53,6 +53,6 @@ class Snapshot:
         return KeyIndex(self.keys, np.flatnonzero(self.block_of >= 0))
 
 
-def open_shards(manifest: Manifest) -> list[Shard]:
+def open_shards(table: Table) -> list[Shard]:
     """The shards by their descriptions. Raises InputError where one is missing or edited."""
-    return [Shard(manifest.folder, name, manifest.columns, entry) for name, entry in manifest.shards.items()]
+    return [Shard(table, name) for name in table.shards]

@@ -1,4 +1,4 @@
-"""How a writer enters a cache: its place among the other writers, the manifest, and what killed ones left behind.
+"""How a writer enters a growing store: its place among the other writers, the manifest, and what killed ones left behind.
 
 All of it happens under the lock of `manifest.changing`, one writer after another.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
 from vldistill.locking import FileLock, is_held
-from vldistill.teachers.cache.damage import damaged
-from vldistill.teachers.cache.layout import Column
-from vldistill.teachers.cache.manifest import Fields, Manifest, load_manifest, shard_number
+from vldistill.store.damage import damaged
+from vldistill.store.layout import Column
+from vldistill.store.manifest import Fields, Manifest, load_manifest
+from vldistill.store.table import Kind, shard_number
 
 _LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")
 _MANIFEST_HALF = re.compile(rf"\.{re.escape(MANIFEST)}\.\d+\.tmp\Z")
@@ -37,14 +38,14 @@ def take_place(folder: Path, part: tuple[int, int]) -> FileLock:
     return lock
 
 
-def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Column]) -> Manifest:
-    """The cache's manifest, a new one where there is none. Raises InputError where it has other columns, or is gone from a cache
+def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Column], kind: Kind) -> Manifest:
+    """The store's manifest, a new one where there is none. Raises InputError where it has other columns, or is gone from a store
     that has rows."""
     if not (folder / MANIFEST).exists():
         if any(folder.glob("shard-*.journal")):
-            raise damaged(folder, "has rows and no manifest.json")
-        Manifest.new(folder, name, fields, columns).save()
-    manifest = load_manifest(folder)
+            raise damaged(folder, "has rows and no manifest.json", kind.mend)
+        Manifest.new(folder, name, fields, columns, kind).save()
+    manifest = load_manifest(folder, kind)
     if manifest.columns != tuple(columns):
         raise InputError(f"has columns {_shown(manifest.columns)}; asked for are {_shown(columns)}", where=str(folder),
                          hint="give them another name or other fields")
@@ -62,7 +63,7 @@ def remove_leftovers(manifest: Manifest, part: tuple[int, int]) -> None:
 
 
 def is_taken(manifest: Manifest, shard: str) -> bool:
-    """Whether a shard of this name is the cache's, or somebody put files of a whole one there."""
+    """Whether a shard of this name is the store's, or somebody put files of a whole one there."""
     return shard in manifest.shards or (manifest.folder / f"{shard}.journal").exists()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vldistill.teachers.cache.damage import damaged
+from vldistill.store.damage import damaged
 
 _SUM = b',"line":"%08x"}'
 _SUM_BYTES = len(_SUM % 0)
@@ -59,8 +59,9 @@ def to_lines(blocks: Iterable[Block]) -> bytes:
     return b"".join(lines)
 
 
-def read_journal(path: Path, rows: int, columns: int) -> Journal:
-    """The journal of a shard of so many rows and columns; a missing file is an empty journal.
+def read_journal(path: Path, rows: int, columns: int, mend: str) -> Journal:
+    """The journal of a shard of so many rows and columns; a missing file is an empty journal. mend: what
+    the user does about damage.
 
     Raises InputError where a line is damaged and is not the end, speaks of rows that the shard has not, or of the same rows
     again.
@@ -70,7 +71,7 @@ def read_journal(path: Path, rows: int, columns: int) -> Journal:
     except FileNotFoundError:
         return Journal([], 0)
     except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror}") from None
+        raise damaged(path, f"cannot be read: {error.strerror}", mend) from None
     blocks: list[Block] = []
     whole_bytes, torn_at = 0, None
     # What follows the last line break is a torn line, or nothing.
@@ -79,13 +80,13 @@ def read_journal(path: Path, rows: int, columns: int) -> Journal:
             torn_at = torn_at or number
             continue
         if torn_at:
-            raise damaged(f"{path}:{torn_at}", "is damaged, and so are the rows it speaks of")
-        blocks.append(_parsed(line, rows, columns, f"{path}:{number}"))
+            raise damaged(f"{path}:{torn_at}", "is damaged, and so are the rows it speaks of", mend)
+        blocks.append(_parsed(line, rows, columns, f"{path}:{number}", mend))
         whole_bytes += len(line) + 1
     blocks.sort(key=lambda block: block.first)
     for before, after in pairwise(blocks):
         if after.first < before.end:
-            raise damaged(path, f"names rows {after.first} to {before.end} more than once")
+            raise damaged(path, f"names rows {after.first} to {before.end} more than once", mend)
     return Journal(blocks, whole_bytes)
 
 
@@ -101,15 +102,15 @@ def _is_whole(line: bytes) -> bool:
     return line[-_SUM_BYTES:] == _SUM % zlib.crc32(line[:-_SUM_BYTES])
 
 
-def _parsed(line: bytes, rows: int, columns: int, where: str) -> Block:
+def _parsed(line: bytes, rows: int, columns: int, where: str, mend: str) -> Block:
     try:
         value = json.loads(line)
         (first, end), crcs, seconds = value["rows"], value["crc"], value["seconds"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise damaged(where, "is no line of a journal") from None
+        raise damaged(where, "is no line of a journal", mend) from None
     numbers = [first, end, *crcs] if isinstance(crcs, list) else [None]
     if any(type(number) is not int for number in numbers) or len(crcs) != columns or type(seconds) not in (int, float):
-        raise damaged(where, "is no line of a journal")
+        raise damaged(where, "is no line of a journal", mend)
     if not 0 <= first < end <= rows or not 0 <= seconds < float("inf"):
-        raise damaged(where, f"speaks of rows {first} to {end}, the shard has {rows}")
+        raise damaged(where, f"speaks of rows {first} to {end}, the shard has {rows}", mend)
     return Block(first, end, tuple(crcs), float(seconds))

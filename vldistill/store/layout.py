@@ -1,4 +1,4 @@
-"""What a cache holds: rows found by 20-byte keys, each with the same columns.
+"""What a store holds: rows found by 20-byte keys, each with the same columns.
 
 A key is a sha1 digest of what the row was computed from, never a position in a data set. A column has one value of a fixed
 shape for each row, or, when it is ragged, a length of its own for each row (the scores of all words of a text, say); a ragged
@@ -30,7 +30,7 @@ Lengths = Mapping[str, np.ndarray]
 class Column:
     """One column. shape: of a row's value, or of one element of it where the column is ragged.
 
-    Raises InputError where the name, the type or the shape is none that a cache can have.
+    Raises InputError where the name, the type or the shape is none that a store can have.
     """
 
     name: str
@@ -69,7 +69,7 @@ def checked_columns(columns: Sequence[Column]) -> tuple[Column, ...]:
     """The columns. Raises InputError where there are none or two have the same name."""
     names = [column.name for column in columns]
     if not names or len(set(names)) < len(names):
-        raise InputError("a cache needs columns of different names", where=", ".join(names) or "no columns")
+        raise InputError("a store needs columns of different names", where=", ".join(names) or "no columns")
     return tuple(columns)
 
 

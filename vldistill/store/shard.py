@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from vldistill.artifacts import file_digest, write_json
-from vldistill.teachers.cache.container import lay_out
-from vldistill.teachers.cache.damage import damaged
-from vldistill.teachers.cache.disk import sync_folder, write_at, writing
-from vldistill.teachers.cache.journal import Journal, read_journal
-from vldistill.teachers.cache.layout import KEY_BYTES, Column, datasets, starts_name
-from vldistill.teachers.cache.manifest import ShardEntry, shard_name
+from vldistill.errors import InputError
+from vldistill.store.container import lay_out
+from vldistill.store.damage import damaged
+from vldistill.store.disk import sync_folder, write_at, writing
+from vldistill.store.journal import Journal, read_journal
+from vldistill.store.layout import KEY_BYTES, Column, datasets, starts_name
+from vldistill.store.table import ShardEntry, Table, shard_name
 
 # Rows are checked by the block. A small one costs a line of journal, a large one is read whole for one row of it.
 _BLOCK_BYTES = 1 << 20
@@ -50,13 +51,14 @@ class Shard:
     part: (i, n), the writer it belongs to. rows: N. extents: every dataset's place.
     """
 
-    def __init__(self, folder: Path, name: str, columns: Sequence[Column], entry: ShardEntry):
-        self.name, self.columns, self._entry = name, tuple(columns), entry
+    def __init__(self, table: Table, name: str):
+        folder, columns, entry = table.folder, table.columns, table.shards[name]
+        self.name, self.columns, self.mend, self._entry = name, columns, table.mend, entry
         self.path, self.journal_path = folder / f"{name}.h5", folder / f"{name}.journal"
         description = folder / f"{name}.json"
         try:
             if file_digest(description) != entry.digest:
-                raise damaged(description, "was edited: it is not what the manifest says")
+                raise self._damaged(description, "was edited: it is not what the manifest says")
             value = json.loads(description.read_bytes())
             self.part: tuple[int, int] = tuple(value["part"])
             self.rows, self._size, self._sums = _natural(value["rows"]), _natural(value["size"]), dict(value["crc"])
@@ -65,9 +67,9 @@ class Shard:
             if any(extent.offset + extent.size > self._size for extent in self.extents.values()):
                 raise ValueError("a dataset ends beyond the file")
         except FileNotFoundError:
-            raise damaged(description, "is missing: the manifest names it") from None
+            raise self._damaged(description, "is missing: the manifest names it") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise damaged(description, f"is no description of a shard: {error}") from None
+            raise self._damaged(description, f"is no description of a shard: {error}") from None
         self._starts: dict[str, np.ndarray] = {}
 
     def check(self) -> None:
@@ -76,17 +78,17 @@ class Shard:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
-            raise damaged(self.path, "is missing: the manifest names it") from None
+            raise self._damaged(self.path, "is missing: the manifest names it") from None
         if size != self._size:
-            raise damaged(self.path, f"has {size:,} bytes, {self._size:,} were written")
+            raise self._damaged(self.path, f"has {size:,} bytes, {self._size:,} were written")
         if _sum_of_rest(self._read(offset, end - offset) for offset, end in _gaps(self.extents, size)) != self._sums.get(_REST):
-            raise damaged(self.path, "is damaged in HDF5's own structure")
+            raise self._damaged(self.path, "is damaged in HDF5's own structure")
 
     def journal(self) -> Journal:
         """The rows that are there. Raises InputError where the journal is damaged, or shorter than it has been."""
-        journal = read_journal(self.journal_path, self.rows, len(self.columns))
+        journal = read_journal(self.journal_path, self.rows, len(self.columns), self.mend)
         if journal.rows < self._entry.committed:
-            raise damaged(self.journal_path, f"names {journal.rows:,} rows, it named {self._entry.committed:,}")
+            raise self._damaged(self.journal_path, f"names {journal.rows:,} rows, it named {self._entry.committed:,}")
         return journal
 
     def keys(self) -> np.ndarray:
@@ -124,8 +126,11 @@ class Shard:
         extent = self.extents[name]
         data = self._read(extent.offset, extent.size)
         if zlib.crc32(data) != self._sums.get(name):
-            raise damaged(self.path, f"is damaged in its {'keys' if name == 'keys' else 'starts of rows'}")
+            raise self._damaged(self.path, f"is damaged in its {'keys' if name == 'keys' else 'starts of rows'}")
         return data
+
+    def _damaged(self, where: Path, message: str) -> InputError:
+        return damaged(where, message, self.mend)
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
@@ -133,7 +138,7 @@ class Shard:
                 file.seek(offset)
                 return file.read(size)
         except OSError as error:
-            raise damaged(self.path, f"cannot be read: {error.strerror}") from None
+            raise self._damaged(self.path, f"cannot be read: {error.strerror}") from None
 
 
 def shard_bytes(columns: Sequence[Column], rows: int, elements: Mapping[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""All of a cache against its checksums: every fault in one pass, with the rows it concerns."""
+"""All of a store against its checksums: every fault in one pass, with the rows it concerns."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TypeVar
 import numpy as np
 
 from vldistill.errors import InputError
-from vldistill.teachers.cache.checking import block_damage, mapped
-from vldistill.teachers.cache.container import offsets_by_hdf5
-from vldistill.teachers.cache.damage import Damage, damaged
-from vldistill.teachers.cache.layout import KEY_BYTES
-from vldistill.teachers.cache.manifest import load_manifest
-from vldistill.teachers.cache.shard import Shard
+from vldistill.store.checking import block_damage, mapped
+from vldistill.store.container import offsets_by_hdf5
+from vldistill.store.damage import Damage, damaged
+from vldistill.store.layout import KEY_BYTES
+from vldistill.store.manifest import load_manifest
+from vldistill.store.shard import Shard
+from vldistill.store.table import Kind
 
 Value = TypeVar("Value")
 
@@ -25,6 +26,7 @@ class Report:
     """rows: that are there. bytes: of their values, checked. damages: empty where all is what was written."""
 
     folder: Path
+    mend: str
     rows: int = 0
     bytes: int = 0
     damages: list[Damage] = field(default_factory=list)
@@ -34,17 +36,17 @@ class Report:
         try:
             return action()
         except InputError as error:
-            self.damages.append(Damage(error.where or str(self.folder), error.message))
+            self.damages.append(Damage(error.where or str(self.folder), error.message, self.mend))
             return None
 
 
-def verify_cache(folder: Path) -> Report:
-    """Checks manifest, descriptions, journals, HDF5's structure, keys and every block of rows; raises nothing for what it
-    finds."""
-    report = Report(folder)
-    manifest = report.attempt(lambda: load_manifest(folder))
-    for name, entry in (manifest.shards.items() if manifest else ()):
-        shard = report.attempt(lambda name=name, entry=entry: Shard(folder, name, manifest.columns, entry))
+def verify_store(folder: Path, kind: Kind) -> Report:
+    """Checks a growing store's manifest, descriptions, journals, HDF5's structure, keys and every block of rows; raises nothing
+    for what it finds."""
+    report = Report(folder, kind.mend)
+    manifest = report.attempt(lambda: load_manifest(folder, kind))
+    for name in (manifest.shards if manifest else ()):
+        shard = report.attempt(lambda name=name: Shard(manifest.table, name))
         if shard:
             _verify_shard(report, shard)
     return report
@@ -76,6 +78,6 @@ def _same_offsets(shard: Shard) -> None:
     try:
         found = offsets_by_hdf5(str(shard.path))
     except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise damaged(shard.path, f"cannot be opened by HDF5: {error}") from None
+        raise damaged(shard.path, f"cannot be opened by HDF5: {error}", shard.mend) from None
     if found != {name: extent.offset for name, extent in shard.extents.items()}:
-        raise damaged(shard.path, "has its datasets elsewhere than its description says")
+        raise damaged(shard.path, "has its datasets elsewhere than its description says", shard.mend)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vldistill.teachers.cache.layout import KEY_BYTES, prefixes
+from vldistill.store.layout import KEY_BYTES, prefixes
 
 
 class KeyIndex:

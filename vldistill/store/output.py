@@ -15,9 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from vldistill.errors import VldistillError
-from vldistill.teachers.cache.disk import append, sync_folder, write_at, writing
-from vldistill.teachers.cache.journal import Block, Journal, to_lines
-from vldistill.teachers.cache.shard import Shard
+from vldistill.store.disk import append, sync_folder, write_at, writing
+from vldistill.store.journal import Block, Journal, to_lines
+from vldistill.store.shard import Shard
 
 
 class ShardOutput:

@@ -1,0 +1,104 @@
+"""Small checkpoints of every kind that `convert` reads, in their published layouts, with random weights, written to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import official_meter_layout as meter
+import torch
+from official_declip_layout import official_declip
+from official_vilt_layout import OfficialVilt
+from tiny_oscar import CONFIG as OSCAR
+from tiny_oscar import scrambled, write_vocabulary
+from torch import Tensor, nn
+
+from vldistill.data.text import SPECIALS
+from vldistill.models.bert import RegionBertConfig
+from vldistill.models.clip_grid import ClipVilConfig
+from vldistill.models.oscar_fusion import Oscar
+from vldistill.models.slip import SlipModel
+from vldistill.students.clip_vil import ClipVil
+from vldistill.students.uniter import Uniter
+from vldistill.students.vlbert import VlBert
+
+WORDS = [*SPECIALS, *"abcdefghij", "The", "##e"]
+REGIONS = RegionBertConfig(vocab_size=len(WORDS), hidden_size=64, num_hidden_layers=2, num_attention_heads=1,
+                           intermediate_size=24, max_position_embeddings=30, region_size=12)
+Words = list[str | Path]
+
+
+def _body(model: nn.Module) -> dict[str, Tensor]:
+    torch.manual_seed(4)
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
+    return {name: torch.rand_like(value) if value.is_floating_point() else value + 5 * (value.ndim == 0)
+            for name, value in own.items()}
+
+
+def _vocabulary(folder: Path) -> Words:
+    path = folder / "vocab.txt"
+    path.write_text("\n".join(WORDS) + "\n")
+    return ["--vocab", path]
+
+
+def _vilt(folder: Path) -> Words:
+    torch.save({"state_dict": OfficialVilt(len(WORDS), 3, "nlvr2_classifier", 2).weights()}, folder / "vilt.ckpt")
+    return [folder / "vilt.ckpt", *_vocabulary(folder)]
+
+
+def _meter(folder: Path) -> Words:
+    count = meter.write_vocabulary(folder / "roberta")
+    torch.save({"state_dict": meter.OfficialMeter(count, 3, "nlvr2_classifier", 2).weights()}, folder / "meter.ckpt")
+    return [folder / "meter.ckpt", "--vocab", folder / "roberta"]
+
+
+def _oscar(folder: Path) -> Words:
+    official = folder / "official"
+    official.mkdir()
+    torch.save(scrambled(Oscar(OSCAR, images=2, classes=2)).state_dict(), official / "pytorch_model.bin")
+    (official / "config.json").write_text(json.dumps({
+        "num_attention_heads": OSCAR.num_attention_heads, "img_layer_norm_eps": 1e-5, "hidden_act": "gelu",
+        "img_feature_dim": OSCAR.region_size + 6, "classifier": "mlp"}))
+    return [official, "--vocab", write_vocabulary(folder)]
+
+
+def _uniter(folder: Path) -> Words:
+    torch.save(_body(Uniter(REGIONS, classes=1, target="label")), folder / "uniter.pt")
+    return [folder / "uniter.pt", *_vocabulary(folder)]
+
+
+def _vlbert(folder: Path) -> Words:
+    config = RegionBertConfig(**(REGIONS.to_dict() | {"type_vocab_size": 3}))
+    own = {f"module.{name}": value for name, value in _body(VlBert(config, classes=1, target="label")).items()}
+    torch.save(own, folder / "vlbert.model")
+    return [folder / "vlbert.model", *_vocabulary(folder)]
+
+
+def _clip_vil(folder: Path) -> Words:
+    tower = {"image_size": 64, "layers": [2, 1, 3, 1], "width": 4}
+    config = ClipVilConfig(**(REGIONS.to_dict() | {"region_size": 128}), tower=tower, positions=9)
+    own = _body(ClipVil(config, classes=1, target="label"))
+    torch.save({name: value for name, value in own.items() if name.startswith("bert.")}, folder / "clip_vil.pth")
+    return [folder / "clip_vil.pth", *_vocabulary(folder)]
+
+
+def _slip(folder: Path) -> Words:
+    sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 32},
+             "width": 64, "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+    weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
+    weights["module.visual.pos_embed"] = torch.randn(1, 197, 64)  # the converter knows images of 224 pixels
+    torch.save({"state_dict": weights}, folder / "slip.pt")
+    return [folder / "slip.pt"]
+
+
+def _declip(folder: Path) -> Words:
+    torch.save({"model": official_declip(), "last_iter": 1}, folder / "declip.pth.tar")
+    return [folder / "declip.pth.tar"]
+
+
+OFFICIAL: dict[str, Callable[[Path], Words]] = {
+    "vilt": _vilt, "meter": _meter, "oscar": _oscar, "uniter": _uniter, "vlbert": _vlbert, "clip_vil": _clip_vil, "slip": _slip,
+    "declip": _declip,
+}
+"""Of each kind: writes one into a folder; the words that follow `convert KIND`, but for OUT."""
