@@ -191,7 +191,7 @@ def test_words_and_the_spaces_between_them_are_the_text(texts):
 @pytest.mark.parametrize("text, words, expected", [
     ("What is  the man doing?", "What is the action of the man ?", "What is  the action of the man?"),
     ("A man's dog,a man", "A male's dog , a male", "A male's dog,a male"),
-    ("doing what?", "what ?", " what?"),
+    ("doing what?", "what ?", "what?"), ("doing", "", ""), ("what now", "what", "what"),
     ("so?", "well so ?", "well so?"),
     ("so?", "so is it ?", "so is it?"),
 ])

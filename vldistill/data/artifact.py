@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST, check_fields, file_digest, read_manifest
+from vldistill.artifacts import MANIFEST, check_fields, file_digest, open_regular, read_manifest
 from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary
 from vldistill.data.digests import ImageDigests
 from vldistill.data.image_files import MAX_PIXELS
@@ -119,7 +119,7 @@ class DataArtifact:
     def image_sizes(self) -> Iterator[tuple[str, int, int]]:
         """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at."""
         if IMAGES_FILE in self.manifest["files"]:
-            with (self.folder / IMAGES_FILE).open(encoding="utf-8") as file:
+            with open_regular(self.folder / IMAGES_FILE) as file:
                 for row in map(json.loads, file):
                     yield row["path"], row["width"], row["height"]
 
