@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from vldistill.data.text import (
 )
 from vldistill.data.wording import Phrase, reworded, split_words
 from vldistill.students.inputs import LAYOUTS
+from vldistill.teachers.keys import text_key
 from vldistill.teachers.text import TransformersText
 
 EACH = {"ordinary": 100, "many": 700}
@@ -165,6 +167,14 @@ def test_a_text_teacher_reads_the_text_itself(published, texts, tmp_path, librar
         assert coded["input_ids"] == reader(text, truncation=True, max_length=512)["input_ids"]
         own = [-1 if word is None else word for word in published[library].own.pieces(phrase(text))[1]]
         assert place[1:-1] == own[: len(place) - 2] and (place[0], place[-1]) == (-1, -1)
+
+
+def test_features_of_word_lists_are_found_again_and_texts_have_keys_of_their_own():
+    """A cache of an earlier version knows a text by its words."""
+    words = ("two", "dogs")
+    assert text_key((words, ("run",))) == hashlib.sha1(b"two\x1fdogs\x1erun").digest()
+    keys = {text_key((one,)) for one in (words, phrase("two dogs"), phrase("two  dogs"), phrase("two dogs "))}
+    assert len(keys) == 4
 
 
 @pytest.mark.parametrize("text, words", [
