@@ -52,11 +52,11 @@ def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, 
 def test_a_signal_in_the_middle_of_a_checkpoint_is_heard_after_the_next_step(world, command, well, whole, tmp_path, monkeypatch):
     write, told = checkpoint.save_tensors, []
 
-    def interrupted(path, tensors):
+    def interrupted(path, tensors, **options):
         if not told:
             told.append(path.parent.name)
             os.kill(os.getpid(), signal.SIGTERM)
-        write(path, tensors)
+        write(path, tensors, **options)
 
     arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto", "train.checkpoint_every=2")
     monkeypatch.setattr(checkpoint, "save_tensors", interrupted)
