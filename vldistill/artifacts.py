@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CHECKSUM = "checksum"
 """The key of a sealed table (see `sealed`)."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _PACKAGES = ("vldistill", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "safetensors")
 
 
@@ -283,8 +284,12 @@ def sealed(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_intact(table: dict[str, Any]) -> bool:
-    """Whether a sealed table is what it was; one without a checksum is believed."""
-    return CHECKSUM not in table or sealed(table)[CHECKSUM] == table[CHECKSUM]
+    """Whether a sealed table is what it was; one without a checksum, of before there were any, is believed. One whose checksum
+    has another name is not: the name was damaged."""
+    if CHECKSUM in table:
+        return sealed(table)[CHECKSUM] == table[CHECKSUM]
+    digests = [key for key, value in table.items() if isinstance(value, str) and _DIGEST.fullmatch(value)]
+    return all(fingerprint({other: value for other, value in table.items() if other != key}) != table[key] for key in digests)
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
-from vldistill.errors import DISK_ERRORS, VldistillError
+from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
 from vldistill.terminal import complain, open_streams, output_failure
 
 app = typer.Typer(
@@ -170,7 +170,7 @@ def evaluate(
     ] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
     part: Annotated[
-        str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales, both; else what it was trained on.")
+        str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")
     ] = None,
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
     leaderboard: Annotated[
@@ -354,7 +354,8 @@ def main(argv: list[str] | None = None) -> Any:
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
-        place = f"{error.filename}: " if error.filename else ""
+        found = failed_file(error)
+        place = f"{found.name}: " if found is not None else ""
         complain(f"vldistill: {place}{error.strerror or error}")
         raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
     except SystemExit as stop:

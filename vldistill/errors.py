@@ -8,14 +8,18 @@ Every error that a user can mend says what is wrong, where (`file:line`), and wh
 from __future__ import annotations
 
 import errno
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_PROBLEMS_SHOWN = 20
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = (*_NO_ROOM, errno.EIO)
 """What the operating system says of a disk that is full or broken, or of a file that may not grow: no fault of the input."""
+_FAILING = "its disk, or the way there, fails: copy it from elsewhere"
+_CHUNK = 1 << 24
 _MEND = "free some space and run the same command again; a run goes on with --resume auto"
 
 
@@ -57,8 +61,57 @@ def writing(path: Path, size: int | None = None, *, hint: str = _MEND, every: bo
     except OSError as error:
         if not every and error.errno not in DISK_ERRORS:
             raise
+        found = failed_file(error)
+        if found is not None and found.read and error.errno in DISK_ERRORS:
+            raise unreadable(found.name, error) from None
         what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
         raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=hint) from None
+
+
+@dataclass(frozen=True)
+class FailedFile:
+    """A file that a system call failed on. read: whether it was being read."""
+
+    name: str
+    read: bool
+
+
+def failed_file(error: OSError) -> FailedFile | None:
+    """The file that an error speaks of. Python names it where a file cannot be opened, but not where a read or a write fails
+    later: then it is the one that the innermost function of the traceback has open. None where no function has one."""
+    if error.filename is not None:
+        return FailedFile(str(error.filename), False)
+    found, traceback = None, error.__traceback__
+    while traceback is not None:
+        held = list(traceback.tb_frame.f_locals.values())
+        # A reader of ours keeps its file as an attribute.
+        ours = [own for own in held if type(own).__module__.startswith("vldistill.")]
+        held += [part for own in ours for part in getattr(own, "__dict__", {}).values()]
+        for value in held:
+            if isinstance(value, io.IOBase) and isinstance(name := getattr(value, "name", None), str):
+                read = not set(str(getattr(value, "mode", ""))) & set("wax+")
+                # No read is refused for want of room.
+                found = found if read and error.errno in _NO_ROOM else FailedFile(name, read)
+        traceback = traceback.tb_next
+    return found
+
+
+def unreadable(where: str | Path, error: OSError) -> VldistillError:
+    """What is said of a file that a failing disk does not give."""
+    return VldistillError(f"cannot be read: {error.strerror or error}", where=str(where), hint=_FAILING)
+
+
+def read_through(path: Path) -> None:
+    """Reads a file to its end. For those that a library maps into memory, where a read that fails ends the process, or reads
+    itself and then says of anything that it is broken. Raises VldistillError where the disk fails."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_CHUNK):
+                pass
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise unreadable(path, error) from None
+        raise
 
 
 def first_line(error: BaseException) -> str:

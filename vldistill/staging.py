@@ -12,6 +12,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def staged(original: Original, say: Callable[[str], None]) -> Path:
     except VldistillError as error:
         say(f"{folder} is read where it is: {error}")
     return folder
+
+
+def copy_of(path: Path) -> Path | None:
+    """The copy that a file belongs to; None where it is no copy's."""
+    own = f"vldistill-{os.getuid()}"
+    copies = (folder for folder in path.parents if folder.parent.name == own)
+    return next((folder for folder in copies if (folder.parent / f"{folder.name}.lock").exists()), None)
+
+
+def drop(copy: Path) -> None:
+    """Takes a copy away, so that the next process that wants one makes it anew; those that read this one keep its files."""
+    with suppress(OSError):
+        aside = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
+        copy.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def damaged(where: Path | str, message: str, mend: str) -> InputError:
+    """The refusal to read a file any further, in which damage was found. mend: what the user does about it; a copy is dropped,
+    and then it is enough to run the same command again."""
+    copy = copy_of(Path(where))
+    if copy is None:
+        return InputError(message, where=str(where), hint=mend)
+    drop(copy)
+    return InputError(message, where=str(where),
+                      hint="it was a copy on this node and is dropped: run the same command again, a run with --resume auto")
 
 
 def one_a_node(say: Callable[[str], None]) -> Callable[[str], None]:

@@ -120,9 +120,9 @@ def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("suffix, free, told", [
-    ("zip", 599_999, r"0\.00 GiB more are needed, 0\.00"),
-    ("tar.gz", 2**28 - 1, r"0\.25 GiB more are needed, 0\.25"),
-    ("json", 2**28, r"0\.50 GiB more are needed, 0\.25"),
+    ("zip", 599_999, r"needs 600,000 bytes more, 599,999 are free"),
+    ("tar.gz", 2**28 - 1, r"needs 268,435,456 bytes more, 268,435,455 are free"),
+    ("json", 2**28, r"needs 536,870,912 bytes more, 268,435,456 are free"),
 ])
 def test_a_disk_without_room_is_told_before_it_is_full(tmp_path, monkeypatch, suffix, free, told):
     path = tmp_path / f"x.{suffix}"
@@ -135,7 +135,9 @@ def test_a_disk_without_room_is_told_before_it_is_full(tmp_path, monkeypatch, su
         os.truncate(path, 2**29)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda place: usage(free))
-    refused([path], rf"{told} GiB are free \(free some, or give a place on another disk with --unpack DIR\)")
+    with pytest.raises(VldistillError, match=rf"{told} \(free some, or give a place on another disk with --unpack DIR\)") as left:
+        unpack([path], tmp_path / "new")
+    assert left.value.exit_code == 1 and not (tmp_path / "new").exists()
     if suffix == "zip":
         monkeypatch.setattr("shutil.disk_usage", lambda place: usage(free + 1))
         assert unpack([path], tmp_path / "out")["counts"]["bytes"] == 600_000

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from mutations import SEALED
+from workshop import make_workshop
 
 from vldistill import cli
 
@@ -51,3 +53,20 @@ class Outcome:
 def outcome(command) -> Callable[[Callable[[], Any]], Outcome]:
     """A function: calls what it is given and says how that ended."""
     return lambda call: Outcome(call, command)
+
+
+@pytest.fixture(scope="session")
+def whole_workshop(tmp_path_factory, well) -> Path:
+    """See `make_workshop`. What a test makes goes elsewhere."""
+    folder = tmp_path_factory.mktemp("workshop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_workshop(folder, well)
+    return folder
+
+
+@pytest.fixture
+def workshop(whole_workshop, monkeypatch) -> Path:
+    """The workshop as the working folder."""
+    monkeypatch.chdir(whole_workshop)
+    return whole_workshop

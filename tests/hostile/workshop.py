@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import tarfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from hostile_worlds import pictures, raw_data
@@ -15,6 +19,9 @@ from official_checkpoints import OFFICIAL
 from PIL import Image
 from tiny_oscar import write_features
 from tiny_teachers import write_bert, write_clip, write_vit
+
+from vldistill import artifacts
+from vldistill.training.guard import Guard
 
 TOY = ("vqa", "nlvr2", "snli_ve", "coco", "vcr", "flickr30k", "gcc", "sbu", "visual_genome")
 SIZES = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}"
@@ -78,9 +85,31 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
     well("index", "build", run_of("captions"), "photos", "--out", "found")
     for run in (run_of("fusion"), "runs/fusion/b/seed1"):
         well("evaluate", run)
+    well("analyze", run_of("fusion"), "--modality")
+    file, *options = json.loads(Path("official/vilt.json").read_text())
+    well("convert", "vilt", file, "converted", *options)
     Path("pairs.jsonl").write_text("".join(
         json.dumps({"id": f"p{number}", "image": f"photos/{number}.png", "text": "is there a red square ?"}) + "\n"
         for number in range(12)))
+
+
+def make_unfinished(command: Callable[..., object]) -> Path:
+    """A run that died after its third step of four, with checkpoints of steps 2 and 3, and its best model of step 2."""
+    ask = Guard.ask
+
+    def dies(self, step):
+        if step == 4:
+            raise MemoryError("died")
+        return ask(self, step)
+
+    Guard.ask = dies
+    try:
+        command("finetune", "--recipe", "fusion.yaml", "--name", "left")
+    except MemoryError:
+        pass
+    finally:
+        Guard.ask = ask
+    return Path("runs/fusion/left/seed0")
 
 
 def write_nlvr(folder: Path) -> None:
@@ -106,7 +135,7 @@ def write_region_features(images: Path, folder: Path) -> None:
 @dataclass(frozen=True)
 class Writer:
     """A command that writes below `out`. grows: what is finished stays, and the next call goes on from there. overwrites: it has
-    --overwrite. timed: what it writes holds seconds. slow: it takes some, so that the ordinary suite leaves it out."""
+    --overwrite. timed: what it writes holds times, or its own place. slow: it takes some, so that the ordinary suite leaves it out."""
 
     words: str
     timed: bool = False
@@ -136,16 +165,16 @@ WRITERS: dict[str, Writer] = {
                           grows=True),
     "prepare regions": Writer("prepare regions --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
     "prepare regions --data": Writer("prepare regions --data data/mine --weights random --grid 2 --out {out}/regions",
-                                     overwrites=True, slow=True),
+                                     timed=True, overwrites=True, slow=True),
     "cache": Writer("cache --recipe advl.yaml cache.path={out}/cache", grows=True),
     "finetune": Writer("finetune --recipe fusion.yaml --name a --resume auto --runs {out}/runs", grows=True),
     "distill": Writer("distill --recipe advl.yaml --name a --resume auto --runs {out}/runs cache.path={out}/cache",
-                      grows=True),
+                      timed=True, grows=True),
     "pretrain": Writer("pretrain --recipe words.yaml --name a --resume auto --runs {out}/runs", grows=True),
     "evaluate": Writer(f"evaluate {run_of('fusion')} --out {{out}}/eval", timed=True),
     "evaluate captions": Writer(f"evaluate {run_of('captions')} --split val --out {{out}}/eval", timed=True),
     "evaluate --leaderboard": Writer(f"evaluate {run_of('oscar')} --split test --leaderboard {{out}}/nlvr2/answers.csv "
-                                     "--out {out}/eval", timed=True),
+                                     "--out {out}/eval", timed=True, grows=True),
     "predict": Writer(f"predict {run_of('fusion')} --pairs pairs.jsonl --out {{out}}/answers.jsonl"),
     "compare": Writer(f"compare {run_of('fusion')} runs/fusion/b/seed1 --out {{out}}/against.json"),
     "bench": Writer(f"bench {run_of('dual')} --index index --batch 2 --rounds 1 --rows speed --out {{out}}/bench.json",
@@ -179,3 +208,29 @@ def command_of(name: str, out: Path, *more: str) -> list[str]:
 def folder_bytes(folder: Path) -> np.ndarray:
     """Sizes of all files below, ascending."""
     return np.sort([path.stat().st_size for path in folder.rglob("*") if path.is_file()])
+
+
+def in_child(command, words: list[str], limit: int | None = None) -> SimpleNamespace:
+    """The command in a process of its own, which no library can take this one down with."""
+    receive, send = os.pipe()
+    number = os.fork()
+    if not number:
+        try:
+            os.close(receive)
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            artifacts._digest_of.cache_clear()  # what this process has read before
+            try:
+                told = vars(command(*words))
+            except Exception:  # what the command line lets through
+                told = {"code": 99, "out": "", "err": traceback.format_exc()}
+            with os.fdopen(send, "w") as file:
+                json.dump(told, file)
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive, "rb") as file:
+        told = file.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
+    assert status == 0 and told, f"{words}: ended by signal {-status}"
+    return SimpleNamespace(**json.loads(told))

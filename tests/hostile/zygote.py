@@ -1,8 +1,8 @@
 """A process that has imported everything and forks a command line for each line that it reads, so that one can be killed at any
 moment of its own work without seconds of imports before it.
 
-Reads `{"words": [...], "folder": ..., "log": ..., "fork": true}`, writes the child's process number, and its exit code when it
-has ended.
+Reads `{"words": [...], "folder": ..., "log": ..., "fork": true, "environment": {}}`, writes the child's process number, and its
+exit code when it has ended.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 class Zygote:
     """The process, for a test; use as a context manager."""
 
-    def __init__(self, log: Path):
-        self._log = log
+    def __init__(self, log: Path, **environment: str):
+        self._log, self._environment = log, environment
 
     def __enter__(self) -> Zygote:
         from programs import ENVIRONMENT
 
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         env={**os.environ, **ENVIRONMENT})
+                                         env={**os.environ, **ENVIRONMENT, **self._environment})
         assert self._process.stdout.readline() == "ready\n"
         return self
 
@@ -39,9 +39,10 @@ class Zygote:
         self.begin(folder, *words, fork=False)
         assert self.end() == 0, self._log.read_text()
 
-    def begin(self, folder: Path, *words: object, fork: bool = True) -> int:
-        """Starts `vldistill WORDS` in a folder; returns its process number."""
-        request = {"words": [str(word) for word in words], "folder": str(folder), "log": str(self._log), "fork": fork}
+    def begin(self, folder: Path, *words: object, fork: bool = True, **environment: str) -> int:
+        """Starts `vldistill WORDS` in a folder, with more environment variables; returns its process number."""
+        request = {"words": [str(word) for word in words], "folder": str(folder), "log": str(self._log), "fork": fork,
+                   "environment": environment}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -71,6 +72,7 @@ class Zygote:
 def main() -> None:
     import torch
 
+    from vldistill import artifacts
     from vldistill.cli import main as command_line
 
     torch.set_num_threads(1)
@@ -83,6 +85,8 @@ def main() -> None:
             log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            artifacts._digest_of.cache_clear()  # what an earlier command has read
+            os.environ.update(request["environment"])
             os.chdir(request["folder"])
             sys.argv = ["vldistill", *request["words"]]
             code = 1

@@ -12,7 +12,7 @@ import pytest
 from resumed import curve, weights
 
 from vldistill.artifacts import sealed, write_json, write_manifest
-from vldistill.training import checkpoint
+from vldistill.training import checkpoint, phase
 from vldistill.training.checkpoint import newest
 from vldistill.training.guard import PREEMPTED, Guard
 
@@ -52,11 +52,11 @@ def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, 
 def test_a_signal_in_the_middle_of_a_checkpoint_is_heard_after_the_next_step(world, command, well, whole, tmp_path, monkeypatch):
     write, told = checkpoint.save_tensors, []
 
-    def interrupted(path, tensors, **options):
+    def interrupted(path, tensors, **more):
         if not told:
             told.append(path.parent.name)
             os.kill(os.getpid(), signal.SIGTERM)
-        write(path, tensors, **options)
+        write(path, tensors, **more)
 
     arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto", "train.checkpoint_every=2")
     monkeypatch.setattr(checkpoint, "save_tensors", interrupted)
@@ -193,3 +193,50 @@ def test_other_words_are_refused(world, command, tmp_path):
     (run / "mine.txt").write_text("notes")
     refused = command(*DIDE, "--runs", tmp_path, "--resume", "auto")
     assert refused.code == 2 and "is not an artifact" in refused.err and (run / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("damage", [False, True], ids=["whole", "flipped"])
+def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, command, well, tmp_path, monkeypatch, damage):
+    """What it computes again is worse, as it may be on a GPU; the best model is that of step 2, and is written anew from the
+    checkpoint of that step where it was damaged meanwhile."""
+    judged, ask, scores = phase._judged, Guard.ask, [0.1, 0.2, 0.3]
+
+    def dies(self, step):
+        if step == 3:
+            raise MemoryError("died")
+        return ask(self, step)
+
+    def scored(*given):
+        return judged(*given) | {"accuracy": scores.pop(0) if scores else 0.0}
+
+    arguments = (*DIDE, "--runs", tmp_path, "train.validate_every=1", "train.checkpoint_every=2", "--resume", "auto")
+    monkeypatch.setattr(phase, "_judged", scored)
+    monkeypatch.setattr(Guard, "ask", dies)
+    with pytest.raises(MemoryError):
+        command(*arguments)
+    monkeypatch.setattr(Guard, "ask", ask)
+    run = tmp_path / "quickstart_dide/a/seed0"
+    kept = run / "best/step-00000002/model.safetensors"
+    whole = kept.read_bytes()
+    assert (run / "best/step-00000003/model.safetensors").read_bytes() != whole and not (run / "model").exists()
+    if damage:
+        kept.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    told = well(*arguments).last
+    assert told["step"] == 2 and weights(run) == whole and not (run / "best").exists()
+
+
+def test_a_run_of_before_has_its_best_model_in_place(world, command, well, whole, leaving, tmp_path):
+    """Checkpoints of before know of no digests."""
+    arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto")
+    with leaving(3):
+        assert command(*arguments).code == PREEMPTED
+    run = tmp_path / "quickstart_dide/a/seed0"
+    path = newest(run) / "state.json"
+    state = json.loads(path.read_text())
+    state["values"]["best"].pop("files")
+    state["values"].pop("curve_sha256")
+    write_json(path, sealed(state))
+    [best] = (run / "best").iterdir()
+    best.rename(run / "model")
+    well(*arguments)
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)

@@ -93,7 +93,7 @@ def stopped(monkeypatch, command, few, tmp_path, error: BaseException):
     """A run that has saved a model once and is then stopped by `error`."""
 
     def fit(*_, save, **__):
-        save()
+        save(1)
         raise error
 
     with monkeypatch.context() as patch:

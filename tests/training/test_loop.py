@@ -87,7 +87,7 @@ class Trained:
             self.validated.append(len(self.optimizer.rates))
             return {"accuracy": next(scores, 0.5), "count": COUNT}
 
-        def save():
+        def save(step):
             self.saved.append((len(self.optimizer.rates), self.student.classifier.weight.detach().clone()))
 
         self.best = None
@@ -189,7 +189,7 @@ def test_the_teacher_gets_every_batch_and_the_capture(tmp_path):
     learner, prepared = accelerator.prepare(Learner(student, HardLabels("label")), optimizer)
     with Journal(folder, 4, active=True) as journal:
         fit(learner, teacher, prepared, linear_schedule(optimizer, 0, 4), loader, batches, accelerator,
-            Plan(0, 4, 1, 4, 1, None, 0), journal, validate=lambda: {"accuracy": 0.0}, save=lambda: None)
+            Plan(0, 4, 1, 4, 1, None, 0), journal, validate=lambda: {"accuracy": 0.0}, save=lambda step: {})
     assert [capture for _, capture in seen] == [NOTHING] * 4
     assert [ids for ids, _ in seen] == [[str(index) for _, index in keys] for keys in loader.asked[:4]]
 

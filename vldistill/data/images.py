@@ -20,6 +20,7 @@ from vldistill.data.image_files import MAX_PIXELS, decode_image, open_image, rea
 from vldistill.data.shards import INDEX_FILE, INDEX_TYPE, path_key
 from vldistill.data.tars import AGAIN, BLOCK, parse_header
 from vldistill.errors import InputError, first_line
+from vldistill.staging import damaged
 
 # Some systems allow a process 256. With fewer tars than this none is opened twice.
 MOST_OPEN = 128
@@ -72,9 +73,9 @@ class ShardImages:
         there = set(os.listdir(folder)) if folder.is_dir() else set()  # noqa: PTH208 (a Path per tar is slow)
         for name in (INDEX_FILE, *names):
             if name not in there:
-                raise InputError("is named in the manifest but missing", where=str(folder / name), hint=AGAIN)
+                raise damaged(folder / name, "is named in the manifest but missing", AGAIN)
         if file_digest(index) != digest:
-            raise InputError("differs from what its manifest records", where=str(index), hint=AGAIN)
+            raise damaged(index, "differs from what its manifest records", AGAIN)
         self._start()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,10 +102,10 @@ class ShardImages:
             file.seek(place)
             data = file.read(size)
         except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror or error}", where=str(self.folder / name), hint=AGAIN) from None
+            raise damaged(self.folder / name, f"cannot be read: {error.strerror or error}", AGAIN) from None
         if zlib.crc32(data) != crc:
             fault = "differs from what was packed" if len(data) == size else "is cut off"
-            raise InputError(f"image {path} {fault}", where=self._where(name, place), hint=AGAIN)
+            raise damaged(self._where(name, place), f"image {path} {fault}", AGAIN)
         return data
 
     def open(self, path: str) -> Image.Image:
@@ -125,10 +126,10 @@ class ShardImages:
         # Not `np.searchsorted`, which would copy the whole column for each image.
         row = bisect_left(self._keys, key)
         if row == len(self._keys) or self._keys[row] != key:
-            raise InputError(f"image {path} is not in the shards", where=str(self.folder), hint=AGAIN)
+            raise damaged(self.folder / INDEX_FILE, f"image {path} is not in the shards", AGAIN)
         _, place, size, crc, number = self._index[row].item()
         if number >= len(self.names):
-            raise InputError(f"names a tar {number:,} that there is not", where=str(self.folder / INDEX_FILE), hint=AGAIN)
+            raise damaged(self.folder / INDEX_FILE, f"names a tar {number:,} that there is not", AGAIN)
         return self.names[number], place, size, crc
 
     def _mapped(self) -> np.ndarray:
@@ -137,9 +138,9 @@ class ShardImages:
         try:
             index = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
         except (OSError, ValueError, TypeError, SyntaxError, EOFError) as error:
-            raise InputError(f"cannot be read: {first_line(error)}", where=str(path), hint=AGAIN) from None
+            raise damaged(path, f"cannot be read: {first_line(error)}", AGAIN) from None
         if index.dtype != INDEX_TYPE or index.ndim != 1:
-            raise InputError("is no index of shards", where=str(path), hint=AGAIN)
+            raise damaged(path, "is no index of shards", AGAIN)
         return index
 
     def _tar(self, name: str) -> BinaryIO:
@@ -159,12 +160,12 @@ class ShardImages:
         self._index = self._keys = None
 
     def _where(self, name: str, place: int) -> str:
-        with (self.folder / name).open("rb") as file:
-            file.seek(place - BLOCK)
-            try:
+        try:
+            with (self.folder / name).open("rb") as file:
+                file.seek(place - BLOCK)
                 return f"{self.folder / name}:{parse_header(file.read(BLOCK))[0]}"
-            except ValueError:
-                return f"{self.folder / name}, byte {place:,}"
+        except (OSError, ValueError):  # a damaged header, or a copy that has been dropped since
+            return f"{self.folder / name}, byte {place:,}"
 
 
 Images = ImageFolder | ShardImages

@@ -27,7 +27,7 @@ from vldistill.artifacts import write_json, write_text
 from vldistill.data.clip_text import END, MASK, START, WORD_END, cleaned, cleaned_text, clip_byte_pairs
 from vldistill.data.records import Word, read_json, read_text
 from vldistill.data.wording import Phrase, owner
-from vldistill.errors import InputError
+from vldistill.errors import InputError, read_through
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
@@ -186,6 +186,7 @@ def read_byte_pairs(folder: Path) -> WordTokenizer:
     for file in (vocabulary, merges):
         if not file.is_file():
             raise InputError("no such file", where=str(file), hint="give the folder of a RoBERTa, with vocab.json and merges.txt")
+        read_through(file)
     try:
         tokenizer = Tokenizer(BPE.from_file(str(vocabulary), str(merges), unk_token=_ROBERTA["unk"]))
     except Exception as error:  # the library raises bare Exception

@@ -55,7 +55,9 @@ def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
     """What the vectors depend on: weights and preprocessing, or the store of regions that stand for pixels."""
     folder = resolve_model(source)
     weights = digest_of_weights(folder) or file_digest(folder / "pytorch_model.bin")
-    fields = {"kind": spec.kind, "weights": weights, **spec.encoder.sight(), "places": spec.images}
+    # The rest of the configuration decides how an image is cut, squared and normalised.
+    fields = {"kind": spec.kind, "config": fingerprint(spec.encoder.to_dict())[:32], "weights": weights, **spec.encoder.sight(),
+              "places": spec.images}
     if spec.regions is None:
         return fields | {"image_size": spec.image_size, **({"upright": True} if spec.upright else {})}
     return fields | {"regions": RegionStore(Path(spec.regions)).manifest["fingerprint"], "most_regions": spec.most_regions}

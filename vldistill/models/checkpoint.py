@@ -29,7 +29,7 @@ from vldistill.artifacts import (
 from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError, first_line, read_through
 from vldistill.finite import check_weights
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
@@ -259,6 +259,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """A published pytorch_model.bin, through torch's restricted reader, which runs no code."""
+    read_through(path)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the reader raises whatever a broken or forbidden pickle makes it

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vldistill.errors import InputError
+from vldistill.errors import DISK_ERRORS, InputError, failed_file, first_line, unreadable
 
 RANDOM = "random"
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -50,6 +50,10 @@ def fetched(make: Callable[[], Any], name: str, hint: str = PREFETCH) -> Any:
         return make()
     except InputError:
         raise
+    except OSError as error:
+        found = failed_file(error)
+        if found is not None and error.errno in DISK_ERRORS:
+            raise unreadable(found.name, error) from None
+        raise InputError(f"cannot be loaded: {first_line(error)}", where=name, hint=hint) from None
     except Exception as error:  # the hub, safetensors, torch and each library raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"cannot be loaded: {reason}", where=name, hint=hint) from None
+        raise InputError(f"cannot be loaded: {first_line(error)}", where=name, hint=hint) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vldistill.errors import InputError
+from vldistill.errors import InputError, read_through
 from vldistill.finite import check_weights
 from vldistill.models.loading import unwrapped
 from vldistill.models.sharded import read_file
@@ -24,6 +24,7 @@ def read_official(source: Path) -> dict[str, Tensor]:
         found = read_file(source)
         check_weights(found, str(source))
         return unwrapped(found)
+    read_through(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers(), *_trainer_objects()]):
             found = torch.load(source, map_location="cpu", weights_only=True)

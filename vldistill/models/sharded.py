@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vldistill.artifacts import file_digest, fingerprint, read_regular
-from vldistill.errors import InputError, first_line
+from vldistill.errors import InputError, first_line, read_through
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -21,6 +21,7 @@ _AGAIN = "fetch or make it again"
 def read_file(path: Path) -> dict[str, Tensor]:
     """A safetensors file, on the CPU. Raises InputError where it is broken."""
     try:
+        read_through(path)
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"cannot be read: {first_line(error)}", where=str(path), hint=_AGAIN) from None

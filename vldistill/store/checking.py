@@ -20,11 +20,11 @@ def mapped(shard: Shard) -> np.ndarray:
         raise damaged(shard.path, f"cannot be mapped into memory: {error}", shard.mend) from None
 
 
-def block_damage(shard: Shard, raw: np.ndarray, place: int, block: Block, keys: np.ndarray) -> Damage | None:
-    """What is wrong with a block in the column at `place`, or None. raw: see `mapped`. keys: of the block's rows, to name
-    them."""
+def block_damage(shard: Shard, place: int, block: Block, keys: np.ndarray) -> Damage | None:
+    """What is wrong with a block in the column at `place`, or None. keys: of the block's rows, to name them. Raises InputError
+    where it cannot be read: the file is not yet asked through the map, where a disk that fails, or a file that was cut, ends the
+    process."""
     column = shard.columns[place]
-    offset, size = shard.span(column, block.first, block.end)
-    if zlib.crc32(raw[offset:offset + size]) == block.crcs[place]:
+    if zlib.crc32(shard.read(*shard.span(column, block.first, block.end))) == block.crcs[place]:
         return None
     return Damage(str(shard.path), f"column {column.name} is damaged", shard.mend, (block.first, block.end), shown(keys))

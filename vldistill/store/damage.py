@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from vldistill.errors import InputError
-
-
-def damaged(where: Path | str, message: str, mend: str) -> InputError:
-    """The refusal to read a file any further. mend: what the user does about it."""
-    return InputError(message, where=str(where), hint=mend)
+from vldistill.staging import damaged
 
 
 @dataclass(frozen=True)

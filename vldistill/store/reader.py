@@ -150,7 +150,7 @@ class _State:
         for shard, number in sorted(set(zip(self.shard_of(rows).tolist(), blocks.tolist(), strict=True))):
             block, base = self.snapshot.journals[shard].blocks[number], self.snapshot.bases[shard]
             keys = self.snapshot.keys[base + block.first:base + block.end]
-            damage = block_damage(self.snapshot.shards[shard], self.raw[shard], place, block, keys)
+            damage = block_damage(self.snapshot.shards[shard], place, block, keys)
             if damage:
                 raise damage.error()
             sound[base + block.first:base + block.end] = True

@@ -81,7 +81,7 @@ class Shard:
             raise self._damaged(self.path, "is missing: the manifest names it") from None
         if size != self._size:
             raise self._damaged(self.path, f"has {size:,} bytes, {self._size:,} were written")
-        if _sum_of_rest(self._read(offset, end - offset) for offset, end in _gaps(self.extents, size)) != self._sums.get(_REST):
+        if _sum_of_rest(self.read(offset, end - offset) for offset, end in _gaps(self.extents, size)) != self._sums.get(_REST):
             raise self._damaged(self.path, "is damaged in HDF5's own structure")
 
     def journal(self) -> Journal:
@@ -124,7 +124,7 @@ class Shard:
 
     def _checked(self, name: str) -> bytes:
         extent = self.extents[name]
-        data = self._read(extent.offset, extent.size)
+        data = self.read(extent.offset, extent.size)
         if zlib.crc32(data) != self._sums.get(name):
             raise self._damaged(self.path, f"is damaged in its {'keys' if name == 'keys' else 'starts of rows'}")
         return data
@@ -132,7 +132,8 @@ class Shard:
     def _damaged(self, where: Path, message: str) -> InputError:
         return damaged(where, message, self.mend)
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytes:
+        """Of the file; less where it ends before. Raises InputError where it cannot be read."""
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from vldistill.errors import InputError
-from vldistill.store.checking import block_damage, mapped
+from vldistill.store.checking import block_damage
 from vldistill.store.container import offsets_by_hdf5
 from vldistill.store.damage import Damage, damaged
 from vldistill.store.layout import KEY_BYTES
@@ -61,15 +61,16 @@ def _verify_shard(report: Report, shard: Shard) -> None:
         # HDF5 is shown only what was proved to be as written: it is not made for anything else.
         report.attempt(lambda: _same_offsets(shard))
     journal, keys = report.attempt(shard.journal), report.attempt(shard.keys)
-    raw, starts = report.attempt(lambda: mapped(shard)), report.attempt(shard.lengths)
-    if journal is None or raw is None or starts is None:
+    starts = report.attempt(shard.lengths)
+    if journal is None or starts is None:
         return
     report.rows += journal.rows
     keys = np.empty((0, KEY_BYTES), np.uint8) if keys is None else keys
     for block in journal.blocks:
         for place, column in enumerate(shard.columns):
             report.bytes += shard.span(column, block.first, block.end)[1]
-            damage = block_damage(shard, raw, place, block, keys[block.first:block.end])
+            found = keys[block.first:block.end]
+            damage = report.attempt(lambda place=place, block=block, found=found: block_damage(shard, place, block, found))
             if damage:
                 report.damages.append(damage)
 

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vldistill.artifacts import file_digest
 from vldistill.data.sequences import Sentence
 from vldistill.data.wording import Phrase, owner
 from vldistill.models.loading import RANDOM, fetched, fixed_random
-from vldistill.teachers.weights import folder_title, frozen, weights_digest
+from vldistill.teachers.weights import folder_title, frozen, tokenizer_digest, weights_digest
 
 _LONGEST = 512
 
@@ -45,11 +44,10 @@ class TransformersText:
     def fields(self) -> dict[str, Any]:
         """What the features depend on."""
         digest = RANDOM if self.weights == RANDOM else weights_digest(self._local, None if self._local else self.model)
-        tokenizer = self._local / "tokenizer.json" if self._local else None
         title = folder_title(self._local) if self._local else self.model
         return {"teacher": "transformers", "model": title, "weights": digest,
                 "layer": self.layer, "pooling": "first token; mean of a word's tokens",
-                "tokenizer": file_digest(tokenizer)[:32] if tokenizer and tokenizer.exists() else "the model's own"}
+                "tokenizer": tokenizer_digest(self._local, None if self._local else self.model)}
 
     @property
     def width(self) -> int:

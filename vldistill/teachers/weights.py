@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from vldistill.artifacts import MANIFEST, file_digest, known_digest
+from vldistill.artifacts import MANIFEST, file_digest, fingerprint, known_digest
 from vldistill.errors import InputError
 from vldistill.finite import check_weights
 from vldistill.models.loading import FILES, weights_file
@@ -18,6 +18,8 @@ from vldistill.models.sharded import digest_of_weights
 
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+                   "merges.txt", "vocab.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,6 +42,17 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
             # The hub names its files by this very hash.
             return (blob.name if _BLOB.fullmatch(blob.name) else known_digest(blob))[:32]
     return UNKNOWN
+
+
+def tokenizer_digest(source: Path | None, hub_name: str | None) -> str:
+    """32 hex digits of all files that a tokenizer is made of: of the folder `source`, else of the library's own copies of the
+    published model `hub_name`, UNKNOWN where none has been fetched."""
+    if source is not None:
+        found = {name: source / name for name in TOKENIZER_FILES if (source / name).is_file()}
+    else:
+        copies = {name: try_to_load_from_cache(hub_name, name) for name in TOKENIZER_FILES}
+        found = {name: Path(copy) for name, copy in copies.items() if isinstance(copy, str)}
+    return fingerprint({name: file_digest(path) for name, path in found.items()})[:32] if found else UNKNOWN
 
 
 def config_digest(folder: Path) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vldistill.artifacts import fingerprint
 from vldistill.data.sequences import Sentence
 from vldistill.data.wording import Phrase
 from vldistill.teachers.clip import Clip
@@ -23,6 +24,8 @@ from vldistill.teachers.text import mean_by_word
 
 NONE = -1
 _PIECE = re.compile(r"[^\W_]+")
+_YAKE = {"lan": "en", "n": 1, "top": 10_000, "dedup_lim": 1.0}
+"""All single words, none dropped for being like another."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ def words_of(sentence: Sentence) -> list[str]:
 def _yake():
     import yake
 
-    # All single words, none dropped for being like another.
-    return yake.KeywordExtractor(lan="en", n=1, top=10_000, dedup_lim=1.0)
+    return yake.KeywordExtractor(**_YAKE)
 
 
 def is_content(word: str) -> bool:
@@ -93,7 +95,7 @@ class Relevance:
     @property
     def fields(self) -> dict[str, str]:
         judge = self.clip.fields if self.clip else {"teacher": "none"}
-        return {**{f"relevance {name}": value for name, value in judge.items()}, "keywords": f"yake {_version()}"}
+        return {**{f"relevance {name}": value for name, value in judge.items()}, "keywords": f"yake {_version()} {_settings()}"}
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Relevance:
         if self.clip:
@@ -127,6 +129,12 @@ class Relevance:
         """image: [E], vectors: [W, E] unit vectors; language: [W], of `keyword_scores`."""
         visual = (vectors @ image).astype(np.float32) if len(image) else np.zeros(len(words), np.float32)
         return WordScores(visual, language, select(words, visual, language, most))
+
+
+@lru_cache(maxsize=1)
+def _settings() -> str:
+    """8 hex digits of what words are chosen by, beside the library: its settings and the list of stop words."""
+    return fingerprint([_YAKE, sorted(_yake().stopword_set)])[:8]
 
 
 def _version() -> str:

@@ -38,6 +38,8 @@ from vldistill.teachers.weights import UNKNOWN
 Say = Callable[[str], None]
 WantedFeatures = list[tuple[DataArtifact, list[Record]]]
 DTYPE = {"dtype": "float16"}
+AUTO = ("fp32", "fp16")
+"""What `teachers.precision: auto` is, without a GPU and with one."""
 
 
 @dataclass
@@ -79,18 +81,18 @@ class TeacherCaches:
         self.live = recipe.cache.mode == "live"
         self.parts = {} if self.live else {part.role: part for part in self._parts()}
         for part in self.parts.values():
-            part.cache = find_cache(self._root, part.name, part.fields)
+            part.cache = self._found(part)
 
     def _parts(self) -> list[Part]:
-        parts = []
+        parts, kept = [], {**DTYPE, "precision": self._precision()}
         if self.vision:
-            fields = {**self.vision.fields, "feature": "image", **DTYPE}
+            fields = {**self.vision.fields, "feature": "image", **kept}
             parts.append(Part("images", cache_name(fields), fields))
         if self._chosen.text:
-            fields = {**self.text.fields, "feature": "text", **DTYPE}
+            fields = {**self.text.fields, "feature": "text", **kept}
             parts.append(Part("texts", cache_name(fields), fields))
         if self._chosen.words:
-            fields = {**self.text.fields, **self.relevance.fields, "feature": "words", "most": self._recipe.cache.words, **DTYPE}
+            fields = {**self.text.fields, **self.relevance.fields, "feature": "words", "most": self._recipe.cache.words, **kept}
             parts.append(Part("words", cache_name(fields, "-words"), fields))
         return parts
 
@@ -185,15 +187,16 @@ class TeacherCaches:
                 fill_texts(writers.get("texts"), writers.get("words"), inputs, self.text.to(device, dtype), self.relevance, batch,
                            most, tick)
         for part in self.parts.values():
-            part.cache = find_cache(self._root, part.name, part.fields)
+            part.cache = self._found(part)
 
     def settle(self, inputs: Inputs, roles: Iterable[str], shard: tuple[int, int] = (0, 1)) -> None:
         """Declares caches complete that lack nothing and whose writer was killed just before it could; removes what it left."""
         for part in (self.parts[role] for role in roles):
-            if part.cache is not None and not part.cache.complete:
+            own = part.cache is not None and part.cache.fields.get("precision") == part.fields["precision"]
+            if own and not part.cache.complete:
                 with suppress(InputError), ExitStack() as stack:  # refused where another is at work, which will do it
                     self._open(part, inputs, shard, stack)
-                part.cache = find_cache(self._root, part.name, part.fields)
+                part.cache = self._found(part)
 
     def recomputed(self, inputs: Inputs, rows: int) -> dict[str, float]:
         """The smallest cosine between stored vectors and the same computed anew, over `rows` rows of each cache, drawn always
@@ -238,11 +241,19 @@ class TeacherCaches:
         say(f"{writer.folder}: {len(pending):,} {part.role} to compute, {pending.present:,} there{others}; "
             f"{pending.bytes_needed / 1e6:,.1f} MB needed, {pending.bytes_free / 1e9:,.1f} GB free")
 
-    def _dtype(self) -> torch.dtype:
+    def _precision(self) -> str:
+        """In which the teachers compute here."""
         wanted = self._recipe.teachers.precision
-        if wanted == "auto":
-            return torch.float16 if torch.cuda.is_available() else torch.float32
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[choose_precision(wanted).name]
+        return AUTO[torch.cuda.is_available()] if wanted == "auto" else choose_precision(wanted).name
+
+    def _dtype(self) -> torch.dtype:
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self._precision()]
+
+    def _found(self, part: Part) -> FeatureCache | None:
+        """The part's cache. Where the recipe leaves the precision open, one of what "auto" is on another machine will do."""
+        others = [name for name in AUTO if self._recipe.teachers.precision == "auto"]
+        asked = [part.fields, *({**part.fields, "precision": name} for name in others if name != part.fields["precision"])]
+        return next((cache for fields in asked if (cache := find_cache(self._root, part.name, fields)) is not None), None)
 
     def _refuse(self, missing: dict[str, list[bytes]], inputs: Inputs) -> None:
         role, keys = next(iter(missing.items()))

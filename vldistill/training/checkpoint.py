@@ -104,6 +104,12 @@ def _found(parent: Path) -> Iterator[tuple[int, Path]]:
             yield int(named[1]), path
 
 
+def best_steps(run: Path) -> list[int]:
+    """Of each checkpoint the step of the best model by then."""
+    states = (json.loads((path / _STATE).read_text(encoding="utf-8")) for _, path in _found(run / FOLDER))
+    return [state["values"]["best"]["step"] for state in states]
+
+
 def newest(run: Path) -> Path | None:
     """The run's last checkpoint; None without one. What a crash left half-written is removed."""
     parent = run / FOLDER

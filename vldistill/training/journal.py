@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from contextlib import suppress
@@ -15,6 +16,7 @@ from vldistill.artifacts import open_own
 from vldistill.errors import writing
 
 PLAIN_EVERY_SECONDS = 15
+CURVE = "metrics.jsonl"
 
 
 def _append(file: TextIO, text: str) -> None:
@@ -24,6 +26,15 @@ def _append(file: TextIO, text: str) -> None:
         file.flush()
 
 
+def kept_curve(run: Path, size: int) -> bytes:
+    """The beginning of metrics.jsonl; less where it is shorter."""
+    path = run / CURVE
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
+
+
 class Journal:
     """Writes on the main process only; elsewhere every call does nothing. Use as a context manager. keep: bytes of metrics.jsonl
     that a run which goes on has; what it wrote after its checkpoint will be written again."""
@@ -31,12 +42,13 @@ class Journal:
     def __init__(self, folder: Path, total: int, *, active: bool, tracker=None, keep: int = 0):
         self.active, self.total, self._tracker, self._keep = active, total, tracker, keep
         self._bar, self._task, self._last = None, None, 0.0
-        self._folder = folder
+        self._folder, self._sum = folder, hashlib.sha256()
 
     def __enter__(self) -> Journal:
         if self.active:
-            self._metrics = open_own(self._folder / "metrics.jsonl")
+            self._metrics = open_own(self._folder / CURVE)
             self._metrics.truncate(self._keep)
+            self._sum.update(kept_curve(self._folder, self._keep))
             self._log = open_own(self._folder / "log.txt")
             if terminal.console.is_terminal:
                 ends = TextColumn("{task.description}"), TextColumn("{task.fields[terms]}")
@@ -58,6 +70,10 @@ class Journal:
     def size(self) -> int:
         """Bytes of metrics.jsonl."""
         return self._metrics.tell() if self.active else 0
+
+    def digest(self) -> str:
+        """sha256 of metrics.jsonl, of what was written to it and not of what may have become of it."""
+        return self._sum.hexdigest()
 
     def say(self, text: str) -> None:
         """A line for the terminal and log.txt."""
@@ -92,7 +108,9 @@ class Journal:
         self.say(f"step {step}/{self.total}  validation: {shown}{'  (best so far, saved)' if best else ''}")
 
     def _write(self, row: dict[str, Any]) -> None:
-        _append(self._metrics, json.dumps(row) + "\n")
+        line = json.dumps(row) + "\n"
+        _append(self._metrics, line)
+        self._sum.update(line.encode())
         if self._tracker:
             values = {f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")}
             self._tracker(values, step=row["step"])

@@ -48,6 +48,8 @@ def descend(learner: nn.Module, arranged: Batch, taught: Any, accelerator: Accel
     return terms, loss
 
 
+Save = Callable[[int], dict[str, str]]
+"""Keeps the student as the best model of a step; returns the digests of its files."""
 Passes = Callable[[nn.Module, Batch, Any, Accelerator], tuple[Terms, Tensor]]
 """The forward and backward passes of an arranged batch."""
 
@@ -68,10 +70,11 @@ class Plan:
 
 @dataclass
 class Best:
-    """The best validation so far, by `accuracy`."""
+    """The best validation so far, by `accuracy`. files: sha256 of each file of its model, None where that is not kept."""
 
     step: int = 0
     metrics: dict[str, Any] | None = None
+    files: dict[str, str] | None = None
 
     def beaten_by(self, metrics: dict[str, Any]) -> bool:
         return self.metrics is None or metrics["accuracy"] > self.metrics["accuracy"]
@@ -113,7 +116,7 @@ class Loop:
 def fit(
     learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: Loader,
     batches: Batches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
-    validate: Callable[[], dict[str, Any]], save: Callable[[], None] | None, passes: Passes = descend,
+    validate: Callable[[], dict[str, Any]], save: Save | None, passes: Passes = descend,
     keeper: Keeper | None = None,
 ) -> Best:
     """Trains for the steps of `plan`, validating on the way and at the end; `save`, if there is one, is called at each new best.
@@ -127,6 +130,9 @@ def fit(
     at = keeper.restore(loop) if keeper is not None else None
     at = at or Position(plan.first, plan.first * plan.accumulate, batches.epoch, 0)
     step, micro, told = at.step, at.micro, set()
+    if save is not None and loop.best.metrics is not None and loop.best.files is None and loop.best.step == step:
+        # The checkpoint's own weights are the best ones, and their model is not what it was.
+        loop.best = Best(loop.best.step, loop.best.metrics, save(loop.best.step))
     batches.epoch, batches.first = at.epoch, at.batch
     journal.advance(step)
     learner.train()
@@ -172,9 +178,7 @@ def fit(
                 objective.after_validation(metrics)
                 improved = loop.best.beaten_by(metrics)
                 if improved:
-                    loop.best = Best(step, metrics)
-                    if save is not None:
-                        save()
+                    loop.best = Best(step, metrics, save(step) if save is not None else None)
                 journal.validation(step, metrics, best=improved and save is not None)
                 meter.pause()
             if keeper is not None:

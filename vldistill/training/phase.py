@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vldistill.objectives.retrieval import DualRetrieval
 from vldistill.schema import Recipe
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.batches import eval_pairs
+from vldistill.training.best import digests_of, folder_of
 from vldistill.training.build import Parts
 from vldistill.training.inference import Answer, answer, score
 from vldistill.training.journal import Journal
@@ -30,7 +32,7 @@ def run_phase(
     keeper: Keeper, *, out: Path | None,
 ) -> Best:
     """Trains from a fresh optimiser, or from the keeper's checkpoint, to the phase's end; the student and what phases share are
-    trained in place. out: the model folder for the best student, where it is to be kept."""
+    trained in place. out: the run's folder, where the best student is to be kept."""
     world, rank = accelerator.num_processes, accelerator.process_index
     optimizer = build_optimizer(recipe, parts.student, phase.objective, phase.pairs.mean)
     schedule = build_schedule(recipe, optimizer, phase.steps)
@@ -50,10 +52,13 @@ def run_phase(
         with weights_together(parts.student):
             return _judged(phase, recipe, parts, accelerator, val_loader)
 
-    def save() -> None:
-        weights = gathered(parts.student.state_dict(), accelerator)
-        if accelerator.is_main_process:
-            save_model(out, parts.student, parts.spec, parts.tokenizer, weights=weights)
+    def save(step: int) -> dict[str, str]:
+        weights, folder = gathered(parts.student.state_dict(), accelerator), folder_of(out, step)
+        if not accelerator.is_main_process:
+            return {}
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that has been here before
+        save_model(folder, parts.student, parts.spec, parts.tokenizer, weights=weights)
+        return digests_of(folder)
 
     best = fit(learner, teacher, optimizer, schedule, loader, phase.batches, accelerator, phase.plan, journal, validate=validate,
                save=save if out is not None else None, passes=_passes(recipe, phase, parts), keeper=keeper)

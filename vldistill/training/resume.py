@@ -13,7 +13,8 @@ from torch import nn
 from vldistill.errors import InputError
 from vldistill.recipe import recipe_fields
 from vldistill.schema import Recipe
-from vldistill.training.checkpoint import State, load_optimizer, optimizer_state, save_state
+from vldistill.training.best import restored, tidy
+from vldistill.training.checkpoint import State, best_steps, load_optimizer, optimizer_state, save_state
 from vldistill.training.guard import Guard, threads
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Loop, Position
@@ -47,7 +48,8 @@ def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[st
     """Raises InputError where the run's recipe differs, or what it was made from: was and is, of the manifest's `parents`."""
     told = [str(change) for change in changes(before, now)]
     was, found = parents
-    told += [f"{name} has changed since" for name in dict.fromkeys((*was, *found)) if was.get(name) != found.get(name)]
+    # A run of an earlier version did not write down all of them.
+    told += [f"{name} has changed since" for name, print_ in was.items() if print_ != found.get(name)]
     if told:
         raise InputError(f"was begun otherwise: {'; '.join(told)}", where=str(folder),
                          hint="give it the same recipe, start anew with --overwrite, or give another --name")
@@ -71,7 +73,7 @@ class Checkpoints:
         if loop.accelerator.scaler is not None and "scaler" in state.values:
             loop.accelerator.scaler.load_state_dict(state.values["scaler"])
         loop.meter.load(state.values["meter"], state.part("meter"))
-        loop.best = Best(**state.values["best"])
+        loop.best = Best(**restored(self._folder, state.values["best"], state.step))
         return Position(state.step, state.micro, state.epoch, state.batch)
 
     def after_step(self, loop: Loop, position: Position) -> None:
@@ -96,11 +98,12 @@ class Checkpoints:
         if not loop.accelerator.is_main_process:
             return
         values = {"optimizer": plain, "schedule": loop.schedule.state_dict(), "best": asdict(loop.best), "meter": meter,
-                  "curve": self._journal.size(), "cost": self._cost()}
+                  "curve": self._journal.size(), "curve_sha256": self._journal.digest(), "cost": self._cost()}
         if loop.accelerator.scaler is not None:
             values["scaler"] = loop.accelerator.scaler.state_dict()
         state = State(self._phase, **asdict(position), values=values, tensors=held, run=this_run(loop.accelerator.num_processes))
         save_state(self._folder, state)
+        tidy(self._folder, best_steps(self._folder))
         self._journal.say(f"step {position.step}: checkpoint saved")
 
 

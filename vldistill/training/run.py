@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -28,6 +29,7 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.artifact import open_data
+from vldistill.data.regions.store import RegionStore
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
@@ -46,14 +48,16 @@ from vldistill.runtime import (
 from vldistill.schema import Recipe
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import eval_pairs
+from vldistill.training.best import MODEL, check_best, publish, remove_best
 from vldistill.training.build import Parts, build_parts
 from vldistill.training.caches import Say
 from vldistill.training.checkpoint import State, load_state, newest, remove_states
 from vldistill.training.cost import CostMeter, add_costs
 from vldistill.training.guard import Guard, Notice, Preempted
-from vldistill.training.journal import Journal
+from vldistill.training.journal import CURVE, Journal, kept_curve
 from vldistill.training.loop import Best
 from vldistill.training.phase import run_phase
+from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
 from vldistill.training.sharding import shard
 from vldistill.training.stages import Phase, Stage, describe, make_phases
@@ -61,7 +65,8 @@ from vldistill.training.stages import Phase, Stage, describe, make_phases
 
 @dataclass
 class _Session:
-    """What a process trains with, from the recipe to where it goes on. cost: of the run until now. state: None at the start."""
+    """What a process trains with, from the recipe to where it goes on. cost: of the run until now. state: None at the start.
+    curve: sha256 of metrics.jsonl, in the end."""
 
     stage: Stage
     parts: Parts
@@ -70,6 +75,7 @@ class _Session:
     notice: Notice
     state: State | None
     cost: Callable[[], dict[str, Any]]
+    curve: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -108,6 +114,7 @@ def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
     say(f"{stage.folder} is complete")
     if is_first_rank():
         remove_states(stage.folder)  # where it was killed just before that
+        remove_best(stage.folder)
     return earlier
 
 
@@ -119,7 +126,7 @@ def _ours(folder: Path) -> Iterator[None]:
         return
     with within_parents(folder), alone(folder):
         remove_leftovers(folder)
-        refuse_links(folder, "model", "checkpoints", "metrics.jsonl", "log.txt")
+        refuse_links(folder, "model", "best", "checkpoints", "metrics.jsonl", "log.txt")
         for half in folder.glob("**/.*.tmp"):  # of a killed process
             shutil.rmtree(half) if half.is_dir() else half.unlink()
         yield
@@ -133,13 +140,17 @@ def _earlier(stage: Stage) -> dict[str, Any] | None:
 
 
 def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say) -> dict[str, Any]:
-    recipe, folder = stage.recipe, stage.folder
+    recipe, folder, state = stage.recipe, stage.folder, None
+    references = (earlier or {}).get("references")
+    # As when the run began: a name may lead elsewhere by now.
+    meant = pinned(recipe, references) if references is not None else recipe
     seed_everything(recipe.train.seed)
-    parts = build_parts(recipe, say)
-    parents, state = _parents(recipe, parts), None
+    parts = build_parts(meant, say)
+    parents = _parents(meant, parts)
     if earlier is not None and (found := newest(folder)) is not None:
         check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
         state = load_state(found)
+        _check_kept(folder, state, found)
     precision = choose_precision(recipe.train.precision)
     if recipe.train.fsdp and precision.name == "fp16":
         raise InputError(f"train.fsdp computes in bf16 or fp32, not in fp16 ({precision.reason})", where=f"recipe {recipe.name}",
@@ -150,7 +161,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
                                    reaches_all=reaches_all)
     manifest = new_manifest(
         stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
-        parents=parents, data=str(parts.data.folder.resolve()),
+        parents=parents, references=resolved(recipe) if references is None else references, data=str(parts.data.folder.resolve()),
         counts={"train": len(parts.train), "val": len(parts.val)},
         partial=bool(recipe.data.limit or parts.data.manifest.get("partial")), status="running",
         device=device_name(accelerator.device), precision=precision.name,
@@ -186,12 +197,24 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
     manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": cost["seconds"], "cost": cost, "status": "complete",
                  "complete": True}
     if accelerator.is_main_process:
-        # An interrupted run has no such list, since its files still change.
-        kept = [folder / "recipe.yaml", folder / "metrics.jsonl", *sorted((folder / "model").iterdir())]
-        manifest["files"] = {path.relative_to(folder).as_posix(): file_digest(path) for path in kept}
+        # An interrupted run has no such list, since its files still change. What was written is listed, not what is there by now.
+        publish(folder, best.step, best.files)
+        manifest["files"] = {"recipe.yaml": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(), CURVE: session.curve,
+                             **{f"{MODEL}/{name}": digest for name, digest in best.files.items()}}
         write_manifest(folder, manifest)
         remove_states(folder)
+        remove_best(folder)
     return manifest
+
+
+def _check_kept(folder: Path, state: State, checkpoint: Path) -> None:
+    """Raises InputError where what the run goes on from, beside the checkpoint itself, is not what the checkpoint records."""
+    if is_first_rank():
+        check_best(folder, state.values["best"], state.step, checkpoint)
+    told = state.values.get("curve_sha256")  # a checkpoint of before has none
+    if told is not None and hashlib.sha256(kept_curve(folder, state.values["curve"])).hexdigest() != told:
+        raise InputError(f"differs from what the checkpoint of step {state.step} records", where=str(folder / CURVE),
+                         hint=f"remove {checkpoint}, so that the one before it is taken, or start anew with --overwrite")
 
 
 def _cost_of_all(cost: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
@@ -235,7 +258,8 @@ def _train(session: _Session, warning: str | None) -> Best:
             start = state if state is not None and number == state.phase else None
             keeper = Checkpoints(folder, guard, journal, number, start, shared, session.cost)
             best = run_phase(phase, recipe, parts, accelerator, teacher, journal, keeper,
-                             out=folder / "model" if phase is phases[-1] else None)
+                             out=folder if phase is phases[-1] else None)
+        session.curve = journal.digest()
         journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
     return best
 
@@ -263,6 +287,10 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
             parents[role] = digest_of_weights(resolve_model(source)) or source
+    if recipe.regions is not None:
+        parents["regions"] = RegionStore(Path(recipe.regions.path)).manifest["fingerprint"]
+    for number, path in enumerate(recipe.text.vocabulary_from if recipe.student.init is None else ()):
+        parents[f"text.vocabulary_from.{number}"] = open_data(Path(path)).fingerprint
     if (file := recipe.student.image_network.weights) and Path(file).is_file():
         parents["image_network"] = file_digest(Path(file))
     return parents

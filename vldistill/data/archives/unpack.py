@@ -28,13 +28,12 @@ from vldistill.data.archives.members import (
 )
 from vldistill.data.archives.tar import TarReader
 from vldistill.data.archives.zip import ZipReader
-from vldistill.errors import InputError, Problems
+from vldistill.errors import InputError, Problems, VldistillError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_RATIO = 100
 MAX_ENTRIES = 2_000_000
 MAX_FAULTS = 10_000
-_GIB = 2**30
 
 
 def is_archive(path: Path) -> bool:
@@ -231,8 +230,8 @@ class _Unpacking:
         if needed > self._room:
             self._room = shutil.disk_usage(self._folder).free
         if needed > self._room:
-            raise InputError(f"{needed / _GIB:.2f} GiB more are needed, {self._room / _GIB:.2f} GiB are free",
-                             where=str(self._folder.parent), hint="free some, or give a place on another disk with --unpack DIR")
+            raise VldistillError(f"needs {needed:,} bytes more, {self._room:,} are free", where=str(self._folder.parent),
+                                 hint="free some, or give a place on another disk with --unpack DIR")
         self._room -= needed
 
     def _advance(self, last: bool = False) -> None:

@@ -20,7 +20,7 @@ from vldistill.data.records import parse_json
 from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import Regions
-from vldistill.errors import InputError, Problems
+from vldistill.errors import InputError, Problems, read_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,6 +134,7 @@ def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
     """A torch dictionary of image id to [N, D + 6], the last six x1/W, y1/H, x2/W, y2/H, w/W, h/H."""
     import torch
 
+    read_through(path)
     try:
         table = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # the reader raises whatever a broken or forbidden pickle makes it

@@ -19,6 +19,7 @@ import numpy as np
 from vldistill.artifacts import MANIFEST, check_fields, read_manifest
 from vldistill.data.regions.keys import image_key
 from vldistill.errors import InputError
+from vldistill.staging import damaged
 from vldistill.store.folder_writer import FolderWriter, write_all
 from vldistill.store.layout import Column
 from vldistill.store.reader import Rows
@@ -152,9 +153,9 @@ class RegionStore:
         for name, size in self.manifest["sizes"].items():
             path = folder / name
             if not path.is_file():
-                raise InputError("is named in the manifest but missing", where=str(path), hint=again)
+                raise damaged(path, "is named in the manifest but missing", again)
             if path.stat().st_size != size:
-                raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", where=str(path), hint=again)
+                raise damaged(path, f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", again)
         table = read_table(folder, self.manifest, again)
         self._parts = {column.name for column in table.columns}
         if lost := {_NAME, _SIZE, "features", "boxes"} - self._parts:
