@@ -7,13 +7,11 @@ silent reuse.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,10 +19,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
 from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
+from vldistill.places import check_writable, open_regular, read_regular
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -49,42 +48,6 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
     return state.hexdigest()
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """A file to be read. Raises OSError where it is missing or no plain file: a pipe or a device that somebody has put there
-    would be waited for, or read, without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "is no plain file", str(path))
-
-
-def read_regular(path: Path) -> bytes:
-    """All of a file, see `open_regular`."""
-    with open_regular(path) as file:
-        return file.read()
-
-
-def open_own(path: Path) -> TextIO:
-    """A file of a folder of ours, to be written at its end. Raises InputError where a link stands there, through which another
-    file would be written."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError("is a link, or no plain file", where=str(path), hint="remove it; nothing is written behind it")
-    # Looked at again as it is opened, in case somebody was quicker.
-    return open(path, "a", encoding="utf-8",
-                opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
-
-
-def refuse_links(folder: Path, *names: str) -> None:
-    """Raises InputError where one of the names in a folder of ours is a link, behind which another folder would be written."""
-    for name in names:
-        if (folder / name).is_symlink():
-            raise InputError("is a link, behind which nothing is written", where=str(folder / name),
-                             hint="remove it, or name the place itself")
-
-
 def known_digest(path: Path) -> str:
     """sha256 of a file; one of gigabytes is read once a process, as long as it looks the same from outside."""
     status = path.stat()
@@ -94,23 +57,6 @@ def known_digest(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _digest_of(path: Path, inode: int, size: int, changed: int) -> str:
     return file_digest(path)
-
-
-def check_writable(*targets: Path | None) -> None:
-    """Raises InputError where a file or folder of one of these names cannot be made, by the folders that are there: said before a
-    command computes what it could not write."""
-    for target in targets:
-        if target is None:
-            continue
-        place = next(one for one in (target, *target.absolute().parents) if one.exists())
-        if place != target and not place.is_dir():
-            raise InputError(f"cannot be written: {place} is no folder", where=str(target), hint="choose another place")
-        # A file is replaced by another one, for which its folder counts.
-        folder = place if place.is_dir() else place.absolute().parent
-        if not os.access(folder, os.W_OK | os.X_OK):
-            reason = "the disk is mounted read-only" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
-            raise InputError(f"cannot be written: {reason}", where=str(target),
-                             hint=f"choose another place, or mend what may be done in {folder}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -265,10 +211,10 @@ CONVERTED = "convert"
 """The stage of a model folder that was made of an official checkpoint."""
 
 
-def write_converted(folder: Path, source: Path) -> None:
-    """The manifest of such a folder, once its files are all there."""
+def write_converted(folder: Path, source: Path, **fields: Any) -> None:
+    """The manifest of such a folder, once its files are all there. fields: further ones."""
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, complete=True))
+    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, **fields, complete=True))
 
 
 def package_versions() -> dict[str, str]:

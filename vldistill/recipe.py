@@ -10,8 +10,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vldistill.artifacts import check_writable, fingerprint, write_bytes
+from vldistill.artifacts import fingerprint, write_bytes
 from vldistill.errors import InputError, Problems
+from vldistill.places import check_writable
 from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 from vldistill.schema import Recipe
 

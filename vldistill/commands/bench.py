@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vldistill.artifacts import check_writable, write_json
+from vldistill.artifacts import write_json
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import duration
 from vldistill.errors import InputError
@@ -20,6 +20,7 @@ from vldistill.evaluation.bench_precision import precision_rows
 from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
 from vldistill.evaluation.precision import check_precision
 from vldistill.models.vilt import EncoderConfig
+from vldistill.places import check_writable
 from vldistill.runtime import cpu_has_bf16, device_name
 from vldistill.terminal import Table, say, show
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import check_writable, json_text, write_files
+from vldistill.artifacts import json_text, write_files
 from vldistill.commands.output import last_line
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
@@ -14,6 +14,7 @@ from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
 from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
+from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 
 _LEAST_P = 1e-4

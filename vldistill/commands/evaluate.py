@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import check_writable
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
 from vldistill.data.artifact import DataArtifact
@@ -32,6 +31,7 @@ from vldistill.evaluation.probabilities import Probabilities, check_members
 from vldistill.evaluation.results import metrics_table, write_evaluation
 from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
 from vldistill.models.checkpoint import read_spec, resolve_model
+from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 
 PARTS_OF_VCR = ("answers", "rationales", BOTH)

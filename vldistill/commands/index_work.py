@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vldistill.artifacts import check_writable, refuse_existing, write_text
+from vldistill.artifacts import refuse_existing, write_text
 from vldistill.commands.indexed_images import Asked, images_of
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
@@ -20,6 +20,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
+from vldistill.places import check_writable
 from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 from vldistill.terminal import Table, say, show, write_json

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from vldistill.artifacts import check_writable, write_text
+from vldistill.artifacts import write_text
 from vldistill.commands.faults import all_faults
 from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
+from vldistill.places import check_writable
 from vldistill.terminal import say, write_json
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vldistill.artifacts import check_writable
 from vldistill.commands.faults import all_faults
 from vldistill.commands.output import plan_table, split_list
 from vldistill.commands.prepare_tables import render_counts, render_lowshot, render_regions, render_rewritten, short_types
@@ -22,6 +21,7 @@ from vldistill.data.sources.base import SourceOptions, nearest
 from vldistill.data.toy.layouts import DATASETS, SIZES
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.terminal import Table, console, say, show
 
 # The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vldistill.artifacts import check_writable, write_files
+from vldistill.artifacts import write_files
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 
 PAGE, MARKDOWN, LATEX, CSV = "report.html", "tables.md", "tables.tex", "tables.csv"

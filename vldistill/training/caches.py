@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vldistill.artifacts import check_writable
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.runtime import choose_precision, launched_processes
 from vldistill.schema import Recipe
 from vldistill.store.disk import check_room

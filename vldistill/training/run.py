@@ -17,13 +17,11 @@ from accelerate import Accelerator
 from vldistill import terminal
 from vldistill.artifacts import (
     RUN_STAGES,
-    check_writable,
     file_digest,
     fingerprint,
     new_manifest,
     read_manifest,
     refuse_existing,
-    refuse_links,
     remove_leftovers,
     within_parents,
     write_manifest,
@@ -35,6 +33,7 @@ from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
 from vldistill.models.sharded import digest_of_weights
+from vldistill.places import check_writable, refuse_links
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
 from vldistill.runtime import (
     Precision,
