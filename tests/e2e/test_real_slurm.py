@@ -109,13 +109,15 @@ def test_the_notice_before_the_time_is_up(site, straight):
 
 def test_two_tasks_on_one_node_and_on_two(site):
     models = []
-    for name, options in (("near", ("--ntasks-per-node=2",)), ("far", ("--nodes=2",))):
+    # The second as where a job gets nothing of its user's environment but what it asks for, and hands nothing down by itself.
+    for name, options in (("near", ("--ntasks-per-node=2",)), ("far", ("--nodes=2", "--export=VLDISTILL_ROOT,VLDISTILL_VENV"))):
         job, log, run = site.train(name, "train.steps=200", options=options)
         if name == "near":
             until(lambda log=log: log.exists() and re.search(r"^step", log.read_text(), re.M), 120, "the first steps")
             site.slurm.call("scancel", "--signal=USR2", job)
         assert site.slurm.wait(job) == [Ended("COMPLETED", 0, int(name == "near"))], log.read_text()
-        assert "2 process(es)" in log.read_text() and log.read_text().count('{"run"') == 1
+        told = log.read_text()
+        assert "2 process(es)" in told and "CPU, 1 thread(s)" in told and told.count('{"run"') == 1
         models.append(load_file(run / "model/model.safetensors"))
     assert all(value.equal(models[1][name]) for name, value in models[0].items())
 

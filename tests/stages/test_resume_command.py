@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -240,3 +242,11 @@ def test_a_run_of_before_has_its_best_model_in_place(world, command, well, whole
     best.rename(run / "model")
     well(*arguments)
     assert curve(run) == curve(whole) and weights(run) == weights(whole)
+
+
+def test_a_notice_that_was_held_while_python_started_is_heard(world, tmp_path):
+    """As bin/train.sbatch starts a training; the signal is there before the interpreter is."""
+    held = ("bash", "-c", 'kill -USR2 $$; exec "$@"', "held", sys.executable, "-m", "vldistill", *DIDE, "--runs", str(tmp_path))
+    done = subprocess.run(["env", "--block-signal=USR2", *held], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == PREEMPTED and "left before the first step: SIGUSR2" in done.stderr, done.stderr
+    assert not (tmp_path / "quickstart_dide/a/seed0").exists()

@@ -29,8 +29,9 @@ class Preempted(VldistillError):
 
 class Notice:
     """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save, and the
-    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. Use as a context manager,
-    in the main thread."""
+    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. One that was held since
+    the process began (`env --block-signal`, see bin/train.sbatch) comes with `listen`, and a USR2 that comes when all is done has
+    nothing more to ask for. Use as a context manager, in the main thread."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -42,9 +43,16 @@ class Notice:
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
+    def listen(self) -> None:
+        """Lets in what was held."""
+        if self._before:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # By itself USR2 ends a process, and would turn a run that is complete into a job that failed.
+            unheard = number == signal.SIGUSR2 and handler == signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if unheard else handler)
 
     def wait(self) -> None:
         """From now on a step is finished and a checkpoint saved first."""

@@ -95,15 +95,17 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     if (whole := _whole(stage, say)) is not None:
         return whole
     check_writable(folder)
-    with Notice() as notice, _ours(folder):
-        # Another process may have finished it since.
-        if (whole := _whole(stage, say)) is not None:
-            return whole
-        earlier = _earlier(stage)
-        if earlier is None and is_first_rank():
-            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
-                            "pass --overwrite, --resume auto to go on with it, or another --name")
-        return _run(stage, earlier, notice, say)
+    with Notice() as notice:
+        notice.listen()
+        with _ours(folder):
+            # Another process may have finished it since.
+            if (whole := _whole(stage, say)) is not None:
+                return whole
+            earlier = _earlier(stage)
+            if earlier is None and is_first_rank():
+                refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
+                                "pass --overwrite, --resume auto to go on with it, or another --name")
+            return _run(stage, earlier, notice, say)
 
 
 def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
