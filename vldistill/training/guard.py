@@ -6,7 +6,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +19,7 @@ PREEMPTED = 85
 """The exit code of a run that was told to leave and has saved a checkpoint, by which a cluster's script puts it back."""
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
-
+T = TypeVar("T")
 _AGAIN = "go on with the same command and --resume auto"
 
 
@@ -64,6 +66,10 @@ class Notice:
             raise Preempted(f"left before the first step: {self.received}", hint=_AGAIN)
 
 
+class Unvalidated(Exception):
+    """A validation was left, since the run is to leave."""
+
+
 class Guard:
     """minutes: between two checkpoints, 0 for none by the clock. every: optimiser steps between two, or None."""
 
@@ -77,23 +83,45 @@ class Guard:
 
     def ask(self, step: int) -> tuple[bool, bool]:
         """(save, leave), agreed by all ranks: one of them may have been told, or be slower."""
-        leave = self._notice.received is not None
+        leave = self._told
         due = self._minutes > 0 and time.monotonic() - self._saved >= 60 * self._minutes
         due = due or (self._every is not None and step % self._every == 0)
-        if self._group is not None:
-            flags = torch.tensor([int(due), int(leave)])
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
-            due, leave = map(bool, flags.tolist())
+        due, leave = self._agreed(due, leave)
         return due or leave, leave
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches of a validation, which every rank reads to this generator's end, with nothing between them that ranks do
+        together. Raises Unvalidated there on all ranks where one of them was told to leave, which reads no further: it may be
+        longer than the notice."""
+        left = False
+        for batch in batches:
+            if left := self._told:
+                break
+            yield batch
+        if any(self._agreed(left)):
+            raise Unvalidated
+
+    @property
+    def _told(self) -> bool:
+        return self._notice.received is not None
+
+    def _agreed(self, *flags: bool) -> list[bool]:
+        """Each is on where it is on one of the ranks."""
+        if self._group is None:
+            return list(flags)
+        found = torch.tensor([int(flag) for flag in flags])
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self._group)
+        return [bool(flag) for flag in found.tolist()]
 
     def saved(self) -> None:
         """Starts the clock anew."""
         self._saved = time.monotonic()
 
-    def leave(self, step: int, where: str) -> Preempted:
-        """What to raise."""
+    def leave(self, step: int, where: str, *, validated: bool = True) -> Preempted:
+        """What to raise. validated: False where the step's validation is still to come."""
         told = self._notice.received or "another process was told to leave"
-        return Preempted(f"left after step {step}: {told}", where=where, hint=_AGAIN)
+        before = "" if validated else ", before its validation"
+        return Preempted(f"left after step {step}{before}: {told}", where=where, hint=_AGAIN)
 
 
 def threads() -> int:
