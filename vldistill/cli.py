@@ -169,6 +169,9 @@ def evaluate(
         Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
     ] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
+    part: Annotated[
+        str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")
+    ] = None,
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
     leaderboard: Annotated[
         Path | None, typer.Option("--leaderboard", metavar="FILE", help="vcr, vqa, nlvr2: write what the server reads.")
@@ -179,8 +182,8 @@ def evaluate(
     """Score runs with the official metrics."""
     from vldistill.commands.evaluate import Asked, evaluate_command
 
-    evaluate_command(runs, Asked(data, split, batch, workers, out, limit, precision, index, ensemble, domain_shift, leaderboard,
-                                 allow_partial, dry_run))
+    evaluate_command(runs, Asked(data, split, batch, workers, out, limit, precision, index, ensemble, part, domain_shift,
+                                 leaderboard, allow_partial, dry_run))
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')

@@ -14,7 +14,6 @@ from vldistill.artifacts import fingerprint, write_bytes
 from vldistill.errors import InputError, Problems
 from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 from vldistill.schema import Recipe
-from vldistill.schema_base import is_plain_name
 
 _HERE = Path(__file__).resolve().parent
 # Inside the package once installed, beside it in a checkout.
@@ -211,7 +210,7 @@ def recipe_fields(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 def variant_name(recipe: Recipe, overrides: list[str], name: str | None) -> str:
     """The run's folder below `runs/<recipe>/`: `name`, else a slug of the overrides and 8 digits of the recipe's hash."""
     if name:
-        if not is_plain_name(name):
+        if not re.fullmatch(r"[\w.+=-]+", name) or name.startswith("."):
             raise InputError(f"run name {name!r} is not a plain folder name", hint="use letters, digits, '-', '_', '.'")
         return name
     kept = [o for o in overrides if not o.startswith(("train.seed=", "name="))]

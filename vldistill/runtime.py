@@ -60,6 +60,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def launched_processes() -> int:
+    """How many processes a launcher, or `srun` (see `join_step`), has started together with this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_first_rank() -> bool:
     """Whether this process is rank 0, before a process group exists."""
     return os.environ.get("RANK", "0") == "0"
@@ -139,7 +144,7 @@ def make_accelerator(
     # The schedule counts optimiser steps and the loop's own loader ends where it ends, so neither is left to accelerate.
     accumulation = GradientAccumulationPlugin(num_steps=accumulate, adjust_scheduler=False, sync_with_dataloader=False)
     # Without a GPU accelerate joins the processes of a launcher only where the CPU is asked for.
-    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    several_on_cpu = launched_processes() > 1 and not torch.cuda.is_available()
     return Accelerator(
         cpu=several_on_cpu,
         mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,

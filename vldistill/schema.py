@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import Depth, Fraction, NonNegative, Positive, Section, Side, Width, is_plain_name
+from vldistill.schema_base import Depth, Fraction, NonNegative, Positive, Section, Side, Width, is_folder_name
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.schema_sight import Clip, ImageNetwork, Pixels
 from vldistill.schema_teachers import DUAL_ENCODERS, Teacher, Teachers
@@ -278,8 +278,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.name and not is_plain_name(self.name):
-            raise ValueError(f"name {self.name!r} is not a plain folder name: use letters, digits, '-', '_', '.'")
+        if self.name and not is_folder_name(self.name):
+            raise ValueError(f"name {self.name!r} is not the name of a folder: use letters, digits, '-', '_', '.'")
         own = self.student.visual == "end_to_end"
         if self.student.kind in OVER_REGIONS and self.regions is None and not own:
             raise ValueError(f"a {self.student.kind} student needs `regions`")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,9 +11,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def is_plain_name(name: str) -> bool:
-    """Whether a text names a folder within another one, on any system, and neither a hidden one nor a way out."""
-    return re.fullmatch(r"[\w.+=-]+", name) is not None and not name.startswith(".")
+def is_folder_name(name: str) -> bool:
+    """Whether a text names a folder within another one, and neither a hidden one nor a way out."""
+    return name.isprintable() and not set("/\\") & set(name) and not name.startswith((".", "~")) and name.strip() == name != ""
 
 
 # No machine holds more of anything; what is larger is a slip of the finger, and libraries answer it by a traceback or an abort.

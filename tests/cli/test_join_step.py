@@ -69,3 +69,19 @@ def test_tasks_without_ranks_are_refused(joined):
 def test_nodes_without_a_name_are_told(joined):
     with pytest.raises(InputError, match="scontrol does not say which nodes"):
         joined(**TASK | {"PATH": "/nowhere"})
+
+
+@pytest.mark.parametrize(("given", "count"), [
+    ({}, 1), ({"RANK": "0", "WORLD_SIZE": "4"}, 4), ({"SLURM_PROCID": "0"}, 6), ({"RANK": "1", "WORLD_SIZE": "4"}, None)])
+def test_a_dry_run_counts_the_processes_of_its_launcher(given, count, world, command, tmp_path):
+    """The effective batch, and what depends on it; the first process alone says so."""
+    programs = slurm_stubs.install(tmp_path)
+    task = {**TASK, "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "6"} if "SLURM_PROCID" in given else {}
+    environment = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "STUB_SLURM": str(tmp_path), **task, **given}
+    with mock.patch.dict(os.environ, environment):
+        told = command("finetune", "-r", "quickstart_teacher", "train.batch.pairs=8", "--dry-run", "--name", "x")
+    assert told.code == 0, told.err
+    if count is None:
+        assert told.out == ""
+    else:
+        assert f"{8 * count} pairs = 8 x 1 accumulated x {count} process(es)" in told.out

@@ -160,13 +160,13 @@ def test_a_file_that_may_not_be_read(command, tree, tmp_path, monkeypatch):
     world(root, row())
     (root / "train.jsonl").chmod(0)
     if os.geteuid() == 0:
-        opened = type(root).open
+        opened = os.open
 
         def denied(path, *arguments, **options):
-            if path.name == "train.jsonl":
+            if path == root / "train.jsonl":
                 raise PermissionError(13, "Permission denied", str(path))
             return opened(path, *arguments, **options)
 
-        monkeypatch.setattr(type(root), "open", denied)
+        monkeypatch.setattr(os, "open", denied)
     message = refused(command, tree, root)
     assert message.startswith(f"{root}/train.jsonl: cannot be read: Permission denied")

@@ -19,7 +19,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.report.tables import TextTable, _plain, to_latex, to_markdown
 from vldistill.models.checkpoint import CONFIGS
 from vldistill.recipe import load_recipe, recipe_fields
-from vldistill.schema_base import is_plain_name
+from vldistill.schema_base import is_folder_name
 
 DIDE, TEACHER = "runs/quickstart_dide/default/seed0", "runs/quickstart_teacher/default/seed0"
 
@@ -72,7 +72,7 @@ def test_a_recipe_does_not_choose_where_it_writes(name, world, command, tmp_path
     text = (Path(__file__).parents[2] / "recipes/quickstart_teacher.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(f"name: {json.dumps(name)}\n{text}")
     refused(command("finetune", "-r", tmp_path / "mine.yaml", "--runs", tmp_path / "runs", "train.steps=2"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"] and not is_plain_name(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"] and not is_folder_name(name)
 
 
 @pytest.fixture
@@ -223,6 +223,6 @@ def test_a_dollar_sign_in_a_runs_name(world, command, well, tmp_path):
 
 
 def test_a_name_is_plain():
-    assert all(map(is_plain_name, ["a", "quickstart_dide", "lr-1e-4", "a.b=c+d"]))
+    assert all(map(is_folder_name, ["a", "quickstart_dide", "lr-1e-4", "a.b=c+d", "my recipe (2)", "教师"]))
     with pytest.raises(InputError):
         load_recipe("quickstart_dide", ["name=../x"])

@@ -84,6 +84,21 @@ def library_forward(model: ViltModel, text, grids: list[tuple[int, int]], *, pla
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("row", range(len(GRIDS)))
+def test_rows_of_a_padded_batch_do_not_see_its_padding(encoder, row):
+    """One image of a batch of several sizes has one grid, and the padding of the whole batch beside it."""
+    alone, some = images_of(GRIDS, slice(row, row + 1)), images_of(GRIDS)[torch.tensor([row])]
+    assert some.uniform == bool(some.mask.all()) and alone.uniform
+    count = 1 + GRIDS[row][0] * GRIDS[row][1]
+    text = texts_of(LENGTHS, slice(row, row + 1))
+    length = text.ids.shape[1]
+    torch.testing.assert_close(encoder.encode_pair(text, some, 0).hidden[:, : length + count],
+                               encoder.encode_pair(text, alone, 0).hidden, atol=1e-5, rtol=0)
+    pooled = [encoder.pool(encoder.encode_image(images, 0).hidden) for images in (some, alone)]
+    torch.testing.assert_close(*pooled, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("grids", [GRIDS, [(4, 4)] * 3, [(5, 3)] * 2, [(2, 8), (8, 2)]], ids=str)
 def test_matches_the_library_up_to_its_patch_order(encoder, library, grids, place):

@@ -13,6 +13,7 @@ from resumed import curve, weights
 
 from vldistill.artifacts import write_manifest
 from vldistill.data.artifact import open_data
+from vldistill.data.images import ImageFolder
 from vldistill.data.loading import EpochBatches, make_loader
 from vldistill.errors import InputError
 from vldistill.recipe import load_recipe
@@ -154,7 +155,7 @@ def test_students_over_regions_train_on_vcr_and_are_evaluated(here, well, tmp_pa
 def test_a_model_sees_as_many_regions_later_as_in_training(here, well, tmp_path):
     result = well("finetune", "-r", "regions.yaml", "--runs", tmp_path / "runs", "regions.most=1", "train.steps=1")
     _, spec, _ = load_student(result.last["run"])
-    regions = visual_input(spec, None)
+    regions = visual_input(spec, ImageFolder(here))
     item = next(item for item in (regions.read(image, None) for image in regions._store) if len(item.features) > 1)
     assert regions.stack([item]).mask.sum() == 1
 

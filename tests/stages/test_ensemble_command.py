@@ -140,8 +140,8 @@ def numbers(path: Path) -> dict[str, list[float]]:
 def test_a_vcr_file_of_labelled_data_is_that_of_the_same_questions_without_labels(here, well, tmp_path):
     """So all four rationale questions are asked as `prepare` asks them of the test split, though val has only one of them."""
     seen, blind = tmp_path / "val.csv", tmp_path / "test.csv"
-    result = well("evaluate", "runs/vcr", "--out", tmp_path / "val", "--leaderboard", seen)
-    well("evaluate", "runs/vcr", "--data", "blind", "--split", "test", "--batch", "7", "--out", tmp_path / "test",
+    result = well("evaluate", FIRST, "--out", tmp_path / "val", "--leaderboard", seen)
+    well("evaluate", FIRST, "--data", "blind", "--split", "test", "--batch", "7", "--out", tmp_path / "test",
          "--leaderboard", blind)
     one, other = numbers(seen), numbers(blind)
     ids = [row["annot_id"] for row in lines(here / "raw/test.jsonl")]
@@ -159,15 +159,54 @@ def test_a_vcr_file_of_labelled_data_is_that_of_the_same_questions_without_label
 
 def test_a_partial_vcr_file_holds_whole_questions_and_says_what_it_is(here, well, tmp_path):
     some = ("--limit", "5", "--allow-partial")
-    result = well("evaluate", "runs/vcr", *some, "--out", tmp_path, "--leaderboard", tmp_path / "x.csv")
+    result = well("evaluate", FIRST, *some, "--out", tmp_path, "--leaderboard", tmp_path / "x.csv")
     assert len(numbers(tmp_path / "x.csv")) == 2 and "partial: not to be submitted" in result.out
+
+
+@pytest.fixture(scope="module")
+def answering(vcr, well) -> str:
+    """A run on Q->A alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(vcr)
+        well("finetune", "-r", "vcr.yaml", "--name", "answers", "data.part=answers")
+    return "runs/vcr/answers/seed0"
+
+
+FIRST = "runs/vcr/first/seed0"
+
+
+def test_a_run_is_evaluated_on_the_part_that_it_was_trained_on(here, answering, well):
+    told = well("evaluate", answering)
+    val = lines(here / "data/val.jsonl")
+    asked = [row["id"] for row in val if row.get("given") is None]
+    assert [row["id"] for row in lines(f"{answering}/eval/val/predictions.jsonl")] == asked and 0 < len(asked) < len(val)
+    assert told.last["count"] == len(asked) and "q_to_a" in told.last and "qa_to_r" not in told.last
+    assert "val, answers only" in told.out
+    own = json.loads(Path(f"{answering}/manifest.json").read_text())["best"]
+    assert told.last["accuracy"] == pytest.approx(own["accuracy"], abs=1e-4)
+    whole = well("evaluate", answering, "--part", "both")
+    assert whole.last["count"] == len(val) and "qa_to_r" in whole.last
+    assert len(lines(f"{answering}/eval/val-both/predictions.jsonl")) == len(val)
+
+
+def test_a_part_that_was_not_trained_is_neither_submitted_nor_averaged_unasked(here, answering, command, well, tmp_path):
+    for arguments, words in (
+        ((answering, "--leaderboard", "x.csv"), "trained on answers alone, and the leaderboard wants rationales"),
+        ((FIRST, answering, "--ensemble", "--out", "x"), "different parts of VCR"),
+        ((FIRST, "--part", "questions"), "no such part"),
+    ):
+        told = command("evaluate", *arguments)
+        assert told.code == 2 and words in told.err and not Path("x.csv").exists() and not Path("x").exists()
+    averaged = well("evaluate", FIRST, answering, "--ensemble", "--part", "answers", "--out", tmp_path)
+    assert averaged.last["evaluated"][-1]["count"] == len(lines(tmp_path / "predictions.jsonl"))
+    assert all(not row["id"].endswith(":r") for row in lines(tmp_path / "predictions.jsonl"))
 
 
 # --- domain shift ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_shifted_set_stands_beside_the_same_records_of_the_standard_one(here, well, tmp_path):
-    result = well("evaluate", "runs/vcr", "--domain-shift", "--out", tmp_path)
+    result = well("evaluate", FIRST, "--domain-shift", "--out", tmp_path)
     plain, shifted = (lines(tmp_path / split / "predictions.jsonl") for split in ("val", "val-shift"))
     kept = {row["id"] for row in shifted}
     assert 0 < len(kept) < len(plain)
@@ -183,11 +222,11 @@ def test_a_shifted_set_stands_beside_the_same_records_of_the_standard_one(here, 
     standard = json.loads((tmp_path / "val/metrics.json").read_text())
     assert metrics["shift"]["standard"]["q_to_a"] == standard["q_to_a"] and "shift" not in standard
     assert "val, same records" in result.out and "on " + str(here / "data") + ", val-shift" in result.out
-    assert well("evaluate", "runs/vcr", "--split", "val-shift", "--out", tmp_path / "alone").last["q_to_a"] == round(after, 4)
+    assert well("evaluate", FIRST, "--split", "val-shift", "--out", tmp_path / "alone").last["q_to_a"] == round(after, 4)
 
 
 def test_vcr_is_told_by_part_and_type(here, well, tmp_path):
-    found = well("evaluate", "runs/vcr", "--out", tmp_path)
+    found = well("evaluate", FIRST, "--out", tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     rows = lines(tmp_path / "predictions.jsonl")
     for part, chosen in (("q_to_a", False), ("qa_to_r", True)):
@@ -203,14 +242,14 @@ def test_vcr_is_told_by_part_and_type(here, well, tmp_path):
 
 
 def test_other_data_gets_a_folder_of_its_own(here, well):
-    well("evaluate", "runs/vcr", "--data", "blind", "--split", "test")
+    well("evaluate", FIRST, "--data", "blind", "--split", "test")
     assert (here / "runs/vcr/first/seed0/eval/test-on-blind/predictions.jsonl").exists()
     assert not (here / "runs/vcr/first/seed0/eval/test").exists()
 
 
 def test_choices_are_given_from_python(here, well, command, tmp_path):
     image = next((here / "raw/vcr1images").rglob("*.jpg"))
-    model = vldistill.load("runs/vcr")
+    model = vldistill.load(FIRST)
     ranked = model.rank(image, "why is [person1] here?", choices=["to eat", "to sleep", "by chance", "to eat a lot"])
     assert sum(one.probability for one in ranked) == pytest.approx(1) and len(ranked) == 4
     assert model.answer(image, "why is [person1] here?", choices=["to sleep", "by chance"]).label in ("to sleep", "by chance")
@@ -218,4 +257,4 @@ def test_choices_are_given_from_python(here, well, command, tmp_path):
         model.answer(image, "why?")
     with pytest.raises(vldistill.api.InputError, match="at most 4, 5 are given"):
         model.answer(image, "why?", choices=list("abcde"))
-    assert "chooses one of several texts" in command("predict", "runs/vcr", "--image", image, "--text", "why?").err
+    assert "chooses one of several texts" in command("predict", FIRST, "--image", image, "--text", "why?").err

@@ -17,6 +17,7 @@ from vldistill.evaluation.evaluate import load_data
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
 from vldistill.terminal import say, show
+from vldistill.training.references import check_teacher, pinned
 
 PAGE, PICTURE = ".html", ".png"
 QUERIES = ("cls", "all")
@@ -39,6 +40,7 @@ class Subject:
     """What is analysed. data, records: of the split, to draw from."""
 
     folder: Path
+    manifest: dict[str, Any]
     recipe: Recipe
     data: DataArtifact
     split: str
@@ -136,15 +138,19 @@ def _open(run: str, data: Path | None, split: str) -> Subject:
     folder = find_run(Path(run))
     if not folder.exists():
         raise InputError("no such run", where=run, hint="name a folder that `vldistill distill` made")
-    read_manifest(folder, RUN_STAGES, make_it="vldistill distill, with --overwrite")
-    recipe, artifact = load_recipe(str(folder / "recipe.yaml")), load_data(data, run)
+    manifest = read_manifest(folder, RUN_STAGES, make_it="vldistill distill, with --overwrite")
+    recipe, artifact = pinned(load_recipe(str(folder / "recipe.yaml")), manifest.get("references", {})), load_data(data, run)
     # A recipe's types and part are of the data that it names.
     kept: dict[str, Any] = {"types": recipe.data.types, "part": recipe.data.part} if data is None else {}
-    return Subject(folder, recipe, artifact, split, artifact.records(split, **kept))
+    return Subject(folder, manifest, recipe, artifact, split, artifact.records(split, **kept))
 
 
 def _any_run(subject: Subject) -> None:
     """What a model cannot show, its own view refuses."""
+
+
+def _check_attention(subject: Subject) -> None:
+    check_teacher(subject.recipe, subject.manifest, subject.folder)
 
 
 def _check_words(subject: Subject) -> None:
@@ -210,5 +216,5 @@ def _draw_attention(subject: Subject, asked: Asked, samples: int) -> Drawn:
 VIEWS = {"words": View(_check_words, _draw_words, 12),
          "tokens": View(_any_run, _draw_tokens, 12, compares=True),
          "modality": View(_any_run, _draw_modality, 256, compares=True),
-         "attention": View(_any_run, _draw_attention, 4, sentence=True)}
+         "attention": View(_check_attention, _draw_attention, 4, sentence=True)}
 """By option."""

@@ -13,13 +13,16 @@ from vldistill.data.records import Record
 from vldistill.errors import InputError
 from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
 from vldistill.evaluation.evaluate import (
+    BOTH,
     Evaluation,
     check_task,
     ensemble_folder,
     evaluate_split,
     evaluation_folder,
     load_data,
+    part_of,
     scored,
+    trained_part,
 )
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.leaderboard import check_leaderboard, other_rationales, submission, write_submission
@@ -29,6 +32,8 @@ from vldistill.evaluation.results import metrics_table, write_evaluation
 from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
 from vldistill.models.checkpoint import read_spec, resolve_model
 from vldistill.terminal import Table, say, show
+
+PARTS_OF_VCR = ("answers", "rationales", BOTH)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Asked:
     precision: str
     index: Path | None
     ensemble: bool
+    part: str | None
     domain_shift: bool
     leaderboard: Path | None
     allow_partial: bool
@@ -74,7 +80,8 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
         _rank(runs, artifacts, asked)
         return
     _check_models(artifacts, asked)
-    tasks = {source: [_task(data, split, asked) for split in asked.splits] for source, data in artifacts.items()}
+    parts = _parts(artifacts, asked)
+    tasks = {source: [_task(data, split, asked, parts[source]) for split in asked.splits] for source, data in artifacts.items()}
     folders = {(source, split): _folder(source, data, split, asked)
                for source, data in artifacts.items() for split in asked.splits}
     common = artifacts[runs[0]]
@@ -143,24 +150,46 @@ def _check_models(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
         check_members(specs)
 
 
+def _parts(artifacts: dict[str, DataArtifact], asked: Asked) -> dict[str, str]:
+    """Of VCR, the part that each run answers: what it was trained on, or what was asked for. Raises InputError where runs that
+    are averaged differ in it, or a leaderboard wants answers that a run never learned to give."""
+    if asked.part is not None and asked.part not in PARTS_OF_VCR:
+        raise InputError(f"--part {asked.part}: no such part", hint=f"one of {', '.join(PARTS_OF_VCR)}")
+    others = [source for source, data in artifacts.items() if data.task != "vcr"]
+    if asked.part is not None and others:
+        raise InputError(f"--part is for VCR, {artifacts[others[0]].folder} is of {artifacts[others[0]].task}", where=others[0],
+                         hint="leave it out")
+    own = {source: trained_part(source) for source in artifacts}
+    parts = {source: asked.part or part for source, part in own.items()}
+    if asked.ensemble and len(set(parts.values())) > 1:
+        told = ", ".join(f"{source} on {part}" for source, part in parts.items())
+        raise InputError(f"the runs were trained on different parts of VCR: {told}",
+                         hint="average runs of one part, or give --part")
+    lacking = [source for source, part in parts.items() if part != BOTH]
+    if asked.leaderboard is not None and lacking:
+        raise InputError(f"was trained on {parts[lacking[0]]} alone, and the leaderboard wants rationales and answers",
+                         where=lacking[0], hint="train it with data.part=both, or pass --part both to look at the format")
+    return parts
+
+
 # --- what is to be done ------------------------------------------------------------------------------------------------------
 
 
-def _task(data: DataArtifact, split: str, asked: Asked) -> Task:
-    records = data.records(split, limit=asked.limit)
+def _task(data: DataArtifact, split: str, asked: Asked, part: str = BOTH) -> Task:
+    records = data.records(split, part=part, limit=asked.limit)
     return Task(split, records, other_rationales(records) if asked.leaderboard is not None else [],
                 bool(asked.limit or data.manifest.get("partial")))
 
 
 def _folder(source: str, data: DataArtifact, split: str, asked: Asked) -> Path:
     if asked.out is None or asked.ensemble:
-        return evaluation_folder(source, data, split, asked.limit, asked.precision)
+        return evaluation_folder(source, data, split, asked.limit, asked.precision, asked.part)
     return asked.out / split if asked.domain_shift else asked.out
 
 
 def _together(runs: list[str], data: DataArtifact, split: str, asked: Asked) -> Path:
     if asked.out is None:
-        return ensemble_folder(runs, data, split, asked.limit, asked.precision)
+        return ensemble_folder(runs, data, split, asked.limit, asked.precision, asked.part)
     return asked.out / split if asked.domain_shift else asked.out
 
 
@@ -236,7 +265,7 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
     for one, folder in zip(found, folders, strict=True):
         more = {"shift": shift} if shift is not None and one is found[-1] else {}
         write_evaluation(one, folder, data, **more)
-        _show(one.name, data, one.split, one.partial, metrics_table(one), folder, one.seconds)
+        _show(one.name, data, one.split, one.partial, metrics_table(one), folder, one.seconds, part_of(one.records))
     if shift is not None:
         say(f"{found[0].name} on {data.folder}, standard and shifted")
         show(shift_table(shift, found[0].split))
@@ -271,8 +300,10 @@ def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> 
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 
-def _show(name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float) -> None:
-    told = " (partial)" if partial else ""
+def _show(
+    name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float, part: str = BOTH
+) -> None:
+    told = f", {part} only" * (part != BOTH) + " (partial)" * partial
     say(f"{name} on {data.folder}, {split}{told}")
     show(table)
     say(f"wrote {folder} after {seconds:.1f} s\n")

@@ -166,6 +166,8 @@ def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
     added, packed = manifest.get("added", []), manifest.get("packed", False)
     if manifest.get("advice"):
         say(f"note: {manifest['advice']}")
+    if moved := manifest.get("moved_from"):
+        say(f"{place} {'would read' if dry_run else 'reads'} its raw files from {manifest['raw_root']} now, no more from {moved}")
     if manifest.get("unchanged") and not added and not packed:
         say(f"up to date: {place}, made from the same input")
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
 from vldistill.recipe import load_recipe
+from vldistill.runtime import is_first_rank, join_step, launched_processes
 from vldistill.schema import Recipe
 from vldistill.terminal import show
 
@@ -31,7 +32,10 @@ def train_command(
 
     stage = Stage(stage_name, for_stage(stage_name, loaded), overrides, runs, name, overwrite, resume is not None)
     if dry_run:
-        show(plan_table(f"{stage_name} {loaded.name}", describe(stage, build_parts(stage.recipe))))
+        join_step()
+        rows = describe(stage, build_parts(stage.recipe), launched_processes())
+        if is_first_rank():
+            show(plan_table(f"{stage_name} {loaded.name}", rows))
         return
     manifest = run_stage(stage)
     best = manifest["best"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -153,6 +154,19 @@ def open_data(folder: Path) -> DataArtifact:
     return data
 
 
+def _command_from(raw: str, folder: Path, manifest: dict[str, Any]) -> str:
+    """The command that made an artifact, with another raw folder."""
+    words = [word for word in manifest.get("command", []) if isinstance(word, str)]
+    if words[:2] != ["vldistill", "prepare"] or "toy" in words[2:3]:
+        words = ["vldistill", "prepare", str(manifest.get("dataset", "")).replace("_", "-")]
+    for option, value in (("--raw", raw), ("--out", str(folder))):
+        if option in words[:-1]:
+            words[words.index(option) + 1] = value
+        else:
+            words += [option, value]
+    return shlex.join(word for word in words if word not in ("--overwrite", "--dry-run"))
+
+
 def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
     """Its shards, where it has them: the raw folder is then needed no more."""
     most = manifest.get("options", {}).get("max_pixels") or MAX_PIXELS
@@ -166,5 +180,5 @@ def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
                            manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"), most)
     if not Path(manifest["raw_root"]).is_dir():
         raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
-                         hint="put the folder back, or prepare again from its new place")
+                         hint=f"put it back, or name its new place: {_command_from('NEW_PLACE', folder, manifest)}")
     return ImageFolder(Path(manifest["raw_root"]), most_pixels=most)

@@ -51,8 +51,9 @@ class ImageBatch:
 
     @property
     def uniform(self) -> bool:
-        """True where all rows have the same grid, so that nothing is padded."""
-        return len(set(self.grids)) == 1
+        """True where nothing is padded: all rows have the same grid, and all of the mask's places. Some rows of a batch keep the
+        padding of the whole."""
+        return all(rows * columns == self.mask.shape[1] for rows, columns in self.grids)
 
     def __getitem__(self, rows: Tensor) -> ImageBatch:
         """The images `rows` [R], in that order."""

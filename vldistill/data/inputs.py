@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def inputs_signature(raw: Path, images: Iterable[str] = ()) -> str:
+def inputs_signature(raw: Path, images: Iterable[str] = (), *, times: bool = True) -> str:
     """A digest (32 hex digits) of path, size and time of change of every file below the folder `raw`, hidden ones left out.
+    times: whether those count, which a copy does not keep.
 
     A single file has a signature with its `images` (paths relative to its folder), since its folder may hold anything.
     A tenth of a second for ten thousand files; contents are not read.
@@ -17,7 +18,7 @@ def inputs_signature(raw: Path, images: Iterable[str] = ()) -> str:
     state = hashlib.blake2b(digest_size=16)
     files = _walk(raw, "") if raw.is_dir() else _named(raw.parent, [raw.name, *images])
     for path, status in sorted(files):
-        state.update(f"{path}\0{status}\0".encode(errors="surrogateescape"))
+        state.update(f"{path}\0{status if times else status.split()[0]}\0".encode(errors="surrogateescape"))
     return state.hexdigest()
 
 

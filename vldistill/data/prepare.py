@@ -31,6 +31,7 @@ from vldistill.data.transforms import ImageTransform
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
+from vldistill.locking import alone
 
 SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] = {
     "vqa": vqa.read,
@@ -128,6 +129,8 @@ def prepare(
     if not dry_run:
         artifacts.settle(out)
     if not overwrite and (kept := _unchanged(out, name, raw, asked)) is not None:
+        if kept["raw_root"] != _root_of(raw):
+            kept = _take_over(out, kept, raw, dry_run=dry_run)
         return add_missing(out, kept, variants, shards, dry_run=dry_run, progress=packing)
     artifacts.refuse_inputs_in(out, raw)
     artifacts.refuse_existing(out, overwrite, "prepare")
@@ -179,6 +182,7 @@ def prepare(
             images=asked["images"],
             options={**asked, "shards": shards},
             inputs=inputs_signature(raw, images),
+            inputs_sizes=inputs_signature(raw, images, times=False),
         )
         missing = variants.names(list(manifest["counts"]), writer.labelled()) if variants else []
         if folder is not None:
@@ -206,7 +210,7 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     # Shards can be added, and do no harm to who did not ask for them.
     options = {key: value for key, value in manifest.get("options", {}).items() if key != "shards"}
     same = manifest["dataset"] == name and options == asked
-    if not same or manifest.get("inputs") != inputs_signature(raw, paths):
+    if not same or not (manifest.get("inputs") == inputs_signature(raw, paths) or _is_a_copy(out, manifest, raw, paths)):
         return None
     artifacts.check_files(out, manifest)
     if manifest["task"] not in _OF_WORDS and not manifest.get("written"):
@@ -274,3 +278,38 @@ def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     if data.vocabulary is not None:
         artifacts.write_json(folder / ANSWERS_FILE, data.vocabulary.to_json())
+
+
+_LOOKED_AT = 32
+"""Images of a copied raw folder whose contents are compared."""
+
+
+def _root_of(raw: Path) -> str:
+    """What image paths of a raw folder, or file, are relative to."""
+    return str((raw if raw.is_dir() else raw.parent).resolve())
+
+
+def _is_a_copy(out: Path, manifest: dict[str, Any], raw: Path, paths: list[str]) -> bool:
+    """Whether a raw folder at another place has the same files in the same sizes, and the same images where that was looked at:
+    copies do not keep the times by which a folder that stayed where it was is known."""
+    elsewhere = manifest["raw_root"] != _root_of(raw)
+    if not elsewhere or manifest.get("inputs_sizes") != inputs_signature(raw, paths, times=False):
+        return False
+    if not (out / IMAGES_FILE).exists():
+        return True
+    rows = [json.loads(line) for line in read_text(out / IMAGES_FILE).splitlines()]
+    return all(artifacts.file_digest(Path(_root_of(raw)) / row["path"], "sha1") == row["sha1"]
+               for row in rows[:: max(1, len(rows) // _LOOKED_AT)])
+
+
+def _take_over(out: Path, manifest: dict[str, Any], raw: Path, *, dry_run: bool) -> dict[str, Any]:
+    """The manifest, which says from now on that the raw files lie in another place. Nothing else of the artifact changes, and
+    what was trained on it stays valid."""
+    moved = {"raw_root": _root_of(raw), "moved_from": manifest["raw_root"]}
+    if not dry_run:
+        with alone(out):
+            written = artifacts.read_manifest(out, "prepare", make_it="vldistill prepare")
+            names = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
+            artifacts.write_manifest(out, written | {"raw_root": moved["raw_root"], "inputs": inputs_signature(raw, names),
+                                                     "inputs_sizes": inputs_signature(raw, names, times=False)})
+    return manifest | moved

@@ -18,6 +18,7 @@ from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.opened import Opened
 from vldistill.models.checkpoint import ModelSpec, resolve_model
+from vldistill.recipe import load_recipe
 from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import Answer, Keep, answer, score_items
 
@@ -55,6 +56,24 @@ def trained_on(source: str) -> DataArtifact:
         raise InputError(f"was trained on data {expected[:12]}, {data.folder} now holds {data.fingerprint[:12]}", where=source,
                          hint=f"train it again, or name the data on purpose with --data {data.folder}")
     return data
+
+
+BOTH = "both"
+"""Of VCR's parts: answers and rationales."""
+
+
+def trained_part(source: str) -> str:
+    """What of VCR a run was trained on, see `data.part` of a recipe; both for what is no run of ours."""
+    if not Path(source).exists():
+        return BOTH
+    run = resolve_model(source).parent
+    return load_recipe(str(run / "recipe.yaml")).data.part if (run / MANIFEST).exists() else BOTH
+
+
+def part_of(records: Sequence[Record]) -> str:
+    """Of VCR's records, which part they are; both for those of other tasks."""
+    kinds = {record.given is None for record in records if record.task == "vcr"}
+    return {(True,): "answers", (False,): "rationales"}.get(tuple(kinds), BOTH)
 
 
 def _run_folder(source: str) -> Path:
@@ -111,27 +130,29 @@ def scored(
 
 
 def evaluation_folder(
-    source: str, data: DataArtifact, split: str, limit: int | None = None, precision: str = "fp32"
+    source: str, data: DataArtifact, split: str, limit: int | None = None, precision: str = "fp32", part: str | None = None
 ) -> Path:
     """RUN/eval/SPLIT; SPLIT-on-DATA for other data than the run was trained on, SPLIT-limitN for the first N records, SPLIT-bf16
-    where the precision is not fp32. Raises InputError where `source` is no run of ours."""
+    where the precision is not fp32, SPLIT-both where it was asked for another part of VCR than its own. Raises
+    InputError where `source` is no run of ours."""
     run = _run_folder(source)
     if not (run / MANIFEST).exists():
         raise InputError("is not a run, so there is no place for its results", where=source, hint="give one with --out")
     own = read_json(run / MANIFEST).get("parents", {}).get("data")
     name = [split, *[f"on-{data.folder.name}"] * (own != data.fingerprint), *[f"limit{limit}"] * bool(limit),
-            *[precision] * (precision != "fp32")]
+            *[precision] * (precision != "fp32"), *[part] * (part not in (None, trained_part(source)))]
     refuse_links(run, "eval", f"eval/{'-'.join(name)}")
     return run / "eval" / "-".join(name)
 
 
 def ensemble_folder(
-    sources: Iterable[str], data: DataArtifact, split: str, limit: int | None = None, precision: str = "fp32"
+    sources: Iterable[str], data: DataArtifact, split: str, limit: int | None = None, precision: str = "fp32",
+    part: str | None = None,
 ) -> Path:
     """ensemble-<8 digits of which models>/eval/SPLIT beside the first run, else named as `evaluation_folder`; the digits do not
     depend on the models' order. Raises InputError where the first is no run of ours."""
     sources = list(sources)
-    first = evaluation_folder(sources[0], data, split, limit, precision)
+    first = evaluation_folder(sources[0], data, split, limit, precision, part)
     members = fingerprint(sorted(str(resolve_model(source).resolve()) for source in sources))
     return first.parent.parent.parent / f"ensemble-{members[:8]}" / "eval" / first.name
 

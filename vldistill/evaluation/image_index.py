@@ -35,6 +35,7 @@ from vldistill.data.images import ImageFolder, Images
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
+from vldistill.finite import check_outputs
 from vldistill.models.checkpoint import ModelSpec, resolve_model
 from vldistill.models.sharded import digest_of_weights
 from vldistill.store.folder_writer import FolderWriter
@@ -87,6 +88,7 @@ def build_index(
                 chunk = paths[start : start + batch]
                 shown = visual.stack([visual.read(path, None) for path in chunk]).to(device=device)
                 vectors = torch.stack([model.encode_image(shown, place).float() for place in range(places)], dim=1)
+                check_outputs(vectors, chunk)
                 output.write(start, start + len(chunk), {_COLUMN: vectors.cpu().numpy()})
                 tick(len(chunk))
         rows = [json.dumps({"path": path, "sha1": info.sha1, "width": info.width, "height": info.height}, ensure_ascii=False)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from vldistill.artifacts import MANIFEST
+from vldistill.data.records import read_json
+from vldistill.data.regions.store import RegionStore
 from vldistill.data.text import WordTokenizer
+from vldistill.errors import InputError
 from vldistill.evaluation.precision import lowered
-from vldistill.models.checkpoint import ModelSpec, read_checkpoint
+from vldistill.models.checkpoint import ModelSpec, read_checkpoint, resolve_model
 from vldistill.students.build import load_student, model_of
 
 
@@ -36,6 +41,19 @@ def open_model(source: str, precision: str = "fp32", *, headless: bool = False) 
     """Reads a run, a model folder or a hub name, onto the GPU where there is one. precision: see `lowered`. headless: whether one
     without a head is welcome. Raises InputError where there is no model, or it has no head to answer by."""
     model, spec, tokenizer = model_of(read_checkpoint(source)) if headless else load_student(source)
+    _check_regions(source, spec)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, autocast = lowered(model, precision, device)
     return Opened(source, model, spec, tokenizer, device, autocast)
+
+
+def _check_regions(source: str, spec: ModelSpec) -> None:
+    """Raises InputError where a run's store of regions is another one than it was trained on."""
+    manifest = resolve_model(source).parent / MANIFEST
+    if spec.regions is None or not manifest.exists():
+        return
+    kept = read_json(manifest).get("parents", {}).get("regions")
+    found = RegionStore(Path(spec.regions)).manifest["fingerprint"]
+    if kept is not None and found != kept:
+        raise InputError(f"holds other regions, {found[:12]}, than {source} was trained on, {kept[:12]}", where=spec.regions,
+                         hint="put the store back that it was trained on, or train it again")

@@ -99,13 +99,14 @@ class Wanted:
 
 def new_student(spec: ModelSpec) -> Student:
     """A student with fresh weights. Raises InputError where this machine cannot hold one of its sizes."""
+    kind = STUDENTS[spec.kind]
     needed, there = _bytes(spec.encoder), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     hint = "look at student.sizes, or at the model's config.json"
     if needed > there:
         raise InputError(f"a {spec.kind} model of these sizes takes about {needed / 1e9:,.0f} GB, this machine has "
                          f"{there / 1e9:,.0f} GB of memory", hint=hint)
     try:
-        return STUDENTS[spec.kind].from_spec(spec)
+        return kind.from_spec(spec)
     except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
         raise InputError(f"a {spec.kind} model of these sizes cannot be built: {first_line(error)}", hint=hint) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.errors import InputError
-from vldistill.runtime import choose_precision
+from vldistill.runtime import choose_precision, launched_processes
 from vldistill.schema import Recipe
 from vldistill.store.disk import check_room
 from vldistill.store.layout import Column, as_keys
@@ -145,7 +144,7 @@ class TeacherCaches:
             return
         if {"auto": False, "require": True}[self._recipe.cache.mode]:
             self._refuse(missing, inputs)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched_processes() > 1:
             raise InputError("teacher features are missing, and several processes would each compute them",
                              where=f"recipe {self._recipe.name}", hint=f"first: vldistill cache --recipe {self._recipe.name}")
         self.build(inputs, say)

@@ -48,7 +48,8 @@ def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[st
     """Raises InputError where the run's recipe differs, or what it was made from: was and is, of the manifest's `parents`."""
     told = [str(change) for change in changes(before, now)]
     was, found = parents
-    told += [f"{name} has changed since" for name in dict.fromkeys((*was, *found)) if was.get(name) != found.get(name)]
+    # A run of an earlier version did not write down all of them.
+    told += [f"{name} has changed since" for name, print_ in was.items() if print_ != found.get(name)]
     if told:
         raise InputError(f"was begun otherwise: {'; '.join(told)}", where=str(folder),
                          hint="give it the same recipe, start anew with --overwrite, or give another --name")

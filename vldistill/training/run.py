@@ -29,6 +29,7 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.artifact import open_data
+from vldistill.data.regions.store import RegionStore
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
@@ -56,6 +57,7 @@ from vldistill.training.guard import Guard, Notice, Preempted
 from vldistill.training.journal import CURVE, Journal, kept_curve
 from vldistill.training.loop import Best
 from vldistill.training.phase import run_phase
+from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
 from vldistill.training.sharding import shard
 from vldistill.training.stages import Phase, Stage, describe, make_phases
@@ -138,10 +140,13 @@ def _earlier(stage: Stage) -> dict[str, Any] | None:
 
 
 def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say) -> dict[str, Any]:
-    recipe, folder = stage.recipe, stage.folder
+    recipe, folder, state = stage.recipe, stage.folder, None
+    references = (earlier or {}).get("references")
+    # As when the run began: a name may lead elsewhere by now.
+    meant = pinned(recipe, references) if references is not None else recipe
     seed_everything(recipe.train.seed)
-    parts = build_parts(recipe, say)
-    parents, state = _parents(recipe, parts), None
+    parts = build_parts(meant, say)
+    parents = _parents(meant, parts)
     if earlier is not None and (found := newest(folder)) is not None:
         check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
         state = load_state(found)
@@ -156,7 +161,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
                                    reaches_all=reaches_all)
     manifest = new_manifest(
         stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
-        parents=parents, data=str(parts.data.folder.resolve()),
+        parents=parents, references=resolved(recipe) if references is None else references, data=str(parts.data.folder.resolve()),
         counts={"train": len(parts.train), "val": len(parts.val)},
         partial=bool(recipe.data.limit or parts.data.manifest.get("partial")), status="running",
         device=device_name(accelerator.device), precision=precision.name,
@@ -282,6 +287,10 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
             parents[role] = digest_of_weights(resolve_model(source)) or source
+    if recipe.regions is not None:
+        parents["regions"] = RegionStore(Path(recipe.regions.path)).manifest["fingerprint"]
+    for number, path in enumerate(recipe.text.vocabulary_from if recipe.student.init is None else ()):
+        parents[f"text.vocabulary_from.{number}"] = open_data(Path(path)).fingerprint
     if (file := recipe.student.image_network.weights) and Path(file).is_file():
         parents["image_network"] = file_digest(Path(file))
     return parents

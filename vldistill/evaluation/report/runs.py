@@ -35,7 +35,8 @@ class Cost:
 class RunRecord:
     """status: "complete", "running", "interrupted", "failed" or "unreadable". settings: the recipe as plain values, {} where it
     cannot be read. best: of the validations. curve: rows of metrics.jsonl. scores: metrics.json of each evaluation by the name of
-    its folder. task: of the data. problem: what is wrong, or None."""
+    its folder. task: of the data. problem: what is wrong, or None. teacher, taught_by: the model folder of its fusion teacher,
+    and what identified its weights."""
 
     folder: Path
     recipe: str
@@ -55,6 +56,8 @@ class RunRecord:
     device: str = ""
     cost: Cost = Cost()
     problem: str | None = None
+    teacher: Path | None = None
+    taught_by: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -140,7 +143,8 @@ def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
         partial=bool(manifest.get("partial")), recipe_hash=str(manifest.get("recipe_hash", "")), settings=settings,
         best=manifest.get("best", {}), curve=_curve(folder), scores=_scores(folder),
         task=own.get("task") or _task_of(data), data=data, data_fingerprint=str(parents.get("data", "")),
-        device=str(manifest.get("device", "")), cost=_cost(manifest),
+        device=str(manifest.get("device", "")), cost=_cost(manifest), taught_by=parents.get("teacher"),
+        teacher=Path(meant["folder"]) if (meant := manifest.get("references", {}).get("teacher")) else None,
         problem=_problem(folder, manifest) if settings else "its recipe.yaml cannot be read")
 
 

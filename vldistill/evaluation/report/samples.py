@@ -19,6 +19,7 @@ from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
+from vldistill.models.sharded import digest_of_weights
 
 TEACHER = "teacher"
 _THUMBNAIL = 240  # pixels of the longer side
@@ -114,17 +115,22 @@ def _predictions(folder: Path, split: str) -> Rows | None:
 
 def _teacher(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[Path | None, str]:
     """The run of the fusion teacher that the runs name, where it has been evaluated on the same; else what to do for it."""
-    named = dict.fromkeys(source for run in runs if (source := (run.settings.get("teacher") or {}).get("model")))
-    for source in named:
-        for base in (Path(), *runs[0].folder.resolve().parents):
-            if not (base / source).is_dir():
+    named = dict.fromkeys((source, run.teacher, run.taught_by) for run in runs
+                          if (source := (run.settings.get("teacher") or {}).get("model")))
+    for source, meant, weights in named:
+        # As the run named it: from where it was called, which is above `runs/`.
+        places = [meant.parent] if meant is not None and meant.is_dir() else []
+        for place in (*places, *(base / source for base in (Path(), *runs[0].folder.resolve().parents))):
+            if not place.is_dir():
                 continue
             try:
-                folder = find_run(base / source)
+                folder = find_run(place)
                 metrics = json.loads(read_regular(folder / "eval" / split / "metrics.json"))
             except (InputError, OSError, ValueError):
                 metrics = {}
             if metrics.get("data") == fingerprint:
+                if weights is not None and digest_of_weights(folder / "model") != weights:
+                    return None, f"{source} is another model by now than the one that taught these runs"
                 return folder.resolve(), ""
             return None, f"The teacher's answers are missing: vldistill evaluate {source} --split {split}"
     return None, ""
