@@ -21,10 +21,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
+from vldistill.places import check_writable
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -68,24 +69,6 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
-def open_own(path: Path) -> TextIO:
-    """A file of a folder of ours, to be written at its end. Raises InputError where a link stands there, through which another
-    file would be written."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError("is a link, or no plain file", where=str(path), hint="remove it; nothing is written behind it")
-    # Looked at again as it is opened, in case somebody was quicker.
-    return open(path, "a", encoding="utf-8",
-                opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
-
-
-def refuse_links(folder: Path, *names: str) -> None:
-    """Raises InputError where one of the names in a folder of ours is a link, behind which another folder would be written."""
-    for name in names:
-        if (folder / name).is_symlink():
-            raise InputError("is a link, behind which nothing is written", where=str(folder / name),
-                             hint="remove it, or name the place itself")
-
-
 def known_digest(path: Path) -> str:
     """sha256 of a file; one of gigabytes is read once a process, as long as it looks the same from outside."""
     status = path.stat()
@@ -117,12 +100,12 @@ def _write_together(files: Mapping[Path, bytes]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, content in files.items():
-            with writing(path, len(content)), temporary[path].open("wb") as file:
+            with writing(path, len(content), every=True), temporary[path].open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, written in temporary.items():
-            with writing(path, len(files[path])):
+            with writing(path, len(files[path]), every=True):
                 written.replace(path)
     finally:
         for written in temporary.values():
@@ -152,6 +135,7 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
     disk is full; an old artifact stays until the new one is whole. What a killed process left half-written there is removed.
     """
     refuse_existing(target, overwrite, stage)
+    check_writable(target)
     temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
     with within_parents(target), alone(target), writing(target):
         remove_leftovers(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -337,11 +338,17 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _at_home(word: str) -> str:
+    """`--raw=~/data` and `data.path=~/data` as `--raw ~/data`, which the shell opens."""
+    option, home, rest = re.match(r"(-{0,2}[\w.-]+=)?(~/)?(.*)", word, re.S).groups()
+    return f"{option or ''}{Path.home()}/{rest}" if home else word
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
     open_streams()
     try:
-        app(args=argv, standalone_mode=True)
+        app(args=[_at_home(word) for word in (sys.argv[1:] if argv is None else argv)], standalone_mode=True)
     except VldistillError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise

@@ -21,6 +21,7 @@ DISK_ERRORS = (*_NO_ROOM, errno.EIO)
 _FAILING = "its disk, or the way there, fails: copy it from elsewhere"
 _CHUNK = 1 << 24
 _MEND = "free some space and run the same command again; a run goes on with --resume auto"
+_ELSEWHERE = "choose another place, or mend the permissions of this one"
 
 
 class VldistillError(Exception):
@@ -65,7 +66,8 @@ def writing(path: Path, size: int | None = None, *, hint: str = _MEND, every: bo
         if found is not None and found.read and error.errno in DISK_ERRORS:
             raise unreadable(found.name, error) from None
         what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
-        raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=hint) from None
+        mend = hint if error.errno in DISK_ERRORS or hint != _MEND else _ELSEWHERE
+        raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=mend) from None
 
 
 @dataclass(frozen=True)

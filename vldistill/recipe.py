@@ -6,12 +6,13 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from vldistill.artifacts import fingerprint, write_bytes
 from vldistill.errors import InputError, Problems
+from vldistill.places import check_writable
 from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 from vldistill.schema import Recipe
 
@@ -73,7 +74,7 @@ def _apply(values: dict[str, Any], override: str, lines: Lines, problems: Proble
         return
     inner = Problems()
     try:
-        value, inner_lines = parse_yaml(text, "override", inner)
+        value, inner_lines = (text, {}) if _is_text(parts, text) else parse_yaml(text, "override", inner)
     except InputError as error:
         problems.add(error.message, where=where, hint=error.hint)
         return
@@ -90,6 +91,20 @@ def _apply(values: dict[str, Any], override: str, lines: Lines, problems: Proble
             lines[parts[:depth]] = where
         table = table[part]
     table[parts[-1]] = value if text.strip() else None
+
+
+def _is_text(parts: KeyPath, given: str) -> bool:
+    """Whether an override is taken as it is written: the field holds a text and nothing else, so that a folder may be called
+    `2014` or `x #1`. A field that may be null still is by `null`, and quotes around the whole are YAML's."""
+    models: list[type[BaseModel]] = [Recipe]
+    for part in parts[:-1]:
+        annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        models = [inner for annotation in annotations for inner in _models(annotation)]
+    kinds = [{get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(found) or (found,)}
+             for model in models if parts[-1] in model.model_fields for found in [model.model_fields[parts[-1]].annotation]]
+    if not kinds or any(kind - {str, type(None)} for kind in kinds) or given.strip()[:1] in ("'", '"'):
+        return False
+    return not any(type(None) in kind for kind in kinds) or given.strip() not in ("null", "~", "")
 
 
 def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Problems) -> Recipe:
@@ -224,5 +239,6 @@ def copy_recipe(name: str, target: Path) -> Path:
     destination = target / source.name if target.is_dir() else target
     if destination.exists():
         raise InputError("already exists", where=str(destination), hint="choose another name")
+    check_writable(destination)
     write_bytes(destination, source.read_bytes())
     return destination

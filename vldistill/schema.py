@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import Depth, Fraction, NonNegative, Positive, Section, Side, Width, is_folder_name
+from vldistill.schema_base import Depth, Fraction, NonNegative, Place, Positive, Section, Side, Width, is_folder_name
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.schema_sight import Clip, ImageNetwork, Pixels
 from vldistill.schema_teachers import DUAL_ENCODERS, Teacher, Teachers
@@ -19,7 +19,7 @@ from vldistill.schema_training import Adversarial, Optim, Train, check_together
 class Mixed(Section):
     """Another artifact to pre-train on beside the first. weight: how often an epoch has each of its records."""
 
-    path: str
+    path: Place
     train: str = "train"
     weight: Annotated[float, Field(gt=0)] = 1.0
 
@@ -27,7 +27,7 @@ class Mixed(Section):
 class Data(Section):
     """What to train on: an artifact of `vldistill prepare`. mix: others beside it, for pre-training; weight: see there."""
 
-    path: str
+    path: Place
     train: str = "train"
     val: str = "val"
     types: list[str] | None = None  # only records of these types
@@ -58,7 +58,7 @@ class Text(Section):
 
     max_length: Annotated[int, Field(ge=3, le=2**17)] = 40
     vocabulary_size: Annotated[int, Field(gt=0, le=10**7)] = 8000
-    vocabulary_from: list[str] = []  # data artifacts whose training text is read; this recipe's own when empty
+    vocabulary_from: list[Place] = []  # data artifacts whose training text is read; this recipe's own when empty
 
 
 class Sizes(Section):
@@ -84,7 +84,7 @@ class Sizes(Section):
 class Regions(Section):
     """Region features, of `vldistill prepare regions`, for students that see regions. most: regions of an image."""
 
-    path: str
+    path: Place
     most: Annotated[int, Field(gt=0, le=10**5)] = 100
 
 
@@ -98,7 +98,7 @@ class Student(Section):
 
     kind: Literal["vilt", "dual_encoder", "meter", "meter_dual", "oscar", "oscar_dual", "clip_dual", "uniter", "vlbert",
                   "visualbert", "lxmert", "pixelbert", "clip_vil", "text_encoder", "vision_encoder"]
-    init: str | None = None
+    init: Place | None = None
     sizes: Sizes = Sizes()
     dropout: Fraction = 0.1
     keep_head: bool = False
@@ -170,7 +170,7 @@ class Start(Section):
 class Anchor(Section):
     """What an anchored map is fitted on, without labels. data: an artifact; null for the run's own training inputs."""
 
-    data: str | None = None
+    data: Place | None = None
     split: str = "train"
     records: Positive = 1500
 
@@ -253,7 +253,7 @@ Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | Pretrain
 class Cache(Section):
     """Teacher features on disk: build what is missing, require them, or run the teacher live."""
 
-    path: str = "artifacts/cache"
+    path: Place = "artifacts/cache"
     mode: Literal["auto", "require", "live"] = "auto"
     words: Annotated[int, Field(ge=1, le=32)] = 2  # vectors kept a text: any objective.words up to this can be trained
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _at_home(path: str) -> str:
+    """`~/models` as the shell opens it; other names as they are."""
+    return os.path.expanduser(path) if path.startswith("~/") else path  # noqa: PTH111 (a hub's name is no path)
+
+
+Place = Annotated[str, AfterValidator(_at_home)]
+"""A path, or a name that may be one."""
 
 
 def is_folder_name(name: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import Depth, Natural, NonNegative, Section, Side, Width
+from vldistill.schema_base import Depth, Natural, NonNegative, Place, Section, Side, Width
 
 
 class ImageNetwork(Section):
@@ -14,7 +14,7 @@ class ImageNetwork(Section):
     bottom-up attention's, "random", or null for those of `student.init`. blocks, width: of its stages, unless `student.init`
     brings one. short_side, long_side: of images, in pixels. object_loss: weight of naming each object's class, 0 for none."""
 
-    weights: str | None = None
+    weights: Place | None = None
     blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
     width: Width = 64
     short_side: Side = 600
@@ -34,8 +34,8 @@ class Clip(Section):
     open_clip's tag, a file, null for a folder's own, or "random". Of a clip_vil alone: frozen: it does not learn.
     batch_statistics: its batch norms use and learn those of the training batches."""
 
-    model: str | None = None
-    weights: str | None = None
+    model: Place | None = None
+    weights: Place | None = None
     frozen: bool = False
     batch_statistics: bool = True
 
@@ -45,5 +45,5 @@ class Pixels(Section):
     a file, or "random". sample: cells of an image that a training pass draws, 0 for all."""
 
     model: str = "resnet50"
-    weights: str | None = None
+    weights: Place | None = None
     sample: Natural = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vldistill.schema_base import Positive, Section
+from vldistill.schema_base import Place, Positive, Section
 
 DUAL_ENCODERS = {"dual_encoder": "vilt", "meter_dual": "meter", "oscar_dual": "oscar"}
 """Of each kind of dual encoder, the kind of fusion model that it comes from and that can teach it."""
@@ -16,7 +16,7 @@ class Teacher(Section):
     """A fusion model, fine-tuned on the same task (for pre-training, a pre-trained one): a run, a model folder or a hub name."""
 
     kind: Literal["vilt", "meter", "oscar"] = "vilt"
-    model: str
+    model: Place
 
 
 class VisionTeacher(Section):
@@ -25,8 +25,8 @@ class VisionTeacher(Section):
     last, or a block counted from 1 (timm only)."""
 
     kind: Literal["timm", "open_clip", "slip"]
-    model: str
-    weights: str | None = None
+    model: Place
+    weights: Place | None = None
     layer: Layer = "last"
 
 
@@ -35,8 +35,8 @@ class TextTeacher(Section):
     (CLIP-T) or "slip" (SLIP-T)."""
 
     kind: Literal["transformers", "open_clip", "slip"]
-    model: str
-    weights: str | None = None
+    model: Place
+    weights: Place | None = None
     layer: Layer = "last"
 
 
@@ -44,8 +44,8 @@ class RelevanceModel(Section):
     """The CLIP that judges how visible a word is."""
 
     kind: Literal["open_clip", "slip"] = "open_clip"
-    model: str
-    weights: str | None = None
+    model: Place
+    weights: Place | None = None
 
 
 class Teachers(Section):

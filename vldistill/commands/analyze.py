@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, refuse_links, sealed, write_files
+from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, sealed, write_files
 from vldistill.commands.output import last_line, plan_table
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.errors import InputError
 from vldistill.evaluation.evaluate import load_data
+from vldistill.places import check_writable, refuse_links
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
 from vldistill.terminal import say, show
@@ -91,6 +92,7 @@ def analyze_command(
         shown = "one sentence" if asked.text else f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"
         show(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
         return
+    check_writable(target)
     drawn = view.draw(subject, asked, samples)
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
     files: dict[Path, Any] = {target: content}

@@ -20,6 +20,7 @@ from vldistill.evaluation.bench_precision import precision_rows
 from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
 from vldistill.evaluation.precision import check_precision
 from vldistill.models.vilt import EncoderConfig
+from vldistill.places import check_writable
 from vldistill.runtime import cpu_has_bf16, device_name
 from vldistill.terminal import Table, say, show
 
@@ -58,8 +59,9 @@ def bench_command(
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
         plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
     show(plan_table("bench", plan))
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
-        raise InputError("cannot be written there", where=str(out), hint="name a file in a folder that exists")
+    if out is not None and out.is_dir():
+        raise InputError("is a folder", where=str(out), hint="name a file")
+    check_writable(out)
     if dry_run:
         return
     results: list[Row] = []

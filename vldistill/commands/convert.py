@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vldistill.commands.output import last_line
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.terminal import say
 
 KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "declip")
@@ -27,6 +28,7 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
             else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"))
     if answers is not None and kind not in _OFFICIAL_FUSION:
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
+    check_writable(out)
     if kind == "slip":
         from vldistill.models import slip
 

@@ -31,6 +31,7 @@ from vldistill.evaluation.probabilities import Probabilities, check_members
 from vldistill.evaluation.results import metrics_table, write_evaluation
 from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
 from vldistill.models.checkpoint import read_spec, resolve_model
+from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 
 PARTS_OF_VCR = ("answers", "rationales", BOTH)
@@ -92,6 +93,7 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
     if asked.dry_run:
         _show_plan(runs, artifacts, tasks, folders, together, asked)
         return
+    check_writable(*folders.values(), *together.values(), asked.leaderboard)
     _run(runs, artifacts, tasks, folders, together, asked)
 
 
@@ -286,6 +288,7 @@ def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> 
         _show_plan(runs, artifacts, {source: [_task(data, asked.split, asked)] for source, data in artifacts.items()},
                    {(source, asked.split): folder for source, folder in folders.items()}, {}, asked)
         return
+    check_writable(*folders.values())
     results = []
     for source in runs:
         data, folder = artifacts[source], folders[source]

@@ -20,6 +20,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
+from vldistill.places import check_writable
 from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 from vldistill.terminal import Table, say, show, write_json
@@ -29,12 +30,14 @@ INDEXES = Path("artifacts/index")
 
 def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_run: bool, overwrite: bool) -> None:
     """Encodes the images of a folder or of a data artifact; the last line of standard output is JSON."""
+    target = out or INDEXES / asked.place.resolve().name
+    if not dry_run:
+        check_writable(target)
     model, spec, _ = load_dual_encoder(run)
     found, images, limit = images_of(asked), asked.place, asked.limit
     source = found.source
     for note in found.notes:
         say(f"note: {note}")
-    target = out or INDEXES / images.resolve().name
     size = len(source.known) * spec.images * model.width * 4
     visual = visual_input(spec, source.images, memory=False)
     sizes = ((path, info.width, info.height) for path, info in source.known.items())
@@ -71,6 +74,7 @@ def query_command(
             raise InputError(f"--out {out} is neither a page nor JSONL", hint="name it .html or .jsonl")
         if out.exists() and not overwrite:
             raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
+        check_writable(out)
     asked = [text] if text is not None else _lines(texts)
     index = ImageIndex(folder)
     if verify:

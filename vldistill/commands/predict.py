@@ -11,6 +11,7 @@ from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
+from vldistill.places import check_writable
 from vldistill.terminal import say, write_json
 
 
@@ -38,6 +39,7 @@ def predict_command(
 def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, faults: Path | None) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
+    check_writable(out)
     with all_faults(faults) as problems:
         records, root = read_pairs(pairs, problems)
     answers = ranked_answers(open_model(run), records, root, batch=batch, top=top, workers=workers)

@@ -21,6 +21,7 @@ from vldistill.data.sources.base import SourceOptions, nearest
 from vldistill.data.toy.layouts import DATASETS, SIZES
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.terminal import Table, console, say, show
 
 # The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the
@@ -70,6 +71,8 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
     variants = Variants(_distinct("--lowshot", asked.lowshot), _distinct("--seeds", asked.seeds), asked.domain_shift,
                         asked.statements)
     raw, target, skip = asked.raw, asked.out or Path("artifacts/data") / name, parse_share(asked.skip_broken)
+    if not asked.dry_run:
+        check_writable(target, asked.unpack, asked.faults)
     if asked.unpack is not None or is_archive(raw):
         check_request(name, options, asked.limit, variants, asked.shards, asked.images != "none")
         raw = unpack_raw(name, raw, asked.unpack, target, overwrite=asked.overwrite, dry_run=asked.dry_run)
@@ -92,6 +95,7 @@ def _prepare_toy(asked: SimpleNamespace) -> None:
         show(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
                                                  "writes artifacts": folder / f"toy-{names}"}))
         return
+    check_writable(folder, raw)
     manifests = prepare_toy(folder, raw, seed=asked.seed, scale=asked.scale, overwrite=asked.overwrite, datasets=chosen,
                             options=SourceOptions(min_answer_count=asked.min_count))
     for name, manifest in zip(chosen, manifests, strict=True):
@@ -105,6 +109,8 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     if vain := given & (_OF_FILES if computed else _OF_DATA):
         raise InputError(f"{', '.join(sorted(vain))} goes with {'--raw' if computed else '--data'}", hint="leave it out")
     out = asked.out or Path("artifacts/regions") / _store_name((asked.raw or asked.data).resolve())
+    if not asked.dry_run:
+        check_writable(out, asked.faults)
     with all_faults(asked.faults) as problems, _counting("images") as progress:
         target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress, problems)
         if computed:

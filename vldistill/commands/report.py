@@ -9,6 +9,7 @@ from pathlib import Path
 from vldistill.artifacts import write_files
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 
 PAGE, MARKDOWN, LATEX, CSV = "report.html", "tables.md", "tables.tex", "tables.csv"
@@ -65,6 +66,7 @@ def report_command(
 def _check_out(out: Path, written: list[str], overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError("is a file, a folder was expected", where=str(out), hint="choose another name")
+    check_writable(out)
     if not overwrite and (there := next((out / name for name in written if (out / name).exists()), None)):
         raise InputError("already exists", where=str(there), hint="pass --overwrite, or another folder")
 

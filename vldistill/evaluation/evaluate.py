@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest, refuse_links
+from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import Record, read_json
@@ -18,6 +18,7 @@ from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.opened import Opened
 from vldistill.models.checkpoint import ModelSpec, resolve_model
+from vldistill.places import refuse_links
 from vldistill.recipe import load_recipe
 from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import Answer, Keep, answer, score_items

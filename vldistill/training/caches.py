@@ -14,6 +14,7 @@ import torch
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.errors import InputError
+from vldistill.places import check_writable
 from vldistill.runtime import choose_precision, launched_processes
 from vldistill.schema import Recipe
 from vldistill.store.disk import check_room
@@ -153,6 +154,7 @@ class TeacherCaches:
         self, inputs: Inputs, say: Say, *, shard: tuple[int, int] = (0, 1), progress: Callable[[int, int], None] | None = None
     ) -> None:
         """Computes one writer's share of what is missing, and opens the caches anew."""
+        check_writable(self._root)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = self._dtype()
         say(f"teachers on {device.type}, {str(dtype).removeprefix('torch.')}; caches in {self._root}")

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vldistill import terminal
-from vldistill.artifacts import open_own
 from vldistill.errors import writing
+from vldistill.places import open_own
 
 PLAIN_EVERY_SECONDS = 15
 CURVE = "metrics.jsonl"

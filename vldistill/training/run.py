@@ -22,7 +22,6 @@ from vldistill.artifacts import (
     new_manifest,
     read_manifest,
     refuse_existing,
-    refuse_links,
     remove_leftovers,
     within_parents,
     write_manifest,
@@ -34,6 +33,7 @@ from vldistill.errors import InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
 from vldistill.models.sharded import digest_of_weights
+from vldistill.places import check_writable, refuse_links
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
 from vldistill.runtime import (
     Precision,
@@ -94,6 +94,7 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     refuse_unlaunched()
     if (whole := _whole(stage, say)) is not None:
         return whole
+    check_writable(folder)
     with Notice() as notice, _ours(folder):
         # Another process may have finished it since.
         if (whole := _whole(stage, say)) is not None:

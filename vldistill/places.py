@@ -1,0 +1,44 @@
+"""Whether a place may be written: asked before a command computes what it could not write, and before a file is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TextIO
+
+from vldistill.errors import InputError
+
+
+def open_own(path: Path) -> TextIO:
+    """A file of a folder of ours, to be written at its end. Raises InputError where a link stands there, through which another
+    file would be written."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError("is a link, or no plain file", where=str(path), hint="remove it; nothing is written behind it")
+    # Looked at again as it is opened, in case somebody was quicker.
+    return open(path, "a", encoding="utf-8",
+                opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raises InputError where one of the names in a folder of ours is a link, behind which another folder would be written."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise InputError("is a link, behind which nothing is written", where=str(folder / name),
+                             hint="remove it, or name the place itself")
+
+
+def check_writable(*targets: Path | None) -> None:
+    """Raises InputError where a file or folder of one of these names cannot be made, by the folders that are there: said before a
+    command computes what it could not write."""
+    for target in targets:
+        if target is None:
+            continue
+        place = next(one for one in (target, *target.absolute().parents) if one.exists())
+        if place != target and not place.is_dir():
+            raise InputError(f"cannot be written: {place} is no folder", where=str(target), hint="choose another place")
+        # A file is replaced by another one, for which its folder counts.
+        folder = place if place.is_dir() else place.absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            reason = "the disk is mounted read-only" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
+            raise InputError(f"cannot be written: {reason}", where=str(target),
+                             hint=f"choose another place, or mend what may be done in {folder}")
