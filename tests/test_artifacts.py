@@ -122,8 +122,9 @@ def test_files_are_written_whole(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(artifacts.os, "fsync", fail)
-    with pytest.raises((OSError, VldistillError), match="disk full"):
+    with pytest.raises(VldistillError, match="cannot write 3 bytes: disk full") as caught:
         write_text(path, "new")
+    assert caught.value.where == str(path)
     assert content(tmp_path) == {"file.txt": "old é\n"}
 
 

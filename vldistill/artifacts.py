@@ -7,13 +7,11 @@ silent reuse.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,11 +19,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
-from vldistill.places import check_writable
+from vldistill.places import check_writable, open_regular, read_regular
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -48,25 +46,6 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         while block := file.read(1 << 20):
             state.update(block)
     return state.hexdigest()
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A file to be read. Raises OSError where it is missing or no plain file: a pipe or a device that somebody has put there
-    would be waited for, or read, without end."""
-    # So that the file knows its name, where a read of it fails.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 (the caller closes it)
-    mode = os.fstat(file.fileno()).st_mode
-    if stat.S_ISREG(mode):
-        return file
-    file.close()
-    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "is no plain file", str(path))
-
-
-def read_regular(path: Path) -> bytes:
-    """All of a file, see `open_regular`."""
-    with open_regular(path) as file:
-        return file.read()
 
 
 def known_digest(path: Path) -> str:
@@ -232,10 +211,10 @@ CONVERTED = "convert"
 """The stage of a model folder that was made of an official checkpoint."""
 
 
-def write_converted(folder: Path, source: Path) -> None:
-    """The manifest of such a folder, once its files are all there."""
+def write_converted(folder: Path, source: Path, **fields: Any) -> None:
+    """The manifest of such a folder, once its files are all there. fields: further ones."""
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, complete=True))
+    write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, **fields, complete=True))
 
 
 def package_versions() -> dict[str, str]:

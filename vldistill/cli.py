@@ -315,12 +315,16 @@ def convert(
         Path | None,
         typer.Option("--answers", metavar="FILE", help="vilt, meter, oscar, VQA: answers.json or config.json."),
     ] = None,
+    heads: Annotated[
+        int | None, typer.Option("--heads", min=1, metavar="N", help="Of attention, where the file cannot tell.")
+    ] = None,
+    case: Annotated[str | None, typer.Option("--case", metavar="CASE", help="Of the vocabulary: cased or uncased.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an official checkpoint into a model folder."""
     from vldistill.commands.convert import convert_command
 
-    convert_command(kind, file, out, vocab=vocab, answers=answers, overwrite=overwrite)
+    convert_command(kind, file, out, vocab=vocab, answers=answers, heads=heads, case=case, overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill doctor")

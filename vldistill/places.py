@@ -1,12 +1,33 @@
-"""Whether a place may be written: asked before a command computes what it could not write, and before a file is opened."""
+"""Files and folders that a command is given, or finds: plain ones, no links where it writes, and places that can be written."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from vldistill.errors import InputError
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to be read. Raises OSError where it is missing or no plain file: a pipe or a device that somebody has put there
+    would be waited for, or read, without end."""
+    # So that the file knows its name, where a read of it fails.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 (the caller closes it)
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "is no plain file", str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """All of a file, see `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
 
 
 def open_own(path: Path) -> TextIO:

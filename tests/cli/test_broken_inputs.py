@@ -216,6 +216,20 @@ def test_an_index_follows_links_where_asked(world, command, well, tmp_path, phot
     assert well("index", "build", RUN, links, "--out", tmp_path / "i", "--follow-links").last["images"] == 8
 
 
+def test_a_folder_that_may_not_be_read_is_not_left_out(world, command, tmp_path, photos, monkeypatch):
+    (photos / "closed").mkdir()
+    real = os.scandir
+
+    def forbidden(place="."):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    result = command("index", "build", RUN, photos, "--out", tmp_path / "i", "--skip-broken", "90%")
+    assert result.code == 2 and "closed: cannot be read: Permission denied" in result.err and not (tmp_path / "i").exists()
+
+
 def test_pairs_to_predict_have_their_faults_written(world, command, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"image": f"{n}.png", "text": "a"}) + "\n" for n in range(25)))
     result = command("predict", RUN, "--pairs", tmp_path / "pairs.jsonl", "--faults", tmp_path / "f.jsonl")

@@ -183,7 +183,7 @@ VQA = {
     "empty question": (lambda q, a: q[0].update(question=" "), "is empty"),
     "nine answers": (lambda q, a: a[0]["answers"].pop(), "has 9 entries"),
     "answers are texts": (lambda q, a: a[0].update(answers=["yes"] * 10), "must hold objects"),
-    "answer is a number": (lambda q, a: a[0]["answers"][3].update(answer=2), "`answer` must be a text"),
+    "answer is half a number": (lambda q, a: a[0]["answers"][3].update(answer=2.5), "`answer` must be a text"),
     "no majority answer": (lambda q, a: a[0].pop("multiple_choice_answer"), "is missing"),
     "an entry is a text": (lambda q, a: q.append("what?"), "object was expected"),
 }
@@ -226,7 +226,7 @@ OTHERS = {
         ({**snli_row(1), "gold_label": None}, "is null"),
         (snli_row(1, key="image"), "`Flickr30K_ID` is missing"),
         ({**snli_row(1), "Flickr30K_ID": "../../1"}, "not an image number"),
-        ({**snli_row(1), "Flickr30K_ID": 1}, "put it in quotes"),
+        ({**snli_row(1), "Flickr30K_ID": 1.5}, "put it in quotes"),
         ({**snli_row(1), "sentence2": ""}, "is empty"),
         (snli_row(0), "appears twice"),
     ]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from vldistill.data.text import (
 )
 from vldistill.data.wording import Phrase, reworded, split_words
 from vldistill.students.inputs import LAYOUTS
+from vldistill.teachers.keys import text_key
 from vldistill.teachers.text import TransformersText
 
 EACH = {"ordinary": 100, "many": 700}
@@ -167,6 +169,14 @@ def test_a_text_teacher_reads_the_text_itself(published, texts, tmp_path, librar
         assert place[1:-1] == own[: len(place) - 2] and (place[0], place[-1]) == (-1, -1)
 
 
+def test_features_of_word_lists_are_found_again_and_texts_have_keys_of_their_own():
+    """A cache of an earlier version knows a text by its words."""
+    words = ("two", "dogs")
+    assert text_key((words, ("run",))) == hashlib.sha1(b"two\x1fdogs\x1erun").digest()
+    keys = {text_key((one,)) for one in (words, phrase("two dogs"), phrase("two  dogs"), phrase("two dogs "))}
+    assert len(keys) == 4
+
+
 @pytest.mark.parametrize("text, words", [
     ("क्या वर्ग लाल है", ["क्या", "वर्ग", "लाल", "है"]),
     ("re\u0301sume\u0301 here", ["re\u0301sume\u0301", "here"]),
@@ -191,7 +201,7 @@ def test_words_and_the_spaces_between_them_are_the_text(texts):
 @pytest.mark.parametrize("text, words, expected", [
     ("What is  the man doing?", "What is the action of the man ?", "What is  the action of the man?"),
     ("A man's dog,a man", "A male's dog , a male", "A male's dog,a male"),
-    ("doing what?", "what ?", " what?"),
+    ("doing what?", "what ?", "what?"), ("doing", "", ""), ("what now", "what", "what"),
     ("so?", "well so ?", "well so?"),
     ("so?", "so is it ?", "so is it?"),
 ])

@@ -332,3 +332,15 @@ def test_faulty_karpathy(tmp_path, name):
     named = not fields.keys() & {"split", "imgid"} and fields.get("sentences") != []
     place = f"#{rows[1]['filename']}" if named else ":images[1]"
     refused(karpathy.read_coco, tmp_path, f"dataset_coco.json{place}", reason)
+
+
+def test_numbers_stand_for_names_and_answers_in_every_source_that_has_them(tmp_path):
+    """As exports from tables write them."""
+    questions, annotations = vqa_rows("train")
+    for annotation in annotations:
+        for entry in annotation["answers"]:
+            entry["answer"] = 2
+        annotation["multiple_choice_answer"] = 2
+    write_vqa(tmp_path / "vqa", "train", questions, annotations)
+    data = load(vqa, tmp_path / "vqa", min_answer_count=1)
+    assert data.vocabulary.names == ["2"] and all(record.answers == ["2"] * 10 for record in data.splits["train"])

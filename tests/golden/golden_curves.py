@@ -94,10 +94,10 @@ def make_world(folder: Path) -> Path:
         prepare(name, folder / "raw" / name, folder / "data" / name)
     write_teachers(folder / "teachers")
     for name, text in _recipes().items():
-        (folder / f"{name}.yaml").write_text(text.replace("WORLD", str(folder)))
+        (folder / f"{name.replace(' ', '_')}.yaml").write_text(text.replace("WORLD", str(folder)))
     for seed, name in enumerate(_FUSIONS):
         seed_everything(seed)
-        parts = build_parts(load_recipe(str(folder / f"{name}.yaml")))
+        parts = build_parts(load_recipe(str(folder / f"{name.replace(' ', '_')}.yaml")))
         with torch.no_grad():
             for value in parts.student.parameters():
                 value.mul_(2 if value.ndim > 1 else 1)
@@ -120,7 +120,7 @@ def curve(world: Path, name: str, steps: int = STEPS, overrides: tuple[str, ...]
         return asked(self, step)
 
     with tempfile.TemporaryDirectory() as runs, mock.patch.object(Guard, "ask", ask):
-        recipe = for_stage(CURVES[name], load_recipe(str(world / f"{name}.yaml"), list(overrides)))
+        recipe = for_stage(CURVES[name], load_recipe(str(world / f"{name.replace(' ', '_')}.yaml"), list(overrides)))
         stage = Stage(CURVES[name], recipe, [], Path(runs), "golden")
         with suppress(_Enough):
             run_stage(stage, say=lambda text: None)

@@ -140,13 +140,15 @@ def test_an_image_outside_of_the_raw_folder_is_not_read(path, tmp_path, command,
 
 
 def test_a_recipe_s_paths_are_taken_as_they_are_written(tmp_path, command, well, monkeypatch):
-    """Neither `~` nor `$VAR` in a recipe's data is anything but a name."""
+    """`$VAR` in a recipe's data is nothing but a name; `~/` is opened, as the shell does it."""
     raw_data(tmp_path / "raw")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     well("prepare", "jsonl", "--raw", "raw", "--out", "data", "--min-count", "1")
-    for path in ("$DATA", "${DATA}", "~/data"):
+    for path in ("$DATA", "${DATA}", "~data", "~"):
         (tmp_path / "r.yaml").write_text(RECIPE.format(data=f'"{path}"', kind="vilt", more=SIZES, rest="", objective="labels"))
         result = command("finetune", "--recipe", "r.yaml", "--name", "a")
         assert result.code == 2 and f"{path}: no such artifact" in result.err and not (tmp_path / "runs").exists()
+    (tmp_path / "r.yaml").write_text(RECIPE.format(data='"~/data"', kind="vilt", more=SIZES, rest="", objective="labels"))
+    well("finetune", "--recipe", "r.yaml", "--dry-run")

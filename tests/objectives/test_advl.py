@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -181,6 +182,28 @@ def test_the_loss_is_equation_5_with_the_weight_applied_once():
     assert float(terms["task"]) == pytest.approx(float(torch.nn.functional.cross_entropy(output.logits, batch.target)), rel=1e-6)
     assert float(objective.readings["w"]) == pytest.approx(float(weight.mean()), rel=1e-5)
     assert {"C", "C_avg", "T", "E", "F", "distance/vision", "distance/text", "distance/words"} <= set(objective.readings)
+
+
+def test_a_word_that_the_teacher_has_no_feature_of_is_not_compared():
+    """The second word of the first record was cut off by the teacher: its loss is that of the other word alone."""
+    output, taught, batch = world(2)
+    index = torch.tensor([[0, 1]] * 2)
+    both = replace(taught, word_index=index)
+    words = taught.words.clone()
+    words[0, 1] = 0
+    cut = replace(taught, word_index=index, words=words)
+    objective = advl(names=("words",), confident=False, text=1.0)
+    found = {name: objective.distances(output, one, batch)["words"] for name, one in (("both", both), ("cut", cut))}
+    text = output.views[0].hidden[1][0]
+    one = [v / v.norm() for v in (text[0, 1], taught.words[0, 0])]
+    assert float(found["cut"][0].detach()) == pytest.approx(float((one[0] - one[1]).abs().sum()), rel=1e-5)
+    assert float(found["cut"][1].detach()) == float(found["both"][1].detach())
+    zero = replace(taught, word_index=index, words=torch.zeros_like(words))
+    states = text.clone().requires_grad_()
+    view = replace(output.views[0], hidden={1: (states, output.views[0].hidden[1][1])})
+    none = objective.distances(replace(output, views=[view]), zero, batch)["words"]
+    none.sum().backward()
+    assert none.tolist() == [0.0, 0.0] and not states.grad.any()
 
 
 def test_without_confidence_the_weight_is_one_and_switches_take_terms_away():

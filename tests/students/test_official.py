@@ -113,7 +113,7 @@ def test_vlberts_heads_start_from_pre_training(tmp_path, vocabulary):
     official = vlbert()
     torch.save({"state_dict": official, "optimizer": {"state": {}}, "validation_monitor": {"best": np.float32(1)}},
                tmp_path / "official.model")
-    convert("vlbert", tmp_path / "official.model", vocabulary, tmp_path / "out")
+    convert("vlbert", tmp_path / "official.model", vocabulary, tmp_path / "out", lowercase=True)
     student, *_ = init_student(str(tmp_path / "out"), wanted("vlbert", "vcr", ["0", "1", "2", "3"]), keep_head=False)
     relation = official["module.vlbert.relationsip_head.caption_image_relationship.weight"]
     assert torch.equal(student.classifier[1].weight, relation[1:] - relation[:1])

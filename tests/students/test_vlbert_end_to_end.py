@@ -205,7 +205,7 @@ def test_the_official_checkpoint_of_an_end_to_end_model(tmp_path):
               "object_mask_word_embedding.weight": torch.zeros(1, 64)}
     saved = {f"module.{name}": value for name, value in (own | twice | others).items()}
     torch.save({"state_dict": saved}, tmp_path / "official.model")
-    spec = convert("vlbert", tmp_path / "official.model", path, tmp_path / "out")
+    spec = convert("vlbert", tmp_path / "official.model", path, tmp_path / "out", lowercase=True)
     assert (spec.image_network.blocks, spec.image_network.width) == (TINY.blocks, TINY.width)
     model, found, _ = init_student(str(tmp_path / "out"), replace(wanted(TINY), max_length=20), keep_head=False)
     state = model.state_dict()

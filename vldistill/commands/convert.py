@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vldistill.artifacts import CONVERTED, read_manifest
 from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.places import check_writable
@@ -12,11 +13,19 @@ from vldistill.terminal import say
 KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "declip")
 
 _OFFICIAL_FUSION = ("vilt", "meter", "oscar")
+_OF_BERT = ("vilt", "oscar", "uniter", "vlbert", "clip_vil")
+"""Those with a BERT, whose heads and case a file may not tell."""
 _OWN_VOCABULARY = ("slip", "declip")
 """Those that read by CLIP's vocabulary, which open_clip brings."""
 
 
-def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, overwrite: bool) -> None:
+_SHOWN = 3
+
+
+def convert_command(
+    kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, heads: int | None, case: str | None,
+    overwrite: bool,
+) -> None:
     """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
     if kind not in KINDS:
         raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(KINDS)}")
@@ -28,6 +37,12 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
             else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"))
     if answers is not None and kind not in _OFFICIAL_FUSION:
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
+    if case not in (None, "cased", "uncased"):
+        raise InputError(f"--case {case} is not known", hint="cased or uncased")
+    for option, given, kinds in (("--heads", heads, _OF_BERT), ("--case", case, _OF_BERT)):
+        if given is not None and kind not in kinds:
+            raise InputError(f"{option} means nothing for {kind}", hint="leave it out")
+    bert = {"heads": heads, "lowercase": None if case is None else case == "uncased"} if kind in _OF_BERT else {}
     check_writable(out)
     if kind == "slip":
         from vldistill.models import slip
@@ -44,13 +59,19 @@ def convert_command(kind: str, source: Path, out: Path, *, vocab: Path | None, a
         from vldistill.students import official_meter, official_oscar, official_vilt
 
         converter = {"vilt": official_vilt, "meter": official_meter, "oscar": official_oscar}[kind]
-        spec = converter.convert(source, vocab, out, answers=answers, overwrite=overwrite)
+        spec = converter.convert(source, vocab, out, answers=answers, overwrite=overwrite, **bert)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
                 "classes": len(spec.labels)}
     else:
         from vldistill.students.official import convert
 
-        spec = convert(kind, source, vocab, out, overwrite=overwrite)
+        spec = convert(kind, source, vocab, out, overwrite=overwrite, **bert)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
+    weights = read_manifest(out, CONVERTED, make_it="")["weights"]
+    for why, names in weights["left_out"].items():
+        more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+        say(f"left out: {', '.join(names[:_SHOWN])}{more}: {why}")
+    left = weights["in_file"] - weights["kept"]
+    say(f"kept {weights['kept']:,} of the file's {weights['in_file']:,} weights, left out {left:,}; the manifest names them")
     say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in told.items())}")
-    last_line({"model": str(out), "kind": kind, **told})
+    last_line({"model": str(out), "kind": kind, **told, "kept": weights["kept"], "left_out": left})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vldistill.artifacts import write_text
 from vldistill.errors import MAX_PROBLEMS_SHOWN, InputError, Problems
+from vldistill.places import open_regular
 
 
 @contextmanager
@@ -44,11 +45,11 @@ def _refuse_others(path: Path) -> None:
     """Before anything is read: the file may be somebody's data."""
     if not path.parent.is_dir():
         raise InputError("no such folder", where=str(path.parent), hint="make it, or name another file for --faults")
-    if path.is_dir():
-        raise InputError("is a folder", where=str(path), hint="name a file for --faults")
     if not path.exists():
         return
-    with path.open("rb") as file:
+    if not path.is_file():
+        raise InputError("is no plain file", where=str(path), hint="name a file for --faults")
+    with open_regular(path) as file:
         first = file.readline()
     try:
         known = not first or json.loads(first).keys() == {"where", "fault", "mend"}

@@ -14,7 +14,7 @@ from vldistill.commands.faults import all_faults
 from vldistill.data.artifact import open_data
 from vldistill.data.image_files import SUFFIXES, ImageInfo, check_images
 from vldistill.data.images import ImageFolder
-from vldistill.data.left_out import LeftOut, judge
+from vldistill.data.left_out import LeftOut, judge, may_be_left_out
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.image_index import Source
 
@@ -69,7 +69,7 @@ def _of_artifact(asked: Asked, problems: Problems) -> Found:
 def _checked(asked: Asked, root: Path, paths: list[str], notes: list[str], problems: Problems) -> Found:
     known = check_images(root, paths, problems, dict.fromkeys(paths, str(asked.place)), follow_links=asked.follow_links)
     left = None
-    if problems and asked.skip_broken:
+    if problems and asked.skip_broken and may_be_left_out(problems):
         left = LeftOut(0, len(paths) - len(known), len(paths) - len(known), len(known))
         judge(left, asked.skip_broken, problems, str(asked.place))
         notes = [*notes, f"left out {left.images:,} of {len(paths):,} images ({left.share:.1%}), being broken"]

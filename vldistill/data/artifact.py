@@ -22,6 +22,7 @@ from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
 from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
 from vldistill.errors import InputError
+from vldistill.places import open_regular
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class DataArtifact:
         """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at.
         Raises InputError where they were edited."""
         if IMAGES_FILE in self.manifest["files"]:
-            with self.verified(IMAGES_FILE).open(encoding="utf-8") as file:
+            with open_regular(self.verified(IMAGES_FILE)) as file:
                 for row in map(json.loads, file):
                     yield row["path"], row["width"], row["height"]
 

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from vldistill.artifacts import open_regular
 from vldistill.data.records import Record, record_of
 from vldistill.errors import InputError
+from vldistill.places import open_regular
 
 LARGE = 200_000
 """A split of more records is not held: in memory a caption takes about 1 KB, and its tokens as much again."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import open_regular, read_regular
 from vldistill.errors import LINE, InputError, Problems
+from vldistill.places import open_regular, read_regular
 
 Word = str | list[int]
 

@@ -92,11 +92,13 @@ def reworded(phrase: Phrase, words: Sequence[str]) -> str:
     for kind, start, stop, first, last in difflib.SequenceMatcher(None, list(phrase), list(words), False).get_opcodes():
         if kind == "equal":
             continue
-        # What is left out takes the space before it along; what is added brings one.
+        # What is left out takes the space before it along, at the beginning that behind it; what is added brings one.
         begin = spans[start][0] if kind == "replace" else spans[start - 1][1] if start else 0
         new = " ".join(words[first:last])
         if kind == "insert":
             new = f" {new}" if start else f"{new} "
         written += text[done:begin] + new
         done = spans[stop - 1][1] if stop > start else begin
+        if kind == "delete" and not start:
+            done = spans[stop][0] if stop < len(spans) else len(text)
     return written + text[done:]

@@ -16,16 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.artifacts import (
-    CONVERTED,
-    MANIFEST,
-    RUN_STAGES,
-    check_digests,
-    find_run,
-    read_manifest,
-    read_regular,
-    write_json,
-)
+from vldistill.artifacts import CONVERTED, MANIFEST, RUN_STAGES, check_digests, find_run, read_manifest, write_json
 from vldistill.data.records import TASKS
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
@@ -43,6 +34,7 @@ from vldistill.models.saving import save_tensors
 from vldistill.models.sharded import INDEX, WHOLE, read_file, read_sharded
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
+from vldistill.places import read_regular
 
 Config = (EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig | MeterConfig
           | ClipConfig)

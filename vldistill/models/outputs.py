@@ -91,7 +91,8 @@ class Taught:
     """What ADVL's teachers say of a batch, in the precision they were stored or computed in.
 
     vision: per image of a record, [B, Dv]. text: [S, Dt]. word_index: [S, m] indices of the selected words, -1 where a sequence
-    has fewer. words: [S, m, Dt] their features. fusion: a fusion teacher's output beside them (DiDE). None: not asked for.
+    has fewer. words: [S, m, Dt] their features, zero of a word that the teacher cut off. fusion: a fusion teacher's output beside
+    them (DiDE). None: not asked for.
     """
 
     vision: list[Tensor] | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vldistill.artifacts import file_digest, fingerprint
 from vldistill.errors import InputError, first_line, read_through
+from vldistill.places import read_regular
 
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -56,11 +57,11 @@ def _shards(folder: Path) -> dict[str, set[str]]:
     folder."""
     path = folder / INDEX
     try:
-        found = json.loads(path.read_bytes())["weight_map"]
+        found = json.loads(read_regular(path))["weight_map"]
         shards: dict[str, set[str]] = {}
         for key, name in found.items():
             shards.setdefault(name, set()).add(key)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError("is no index of weights", where=str(path), hint=_AGAIN) from None
     for name in shards:
         if Path(name).name != name or not name.endswith(".safetensors"):

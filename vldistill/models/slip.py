@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vldistill.artifacts import CONVERTED, building, read_regular, write_converted, write_json
+from vldistill.artifacts import CONVERTED, building, write_converted, write_json
 from vldistill.errors import InputError
+from vldistill.models.account import renaming, sort_out
 from vldistill.models.checkpoint import load_strict, read_weights
 from vldistill.models.official import read_official
 from vldistill.models.saving import save_tensors
+from vldistill.places import read_regular
 
 # By the width of the visual tower. SLIP's small model has twice timm's heads.
 _VISUAL = {384: {"architecture": "vit_small_patch16_224", "num_heads": 12}, 768: {"architecture": "vit_base_patch16_224"},
            1024: {"architecture": "vit_large_patch16_224"}}
-_HEAD = "image_mlp."
-"""The self-supervised head, which neither a teacher nor a student needs."""
+_LEFT_OUT = ((r"^image_mlp\.", "the self-supervised head, which neither a teacher nor a student needs"),)
 _HEAD_WIDTH = 64
 
 
@@ -69,13 +70,13 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """A published checkpoint to a folder of ours; returns the model's sizes. Raises InputError where a key has no place or none
     fits."""
-    weights = {name: value for name, value in read_official(source).items() if not name.startswith(_HEAD)}
+    weights, account = sort_out(read_official(source), renaming(()), _LEFT_OUT, str(source))
     sizes = _sizes(weights, source)
     load_strict(SlipModel(**sizes), weights, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
         write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
         save_tensors(folder / "model.safetensors", {name: value.contiguous().float() for name, value in weights.items()})
-        write_converted(folder, source)
+        write_converted(folder, source, **account.to_manifest())
     return sizes
 
 

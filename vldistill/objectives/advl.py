@@ -75,7 +75,8 @@ class Distances(nn.Module):
                 yield self._states(view, "text")[0][:, 0].float(), teacher.text, None, "text"
             if "words" in self.pathways:
                 own, valid = word_features(self._states(view, "words")[0], batch.text.words, teacher.word_index)
-                yield own, teacher.words, valid, "words"
+                # A word that the teacher cut off, or has no token for, has a zero vector, which is no feature.
+                yield own, teacher.words, valid & (teacher.words != 0).any(dim=-1), "words"
 
     def _states(self, view: View, name: str) -> tuple[Tensor, Tensor]:
         return view.hidden[self.pathways[name].layer]

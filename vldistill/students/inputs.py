@@ -49,7 +49,7 @@ def visual_input(
     """
     if spec.kind == "text_encoder":
         return NoImages()
-    images = images.turned(spec.upright)
+    images = images.turned(upright=True) if spec.upright else images
     if spec.kind in SEES_CANVASES:
         return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if spec.kind not in SEES_REGIONS:

@@ -4,7 +4,6 @@ named here, or is an error that lists it.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
+from vldistill.models.account import renaming, sort_out
 from vldistill.models.checkpoint import ModelSpec, save_weights, write_spec
 from vldistill.models.clip_towers import IMAGENET_MEAN, IMAGENET_STD, ClipConfig
 from vldistill.models.official import read_official
@@ -19,11 +19,11 @@ from vldistill.students.clip_dual import ClipDual
 from vldistill.students.clip_dual_start import load_towers
 from vldistill.students.official import HEAD_WIDTH
 
-_LEFT_OUT = re.compile(
-    r"logit_scale$"  # the temperature of pre-training
-    r"|(?:projector|predictor)(?:_text|_nn_text|_d)?\."  # SimSiam's heads, of images and texts
-    r"|text_label_predictor\."  # the head for masked words
-    r"|nn_replacer_(?:img|text)\."  # the queues of nearest neighbours
+_LEFT_OUT = (
+    (r"^logit_scale$", "pre-training's temperature"),
+    (r"^(?:projector|predictor)(?:_text|_nn_text|_d)?\.", "SimSiam's heads, of images and texts"),
+    (r"^text_label_predictor\.", "pre-training's head for hidden words"),
+    (r"^nn_replacer_(?:img|text)\.", "the queues of nearest neighbours"),
 )
 _RENAMED = ((r"^module\.", ""), (r"^encode_text\.", ""))
 _TEXT, _IMAGE = "transformer.resblocks.", "visual.transformer.resblocks."
@@ -34,7 +34,7 @@ _CROP = 224 / 256
 def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer, which open_clip's vocabulary gives; returns what the folder says
     of itself. Raises InputError where the file cannot be read safely, is another model's, or a key has no place or is missing."""
-    weights = renamed(read_official(source))
+    weights, account = sort_out(read_official(source), _place, _LEFT_OUT, str(source))
     config = _sizes(weights, source)
     tokenizer = clip_tokenizer(mask=True)
     if config.vocab_size != len(tokenizer.vocabulary):
@@ -49,19 +49,13 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
         write_spec(folder, spec)
         # A fusion MLP comes with a task.
         save_weights(folder, {name: value for name, value in model.state_dict().items() if name.startswith(towers)})
-        write_converted(folder, source)
+        write_converted(folder, source, **account.to_manifest())
     return spec
 
 
-def renamed(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official weights under the names of both towers, without what is left out; a name that is not known stays as it is."""
-    weights = {}
-    for name, value in official.items():
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        if not _LEFT_OUT.match(name):
-            weights[name] = value.float() if value.is_floating_point() else value
-    return weights
+def _place(name: str, value: Tensor) -> dict[str, Tensor]:
+    """An official weight under the name that a tower has for it; a name that is not known stays as it is."""
+    return renaming(_RENAMED)(name, value.float() if value.is_floating_point() else value)
 
 
 def _sizes(weights: dict[str, Tensor], source: Path) -> ClipConfig:

@@ -15,6 +15,7 @@ from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.records import read_json
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
+from vldistill.models.account import Account
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
 from vldistill.models.fusion import Fusion
 
@@ -100,10 +101,10 @@ def task_labels(task: OfficialTask, weights: dict[str, Tensor], answers: Path | 
 
 def write_fusion(
     kind: type[Fusion], spec: ModelSpec, weights: dict[str, Tensor], tokenizer: WordTokenizer, source: Path, out: Path, *,
-    overwrite: bool,
+    account: Account, overwrite: bool,
 ) -> None:
     """Writes the model folder. Raises InputError where a key has no place or is missing; heads other than the task's are kept as
-    they are."""
+    they are. account: what became of each weight of the file."""
     heads = {f"{prefix}{part}" for prefix, parts in _OTHER_HEADS.items() for part in parts}
     model = kind(spec.encoder, images=spec.images, classes=spec.classes)
     load_strict(model, {name: value for name, value in weights.items() if name not in heads}, str(source))
@@ -111,4 +112,4 @@ def write_fusion(
         tokenizer.save(folder)
         write_spec(folder, spec)
         save_weights(folder, {name: value.float() for name, value in weights.items()})
-        write_converted(folder, source)
+        write_converted(folder, source, **account.to_manifest())

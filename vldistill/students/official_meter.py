@@ -4,7 +4,6 @@ CLIP and RoBERTa. Every other key has a place or is an error that lists it.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from vldistill.data.sources import nlvr2
 from vldistill.data.text import read_byte_pairs
 from vldistill.errors import InputError
+from vldistill.models.account import CONSTANTS, renaming, sort_out
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.meter import Meter
 from vldistill.models.meter_parts import FIRST_POSITION, MeterConfig
@@ -22,8 +22,9 @@ from vldistill.students.official_fusion import HEADS, OfficialTask, task_labels,
 # METER's order of SNLI's labels is its own.
 _TASKS = {"vqa_classifier.": OfficialTask("vqa", 1, None), "nlvr2_classifier.": OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS)),
           "snli_classifier.": OfficialTask("snli_ve", 1, ("contradiction", "neutral", "entailment"))}
-# CLIP's text side and projections, RoBERTa's pooler, and a buffer of constants.
-_LEFT_OUT = re.compile(r"vit_model\.(?!visual\.)|vit_model\.visual\.proj$|text_transformer\.pooler\.|.*\.position_ids$")
+_LEFT_OUT = (
+    (r"^meter\.vit_model\.(?!visual\.)", "CLIP's text side"), (r"^meter\.vit_model\.visual\.proj$", "CLIP's projection"),
+    (r"^meter\.text_transformer\.pooler\.", "RoBERTa's pooler"), (r"\.position_ids$", CONSTANTS))
 _RENAMED = ((r"^(?=vit_model\.|text_transformer\.|cross_modal_|token_type_embeddings\.)", "meter."), *HEADS)
 _LONGEST = 50
 """Tokens of a text, as METER's configurations have it."""
@@ -35,7 +36,7 @@ def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None =
     where the file cannot be read safely, a key has no place or is missing, or vocabulary or answers are another model's."""
     official = read_official(source)
     task = task_of(official, _TASKS)
-    weights = renamed(official)
+    weights, account = sort_out(official, renaming(_RENAMED), _LEFT_OUT, str(source))
     config = _sizes(weights, source)
     tokenizer = read_byte_pairs(vocabulary)
     if config.vocab_size != len(tokenizer.vocabulary):
@@ -44,20 +45,8 @@ def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None =
     labels = task_labels(task, weights, answers, source)
     spec = ModelSpec("meter", config, task.task, task.images, labels, config.image_size,
                      min(_LONGEST, config.max_position_embeddings), answer_loss="bce" if task.task == "vqa" else None)
-    write_fusion(Meter, spec, weights, tokenizer, source, out, overwrite=overwrite)
+    write_fusion(Meter, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
     return spec
-
-
-def renamed(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official weights under the names of `Meter`; a name that is not known stays as it is."""
-    weights = {}
-    for name, value in official.items():
-        if _LEFT_OUT.match(name):
-            continue
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        weights[name] = value
-    return weights
 
 
 def _sizes(weights: dict[str, Tensor], source: Path) -> MeterConfig:

@@ -17,34 +17,39 @@ from vldistill.data.records import read_json
 from vldistill.data.sources import nlvr2
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
+from vldistill.models.account import CONSTANTS
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.official import read_official
 from vldistill.models.oscar import BOX, OscarConfig
 from vldistill.models.oscar_fusion import Oscar
-from vldistill.students.official import Layout, renamed, sizes
+from vldistill.students.official import Layout, case_of, renamed, sizes
 from vldistill.students.official_fusion import HEADS, OfficialTask, task_labels, write_fusion
 
 WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
 LAYOUT = Layout(
     "oscar",
     ((r"^module\.", ""), (r"^cls\.predictions\.", "mlm_score."), (r"^classifier\.(weight|bias)$", r"classifier.0.\1"), *HEADS),
-    (r"^cls\.seq_relationship\.", r"\.position_ids$"), True, "bert.embeddings.word_embeddings.weight",
-    "bert.embeddings.position_embeddings.weight", "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.",
-    "bert.img_embedding.weight")
+    ((r"^cls\.seq_relationship\.", "pre-training's head for true tags or captions"), (r"\.position_ids$", CONSTANTS)), True,
+    "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight",
+    "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.", "bert.img_embedding.weight")
 # What weights do not tell.
 _SETTINGS = ("num_attention_heads", "layer_norm_eps", "img_layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")
 _DECODER = "mlm_score.decoder.weight"
 _LARGE, _LARGE_SCALE = 1024, 2
 
 
-def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, overwrite: bool = False) -> ModelSpec:
+def convert(
+    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: int | None = None,
+    lowercase: bool | None = None, overwrite: bool = False,
+) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. source: a folder, or its
-    pytorch_model.bin. answers: see `read_answers`; for a VQA checkpoint, and only for one. Raises InputError where the file
+    pytorch_model.bin. answers: see `read_answers`; for a VQA checkpoint, and only for one. heads: in place of
+    those of the config.json beside it. lowercase: see `official.convert`. Raises InputError where the file
     cannot be read safely, a key has no place or is missing, or vocabulary or answers are those of another model."""
     file = source / WEIGHTS if source.is_dir() else source
-    weights = renamed(read_official(file), LAYOUT)
-    config = _config(weights, file)
-    tokenizer = read_vocabulary(vocabulary, lowercase=True)
+    weights, account = renamed(read_official(file), LAYOUT, file)
+    config = _config(weights, file, heads)
+    tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, True, lowercase))
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
                          where=str(vocabulary), hint="give the vocab.txt of its BERT (uncased)")
@@ -55,7 +60,8 @@ def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None =
     # Tied, and read as tied where it is not there.
     if _DECODER in weights and torch.equal(weights[_DECODER], weights[LAYOUT.words]):
         del weights[_DECODER]
-    write_fusion(Oscar, spec, weights, tokenizer, source, out, overwrite=overwrite)
+        account.drop(_DECODER, "the table of words again, which it is tied to")
+    write_fusion(Oscar, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
     return spec
 
 
@@ -66,10 +72,11 @@ def _task(weights: dict[str, Tensor]) -> OfficialTask:
     return OfficialTask("vqa", 1, None) if "classifier.0.bias" in weights else OfficialTask("", 1, ())
 
 
-def _config(weights: dict[str, Tensor], file: Path) -> OscarConfig:
+def _config(weights: dict[str, Tensor], file: Path, heads: int | None) -> OscarConfig:
     """Sizes from the weights; the rest from config.json, where one lies beside them."""
-    plain = sizes(weights, LAYOUT, file)
-    settings = _settings(file.parent / CONFIG)
+    settings = _settings(file.parent / CONFIG) | ({"num_attention_heads": heads} if heads else {})
+    # The table of sizes wants some heads; what is said to them is judged below.
+    plain = sizes(weights, LAYOUT, file, 1 if "num_attention_heads" in settings else None)
     config = OscarConfig(**asdict(plain) | settings)
     head = weights.get("classifier.0.bias") if "classifier.2.bias" in weights else None
     scale = _LARGE_SCALE if config.hidden_size >= _LARGE else OscarConfig.cls_hidden_scale

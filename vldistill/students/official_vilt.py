@@ -13,11 +13,12 @@ from torch import Tensor
 from vldistill.data.sources import nlvr2, snli_ve
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
+from vldistill.models.account import CONSTANTS, renaming, sort_out
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import FusionModel
 from vldistill.models.official import read_official
 from vldistill.models.vilt import EncoderConfig
-from vldistill.students.official import HEAD_WIDTH
+from vldistill.students.official import case_of, heads_of
 from vldistill.students.official_fusion import HEADS, OfficialTask, task_labels, task_of, write_fusion
 
 _LAYER = "vilt.encoder.layer."
@@ -37,56 +38,50 @@ _RENAMED = (
     *HEADS,
 )
 _JOINED = re.compile(r"^transformer\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)$")
-# A buffer of constants in older checkpoints.
-_LEFT_OUT = ("text_embeddings.position_ids",)
+_LEFT_OUT = ((r"text_embeddings\.position_ids$", CONSTANTS),)
 _TASKS = {"vqa_classifier.": OfficialTask("vqa", 1, None), "nlvr2_classifier.": OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS)),
           "ve_classifier.": OfficialTask("snli_ve", 1, tuple(snli_ve.LABELS))}
 
 
-def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, overwrite: bool = False) -> ModelSpec:
+def convert(
+    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: int | None = None,
+    lowercase: bool | None = None, overwrite: bool = False,
+) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. answers: see `read_answers`; for a
-    VQA checkpoint, and only for one. Raises InputError where the file cannot be read safely, a key has no place or is missing, or
-    vocabulary or answers are those of another model."""
+    VQA checkpoint, and only for one. heads, lowercase: see `official.convert`. Raises InputError where the file cannot be read
+    safely, a key has no place or is missing, or vocabulary or answers are those of another model."""
     official = read_official(source)
     task = task_of(official, _TASKS)
-    weights = renamed(official)
-    config = _sizes(weights, source)
-    tokenizer = read_vocabulary(vocabulary, lowercase=True)
+    weights, account = sort_out(official, _place, _LEFT_OUT, str(source))
+    config = _sizes(weights, source, heads)
+    tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, True, lowercase))
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
                          where=str(vocabulary), hint="give the vocab.txt of its BERT (uncased)")
     labels = task_labels(task, weights, answers, source)
     spec = ModelSpec("vilt", config, task.task, task.images, labels, config.image_size, config.max_position_embeddings,
                      answer_loss="bce" if task.task == "vqa" else None)
-    write_fusion(FusionModel, spec, weights, tokenizer, source, out, overwrite=overwrite)
+    write_fusion(FusionModel, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
     return spec
 
 
-def renamed(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Official weights under the library's names; a name that is not known stays as it is."""
-    weights = {}
-    for name, value in official.items():
-        if name in _LEFT_OUT:
-            continue
-        if joined := _JOINED.match(name):
-            layer, kind = joined.groups()
-            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                weights[f"{_LAYER}{layer}.attention.attention.{part}.{kind}"] = rows
-            continue
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        weights[name] = value
-    return weights
+def _place(name: str, value: Tensor) -> dict[str, Tensor]:
+    """An official weight under the library's name, or three of them; a name that is not known stays as it is."""
+    if joined := _JOINED.match(name):
+        layer, kind = joined.groups()
+        parts = zip(("query", "key", "value"), value.chunk(3), strict=True)
+        return {f"{_LAYER}{layer}.attention.attention.{part}.{kind}": rows for part, rows in parts}
+    return renaming(_RENAMED)(name, value)
 
 
-def _sizes(weights: dict[str, Tensor], source: Path) -> EncoderConfig:
+def _sizes(weights: dict[str, Tensor], source: Path, heads: int | None) -> EncoderConfig:
     try:
         text = "vilt.embeddings.text_embeddings."
         words, width = weights[f"{text}word_embeddings.weight"].shape
         patch = weights["vilt.embeddings.patch_embeddings.projection.weight"].shape[-1]
         side = round((weights["vilt.embeddings.position_embeddings"].shape[1] - 1) ** 0.5)
         return EncoderConfig(
-            vocab_size=words, hidden_size=width, num_attention_heads=max(width // HEAD_WIDTH, 1),
+            vocab_size=words, hidden_size=width, num_attention_heads=heads_of(width, heads, source),
             num_hidden_layers=len({name.split(".")[3] for name in weights if name.startswith(_LAYER)}),
             intermediate_size=len(weights[f"{_LAYER}0.intermediate.dense.bias"]), image_size=side * patch, patch_size=patch,
             max_position_embeddings=len(weights[f"{text}position_embeddings.weight"]),

@@ -46,6 +46,8 @@ def fit_anchors(
     student.train(training)
     fits = {}
     for name, (inputs, targets) in found.items():
+        if not sum(map(len, inputs)):
+            continue  # no word that both sides have
         fit = fit_ridge(torch.cat(inputs), torch.cat(targets))
         distances.maps[name].weight.copy_(fit.weight)
         distances.maps[name].bias.copy_(fit.bias)

@@ -15,6 +15,7 @@ from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.archives.unpack import is_archive
 from vldistill.data.records import Record, parse_json, parsed_lines, read_jsonl, read_text
 from vldistill.errors import LINE, InputError, Problems
+from vldistill.places import open_regular
 
 SPLITS = ("train", "val", "test")
 # With the subsets that some data sets name, in the order in which they are shown.
@@ -103,10 +104,10 @@ class Row:
             return self.fault(f"`{key}` is empty", "give it a text, or drop the line")
         return value if self.plain else self.writable(value, key)
 
-    def name(self, key: str, *, optional: bool = False) -> str | None:
+    def name(self, key: str, *, optional: bool = False, blank: bool = False) -> str | None:
         """A text, or a whole number, which is taken as its digits."""
         value = self.values.get(key)
-        return str(value) if type(value) is int else self.text(key, optional=optional)
+        return str(value) if type(value) is int else self.text(key, optional=optional, blank=blank)
 
     def names(self, key: str, most: int | None = None) -> list[str] | None:
         """A list of them."""
@@ -214,7 +215,7 @@ _ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps
 def _other_format(path: Path) -> str | None:
     """What a file that is no JSON lines seems to be, by its beginning."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             first = file.read(1 << 16).decode("utf-8-sig", errors="replace").lstrip()
     except OSError:
         return None

@@ -57,7 +57,7 @@ def _read_split(path: Path, split: str, folder: str, data: SourceData, problems:
     seen, undecided = Seen(), 0
     for row in read_rows(path, problems):
         key = next((key for key in _IMAGE_KEYS if key in row.values), _IMAGE_KEYS[0])
-        pair, image, hypothesis = row.text("pairID"), row.text(key), row.text("sentence2")
+        pair, image, hypothesis = row.name("pairID"), row.name(key), row.text("sentence2")
         premise = row.text("sentence1", optional=True, blank=True)
         # "-": the annotators did not agree; the official numbers leave these out.
         no_majority = row.values.get("gold_label") == "-"

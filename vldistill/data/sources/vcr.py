@@ -38,7 +38,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
 def _read_split(path: Path, split: str, images: _Images, data: SourceData, problems: Problems) -> None:
     seen = Seen()
     for row in read_rows(path, problems):
-        name, image, metadata = row.text("annot_id"), row.text("img_fn"), row.text("metadata_fn")
+        name, image, metadata = row.name("annot_id"), row.text("img_fn"), row.text("metadata_fn")
         objects = row.texts("objects")
         question = _words(row, "question", objects)
         answers, rationales = _choices(row, "answer_choices", objects), _choices(row, "rationale_choices", objects)

@@ -109,7 +109,7 @@ def _read_annotations(path: Path, majority: list[str], problems: Problems) -> _A
         row.where = f"{path}#{number}"
         seen.add(number, row, "question_id")
         image, answers = row.integer("image_id"), _answers(row)
-        answer = row.text("multiple_choice_answer", blank=True)
+        answer = row.name("multiple_choice_answer", blank=True)
         question_type, answer_type = row.text("question_type", optional=True), row.text("answer_type", optional=True)
         if row.good:
             annotations[number] = _Annotation(row.where, image, answers, question_type, answer_type)
@@ -128,6 +128,7 @@ def _answers(row: Row) -> list[str] | None:
             f"`answers` has {len(entries)} entries", f"VQA has {ANNOTATORS} a question; the accuracy is defined on them"
         )
     answers = [entry.get("answer") if isinstance(entry, dict) else None for entry in entries]
+    answers = [str(answer) if type(answer) is int else answer for answer in answers]
     # Millions of entries: the ten are judged together, and one by one only to say what is wrong.
     if all(type(answer) is str for answer in answers) and "".join(answers).isascii():
         return answers
@@ -135,7 +136,7 @@ def _answers(row: Row) -> list[str] | None:
         if not isinstance(entry, dict):
             return row.fault("`answers` must hold objects with an `answer`", "mend the entry")
         inner = Row(entry, row.where, row.problems)
-        inner.text("answer", blank=True)
+        inner.name("answer", blank=True)
         row.good = row.good and inner.good
     return answers
 

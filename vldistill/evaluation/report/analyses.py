@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vldistill.artifacts import read_regular
 from vldistill.evaluation.report.grid import Group
+from vldistill.places import read_regular
 
 FIGURES = "figures"
 """Below a run."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, file_digest, is_intact, read_regular
+from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, file_digest, is_intact
 from vldistill.errors import InputError, Problems
+from vldistill.places import read_regular
 from vldistill.recipe import read_values
 
 UNREADABLE = "unreadable"

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from PIL import Image
 
-from vldistill.artifacts import find_run, read_regular
+from vldistill.artifacts import find_run
 from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
@@ -20,6 +20,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
 from vldistill.models.sharded import digest_of_weights
+from vldistill.places import read_regular
 
 TEACHER = "teacher"
 _THUMBNAIL = 240  # pixels of the longer side

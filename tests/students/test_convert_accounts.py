@@ -1,0 +1,145 @@
+"""`convert`: every weight of an official file is kept or named with the reason why not, for every kind there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import test_official as region_layouts
+import test_official_clip_vil as clip_vil_layout
+import test_official_oscar as oscar_layout
+import torch
+from official_declip_layout import official_declip
+from official_meter_layout import OfficialMeter, write_vocabulary
+from official_vilt_layout import OfficialVilt
+from safetensors.torch import load_file
+from tiny_oscar import write_vocabulary as write_oscar_words
+
+from vldistill.artifacts import CONVERTED, read_manifest
+from vldistill.commands.convert import KINDS
+from vldistill.data.text import SPECIALS
+from vldistill.errors import InputError
+from vldistill.models.account import FRESH, renaming, sort_out
+from vldistill.models.bert import RegionBertConfig
+from vldistill.models.slip import SlipModel
+from vldistill.students.uniter import Uniter
+
+WIDTH = 64
+
+
+def distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every weight with values of its own, so that it is known wherever it goes."""
+    generator = torch.Generator().manual_seed(11)
+    return {name: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+            for name, value in weights.items()}
+
+
+def words(path: Path, tokens: list[str]) -> Path:
+    path.write_text("\n".join(tokens) + "\n")
+    return path
+
+
+def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, list]:
+    """A file of the kind in its published layout, what a trainer keeps beside it included; where it lies; further options."""
+    lower = [*SPECIALS, *"abcdefghij", "the", "##e"]
+    file, vocabulary = folder / "official.pt", folder / "vocab.txt"
+    options: list = ["--vocab", vocabulary]
+    if kind == "vilt":
+        weights = OfficialVilt(len(lower), 3, "nlvr2_classifier", 2).weights()
+        weights |= {"text_embeddings.position_ids": torch.arange(4)[None], "itm_score.fc.bias": torch.zeros(2),
+                    "itm_score.fc.weight": torch.zeros_like(weights["pooler.dense.weight"][:2])}
+        words(vocabulary, lower)
+    elif kind == "meter":
+        count = write_vocabulary(folder / "roberta")
+        weights = OfficialMeter(count).weights()
+        options = ["--vocab", folder / "roberta"]
+    elif kind == "oscar":
+        weights = oscar_layout.pretrained() | {"cls.seq_relationship.weight": torch.zeros(2, 4)}
+        options = ["--vocab", write_oscar_words(folder), "--heads", oscar_layout.CONFIG.num_attention_heads]
+    elif kind in ("uniter", "vlbert"):
+        weights = getattr(region_layouts, kind)()
+        weights |= {"vqa_output.0.weight": torch.zeros(3, WIDTH)} if kind == "uniter" else {
+            "module.final_mlp.1.weight": torch.zeros(3, WIDTH)}
+        words(vocabulary, region_layouts.WORDS)
+        options += ["--case", "uncased"] if kind == "vlbert" else []
+    elif kind == "clip_vil":
+        weights = clip_vil_layout.clip_vil()
+        words(vocabulary, region_layouts.WORDS)
+        options += ["--case", "uncased"]
+    elif kind == "slip":
+        sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": WIDTH, "depth": 1, "num_heads": 1},
+                 "width": WIDTH, "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+        weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
+        weights["module.image_mlp.layer1.weight"], options = torch.zeros(2), []
+    else:
+        weights, options = official_declip(), []
+    weights = distinct(weights)
+    if kind == "oscar":  # tied
+        weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
+    torch.save(weights, file)
+    return weights, file, options
+
+
+def marks(value: torch.Tensor) -> tuple[float, ...]:
+    """The first of a weight's values, by which it is known; of several that were joined, those of the first."""
+    return tuple(value.float().flatten()[:3].tolist())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_is_kept_or_named(well, tmp_path, kind):
+    weights, file, options = official(kind, tmp_path)
+    told = well("convert", kind, file, tmp_path / "out", *options)
+    account = read_manifest(tmp_path / "out", CONVERTED, make_it="")["weights"]
+    left = [name for names in account["left_out"].values() for name in names]
+    names = {name.removeprefix("module."): name for name in weights}
+    assert set(left) <= names.keys() and len(left) == len(set(left))
+    assert account["in_file"] == len(weights) == account["kept"] + len(left)
+    written = {marks(value) for value in load_file(tmp_path / "out/model.safetensors").values()}
+    for plain, name in names.items():
+        if weights[name].is_floating_point() and plain not in left:
+            assert marks(weights[name]) in written, f"{name} is neither written nor left out"
+        elif weights[name].is_floating_point() and kind != "oscar":  # whose decoder is another weight again
+            assert marks(weights[name]) not in written, f"{name} is left out, and written"
+    assert all(why in told.out for why in account["left_out"]) and left
+    assert f"kept {account['kept']:,} of the file's {len(weights):,} weights" in told.out
+    assert (told.last["kept"], told.last["left_out"]) == (account["kept"], len(left))
+    if kind in ("uniter", "vlbert"):
+        assert account["left_out"][FRESH]
+
+
+def test_two_weights_of_one_name_are_refused():
+    place = renaming(((r"^bert\.", "uniter."),))
+    weights = {"bert.a": torch.zeros(1), "uniter.a": torch.ones(1)}
+    with pytest.raises(InputError, match=r"bert\.a and uniter\.a would both be uniter\.a"):
+        sort_out(weights, place, (), "x.pt")
+
+
+def minilm(folder: Path) -> Path:
+    """UNITER's layout, 384 wide with 12 heads, and an uncased vocabulary."""
+    tokens = [*SPECIALS, *"abcdefghij", "the", "##e"]
+    words(folder / "vocab.txt", tokens)
+    config = RegionBertConfig(vocab_size=len(tokens), hidden_size=384, num_hidden_layers=1, num_attention_heads=12,
+                              intermediate_size=24, max_position_embeddings=30, region_size=12)
+    body = {name: value for name, value in Uniter(config, classes=1, target="label").state_dict().items()
+            if not name.startswith("classifier.")}
+    torch.save(body, folder / "minilm.pt")
+    return folder / "minilm.pt"
+
+
+def test_heads_and_case_are_asked_for_where_the_file_cannot_tell(well, command, tmp_path):
+    file = minilm(tmp_path)
+    common = ("convert", "uniter", file, tmp_path / "out", "--vocab", tmp_path / "vocab.txt")
+    result = command(*common)
+    assert result.code == 2 and "is 384 wide, and does not say how many heads" in result.err and "--heads N" in result.err
+    result = command(*common, "--heads", "12")
+    assert result.code == 2 and "has no capitals, the published model is cased" in result.err and "--case uncased" in result.err
+    assert "not a multiple of 7" in command(*common, "--heads", "7", "--case", "uncased").err
+    assert not (tmp_path / "out").exists()
+    well(*common, "--heads", "12", "--case", "uncased")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["num_attention_heads"] == 12
+    assert json.loads((tmp_path / "out/tokenizer_config.json").read_text())["do_lower_case"] is True
+    for kind in ("slip", "declip"):
+        assert "--heads means nothing" in command("convert", kind, file, tmp_path / "o", "--heads", "2").err
+    assert "is not known" in command(*common, "--case", "upper").err
