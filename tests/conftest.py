@@ -16,6 +16,7 @@ from unittest import mock
 # Before anything imports the libraries: no network, and help wide enough that no line is folded.
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TERMINAL_WIDTH="300")
 
+import hints
 import pytest
 import torch
 
@@ -58,6 +59,8 @@ def run_command(*arguments: str | Path) -> Result:
             code = 0
         except SystemExit as leaving:
             code = leaving.code or 0
+    if code:
+        hints.check(err.getvalue(), words)
     return Result(code, out.getvalue(), err.getvalue())
 
 

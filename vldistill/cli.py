@@ -15,6 +15,7 @@ from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
 from vldistill.terminal import complain, open_streams, output_failure
+from vldistill.threads import wait_without_spinning
 
 app = typer.Typer(
     name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -351,6 +352,7 @@ def _at_home(word: str) -> str:
 def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
     open_streams()
+    wait_without_spinning()
     try:
         app(args=[_at_home(word) for word in (sys.argv[1:] if argv is None else argv)], standalone_mode=True)
     except VldistillError as error:

@@ -14,11 +14,12 @@ from vldistill.errors import InputError
 def open_regular(path: Path) -> BinaryIO:
     """A file to be read. Raises OSError where it is missing or no plain file: a pipe or a device that somebody has put there
     would be waited for, or read, without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    mode = os.fstat(descriptor).st_mode
+    # So that the file knows its name, where a read of it fails.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 (the caller closes it)
+    mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
+        return file
+    file.close()
     number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
     raise OSError(number, os.strerror(number) if number == errno.EISDIR else "is no plain file", str(path))
 

@@ -223,3 +223,90 @@ def test_an_image_without_regions_is_one_error(tmp_path):
     found = bring(files.write_npz(tmp_path / "npz", IMAGES), tmp_path / "out")
     with pytest.raises(InputError, match=r"no regions of train2014/COCO_train2014_000000000010.jpg"):
         found["train2014/COCO_train2014_000000000010.jpg"]
+
+
+# --- several sources as one -------------------------------------------------------------------------------------------
+
+
+def test_a_set_of_uniter_s_image_databases_is_read(tmp_path, well):
+    """As they are published: `img_db/<set>/`, the database in a folder of its own beside counts of boxes."""
+    pytest.importorskip("lmdb")
+    place = tmp_path / "img_db/nlvr2_dev"
+    place.mkdir(parents=True)
+    (place / "nbb_th0.2_max100_min10.json").write_text('{"nlvr2_dev-850-0-img0.npz": 12}')
+    image = files.make("dev-850-0-img0")
+    files.write_lmdb(place / "feat_th0.2_max100_min10", [image])
+    well("prepare", "regions", "--raw", place, "--out", tmp_path / "out", "--threshold", "0", "--boxes", "1,100")
+    same(RegionStore(tmp_path / "out")["dev-850-0-img0"], image, confidence=True, soft_labels=True)
+    files.write_lmdb(place / "feat_numbb36", [image])
+    with pytest.raises(InputError, match=r"set nlvr2_dev has several databases: feat_numbb36 and feat_th0\.2"):
+        import_regions(place, Target(tmp_path / "two"))
+
+
+def test_the_databases_of_a_data_set_become_one_store(tmp_path):
+    pytest.importorskip("lmdb")
+    sets = {"coco_train2014": ["9", "25"], "coco_val2014": ["42"], "coco_test2015": ["1", "16"]}
+    for name, own in sets.items():
+        (tmp_path / "img_db" / name).mkdir(parents=True)
+        files.write_lmdb(tmp_path / "img_db" / name / "feat_th0.2", [files.make(one) for one in own])
+    found = bring(tmp_path / "img_db", tmp_path / "out", rule=ALL)
+    assert set(found) == {"9", "25", "42", "1", "16"}
+    for own in sets.values():
+        for name in own:
+            same(found[name], files.make(name), confidence=True, soft_labels=True)
+
+
+NAMES = ["a@0", "b@1", "c@2"]
+
+
+def write_npz_pair(folder: Path, own: dict[str, files.Image], detected: dict[str, files.Image]) -> Path:
+    folder.mkdir()
+    for prefix, images in (("vcr_gt_train_", own), ("vcr_train_", detected)):
+        for name, image in images.items():
+            np.savez(folder / f"{prefix}{name}.npz", **files.uniter_arrays(image))
+    return folder
+
+
+def write_lmdb_pair(folder: Path, own: dict[str, files.Image], detected: dict[str, files.Image]) -> Path:
+    import lmdb
+    import msgpack
+
+    for prefix, images in (("vcr_gt_train_", own), ("vcr_train_", detected)):
+        (folder / prefix.rstrip("_")).mkdir(parents=True)
+        with lmdb.open(str(folder / prefix.rstrip("_")), map_size=1 << 26) as database, database.begin(write=True) as to:
+            for name, image in images.items():
+                arrays = {part: files.packed_array(value) for part, value in files.uniter_arrays(image).items()}
+                to.put(f"{prefix}{name}.npz".encode(), msgpack.packb(arrays, use_bin_type=True))
+    return folder
+
+
+@pytest.mark.parametrize("write", [write_npz_pair, write_lmdb_pair])
+def test_annotated_boxes_come_first_and_are_known(tmp_path, write):
+    pytest.importorskip("lmdb")
+    own = {name: files.make(name, 4 + number, seed=1) for number, name in enumerate(NAMES[:2])}
+    detected = {name: files.make(name, 12, seed=2) for name in NAMES}
+    found = bring(write(tmp_path / "raw", own, detected), tmp_path / "out", rule=ALL)
+    assert set(found) == set(NAMES)
+    for name in NAMES:
+        parts = [source[name] for source in (own, detected) if name in source]
+        np.testing.assert_allclose(found[name].features, np.concatenate([part.features for part in parts]), atol=2e-3)
+        np.testing.assert_allclose(found[name].boxes, np.concatenate([part.shares for part in parts]), atol=1e-3)
+        assert found[name].own == (len(own[name].boxes) if name in own else None)
+
+
+# --- what made them ---------------------------------------------------------------------------------------------------
+
+
+def test_features_are_called_by_what_their_files_say(tmp_path, well):
+    """Confidences and classes are a detector's; cells of a grid are none, whatever comes with them; of the rest nobody knows."""
+    image = files.make("9", 9)
+    side = np.linspace(0, 1, 4)
+    cells = np.array([[side[j], side[i], side[j + 1], side[i + 1]] for i in range(3) for j in range(3)])
+    plain = {"features": image.features.astype(np.float16), "norm_bb": image.norm_bb.astype(np.float16)}
+    grid = {**files.uniter_arrays(image), "norm_bb": np.column_stack([cells, cells[:, 2:] - cells[:, :2]]).astype(np.float16)}
+    for name, arrays, expected in (("detector", files.uniter_arrays(image), "detector"), ("plain", plain, "imported"),
+                                   ("grid", grid, "imported")):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "9.npz", **arrays)
+        told = well("prepare", "regions", "--raw", tmp_path / name, "--out", tmp_path / f"{name}-store", "--boxes", "1,100").out
+        assert f"regions from {expected}" in told and RegionStore(tmp_path / f"{name}-store").features == expected

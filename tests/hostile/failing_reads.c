@@ -51,6 +51,10 @@ WRAP(ssize_t, read, (int fd, void *to, size_t size), (fd, to, size))
 WRAP(ssize_t, pread, (int fd, void *to, size_t size, off_t at), (fd, to, size, at))
 WRAP(ssize_t, pread64, (int fd, void *to, size_t size, off64_t at), (fd, to, size, at))
 WRAP(ssize_t, readv, (int fd, const struct iovec *to, int count), (fd, to, count))
+WRAP(ssize_t, preadv, (int fd, const struct iovec *to, int count, off_t at), (fd, to, count, at))
+WRAP(ssize_t, preadv64, (int fd, const struct iovec *to, int count, off64_t at), (fd, to, count, at))
+WRAP(ssize_t, preadv2, (int fd, const struct iovec *to, int count, off_t at, int flags), (fd, to, count, at, flags))
+WRAP(ssize_t, preadv64v2, (int fd, const struct iovec *to, int count, off64_t at, int flags), (fd, to, count, at, flags))
 WRAP(ssize_t, copy_file_range, (int fd, off64_t *from, int out, off64_t *to, size_t size, unsigned flags),
      (fd, from, out, to, size, flags))
 

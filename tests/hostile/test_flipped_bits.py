@@ -97,11 +97,13 @@ def flips(path: Path, count: int, chosen: random.Random) -> Iterator[str]:
             os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def check(kind: str, command, place: Path, count: int, seed: int = 0) -> tuple[int, int, list[str]]:
+def check(
+    kind: str, command, place: Path, count: int, seed: int = 0, readers: int | None = None
+) -> tuple[int, int, list[str]]:
     """Flips times readers tried, how many were told, and those that were silent."""
     chosen, out, tried, told, silent = random.Random(f"{kind}{seed}"), place.parent / "out", 0, 0, []
     folder = Path("left/seed0" if kind == "unfinished run" else KINDS[kind].folder)
-    for reader in KINDS[kind].readers:
+    for reader in KINDS[kind].readers[:readers]:
         whole = outcome(command, reader, out)
         assert whole[0] == 0, (reader, whole[1])
         for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"):
@@ -120,8 +122,9 @@ def check(kind: str, command, place: Path, count: int, seed: int = 0) -> tuple[i
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_told_or_harmless(kind, place, command):
-    tried, told, silent = check(kind, command, place, 1)
-    assert tried and told and not silent, "\n".join(silent)
+    """By the first of its readers; the slow test takes all of them."""
+    tried, told, silent = check(kind, command, place, 1, readers=1)
+    assert tried >= told and not silent, "\n".join(silent)
 
 
 @pytest.mark.slow
@@ -129,4 +132,4 @@ def test_it_is_told_or_harmless(kind, place, command):
 def test_eight_in_every_file(kind, place, command):
     tried, told, silent = check(kind, command, place, 8, seed=1)
     print(f"{kind}: {tried} tried, {told} told, {len(silent)} silent")
-    assert not silent, "\n".join(silent)
+    assert told and not silent, "\n".join(silent)

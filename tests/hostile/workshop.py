@@ -135,7 +135,7 @@ def write_region_features(images: Path, folder: Path) -> None:
 @dataclass(frozen=True)
 class Writer:
     """A command that writes below `out`. grows: what is finished stays, and the next call goes on from there. overwrites: it has
-    --overwrite. timed: what it writes holds times, or its own place. slow: it takes some time, so that the ordinary suite leaves
+    --overwrite. timed: what it writes holds times, or its own place. slow: it takes seconds, so that the ordinary suite leaves
     it out."""
 
     words: str

@@ -137,8 +137,7 @@ class DataArtifact:
 
 def open_data(folder: Path) -> DataArtifact:
     """Opens an artifact of `prepare`. Raises InputError where it is missing, incomplete, or its images are gone."""
-    name = folder.name
-    make_it = "vldistill prepare toy" if name.startswith("toy") else f"vldistill prepare {name} --raw FOLDER"
+    make_it = _command_for(folder)
     manifest = read_manifest(folder, "prepare", make_it=make_it)
     manifest.setdefault("variants", {})
     check_fields(manifest, folder, variants=dict, task=str, counts=dict, files=dict, fingerprint=str, raw_root=str,
@@ -153,6 +152,18 @@ def open_data(folder: Path) -> DataArtifact:
         answers = data.verified(ANSWERS_FILE)
         data = replace(data, vocabulary=AnswerVocabulary.from_json(read_json(answers), str(answers)))
     return data
+
+
+def _command_for(folder: Path) -> str:
+    """The command that makes an artifact of this name, as far as the name tells."""
+    from vldistill.data.prepare import SOURCES  # which a training needs for this sentence alone
+
+    name = folder.name
+    if name.startswith("toy"):
+        return "vldistill prepare toy"
+    if name.replace("-", "_").lower() in SOURCES:
+        return f"vldistill prepare {name} --raw FOLDER"
+    return f"vldistill prepare DATASET --raw FOLDER --out {shlex.quote(str(folder))}"
 
 
 def _command_from(raw: str, folder: Path, manifest: dict[str, Any]) -> str:
@@ -176,7 +187,7 @@ def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
         for part in manifest["shards"].values():
             if not isinstance(part, dict) or type(part.get("files")) is not int or part["files"] > len(manifest["files"]):
                 raise InputError("`shards` are not those of its files", where=str(folder / MANIFEST),
-                                 hint="make the artifact again with `vldistill prepare --overwrite`")
+                                 hint=f"make it again with: {_command_from('RAW_FOLDER', folder, manifest)} --overwrite")
         return ShardImages(folder / SHARDS_FOLDER, tar_names(manifest["shards"]),
                            manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"), most)
     if not Path(manifest["raw_root"]).is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.inputs import inputs_signature
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
+from vldistill.data.regions.joining import databases, is_grid
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import DETECTOR, STAGE, VLBERT, Regions, RegionWriter
+from vldistill.data.regions.store import DETECTOR, IMPORTED, STAGE, VLBERT, Regions, RegionWriter
 from vldistill.errors import InputError, Problems
 
 MOST_FAULTS = 1000
@@ -29,6 +30,8 @@ FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
 
 # What a format comes as; the others come as either.
 _FOLDERS, _SINGLE = {"npz"}, {"tsv", "oscar"}
+# Published of bottom-up attention alone.
+_DETECTORS = {"tsv", "oscar", "vl-bert"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,13 @@ def detect_format(path: Path) -> str:
     if not path.exists():
         raise InputError("no such file or folder", where=str(path), hint="give the feature files")
     if path.is_dir():
-        for name, pattern in (("uniter-lmdb", "data.mdb"), ("npz", "*.npz"), ("vl-bert", "*.json")):
-            if next(path.glob(pattern), None) is not None:
-                return name
+        if databases(path):
+            return "uniter-lmdb"
+        if next(path.glob("*.npz"), None) is not None:
+            return "npz"
+        # Beside UNITER's databases lie counts of their boxes.
+        if any(not file.name.startswith("nbb_") for file in path.glob("*.json")):
+            return "vl-bert"
     else:
         for name, suffixes in (("tsv", {".tsv"}), ("oscar", {".pt", ".pth"}), ("vl-bert", {".zip"}), ("uniter-lmdb", {".mdb"})):
             if path.suffix.lower() in suffixes:
@@ -93,12 +100,21 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
         raise InputError(f"is a {found}, {kind} comes as a {expected}", where=str(raw), hint="mend --raw or --format")
     problems = target.problems
 
+    grids: set[bool] = set()
+
     def entries() -> Iterator[importers.Entry]:
         for where, name, regions in FORMATS[kind](raw, problems):
+            grids.add(is_grid(regions.boxes))
             yield where, name, selected(regions, rule.threshold, rule.fewest, rule.most)
 
+    def made_by(writer: RegionWriter) -> str:
+        """A detector, where the files have what only one gives, or a layout that only one is published in."""
+        _, classes, confidence, _ = writer.shape
+        detected = classes is not None or confidence or kind in _DETECTORS
+        return DETECTOR if detected and grids != {True} else IMPORTED
+
     options = {"format": kind, "threshold": rule.threshold, "boxes": [rule.fewest, rule.most]}
-    return _build(entries, target, raw, problems, options, DETECTOR, inputs_signature(raw))
+    return _build(entries, target, raw, problems, options, made_by, inputs_signature(raw))
 
 
 def extract_regions(
@@ -122,7 +138,7 @@ def extract_regions(
 
     def entries() -> Iterator[importers.Entry]:
         for path, regions in found():
-            yield path, path, regions
+            yield path, path, replace(regions, own=len(regions.boxes)) if options["boxes"] == "annotated" else regions
 
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
     return _build(entries, target, data, target.problems, options, features, artifact.fingerprint)
@@ -178,7 +194,7 @@ def _device():
 
 def _build(
     entries: Callable[[], Iterator[importers.Entry]], target: Target, source: Path, problems: Problems, options: dict[str, Any],
-    features: str, signature: str,
+    features: str | Callable[[RegionWriter], str], signature: str,
 ) -> dict[str, Any]:
     started = time.monotonic()
     options = {**options, "limit": target.limit}
@@ -188,7 +204,7 @@ def _build(
         return kept
     artifacts.refuse_inputs_in(target.out, source)
     artifacts.refuse_existing(target.out, target.overwrite, STAGE)
-    manifest = artifacts.new_manifest(STAGE, source=str(source.resolve()), features=features, options=options, inputs=signature,
+    manifest = artifacts.new_manifest(STAGE, source=str(source.resolve()), options=options, inputs=signature,
                                       partial=target.limit is not None)
     if target.dry_run:
         return manifest
@@ -199,9 +215,11 @@ def _build(
         rows = writer.close()
         width, classes, confidence, whole = writer.shape
         shards = sorted(folder.iterdir())
+        features = features if isinstance(features, str) else features(writer)
         manifest |= {
-            "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes, "confidence": confidence,
-            "image_features": whole, **rows, "sizes": {path.name: path.stat().st_size for path in shards},
+            "features": features, "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes,
+            "confidence": confidence, "image_features": whole, **rows,
+            "sizes": {path.name: path.stat().st_size for path in shards},
             "files": {path.name: artifacts.file_digest(path) for path in shards},
         }
         manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),

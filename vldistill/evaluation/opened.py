@@ -18,6 +18,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.precision import lowered
 from vldistill.models.checkpoint import ModelSpec, read_checkpoint, resolve_model
 from vldistill.students.build import load_student, model_of
+from vldistill.threads import use_threads
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def open_model(source: str, precision: str = "fp32", *, headless: bool = False) 
     without a head is welcome. Raises InputError where there is no model, or it has no head to answer by."""
     model, spec, tokenizer = model_of(read_checkpoint(source)) if headless else load_student(source)
     _check_regions(source, spec)
+    use_threads(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, autocast = lowered(model, precision, device)
     return Opened(source, model, spec, tokenizer, device, autocast)

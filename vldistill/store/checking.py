@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import numpy as np
 
 from vldistill.store.damage import Damage, damaged
@@ -25,6 +23,6 @@ def block_damage(shard: Shard, place: int, block: Block, keys: np.ndarray) -> Da
     where it cannot be read: the file is not yet asked through the map, where a disk that fails, or a file that was cut, ends the
     process."""
     column = shard.columns[place]
-    if zlib.crc32(shard.read(*shard.span(column, block.first, block.end))) == block.crcs[place]:
+    if shard.crc(*shard.span(column, block.first, block.end)) == block.crcs[place]:
         return None
     return Damage(str(shard.path), f"column {column.name} is damaged", shard.mend, (block.first, block.end), shown(keys))

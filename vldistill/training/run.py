@@ -46,6 +46,7 @@ from vldistill.runtime import (
     seed_everything,
 )
 from vldistill.schema import Recipe
+from vldistill.threads import Threads, use_threads
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import eval_pairs
 from vldistill.training.best import MODEL, check_best, publish, remove_best
@@ -72,6 +73,7 @@ class _Session:
     parts: Parts
     accelerator: Accelerator
     precision: Precision
+    threads: Threads
     notice: Notice
     state: State | None
     cost: Callable[[], dict[str, Any]]
@@ -154,6 +156,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
         check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
         state = load_state(found)
         _check_kept(folder, state, found)
+    threads = use_threads(parts.student, state.run["threads"] if state is not None else None)
     precision = choose_precision(recipe.train.precision)
     if recipe.train.fsdp and precision.name == "fp16":
         raise InputError(f"train.fsdp computes in bf16 or fp32, not in fp16 ({precision.reason})", where=f"recipe {recipe.name}",
@@ -184,7 +187,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
     accelerator.wait_for_everyone()
     meter, spent = CostMeter(accelerator.device), state.values["cost"] if state is not None else None
-    session = _Session(stage, parts, accelerator, precision, notice, state, lambda: add_costs(spent, meter.read()))
+    session = _Session(stage, parts, accelerator, precision, threads, notice, state, lambda: add_costs(spent, meter.read()))
     try:
         with meter:
             notice.wait()
@@ -273,7 +276,8 @@ def _tell(session: _Session, phases: list[Phase], journal: Journal, warning: str
     for name, value in describe(session.stage, session.parts, accelerator.num_processes).items():
         if name != "run":
             journal.say(f"{name}: {value}")
-    journal.say(f"computing on: {device_name(accelerator.device)}, {precision.name} ({precision.reason}), "
+    why = f" ({session.threads.reason})" if accelerator.device.type == "cpu" else ""
+    journal.say(f"computing on: {device_name(accelerator.device)}{why}, {precision.name} ({precision.reason}), "
                 f"{accelerator.num_processes} process(es), {phases[-1].pairs} pairs a step")
     if session.state is not None:
         journal.say(f"going on after step {session.state.step}")

@@ -128,4 +128,5 @@ def selected(regions: Regions, threshold: float, fewest: int, most: int) -> Regi
         keep = min(max(int((regions.confidence > threshold).sum()), fewest), most)
     parts = {name: None if (part := getattr(regions, name)) is None else part[:keep]
              for name in ("features", "boxes", "confidence", "soft_labels")}
-    return replace(regions, **parts)
+    own = None if regions.own is None else min(regions.own, keep)
+    return replace(regions, **parts, own=own)

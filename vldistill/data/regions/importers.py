@@ -18,7 +18,9 @@ import numpy as np
 
 from vldistill.data.records import parse_json
 from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
+from vldistill.data.regions.joining import databases, file_groups, joined, side_by_side
 from vldistill.data.regions.keys import image_key
+from vldistill.data.regions.lmdb_entries import entries_of
 from vldistill.data.regions.store import Regions
 from vldistill.errors import InputError, Problems, read_through
 
@@ -44,17 +46,32 @@ def optional(name: str) -> ModuleType:
 
 
 def read_uniter_lmdb(path: Path, problems: Problems) -> Iterator[Entry]:
-    """An image database of UNITER: values are msgpack maps, or npz files in the `_compressed` ones."""
-    lmdb, msgpack = optional("lmdb"), optional("msgpack")
+    """UNITER's image databases (see `databases`): values are msgpack maps, or npz files in the `_compressed` ones."""
+    optional("lmdb")
+    msgpack = optional("msgpack")
+    for group in databases(path):
+        sources = [_database(one, problems, msgpack) for one in group]
+        parts = side_by_side(sources) if len(sources) > 1 else ([entry] for entry in sources[0])
+        for together in parts:
+            yield from _joined(together, problems)
+
+
+def _database(path: Path, problems: Problems, msgpack: ModuleType) -> Iterator[Entry]:
     try:
-        with (lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database,
-              database.begin() as transaction):
-            for raw_key, value in transaction.cursor():
-                key = raw_key.decode("utf-8", "replace")
-                if key != "__keys__":
-                    yield from _guarded(f"{path}:{key}", key, problems, lambda v=value: _uniter(_unpack(v, msgpack)))
-    except lmdb.Error as error:
-        problems.add(f"is no LMDB that can be read: {error}", where=str(path), hint="fetch it again")
+        for raw_key, value in entries_of(path):
+            key = raw_key.decode("utf-8", "replace")
+            if key != "__keys__":
+                yield from _guarded(f"{path}:{key}", key, problems, lambda v=value: _uniter(_unpack(v, msgpack)))
+    except ValueError as error:
+        problems.add(str(error), where=str(path), hint="fetch it again")
+
+
+def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
+    """One image's entries as one; what is wrong with that goes to `problems`."""
+    try:
+        yield joined(together)
+    except ValueError as error:
+        problems.add(str(error), where=together[-1][0], hint="import the sources one by one into stores of their own")
 
 
 def _unpack(value: bytes, msgpack: ModuleType) -> dict[str, Any]:
@@ -82,9 +99,12 @@ def _uniter(table: dict[str, Any]) -> Regions:
 
 
 def read_npz_folder(path: Path, problems: Problems) -> Iterator[Entry]:
-    """A folder of npz files, one an image (what UNITER's LMDB is made from)."""
-    for file in sorted(path.glob("*.npz")):
-        yield from _guarded(str(file), file.name, problems, lambda f=file: _uniter(read_npz(f.read_bytes())))
+    """A folder of npz files, one an image (what UNITER's LMDB is made from), or two where annotated boxes have their own."""
+    for group in file_groups(path.glob("*.npz")):
+        together = [entry for file in group for entry in
+                    _guarded(str(file), file.name, problems, lambda f=file: _uniter(read_npz(f.read_bytes())))]
+        if together:
+            yield from _joined(together, problems)
 
 
 # --- bottom-up attention, OSCAR -----------------------------------------------------------------------------------------

@@ -26,19 +26,22 @@ from vldistill.store.reader import Rows
 from vldistill.store.table import read_table
 
 STAGE = "regions"
+IMPORTED = "imported"
+"""What is said of an import whose files do not say what made it."""
 DETECTOR = "detector"
 """What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
 VLBERT = "vlbert"
 """What made the features of VL-BERT's own image network."""
 SHARD_ROWS = 1 << 15
 _BY_BOX = ("features", "boxes", "confidence", "soft_labels")
-_NAME, _SIZE, _WHOLE = "name", "size", "image_feature"
+_NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
 
 
 @dataclass(frozen=True)
 class Regions:
     """One image's regions. features: [N, D]. boxes: [N, 4] in [0, 1]. confidence: [N]. soft_labels: [N, C] over the detector's
-    classes, background first. image_feature: [D], of the whole image. size: (width, height) in pixels. None: not known."""
+    classes, background first. image_feature: [D], of the whole image. size: (width, height) in pixels. own: how many of the first
+    boxes are the data set's own. None: not known."""
 
     features: np.ndarray
     boxes: np.ndarray
@@ -46,6 +49,7 @@ class Regions:
     soft_labels: np.ndarray | None = None
     image_feature: np.ndarray | None = None
     size: tuple[int, int] | None = None
+    own: int | None = None
 
     @property
     def shape(self) -> tuple[int, int | None, bool, bool]:
@@ -55,10 +59,10 @@ class Regions:
 
 
 def region_columns(shape: tuple[int, int | None, bool, bool]) -> tuple[Column, ...]:
-    """Of images of a shape (see `Regions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros is not
-    known; a name is UTF-8."""
+    """Of images of a shape (see `Regions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros and a
+    number of own boxes of -1 are not known; a name is UTF-8."""
     width, classes, confidence, whole = shape
-    found = [Column(_NAME, "uint8", ragged=True), Column(_SIZE, "int32", (2,)),
+    found = [Column(_NAME, "uint8", ragged=True), Column(_SIZE, "int32", (2,)), Column(_OWN, "int32"),
              Column("features", "float16", (width,), ragged=True), Column("boxes", "float32", (4,), ragged=True)]
     found += [Column("confidence", "float16", ragged=True)] * confidence
     found += [Column("soft_labels", "float16", (classes,), ragged=True)] if classes is not None else []
@@ -101,11 +105,12 @@ class RegionWriter:
         names, held = [key.encode() for key, _ in self._held], [regions for _, regions in self._held]
         columns = region_columns(self.shape)
         values = {_NAME: np.frombuffer(b"".join(names), np.uint8),
-                  _SIZE: np.array([regions.size or (0, 0) for regions in held], dtype=np.int32)}
+                  _SIZE: np.array([regions.size or (0, 0) for regions in held], dtype=np.int32),
+                  _OWN: np.array([-1 if regions.own is None else regions.own for regions in held], dtype=np.int32)}
         counts = np.array([len(regions.features) for regions in held])
         lengths = {column.name: counts for column in columns if column.ragged}
         lengths[_NAME] = np.array([len(name) for name in names])
-        for column in columns[2:]:
+        for column in columns[3:]:
             parts = [getattr(regions, column.name) for regions in held]
             values[column.name] = (np.concatenate if column.ragged else np.stack)(parts).astype(column.numpy)
         write_all(self._writer, [_row_key(key) for key, _ in self._held], values, lengths)
@@ -158,7 +163,7 @@ class RegionStore:
                 raise damaged(path, f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", again)
         table = read_table(folder, self.manifest, again)
         self._parts = {column.name for column in table.columns}
-        if lost := {_NAME, _SIZE, "features", "boxes"} - self._parts:
+        if lost := {_NAME, _SIZE, _OWN, "features", "boxes"} - self._parts:
             raise InputError(f"its rows have no {min(lost)}", where=str(folder / MANIFEST), hint=again)
         self._rows = Rows(table)
         self._counts: np.ndarray | None = None
@@ -190,7 +195,8 @@ class RegionStore:
         parts = {name: self._rows.read_ragged(row, name) for name in _BY_BOX if name in self._parts}
         whole = self._rows.read([row], _WHOLE)[0] if _WHOLE in self._parts else None
         width, height = self._rows.read([row], _SIZE)[0].tolist()
-        return Regions(**parts, image_feature=whole, size=(width, height) if width else None)
+        own = int(self._rows.read([row], _OWN)[0])
+        return Regions(**parts, image_feature=whole, size=(width, height) if width else None, own=own if own >= 0 else None)
 
     def count(self, image: str) -> int:
         """How many there are, without reading them."""

@@ -152,7 +152,7 @@ def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
 def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
     """What is wrong with the files that its figures come from."""
     try:
-        for name in ("recipe.yaml", "metrics.jsonl"):
+        for name in ("recipe.yaml", "metrics.jsonl", "model/config.json"):
             check_digests(folder, manifest, within=name)
     except InputError as error:
         return f"its {Path(error.where).name} {error.message}"
