@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from vldistill.errors import VldistillError
+from vldistill.joining import timeout
 
 PREEMPTED = 85
 """The exit code of a run that was told to leave and has saved a checkpoint, by which a cluster's script puts it back."""
@@ -79,7 +80,7 @@ class Guard:
         self._group = None
         if accelerator.num_processes > 1:
             # On the CPU, so that no step waits for a GPU.
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout())
 
     def ask(self, step: int) -> tuple[bool, bool]:
         """(save, leave), agreed by all ranks: one of them may have been told, or be slower."""
