@@ -29,12 +29,12 @@ _FAREWELL_SECONDS = 10.0
 _PREFIX = "vldistill"
 
 
-def timeout() -> timedelta:
-    """How long processes of a training wait for each other, at its start and at every step. Raises InputError where the variable
-    is no number above 0."""
+def timeout(otherwise: float = DEFAULT_SECONDS) -> timedelta:
+    """How long processes of a training wait for each other, at its start and at every step, where the variable does not say
+    `otherwise`. Raises InputError where it is no number above 0."""
     told = os.environ.get(VARIABLE, "")
     try:
-        seconds = float(told or DEFAULT_SECONDS)
+        seconds = float(told or otherwise)
         if not 0 < seconds < float("inf"):
             raise ValueError
     except ValueError:

@@ -16,6 +16,8 @@ from advl_worlds import advl_recipe, write_teachers
 from real_slurm import Ended, until
 from safetensors.torch import load_file
 
+from vldistill.locking import alone
+
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "bin"
 WELL = Ended("COMPLETED", 0, 0)
@@ -44,9 +46,10 @@ class Site:
         """The job's number."""
         return self.slurm.call("sbatch", "--parsable", "--cpus-per-task=1", *words, cwd=self.work, **more)
 
-    def train(self, name: str, *words: str | Path, options: tuple[str, ...] = ()) -> tuple[str, Path, Path]:
+    def train(self, name: str, *words: str | Path, options: tuple[str, ...] = (), **more: str) -> tuple[str, Path, Path]:
         """A training that was submitted: its job, its log and its run."""
-        job = self.submit(*options, BIN / "train.sbatch", "distill", "--recipe", "my recipe.yaml", "--name", name, *words)
+        job = self.submit(*options, BIN / "train.sbatch", "distill", "--recipe", "my recipe.yaml", "--name", name, *words,
+                          **more)
         return job, self.work / f"train-{job}.log", self.work / f"runs/my recipe/{name}/seed0"
 
     def logs(self, pattern: str = "*.log") -> str:
@@ -120,6 +123,27 @@ def test_two_tasks_on_one_node_and_on_two(site):
         assert "2 process(es)" in told and "CPU, 1 thread(s)" in told and told.count('{"run"') == 1
         models.append(load_file(run / "model/model.safetensors"))
     assert all(value.equal(models[1][name]) for name, value in models[0].items())
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_run_whose_folder_is_held_waits_and_is_put_back(site, tasks):
+    """As by a process of a node that was lost and lives on."""
+    run = site.work / f"runs/my recipe/held{tasks}/seed0"
+    run.parent.mkdir(parents=True)
+    with alone(run):
+        job, log, _ = site.train(f"held{tasks}", "train.steps=20", options=(f"--ntasks-per-node={tasks}",),
+                                 VLDISTILL_LOCK_WAIT="2")
+        until(lambda: log.exists() and "goes back into the queue" in log.read_text(), 60, "the job to give up")
+    assert site.slurm.wait(job) == [Ended("COMPLETED", 0, 1)], log.read_text()
+    assert "waited 2 s (VLDISTILL_LOCK_WAIT)" in log.read_text()
+
+
+def test_a_notice_at_the_very_start_is_heard(site):
+    job, log, _ = site.train("early", "train.steps=20")
+    until(lambda: ".0 " in site.slurm.call("squeue", "-h", "-s", "-j", job) + " ", 60, "the step to begin")
+    site.slurm.call("scancel", "--signal=USR2", job)
+    assert site.slurm.wait(job) == [Ended("COMPLETED", 0, 1)], log.read_text()
+    assert "left before the first step: SIGUSR2" in log.read_text()
 
 
 def test_evaluation_and_report(site, straight):

@@ -84,7 +84,7 @@ class Guard:
 
     def ask(self, step: int) -> tuple[bool, bool]:
         """(save, leave), agreed by all ranks: one of them may have been told, or be slower."""
-        leave = self._told
+        leave = self.told()
         due = self._minutes > 0 and time.monotonic() - self._saved >= 60 * self._minutes
         due = due or (self._every is not None and step % self._every == 0)
         due, leave = self._agreed(due, leave)
@@ -96,14 +96,14 @@ class Guard:
         longer than the notice."""
         left = False
         for batch in batches:
-            if left := self._told:
+            if left := self.told():
                 break
             yield batch
         if any(self._agreed(left)):
             raise Unvalidated
 
-    @property
-    def _told(self) -> bool:
+    def told(self) -> bool:
+        """Whether this process was told to leave."""
         return self._notice.received is not None
 
     def _agreed(self, *flags: bool) -> list[bool]:

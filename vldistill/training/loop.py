@@ -103,6 +103,8 @@ class Keeper(Protocol):
     """Saves checkpoints, and says when to leave."""
 
     watch: Watch
+    told: Callable[[], bool]
+    """Whether this process was told to leave."""
 
     def restore(self, loop: Loop) -> Position | None:
         """Puts back what a checkpoint holds, and says where it stands; None at a fresh start."""

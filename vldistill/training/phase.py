@@ -42,9 +42,9 @@ def run_phase(
         optimizer = accelerator.prepare(optimizer)
     else:
         learner, optimizer = accelerator.prepare(learner, optimizer)
-    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers)
+    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, told=keeper.told)
     clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
-    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
+    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, told=keeper.told)
 
     def validate() -> dict[str, Any]:
         # Running statistics are each process's own; those of the first are saved.

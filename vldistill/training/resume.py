@@ -63,7 +63,7 @@ class Checkpoints:
                  shared: dict[str, nn.Module], cost: Callable[[], dict[str, Any]]):
         self._folder, self._guard, self._journal, self._phase, self._start = folder, guard, journal, phase, start
         self._shared, self._cost = shared, cost
-        self.watch = guard.watch
+        self.watch, self.told = guard.watch, guard.told
 
     def restore(self, loop: Loop) -> Position | None:
         state = self._start
