@@ -48,7 +48,8 @@ def test_a_second_task_that_never_comes(alone):
     assert err.count("\n") == 1 and "waited 7 s in vain for 1 more of 2 processes" in err and "srun vldistill" in err
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, PREEMPTED), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGTERM, PREEMPTED), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_wait(alone, number, code):
     process = alone()
     assert "waiting up to 1800 s" in process.stdout.readline()
@@ -57,6 +58,7 @@ def test_a_signal_ends_the_wait(alone, number, code):
     assert process.wait(20) == code and time.monotonic() - sent < 10
 
 
+@pytest.mark.slow
 def test_where_one_process_is_refused_the_other_leaves_with_its_code(world, tmp_path):
     """The run is there, which the first of them alone looks at."""
     assert [code for code, _ in ends_of(start_pair(world, *ARGUMENTS, "--runs", tmp_path))] == [0, 0]
