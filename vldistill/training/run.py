@@ -29,7 +29,7 @@ from vldistill.artifacts import (
 )
 from vldistill.data.artifact import open_data
 from vldistill.data.regions.store import RegionStore
-from vldistill.errors import InputError, VldistillError
+from vldistill.errors import NO_ROOM, InputError, VldistillError
 from vldistill.joining import Together, join
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
@@ -201,6 +201,8 @@ def _run(
             best = _train(session, warning)
     except BaseException as error:
         manifest["status"] = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(type(error), "failed")
+        if isinstance(error, VldistillError) and error.hint == NO_ROOM:
+            error.hint = f"{NO_ROOM}, with --resume auto"
         if accelerator.is_main_process:
             with suppress(VldistillError):  # of a full disk, which the error says already
                 write_manifest(folder, manifest)
