@@ -18,6 +18,7 @@ from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.schema import Recipe, Teachers
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.students.two_towers import TwoTowers
+from vldistill.training.loop import Watch
 from vldistill.training.vectors import Encoding, rank_captions
 
 FALSE_TEXTS = 15
@@ -66,9 +67,9 @@ def describe_retrieval(chosen: RetrievalObjective, kind: str) -> str:
 
 
 def validated_by_recall(
-    student: TwoTowers, captions: RecordDataset, accelerator: Accelerator, *, batch: int, workers: int
+    student: TwoTowers, captions: RecordDataset, accelerator: Accelerator, *, batch: int, workers: int, watch: Watch
 ) -> dict[str, Any]:
-    """Recalls of a dual encoder over a whole split, whose images and texts all processes share out."""
+    """Recalls of a dual encoder over a whole split, whose images and texts all processes share out. watch: of the batches."""
     how = Encoding(batch, accelerator.device, workers, accelerator.process_index, accelerator.num_processes,
-                   lambda values: accelerator.reduce(values, reduction="sum"), accelerator.autocast)
+                   lambda values: accelerator.reduce(values, reduction="sum"), accelerator.autocast, watch=watch)
     return recalls(rank_captions(student, captions, how).ranks)
