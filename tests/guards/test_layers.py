@@ -16,7 +16,7 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 LAYERS = [
     {"errors", "artifacts", "locking", "staging", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval",
      "schema_sight", "schema_teachers", "schema_training", "runtime", "terminal", "finite", "places", "threads",
-     "memory"},
+     "memory", "devices"},
     {"store"},
     {"objectives", "evaluation.metrics", "evaluation.retrieval", "evaluation.vqa"},
     {"data"},
