@@ -21,10 +21,7 @@ import pytest
 import torch
 
 from vldistill.cli import main
-from vldistill.students.official import HEADS_OF_WIDTH
 
-# Small checkpoints of tests have heads of 64 as the published ones do.
-HEADS_OF_WIDTH.update({64: 1, 128: 2})
 torch.set_num_threads(1)
 
 FEW = ("train.steps=2", "train.batch.pairs=8", "train.log_every=1", "train.validate_every=2", "train.eval_pairs=64")

@@ -44,7 +44,7 @@ def _vocabulary(folder: Path) -> Words:
 
 def _vilt(folder: Path) -> Words:
     torch.save({"state_dict": OfficialVilt(len(WORDS), 3, "nlvr2_classifier", 2).weights()}, folder / "vilt.ckpt")
-    return [folder / "vilt.ckpt", *_vocabulary(folder), "--case", "uncased"]
+    return [folder / "vilt.ckpt", *_vocabulary(folder), "--case", "uncased", "--heads", "2"]
 
 
 def _meter(folder: Path) -> Words:
@@ -65,14 +65,14 @@ def _oscar(folder: Path) -> Words:
 
 def _uniter(folder: Path) -> Words:
     torch.save(_body(Uniter(REGIONS, classes=1, target="label")), folder / "uniter.pt")
-    return [folder / "uniter.pt", *_vocabulary(folder)]
+    return [folder / "uniter.pt", *_vocabulary(folder), "--heads", "1"]
 
 
 def _vlbert(folder: Path) -> Words:
     config = RegionBertConfig(**(REGIONS.to_dict() | {"type_vocab_size": 3}))
     own = {f"module.{name}": value for name, value in _body(VlBert(config, classes=1, target="label")).items()}
     torch.save(own, folder / "vlbert.model")
-    return [folder / "vlbert.model", *_vocabulary(folder), "--case", "uncased"]
+    return [folder / "vlbert.model", *_vocabulary(folder), "--case", "uncased", "--heads", "1"]
 
 
 def _clip_vil(folder: Path) -> Words:
@@ -80,7 +80,7 @@ def _clip_vil(folder: Path) -> Words:
     config = ClipVilConfig(**(REGIONS.to_dict() | {"region_size": 128}), tower=tower, positions=9)
     own = _body(ClipVil(config, classes=1, target="label"))
     torch.save({name: value for name, value in own.items() if name.startswith("bert.")}, folder / "clip_vil.pth")
-    return [folder / "clip_vil.pth", *_vocabulary(folder), "--case", "uncased"]
+    return [folder / "clip_vil.pth", *_vocabulary(folder), "--case", "uncased", "--heads", "1"]
 
 
 def _slip(folder: Path) -> Words:

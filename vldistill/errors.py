@@ -20,7 +20,7 @@ DISK_ERRORS = (*_NO_ROOM, errno.EIO)
 """What the operating system says of a disk that is full or broken, or of a file that may not grow: no fault of the input."""
 _FAILING = "its disk, or the way there, fails: copy it from elsewhere"
 _CHUNK = 1 << 24
-_MEND = "free some space and run the same command again; a run goes on with --resume auto"
+NO_ROOM = "free some space and run the same command again"
 _ELSEWHERE = "choose another place, or mend the permissions of this one"
 
 
@@ -54,7 +54,7 @@ LINE, IMAGE = "line", "image"
 
 
 @contextmanager
-def writing(path: Path, size: int | None = None, *, hint: str = _MEND, every: bool = False) -> Iterator[None]:
+def writing(path: Path, size: int | None = None, *, hint: str = NO_ROOM, every: bool = False) -> Iterator[None]:
     """Turns one of DISK_ERRORS, or `every` error of the operating system, into one line that says what failed: VldistillError
     naming the file and, where it is known, how many bytes were to be written."""
     try:
@@ -66,7 +66,7 @@ def writing(path: Path, size: int | None = None, *, hint: str = _MEND, every: bo
         if found is not None and found.read and error.errno in DISK_ERRORS:
             raise unreadable(found.name, error) from None
         what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
-        mend = hint if error.errno in DISK_ERRORS or hint != _MEND else _ELSEWHERE
+        mend = hint if error.errno in DISK_ERRORS or hint != NO_ROOM else _ELSEWHERE
         raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=mend) from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from raw_worlds import bomb, noise, picture, write_lines
@@ -163,7 +164,7 @@ def test_a_file_that_may_not_be_read(command, tree, tmp_path, monkeypatch):
         opened = os.open
 
         def denied(path, *arguments, **options):
-            if path == root / "train.jsonl":
+            if Path(path) == root / "train.jsonl":
                 raise PermissionError(13, "Permission denied", str(path))
             return opened(path, *arguments, **options)
 

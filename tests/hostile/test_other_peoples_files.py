@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_teachers import write_bert
 
@@ -20,6 +21,8 @@ from vldistill.evaluation.report.tables import TextTable, _plain, to_latex, to_m
 from vldistill.models.checkpoint import CONFIGS
 from vldistill.recipe import load_recipe, recipe_fields
 from vldistill.schema_base import is_folder_name
+from vldistill.store.layout import Column
+from vldistill.teachers.cache.store import CacheWriter
 
 DIDE, TEACHER = "runs/quickstart_dide/default/seed0", "runs/quickstart_teacher/default/seed0"
 
@@ -132,6 +135,29 @@ def test_nor_behind_its_evaluations(name, line, world, command, tmp_path):
     (run / name).symlink_to(other)
     refused(command(*line.format(run=run).split()), "is a link")
     assert not list(other.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["h5", "journal"])
+def test_nor_behind_a_shard_of_a_cache(suffix, tmp_path):
+    columns = (Column("pooled", "float16", (4,)),)
+    keys = np.random.default_rng(0).integers(0, 256, (8, 20), np.uint8)
+
+    def put(count: int) -> Path:
+        with CacheWriter(tmp_path, "teacher", {"teacher": "t"}, columns) as writer:
+            pending = writer.pending(keys)
+            writer.reserve(pending)
+            rows = pending.indices[:count]
+            writer.put(rows, {"pooled": np.zeros((len(rows), 4), np.float16)})
+        return writer.folder
+
+    folder = put(3)
+    (shard,) = folder.glob(f"shard-*.{suffix}")
+    other = shutil.move(shard, tmp_path / "other")
+    shard.symlink_to(other)
+    before = Path(other).read_bytes()
+    with pytest.raises(InputError, match="is a link"):
+        put(5)
+    assert Path(other).read_bytes() == before
 
 
 # --- no end ------------------------------------------------------------------------------------------------------------------

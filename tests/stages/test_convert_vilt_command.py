@@ -15,7 +15,7 @@ def test_a_converted_teacher_teaches(world, well, command, train, tmp_path):
     own = load_file(f"{TEACHER}/model.safetensors")
     torch.save({"state_dict": official_weights(own, "nlvr2_classifier"), "epoch": 1}, tmp_path / "nlvr2.ckpt")
     out = tmp_path / "vilt-nlvr2"
-    told = well("convert", "vilt", tmp_path / "nlvr2.ckpt", out, "--vocab", f"{TEACHER}/vocab.txt")
+    told = well("convert", "vilt", tmp_path / "nlvr2.ckpt", out, "--vocab", f"{TEACHER}/vocab.txt", "--heads", "4")
     assert told.last["task"] == "nlvr2" and told.last["classes"] == 2 and "task nlvr2" in told.out
     converted = load_file(out / "model.safetensors")
     assert converted.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in converted.items())

@@ -91,13 +91,13 @@ def schedule_of(path: str) -> None:
     build_schedule(recipe, build_optimizer(recipe, student, nn.Module(), 8.0), 10)
 
 
-def cached(path: str) -> None:
+def cached(path: str) -> Any:
     from vldistill.training.caches import TeacherCaches
 
     caches = object.__new__(TeacherCaches)
     caches._recipe, caches.live = with_nobody("quickstart_advl", path), False
     caches.inputs, caches.missing = lambda wanted: None, lambda inputs: {"images": [b"x"]}
-    caches.ensure([], lambda text: None)
+    return caches
 
 
 MAP = torch.zeros(1, 1, 1, 1)
@@ -114,7 +114,7 @@ LOOK_UPS = {
     "teachers.text.kind": lambda: TEXT[NOBODY],
     "teachers.text.layer": lambda: text_at_layer(),
     "teachers.relevance.kind": lambda: Clip(NOBODY, "model", None).network,
-    "teachers.precision": lambda: cached("teachers.precision"),
+    "teachers.precision": lambda: cached("teachers.precision")._dtype(),
     "objective.kind": lambda: plan_of("quickstart_teacher", "objective.kind"),
     "objective.answer_loss": lambda: task_loss(f"answer_{NOBODY}", type("Output", (), {"logits": MAP})(), MAP),
     "objective.attention": lambda: AttentionMatch(NOBODY, (1,))._of_layer(*[type("View", (), {
@@ -135,7 +135,7 @@ LOOK_UPS = {
     "train.precision": lambda: make_accelerator_of(),
     "train.validate_every": lambda: plan_of("quickstart_teacher", "train.validate_every"),
     "train.trackers": lambda: make_accelerator_of(trackers=[NOBODY]),
-    "cache.mode": lambda: cached("cache.mode"),
+    "cache.mode": lambda: cached("cache.mode").ensure([], lambda text: None),
 }
 SAME = {f"objective.task.{name}": f"objective.{name}" for name in ("attention", "layers", "kl", "answer_loss")}
 

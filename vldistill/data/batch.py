@@ -51,9 +51,8 @@ class ImageBatch:
 
     @property
     def uniform(self) -> bool:
-        """True where nothing is padded: all rows have the same grid, and all of the mask's places. Some rows of a batch keep the
-        padding of the whole."""
-        return all(rows * columns == self.mask.shape[1] for rows, columns in self.grids)
+        """True where all rows have the same grid, and nothing is padded: some rows of a batch keep the padding of the whole."""
+        return len(set(self.grids)) == 1 and self.grids[0][0] * self.grids[0][1] == self.mask.shape[1]
 
     def __getitem__(self, rows: Tensor) -> ImageBatch:
         """The images `rows` [R], in that order."""

@@ -25,7 +25,7 @@ from vldistill.data.records import Record, parse_json, record_of
 from vldistill.errors import InputError
 
 BLOCK = 512
-AGAIN = "make the artifact again with `vldistill prepare --overwrite`"
+AGAIN = "run the `vldistill prepare` that made it again, with --overwrite"
 # name, mode, uid, gid, size, mtime, checksum, type, link, magic and version, user, group, device numbers, prefix: POSIX ustar.
 _HEADER = struct.Struct("100s 8s 8s 8s 12s 12s 8s c 100s 8s 32s 32s 8s 8s 155s 12x")
 _SIZE = slice(124, 136)

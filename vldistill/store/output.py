@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from vldistill.errors import VldistillError
+from vldistill.places import refuse_links
 from vldistill.store.disk import append, sync_folder, write_at, writing
 from vldistill.store.journal import Block, Journal, to_lines
 from vldistill.store.shard import Shard
@@ -28,12 +29,15 @@ class ShardOutput:
     """
 
     def __init__(self, shard: Shard, journal: Journal):
-        """Cuts off the journal's torn end. Raises VldistillError where the files cannot be written."""
+        """Cuts off the journal's torn end. Raises VldistillError where the files cannot be written, InputError where one is a
+        link, behind which another file would be written."""
         self.shard, self.pending_bytes, self._failed = shard, 0, False
         self._blocks: list[Block] = []
+        refuse_links(shard.path.parent, shard.path.name, shard.journal_path.name)
         with writing(shard.journal_path):
-            self._data = os.open(shard.path, os.O_RDWR)
-            self._journal = os.open(shard.journal_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._data = os.open(shard.path, os.O_RDWR | os.O_NOFOLLOW)
+            grown = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._journal = os.open(shard.journal_path, grown, 0o666)
             os.ftruncate(self._journal, journal.whole_bytes)
             sync_folder(shard.path.parent)
 

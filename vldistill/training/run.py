@@ -30,7 +30,7 @@ from vldistill.artifacts import (
 from vldistill.data.artifact import open_data
 from vldistill.data.regions.store import RegionStore
 from vldistill.devices import check_card, unused_gpu
-from vldistill.errors import InputError, VldistillError
+from vldistill.errors import NO_ROOM, InputError, VldistillError
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
 from vldistill.models.sharded import digest_of_weights
@@ -194,6 +194,8 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
             best = _train(session, warning)
     except BaseException as error:
         manifest["status"] = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(type(error), "failed")
+        if isinstance(error, VldistillError) and error.hint == NO_ROOM:
+            error.hint = f"{NO_ROOM}, with --resume auto"
         if accelerator.is_main_process:
             with suppress(VldistillError):  # of a full disk, which the error says already
                 write_manifest(folder, manifest)
