@@ -26,13 +26,18 @@ OLD = {"get_device_capability": (5, 2), "get_arch_list": ["sm_75", "sm_80", "com
        "device_count": 1, "is_available": True}
 
 
+def too_old() -> None:
+    raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver")
+
+
 @pytest.fixture
 def idle_gpu(tmp_path, monkeypatch):
-    """The node of a GPU whose driver torch does not find."""
+    """The node of a GPU, with a driver that torch refuses."""
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/nvidia0").touch()
     monkeypatch.setattr(devices, "NODES", tmp_path / "dev")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -66,7 +71,8 @@ def test_an_idle_gpu_is_told_by_every_command_that_computes(typed, well, idle_gp
     # A training says it at the head of its log.
     told = result.out if name in ("pretrain", "finetune", "distill") else result.err
     (line,) = (line for line in told.splitlines() if "WARNING" in line and "GPU" in line)
-    assert "torch cannot use, so all is computed on the CPU: " in line and "bin/setup" in line and "CUDA_VISIBLE_DEVICES=" in line
+    assert "torch cannot use, so all is computed on the CPU: The NVIDIA driver on your system is too old" in line
+    assert "bin/setup" in line and "CUDA_VISIBLE_DEVICES=" in line
 
 
 @pytest.mark.parametrize("name", COMPUTING)
@@ -84,11 +90,21 @@ def test_the_list_is_of_all_modules_that_choose_a_device():
     assert asking == ["devices"]
 
 
+def test_no_ordinary_test_sees_a_gpu(request):
+    """So that the suite says the same on a machine that has one."""
+    assert "gpu" in request.config.option.markexpr.replace("not gpu", "") or os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_doctor_and_bench_say_why(command, well, idle_gpu):
     (line,) = (line for line in well("doctor").out.splitlines() if " GPU " in line)
     assert line.startswith("missing") and "torch cannot use" in line
     refused = command("bench", "--gpu", "--dry-run")
     assert refused.code == 2 and "torch cannot use" in refused.err
+
+
+def test_what_torch_says_of_a_gpu_that_it_does_not_find():
+    """From torch itself, in a process that sees no GPU."""
+    assert "NVIDIA" in devices._refusal() or "CUDA" in devices._refusal()
 
 
 def test_a_gpu_that_is_hidden_or_another_jobs_is_not_told(idle_gpu, monkeypatch, tmp_path):
