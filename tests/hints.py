@@ -26,8 +26,9 @@ def options_of() -> dict[str, set[str]]:
     """Of each command, "prepare" or "index build", its options."""
     found = {}
     for name, command in typer.main.get_command(app).commands.items():
-        for path, inner in ({f"{name} {sub}": one for sub, one in command.commands.items()} if hasattr(command, "commands")
-                            else {name: command}).items():
+        for path, inner in (
+            {f"{name} {sub}": one for sub, one in command.commands.items()} if hasattr(command, "commands") else {name: command}
+        ).items():
             found[path] = {option for parameter in inner.params for option in (*parameter.opts, *parameter.secondary_opts)}
     return found
 
@@ -53,8 +54,9 @@ def faults_of(text: str, ran: list[str]) -> list[str]:
         names += groups if name in options else [f"{name} {second}"]
     # A test that calls a reader by itself has run no command: then any one's options will do.
     known = set().union(*(options.get(name, set()) for name in (names or options))) | {"--help"}
-    faults += [f"none of {', '.join(dict.fromkeys(names))} has {option}" for option in _OPTION.findall(text)
-               if option not in known]
+    faults += [
+        f"none of {', '.join(dict.fromkeys(names))} has {option}" for option in _OPTION.findall(text) if option not in known
+    ]
     faults += [f"no recipe field {field}" for field in _FIELD.findall(text) if field not in fields()]
     recipes = {path.stem for path in shipped_recipes()}
     faults += [f"no recipe {name}" for name in re.findall(r"\brecipes/(\w+)\.yaml", text) if name not in recipes]

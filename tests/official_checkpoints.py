@@ -24,16 +24,25 @@ from vldistill.students.uniter import Uniter
 from vldistill.students.vlbert import VlBert
 
 WORDS = [*SPECIALS, *"abcdefghij", "The", "##e"]
-REGIONS = RegionBertConfig(vocab_size=len(WORDS), hidden_size=64, num_hidden_layers=2, num_attention_heads=1,
-                           intermediate_size=24, max_position_embeddings=30, region_size=12)
+REGIONS = RegionBertConfig(
+    vocab_size=len(WORDS),
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=1,
+    intermediate_size=24,
+    max_position_embeddings=30,
+    region_size=12,
+)
 Words = list[str | Path]
 
 
 def _body(model: nn.Module) -> dict[str, Tensor]:
     torch.manual_seed(4)
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
-    return {name: torch.rand_like(value) if value.is_floating_point() else value + 5 * (value.ndim == 0)
-            for name, value in own.items()}
+    return {
+        name: torch.rand_like(value) if value.is_floating_point() else value + 5 * (value.ndim == 0)
+        for name, value in own.items()
+    }
 
 
 def _vocabulary(folder: Path) -> Words:
@@ -57,9 +66,17 @@ def _oscar(folder: Path) -> Words:
     official = folder / "official"
     official.mkdir()
     torch.save(scrambled(Oscar(OSCAR, images=2, classes=2)).state_dict(), official / "pytorch_model.bin")
-    (official / "config.json").write_text(json.dumps({
-        "num_attention_heads": OSCAR.num_attention_heads, "img_layer_norm_eps": 1e-5, "hidden_act": "gelu",
-        "img_feature_dim": OSCAR.region_size + 6, "classifier": "mlp"}))
+    (official / "config.json").write_text(
+        json.dumps(
+            {
+                "num_attention_heads": OSCAR.num_attention_heads,
+                "img_layer_norm_eps": 1e-5,
+                "hidden_act": "gelu",
+                "img_feature_dim": OSCAR.region_size + 6,
+                "classifier": "mlp",
+            }
+        )
+    )
     return [official, "--vocab", write_vocabulary(folder)]
 
 
@@ -84,8 +101,16 @@ def _clip_vil(folder: Path) -> Words:
 
 
 def _slip(folder: Path) -> Words:
-    sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 32},
-             "width": 64, "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+    sizes = {
+        "architecture": "vit_base_patch16_224",
+        "options": {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 32},
+        "width": 64,
+        "layers": 1,
+        "heads": 1,
+        "shared": 8,
+        "context": 12,
+        "vocabulary": 49408,
+    }
     weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
     weights["module.visual.pos_embed"] = torch.randn(1, 197, 64)  # the converter knows images of 224 pixels
     torch.save({"state_dict": weights}, folder / "slip.pt")
@@ -98,7 +123,13 @@ def _declip(folder: Path) -> Words:
 
 
 OFFICIAL: dict[str, Callable[[Path], Words]] = {
-    "vilt": _vilt, "meter": _meter, "oscar": _oscar, "uniter": _uniter, "vlbert": _vlbert, "clip_vil": _clip_vil, "slip": _slip,
+    "vilt": _vilt,
+    "meter": _meter,
+    "oscar": _oscar,
+    "uniter": _uniter,
+    "vlbert": _vlbert,
+    "clip_vil": _clip_vil,
+    "slip": _slip,
     "declip": _declip,
 }
 """Of each kind: writes one into a folder; the words that follow `convert KIND`, but for OUT."""

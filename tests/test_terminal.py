@@ -18,10 +18,12 @@ from vldistill.terminal import Table, escaped
 LABELS = ("红\x1b[31m", "[b]no\x07")
 CLI = [sys.executable, "-m", "vldistill"]
 LONG = "a question of many words that no terminal has room for"
-TABLE = ("from vldistill.terminal import Table, show\n"
-         "table = Table('text', title='title'); table.figures('rows', 's/batch')\n"
-         f"table.add_row('{LONG}', '1,200,000', '16.0721')\n"
-         "show(table)")
+TABLE = (
+    "from vldistill.terminal import Table, show\n"
+    "table = Table('text', title='title'); table.figures('rows', 's/batch')\n"
+    f"table.add_row('{LONG}', '1,200,000', '16.0721')\n"
+    "show(table)"
+)
 
 
 def on_a_terminal(columns: int, *words: str) -> list[str]:
@@ -52,8 +54,13 @@ def test_a_table_on_a_terminal(columns):
 
 
 def test_a_table_in_a_log_has_a_line_a_row():
-    told = subprocess.run([sys.executable, "-c", TABLE], env=os.environ | ENVIRONMENT | {"COLUMNS": "20"}, capture_output=True,
-                          text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", TABLE],
+        env=os.environ | ENVIRONMENT | {"COLUMNS": "20"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert any(LONG in line and "1,200,000" in line and "16.0721" in line for line in told.splitlines())
 
 
@@ -73,13 +80,22 @@ def test_what_a_terminal_would_obey_is_shown(capsys):
     assert escaped("naïve 中 🙂\n\t") == "naïve 中 🙂\n\t"
 
 
-@pytest.mark.parametrize(("shell", "code", "said"), [
-    ("recipe ls >&-", 0, ""), ("recipe ls | head -1", 0, ""), ("recipe show quickstart_dide | true", 0, ""),
-    ("recipe ls <&-", 0, ""), ("doctor >&- 2>&-", 0, ""),
-    ("recipe ls >/dev/full", 1, "vldistill: standard output: No space left on device; the work itself is done\n"),
-    ("recipe check nothing >&-", 2,
-     "vldistill: nothing: no such recipe (`vldistill recipe ls` lists those that ship with the tool)\n"),
-])
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("recipe ls >&-", 0, ""),
+        ("recipe ls | head -1", 0, ""),
+        ("recipe show quickstart_dide | true", 0, ""),
+        ("recipe ls <&-", 0, ""),
+        ("recipe ls >&- 2>&-", 0, ""),
+        ("recipe ls >/dev/full", 1, "vldistill: standard output: No space left on device; the work itself is done\n"),
+        (
+            "recipe check nothing >&-",
+            2,
+            "vldistill: nothing: no such recipe (`vldistill recipe ls` lists those that ship with the tool)\n",
+        ),
+    ],
+)
 def test_an_output_that_cannot_be_written(shell, code, said):
     line = f"set -o pipefail; {' '.join(CLI)} {shell}"
     done = subprocess.run(["bash", "-c", line], env=os.environ | ENVIRONMENT, capture_output=True, text=True)
@@ -101,9 +117,21 @@ def hostile_run(tmp_path_factory, toy_world, well) -> Path:
         patch.chdir(folder.parent)
         well("prepare", "jsonl", "--raw", folder, "--out", folder.parent / "data")
         for name, seed in (("a", 0), ("b", 1)):
-            well("finetune", "-r", "easy_vqa_teacher", "--name", name, f"data.path={folder.parent / 'data'}", "train.steps=2",
-                 "train.epochs=null", "train.batch.pairs=4", "train.validate_every=2", f"train.seed={seed}", "image.size=32",
-                 "student.sizes={layers: 1, width: 32, heads: 2}")
+            well(
+                "finetune",
+                "-r",
+                "easy_vqa_teacher",
+                "--name",
+                name,
+                f"data.path={folder.parent / 'data'}",
+                "train.steps=2",
+                "train.epochs=null",
+                "train.batch.pairs=4",
+                "train.validate_every=2",
+                f"train.seed={seed}",
+                "image.size=32",
+                "student.sizes={layers: 1, width: 32, heads: 2}",
+            )
     return folder.parent
 
 
@@ -112,9 +140,13 @@ RUNS = [f"runs/easy_vqa_teacher/{name}/seed{seed}" for name, seed in (("a", 0), 
 
 def test_labels_of_others_reach_no_terminal(hostile_run, well, monkeypatch):
     monkeypatch.chdir(hostile_run)
-    told = [well("prepare", "jsonl", "--raw", "[red]raw", "--out", "again").out, well("evaluate", *RUNS).out,
-            well("compare", *RUNS).out, well("predict", RUNS[0], "--image", "[red]raw/0.jpg", "--text", "is it \x1b[31m?").out,
-            well("report", "runs", "--out", "report").out]
+    told = [
+        well("prepare", "jsonl", "--raw", "[red]raw", "--out", "again").out,
+        well("evaluate", *RUNS).out,
+        well("compare", *RUNS).out,
+        well("predict", RUNS[0], "--image", "[red]raw/0.jpg", "--text", "is it \x1b[31m?").out,
+        well("report", "runs", "--out", "report").out,
+    ]
     for text in told:
         assert not {"\x1b", "\x07"} & set(text), text
     assert "红\\u001b[31m" in told[0] and "[b]no" in told[0]
@@ -122,8 +154,12 @@ def test_labels_of_others_reach_no_terminal(hostile_run, well, monkeypatch):
 
 
 def test_another_encoding_loses_nothing(hostile_run):
-    done = subprocess.run([*CLI, "evaluate", RUNS[0]], cwd=hostile_run, capture_output=True,
-                          env=os.environ | ENVIRONMENT | {"PYTHONIOENCODING": "latin-1"})
+    done = subprocess.run(
+        [*CLI, "evaluate", RUNS[0]],
+        cwd=hostile_run,
+        capture_output=True,
+        env=os.environ | ENVIRONMENT | {"PYTHONIOENCODING": "latin-1"},
+    )
     assert done.returncode == 0, done.stderr
     text = done.stdout.decode("latin-1")
     assert "\\u7ea2\\u001b[31m" in text

@@ -64,12 +64,30 @@ def test_threads_sleep_while_they_wait(unset):
 def test_a_command_says_what_it_chose(world, tmp_path):
     """The policy is set before torch is there, since OpenMP reads it then."""
     kept = {name: value for name, value in os.environ.items() if name not in (*threads.POLICY, *threads.COUNT)}
-    program = ("import os, sys\nfrom vldistill.cli import main\n"
-               "try:\n    main(sys.argv[1:])\nfinally:\n    print(os.environ['OMP_WAIT_POLICY'], file=sys.stderr)\n")
-    words = ("finetune", "-r", "quickstart_pretrain", "--name", "x", "--runs", str(tmp_path), "train.steps=1",
-             "train.batch.pairs=4", "train.validate_every=1", "train.eval_pairs=64", "data.limit=16")
-    done = subprocess.run([sys.executable, "-c", program, *words], env=kept | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]},
-                          capture_output=True, text=True)
+    program = (
+        "import os, sys\nfrom vldistill.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    print(os.environ['OMP_WAIT_POLICY'], file=sys.stderr)\n"
+    )
+    words = (
+        "finetune",
+        "-r",
+        "quickstart_pretrain",
+        "--name",
+        "x",
+        "--runs",
+        str(tmp_path),
+        "train.steps=1",
+        "train.batch.pairs=4",
+        "train.validate_every=1",
+        "train.eval_pairs=64",
+        "data.limit=16",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=kept | {"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert "1 thread(s) of" in done.stdout and "(the model is small)" in done.stdout and "PASSIVE" in done.stderr
 

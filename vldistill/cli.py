@@ -14,6 +14,7 @@ import typer
 from vldistill.commands.index import index_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
+from vldistill.memory import saying_what_to_lower
 from vldistill.terminal import complain, open_streams, output_failure
 from vldistill.threads import wait_without_spinning
 
@@ -353,8 +354,10 @@ def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
     open_streams()
     wait_without_spinning()
+    words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     try:
-        app(args=[_at_home(word) for word in (sys.argv[1:] if argv is None else argv)], standalone_mode=True)
+        with saying_what_to_lower(words):
+            app(args=words, standalone_mode=True)
     except VldistillError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
@@ -372,7 +375,7 @@ def main(argv: list[str] | None = None) -> Any:
             complain(f"vldistill: standard output: {failure.strerror}; the work itself is done")
             raise SystemExit(1) from None
         if stop.code == INTERRUPTED:
-            trains = (sys.argv[1:] if argv is None else argv)[:1] in (["pretrain"], ["finetune"], ["distill"])
+            trains = words[:1] in (["pretrain"], ["finetune"], ["distill"])
             told = " (--resume auto goes on from the last checkpoint)" if trains else ""
             complain(f"vldistill: interrupted; nothing half-written counts as an artifact{told}")
         raise

@@ -22,8 +22,11 @@ def check_weights(weights: Mapping[str, Tensor], where: str) -> None:
         return
     name, value = next(iter(faulty.items()))
     count, more = int((~value.isfinite()).sum()), f"; so are parts of {len(faulty) - 1} more weights" * (len(faulty) > 1)
-    raise InputError(f"{count:,} of {value.numel():,} numbers of {name} are not finite{more}", where=where,
-                     hint="the file is damaged, or its training diverged: fetch or make it again")
+    raise InputError(
+        f"{count:,} of {value.numel():,} numbers of {name} are not finite{more}",
+        where=where,
+        hint="the file is damaged, or its training diverged: fetch or make it again",
+    )
 
 
 def check_outputs(values: Tensor, ids: Sequence[str], where: str = "") -> None:
@@ -33,6 +36,8 @@ def check_outputs(values: Tensor, ids: Sequence[str], where: str = "") -> None:
         return
     faulty = [one for one, good in zip(ids, finite.tolist(), strict=True) if not good]
     more = f" and {len(faulty) - _MOST_SHOWN} more" if len(faulty) > _MOST_SHOWN else ""
-    raise VldistillError(f"gives numbers that are not finite for {', '.join(faulty[:_MOST_SHOWN])}{more}",
-                         where=where or "the model",
-                         hint="its weights are finite but too large: compute in fp32, or train it again with a lower optim.lr")
+    raise VldistillError(
+        f"gives numbers that are not finite for {', '.join(faulty[:_MOST_SHOWN])}{more}",
+        where=where or "the model",
+        hint="its weights are finite but too large: compute in fp32, or train it again with a lower optim.lr",
+    )

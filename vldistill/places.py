@@ -36,16 +36,16 @@ def open_own(path: Path) -> TextIO:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError("is a link, or no plain file", where=str(path), hint="remove it; nothing is written behind it")
     # Looked at again as it is opened, in case somebody was quicker.
-    return open(path, "a", encoding="utf-8",
-                opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
 def refuse_links(folder: Path, *names: str) -> None:
     """Raises InputError where one of the names in a folder of ours is a link, behind which another folder would be written."""
     for name in names:
         if (folder / name).is_symlink():
-            raise InputError("is a link, behind which nothing is written", where=str(folder / name),
-                             hint="remove it, or name the place itself")
+            raise InputError(
+                "is a link, behind which nothing is written", where=str(folder / name), hint="remove it, or name the place itself"
+            )
 
 
 def check_writable(*targets: Path | None) -> None:
@@ -61,5 +61,8 @@ def check_writable(*targets: Path | None) -> None:
         folder = place if place.is_dir() else place.absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             reason = "the disk is mounted read-only" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
-            raise InputError(f"cannot be written: {reason}", where=str(target),
-                             hint=f"choose another place, or mend what may be done in {folder}")
+            raise InputError(
+                f"cannot be written: {reason}",
+                where=str(target),
+                hint=f"choose another place, or mend what may be done in {folder}",
+            )

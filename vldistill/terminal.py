@@ -9,6 +9,7 @@ control characters escaped.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -41,8 +42,10 @@ def escaped(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(f"\\u{ord(one):04x}" if one not in "\n\t" and (unicodedata.category(one) in _HIDDEN or ord(one) in _TURNED)
-                   else one for one in text)
+    return "".join(
+        f"\\u{ord(one):04x}" if one not in "\n\t" and (unicodedata.category(one) in _HIDDEN or ord(one) in _TURNED) else one
+        for one in text
+    )
 
 
 class _Output(Console):
@@ -79,7 +82,8 @@ class Table(RichTable):
         for heading in headings:
             self._add(heading, justify="right", no_wrap=True, **style)
 
-    def add_row(self, *cells: str | Text | None, **style: Any) -> None:
+    def add_row(self, *cells: Any, **style: Any) -> None:
+        """Texts, plain or styled; None leaves a cell empty."""
         shown = [_shown(cell) for cell in cells]
         for place, cell in enumerate(shown):
             self._longest[place] = max(self._longest[place], _length(cell))
@@ -160,7 +164,7 @@ def open_streams() -> None:
             if getattr(sys, name) is None:
                 setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -104,8 +104,12 @@ def test_faulty_lines_are_left_out_with_the_images_of_others(command, well, tmp_
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     rows = [{"image": "a.png", "text": f"is it {number}?", "label": ["no", "yes"][number % 2]} for number in range(16)]
-    faulty = ['{"image": "a.png"', '{"image": "a.png", "text": 3, "label": "no"}',
-              '{"image": "b.png", "text": "x", "label": "no"}', '{"image": "c.png", "text": "x"}']
+    faulty = [
+        '{"image": "a.png"',
+        '{"image": "a.png", "text": 3, "label": "no"}',
+        '{"image": "b.png", "text": "x", "label": "no"}',
+        '{"image": "c.png", "text": "x"}',
+    ]
     lines = [json.dumps(row) for row in rows] + faulty
     (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n")
     out = tmp_path / "out"
@@ -118,15 +122,18 @@ def test_faulty_lines_are_left_out_with_the_images_of_others(command, well, tmp_
 # --- names --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("there, asked, hint", [
-    ("photos/IMG_1.JPG", "photos/img_1.jpg", "there is 'IMG_1.JPG', in other capitals"),
-    ("photos/é.png", unicodedata.normalize("NFD", "photos/é.png"), "in another Unicode form"),
-    ("photos/a.png", "photos\\a.png", "write / instead"),
-    ("photos/a.png", "Photos/a.png", "there is the folder 'photos', in other capitals"),
-    ("photos/a.png", "photos/a.jpg", "there is 'a.png', with another ending"),
-    ("photos/a.png", "photos/z.png", "put it there, or drop the line"),
-    ("photos/a.png", "elsewhere/z.png", "put the images there"),
-])
+@pytest.mark.parametrize(
+    "there, asked, hint",
+    [
+        ("photos/IMG_1.JPG", "photos/img_1.jpg", "there is 'IMG_1.JPG', in other capitals"),
+        ("photos/é.png", unicodedata.normalize("NFD", "photos/é.png"), "in another Unicode form"),
+        ("photos/a.png", "photos\\a.png", "write / instead"),
+        ("photos/a.png", "Photos/a.png", "there is the folder 'photos', in other capitals"),
+        ("photos/a.png", "photos/a.jpg", "there is 'a.png', with another ending"),
+        ("photos/a.png", "photos/z.png", "put it there, or drop the line"),
+        ("photos/a.png", "elsewhere/z.png", "put the images there"),
+    ],
+)
 def test_a_missing_image_is_told_with_what_is_near(command, tmp_path, there, asked, hint):
     path = tmp_path / there
     path.parent.mkdir()
@@ -180,8 +187,10 @@ def test_an_index_judges_all_images_before_the_first_is_encoded(world, command, 
     last = photos / "below/5.jpg"
     last.write_bytes(last.read_bytes()[:-200])
     encoded = []
-    monkeypatch.setattr("vldistill.evaluation.image_index.torch.Tensor.float", lambda self: encoded.append(self) or self.to(
-        __import__("torch").float32))
+    monkeypatch.setattr(
+        "vldistill.evaluation.image_index.torch.Tensor.float",
+        lambda self: encoded.append(self) or self.to(__import__("torch").float32),
+    )
     result = command("index", "build", RUN, photos, "--out", tmp_path / "i", "--faults", tmp_path / "f.jsonl")
     assert result.code == 2 and "5.jpg" in result.err and "truncated" in result.err and not (tmp_path / "i").exists()
     assert not encoded and [row["fault"].split(":")[0] for row in faults_of(tmp_path / "f.jsonl")] == ["image below/5.jpg"]

@@ -23,22 +23,34 @@ from vldistill.teachers.weights import weights_digest
 ANSWERS = ["net", "pitcher", "orange"]
 
 
-@pytest.mark.parametrize("written", [
-    {"0": "net", "1": "pitcher", "2": "orange"}, {"2": "orange", "0": "net", "1": "pitcher"},
-    {"net": 0, "pitcher": 1, "orange": 2}, {"id2label": {"0": "net", "1": "pitcher", "2": "orange"}},
-    {"min_count": 9, "answers": ANSWERS}, ANSWERS,
-])
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"0": "net", "1": "pitcher", "2": "orange"},
+        {"2": "orange", "0": "net", "1": "pitcher"},
+        {"net": 0, "pitcher": 1, "orange": 2},
+        {"id2label": {"0": "net", "1": "pitcher", "2": "orange"}},
+        {"min_count": 9, "answers": ANSWERS},
+        ANSWERS,
+    ],
+)
 def test_answers_are_read_in_every_published_form(tmp_path, written):
     (tmp_path / "a.json").write_text(json.dumps(written))
     assert read_answers(tmp_path / "a.json") == ANSWERS
 
 
-@pytest.mark.parametrize("written, told", [
-    ({"0": "net", "2": "orange", "3": "a", "6": "b"}, "has 4 answers, but none of number 1"),
-    ({"id2label": {"0": "net", "2": "orange"}}, "has 2 answers, but none of number 1"),
-    (["net", None, "orange"], "has no answer 1 of 0 to 2"), ({"net": 0, "a": 2}, "none of number 1"),
-    (["net", "net"], "does not name each answer once"), ({"0": 3}, "does not name each answer once"), ({}, "does not name each"),
-])
+@pytest.mark.parametrize(
+    "written, told",
+    [
+        ({"0": "net", "2": "orange", "3": "a", "6": "b"}, "has 4 answers, but none of number 1"),
+        ({"id2label": {"0": "net", "2": "orange"}}, "has 2 answers, but none of number 1"),
+        (["net", None, "orange"], "has no answer 1 of 0 to 2"),
+        ({"net": 0, "a": 2}, "none of number 1"),
+        (["net", "net"], "does not name each answer once"),
+        ({"0": 3}, "does not name each answer once"),
+        ({}, "does not name each"),
+    ],
+)
 def test_what_is_missing_of_answers_is_told(tmp_path, written, told):
     (tmp_path / "a.json").write_text(json.dumps(written))
     with pytest.raises(InputError, match=told):
@@ -98,10 +110,16 @@ def test_weights_in_several_files_or_with_a_prefix_are_the_same_model(world, wel
     assert weights_digest(folder, None) != before
 
 
-@pytest.mark.parametrize("damage, told", [
-    ("missing", "no such file"), ("outside", "which is no file beside it"), ("other", "is not what"), ("index", "is no index"),
-    ("cut", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        ("missing", "no such file"),
+        ("outside", "which is no file beside it"),
+        ("other", "is not what"),
+        ("index", "is no index"),
+        ("cut", "cannot be read"),
+    ],
+)
 def test_a_broken_set_of_files_is_told(world, command, tmp_path, damage, told):
     folder = sharded(Path(TEACHER) / "model", tmp_path / "parts")
     first = folder / "model-00001-of-00003.safetensors"
@@ -122,16 +140,19 @@ def test_a_broken_set_of_files_is_told(world, command, tmp_path, damage, told):
 # --- JSON lines ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, told", [
-    ("image,text,label\na.png,is it?,yes\nb.png,is it,no\n", "looks like a table (CSV)"),
-    ("image\ttext\tlabel\na.png\tis it, or\tyes\n", "looks like a table (TSV)"),
-    ('"image","text"\n"a.png","b"\n', "looks like a table (CSV)"),
-    ('[{"image": "a.png", "text": "b", "label": "yes"}]\n', "is a JSON list"),
-    ('\n [\n{"image": "a.png"}]', "is a JSON list"),
-    ('{\n  "image": "a.png",\n  "text": "b"\n}\n', "has its objects spread over several lines"),
-    ('{"image": "a.png", "text": "a, b, c"\n', "not valid JSON"),
-    ("hello\n", "not valid JSON"),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("image,text,label\na.png,is it?,yes\nb.png,is it,no\n", "looks like a table (CSV)"),
+        ("image\ttext\tlabel\na.png\tis it, or\tyes\n", "looks like a table (TSV)"),
+        ('"image","text"\n"a.png","b"\n', "looks like a table (CSV)"),
+        ('[{"image": "a.png", "text": "b", "label": "yes"}]\n', "is a JSON list"),
+        ('\n [\n{"image": "a.png"}]', "is a JSON list"),
+        ('{\n  "image": "a.png",\n  "text": "b"\n}\n', "has its objects spread over several lines"),
+        ('{"image": "a.png", "text": "a, b, c"\n', "not valid JSON"),
+        ("hello\n", "not valid JSON"),
+    ],
+)
 def test_what_is_no_json_lines_is_called_what_it_is(command, tmp_path, text, told):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     (tmp_path / "train.jsonl").write_text(text)
@@ -153,8 +174,12 @@ def test_numbers_are_taken_for_names_and_answers(well, command, tmp_path):
     (tmp_path / "train.jsonl").write_text('{"image": "a.png", "tags": [1, "b"]}\n')
     well("prepare", "jsonl", "--raw", tmp_path, "--out", tmp_path / "out", "--overwrite")
     assert read_manifest(tmp_path / "out", "prepare", make_it="")["labels"] == ["1", "b"]
-    for row, told in (({"id": 1.5, "label": "a"}, "`id` must be a text"), ({"id": True, "label": "a"}, "`id` must be a text"),
-                      ({"answer": 2.50}, "`answer` must be a text"), ({"answers": [True]}, "must be a text")):
+    for row, told in (
+        ({"id": 1.5, "label": "a"}, "`id` must be a text"),
+        ({"id": True, "label": "a"}, "`id` must be a text"),
+        ({"answer": 2.50}, "`answer` must be a text"),
+        ({"answers": [True]}, "must be a text"),
+    ):
         (tmp_path / "train.jsonl").write_text(json.dumps({"image": "a.png", "text": "b", **row}) + "\n")
         result = command("prepare", "jsonl", "--raw", tmp_path, "--out", tmp_path / "out", "--overwrite")
         assert result.code == 2 and told in result.err

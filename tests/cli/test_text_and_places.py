@@ -13,8 +13,15 @@ from vldistill.errors import InputError
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
 
-RECIPES = ("quickstart_advl", "quickstart_dide", "quickstart_retrieval", "advl_vlbert_vcr", "clip_vil_vqa", "clip_nlvr2",
-           "pixelbert_vqa")
+RECIPES = (
+    "quickstart_advl",
+    "quickstart_dide",
+    "quickstart_retrieval",
+    "advl_vlbert_vcr",
+    "clip_vil_vqa",
+    "clip_nlvr2",
+    "pixelbert_vqa",
+)
 
 
 def text_fields(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, bool]]:
@@ -71,8 +78,17 @@ def test_all_kinds_of_text_are_looked_at():
     assert (recipe.data.path, recipe.teacher.model, recipe.optim.lr, recipe.description) == ("x #1", "2014", 1e-3, "a # b")
 
 
-PLACES = ("data.path", "regions.path", "student.init", "teacher.model", "cache.path", "teachers.vision.model",
-          "teachers.text.model", "teachers.text.weights", "student.image_network.weights")
+PLACES = (
+    "data.path",
+    "regions.path",
+    "student.init",
+    "teacher.model",
+    "cache.path",
+    "teachers.vision.model",
+    "teachers.text.model",
+    "teachers.text.weights",
+    "student.image_network.weights",
+)
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -86,6 +102,13 @@ def test_a_home_is_opened_in_a_recipe(name, monkeypatch):
 
 def test_a_home_is_opened_on_the_command_line(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    for given, opened in (("~/x", "/home/me/x"), ("--raw=~/x", "--raw=/home/me/x"), ("data.path=~/x", "data.path=/home/me/x"),
-                          ("is it ~/ or ~5?", "is it ~/ or ~5?"), ("~", "~"), ("a~/x", "a~/x"), ("--text", "--text")):
+    for given, opened in (
+        ("~/x", "/home/me/x"),
+        ("--raw=~/x", "--raw=/home/me/x"),
+        ("data.path=~/x", "data.path=/home/me/x"),
+        ("is it ~/ or ~5?", "is it ~/ or ~5?"),
+        ("~", "~"),
+        ("a~/x", "a~/x"),
+        ("--text", "--text"),
+    ):
         assert _at_home(given) == opened

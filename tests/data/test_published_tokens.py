@@ -85,8 +85,9 @@ def published(tmp_path_factory) -> dict[str, Published]:
         (read_byte_pairs(pairs) if name == "roberta" else clip_tokenizer(mask=name == "declip")).save(folder / name)
     return {
         "wordpiece": Published(load_tokenizer(folder / "trained"), of_library(folder / "trained", BertTokenizerFast)),
-        "wordpiece, uncased vocab.txt": Published(read_vocabulary(folder / "trained/vocab.txt", lowercase=True),
-                                                  of_library(folder / "trained")),
+        "wordpiece, uncased vocab.txt": Published(
+            read_vocabulary(folder / "trained/vocab.txt", lowercase=True), of_library(folder / "trained")
+        ),
         "wordpiece, cased vocab.txt": Published(load_tokenizer(cased), of_library(cased, BertTokenizerFast)),
         "roberta": Published(read_byte_pairs(pairs), lambda texts: roberta(texts, add_special_tokens=False)["input_ids"]),
         "roberta, saved": Published(load_tokenizer(folder / "roberta"), of_library(folder / "roberta")),
@@ -97,8 +98,16 @@ def published(tmp_path_factory) -> dict[str, Published]:
     }
 
 
-NAMES = ["wordpiece", "wordpiece, uncased vocab.txt", "wordpiece, cased vocab.txt", "roberta", "roberta, saved", "clip",
-         "clip, saved", "clip, declip"]
+NAMES = [
+    "wordpiece",
+    "wordpiece, uncased vocab.txt",
+    "wordpiece, cased vocab.txt",
+    "roberta",
+    "roberta, saved",
+    "clip",
+    "clip, saved",
+    "clip, declip",
+]
 
 
 def test_every_kind_is_compared(published):
@@ -177,14 +186,17 @@ def test_features_of_word_lists_are_found_again_and_texts_have_keys_of_their_own
     assert len(keys) == 4
 
 
-@pytest.mark.parametrize("text, words", [
-    ("क्या वर्ग लाल है", ["क्या", "वर्ग", "लाल", "है"]),
-    ("re\u0301sume\u0301 here", ["re\u0301sume\u0301", "here"]),
-    ("ภาษาไทย สวัสดี", ["ภาษาไทย", "สวัสดี"]),
-    ("می‌خواهم co\u00adoperate", ["می‌خواهم", "co\u00adoperate"]),
-    ("👩‍💻 ❤️ ok", ["👩‍💻", "❤️", "ok"]),
-    ("Is the man's bike-shed red?", ["Is", "the", "man's", "bike-shed", "red", "?"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("क्या वर्ग लाल है", ["क्या", "वर्ग", "लाल", "है"]),
+        ("re\u0301sume\u0301 here", ["re\u0301sume\u0301", "here"]),
+        ("ภาษาไทย สวัสดี", ["ภาษาไทย", "สวัสดี"]),
+        ("می‌خواهم co\u00adoperate", ["می‌خواهم", "co\u00adoperate"]),
+        ("👩‍💻 ❤️ ok", ["👩‍💻", "❤️", "ok"]),
+        ("Is the man's bike-shed red?", ["Is", "the", "man's", "bike-shed", "red", "?"]),
+    ],
+)
 def test_words_keep_what_belongs_to_them(text, words):
     assert split_words(text) == words
 
@@ -198,12 +210,17 @@ def test_words_and_the_spaces_between_them_are_the_text(texts):
         assert not "".join(left).strip()
 
 
-@pytest.mark.parametrize("text, words, expected", [
-    ("What is  the man doing?", "What is the action of the man ?", "What is  the action of the man?"),
-    ("A man's dog,a man", "A male's dog , a male", "A male's dog,a male"),
-    ("doing what?", "what ?", "what?"), ("doing", "", ""), ("what now", "what", "what"),
-    ("so?", "well so ?", "well so?"),
-    ("so?", "so is it ?", "so is it?"),
-])
+@pytest.mark.parametrize(
+    "text, words, expected",
+    [
+        ("What is  the man doing?", "What is the action of the man ?", "What is  the action of the man?"),
+        ("A man's dog,a man", "A male's dog , a male", "A male's dog,a male"),
+        ("doing what?", "what ?", "what?"),
+        ("doing", "", ""),
+        ("what now", "what", "what"),
+        ("so?", "well so ?", "well so?"),
+        ("so?", "so is it ?", "so is it?"),
+    ],
+)
 def test_a_reworded_text_keeps_its_spaces(text, words, expected):
     assert reworded(phrase(text), words.split()) == expected

@@ -34,7 +34,9 @@ def _patches(**more):
 
 
 INPUTS = {
-    "patches": _patches(), "fit": _patches(square="fit"), "crop": _patches(square="crop"),
+    "patches": _patches(),
+    "fit": _patches(square="fit"),
+    "crop": _patches(square="crop"),
     "crop within": _patches(square="crop", crop_ratio=0.8),
     "canvas": lambda images: CanvasInput(images, 64, 96),
     "pixels": lambda images: PixelInput(images, _Object(), ImageNetwork(short_side=48, long_side=96), most=4),
@@ -69,13 +71,16 @@ def test_every_way_of_seeing_pixels_has_a_rule(tmp_path):
     assert {NoImages, RegionInput, StoredInput} == {way for way in ways if way.seen is None}
 
 
-@pytest.mark.parametrize("size, seen, faults", [
-    ((400, 100), Seen(96, 16, 16), ["distorted", "shrunk below 2 patches a side"]),
-    ((640, 480), Seen(512, 384, 32), []),
-    ((400, 100), Seen(64, 64, 16, 0.25), ["cut to less than 50% of their pixels"]),
-    ((100, 100), Seen(100 * 5, 400), []),  # 1.25 is not over it
-    ((100, 100), Seen(126, 100), ["distorted"]),
-])
+@pytest.mark.parametrize(
+    "size, seen, faults",
+    [
+        ((400, 100), Seen(96, 16, 16), ["distorted", "shrunk below 2 patches a side"]),
+        ((640, 480), Seen(512, 384, 32), []),
+        ((400, 100), Seen(64, 64, 16, 0.25), ["cut to less than 50% of their pixels"]),
+        ((100, 100), Seen(100 * 5, 400), []),  # 1.25 is not over it
+        ((100, 100), Seen(126, 100), ["distorted"]),
+    ],
+)
 def test_faults_by_hand(size, seen, faults):
     assert DISTORTED == 1.25 and faults_of(*size, seen) == faults
 
@@ -83,8 +88,10 @@ def test_faults_by_hand(size, seen, faults):
 def test_counts_by_hand():
     found = size_faults([("a.jpg", 400, 100), ("b.jpg", 64, 64), ("c.jpg", 400, 100)], ImageTransform(64, 16).seen)
     assert (found.total, found.faulty, found.counts) == (3, 2, {"distorted": 2, "shrunk below 2 patches a side": 2})
-    assert str(found) == ("2 of 3 images do not fit the size rule: 2 distorted (a.jpg, 400 x 100 becomes 96 x 16); "
-                          "2 shrunk below 2 patches a side (a.jpg, 400 x 100 becomes 96 x 16)")
+    assert str(found) == (
+        "2 of 3 images do not fit the size rule: 2 distorted (a.jpg, 400 x 100 becomes 96 x 16); "
+        "2 shrunk below 2 patches a side (a.jpg, 400 x 100 becomes 96 x 16)"
+    )
     assert str(size_faults([("b.jpg", 64, 64)], ImageTransform(64, 16).seen)) == ""
 
 
@@ -94,15 +101,19 @@ def test_prepare_and_a_training_and_an_index_tell_of_them(well, few, tmp_path, m
     raw.mkdir()
     for name, size in (("long.png", (400, 30)), ("good.png", (64, 64))):
         Image.new("RGB", size, "red").save(raw / name)
-    rows = [{"image": name, "text": f"is it {word}?", "label": label} for name in ("long.png", "good.png")
-            for word, label in (("red", "yes"), ("blue", "no"))] * 3
+    rows = [
+        {"image": name, "text": f"is it {word}?", "label": label}
+        for name in ("long.png", "good.png")
+        for word, label in (("red", "yes"), ("blue", "no"))
+    ] * 3
     for split in ("train", "val"):
         (raw / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for more in (["--dry-run"], []):
         told = well("prepare", "jsonl", "--raw", raw, "--out", "data", *more).flat
         assert "1 of 2 images do not fit the size rule" in told and "long.png, 400 x 30 becomes 608 x 32" in told
-    sizes = [f"student.sizes.{size}" for size in ("width=16", "feedforward=16", "layers=1", "heads=2", "image_size=48",
-                                                  "patch=12")]
+    sizes = [
+        f"student.sizes.{size}" for size in ("width=16", "feedforward=16", "layers=1", "heads=2", "image_size=48", "patch=12")
+    ]
     fresh = ["data.path=data", "student.init=null", "image.size=48", *few, *sizes]
     words = ["--recipe", "quickstart_teacher", *fresh, "--name", "x"]
     told = well("finetune", *words, "--dry-run").flat

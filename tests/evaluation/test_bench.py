@@ -162,7 +162,5 @@ def test_a_precision_that_the_processor_lacks_is_noted(well, monkeypatch, capabi
 
 @pytest.mark.gpu
 def test_the_command_on_a_gpu(world, well):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     found = well("bench", "runs/quickstart_dide", "--gpu", "--batch", "2", "--rounds", "2", "--rows", "speed").last
     assert "CPU" not in found["device"]

@@ -20,7 +20,6 @@ FEW = 3
 # Changes one weight by a hundredth.
 CHANGED = {"advl matching": "objective.start={vision: 0.2525}", "advl task": "objective.start={text: 0.2525}",
            "dide pretrain": "objective.soft_label_weight=1.01", "dide finetune": "objective.attention_weight=1.01"}
-on_the_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="the losses are a CPU's")
 
 
 @pytest.fixture(scope="module")
@@ -42,34 +41,29 @@ def check(name: str, found: dict[str, list], steps: int = STEPS, *, same: bool) 
     assert worst == 0 if same else worst < TOLERANCE, f"{name}: {worst:.1e} of the loss away from {FILE.name}"
 
 
-@on_the_cpu
 @pytest.mark.parametrize("name", CURVES)
 def test_the_first_steps(golden_world, name):
     check(name, curve(golden_world, name, FEW), FEW, same=this_platform() == GOLDEN["platform"])
 
 
-@on_the_cpu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CURVES)
 def test_all_steps(golden_world, name):
     check(name, curve(golden_world, name), same=this_platform() == GOLDEN["platform"])
 
 
-@on_the_cpu
 @pytest.mark.slow
 @pytest.mark.parametrize("name, override", CHANGED.items())
 def test_a_changed_weight_is_seen_at_once(golden_world, name, override):
     assert min(differences(name, curve(golden_world, name, FEW, (override,)), FEW)) > 10 * TOLERANCE
 
 
-@on_the_cpu
 @pytest.mark.slow
 @pytest.mark.parametrize("name, override", [(name, f"optim.{field}") for name in CURVES for field in ("clip=0.98", "lr=1.02e-3")])
 def test_what_the_optimiser_does_is_seen(golden_world, name, override):
     assert max(differences(name, curve(golden_world, name, overrides=(override,)))) > 10 * TOLERANCE
 
 
-@on_the_cpu
 @pytest.mark.slow
 def test_with_two_threads_they_are_nearly_the_same(golden_world):
     torch.set_num_threads(2)

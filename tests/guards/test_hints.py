@@ -42,26 +42,42 @@ def test_every_hint_names_what_exists():
     """Of options that stand without a command any command's will do here; which one it has to be is known where it is shown."""
     found = list(hints())
     anywhere = set().union(*options_of().values())
-    faults = {place: wrong for place, text in found
-              if (wrong := [one for one in faults_of(text.replace("X", ""), []) if " has --" not in one
-                            or one.rpartition(" ")[2] not in anywhere])}
+    faults = {
+        place: wrong
+        for place, text in found
+        if (
+            wrong := [
+                one
+                for one in faults_of(text.replace("X", ""), [])
+                if " has --" not in one or one.rpartition(" ")[2] not in anywhere
+            ]
+        )
+    }
     assert faults == {} and len(found) > 300
 
 
-@pytest.mark.parametrize(("err", "ran"), [
-    ("vldistill: x: y (pass --follow-links)", ["evaluate"]),
-    ("vldistill: x (make it with: vldistill prepare mine --raw F)", ["evaluate"]),
-    ("vldistill: x (make it with: vldistill prepar vqa)", ["evaluate"]), ("vldistill: x (set optim.lrr=1)", ["finetune"]),
-    ("vldistill: x (vldistill index built RUN)", ["index", "build"]), ("vldistill: x (see recipes/nothing.yaml)", ["distill"]),
-    ("vldistill: x (first: vldistill cache --nothing)", ["distill"]),
-])
+@pytest.mark.parametrize(
+    ("err", "ran"),
+    [
+        ("vldistill: x: y (pass --follow-links)", ["evaluate"]),
+        ("vldistill: x (make it with: vldistill prepare mine --raw F)", ["evaluate"]),
+        ("vldistill: x (make it with: vldistill prepar vqa)", ["evaluate"]),
+        ("vldistill: x (set optim.lrr=1)", ["finetune"]),
+        ("vldistill: x (vldistill index built RUN)", ["index", "build"]),
+        ("vldistill: x (see recipes/nothing.yaml)", ["distill"]),
+        ("vldistill: x (first: vldistill cache --nothing)", ["distill"]),
+    ],
+)
 def test_the_check_sees_a_hint_that_leads_nowhere(err, ran):
     with pytest.raises(AssertionError):
         check(err, ran)
 
 
 def test_the_check_lets_pass_what_is_there():
-    for err, ran in (("vldistill: x (pass --follow-links)", ["index", "build"]), ("vldistill: no hint", []),
-                     ("vldistill: x (pip install --upgrade torch)", ["doctor"]),
-                     ("vldistill: x (first: vldistill cache --recipe R; set optim.lr=1)", ["distill"])):
+    for err, ran in (
+        ("vldistill: x (pass --follow-links)", ["index", "build"]),
+        ("vldistill: no hint", []),
+        ("vldistill: x (pip install --upgrade torch)", ["doctor"]),
+        ("vldistill: x (first: vldistill cache --recipe R; set optim.lr=1)", ["distill"]),
+    ):
         check(err, ran)

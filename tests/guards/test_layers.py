@@ -15,7 +15,8 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 # prefix decides (`evaluation.metrics` is pure and lies far below the rest of `evaluation`).
 LAYERS = [
     {"errors", "artifacts", "joining", "locking", "staging", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval",
-     "schema_sight", "schema_teachers", "schema_training", "runtime", "terminal", "finite", "places", "threads"},
+     "schema_sight", "schema_teachers", "schema_training", "runtime", "terminal", "finite", "places", "threads",
+     "memory", "devices"},
     {"store"},
     {"objectives", "evaluation.metrics", "evaluation.retrieval", "evaluation.vqa"},
     {"data"},

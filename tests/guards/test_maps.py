@@ -70,8 +70,12 @@ def _lmdb(place: Path) -> tuple[Path, Callable[[], object]]:
 
 
 MODULES = {
-    "store/checking.py": _cache, "data/record_file.py": _records, "data/images.py": _packed, "models/sharded.py": _weights,
-    "training/checkpoint.py": _checkpoint, "data/regions/lmdb_entries.py": _lmdb,
+    "store/checking.py": _cache,
+    "data/record_file.py": _records,
+    "data/images.py": _packed,
+    "models/sharded.py": _weights,
+    "training/checkpoint.py": _checkpoint,
+    "data/regions/lmdb_entries.py": _lmdb,
 }
 
 

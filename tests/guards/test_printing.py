@@ -34,7 +34,17 @@ def test_nothing_prints_by_itself():
     assert faults == {}
 
 
-@pytest.mark.parametrize("text", ["print(1)", "say = print", "from rich.console import Console", "console.print(1)",
-                                  "typer.echo(1)", "terminal.console.print(1)", "sys.stdout.write('')"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "print(1)",
+        "say = print",
+        "from rich.console import Console",
+        "console.print(1)",
+        "typer.echo(1)",
+        "terminal.console.print(1)",
+        "sys.stdout.write('')",
+    ],
+)
 def test_the_guard_sees(text):
     assert list(other_ways(text))

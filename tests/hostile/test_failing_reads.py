@@ -26,8 +26,17 @@ HARMLESS = {("compare", "manifest.json")}
 """Answers are compared without the data, which only give the examples their texts."""
 LEFT_OUT = {"prepare toy", "recipe cp"}
 """Those that read nothing of the workshop."""
-QUICK = ("prepare vcr", "prepare --unpack", "finetune", "predict", "compare", "evaluate --index", "convert vilt",
-         "index query .html", "cache --ls")
+QUICK = (
+    "prepare vcr",
+    "prepare --unpack",
+    "finetune",
+    "predict",
+    "compare",
+    "evaluate --index",
+    "convert vilt",
+    "index query .html",
+    "cache --ls",
+)
 """Those that the ordinary suite tries, of each kind one."""
 
 
@@ -44,8 +53,12 @@ def broken(tmp_path_factory, whole_workshop) -> Iterator[tuple[Path, Zygote]]:
         patch.chdir(whole_workshop)
         with Zygote(folder / "log.txt", LD_PRELOAD=str(library), COLUMNS="300") as zygote:
             fusion = run_of("fusion")
-            for words in (f"cache -r advl.yaml cache.path={folder}/warm", f"evaluate {fusion} --out {folder}/eval",
-                          f"analyze {fusion} --tokens --out {folder}/a.png", f"distill -r dual.yaml --runs {folder}/r"):
+            for words in (
+                f"cache -r advl.yaml cache.path={folder}/warm",
+                f"evaluate {fusion} --out {folder}/eval",
+                f"analyze {fusion} --tokens --out {folder}/a.png",
+                f"distill -r dual.yaml --runs {folder}/r",
+            ):
                 zygote.warm(whole_workshop, *words.split())
             yield folder, zygote
 

@@ -39,17 +39,36 @@ CHANGING = {
 }
 """Of a recipe's field: an override, and the caches that are others by it."""
 SAME = {
-    "teachers.vision": "its parts stand here by themselves", "teachers.text": "its parts stand here by themselves",
+    "teachers.vision": "its parts stand here by themselves",
+    "teachers.text": "its parts stand here by themselves",
     "teachers.batch": "a row does not depend on its company, but for rounding",
-    "cache.path": "where it lies", "cache.mode": "whether it is built",
+    "cache.path": "where it lies",
+    "cache.mode": "whether it is built",
 }
-REGIONS = {"--format": "tsv or npz of the same numbers give the same rows", "--weights": "", "--network": "", "--grid": "",
-           "--threshold": "", "--boxes": "", "--data": "", "--limit": ""}
+REGIONS = {
+    "--format": "tsv or npz of the same numbers give the same rows",
+    "--weights": "",
+    "--network": "",
+    "--grid": "",
+    "--threshold": "",
+    "--boxes": "",
+    "--data": "",
+    "--limit": "",
+}
 """Options of `prepare regions`; without a reason it is among what a store is kept by."""
-INDEX = {"run": "", "images": "", "limit": "", "out": "where it lies",
-         "batch": "a vector does not depend on its company, but for rounding", "dry_run": "nothing is written",
-         "overwrite": "it is written anew", "follow_links": "which files are looked at",
-         "skip_broken": "which images there are, which it lists", "faults": "a list beside it", "upright": ""}
+INDEX = {
+    "run": "",
+    "images": "",
+    "limit": "",
+    "out": "where it lies",
+    "batch": "a vector does not depend on its company, but for rounding",
+    "dry_run": "nothing is written",
+    "overwrite": "it is written anew",
+    "follow_links": "which files are looked at",
+    "skip_broken": "which images there are, which it lists",
+    "faults": "a list beside it",
+    "upright": "",
+}
 """Parameters of `index build`; without a reason the index is another by it."""
 
 
@@ -61,6 +80,7 @@ def recipes(workshop, well, tmp_path, monkeypatch) -> Path:
     shutil.copy(workshop / "advl.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     from tiny_teachers import write_bert, write_vit
+
     write_vit(Path("teachers/vit2"), seed=1)
     write_bert(Path("teachers/bert2"), seed=1)
     shutil.copytree("teachers/clip", "teachers/clip2")
@@ -74,8 +94,10 @@ def recipes(workshop, well, tmp_path, monkeypatch) -> Path:
 
 
 def fields(*overrides: str) -> dict[str, str]:
-    return {role: json.dumps(part.fields, sort_keys=True) for role, part in
-            TeacherCaches(load_recipe("advl.yaml", list(overrides))).parts.items()}
+    return {
+        role: json.dumps(part.fields, sort_keys=True)
+        for role, part in TeacherCaches(load_recipe("advl.yaml", list(overrides))).parts.items()
+    }
 
 
 def test_every_field_of_teachers_and_caches_is_known():
@@ -104,6 +126,7 @@ def test_every_file_of_a_text_teacher_counts(file, recipes):
 
 def test_stop_words_and_settings_of_the_word_judge_count(recipes, monkeypatch):
     from vldistill.teachers import words
+
     before = fields()["words"]
     words._settings.cache_clear()
     monkeypatch.setattr(words._yake(), "stopword_set", {"the"})
@@ -132,6 +155,7 @@ def test_every_option_of_regions_is_known_and_kept_by(workshop, well, command, t
         assert command(*build, *more).code == 2, more
     data = ("prepare", "regions", "--data", "data/mine", "--out", tmp_path / "d", "--limit", "1", "--weights", "random")
     import vldistill.data.regions.extract as extraction
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction, "SHORT_SIDE", 32)
         well(*data, "--grid", "2")
@@ -159,6 +183,7 @@ def test_an_index_is_another_models_by_any_number_of_its_configuration(workshop,
 def test_images_are_the_same_in_shards(workshop):
     """`--shards` is another form of the same files, so nothing of it is in a fingerprint."""
     from vldistill.data.artifact import open_data
+
     plain, packed = open_data(Path("data/mine")), open_data(Path("data/packed"))
     assert plain.fingerprint == packed.fingerprint
     for record in plain.records("train"):

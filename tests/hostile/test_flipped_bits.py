@@ -30,17 +30,34 @@ class Kind:
 
 
 KINDS = {
-    "data": Kind("data/mine", (f"evaluate {FUSION} --out {{out}}/eval", f"finetune -r fusion.yaml {ONE}",
-                               f"index build {DUAL} data/mine --out {{out}}/index",
-                               f"distill -r advl.yaml cache.path=cache {ONE}")),
-    "shards": Kind("data/packed", (f"finetune -r fusion.yaml data.path=data/packed {ONE}",
-                                   f"evaluate {FUSION} --data data/packed --out {{out}}/eval")),
-    "cache": Kind("cache", (f"distill -r advl.yaml cache.path=cache cache.mode=require {ONE}",
-                            "cache -r advl.yaml cache.path=cache --verify")),
+    "data": Kind(
+        "data/mine",
+        (
+            f"evaluate {FUSION} --out {{out}}/eval",
+            f"finetune -r fusion.yaml {ONE}",
+            f"index build {DUAL} data/mine --out {{out}}/index",
+            f"distill -r advl.yaml cache.path=cache {ONE}",
+        ),
+    ),
+    "shards": Kind(
+        "data/packed",
+        (f"finetune -r fusion.yaml data.path=data/packed {ONE}", f"evaluate {FUSION} --data data/packed --out {{out}}/eval"),
+    ),
+    "cache": Kind(
+        "cache",
+        (f"distill -r advl.yaml cache.path=cache cache.mode=require {ONE}", "cache -r advl.yaml cache.path=cache --verify"),
+    ),
     "regions": Kind("regions", (f"finetune -r oscar.yaml {ONE}", f"evaluate {run_of('oscar')} --out {{out}}/eval")),
     "index": Kind("index", (f"evaluate {DUAL} --index index --out {{out}}/eval", "index query index red --answer yes")),
-    "run": Kind(FUSION, (f"evaluate {FUSION} --out {{out}}/eval", f"distill -r dual.yaml {ONE}",
-                         f"compare {FUSION} runs/fusion/b/seed1 --out {{out}}/c.json", "report runs/fusion/a runs/fusion/b")),
+    "run": Kind(
+        FUSION,
+        (
+            f"evaluate {FUSION} --out {{out}}/eval",
+            f"distill -r dual.yaml {ONE}",
+            f"compare {FUSION} runs/fusion/b/seed1 --out {{out}}/c.json",
+            "report runs/fusion/a runs/fusion/b",
+        ),
+    ),
     "unfinished run": Kind("runs/fusion/left/seed0", ("finetune -r fusion.yaml --name left --resume auto",)),
     "model": Kind("converted", ("predict converted --image photos/1.png --image photos/2.png --text a",)),
 }
@@ -97,9 +114,7 @@ def flips(path: Path, count: int, chosen: random.Random) -> Iterator[str]:
             os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
-def check(
-    kind: str, command, place: Path, count: int, seed: int = 0, readers: int | None = None
-) -> tuple[int, int, list[str]]:
+def check(kind: str, command, place: Path, count: int, seed: int = 0, readers: int | None = None) -> tuple[int, int, list[str]]:
     """Flips times readers tried, how many were told, and those that were silent."""
     chosen, out, tried, told, silent = random.Random(f"{kind}{seed}"), place.parent / "out", 0, 0, []
     folder = Path("left/seed0" if kind == "unfinished run" else KINDS[kind].folder)

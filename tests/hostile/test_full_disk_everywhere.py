@@ -108,6 +108,7 @@ def test_the_table_has_every_command():
     assert {name for name in names if not any(row == name or row.startswith(f"{name} ") for row in rows)} == set()
     assert {f"prepare {name}" for name in SOURCES} <= set(WRITERS) and {f"convert {kind}" for kind in KINDS} <= set(WRITERS)
     from vldistill.commands.analyze import VIEWS
+
     assert {f"analyze --{view}" for view in VIEWS} <= set(WRITERS)
 
 

@@ -57,9 +57,11 @@ def _overflowing(weights: dict[str, torch.Tensor]) -> None:
 @pytest.fixture(scope="module")
 def models(toy_world, tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("models")
-    return {f"{name} {what}": changed(toy_world, run, place / f"{name}-{what}", change)
-            for name, run in (("fusion", "quickstart_pretrain"), ("pairs", "quickstart_teacher"), ("dual", "quickstart_dide"))
-            for what, change in (("nan", _one_nan), ("large", _overflowing))}
+    return {
+        f"{name} {what}": changed(toy_world, run, place / f"{name}-{what}", change)
+        for name, run in (("fusion", "quickstart_pretrain"), ("pairs", "quickstart_teacher"), ("dual", "quickstart_dide"))
+        for what, change in (("nan", _one_nan), ("large", _overflowing))
+    }
 
 
 READERS = {
@@ -82,12 +84,15 @@ def test_a_weight_is_told_by_whatever_reads_it(reader, world, models, command, t
     assert len(told.err.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("line", [
-    "evaluate {dual large} --data artifacts/data/toy-nlvr2 --out {out}",
-    "evaluate {pairs large} --data artifacts/data/toy-nlvr2 --out {out} --split test --leaderboard {out}.csv",
-    "evaluate {fusion large} --data artifacts/data/toy-vqa --out {out}",
-    f"predict {{fusion large}} --image {PICTURE} --text red?",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "evaluate {dual large} --data artifacts/data/toy-nlvr2 --out {out}",
+        "evaluate {pairs large} --data artifacts/data/toy-nlvr2 --out {out} --split test --leaderboard {out}.csv",
+        "evaluate {fusion large} --data artifacts/data/toy-vqa --out {out}",
+        f"predict {{fusion large}} --image {PICTURE} --text red?",
+    ],
+)
 def test_answers_that_overflow_are_told(line, world, models, command, tmp_path):
     for name, folder in models.items():
         line = line.replace(f"{{{name}}}", str(folder))

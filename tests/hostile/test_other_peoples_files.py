@@ -30,6 +30,7 @@ DIDE, TEACHER = "runs/quickstart_dide/default/seed0", "runs/quickstart_teacher/d
 @contextmanager
 def within(seconds: int) -> Iterator[None]:
     """A command that waits for ever fails the test instead."""
+
     def ring(number, frame):
         raise AssertionError("the command waits without end")
 
@@ -54,15 +55,26 @@ def refused(told, *words: str) -> None:
 @pytest.mark.parametrize("weights", ["null", "random"])
 def test_a_teachers_folder_runs_no_code(weights, world, command, tmp_path, monkeypatch):
     folder, marker = write_bert(tmp_path / "teacher"), tmp_path / "ran"
-    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w').close()\n"
-                                   "from transformers import BertConfig as C, BertModel as M\n")
+    (folder / "own.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\nfrom transformers import BertConfig as C, BertModel as M\n"
+    )
     config = json.loads((folder / "config.json").read_text()) | {
-        "model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M", "AutoTokenizer": ["own.C", None]}}
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M", "AutoTokenizer": ["own.C", None]},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
-    told = command("cache", "-r", "advl_vilt_vqa", "data.path=artifacts/data/toy-vqa", "objective.vision=false",
-                   f"teachers.text={{kind: transformers, model: {folder}, weights: {weights}}}", "teachers.vision=null",
-                   "teachers.relevance=null", f"cache.path={tmp_path / 'cache'}")
+    told = command(
+        "cache",
+        "-r",
+        "advl_vilt_vqa",
+        "data.path=artifacts/data/toy-vqa",
+        "objective.vision=false",
+        f"teachers.text={{kind: transformers, model: {folder}, weights: {weights}}}",
+        "teachers.vision=null",
+        "teachers.relevance=null",
+        f"cache.path={tmp_path / 'cache'}",
+    )
     refused(told, str(folder))
     assert not marker.exists() and "[y/N]" not in told.out + told.err
 
@@ -96,10 +108,14 @@ def with_images(artifact: Path, image: str) -> None:
     write_manifest(artifact, manifest)
 
 
-@pytest.mark.parametrize("line", [
-    f"evaluate {DIDE} --data {{data}} --out {{out}}", f"index build {DIDE} {{data}} --out {{out}}",
-    "finetune -r quickstart_teacher data.path={data} --runs {out} train.steps=1 train.batch.pairs=480",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"evaluate {DIDE} --data {{data}} --out {{out}}",
+        f"index build {DIDE} {{data}} --out {{out}}",
+        "finetune -r quickstart_teacher data.path={data} --runs {out} train.steps=1 train.batch.pairs=480",
+    ],
+)
 @pytest.mark.parametrize("image", ["absolute", "above"])
 def test_an_artifact_does_not_choose_what_is_read(image, line, world, artifact, command, tmp_path):
     picture = next((world / "artifacts/raw/toy/vqa/train2014").glob("*.jpg")).resolve()
@@ -124,9 +140,14 @@ def test_nothing_is_written_behind_a_link_of_a_run(name, world, command, few, tm
     assert not list(other.iterdir()) if other.is_dir() else other.read_text() == "mine"
 
 
-@pytest.mark.parametrize(("name", "line"), [
-    ("eval", "evaluate {run}"), ("eval/val", "evaluate {run}"), ("figures", "analyze {run} --attention --samples 1"),
-])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("eval", "evaluate {run}"),
+        ("eval/val", "evaluate {run}"),
+        ("figures", "analyze {run} --attention --samples 1"),
+    ],
+)
 def test_nor_behind_its_evaluations(name, line, world, command, tmp_path):
     run, other = shutil.copytree(world / DIDE, tmp_path / "run"), tmp_path / "other"
     other.mkdir()
@@ -162,11 +183,16 @@ def test_nor_behind_a_shard_of_a_cache(suffix, tmp_path):
 
 # --- no end ------------------------------------------------------------------------------------------------------------------
 
-READERS = {"test.jsonl": "evaluate {run} --data {data} --split test --out {out}",
-           "manifest.json": "evaluate {run} --data {data} --out {out}",
-           "run/manifest.json": "evaluate {run} --out {out}", "run/model/config.json": "evaluate {run} --out {out}",
-           "run/model/model.safetensors": "evaluate {run} --out {out}", "run/eval/val/metrics.json": "compare {run} {run}",
-           "run/eval/val/predictions.jsonl": "compare {run} {run}", "run/metrics.jsonl": "report {run}"}
+READERS = {
+    "test.jsonl": "evaluate {run} --data {data} --split test --out {out}",
+    "manifest.json": "evaluate {run} --data {data} --out {out}",
+    "run/manifest.json": "evaluate {run} --out {out}",
+    "run/model/config.json": "evaluate {run} --out {out}",
+    "run/model/model.safetensors": "evaluate {run} --out {out}",
+    "run/eval/val/metrics.json": "compare {run} {run}",
+    "run/eval/val/predictions.jsonl": "compare {run} {run}",
+    "run/metrics.jsonl": "report {run}",
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -200,8 +226,13 @@ def test_numbers_are_looked_at():
     assert len(WHOLE) >= 25
 
 
-@pytest.mark.parametrize("sizes", ["layers: 1024, width: 131072, heads: 1024, feedforward: 131072",
-                                   "layers: 1024, width: 16384, heads: 1, feedforward: 131072"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        "layers: 1024, width: 131072, heads: 1024, feedforward: 131072",
+        "layers: 1024, width: 16384, heads: 1, feedforward: 131072",
+    ],
+)
 def test_a_student_that_no_machine_holds(sizes, world, command):
     told = command("finetune", "-r", "quickstart_pretrain", "--dry-run", f"student.sizes={{{sizes}}}", "student.init=null")
     refused(told, "this machine has")
@@ -211,8 +242,18 @@ NUMBERS = {name for config in CONFIGS.values() for name, field in config.__datac
 
 
 @pytest.mark.parametrize("number", [10**12, -1, 10**400])
-@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "image_size",
-                                  "vocab_size", "max_position_embeddings"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "image_size",
+        "vocab_size",
+        "max_position_embeddings",
+    ],
+)
 def test_a_model_with_an_absurd_number(number, name, world, command, tmp_path):
     folder = shutil.copytree(world / TEACHER / "model", tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())

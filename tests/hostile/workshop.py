@@ -48,7 +48,12 @@ RECIPES = {
     "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24}, dropout: 0.0}\nobjective: {kind: labels}\n",
 }
 RUNS = {
-    "fusion": "finetune", "dual": "distill", "advl": "distill", "captions": "finetune", "words": "pretrain", "oscar": "finetune",
+    "fusion": "finetune",
+    "dual": "distill",
+    "advl": "distill",
+    "captions": "finetune",
+    "words": "pretrain",
+    "oscar": "finetune",
 }
 """The recipes that are run, and by which stage."""
 
@@ -88,9 +93,12 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
     well("analyze", run_of("fusion"), "--modality")
     file, *options = json.loads(Path("official/vilt.json").read_text())
     well("convert", "vilt", file, "converted", *options)
-    Path("pairs.jsonl").write_text("".join(
-        json.dumps({"id": f"p{number}", "image": f"photos/{number}.png", "text": "is there a red square ?"}) + "\n"
-        for number in range(12)))
+    Path("pairs.jsonl").write_text(
+        "".join(
+            json.dumps({"id": f"p{number}", "image": f"photos/{number}.png", "text": "is there a red square ?"}) + "\n"
+            for number in range(12)
+        )
+    )
 
 
 def make_unfinished(command: Callable[..., object]) -> Path:
@@ -113,8 +121,15 @@ def make_unfinished(command: Callable[..., object]) -> Path:
 
 
 def write_nlvr(folder: Path) -> None:
-    rows = [{"sentence": f"There is box {number}.", "identifier": f"{number}-0", "directory": str(number % 2),
-             "label": ["true", "false"][number % 2]} for number in range(4)]
+    rows = [
+        {
+            "sentence": f"There is box {number}.",
+            "identifier": f"{number}-0",
+            "directory": str(number % 2),
+            "label": ["true", "false"][number % 2],
+        }
+        for number in range(4)
+    ]
     for row in rows:
         for k in range(6):
             place = folder / "dev/images" / row["directory"] / f"dev-{row['identifier']}-{k}.png"
@@ -148,7 +163,6 @@ class Writer:
         return [*(word.format(out=out) for word in self.words.split()), *more]
 
 
-
 def _prepare(name: str, more: str = "") -> Writer:
     raw = f"raw/{name}" if name in ("mine", "nlvr") else f"raw/toy/{name}"
     source = "jsonl" if name == "mine" else name.replace("_", "-")
@@ -159,33 +173,41 @@ def _prepare(name: str, more: str = "") -> Writer:
 WRITERS: dict[str, Writer] = {
     **{f"prepare {name if name != 'mine' else 'jsonl'}": _prepare(name) for name in ("mine", "nlvr", *TOY)},
     "prepare --shards": _prepare("mine", "--shards 2"),
-    "prepare --unpack": Writer("prepare jsonl --raw raw/mine.tar.gz --unpack {out}/raw --out {out}/data --min-count 1",
-                               timed=True, grows=True),
+    "prepare --unpack": Writer(
+        "prepare jsonl --raw raw/mine.tar.gz --unpack {out}/raw --out {out}/data --min-count 1", timed=True, grows=True
+    ),
     "prepare variants": _prepare("snli_ve", "--lowshot 1 --statements"),
-    "prepare toy": Writer("prepare toy --scale 0.003 --datasets vqa --out {out}/data --raw {out}/raw", timed=True,
-                          grows=True),
+    "prepare toy": Writer("prepare toy --scale 0.003 --datasets vqa --out {out}/data --raw {out}/raw", timed=True, grows=True),
     "prepare regions": Writer("prepare regions --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
-    "prepare regions --data": Writer("prepare regions --data data/mine --weights random --grid 2 --out {out}/regions",
-                                     timed=True, overwrites=True, slow=True),
+    "prepare regions --data": Writer(
+        "prepare regions --data data/mine --weights random --grid 2 --out {out}/regions", timed=True, overwrites=True, slow=True
+    ),
     "cache": Writer("cache --recipe advl.yaml cache.path={out}/cache", grows=True),
     "finetune": Writer("finetune --recipe fusion.yaml --name a --resume auto --runs {out}/runs", grows=True),
-    "distill": Writer("distill --recipe advl.yaml --name a --resume auto --runs {out}/runs cache.path={out}/cache",
-                      timed=True, grows=True),
+    "distill": Writer(
+        "distill --recipe advl.yaml --name a --resume auto --runs {out}/runs cache.path={out}/cache", timed=True, grows=True
+    ),
     "pretrain": Writer("pretrain --recipe words.yaml --name a --resume auto --runs {out}/runs", grows=True),
     "evaluate": Writer(f"evaluate {run_of('fusion')} --out {{out}}/eval", timed=True),
     "evaluate captions": Writer(f"evaluate {run_of('captions')} --split val --out {{out}}/eval", timed=True),
-    "evaluate --leaderboard": Writer(f"evaluate {run_of('oscar')} --split test --leaderboard {{out}}/nlvr2/answers.csv "
-                                     "--out {out}/eval", timed=True, grows=True),
+    "evaluate --leaderboard": Writer(
+        f"evaluate {run_of('oscar')} --split test --leaderboard {{out}}/nlvr2/answers.csv --out {{out}}/eval",
+        timed=True,
+        grows=True,
+    ),
     "predict": Writer(f"predict {run_of('fusion')} --pairs pairs.jsonl --out {{out}}/answers.jsonl"),
     "compare": Writer(f"compare {run_of('fusion')} runs/fusion/b/seed1 --out {{out}}/against.json"),
-    "bench": Writer(f"bench {run_of('dual')} --index index --batch 2 --rounds 1 --rows speed --out {{out}}/bench.json",
-                    timed=True, slow=True),
+    "bench": Writer(
+        f"bench {run_of('dual')} --index index --batch 2 --rounds 1 --rows speed --out {{out}}/bench.json", timed=True, slow=True
+    ),
     "analyze --words": Writer(f"analyze {run_of('advl')} --words --out {{out}}/figures/words.html", overwrites=True),
     "analyze --tokens": Writer(f"analyze {run_of('fusion')} --tokens --out {{out}}/figures/tokens.html", overwrites=True),
-    "analyze --attention": Writer(f"analyze {run_of('fusion')} --attention --out {{out}}/figures/attention.html", overwrites=True,
-                                  slow=True),
-    "analyze --modality": Writer(f"analyze {run_of('fusion')} --modality --out {{out}}/figures/modality.png", overwrites=True,
-                                 slow=True),
+    "analyze --attention": Writer(
+        f"analyze {run_of('fusion')} --attention --out {{out}}/figures/attention.html", overwrites=True, slow=True
+    ),
+    "analyze --modality": Writer(
+        f"analyze {run_of('fusion')} --modality --out {{out}}/figures/modality.png", overwrites=True, slow=True
+    ),
     "report": Writer("report runs --out {out}/report", timed=True, overwrites=True, slow=True),
     **{f"convert {kind}": Writer(f"convert {kind} {{out}}/model", overwrites=True) for kind in OFFICIAL},
     "index build": Writer(f"index build {run_of('dual')} photos --out {{out}}/index", overwrites=True),

@@ -13,11 +13,19 @@ import subprocess
 import sys
 import time
 
-SIZES = {"quick start": (3, 64, 4, 128, 128, 27), "width 192": (6, 192, 4, 768, 32, 60), "width 384": (6, 384, 6, 1536, 8, 120),
-         "ViLT-B/32": (12, 768, 12, 3072, 4, 281)}
+SIZES = {
+    "quick start": (3, 64, 4, 128, 128, 27),
+    "width 192": (6, 192, 4, 768, 32, 60),
+    "width 384": (6, 384, 6, 1536, 8, 120),
+    "ViLT-B/32": (12, 768, 12, 3072, 4, 281),
+}
 """Layers, width, heads, feed-forward, pairs, and tokens of a pair."""
-SETTINGS = {"all cores, as they come": {}, "all cores, passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-            "all cores, spin 20000": {"GOMP_SPINCOUNT": "20000"}, "one": {"OMP_NUM_THREADS": "1"}}
+SETTINGS = {
+    "all cores, as they come": {},
+    "all cores, passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "all cores, spin 20000": {"GOMP_SPINCOUNT": "20000"},
+    "one": {"OMP_NUM_THREADS": "1"},
+}
 ROUNDS = 3
 
 
@@ -28,8 +36,9 @@ def steps_per_second(size: str, seconds: float) -> float:
     from vldistill.models.vilt import EncoderConfig, ViltEncoder
 
     layers, width, heads, feedforward, pairs, tokens = SIZES[size]
-    encoder = ViltEncoder(EncoderConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-                                        intermediate_size=feedforward))
+    encoder = ViltEncoder(
+        EncoderConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=feedforward)
+    )
     optimizer = torch.optim.AdamW(encoder.parameters())
     states, mask = torch.randn(pairs, tokens, width), torch.ones(pairs, tokens, dtype=torch.bool)
 
@@ -48,8 +57,9 @@ def steps_per_second(size: str, seconds: float) -> float:
 
 def measured(size: str, setting: dict[str, str], seconds: float) -> float:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
-    told = subprocess.run([sys.executable, __file__, "--child", size, str(seconds)], env=kept | setting, capture_output=True,
-                          text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, __file__, "--child", size, str(seconds)], env=kept | setting, capture_output=True, text=True, check=True
+    )
     return float(told.stdout)
 
 

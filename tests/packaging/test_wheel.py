@@ -28,8 +28,9 @@ class Installed:
     def run(self, program: str, *words: str) -> str:
         """Standard output of a program of the environment, run far from the repository; a failure fails the test."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLDISTILL"))}
-        done = subprocess.run([self.scripts / program, *words], cwd=self.place, env=kept | {"OMP_NUM_THREADS": "1"},
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [self.scripts / program, *words], cwd=self.place, env=kept | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -37,8 +38,12 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / "dist"], cwd=ROOT, check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / "dist"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     wheel = next((folder / "dist").glob("*.whl"))
     environment = folder / "environment"
     venv.EnvBuilder(with_pip=False).create(environment)
@@ -47,8 +52,11 @@ def installed(tmp_path_factory) -> Installed:
     site = next(environment.glob("lib/python*/site-packages"))
     libraries = {path for path in sys.path if path.endswith("site-packages")} | {sysconfig.get_path("purelib")}
     (site / "libraries.pth").write_text("".join(f"{path}\n" for path in sorted(libraries)))
-    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel],
+        check=True,
+        capture_output=True,
+    )
     (folder / "place").mkdir()
     return Installed(wheel, environment / "bin", folder / "place")
 
@@ -66,10 +74,12 @@ def test_the_wheel_holds_what_git_holds(installed):
 
 
 def test_every_module_of_the_wheel_imports(installed):
-    program = ("import importlib, pkgutil, vldistill\n"
-               "names = [found.name for found in pkgutil.walk_packages(vldistill.__path__, 'vldistill.')]\n"
-               "[importlib.import_module(name) for name in names if not name.endswith('__main__')]\n"
-               "print(len(names), vldistill.__file__)")
+    program = (
+        "import importlib, pkgutil, vldistill\n"
+        "names = [found.name for found in pkgutil.walk_packages(vldistill.__path__, 'vldistill.')]\n"
+        "[importlib.import_module(name) for name in names if not name.endswith('__main__')]\n"
+        "print(len(names), vldistill.__file__)"
+    )
     count, file = installed.run("python", "-c", program).split()
     assert int(count) > 250
     assert Path(file).is_relative_to(installed.scripts.parent)
@@ -78,9 +88,20 @@ def test_every_module_of_the_wheel_imports(installed):
 def test_an_installed_wheel_prepares_trains_and_evaluates(installed):
     installed.run("vldistill", "prepare", "toy", "--scale", "0.01", "--datasets", "nlvr2")
     assert "quickstart_teacher" in installed.run("vldistill", "recipe", "ls")
-    installed.run("vldistill", "finetune", "--recipe", "quickstart_teacher", "--name", "first", "student.init=null",
-                  "train.steps=2", "train.batch.pairs=8", "train.validate_every=2", "train.eval_pairs=64",
-                  "student.sizes={layers: 1, width: 32, heads: 2}")
+    installed.run(
+        "vldistill",
+        "finetune",
+        "--recipe",
+        "quickstart_teacher",
+        "--name",
+        "first",
+        "student.init=null",
+        "train.steps=2",
+        "train.batch.pairs=8",
+        "train.validate_every=2",
+        "train.eval_pairs=64",
+        "student.sizes={layers: 1, width: 32, heads: 2}",
+    )
     told = installed.run("vldistill", "evaluate", "runs/quickstart_teacher/first/seed0", "--limit", "64")
     assert 0 <= json.loads(told.splitlines()[-1])["accuracy"] <= 1
     installed.run("vldistill", "report", "runs", "--out", "report")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from advl_worlds import advl_recipe, write_teachers
 from resumed import curve, weights
 
@@ -77,22 +78,34 @@ def here(advl_world, monkeypatch, tmp_path):
     return f"cache.path={tmp_path / 'cache'}"
 
 
+@pytest.fixture
+def any_precision():
+    """accelerate keeps a process's first precision until it is told to forget it."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
 def rows(run, split: str) -> list[dict]:
     lines = Path(run, "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 
-def test_cached_and_live_teachers_train_alike(here, well, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cached_and_live_teachers_train_alike(here, well, tmp_path, precision, any_precision):
+    """To a rounding, since a cache is filled in other batches; and under bf16, too, for the autocast of the student is not the
+    teachers': within it the images' distances were 4 in 10,000 apart, even with teachers this small."""
     losses = {}
     for mode in ("auto", "require", "live"):
-        result = well("distill", "-r", "advl.yaml", here, f"cache.mode={mode}", "--runs", tmp_path / "runs", "--name", mode)
+        result = well("distill", "-r", "advl.yaml", here, f"cache.mode={mode}", "--runs", tmp_path / "runs", "--name", mode,
+                      f"train.precision={precision}", "teachers.precision=fp32")
         losses[mode] = rows(result.last["run"], "train")
         assert ("to compute" in result.out) == (mode == "auto")
         assert ("teacher: live" in result.out) == (mode == "live")
     for cached, again, live in zip(*losses.values(), strict=True):
         terms = [name for name in cached if name.startswith(("loss", "distance")) or name in "CTEF"]
         assert all(cached[name] == again[name] for name in terms)
-        assert {name: cached[name] for name in terms} == pytest.approx({name: live[name] for name in terms}, rel=1e-3)
+        assert {name: cached[name] for name in terms} == pytest.approx({name: live[name] for name in terms}, rel=5e-5)
 
 
 def test_every_part_is_logged_and_the_first_step_matches(here, well, tmp_path):

@@ -71,6 +71,11 @@ def test_cut_off_words_add_nothing(long_texts, well, monkeypatch, mode):
 
 
 def test_cached_and_live_say_the_same(long_texts):
-    curves = [[json.loads(line).get("loss/words") for line in (long_texts / f"runs/long/{name}/seed0/metrics.jsonl")
-               .read_text().splitlines()] for name in ("live", "auto")]
+    curves = [
+        [
+            json.loads(line).get("loss/words")
+            for line in (long_texts / f"runs/long/{name}/seed0/metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("live", "auto")
+    ]
     assert curves[0] == pytest.approx(curves[1], rel=1e-3) if None not in curves[0] else curves[0] == curves[1]

@@ -12,8 +12,13 @@ from PIL import Image
 from vldistill.artifacts import read_manifest
 from vldistill.data.image_files import MAX_PIXELS, open_image
 
-TURNS = {1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270,
-         8: Image.Transpose.ROTATE_90}
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    6: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
+}
 """What a viewer does, by EXIF's number."""
 SIZES = [f"student.sizes.{size}" for size in ("width=16", "feedforward=16", "layers=1", "heads=2", "image_size=48", "patch=12")]
 
@@ -60,8 +65,9 @@ def test_a_run_that_sees_images_upright_does_so_in_every_later_command(worlds, w
     runs = {}
     for name, exif in (("exif", "true"), ("pixels", "false"), ("shards", "true"), ("stored", "false")):
         data = worlds["exif" if name == "stored" else name]
-        runs[name] = well("finetune", "-r", "quickstart_dide", *fresh, f"data.path={data}", f"image.exif={exif}", "--name",
-                          name).last["run"]
+        runs[name] = well(
+            "finetune", "-r", "quickstart_dide", *fresh, f"data.path={data}", f"image.exif={exif}", "--name", name
+        ).last["run"]
     config = json.loads((Path(runs["exif"]) / "model/config.json").read_text())
     assert config["vldistill"]["upright"] is True
     told = {}

@@ -44,8 +44,20 @@ def place(world, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-STUDENT = ("distill", "-r", "quickstart_dide", "--name", "x", "train.steps=4", "train.batch.pairs=8", "train.validate_every=4",
-           "train.eval_pairs=32", "train.checkpoint_every=2", "--resume", "auto")
+STUDENT = (
+    "distill",
+    "-r",
+    "quickstart_dide",
+    "--name",
+    "x",
+    "train.steps=4",
+    "train.batch.pairs=8",
+    "train.validate_every=4",
+    "train.eval_pairs=32",
+    "train.checkpoint_every=2",
+    "--resume",
+    "auto",
+)
 RUN = Path("runs/quickstart_dide/x/seed0")
 
 
@@ -93,8 +105,9 @@ def test_no_other_model_is_drawn_or_shown_as_the_teacher(place, command, well):
 
 
 def test_every_field_that_names_a_run_is_pinned(place):
-    recipe = load_recipe("quickstart_advl", [f"{'.'.join(path)}=runs/quickstart_teacher" for path in FIELDS.values()
-                                             if path[0] != "teacher"])
+    recipe = load_recipe(
+        "quickstart_advl", [f"{'.'.join(path)}=runs/quickstart_teacher" for path in FIELDS.values() if path[0] != "teacher"]
+    )
     recipe = recipe.model_copy(update={"teacher": load_recipe("quickstart_dide").teacher})
     found = resolved(recipe)
     assert set(found) == set(FIELDS)

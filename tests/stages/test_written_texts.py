@@ -13,8 +13,15 @@ from vldistill.data.records import read_records
 from vldistill.data.sequences import sequences
 from vldistill.data.wording import Phrase
 
-TEXTS = ["क्या वर्ग लाल है", "re\u0301sume\u0301  of a man", "What time is it, 3:45 or 12:30?", "a man... walking", "run !!!",
-         "ผู้ชายกำลังอ่าน", "می‌خواهم"]
+TEXTS = [
+    "क्या वर्ग लाल है",
+    "re\u0301sume\u0301  of a man",
+    "What time is it, 3:45 or 12:30?",
+    "a man... walking",
+    "run !!!",
+    "ผู้ชายกำลังอ่าน",
+    "می‌خواهم",
+]
 
 
 def raw(folder: Path, texts: list[str]) -> Path:
@@ -43,8 +50,20 @@ def as_earlier_versions_wrote_it(artifact: Path) -> None:
 def test_texts_stay_as_they_were_written_and_variants_too(well, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
-    well("prepare", "jsonl", "--raw", raw(tmp_path / "raw", TEXTS), "--out", out, "--min-count", "1", "--task", "vqa",
-         "--statements", "--domain-shift")
+    well(
+        "prepare",
+        "jsonl",
+        "--raw",
+        raw(tmp_path / "raw", TEXTS),
+        "--out",
+        out,
+        "--min-count",
+        "1",
+        "--task",
+        "vqa",
+        "--statements",
+        "--domain-shift",
+    )
     for split in ("train", "val-shift", "train-statements"):
         records = read_records(out / f"{split}.jsonl")
         assert len(records) == len(TEXTS)
@@ -70,7 +89,8 @@ def test_an_artifact_of_an_earlier_version_trains_as_it_did_and_prepare_tells_of
             if name == "old":
                 as_earlier_versions_wrote_it(artifact)
                 assert all(record.written is None for record in read_records(artifact / "train.jsonl"))
-            well("finetune", "--recipe", "quickstart_teacher", "--name", name, *few, f"data.path={artifact}", "student.init=null")
+            well("finetune", "--recipe", "quickstart_teacher", "--name", name, *few, f"data.path={artifact}", "student.init=null",
+                 "student.sizes={layers: 2, width: 32, heads: 2}")
             lines = (tmp_path / f"runs/quickstart_teacher/{name}/seed0/metrics.jsonl").read_text().splitlines()
             losses.append([row["loss"] for row in map(json.loads, lines) if "loss" in row])
         assert losses[0] == losses[1] and losses[0]

@@ -31,8 +31,10 @@ WIDTH = 64
 def distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every weight with values of its own, so that it is known wherever it goes."""
     generator = torch.Generator().manual_seed(11)
-    return {name: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
-            for name, value in weights.items()}
+    return {
+        name: torch.randn(value.shape, generator=generator) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
 
 
 def words(path: Path, tokens: list[str]) -> Path:
@@ -47,8 +49,11 @@ def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, li
     options: list = ["--vocab", vocabulary]
     if kind == "vilt":
         weights = OfficialVilt(len(lower), 3, "nlvr2_classifier", 2).weights()
-        weights |= {"text_embeddings.position_ids": torch.arange(4)[None], "itm_score.fc.bias": torch.zeros(2),
-                    "itm_score.fc.weight": torch.zeros_like(weights["pooler.dense.weight"][:2])}
+        weights |= {
+            "text_embeddings.position_ids": torch.arange(4)[None],
+            "itm_score.fc.bias": torch.zeros(2),
+            "itm_score.fc.weight": torch.zeros_like(weights["pooler.dense.weight"][:2]),
+        }
         words(vocabulary, lower)
     elif kind == "meter":
         count = write_vocabulary(folder / "roberta")
@@ -59,8 +64,11 @@ def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, li
         options = ["--vocab", write_oscar_words(folder), "--heads", oscar_layout.CONFIG.num_attention_heads]
     elif kind in ("uniter", "vlbert"):
         weights = getattr(region_layouts, kind)()
-        weights |= {"vqa_output.0.weight": torch.zeros(3, WIDTH)} if kind == "uniter" else {
-            "module.final_mlp.1.weight": torch.zeros(3, WIDTH)}
+        weights |= (
+            {"vqa_output.0.weight": torch.zeros(3, WIDTH)}
+            if kind == "uniter"
+            else {"module.final_mlp.1.weight": torch.zeros(3, WIDTH)}
+        )
         words(vocabulary, region_layouts.WORDS)
         options += ["--case", "uncased"] if kind == "vlbert" else []
     elif kind == "clip_vil":
@@ -68,8 +76,16 @@ def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, li
         words(vocabulary, region_layouts.WORDS)
         options += ["--case", "uncased"]
     elif kind == "slip":
-        sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": WIDTH, "depth": 1, "num_heads": 1},
-                 "width": WIDTH, "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+        sizes = {
+            "architecture": "vit_base_patch16_224",
+            "options": {"embed_dim": WIDTH, "depth": 1, "num_heads": 1},
+            "width": WIDTH,
+            "layers": 1,
+            "heads": 1,
+            "shared": 8,
+            "context": 12,
+            "vocabulary": 49408,
+        }
         weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
         weights["module.image_mlp.layer1.weight"], options = torch.zeros(2), []
     else:
@@ -119,10 +135,20 @@ def minilm(folder: Path) -> Path:
     """UNITER's layout, 384 wide with 12 heads, and an uncased vocabulary."""
     tokens = [*SPECIALS, *"abcdefghij", "the", "##e"]
     words(folder / "vocab.txt", tokens)
-    config = RegionBertConfig(vocab_size=len(tokens), hidden_size=384, num_hidden_layers=1, num_attention_heads=12,
-                              intermediate_size=24, max_position_embeddings=30, region_size=12)
-    body = {name: value for name, value in Uniter(config, classes=1, target="label").state_dict().items()
-            if not name.startswith("classifier.")}
+    config = RegionBertConfig(
+        vocab_size=len(tokens),
+        hidden_size=384,
+        num_hidden_layers=1,
+        num_attention_heads=12,
+        intermediate_size=24,
+        max_position_embeddings=30,
+        region_size=12,
+    )
+    body = {
+        name: value
+        for name, value in Uniter(config, classes=1, target="label").state_dict().items()
+        if not name.startswith("classifier.")
+    }
     torch.save(body, folder / "minilm.pt")
     return folder / "minilm.pt"
 

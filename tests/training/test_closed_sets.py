@@ -106,7 +106,7 @@ NO_SPEC = ModelSpec(NOBODY, None, "nlvr2", 2, [], 36, 16)
 LOOK_UPS = {
     "data.part": lambda: open_data_of("part"),
     "image.augment": lambda: ImageTransform(36, 12, NOBODY),
-    "student.kind": lambda: (new_student(NO_SPEC)),
+    "student.kind": lambda: new_student(NO_SPEC),
     "student.visual": lambda: build._image_network(with_nobody("quickstart_teacher", "student.visual").student),
     "teacher.kind": lambda: TEACHERS[NOBODY],
     "teachers.vision.kind": lambda: VISION[NOBODY],
@@ -117,8 +117,9 @@ LOOK_UPS = {
     "teachers.precision": lambda: cached("teachers.precision")._dtype(),
     "objective.kind": lambda: plan_of("quickstart_teacher", "objective.kind"),
     "objective.answer_loss": lambda: task_loss(f"answer_{NOBODY}", type("Output", (), {"logits": MAP})(), MAP),
-    "objective.attention": lambda: AttentionMatch(NOBODY, (1,))._of_layer(*[type("View", (), {
-        "qk": {1: None}, "text_mask": MASK, "image_mask": MASK})()] * 2, 1),
+    "objective.attention": lambda: AttentionMatch(NOBODY, (1,))._of_layer(
+        *[type("View", (), {"qk": {1: None}, "text_mask": MASK, "image_mask": MASK})()] * 2, 1
+    ),
     "objective.layers": lambda: mapped_layers(NOBODY, 4),
     "objective.kl": lambda: attention_divergence(MAP, MAP, MASK, MASK, kl=NOBODY),
     "objective.itm_score": lambda: SCORES[NOBODY],
@@ -166,8 +167,13 @@ def make_accelerator_of(trackers: list[str] | None = None) -> None:
     make_accelerator(Precision("fp32" if trackers else NOBODY, ""), 1, trackers or [], Path("x"))
 
 
-NUMBERS_TOO = {"objective.layers.vision", "objective.layers.text", "teachers.vision.layer", "teachers.text.layer",
-               "train.validate_every"}
+NUMBERS_TOO = {
+    "objective.layers.vision",
+    "objective.layers.text",
+    "teachers.vision.layer",
+    "teachers.text.layer",
+    "train.validate_every",
+}
 """Fields that take a number, too: another word fails as no number."""
 
 

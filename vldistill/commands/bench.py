@@ -13,6 +13,7 @@ from torch import Tensor
 from vldistill.artifacts import write_json
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import duration
+from vldistill.devices import check_card, unused_gpu
 from vldistill.errors import InputError
 from vldistill.evaluation.bench import GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
 from vldistill.evaluation.bench_fusions import fusion_rows
@@ -149,9 +150,11 @@ def _numbers(option: str, values: tuple[str, ...]) -> tuple[int, ...]:
 def _device(gpu: bool) -> torch.device:
     if not gpu:
         return torch.device("cpu")
+    check_card()
     if not torch.cuda.is_available():
         reason = "torch was built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
-        raise InputError(f"--gpu: {reason}", hint="leave out --gpu to measure on the CPU; `vldistill doctor` says what is here")
+        raise InputError(f"--gpu: {unused_gpu() or reason}",
+                         hint="leave out --gpu to measure on the CPU; `vldistill doctor` says what is here")
     return torch.device("cuda")
 
 

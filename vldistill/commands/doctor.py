@@ -12,6 +12,7 @@ from rich.text import Text
 
 from vldistill.artifacts import package_versions
 from vldistill.data.worker_limits import shared_free
+from vldistill.devices import MEND, runs_on, unused_gpu
 from vldistill.terminal import say
 
 
@@ -70,9 +71,15 @@ def _torch() -> Iterator[tuple[str, str, str]]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            yield "ok", f"GPU {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+            told = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+            usable = runs_on((properties.major, properties.minor), torch.cuda.get_arch_list())
+            yield ("ok", f"GPU {index}", told) if usable else (
+                "missing", f"GPU {index}", f"{told}: this torch has no code for compute capability {properties.major}."
+                                           f"{properties.minor}; {MEND}")
         nccl = torch.distributed.is_nccl_available()
         yield ("ok", "NCCL", ".".join(map(str, torch.cuda.nccl.version()))) if nccl else ("note", "NCCL", "not in this torch")
+    elif (unused := unused_gpu()) is not None:
+        yield "missing", "GPU", unused
     else:
         yield "note", "GPU", "none visible: training and bench run on the CPU"
 

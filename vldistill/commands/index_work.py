@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vldistill.artifacts import refuse_existing, write_text
 from vldistill.commands.indexed_images import Asked, images_of
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
 from vldistill.data.records import read_text
 from vldistill.data.size_rules import size_faults
+from vldistill.devices import compute_device
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
@@ -50,7 +49,7 @@ def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_r
     if dry_run:
         return
     refuse_existing(target, overwrite, STAGE)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     started = time.perf_counter()
     with Watching() as watch:
         manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
@@ -82,7 +81,7 @@ def query_command(
     source = run or index.model
     model, spec, tokenizer = load_dual_encoder(source)
     index.check_model(model_fields(source, spec), source)
-    searcher = Searcher(index, model, spec, tokenizer, answer, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    searcher = Searcher(index, model, spec, tokenizer, answer, compute_device())
     started = time.perf_counter()
     hits = searcher.search(asked, min(top, len(index)))
     seconds = time.perf_counter() - started

@@ -51,8 +51,11 @@ def images_of(asked: Asked) -> Found:
             raise InputError("no such folder", where=str(place), hint="give a folder of images, or a data artifact")
         paths, notes = _listed(asked, problems)
         if not paths and not problems:
-            raise InputError("holds no image" + "".join(f"; {note}" for note in notes), where=str(place),
-                             hint=f"files are known by {', '.join(SUFFIXES)}")
+            raise InputError(
+                "holds no image" + "".join(f"; {note}" for note in notes),
+                where=str(place),
+                hint=f"files are known by {', '.join(SUFFIXES)}",
+            )
         return _checked(asked, place, paths, notes, problems)
 
 

@@ -24,12 +24,14 @@ class LeftOut:
 
     def __str__(self) -> str:
         gone = self.lines + self.records
-        return (f"left out {gone:,} of {gone + self.kept:,} ({self.share:.1%}): {self.lines:,} faulty lines, "
-                f"{self.records:,} for {self.images:,} broken images")
+        return (
+            f"left out {gone:,} of {gone + self.kept:,} ({self.share:.1%}): {self.lines:,} faulty lines, "
+            f"{self.records:,} for {self.images:,} broken images"
+        )
 
 
 def parse_share(text: str) -> float:
-    """"2.5%" or "2.5" to 0.025. Raises InputError where it is no share."""
+    """ "2.5%" or "2.5" to 0.025. Raises InputError where it is no share."""
     try:
         value = float(text.strip().removesuffix("%")) / 100
     except ValueError:

@@ -16,6 +16,7 @@ from vldistill.data.regions.arrays import checked, selected
 from vldistill.data.regions.joining import databases, is_grid
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import DETECTOR, IMPORTED, STAGE, VLBERT, Regions, RegionWriter
+from vldistill.devices import compute_device
 from vldistill.errors import InputError, Problems
 
 MOST_FAULTS = 1000
@@ -187,9 +188,8 @@ NETWORKS = {"timm": _with_timm, "vlbert": _with_vlbert}
 
 
 def _device():
-    import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return compute_device()
 
 
 def _build(

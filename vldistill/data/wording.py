@@ -57,8 +57,10 @@ class Phrase(tuple):
         for word in self:
             start = self.text.find(word, start)
             if start < 0:
-                raise InputError(f"word {word!r} is not in its text {self.text[:80]!r}",
-                                 hint="make the artifact again with `vldistill prepare`")
+                raise InputError(
+                    f"word {word!r} is not in its text {self.text[:80]!r}",
+                    hint="make the artifact again with `vldistill prepare`",
+                )
             found.append((start, start + len(word)))
             start += len(word)
         return found

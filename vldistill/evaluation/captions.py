@@ -15,6 +15,7 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
+from vldistill.devices import compute_device
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.results import summary_head, write_results
@@ -55,7 +56,7 @@ def evaluate_captions(
     instead of pixels. Raises InputError where the model cannot rank."""
     model, spec, tokenizer = load_retriever(source)
     records = data.records(split, limit=limit)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     model.to(device)
     if index is None:
         dataset = plain_dataset(records, data.images, tokenizer, spec)

@@ -14,6 +14,7 @@ from vldistill.artifacts import MANIFEST
 from vldistill.data.records import read_json
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.text import WordTokenizer
+from vldistill.devices import compute_device
 from vldistill.errors import InputError
 from vldistill.evaluation.precision import lowered
 from vldistill.models.checkpoint import ModelSpec, read_checkpoint, resolve_model
@@ -44,7 +45,7 @@ def open_model(source: str, precision: str = "fp32", *, headless: bool = False) 
     model, spec, tokenizer = model_of(read_checkpoint(source)) if headless else load_student(source)
     _check_regions(source, spec)
     use_threads(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     model, autocast = lowered(model, precision, device)
     return Opened(source, model, spec, tokenizer, device, autocast)
 

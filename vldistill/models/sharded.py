@@ -36,8 +36,11 @@ def read_sharded(folder: Path) -> dict[str, Tensor]:
         found = read_file(folder / name)
         if found.keys() != keys:
             faults = [f"lacks {key}" for key in sorted(keys - found.keys())] + [f"holds {key}" for key in found.keys() - keys]
-            raise InputError(f"is not what {INDEX} says: {faults[0]}" + (f", and {len(faults) - 1} more" if faults[1:] else ""),
-                             where=str(folder / name), hint=_AGAIN)
+            raise InputError(
+                f"is not what {INDEX} says: {faults[0]}" + (f", and {len(faults) - 1} more" if faults[1:] else ""),
+                where=str(folder / name),
+                hint=_AGAIN,
+            )
         weights |= found
     return weights
 

@@ -80,7 +80,7 @@ class Rows:
         shard = int(state.shard_of(np.array([row]))[0])
         within = row - state.snapshot.bases[shard]
         starts = state.snapshot.shards[shard].starts(column)
-        return np.array(state.views[place][shard][starts[within]:starts[within + 1]])
+        return np.array(state.views[place][shard][starts[within] : starts[within + 1]])
 
     def lengths(self, column: str) -> np.ndarray:
         """[R] int64: how many elements each row of a ragged column has, whether or not it is there; no value is read."""
@@ -149,8 +149,8 @@ class _State:
             raise ValueError(f"row {rows[blocks.argmin()]} is not there")
         for shard, number in sorted(set(zip(self.shard_of(rows).tolist(), blocks.tolist(), strict=True))):
             block, base = self.snapshot.journals[shard].blocks[number], self.snapshot.bases[shard]
-            keys = self.snapshot.keys[base + block.first:base + block.end]
+            keys = self.snapshot.keys[base + block.first : base + block.end]
             damage = block_damage(self.snapshot.shards[shard], place, block, keys)
             if damage:
                 raise damage.error()
-            sound[base + block.first:base + block.end] = True
+            sound[base + block.first : base + block.end] = True

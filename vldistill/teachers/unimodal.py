@@ -194,6 +194,13 @@ class UnimodalTeachers:
         return "; ".join(part.describe() for part in (self.features, self.fusion) if part)
 
     def __call__(self, batch: Batch, capture: Capture) -> Taught:
+        """What a batch is taught. Unimodal teachers compute in `teachers.precision`, as their caches hold it, whatever the
+        autocast that the student is trained in; a fusion teacher has no precision of its own and computes in the student's."""
+        with torch.autocast(batch.text.ids.device.type, enabled=False):
+            vision, text, index, words = self._unimodal(batch)
+        return Taught(vision, text, index, words, self.fusion(batch, capture) if self.fusion else None)
+
+    def _unimodal(self, batch: Batch) -> tuple[list[Tensor] | None, Tensor | None, Tensor | None, Tensor | None]:
         device, sources = batch.text.ids.device, batch.sources
         sentences = [sentence for source in sources for sentence in source.sentences]
         vision = text = index = words = None
@@ -204,7 +211,7 @@ class UnimodalTeachers:
             text = self.features.sentences(sentences).to(device)
         if self.words:
             index, words = (part.to(device) for part in self.features.words(_pairs(sources), self.words))
-        return Taught(vision, text, index, words, self.fusion(batch, capture) if self.fusion else None)
+        return vision, text, index, words
 
 
 def _pairs(sources: list[Source]) -> list[Pair]:

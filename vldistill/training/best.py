@@ -44,8 +44,11 @@ def check_best(run: Path, best: dict[str, Any], step: int, checkpoint: Path) -> 
         kept.parent.mkdir(exist_ok=True)
         (run / MODEL).rename(kept)
     if best.get("files") is not None and not is_whole(run, best):
-        raise InputError(f"the best model so far, of step {best['step']}, is gone or damaged", where=str(kept),
-                         hint=f"remove {checkpoint}, so that the one before it is taken, or start anew with --overwrite")
+        raise InputError(
+            f"the best model so far, of step {best['step']}, is gone or damaged",
+            where=str(kept),
+            hint=f"remove {checkpoint}, so that the one before it is taken, or start anew with --overwrite",
+        )
 
 
 def restored(run: Path, best: dict[str, Any], step: int) -> dict[str, Any]:
@@ -78,8 +81,11 @@ def publish(run: Path, step: int, files: dict[str, str]) -> None:
             except OSError:  # a file system without links
                 shutil.copyfile(source / name, half / name)
         if digests_of(half) != files:
-            raise VldistillError(f"the best model, of step {step}, is no longer what was written", where=str(source),
-                                 hint="go on with the same command and --resume auto")
+            raise VldistillError(
+                f"the best model, of step {step}, is no longer what was written",
+                where=str(source),
+                hint="go on with the same command and --resume auto",
+            )
         if target.exists():
             shutil.rmtree(target)
         half.rename(target)

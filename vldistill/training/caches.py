@@ -13,6 +13,7 @@ import torch
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
+from vldistill.devices import compute_device
 from vldistill.errors import InputError
 from vldistill.places import check_writable
 from vldistill.runtime import choose_precision, launched_processes
@@ -155,7 +156,7 @@ class TeacherCaches:
     ) -> None:
         """Computes one writer's share of what is missing, and opens the caches anew."""
         check_writable(self._root)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = compute_device()
         dtype = self._dtype()
         say(f"teachers on {device.type}, {str(dtype).removeprefix('torch.')}; caches in {self._root}")
         batch, most = self._recipe.teachers.batch, self._recipe.cache.words

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from vldistill.memory import peak_memory
 
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux counts the energy of CPU packages (RAPL); many systems let only root read it."""
@@ -95,7 +95,7 @@ class CostMeter:
     def read(self) -> dict[str, Any]:
         """seconds; memory_bytes, the largest of this process; gpu_memory_bytes, the most that torch held; energy_j, with what it
         is of. What is not known is left out."""
-        told: dict[str, Any] = {"seconds": round(time.perf_counter() - self._start, 1), "memory_bytes": _peak_memory()}
+        told: dict[str, Any] = {"seconds": round(time.perf_counter() - self._start, 1), "memory_bytes": peak_memory()}
         if self._gpu:
             told["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         self._update()
@@ -125,8 +125,3 @@ def add_costs(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, A
     elif "energy_j" in now:  # a part is not known, so neither is the whole
         del total["energy_j"], total["energy_of"]
     return total
-
-
-def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -16,8 +16,12 @@ from vldistill.models.checkpoint import resolve_model
 from vldistill.models.sharded import digest_of_weights
 from vldistill.schema import Recipe
 
-FIELDS = {"init": ("student", "init"), "teacher": ("teacher", "model"), "teachers.vision": ("teachers", "vision", "model"),
-          "teachers.text": ("teachers", "text", "model")}
+FIELDS = {
+    "init": ("student", "init"),
+    "teacher": ("teacher", "model"),
+    "teachers.vision": ("teachers", "vision", "model"),
+    "teachers.text": ("teachers", "text", "model"),
+}
 """Recipe fields that may name a run, by the role that it plays."""
 
 
@@ -34,8 +38,11 @@ def named(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def resolved(recipe: Recipe) -> dict[str, dict[str, str]]:
     """By role the name and, where that is a folder of this machine, the model folder that it leads to now. Raises InputError
     where a run has no model, or there are several."""
-    return {role: {"name": name, "folder": str(resolve_model(name).resolve())} for role, name in named(recipe)
-            if _is_ours(recipe, role, Path(name).expanduser())}
+    return {
+        role: {"name": name, "folder": str(resolve_model(name).resolve())}
+        for role, name in named(recipe)
+        if _is_ours(recipe, role, Path(name).expanduser())
+    }
 
 
 def _is_ours(recipe: Recipe, role: str, folder: Path) -> bool:
@@ -71,5 +78,8 @@ def check_teacher(recipe: Recipe, manifest: dict[str, Any], run: Path) -> None:
         return
     found = digest_of_weights(resolve_model(recipe.teacher.model)) or recipe.teacher.model
     if found != kept:
-        raise InputError(f"{recipe.teacher.model} is another model than the one that taught it: {found[:12]}, not {kept[:12]}",
-                         where=str(run), hint="put the teacher back where it was, or distil the run again with --overwrite")
+        raise InputError(
+            f"{recipe.teacher.model} is another model than the one that taught it: {found[:12]}, not {kept[:12]}",
+            where=str(run),
+            hint="put the teacher back where it was, or distil the run again with --overwrite",
+        )

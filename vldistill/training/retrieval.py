@@ -29,7 +29,7 @@ def check_captions(data: DataArtifact) -> None:
     """Raises InputError where the data has no captions."""
     if data.task != "caption":
         raise InputError(f"is a `{data.task}` artifact, which has no captions to retrieve by", where=str(data.folder),
-                         hint="choose an artifact of coco, flickr30k, or jsonl with --task caption")
+                         hint="choose an artifact of coco or flickr30k, or of `vldistill prepare jsonl --task caption`")
 
 
 def for_retrieval(stage: str, recipe: Recipe) -> Recipe:

@@ -29,6 +29,7 @@ from vldistill.artifacts import (
 )
 from vldistill.data.artifact import open_data
 from vldistill.data.regions.store import RegionStore
+from vldistill.devices import check_card, unused_gpu
 from vldistill.errors import NO_ROOM, InputError, VldistillError
 from vldistill.joining import Together, join
 from vldistill.locking import alone
@@ -161,6 +162,7 @@ def _run(
         check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
         state = load_state(found)
         _check_kept(folder, state, found)
+    check_card()
     threads = use_threads(parts.student, state.run["threads"] if state is not None else None)
     precision = choose_precision(recipe.train.precision)
     if recipe.train.fsdp and precision.name == "fp16":
@@ -288,6 +290,8 @@ def _tell(session: _Session, phases: list[Phase], journal: Journal, warning: str
     why = f" ({session.threads.reason})" if accelerator.device.type == "cpu" else ""
     journal.say(f"computing on: {device_name(accelerator.device)}{why}, {precision.name} ({precision.reason}), "
                 f"{accelerator.num_processes} process(es), {phases[-1].pairs} pairs a step")
+    if (unused := unused_gpu()) is not None:
+        journal.say(f"WARNING: {unused}")
     if session.state is not None:
         journal.say(f"going on after step {session.state.step}")
     if warning:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +34,14 @@ def joined(parts: list[Entry]) -> Entry:
     found = [regions for _, _, regions in parts]
     if len({regions.features.shape[1] for regions in found}) > 1:
         raise ValueError("has features of different widths in its sources")
-    merged = {part: np.concatenate([getattr(regions, part) for regions in found]) for part in ("features", "boxes")}
+    both = ("features", "boxes")
+    merged: dict[str, Any] = {part: np.concatenate([getattr(regions, part) for regions in found]) for part in both}
     if any(regions.confidence is not None for regions in found):
-        merged["confidence"] = np.concatenate([
-            np.ones(len(regions.boxes), np.float16) if regions.confidence is None else regions.confidence for regions in found])
-    labels = [regions.soft_labels for regions in found]
-    merged["soft_labels"] = None if any(label is None for label in labels) else np.concatenate(labels)
+        merged["confidence"] = np.concatenate(
+            [np.ones(len(regions.boxes), np.float16) if regions.confidence is None else regions.confidence for regions in found]
+        )
+    labels = [regions.soft_labels for regions in found if regions.soft_labels is not None]
+    merged["soft_labels"] = np.concatenate(labels) if len(labels) == len(found) else None
     own = sum(len(regions.boxes) for _, name, regions in parts if is_annotated(name))
     return where, name, replace(found[-1], **merged, own=own)
 
@@ -66,8 +69,11 @@ def databases(path: Path) -> list[list[Path]]:
     for folder in found:
         name = folder.parent.name if folder.name.startswith("feat_") else folder.name
         if name in sets:
-            raise InputError(f"set {name} has several databases: {sets[name].name} and {folder.name}", where=str(path),
-                             hint="name one of them with --raw")
+            raise InputError(
+                f"set {name} has several databases: {sets[name].name} and {folder.name}",
+                where=str(path),
+                hint="name one of them with --raw",
+            )
         sets[name] = folder
     groups: dict[str, list[Path]] = {}
     for name, folder in sorted(sets.items(), key=lambda item: (not is_annotated(item[0]), item[0])):
@@ -87,8 +93,11 @@ def side_by_side(sources: list[Iterator[Entry]]) -> Iterator[list[Entry]]:
             if head is None or image_key(head[1]) != key:
                 continue
             if key < last[number]:
-                raise InputError(f"image {head[1]} is out of order, so that it cannot be joined with other boxes", where=head[0],
-                                 hint="import the sources one by one into stores of their own")
+                raise InputError(
+                    f"image {head[1]} is out of order, so that it cannot be joined with other boxes",
+                    where=head[0],
+                    hint="import the sources one by one into stores of their own",
+                )
             last[number] = key
             together.append(head)
             heads[number] = next(sources[number], None)

@@ -22,6 +22,7 @@ def entries_of(path: Path) -> Iterator[tuple[bytes, bytes]]:
     words = [sys.executable, "-m", __name__, str(path.absolute())]
     # From where this package was imported, wherever that is.
     reader = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    assert reader.stdout is not None and reader.stderr is not None
     try:
         while head := reader.stdout.read(_FRAME.size):
             if len(head) < _FRAME.size:
@@ -51,8 +52,10 @@ def main(path: Path) -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        with (lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database,
-              database.begin() as transaction):
+        with (
+            lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database,
+            database.begin() as transaction,
+        ):
             file = path / "data.mdb" if path.is_dir() else path
             needed, there = (database.info()["last_pgno"] + 1) * database.stat()["psize"], file.stat().st_size
             if there < needed:
