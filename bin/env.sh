@@ -33,8 +33,16 @@ submit() {
   local own told
   read -ra own <<< "${VLDISTILL_SLURM_ARGS:-}"
   # `set -e` does not reach into $(), where this is called.
-  told=$(sbatch --parsable "${own[@]}" "$@") || return
+  # The job has to know VLDISTILL_ROOT, also where a site lets jobs begin with an empty environment.
+  told=$(sbatch --parsable --export=ALL "${own[@]}" "$@") || return
   echo "${told%%;*}"
+}
+
+# most_tasks: how many tasks an array may have here.
+most_tasks() {
+  local told
+  told=$(scontrol show config 2> /dev/null | sed -n 's/^MaxArraySize *= *//p')
+  echo "${told:-1001}"
 }
 
 # words_of FILE NUMBER: sets the array `words` to those of a line, from 0; quoted ones may hold spaces.

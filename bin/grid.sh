@@ -42,19 +42,33 @@ done
 [ -n "$out" ] || { out=$(basename "$grid"); out=grids/${out%.*}; }
 
 [ -n "$dry" ] || command -v sbatch > /dev/null || { echo "bin/grid.sh: no sbatch here (call it on a login node, or with --dry-run)" >&2; exit 2; }
-# The lines are copied, so that the file may be edited while jobs wait.
-"$root/bin/in_venv" "$root/bin/grid_lines.py" "$grid" "$out" --seeds "$seeds" ${dry:+--dry-run} >&2
-[ -z "$dry" ] || exit 0
+if [ -n "$dry" ]; then
+  exec "$root/bin/in_venv" "$root/bin/grid_lines.py" "$grid" "$out" --seeds "$seeds" --dry-run >&2
+fi
+largest=$(most_tasks)
+[ "$shards" -le "$largest" ] || { echo "bin/grid.sh: --shards $shards: an array has at most $largest tasks here (MaxArraySize)" >&2; exit 2; }
+# The lines are copied into a folder of this submission, so that the file may be edited, and submitted again, while jobs wait.
+lines=$out/lines/$(date +%Y%m%d-%H%M%S)-$$
+"$root/bin/in_venv" "$root/bin/grid_lines.py" "$grid" "$lines" --seeds "$seeds" --most-tasks "$largest" >&2
 mkdir -p "$out/logs"
 wait_for=$after
 
-# stage NAME LOG ARGUMENT ...: submits a job that starts when the one before it has ended well, and is dropped when that has not.
-stage() {
-  local name=$1 log=$2 waiting=()
+# job NAME LOG ARGUMENT ...: submits a job that starts when those before it have ended well, and is dropped when one has not. Sets
+# `number`. With `turn` it also waits for that job to end, however it does.
+turn=''
+job() {
+  local name=$1 log=$2 waiting=() after=${wait_for:+afterok:$wait_for}
   shift 2
-  [ -z "$wait_for" ] || waiting=("--dependency=afterok:$wait_for" --kill-on-invalid-dep=yes)
-  wait_for=$(submit --job-name="$name" --output="$out/logs/$log.log" "${waiting[@]}" "$@")
-  echo "$name: job $wait_for" >&2
+  after+=${turn:+${after:+,}afterany:$turn}
+  [ -z "$after" ] || waiting=("--dependency=$after" --kill-on-invalid-dep=yes)
+  number=$(submit --job-name="$name" --output="$out/logs/$log.log" "${waiting[@]}" "$@")
+  echo "$name: job $number" >&2
+}
+
+# stage: such a job, for which the next one waits.
+stage() {
+  job "$@"
+  wait_for=$number
 }
 
 one=() all=()
@@ -63,14 +77,21 @@ if [ "$gpus" != 0 ]; then
   [ "$gpus" = "${gpus##*:}" ] || kind=${gpus%:*}:
   one=("--gpus-per-node=${kind}1") all=("--gpus-per-node=$gpus" "--ntasks-per-node=${gpus##*:}")
 fi
-runs=$(wc -l < "$out/train.txt")
-if [ -s "$out/prepare.txt" ]; then
-  stage prepare %x-%j "$root/bin/prepare.sbatch" --from "$out/prepare.txt"
+if [ -s "$lines/prepare.txt" ]; then
+  stage prepare %x-%j "$root/bin/prepare.sbatch" --from "$lines/prepare.txt"
 fi
-if [ -s "$out/cache.txt" ]; then
-  stage cache %x-%A_%a "${one[@]}" --array="0-$((shards - 1))" "$root/bin/cache.sbatch" --from "$out/cache.txt"
+if [ -s "$lines/cache.txt" ]; then
+  stage cache %x-%A_%a "${one[@]}" --array="0-$((shards - 1))" "$root/bin/cache.sbatch" --from "$lines/cache.txt"
 fi
-stage train %x-%A_%a "${all[@]}" --nodes="$nodes" ${time:+"--time=$time"} --array="0-$((runs - 1))%$most" \
-  "$root/bin/train.sbatch" --from "$out/train.txt"
-stage evaluate %x-%j "${one[@]}" "$root/bin/evaluate.sbatch" --from "$out/runs.txt" --report "$out/report" --split "$split"
+# More runs than an array may have tasks are several arrays, one after the other, so that --most holds.
+arrays=''
+for ((part = 0; ; part++)); do
+  file=$lines/train-$part.txt
+  [ -f "$file" ] || break
+  job train %x-%A_%a "${all[@]}" --nodes="$nodes" ${time:+"--time=$time"} --array="0-$(($(wc -l < "$file") - 1))%$most" \
+    "$root/bin/train.sbatch" --from "$file"
+  turn=$number arrays+=${arrays:+:}$number
+done
+wait_for=$arrays turn=''
+stage evaluate %x-%j "${one[@]}" "$root/bin/evaluate.sbatch" --from "$lines/runs.txt" --report "$out/report" --split "$split"
 echo "$wait_for"

@@ -1,14 +1,14 @@
 """Checks the file of `bin/grid.sh` and writes what its jobs read:
 
-    python bin/grid_lines.py GRID FOLDER [--seeds K,K] [--dry-run]
+    python bin/grid_lines.py GRID FOLDER [--seeds K,K] [--most-tasks N] [--dry-run]
 
-FOLDER gets prepare.txt, cache.txt and train.txt, a command's words a line, and runs.txt, the folder of each training.
+FOLDER, a new one, gets prepare.txt, cache.txt and train-0.txt (with more than N trainings train-1.txt and so on), a command's
+words a line, and runs.txt, the folder of each training.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -100,10 +100,9 @@ def read_grid(path: Path, seeds: list[int]) -> Grid:
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    """Whole or not at all: a job that waits reads either the old lines or the new ones."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    """A file of a new folder: jobs that wait read those of another submission."""
+    with path.open("x", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def main(words: list[str]) -> None:
@@ -111,17 +110,21 @@ def main(words: list[str]) -> None:
     parser.add_argument("grid", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", default="")
+    parser.add_argument("--most-tasks", type=int, default=1001)
     parser.add_argument("--dry-run", action="store_true")
     asked = parser.parse_args(words)
     grid = read_grid(asked.grid, seeds_of(parser, asked.seeds) if asked.seeds else [])
-    files = {"prepare": [shlex.join(each) for each in grid.prepare], "cache": [shlex.join(each) for each in grid.cache],
-             "train": [shlex.join(each) for _, each in grid.train.values()], "runs": list(grid.train)}
+    train = [shlex.join(each) for _, each in grid.train.values()]
+    files = {"prepare": [shlex.join(each) for each in grid.prepare], "cache": [shlex.join(each) for each in grid.cache]}
     if asked.dry_run:
-        for name in ("prepare", "cache", "train"):
-            for line in files[name]:
+        for name, lines in {**files, "train": train}.items():
+            for line in lines:
                 print(f"{name:8}", line.removeprefix(f"{name} "))
         return
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    files["runs"] = list(grid.train)
+    for part, start in enumerate(range(0, len(train), asked.most_tasks)):
+        files[f"train-{part}"] = train[start : start + asked.most_tasks]
+    asked.folder.mkdir(parents=True)
     for name, lines in files.items():
         write_lines(asked.folder / f"{name}.txt", lines)
     print(f"{len(grid.train)} run(s), {len(grid.cache)} cache line(s), {len(grid.prepare)} of prepare; copied to {asked.folder}")

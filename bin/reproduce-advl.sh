@@ -3,7 +3,7 @@
 # `vldistill` is used. Run by hand, or as a SLURM array with one run a task:
 #   bin/reproduce-advl.sh 1 list                     the runs, numbered; `count` says how many
 #   bin/reproduce-advl.sh 1 cache                    the teachers' features, before any run
-#   bin/reproduce-advl.sh 1 all                      every run in sequence; those that are complete are left as they are
+#   bin/reproduce-advl.sh 1 all                      every run in sequence; those that are complete are left as they are, others go on
 #   sbatch --gres=gpu:1 --array=0-$(($(bin/reproduce-advl.sh 9 count) - 1)) bin/reproduce-advl.sh 9 run
 #   bin/reproduce-advl.sh 1 table                    what is there so far, beside the paper's figures
 # Further: --settings 100,1000,full  --seeds 0,1,2,3  --only WORD  KEY=VALUE (recipe fields, for every run).
@@ -11,6 +11,8 @@
 #SBATCH --job-name=advl
 #SBATCH --cpus-per-task=8
 #SBATCH --time=1-00:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=advl-%A_%a.log
 set -euo pipefail
 if [ $# -lt 2 ]; then

@@ -19,12 +19,12 @@ def call(command: list[str]) -> None:
 
 
 def train(folder: Path, command: list[str]) -> None:
-    """A training that is complete is left as it is, and one that was killed is replaced."""
+    """A training that is complete is left as it is, and one that was ended goes on from its last checkpoint."""
     manifest = folder / "manifest.json"
     if manifest.exists() and json.loads(manifest.read_text(encoding="utf-8")).get("complete"):
         print(f"{folder} is complete", flush=True)
     else:
-        call([*command, *["--overwrite"] * manifest.exists()])
+        call([*command, "--resume", "auto"])
 
 
 def score(folder: Path, split: str, metric: str) -> float | None:

@@ -65,8 +65,9 @@ def sbatch(home: Path, words: list[str]) -> int:
     tasks = list(range(int(first), int(last or first) + 1))
     (home / "next").write_text(json.dumps(number + len(tasks)))
     code = 0
-    kind, _, before = options.get("dependency", "").partition(":")
-    if kind and (kind != "afterok" or json.loads((home / f"job-{before}").read_text()) != 0):
+    ended = {kind: [json.loads((home / f"job-{before}").read_text()) for before in numbers] for kind, *numbers in
+             (part.split(":") for part in options.get("dependency", "").split(",") if part)}
+    if ended.keys() - {"afterok", "afterany"} or any(code != 0 for code in ended.get("afterok", ())):
         code = None  # never satisfied
     else:
         # What runs is a copy in a folder of its own.
@@ -109,7 +110,16 @@ def scontrol(home: Path, words: list[str]) -> int:
     if words[:2] == ["show", "hostnames"]:
         print(words[2])
         return 0
-    if words[0] == "requeue" and not (home / "no-requeue").exists():
+    if words == ["show", "config"]:
+        print(f"MaxArraySize            = {os.environ.get('STUB_MOST_TASKS', '1001')}")
+        return 0
+    if words[0] == "requeue":
+        # How often a controller does not answer before it does.
+        refused, times = home / "refused", int(os.environ.get("STUB_REFUSED", "0"))
+        before = len(refused.read_text()) if refused.exists() else 0
+        if before < times:
+            refused.write_text("x" * (before + 1))
+            return 1
         (home / f"requeued-{words[1]}").touch()
         return 0
     return 1
@@ -118,11 +128,14 @@ def scontrol(home: Path, words: list[str]) -> int:
 def srun(home: Path, words: list[str]) -> int:
     """STUB_TELL: a pattern of a file; once there is one, the tasks get USR2, but not those of a restart."""
     _note(home, "srun", words)
-    _, command = _options(list(words))
+    options, command = _options(list(words))
+    # As the site's own default says, a step gets the environment of its job or nothing of it.
+    inherited = dict(os.environ) if options.get("export", os.environ.get("SLURM_EXPORT_ENV", "ALL")) == "ALL" else {
+        name: os.environ[name] for name in ("PATH", "STUB_SLURM")}
     count = int(os.environ["SLURM_NTASKS"])
     facts = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": os.environ["SLURM_JOB_NODELIST"], "SLURM_STEP_NUM_TASKS": str(count),
              "SLURM_STEP_TASKS_PER_NODE": str(count)}
-    started = [subprocess.Popen(command, env={**os.environ, **facts, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+    started = [subprocess.Popen(command, env={**inherited, **facts, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
                for rank in range(count)]
     if (tell := os.environ.get("STUB_TELL")) and "SLURM_RESTART_COUNT" not in os.environ:
         while not any(Path(tell).parent.glob(Path(tell).name)) and all(task.poll() is None for task in started):

@@ -87,7 +87,7 @@ def test_what_a_terminal_would_obey_is_shown(capsys):
         ("recipe ls | head -1", 0, ""),
         ("recipe show quickstart_dide | true", 0, ""),
         ("recipe ls <&-", 0, ""),
-        ("doctor >&- 2>&-", 0, ""),
+        ("recipe ls >&- 2>&-", 0, ""),
         ("recipe ls >/dev/full", 1, "vldistill: standard output: No space left on device; the work itself is done\n"),
         (
             "recipe check nothing >&-",

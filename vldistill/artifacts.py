@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -297,13 +298,26 @@ def read_manifest(
     return manifest
 
 
+_WITH_OVERWRITE = ("prepare", "pretrain", "finetune", "distill", "convert", "index")
+
+
+def made_by(manifest: dict[str, Any]) -> str:
+    """The command that makes an artifact again, as far as its manifest tells."""
+    words = manifest.get("command")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or words[:1] != ["vldistill"]:
+        return "make it again with the command that made it"
+    if words[1:2] and words[1] in _WITH_OVERWRITE:
+        words = [word for word in words if word != "--dry-run"] + ["--overwrite"] * ("--overwrite" not in words)
+    return f"make it again with: {shlex.join(words)}"
+
+
 def check_fields(manifest: dict[str, Any], where: Path, /, **kinds: type | tuple[type, ...]) -> None:
     """Raises InputError where a field of a manifest is missing or of another type: one that no command of ours has written."""
     for name, kind in kinds.items():
         value = manifest.get(name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise InputError(f"`{name}` is {str(value)[:40]!r}" if name in manifest else f"`{name}` is missing",
-                             where=str(where / MANIFEST), hint="make it all again with --overwrite")
+                             where=str(where / MANIFEST), hint=made_by(manifest))
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
@@ -314,10 +328,10 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name in (*manifest.get("files", {}), *(f"{variant}.jsonl" for variant in manifest.get("variants", {}))):
         path = folder / name
         if not path.is_file():
-            raise InputError("is named in the manifest but missing", where=str(path), hint="make it all again with --overwrite")
+            raise InputError("is named in the manifest but missing", where=str(path), hint=made_by(manifest))
         if path.stat().st_size != sizes.get(name, path.stat().st_size):
             raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {sizes[name]:,}", where=str(path),
-                             hint="make it all again with --overwrite")
+                             hint=made_by(manifest))
 
 
 def check_digests(folder: Path, manifest: dict[str, Any], *, within: str = "") -> None:
@@ -329,9 +343,9 @@ def check_digests(folder: Path, manifest: dict[str, Any], *, within: str = "") -
         if not name.startswith(within):
             continue
         if not path.is_file():
-            raise InputError("is named in the manifest but missing", where=str(path), hint="make it all again with --overwrite")
+            raise InputError("is named in the manifest but missing", where=str(path), hint=made_by(manifest))
         if known_digest(path) != digest:
-            raise InputError("differs from what its manifest records", where=str(path), hint="make it all again with --overwrite")
+            raise InputError("differs from what its manifest records", where=str(path), hint=made_by(manifest))
 
 
 RUN_STAGES = "finetune|distill|pretrain"

@@ -2,8 +2,8 @@
 
 HDF5's own lock is often switched off on clusters, and then admits a second writer without a word. Here `flock` decides: the
 kernel gives such a lock back when its process ends, however it ends. Where a file system has no `flock`, a file that only one
-process can create stands in, which names its owner: one that was left behind is recognised on the owner's own host, by its
-process being gone.
+process can create stands in, which names its owner: one that was left behind is recognised on the owner's own host by its
+process being gone, and on others by its age, since an owner that lives makes it younger all the time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -21,32 +22,47 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vldistill.errors import InputError, VldistillError
+from vldistill.terminal import complain
 
 # 524: what Linux's NFS client says, a number that it should have kept for itself.
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, 524}
 _POLL_SECONDS = 0.02
+LEASE_SECONDS = 180.0
+"""Age at which a stand-in is nobody's any more, by the clock of its own file system."""
+_RENEW_SECONDS = 20.0
+WAIT_VARIABLE = "VLDISTILL_LOCK_WAIT"
+BUSY = 75
+"""The exit code of a command that has waited in vain for another one's lock, by which a cluster's script puts it back."""
+
+
+class Busy(VldistillError):
+    """Another process has what is to be written, and time to wait for it is over."""
+
+    exit_code = BUSY
 
 
 @dataclass(frozen=True)
 class Holder:
     """Who holds a lock. birth: when the kernel started the process, in its clock ticks, since process numbers are used
-    again."""
+    again. lease: whether it makes its stand-in younger; that of an earlier version does not."""
 
     pid: int = 0
     host: str = ""
     since: str = ""
     birth: int = 0
+    lease: bool = False
 
     @classmethod
     def me(cls) -> Holder:
-        return cls(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), _birth(os.getpid()))
+        return cls(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), _birth(os.getpid()), True)
 
     @classmethod
     def read(cls, path: Path) -> Holder:
         """What a lock's file says; nobody in particular where it is gone or says nothing."""
         try:
             value = json.loads(path.read_bytes())
-            return cls(int(value["pid"]), str(value["host"]), str(value["since"]), int(value["birth"]))
+            return cls(int(value["pid"]), str(value["host"]), str(value["since"]), int(value["birth"]),
+                       value.get("lease") is True)
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
@@ -56,7 +72,12 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """True where it is known to have ended: only a process of this host can be looked up."""
-        return self.host == socket.gethostname() and (not _exists(self.pid) or _birth(self.pid) != self.birth)
+        return self.is_here and (not _exists(self.pid) or _birth(self.pid) != self.birth)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this host."""
+        return self.host == socket.gethostname()
 
 
 class FileLock:
@@ -106,6 +127,16 @@ class FileLock:
         created = _stand_in(self.path)
         return Holder.read(created if created.exists() else self.path)
 
+    @property
+    def way_out(self) -> str:
+        """What a user does about a lock that is taken; for a hint."""
+        created = _stand_in(self.path)
+        if not created.exists():
+            return f"wait for it, or end it; the lock is {self.path}"
+        if Holder.read(created).lease:
+            return f"wait for it, or end it; if it has been killed, {created} is free by itself after {LEASE_SECONDS:.0f} s"
+        return f"wait for it, or end it; if it has been killed, remove {created}"
+
     def forget(self) -> None:
         """For a forked child: the parent keeps its lock, the child has nothing to do with it."""
         if self._descriptor is not None:
@@ -121,12 +152,39 @@ class FileLock:
         except FileExistsError:
             return False
         try:
-            os.write(descriptor, _text(Holder.me()))
+            own = _text(Holder.me())
+            os.write(descriptor, own)
         finally:
             os.close(descriptor)
         self._created = path
         _HELD.add(self)
+        threading.Thread(target=_renew, args=(weakref.ref(self), path, own), daemon=True).start()
         return True
+
+
+def _renew(holder: weakref.ref[FileLock], path: Path, own: bytes) -> None:
+    """Makes the stand-in younger for as long as it is held. A process that was stopped for so long that another has taken it ends
+    at once, as by kill -9, which leaves nothing half-written: two would write the same."""
+    while True:
+        time.sleep(_RENEW_SECONDS)
+        lock = holder()
+        if lock is None or lock._created != path:
+            return
+        del lock
+        try:
+            # By its text: the number of a file that is gone is soon another one's.
+            if path.read_bytes() == own:
+                os.utime(path)
+                continue
+        except FileNotFoundError:
+            pass
+        except OSError:
+            continue  # of a file system that does not answer for a while
+        lock = holder()
+        if lock is not None and lock._created == path:  # not given back meanwhile
+            told = f"vldistill: {path} was taken by {Holder.read(path)} while this process was stopped\n"
+            os.write(2, told.encode())
+            os._exit(BUSY)
 
 
 _HELD: weakref.WeakSet[FileLock] = weakref.WeakSet()
@@ -154,10 +212,11 @@ def is_held(path: Path) -> bool:
 def is_held_by_file(path: Path) -> bool:
     """Whether the stand-in `path` belongs to a process that may still run; one that was left behind is removed."""
     try:
-        seen = path.stat().st_ino
+        found = path.stat()
     except FileNotFoundError:
         return False
-    if not Holder.read(path).is_gone:
+    seen, holder = found.st_ino, Holder.read(path)
+    if not holder.is_gone and (holder.is_here or not holder.lease or _now(path) - found.st_mtime < LEASE_SECONDS):
         return True
     # Another process may have done the same, and taken the lock since: what was moved away must be what was seen.
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -191,15 +250,50 @@ def alone(target: Path) -> Iterator[None]:
     """Holds `target`, a file or folder that need not exist, against every other process that asks the same, by a lock beside it
     which is gone afterwards. Its parent exists.
 
-    Raises InputError where another process has it; what a dead one left is no obstacle.
+    Raises InputError where another process has it; what a dead one left is no obstacle. Where WAIT_VARIABLE says so it is waited
+    for, and then Busy is raised.
     """
-    lock = FileLock(target.parent / f".{target.name}.lock", kept=False)
-    if not lock.take():
-        raise InputError(f"is being written by {lock.holder()}", where=str(target), hint="wait for it, or end it")
+    lock, wait = FileLock(target.parent / f".{target.name}.lock", kept=False), _wait_seconds()
+    until, told = time.monotonic() + wait, False
+    while not lock.take():
+        message = f"is being written by {lock.holder()}"
+        if wait == 0:
+            raise InputError(message, where=str(target), hint=lock.way_out)
+        if time.monotonic() > until:
+            raise Busy(f"{message}, waited {wait:g} s ({WAIT_VARIABLE})", where=str(target), hint=lock.way_out)
+        if not told:
+            complain(f"{target} {message}; waiting up to {wait:g} s for it ({WAIT_VARIABLE})")
+            told = True
+        time.sleep(min(0.5, wait / 10))
     try:
         yield
     finally:
         lock.release()
+
+
+def _wait_seconds() -> float:
+    """Raises InputError where the variable is no number."""
+    told = os.environ.get(WAIT_VARIABLE, "")
+    try:
+        seconds = float(told or 0)
+        if not 0 <= seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"{told!r} is no number of seconds", where=WAIT_VARIABLE) from None
+    return seconds
+
+
+def _now(beside: Path) -> float:
+    """The time by the clock of the file system, which other hosts share; this host's may differ."""
+    probe = beside.with_name(f"{beside.name}.{os.getpid()}.now.tmp")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return 0.0  # nothing is older
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

@@ -98,7 +98,7 @@ def test_a_run_that_fails_stops_with_its_code_and_is_replaced_the_next_time(stub
     run.mkdir(parents=True)
     (run / "manifest.json").write_text(json.dumps({"complete": False}))
     done, calls = stub(*words)
-    assert done.returncode == 0 and calls[0].endswith("--overwrite")
+    assert done.returncode == 0 and calls[0].endswith("--resume auto") and "--overwrite" not in calls[0]
 
 
 def test_the_caches_of_a_table_are_asked_for_once_each(stub):

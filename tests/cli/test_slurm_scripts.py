@@ -29,7 +29,8 @@ SHELL = [path for path in sorted(BIN.iterdir()) if path.suffix in (".sh", ".sbat
 NOTING = f"""#!{sys.executable} -S
 import json, os, pathlib, sys
 names = ("SLURM_PROCID", "SLURM_RESTART_COUNT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "TOKENIZERS_PARALLELISM",
-         "HF_HUB_OFFLINE", "HDF5_USE_FILE_LOCKING", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
+         "HF_HUB_OFFLINE", "HDF5_USE_FILE_LOCKING", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID",
+         "VLDISTILL_LOCK_WAIT")
 with open("noted.jsonl", "a") as file:
     file.write(json.dumps([sys.argv[1:], {{name: os.environ[name] for name in names if name in os.environ}}]) + "\\n")
 codes = pathlib.Path("codes")
@@ -122,7 +123,7 @@ def test_what_a_job_finds_in_its_environment(cluster):
     assert found == {
         "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(job), "OMP_NUM_THREADS": "3", "SRUN_CPUS_PER_TASK": "3",
         "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HDF5_USE_FILE_LOCKING": "FALSE", "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(10_000 + job % 20_000)}
+        "MASTER_PORT": str(10_000 + job % 20_000), "VLDISTILL_LOCK_WAIT": "300"}
 
 
 def test_without_a_word_about_the_repository_the_folder_of_submission_is_it(cluster):
@@ -172,11 +173,42 @@ def test_other_codes_are_the_jobs_own(cluster, code):
     assert not [call for call in cluster.calls("scontrol") if call[0] == "requeue"]
 
 
-def test_a_queue_that_takes_nothing_back_is_told(cluster):
-    (cluster.work / "codes").write_text("85")
-    (cluster.home / "no-requeue").touch()
+@pytest.mark.parametrize("times, ended", [(11, 0), (12, 85)])
+def test_a_controller_that_does_not_answer_is_asked_for_a_minute(cluster, times, ended):
+    (cluster.work / "codes").write_text("85 0")
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r", STUB_REFUSED=str(times),
+                  VLDISTILL_REQUEUE_EVERY="0")
+    assert cluster.ended() == [ended] and ("scontrol refused" in cluster.log()) == (ended == 85)
+    assert len([call for call in cluster.calls("scontrol") if call[0] == "requeue"]) == 12
+
+
+def test_a_run_whose_folder_another_process_holds_is_put_back_with_a_code_of_its_own(cluster):
+    (cluster.work / "codes").write_text("75 85 0")
     cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
-    assert cluster.ended() == [85] and "scontrol refused" in cluster.log()
+    assert cluster.ended() == [0] and len(cluster.noted()) == 3
+    assert {found["VLDISTILL_LOCK_WAIT"] for _, found in cluster.noted()} == {"300"}
+    (cluster.work / "codes").write_text("75")
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r", VLDISTILL_MOST_RESTARTS="1")
+    assert cluster.ended() == [0, 75]
+
+
+def test_steps_get_their_jobs_environment_where_jobs_get_nothing_of_the_users(cluster):
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r", SLURM_EXPORT_ENV="NONE")
+    assert cluster.ended() == [0] and cluster.noted()[0][1]["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("env", ["", "exit 125"], ids=["env", "older env"])
+def test_a_notice_before_python_listens_ends_nothing(cluster, env):
+    """The noting program takes no signal at all: what comes is held, or with an older `env` ignored."""
+    if env:
+        real = shutil.which("env")
+        (cluster.home / "bin/env").write_text(f'#!/bin/sh\ncase $1 in --block*) exit 125 ;; esac\nexec {real} "$@"\n')
+        (cluster.home / "bin/env").chmod(0o755)
+    program = cluster.home.parent / "my venv/bin/vldistill"
+    program.write_text(NOTING.replace("import json", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)\nimport json")
+                       + '\npathlib.Path("pending").write_text(str(signal.SIGUSR2 in signal.sigpending()))\n')
+    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
+    assert cluster.ended() == [0] and (cluster.work / "pending").read_text() == str(not env)
 
 
 def test_a_job_that_is_cancelled_stays_away(cluster):
@@ -184,7 +216,7 @@ def test_a_job_that_is_cancelled_stays_away(cluster):
     srun = cluster.home / "bin/srun"
     srun.write_text("#!/bin/sh\nkill -TERM $PPID\nsleep 0.1\nexit 85\n")
     cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
-    assert cluster.ended() == [85] and "is being ended, so it is not put back" in cluster.log()
+    assert cluster.ended() == [85] and "is being ended from outside. Where SLURM puts it back" in cluster.log()
     assert not [call for call in cluster.calls("scontrol") if call[0] == "requeue"]
 
 
@@ -216,7 +248,7 @@ def test_a_grid_is_a_chain_of_jobs(cluster):
     assert names == list(JOBS)
     numbers = sorted(int(path.name[4:]) for path in cluster.home.glob("job-*"))
     for call, before in zip(submitted, numbers, strict=False):
-        assert call[:3] == ["--parsable", "--account=mine", "--partition=long"]
+        assert call[:4] == ["--parsable", "--export=ALL", "--account=mine", "--partition=long"]
         assert f"--dependency=afterok:{before}" in call and "--kill-on-invalid-dep=yes" in call
     assert done.stdout == f"{numbers[-1]}\n", "for --after of another grid"
     sizes = [[word for word in call if word.startswith(("--gpus", "--ntasks", "--nodes", "--array"))] for call in submitted]
@@ -244,6 +276,38 @@ def test_what_a_grids_jobs_do(cluster):
         ["evaluate", *runs, "--split", "val"],
         ["report", *runs, "--out", "grids/my grid/report", "--overwrite"],
     ]
+
+
+def test_more_runs_than_an_array_may_have_are_several_arrays(cluster):
+    (cluster.work / "grid.txt").write_text(GRID)
+    (cluster.work / "codes").write_text("0 1 0 0 0")
+    done = cluster.start(BIN / "grid.sh", "grid.txt", "--seeds", "0,1", "--shards", "2", STUB_MOST_TASKS="2")
+    assert done.returncode == 0, done.stderr
+    arrays = [next(word for word in call if word.startswith("--array")) for call in cluster.calls("sbatch") if
+              "--job-name=train" in call]
+    assert arrays == ["--array=0-1%8", "--array=0-1%8", "--array=0-0%8"]
+    # Each waits for the end of the one before, and evaluation for the success of all.
+    assert cluster.ended() == [0, 0, 1, 0, 0, None]
+    trained = [words for words, _ in cluster.noted() if words[0] in ("finetune", "distill")]
+    assert len(trained) == 5 and len({json.dumps(words) for words in trained}) == 5
+
+    refused = cluster.start(BIN / "grid.sh", "grid.txt", "--shards", "3", STUB_MOST_TASKS="2")
+    assert refused.returncode == 2 and "--shards 3: an array has at most 2 tasks here" in refused.stderr
+
+
+def test_a_grid_that_is_edited_and_submitted_again_leaves_the_lines_of_waiting_jobs(cluster):
+    (cluster.work / "grid.txt").write_text(GRID)
+    assert cluster.start(BIN / "grid.sh", "grid.txt").returncode == 0
+    [first] = (cluster.work / "grids/grid/lines").iterdir()
+    before = {path.name: path.read_text() for path in first.iterdir()}
+    (cluster.work / "grid.txt").write_text(GRID.replace("seed=7", "seed=8"))
+    assert cluster.start(BIN / "grid.sh", "grid.txt").returncode == 0
+    assert {path.name: path.read_text() for path in first.iterdir()} == before
+    [other] = set((cluster.work / "grids/grid/lines").iterdir()) - {first}
+    assert "seed=8" in (other / "train-0.txt").read_text()
+    # Every file that a job of the second reads is of the second.
+    named = [word for call in cluster.calls("sbatch")[-4:] for word in call if word.endswith(".txt")]
+    assert len(named) == 4 and all(str(other.relative_to(cluster.work)) in word for word in named)
 
 
 def test_a_failure_stops_what_waits_for_it(cluster):

@@ -60,6 +60,24 @@ def test_one_told_process_is_enough(world, whole, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_told_process_within_a_validation_is_enough(world, tmp_path, rank):
+    """The other reads its share to the end, and both leave before they put it together."""
+    given = (*ARGUMENTS, "train.eval_pairs=1")
+    whole, run = (tmp_path / name / "quickstart_dide/a/seed0" for name in ("whole", "told"))
+    assert [code for code, _ in ends_of(start_pair(world, *given, "--runs", tmp_path / "whole"))] == [0, 0]
+    processes = start_pair(world, *given, "--runs", tmp_path / "told")
+    while steps_logged(run) < 25 and processes[0].poll() is None:
+        time.sleep(0.001)
+    processes[rank].send_signal(signal.SIGUSR2)
+    ends = ends_of(processes)
+    assert [code for code, _ in ends] == [PREEMPTED] * 2 and "left after step 25, before its validation" in ends[0][1], ends
+    assert [code for code, _ in ends_of(start_pair(world, *given, "--runs", tmp_path / "told"))] == [0, 0]
+    assert curve(run) == curve(whole)
+    assert (run / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
 def test_at_ten_random_moments(world, whole, tmp_path):
     draw = random.Random(0)
     for number in range(10):

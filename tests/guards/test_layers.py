@@ -14,7 +14,7 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 # From the bottom up. A module may import its own layer and the layers below; names are below `vldistill`, and the longest
 # prefix decides (`evaluation.metrics` is pure and lies far below the rest of `evaluation`).
 LAYERS = [
-    {"errors", "artifacts", "locking", "staging", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval",
+    {"errors", "artifacts", "joining", "locking", "staging", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval",
      "schema_sight", "schema_teachers", "schema_training", "runtime", "terminal", "finite", "places", "threads",
      "memory", "devices"},
     {"store"},

@@ -6,6 +6,8 @@ import multiprocessing
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,10 @@ from vldistill.artifacts import building, new_manifest, write_manifest
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
 from vldistill.errors import InputError
-from vldistill.locking import FileLock, alone
+from vldistill.locking import BUSY, FileLock, alone
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
+from launching import ends_of, start_pair
 
 HOLD = """
 import sys
@@ -110,6 +115,25 @@ def test_a_run_is_neither_started_nor_resumed_nor_replaced_while_it_trains(place
     # A complete run is told as such, whoever looks at it.
     holding(place / "runs/r/a/seed0")
     assert "is complete" in well(*words, "--resume", "auto").out
+
+
+def test_who_waits_for_a_lock_leaves_with_a_code_of_its_own_or_goes_on(place, command, well, holding, monkeypatch):
+    well(*PREPARE)
+    (place / "r.yaml").write_text(RECIPE)
+    words = ("finetune", "--recipe", "r.yaml", "--name", "a", "--resume", "auto")
+    process = holding(place / "runs/r/a/seed0")
+    monkeypatch.setenv("VLDISTILL_LOCK_WAIT", "0.5")
+    left = command(*words)
+    assert left.code == BUSY and left.err.count(f"is being written by process {process.pid} on host") == 2, left
+    assert "waited 0.5 s (VLDISTILL_LOCK_WAIT)" in left.err and "/.seed0.lock" in left.err
+    # Both of two processes, of which only the first asks for the lock.
+    pair = ends_of(start_pair(place, *words))
+    assert [code for code, _ in pair] == [BUSY] * 2 and "process 0 has left: runs/r/a/seed0: is being written by" in pair[1][1]
+    monkeypatch.setenv("VLDISTILL_LOCK_WAIT", "60")
+    threading.Timer(0.5, process.kill).start()
+    assert "waiting up to 60 s" in well(*words).err
+    monkeypatch.setenv("VLDISTILL_LOCK_WAIT", "soon")
+    assert command(*words[:-2], "--overwrite").code == 2
 
 
 def test_what_every_command_builds_with(tmp_path, holding):

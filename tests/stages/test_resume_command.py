@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -239,4 +241,54 @@ def test_a_run_of_before_has_its_best_model_in_place(world, command, well, whole
     [best] = (run / "best").iterdir()
     best.rename(run / "model")
     well(*arguments)
+    assert curve(run) == curve(whole) and weights(run) == weights(whole)
+
+
+def test_a_notice_that_was_held_while_python_started_is_heard(world, tmp_path):
+    """As bin/train.sbatch starts a training; the signal is there before the interpreter is."""
+    held = ("bash", "-c", 'kill -USR2 $$; exec "$@"', "held", sys.executable, "-m", "vldistill", *DIDE, "--runs", str(tmp_path))
+    done = subprocess.run(["env", "--block-signal=USR2", *held], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == PREEMPTED and "left before the first step: SIGUSR2" in done.stderr, done.stderr
+    assert not (tmp_path / "quickstart_dide/a/seed0").exists()
+
+
+BOTH = {"answers": ("distill", "quickstart_dide"), "recalls": ("finetune", "quickstart_retrieval"),
+        "pretext": ("pretrain", "quickstart_dide_pretrain")}
+OWN = {"answers": (), "recalls": ("objective.attention=none", "student.init=runs/quickstart_pretrain"),
+       "pretext": ("teacher.model=runs/quickstart_fusion", "student.init=runs/quickstart_pretrain")}
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("step", [2, 6], ids=["early", "last"])
+def test_a_validation_that_is_left_begins_anew(world, command, well, tmp_path, monkeypatch, kind, step):
+    """By every way of validating, which may take longer than the notice. The signal comes before its second batch; the last
+    step's validation is the run's end."""
+    stage, recipe = BOTH[kind]
+    arguments = (stage, "-r", recipe, "--name", "a", *OWN[kind], *STEPS, "train.eval_pairs=4")
+    whole = Path(well(*arguments, "--runs", tmp_path / "whole").last["run"])
+    watch, read = Guard.watch, []
+
+    def watched(self, batches):
+        def told():
+            for number, batch in enumerate(batches):
+                read.append(number)
+                if at.get("due") and number == 1:
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                yield batch
+        return watch(self, told())
+
+    at: dict[str, bool] = {}
+    ask = Guard.ask
+    monkeypatch.setattr(Guard, "watch", watched)
+    # What is asked after the step before.
+    monkeypatch.setattr(Guard, "ask", lambda self, now: (at.update(due=now == step - 1), ask(self, now))[1])
+    runs = ("--runs", tmp_path, "--resume", "auto")
+    left = command(*arguments, *runs)
+    assert left.code == PREEMPTED and f"left after step {step}, before its validation: SIGUSR2" in left.err, left.err
+    assert read[-1] == 1, "no further batch was read"
+    run = tmp_path / whole.relative_to(tmp_path / "whole")
+    monkeypatch.undo()
+    monkeypatch.chdir(world)
+    gone_on = well(*arguments, *runs)
+    assert f"going on after step {step}" in gone_on.out
     assert curve(run) == curve(whole) and weights(run) == weights(whole)

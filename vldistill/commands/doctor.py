@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.text import Text
 
 from vldistill.artifacts import package_versions
+from vldistill.data.worker_limits import shared_free
 from vldistill.devices import MEND, runs_on, unused_gpu
 from vldistill.terminal import say
 
@@ -28,12 +30,31 @@ def findings() -> Iterator[tuple[str, str, str]]:
     yield from _weights()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield "ok" if free > 10 else "note", "disk", f"{free:.0f} GiB free in {Path.cwd()}"
+    yield from _limits()
     if "SLURM_JOB_ID" in os.environ:
         step = "inside a job step" if "SLURM_STEP_ID" in os.environ else "outside any job step"
         yield "ok", "SLURM", f"job {os.environ['SLURM_JOB_ID']}, {step}"
     else:
         found = shutil.which("sbatch")
         yield ("ok", "SLURM", f"sbatch at {found}") if found else ("note", "SLURM", "not here: run stages one after the other")
+
+
+def _limits() -> Iterator[tuple[str, str, str]]:
+    """What processes that read images (data.workers) need."""
+    shared = shared_free()
+    if shared is None:
+        yield "note", "/dev/shm", "not here: set data.workers=0"
+    else:
+        yield "ok" if shared > 2**30 else "note", "/dev/shm", f"{shared / 2**20:,.0f} MiB free, for batches of data.workers"
+    for subject, limit, least, option in (("open files", resource.RLIMIT_NOFILE, 4096, "n"),
+                                          ("processes", resource.RLIMIT_NPROC, 1024, "u")):
+        soft, hard = resource.getrlimit(limit)
+        enough = hard == resource.RLIM_INFINITY or hard >= least
+        yield "ok" if enough else "note", subject, f"{_shown(soft)}, at most {_shown(hard)} (ulimit -{option})"
+
+
+def _shown(limit: int) -> str:
+    return "unlimited" if limit == resource.RLIM_INFINITY else f"{limit:,}"
 
 
 def _torch() -> Iterator[tuple[str, str, str]]:

@@ -3,7 +3,8 @@ any number of workers, and a resumed run, see the same stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,12 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import EncodedText, Layout, sentences
 from vldistill.data.transforms import hash_key
 from vldistill.data.visual import VisualInput
-from vldistill.errors import InputError
+from vldistill.data.worker_limits import check_room, limits_now
+from vldistill.errors import InputError, VldistillError, first_line
+from vldistill.joining import VARIABLE, timeout
+
+_LOADER_SECONDS = 600.0
+_SLICE_SECONDS, _HURRIED_SECONDS = 5.0, 20.0
 
 CLEAN = -1  # the epoch of a sample that is not augmented
 
@@ -181,23 +187,70 @@ class CleanBatches:
 
 
 class Loader:
-    """Batches of a DataLoader; an image that cannot be read is raised here, in the main process."""
+    """Batches of a DataLoader; an image that cannot be read is raised here, in the main process. Raises VldistillError where its
+    workers have ended, or give nothing for as long as processes may wait for each other. told: whether this process was told to
+    leave, and waits a short while only. check: called before workers start."""
 
-    def __init__(self, loader: DataLoader):
-        self._loader = loader
+    def __init__(self, loader: DataLoader, told: Callable[[], bool], check: Callable[[], None]):
+        self._loader, self._told, self._check, self._checked = loader, told, check, False
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        if self._loader.num_workers > 0 and not self._checked:
+            self._check()
+            self._checked = True
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = self._next(batches)
+            except StopIteration:
+                return
             if isinstance(batch, InputError):
                 raise batch
             yield batch
 
+    def _next(self, batches: Iterator[Batch | InputError]) -> Batch | InputError:
+        """torch gives up after a slice of time, which loses nothing; what was told to this process is looked at in between."""
+        started, workers = time.monotonic(), self._loader.num_workers
+        hurried: float | None = None
+        while True:
+            try:
+                return next(batches)
+            except RuntimeError as error:
+                now, text = time.monotonic(), first_line(error)
+                if workers == 0 or not text.startswith(("DataLoader ", "Too many open files")):
+                    raise
+                if "timed out" not in text:  # one was killed, or cannot hand its batch on
+                    raise VldistillError(f"a process that reads images has ended: {text}",
+                                         hint=f"{limits_now()}; set data.workers lower, or to 0") from None
+            hurried = hurried or (now if self._told() else None)
+            limit = timeout(_LOADER_SECONDS).total_seconds()
+            if now - started > limit or (hurried is not None and now - hurried > _HURRIED_SECONDS):
+                raise VldistillError(f"no batch in {now - started:.0f} s from {workers} process(es) that read images",
+                                     hint=f"{limits_now()}; set data.workers=0 to see what they do; {VARIABLE} allows more")
 
-def make_loader(dataset: Dataset, batches: EpochBatches | CleanBatches | list[list[Key]], *, workers: int = 0) -> Loader:
-    """A loader over `batches` of a `RecordDataset` or what can stand for one."""
+
+def make_loader(
+    dataset: Dataset, batches: EpochBatches | CleanBatches | list[list[Key]], *, workers: int = 0,
+    told: Callable[[], bool] = lambda: False,
+) -> Loader:
+    """A loader over `batches` of a `RecordDataset` or what can stand for one. told: see `Loader`."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
-    return Loader(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                             persistent_workers=workers > 0))
+
+    def check() -> None:
+        if len(dataset) and not isinstance(one := collate([dataset[(CLEAN, 0)]]), InputError):
+            check_room(one, largest(batches), workers)
+
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
+                        persistent_workers=workers > 0, timeout=_SLICE_SECONDS if workers else 0)
+    return Loader(loader, told, check)
+
+
+def largest(batches: Any) -> int:
+    """Pairs of the largest batch."""
+    if isinstance(batches, EpochBatches):
+        return batches.batch
+    dealt = batches if isinstance(batches, list) else batches.batches if isinstance(batches, CleanBatches) else batches.dealt()
+    return max(map(len, dealt), default=0)

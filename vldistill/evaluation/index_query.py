@@ -42,7 +42,7 @@ class Searcher:
         where = str(index.folder)
         if spec.images != 1:
             raise InputError(f"its model reads {spec.images} images a record, so it cannot rank single ones", where=where,
-                             hint="evaluate --index uses it")
+                             hint="`vldistill evaluate --index` uses it")
         if spec.labels and answer not in spec.labels:
             asked = "its model answers questions" if answer is None else f"its model does not know the answer {answer!r}"
             raise InputError(asked, where=where, hint=f"give --answer, one of: {', '.join(spec.labels[:8])}"

@@ -69,7 +69,7 @@ def is_taken(manifest: Manifest, shard: str) -> bool:
 
 def _refusal(lock: FileLock, what: str, part: tuple[int, int]) -> InputError:
     return InputError(f"part {part[0]} of {part[1]} cannot be written: {lock.holder()} is writing {what}",
-                      where=str(lock.path.parent), hint="wait for it, or end it")
+                      where=str(lock.path.parent), hint=lock.way_out)
 
 
 def _shown(columns: Sequence[Column]) -> str:

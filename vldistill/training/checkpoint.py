@@ -39,7 +39,7 @@ class State:
 
     phase: which of its phases, from 0. step: optimiser steps done. micro: forward passes done. epoch, batch: this rank's next
     batch. values: what is plain (best validation, schedule, meter). tensors: by name. run: what the next process has to share
-    with this one: number of processes, threads.
+    with this one: number of processes, threads. validates: whether the step's validation is still to come.
     """
 
     phase: int
@@ -50,6 +50,7 @@ class State:
     values: dict[str, Any]
     tensors: dict[str, Tensor] = field(repr=False)
     run: dict[str, Any]
+    validates: bool = False  # a checkpoint of an earlier version does not say
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors below a name."""
@@ -66,7 +67,8 @@ def save_state(run: Path, state: State) -> Path:
     temporary.mkdir()
     try:
         save_tensors(temporary / _TENSORS, _apart(state.tensors), shown=target / _TENSORS)
-        plain = {name: getattr(state, name) for name in ("phase", "step", "micro", "epoch", "batch", "values", "run")}
+        names = ("phase", "step", "micro", "epoch", "batch", "values", "run", "validates")
+        plain = {name: getattr(state, name) for name in names}
         write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))
         if target.exists():
             shutil.rmtree(target)

@@ -6,18 +6,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 
 from vldistill.errors import VldistillError
+from vldistill.joining import timeout
 
 PREEMPTED = 85
 """The exit code of a run that was told to leave and has saved a checkpoint, by which a cluster's script puts it back."""
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
-
+T = TypeVar("T")
 _AGAIN = "go on with the same command and --resume auto"
 
 
@@ -29,8 +32,9 @@ class Preempted(VldistillError):
 
 class Notice:
     """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save, and the
-    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. Use as a context manager,
-    in the main thread."""
+    caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. One that was held since
+    the process began (`env --block-signal`, see bin/train.sbatch) comes with `listen`, and a USR2 that comes when all is done has
+    nothing more to ask for. Use as a context manager, in the main thread."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -42,9 +46,16 @@ class Notice:
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
+    def listen(self) -> None:
+        """Lets in what was held."""
+        if self._before:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # By itself USR2 ends a process, and would turn a run that is complete into a job that failed.
+            unheard = number == signal.SIGUSR2 and handler == signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if unheard else handler)
 
     def wait(self) -> None:
         """From now on a step is finished and a checkpoint saved first."""
@@ -56,6 +67,10 @@ class Notice:
             raise Preempted(f"left before the first step: {self.received}", hint=_AGAIN)
 
 
+class Unvalidated(Exception):
+    """A validation was left, since the run is to leave."""
+
+
 class Guard:
     """minutes: between two checkpoints, 0 for none by the clock. every: optimiser steps between two, or None."""
 
@@ -65,27 +80,49 @@ class Guard:
         self._group = None
         if accelerator.num_processes > 1:
             # On the CPU, so that no step waits for a GPU.
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._group = torch.distributed.new_group(backend="gloo", timeout=timeout())
 
     def ask(self, step: int) -> tuple[bool, bool]:
         """(save, leave), agreed by all ranks: one of them may have been told, or be slower."""
-        leave = self._notice.received is not None
+        leave = self.told()
         due = self._minutes > 0 and time.monotonic() - self._saved >= 60 * self._minutes
         due = due or (self._every is not None and step % self._every == 0)
-        if self._group is not None:
-            flags = torch.tensor([int(due), int(leave)])
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
-            due, leave = map(bool, flags.tolist())
+        due, leave = self._agreed(due, leave)
         return due or leave, leave
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches of a validation, which every rank reads to this generator's end, with nothing between them that ranks do
+        together. Raises Unvalidated there on all ranks where one of them was told to leave, which reads no further: it may be
+        longer than the notice."""
+        left = False
+        for batch in batches:
+            if left := self.told():
+                break
+            yield batch
+        if any(self._agreed(left)):
+            raise Unvalidated
+
+    def told(self) -> bool:
+        """Whether this process was told to leave."""
+        return self._notice.received is not None
+
+    def _agreed(self, *flags: bool) -> list[bool]:
+        """Each is on where it is on one of the ranks."""
+        if self._group is None:
+            return list(flags)
+        found = torch.tensor([int(flag) for flag in flags])
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self._group)
+        return [bool(flag) for flag in found.tolist()]
 
     def saved(self) -> None:
         """Starts the clock anew."""
         self._saved = time.monotonic()
 
-    def leave(self, step: int, where: str) -> Preempted:
-        """What to raise."""
+    def leave(self, step: int, where: str, *, validated: bool = True) -> Preempted:
+        """What to raise. validated: False where the step's validation is still to come."""
         told = self._notice.received or "another process was told to leave"
-        return Preempted(f"left after step {step}: {told}", where=where, hint=_AGAIN)
+        before = "" if validated else ", before its validation"
+        return Preempted(f"left after step {step}{before}: {told}", where=where, hint=_AGAIN)
 
 
 def threads() -> int:

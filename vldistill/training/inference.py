@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.loading import Loader
+from vldistill.data.batch import Batch
 from vldistill.data.records import TASKS, Record
 from vldistill.evaluation.metrics import consistency, mean_by, overlap
 from vldistill.evaluation.vqa import vqa_accuracy
@@ -35,8 +35,8 @@ Keep = Callable[[list[str], Tensor], None]
 
 @torch.no_grad()
 def answer(
-    model: nn.Module, loader: Loader, labels: list[str], device: torch.device, *, tags: bool = False, autocast=nullcontext,
-    keep: Keep | None = None,
+    model: nn.Module, loader: Iterable[Batch], labels: list[str], device: torch.device, *, tags: bool = False,
+    autocast=nullcontext, keep: Keep | None = None,
 ) -> list[Answer]:
     """The model's answer to every record of the loader, in its order; the model is left in the mode it came in. tags: whether
     it gives any number of labels. keep: who else wants the probabilities of all labels, of which an answer has the largest."""

@@ -3,9 +3,9 @@ terms, and the loop sums, logs and descends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from vldistill.data.transforms import hash_key
 from vldistill.models.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.batches import Batches
+from vldistill.training.guard import Unvalidated
 from vldistill.training.journal import Journal
 from vldistill.training.meter import Meter
 from vldistill.training.sharding import average_gradients, clip_gradients, is_sharded
@@ -82,22 +83,37 @@ class Best:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a phase goes on. step, micro: optimiser steps and forward passes done. batch: batches of this rank's epoch done."""
+    """Where a phase goes on. step, micro: optimiser steps and forward passes done. batch: batches of this rank's epoch done.
+    validates: whether the step's validation is still to come."""
 
     step: int
     micro: int
     epoch: int
     batch: int
+    validates: bool = False
+
+
+class Watch(Protocol):
+    """Of a validation: see `Guard.watch`."""
+
+    def __call__(self, batches: Iterable[Any]) -> Iterator[Any]: ...
 
 
 class Keeper(Protocol):
     """Saves checkpoints, and says when to leave."""
+
+    watch: Watch
+    told: Callable[[], bool]
+    """Whether this process was told to leave."""
 
     def restore(self, loop: Loop) -> Position | None:
         """Puts back what a checkpoint holds, and says where it stands; None at a fresh start."""
 
     def after_step(self, loop: Loop, position: Position) -> None:
         """Called after every optimiser step and what belongs to it. Raises `Preempted` where the run has to leave."""
+
+    def before_validation(self, loop: Loop, position: Position) -> NoReturn:
+        """Called where a validation was left. Raises `Preempted`."""
 
 
 @dataclass
@@ -134,8 +150,26 @@ def fit(
         # The checkpoint's own weights are the best ones, and their model is not what it was.
         loop.best = Best(loop.best.step, loop.best.metrics, save(loop.best.step))
     batches.epoch, batches.first = at.epoch, at.batch
+
+    def validated(done: int) -> None:
+        """Validates after a step, with so many batches of the epoch done."""
+        meter.check(step)
+        try:
+            metrics = validate()
+        except Unvalidated:
+            keeper.before_validation(loop, Position(step, micro, batches.epoch, done, validates=True))
+        objective.after_validation(metrics)
+        improved = loop.best.beaten_by(metrics)
+        if improved:
+            loop.best = Best(step, metrics, save(step) if save is not None else None)
+        journal.validation(step, metrics, best=improved and save is not None)
+        meter.pause()
+
     journal.advance(step)
     learner.train()
+    if at.validates:
+        validated(at.batch)
+        keeper.after_step(loop, Position(step, micro, at.epoch, at.batch))
     while step < plan.last:
         done = batches.first
         for batch in loader:
@@ -173,14 +207,7 @@ def fit(
                         told.add(name)
                         journal.say(f"step {step}: {warning}")
             if step % plan.validate_every == 0 or step == plan.last:
-                meter.check(step)
-                metrics = validate()
-                objective.after_validation(metrics)
-                improved = loop.best.beaten_by(metrics)
-                if improved:
-                    loop.best = Best(step, metrics, save(step) if save is not None else None)
-                journal.validation(step, metrics, best=improved and save is not None)
-                meter.pause()
+                validated(done)
             if keeper is not None:
                 keeper.after_step(loop, Position(step, micro, batches.epoch, done))
             if step == plan.last:

@@ -19,7 +19,7 @@ from vldistill.training.best import digests_of, folder_of
 from vldistill.training.build import Parts
 from vldistill.training.inference import Answer, answer, score
 from vldistill.training.journal import Journal
-from vldistill.training.loop import Best, Keeper, Learner, Passes, Teacher, descend, fit
+from vldistill.training.loop import Best, Keeper, Learner, Passes, Teacher, Watch, descend, fit
 from vldistill.training.pretext import pretext_metrics
 from vldistill.training.rates import build_optimizer, build_schedule
 from vldistill.training.retrieval import validated_by_recall
@@ -42,15 +42,15 @@ def run_phase(
         optimizer = accelerator.prepare(optimizer)
     else:
         learner, optimizer = accelerator.prepare(learner, optimizer)
-    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers)
+    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, told=keeper.told)
     clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
-    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers)
+    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, told=keeper.told)
 
     def validate() -> dict[str, Any]:
         # Running statistics are each process's own; those of the first are saved.
         spread((buffer for buffer in parts.student.buffers() if buffer.is_floating_point()), accelerator)
         with weights_together(parts.student):
-            return _judged(phase, recipe, parts, accelerator, val_loader)
+            return _judged(phase, recipe, parts, accelerator, val_loader, keeper.watch)
 
     def save(step: int) -> dict[str, str]:
         weights, folder = gathered(parts.student.state_dict(), accelerator), folder_of(out, step)
@@ -67,13 +67,17 @@ def run_phase(
     return best
 
 
-def _judged(phase: Phase, recipe: Recipe, parts: Parts, accelerator: Accelerator, loader: Loader) -> dict[str, Any]:
-    """The student's metrics over the whole validation split. loader: this process's share."""
+def _judged(
+    phase: Phase, recipe: Recipe, parts: Parts, accelerator: Accelerator, loader: Loader, watch: Watch
+) -> dict[str, Any]:
+    """The student's metrics over the whole validation split. loader: this process's share. watch: leaves its batches where the
+    run is to leave."""
     if phase.objective.judged:
-        return pretext_metrics(parts.student, phase.objective, loader, accelerator, seed=recipe.train.seed)
+        return pretext_metrics(parts.student, phase.objective, watch(loader), accelerator, seed=recipe.train.seed)
     if isinstance(phase.objective, DualRetrieval):
-        return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe), workers=recipe.data.workers)
-    answers = answer(parts.student, loader, parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
+        return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe), workers=recipe.data.workers,
+                                   watch=watch)
+    answers = answer(parts.student, watch(loader), parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
                      tags=parts.spec.target == "tags")
     return score(phase.val.records, _of_all(answers, phase.val.records, accelerator), parts.spec.labels)
 

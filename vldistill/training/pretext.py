@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vldistill.data.loading import Loader
+from vldistill.data.batch import Batch
 from vldistill.data.transforms import hash_key
 from vldistill.objectives.base import Objective
 
 
 @torch.no_grad()
 def pretext_metrics(
-    student: nn.Module, objective: Objective, loader: Loader, accelerator: Accelerator, *, seed: int
+    student: nn.Module, objective: Objective, batches: Iterable[Batch], accelerator: Accelerator, *, seed: int
 ) -> dict[str, Any]:
     """What the objective makes of its sums over all ranks. What it draws is drawn anew from `seed` at each call, so that two
     validations ask the same. Student and objective are left in the mode they came in."""
@@ -24,7 +25,7 @@ def pretext_metrics(
     student.eval()
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=accelerator.device))
     with torch.random.fork_rng(devices=[]):
-        for number, batch in enumerate(loader):
+        for number, batch in enumerate(batches):
             torch.default_generator.manual_seed(hash_key((seed, number)))
             arranged = objective.arrange(batch.to(accelerator.device))
             with accelerator.autocast():

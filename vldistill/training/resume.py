@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -63,6 +63,7 @@ class Checkpoints:
                  shared: dict[str, nn.Module], cost: Callable[[], dict[str, Any]]):
         self._folder, self._guard, self._journal, self._phase, self._start = folder, guard, journal, phase, start
         self._shared, self._cost = shared, cost
+        self.watch, self.told = guard.watch, guard.told
 
     def restore(self, loop: Loop) -> Position | None:
         state = self._start
@@ -74,7 +75,7 @@ class Checkpoints:
             loop.accelerator.scaler.load_state_dict(state.values["scaler"])
         loop.meter.load(state.values["meter"], state.part("meter"))
         loop.best = Best(**restored(self._folder, state.values["best"], state.step))
-        return Position(state.step, state.micro, state.epoch, state.batch)
+        return Position(state.step, state.micro, state.epoch, state.batch, state.validates)
 
     def after_step(self, loop: Loop, position: Position) -> None:
         save, leave = self._guard.ask(position.step)
@@ -85,6 +86,11 @@ class Checkpoints:
         self._guard.saved()
         if leave:
             raise self._guard.leave(position.step, str(self._folder))
+
+    def before_validation(self, loop: Loop, position: Position) -> NoReturn:
+        self._save(loop, position)
+        loop.accelerator.wait_for_everyone()
+        raise self._guard.leave(position.step, str(self._folder), validated=False)
 
     def _save(self, loop: Loop, position: Position) -> None:
         """All ranks give what they hold, and the first one writes."""

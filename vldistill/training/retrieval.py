@@ -18,6 +18,7 @@ from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.schema import Recipe, Teachers
 from vldistill.schema_retrieval import RetrievalObjective
 from vldistill.students.two_towers import TwoTowers
+from vldistill.training.loop import Watch
 from vldistill.training.vectors import Encoding, rank_captions
 
 FALSE_TEXTS = 15
@@ -28,7 +29,7 @@ def check_captions(data: DataArtifact) -> None:
     """Raises InputError where the data has no captions."""
     if data.task != "caption":
         raise InputError(f"is a `{data.task}` artifact, which has no captions to retrieve by", where=str(data.folder),
-                         hint="choose an artifact of coco, flickr30k, or jsonl with --task caption")
+                         hint="choose an artifact of coco or flickr30k, or of `vldistill prepare jsonl --task caption`")
 
 
 def for_retrieval(stage: str, recipe: Recipe) -> Recipe:
@@ -66,9 +67,9 @@ def describe_retrieval(chosen: RetrievalObjective, kind: str) -> str:
 
 
 def validated_by_recall(
-    student: TwoTowers, captions: RecordDataset, accelerator: Accelerator, *, batch: int, workers: int
+    student: TwoTowers, captions: RecordDataset, accelerator: Accelerator, *, batch: int, workers: int, watch: Watch
 ) -> dict[str, Any]:
-    """Recalls of a dual encoder over a whole split, whose images and texts all processes share out."""
+    """Recalls of a dual encoder over a whole split, whose images and texts all processes share out. watch: of the batches."""
     how = Encoding(batch, accelerator.device, workers, accelerator.process_index, accelerator.num_processes,
-                   lambda values: accelerator.reduce(values, reduction="sum"), accelerator.autocast)
+                   lambda values: accelerator.reduce(values, reduction="sum"), accelerator.autocast, watch=watch)
     return recalls(rank_captions(student, captions, how).ranks)

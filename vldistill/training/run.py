@@ -31,6 +31,7 @@ from vldistill.data.artifact import open_data
 from vldistill.data.regions.store import RegionStore
 from vldistill.devices import check_card, unused_gpu
 from vldistill.errors import NO_ROOM, InputError, VldistillError
+from vldistill.joining import Together, join
 from vldistill.locking import alone
 from vldistill.models.checkpoint import resolve_model
 from vldistill.models.sharded import digest_of_weights
@@ -98,15 +99,19 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     if (whole := _whole(stage, say)) is not None:
         return whole
     check_writable(folder)
-    with Notice() as notice, _ours(folder):
-        # Another process may have finished it since.
-        if (whole := _whole(stage, say)) is not None:
-            return whole
-        earlier = _earlier(stage)
-        if earlier is None and is_first_rank():
-            refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
-                            "pass --overwrite, --resume auto to go on with it, or another --name")
-        return _run(stage, earlier, notice, say)
+    with Notice() as notice:
+        notice.listen()
+        together = join(say)
+        with together.fate(), _ours(folder):
+            together.meet("the run's folder is held")
+            # Another process may have finished it since.
+            if (whole := _whole(stage, say)) is not None:
+                return whole
+            earlier = _earlier(stage)
+            if earlier is None and is_first_rank():
+                refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
+                                "pass --overwrite, --resume auto to go on with it, or another --name")
+            return _run(stage, earlier, notice, say, together)
 
 
 def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
@@ -143,7 +148,9 @@ def _earlier(stage: Stage) -> dict[str, Any] | None:
     return read_manifest(stage.folder, stage.name, make_it=f"vldistill {stage.name}, with --overwrite", partial=True)
 
 
-def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say) -> dict[str, Any]:
+def _run(
+    stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say, together: Together
+) -> dict[str, Any]:
     recipe, folder, state = stage.recipe, stage.folder, None
     references = (earlier or {}).get("references")
     # As when the run began: a name may lead elsewhere by now.
@@ -163,6 +170,8 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say)
                          hint="set train.precision=fp32")
     reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
     reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
+    together.meet("data and models are read")
+    together.begin()
     accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
                                    reaches_all=reaches_all)
     manifest = new_manifest(

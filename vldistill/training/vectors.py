@@ -4,9 +4,10 @@ validation during training and by `evaluate`."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from vldistill.students.two_towers import TwoTowers
 @dataclass(frozen=True)
 class Encoding:
     """How a set is encoded. batch: images or texts at a time. workers: processes that read images. rank, world: this process's
-    share; `together` then sums over all of them. tick: told how many are done."""
+    share; `together` then sums over all of them. tick: told how many are done. watch: may leave
+    batches, by an exception of all processes."""
 
     batch: int
     device: torch.device
@@ -32,6 +34,7 @@ class Encoding:
     together: Callable[[Tensor], Tensor] = lambda values: values
     autocast: Callable[[], AbstractContextManager] = nullcontext
     tick: Callable[[int], None] = lambda count: None
+    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter
 
     def share(self, rows: Sequence[int]) -> list[list[int]]:
         """The places within `rows` of this process's batches."""
@@ -66,7 +69,7 @@ def encode_images(model: TwoTowers, dataset: RecordDataset, rows: Sequence[int],
     shares = how.share(rows)
     keys = [[(CLEAN, rows[place]) for place in places] for places in shares]
     vectors = torch.zeros(len(rows), model.width, device=how.device)
-    for places, batch in zip(shares, make_loader(dataset, keys, workers=how.workers), strict=True):
+    for places, batch in how.watch(zip(shares, make_loader(dataset, keys, workers=how.workers), strict=True)):
         with how.autocast():
             vectors[places] = model.encode_image(batch.images[0].to(device=how.device, non_blocking=True)).float()
         check_outputs(vectors[places], [dataset.records[rows[place]].images[0] for place in places])
@@ -80,7 +83,7 @@ def encode_texts(model: TwoTowers, dataset: RecordDataset, how: Encoding) -> Ten
     texts = [dataset.texts(row)[0] for row in range(len(dataset))]
     order = sorted(range(len(texts)), key=lambda row: len(texts[row].ids))
     vectors = torch.zeros(len(texts), model.width, device=how.device)
-    for places in how.share(order):
+    for places in how.watch(how.share(order)):
         rows = [order[place] for place in places]
         padded = pad_text([texts[row] for row in rows], dataset.pad_id).to(device=how.device, non_blocking=True)
         with how.autocast():

@@ -1,0 +1,98 @@
+"""Stand-ins for locks, on a file system without `flock`: one that a killed process left is free after a while, on any host."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vldistill import locking
+from vldistill.errors import InputError
+from vldistill.locking import BUSY, LEASE_SECONDS, FileLock, Holder, alone, is_held
+
+HOLDS = """
+import errno, sys, time
+from pathlib import Path
+from vldistill import locking
+def refuse(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+locking.fcntl.flock, locking._RENEW_SECONDS = refuse, 0.05
+with locking.alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_flock(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(locking.fcntl, "flock", refuse)
+
+
+def left_behind(target: Path, *, age: float, **differing) -> Path:
+    """The stand-in of a process of another host."""
+    path = target.parent / f".{target.name}.lock.held"
+    said = {"pid": 1, "host": "elsewhere", "since": "then", "birth": 1, "lease": True} | differing
+    path.write_text(json.dumps(said))
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_one_of_another_host_is_free_by_its_age(tmp_path):
+    path = left_behind(tmp_path / "a", age=LEASE_SECONDS + 5)
+    assert not is_held(tmp_path / ".a.lock")
+    with alone(tmp_path / "a"):
+        assert Holder.read(path).pid == os.getpid()
+    assert {found.name for found in tmp_path.iterdir()} <= {".a.lock"}
+
+
+@pytest.mark.parametrize("age, differing, hint", [
+    (LEASE_SECONDS - 20, {}, f".a.lock.held is free by itself after {LEASE_SECONDS:.0f} s"),
+    # That of an earlier version is not renewed, and says nothing by its age.
+    (LEASE_SECONDS + 5, {"lease": False}, "if it has been killed, remove "),
+    # A process of this host is looked up, and this one lives.
+    (LEASE_SECONDS + 5, {"host": Holder.me().host, "pid": os.getpid(), "birth": Holder.me().birth}, "is free by itself"),
+], ids=["young", "earlier version", "here"])
+def test_what_may_live_is_left_and_its_file_named(tmp_path, age, differing, hint):
+    path = left_behind(tmp_path / "a", age=age, **differing)
+    before = path.read_bytes()
+    with pytest.raises(InputError) as refused, alone(tmp_path / "a"):
+        pass
+    assert hint in str(refused.value) and str(path) in str(refused.value) and path.read_bytes() == before
+
+
+def test_the_holder_makes_its_own_younger_until_it_gives_it_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(locking, "_RENEW_SECONDS", 0.02)
+    lock = FileLock(tmp_path / "lock")
+    assert lock.take()
+    path = tmp_path / "lock.held"
+    for _ in range(2):
+        os.utime(path, (1, 1))
+        end = time.monotonic() + 5
+        while path.stat().st_mtime < time.time() - 60:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    lock.release()
+    time.sleep(0.1)
+    assert not path.exists()
+
+
+def test_a_holder_whose_stand_in_was_taken_ends_at_once(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path / "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        (tmp_path / ".a.lock.held").unlink()
+        told = left_behind(tmp_path / "a", age=0)
+        assert process.wait(20) == BUSY
+        assert "was taken by process 1 on host elsewhere" in process.communicate()[1] and told.exists()
+    finally:
+        process.kill()
