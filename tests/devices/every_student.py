@@ -1,6 +1,6 @@
 """Two optimiser steps and a validation of every kind of student with every method, on the virtual device.
 
-A program: `every_student.py fp32 vilt/labels dual_encoder/dide/1` trains all cases of the first pair and one of the second, and
+A program: `every_student.py vilt/labels dual_encoder/dide/1` trains all cases of the first pair and one of the second, and
 prints a line of JSON for each. It finds its helpers below `tests` and `tests/students` by PYTHONPATH."""
 
 from __future__ import annotations
@@ -230,10 +230,10 @@ def retrieval(kind: str) -> Iterator[Case]:
 CASES = {"labels": labels, "dide": dide, "advl": advl, "pretrain": pretrain, "retrieval": retrieval}
 
 
-def train(case: Case, precision: str) -> dict[str, float]:
+def train(case: Case) -> dict[str, float]:
     """Two steps as the loop takes them, and a validation. Raises `DeviceMismatch`."""
     AcceleratorState._reset_state(True)
-    accelerator = make_accelerator(Precision(precision, ""), 1, [], Path(tempfile.gettempdir()))
+    accelerator = make_accelerator(Precision("fp32", ""), 1, [], Path(tempfile.gettempdir()))
     for state in (accelerator.state, PartialState()):
         state._shared_state["device"] = torch.device(virtual_device.NAME, 0)
     case.student.to(accelerator.device)
@@ -290,13 +290,12 @@ def main() -> None:
     virtual_device.install()
     torch.set_num_threads(1)
     control()
-    precision, *pairs = sys.argv[1:]
-    for pair in pairs:
+    for pair in sys.argv[1:]:
         kind, method, *most = pair.split("/")
         torch.manual_seed(0)
         for number, case in enumerate(islice(CASES[method](kind), int(most[0]) if most else None)):
             try:
-                told = train(case, precision)
+                told = train(case)
             except Exception as error:
                 told = {"error": f"{type(error).__name__}: {error}"}
             print(json.dumps({"pair": pair, "case": number, **told}), flush=True)

@@ -2,7 +2,8 @@
 
 Every tensor on "virtual:0" is a wrapper whose device torch takes for an accelerator's, around the CPU tensor that holds its
 values. All operations pass through one function, which compares the devices of their inputs as CUDA's kernels do and notes, by
-the line of the package, what would wait for a GPU and what would be copied. Not seen by it: kernels' own rounding, NCCL, memory.
+the line of the package, what would wait for a GPU and what would be copied. Not seen by it: autocast, kernels' own rounding,
+NCCL, memory.
 
 `install` changes torch for the rest of the process: for programs of their own.
 """
@@ -186,7 +187,7 @@ def _own_generator():
 def install() -> None:
     """Registers the device, and has those functions of torch that read values outside of its dispatcher know it."""
     _setup_privateuseone_for_python_backend(NAME)
-    torch.virtual.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    torch.virtual.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]  # asked for by regions without autocast
     # Wrappers that are made in inference mode have no version counter, which aliasing sets.
     torch.inference_mode = lambda mode=True: torch.no_grad() if mode is True else mode
     attend = torch.nn.functional.scaled_dot_product_attention

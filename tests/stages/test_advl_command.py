@@ -11,6 +11,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from advl_worlds import advl_recipe, write_teachers
 from resumed import curve, weights
+from tiny_teachers import write_vit
 
 from vldistill.artifacts import write_manifest
 from vldistill.data.artifact import open_data
@@ -125,6 +126,22 @@ def test_every_part_is_logged_and_the_first_step_matches(here, well, tmp_path):
     assert found[0]["C_avg"] == 0.5 and found[2]["C_avg"] == 0.5
     right = validations[1].get("confidence_when_right", 0.5)
     assert found[3]["C_avg"] == pytest.approx(right)
+
+
+def test_teachers_of_one_name_are_told_apart_and_time_is_of_a_kind_of_rows(here, well, tmp_path):
+    """Folders of caches end in their teachers' last names, which two may share; an image takes another time than a text."""
+    for place, seed in (("a", 7), ("b", 8)):
+        write_vit(tmp_path / place / "timm", seed=seed)
+    results = [well("cache", "-r", "advl.yaml", here, f"teachers.vision.model={tmp_path / place / 'timm'}") for place in "ab"]
+    named = [re.search(rf"{re.escape(str(tmp_path / place))}/timm \(weights (\w+)\) in .*: 60 images to compute", result.out)
+             for place, result in zip("ab", results, strict=True)]
+    listed = re.findall(r"timm-[0-9a-f]{12}\b.*\b([0-9a-f]{8})\W+image\b", well("cache", "--ls", here, "-r", "advl.yaml").out)
+    assert sorted(listed) == sorted({found[1] for found in named}) and len(listed) == 2
+    progress = re.findall(r"^(.+): ([\d,]+)/([\d,]+) rows, .* s left of them$", results[0].out, re.M)
+    computed = re.findall(r"([\d,]+) (images|texts|words) to compute", results[0].out)
+    counts = {role: int(count.replace(",", "")) for count, role in computed}
+    assert {kind: int(todo.replace(",", "")) for kind, _, todo in progress} == {
+        "images": counts["images"], "texts and words": counts["texts"] + counts["words"]}
 
 
 @pytest.mark.parametrize("overrides, terms", [

@@ -86,14 +86,17 @@ class _Progress:
     """A plain line now and then: builds run for hours, mostly into a file."""
 
     def __init__(self) -> None:
-        self._started = self._last = time.monotonic()
+        self._kind, self._started, self._last = "", 0.0, 0.0
 
-    def __call__(self, done: int, todo: int) -> None:
+    def __call__(self, kind: str, done: int, todo: int) -> None:
+        """The time left is that of this kind alone."""
         now = time.monotonic()
-        if now - self._last > PLAIN_EVERY_SECONDS or done == todo:
+        if kind != self._kind:
+            self._kind, self._started, self._last = kind, now, now
+        if done and (now - self._last > PLAIN_EVERY_SECONDS or done == todo):
             self._last = now
             rate = done / max(now - self._started, 1e-9)
-            _say(f"{done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left")
+            _say(f"{kind}: {done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left of them")
 
 
 def _prefetch(caches: Any) -> None:
@@ -131,11 +134,13 @@ def _list(root: Path) -> None:
 
     table = Table("cache")
     table.figures("rows", "MB", "s")
-    table.words("state")
+    table.words("weights", "of", "state")
     for entry in list_caches(root):
         state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
         figures = f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", f"{entry.seconds:,.1f}"
-        table.add_row(entry.folder.name, *figures, state)
+        # Two teachers may have one name.
+        weights, of = (str(entry.fields.get(name, "")) for name in ("weights", "feature"))
+        table.add_row(entry.folder.name, *figures, weights[:8], of, state)
     if table.row_count:
         show(table)
     else:

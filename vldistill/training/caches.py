@@ -39,6 +39,8 @@ from vldistill.teachers.weights import UNKNOWN
 
 Say = Callable[[str], None]
 WantedFeatures = list[tuple[DataArtifact, list[Record]]]
+Progress = Callable[[str, int, int], None]
+"""Told what kind of rows is computed, how many of them are done, and of how many; first of all with none done."""
 DTYPE = {"dtype": "float16"}
 AUTO = ("fp32", "fp16")
 """What `teachers.precision: auto` is, without a GPU and with one."""
@@ -55,6 +57,20 @@ class Part:
 
     def keys(self, inputs: Inputs) -> list[bytes]:
         return list({"images": inputs.images, "texts": inputs.texts, "words": inputs.pairs}[self.role])
+
+
+def _ticking(progress: Progress | None, kind: str, todo: int) -> Callable[[int], None]:
+    """What counts the rows of a kind: an image takes another time than a text."""
+    done = 0
+
+    def tick(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress:
+            progress(kind, done, todo)
+
+    tick(0)
+    return tick
 
 
 def find_cache(root: Path, name: str, fields: dict[str, Any]) -> FeatureCache | None:
@@ -152,7 +168,7 @@ class TeacherCaches:
         self.build(inputs, say)
 
     def build(
-        self, inputs: Inputs, say: Say, *, shard: tuple[int, int] = (0, 1), progress: Callable[[int, int], None] | None = None
+        self, inputs: Inputs, say: Say, *, shard: tuple[int, int] = (0, 1), progress: Progress | None = None
     ) -> None:
         """Computes one writer's share of what is missing, and opens the caches anew."""
         check_writable(self._root)
@@ -162,31 +178,25 @@ class TeacherCaches:
         batch, most = self._recipe.teachers.batch, self._recipe.cache.words
         missing = self.missing(inputs)
         with ExitStack() as stack:
-            writers, todo = {}, 0
+            writers = {}
             for role, part in self.parts.items():
                 if missing[role]:
                     writers[role] = self._open(part, inputs, shard, stack)
-                    todo += len(writers[role][1])
                     self._tell(part, *writers[role], say)
             if writers:
                 check_room(self._root, sum(pending.bytes_needed for _, pending in writers.values()))
-            done = 0
-
-            def tick(rows: int) -> None:
-                nonlocal done
-                done += rows
-                if progress:
-                    progress(done, todo)
-
+            counts = {role: len(pending) for role, (_, pending) in writers.items()}
             # Reserved one after the other, since a writer counts its seconds from there.
             if "images" in writers:
                 writers["images"][0].reserve(writers["images"][1])
+                tick = _ticking(progress, "images", counts["images"])
                 fill_images(*writers["images"], inputs, self.vision.to(device, dtype), batch, tick)
-            if "texts" in writers or "words" in writers:
-                for role in writers.keys() & {"texts", "words"}:
+            if together := [role for role in ("texts", "words") if role in writers]:
+                for role in together:
                     writers[role][0].reserve(writers[role][1])
                 if self.relevance:
                     self.relevance.to(device, dtype)
+                tick = _ticking(progress, " and ".join(together), sum(counts[role] for role in together))
                 fill_texts(writers.get("texts"), writers.get("words"), inputs, self.text.to(device, dtype), self.relevance, batch,
                            most, tick)
         for part in self.parts.values():
@@ -238,11 +248,13 @@ class TeacherCaches:
         writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard))
         return writer, writer.pending(part.keys(inputs), word_lengths(inputs) if part.role == "words" else None)
 
-    @staticmethod
-    def _tell(part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:
+    def _tell(self, part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:
+        """By the teacher's name in the recipe, and the digest of its weights, which `cache --ls` shows, too."""
+        named = (self._recipe.teachers.vision if part.role == "images" else self._recipe.teachers.text).model
         others = f", {pending.others:,} for other writers" if pending.others else ""
-        say(f"{writer.folder}: {len(pending):,} {part.role} to compute, {pending.present:,} there{others}; "
-            f"{pending.bytes_needed / 1e6:,.1f} MB needed, {pending.bytes_free / 1e9:,.1f} GB free")
+        say(f"{named} (weights {part.fields['weights'][:8]}) in {writer.folder}: {len(pending):,} {part.role} to compute, "
+            f"{pending.present:,} there{others}; {pending.bytes_needed / 1e6:,.1f} MB needed, "
+            f"{pending.bytes_free / 1e9:,.1f} GB free")
 
     def _precision(self) -> str:
         """In which the teachers compute here."""
