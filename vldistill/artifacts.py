@@ -304,9 +304,10 @@ _WITH_OVERWRITE = ("prepare", "pretrain", "finetune", "distill", "convert", "ind
 def made_by(manifest: dict[str, Any]) -> str:
     """The command that makes an artifact again, as far as its manifest tells."""
     words = manifest.get("command")
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or words[:1] != ["vldistill"]:
+    known = isinstance(words, list) and all(isinstance(word, str) for word in words) and words[:1] == ["vldistill"]
+    if not known or len(words) < 2:
         return "make it again with the command that made it"
-    if words[1:2] and words[1] in _WITH_OVERWRITE:
+    if words[1] in _WITH_OVERWRITE:
         words = [word for word in words if word != "--dry-run"] + ["--overwrite"] * ("--overwrite" not in words)
     return f"make it again with: {shlex.join(words)}"
 

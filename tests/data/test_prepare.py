@@ -98,7 +98,7 @@ def test_an_artifact_that_lost_a_file_is_not_up_to_date(tmp_path, name):
     jsonl_world(tmp_path / "raw")
     prepare("jsonl", tmp_path / "raw", tmp_path / "out", shards=2)
     (tmp_path / "out" / name).unlink()
-    with pytest.raises(InputError, match=f"out/{name}: is named in the manifest but missing .*--overwrite"):
+    with pytest.raises(InputError, match=f"out/{name}: is named in the manifest but missing .*make it again"):
         prepare("jsonl", tmp_path / "raw", tmp_path / "out")
     prepare("jsonl", tmp_path / "raw", tmp_path / "out", overwrite=True)
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "out")["unchanged"]

@@ -87,11 +87,11 @@ def test_a_run_that_died_goes_on_from_its_last_checkpoint(world, command, well, 
 
     def dies(self, step):
         if step == 5:
-            raise MemoryError("died")
+            raise RuntimeError("died")
         return ask(self, step)
 
     monkeypatch.setattr(Guard, "ask", dies)
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError):
         command(*DIDE, *runs)
     monkeypatch.setattr(Guard, "ask", ask)
     run = tmp_path / "quickstart_dide/a/seed0"
@@ -205,7 +205,7 @@ def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, 
 
     def dies(self, step):
         if step == 3:
-            raise MemoryError("died")
+            raise RuntimeError("died")
         return ask(self, step)
 
     def scored(*given):
@@ -214,7 +214,7 @@ def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, 
     arguments = (*DIDE, "--runs", tmp_path, "train.validate_every=1", "train.checkpoint_every=2", "--resume", "auto")
     monkeypatch.setattr(phase, "_judged", scored)
     monkeypatch.setattr(Guard, "ask", dies)
-    with pytest.raises(MemoryError):
+    with pytest.raises(RuntimeError):
         command(*arguments)
     monkeypatch.setattr(Guard, "ask", ask)
     run = tmp_path / "quickstart_dide/a/seed0"
