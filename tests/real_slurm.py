@@ -97,8 +97,15 @@ class Slurm:
     def start(
         self, *words: str | Path, cwd: Path | None = None, timeout: float = 120, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(word) for word in words], cwd=cwd, env={**self.environment, **more}, capture_output=True,
-                              text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            [str(word) for word in words],
+            cwd=cwd,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     def tasks(self, job: str) -> list[Ended]:
         """Each task of a job (one, but for an array), as far as it has come."""
@@ -136,10 +143,13 @@ def start(folder: Path, ends: ExitStack, **environment: str) -> Slurm:
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     host, ports = socket.gethostname().partition(".")[0], _free_ports(1 + len(NODES))
-    nodes = "\n".join(f"NodeName={node} NodeHostname={host} NodeAddr={node} Port={port} CPUs=8 RealMemory=8000"
-                      for node, port in zip(NODES, ports[1:], strict=True))
-    (folder / "slurm.conf").write_text(_CONFIGURATION.format(
-        folder=folder, host=host, controller=ports[0], nodes=nodes, names=",".join(NODES), array=MOST_TASKS))
+    nodes = "\n".join(
+        f"NodeName={node} NodeHostname={host} NodeAddr={node} Port={port} CPUs=8 RealMemory=8000"
+        for node, port in zip(NODES, ports[1:], strict=True)
+    )
+    (folder / "slurm.conf").write_text(
+        _CONFIGURATION.format(folder=folder, host=host, controller=ports[0], nodes=nodes, names=",".join(NODES), array=MOST_TASKS)
+    )
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
     for name in ("state", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir()
@@ -147,8 +157,16 @@ def start(folder: Path, ends: ExitStack, **environment: str) -> Slurm:
     slurm = Slurm(folder, {**clean, "PATH": _SBIN, "SLURM_CONF": str(folder / "slurm.conf"), **environment})
     ends.callback(_stop, slurm)
     # In a folder that others may write to munge asks for --force.
-    slurm.call("munged", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket", f"--pid-file={folder}/munged.pid",
-               f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed", "--num-threads=2")
+    slurm.call(
+        "munged",
+        "--force",
+        f"--key-file={key}",
+        f"--socket={folder}/munge.socket",
+        f"--pid-file={folder}/munged.pid",
+        f"--log-file={folder}/munged.log",
+        f"--seed-file={folder}/munged.seed",
+        "--num-threads=2",
+    )
     slurm.call("slurmctld")
     for node in NODES:
         slurm.daemon(node)

@@ -16,14 +16,21 @@ PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
 RUN = "runs/quickstart_dide"
 # Every command that would use a GPU, as it is typed.
 COMPUTING = {
-    "pretrain": "pretrain -r quickstart_fusion --runs {out}", "finetune": "finetune -r quickstart_teacher --runs {out}",
-    "distill": "distill -r quickstart_dide --runs {out}", "cache": "cache -r {out}/advl.yaml cache.path={out}/cache",
+    "pretrain": "pretrain -r quickstart_fusion --runs {out}",
+    "finetune": "finetune -r quickstart_teacher --runs {out}",
+    "distill": "distill -r quickstart_dide --runs {out}",
+    "cache": "cache -r {out}/advl.yaml cache.path={out}/cache",
     "evaluate": f"evaluate {RUN} --limit 4 --out {{out}}/eval",
     "index build": f"index build {RUN} {{out}}/few --out {{out}}/index",
     "predict": f"predict {RUN} --image {PICTURE} --image {PICTURE} --text hi",
 }
-OLD = {"get_device_capability": (5, 2), "get_arch_list": ["sm_75", "sm_80", "compute_90"], "get_device_name": "Old",
-       "device_count": 1, "is_available": True}
+OLD = {
+    "get_device_capability": (5, 2),
+    "get_arch_list": ["sm_75", "sm_80", "compute_90"],
+    "get_device_name": "Old",
+    "device_count": 1,
+    "is_available": True,
+}
 
 
 def too_old() -> None:
@@ -125,12 +132,24 @@ def test_a_gpu_that_is_hidden_or_another_jobs_is_not_told(idle_gpu, monkeypatch,
     assert devices.unused_gpu() is None
 
 
-@pytest.mark.parametrize(("capability", "built", "runs"), [
-    ((8, 9), ["sm_80"], True), ((8, 0), ["sm_86"], False), ((9, 0), ["sm_80", "sm_86"], False), ((9, 0), ["compute_80"], True),
-    ((7, 0), ["compute_80"], False), ((12, 0), ["sm_120"], True), ((12, 1), ["sm_120f"], True), ((9, 0), ["sm_90a"], True),
-    ((12, 1), ["sm_120a"], False), ((12, 0), ["compute_100f"], False), ((12, 0), ["compute_90a"], False),
-    ((10, 0), ["sm_90a", "sm_100"], True), ((5, 2), [], True),
-])
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((8, 9), ["sm_80"], True),
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_80", "sm_86"], False),
+        ((9, 0), ["compute_80"], True),
+        ((7, 0), ["compute_80"], False),
+        ((12, 0), ["sm_120"], True),
+        ((12, 1), ["sm_120f"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((12, 1), ["sm_120a"], False),
+        ((12, 0), ["compute_100f"], False),
+        ((12, 0), ["compute_90a"], False),
+        ((10, 0), ["sm_90a", "sm_100"], True),
+        ((5, 2), [], True),
+    ],
+)
 def test_which_code_runs_on_a_card(capability, built, runs):
     """After NVIDIA's rules of compatibility: code within a major number, from its own minor on; PTX from its number on."""
     assert devices.runs_on(capability, built) is runs

@@ -15,19 +15,28 @@ from vldistill.memory import LOWER, out_of_memory
 
 PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
 RUN = "runs/quickstart_dide"
-ON_GPU = ("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.20 GiB is free. Of "
-          "the allocated memory 70.00 GiB is allocated by PyTorch")
+ON_GPU = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.20 GiB is free. Of "
+    "the allocated memory 70.00 GiB is allocated by PyTorch"
+)
 # Every command that computes, as it is typed; `bench` fills the machine itself, below.
 COMMANDS = {
-    "pretrain": "pretrain -r quickstart_fusion --name full", "finetune": "finetune -r quickstart_teacher --name full",
-    "distill": "distill -r quickstart_dide --name full", "cache": "cache -r {out}/advl.yaml cache.path={out}/cache",
-    "evaluate": f"evaluate {RUN} --out {{out}}/eval", "predict": f"predict {RUN} --image {PICTURE} --image {PICTURE} --text hi",
+    "pretrain": "pretrain -r quickstart_fusion --name full",
+    "finetune": "finetune -r quickstart_teacher --name full",
+    "distill": "distill -r quickstart_dide --name full",
+    "cache": "cache -r {out}/advl.yaml cache.path={out}/cache",
+    "evaluate": f"evaluate {RUN} --out {{out}}/eval",
+    "predict": f"predict {RUN} --image {PICTURE} --image {PICTURE} --text hi",
     "index build": f"index build {RUN} artifacts/data/toy-nlvr2 --out {{out}}/index",
 }
 OF_AN_ALLOCATOR = [
-    torch.OutOfMemoryError(ON_GPU), MemoryError(), MemoryError("Unable to allocate 7 GiB for an array"), OSError(12, "no memory"),
+    torch.OutOfMemoryError(ON_GPU),
+    MemoryError(),
+    MemoryError("Unable to allocate 7 GiB for an array"),
+    OSError(12, "no memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
 ]
 
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 NODES = Path("/dev")
 """Where the driver has a node for each GPU: nvidia0, nvidia1, ..."""
-MEND = ("update the driver, or install the same torch for an older CUDA: PIP_EXTRA_INDEX_URL=URL bin/setup, with the address "
-        "that PyTorch gives for it; or set CUDA_VISIBLE_DEVICES= to compute on the CPU")
+MEND = (
+    "update the driver, or install the same torch for an older CUDA: PIP_EXTRA_INDEX_URL=URL bin/setup, with the address "
+    "that PyTorch gives for it; or set CUDA_VISIBLE_DEVICES= to compute on the CPU"
+)
 
 
 def compute_device() -> torch.device:
@@ -81,10 +83,12 @@ def check_card() -> None:
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         capability, built = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
         if not runs_on(capability, built):
-            raise InputError(f"GPU {number}, {torch.cuda.get_device_name(number)}, has compute capability {capability[0]}."
-                             f"{capability[1]}, this torch has code for {', '.join(built)}",
-                             hint="install a torch that has it: PIP_EXTRA_INDEX_URL=URL bin/setup, with the address that PyTorch "
-                                  "gives; or leave it out with CUDA_VISIBLE_DEVICES")
+            raise InputError(
+                f"GPU {number}, {torch.cuda.get_device_name(number)}, has compute capability {capability[0]}."
+                f"{capability[1]}, this torch has code for {', '.join(built)}",
+                hint="install a torch that has it: PIP_EXTRA_INDEX_URL=URL bin/setup, with the address that PyTorch "
+                "gives; or leave it out with CUDA_VISIBLE_DEVICES",
+            )
 
 
 def runs_on(capability: tuple[int, int], built: Iterable[str]) -> bool:
@@ -97,6 +101,7 @@ def runs_on(capability: tuple[int, int], built: Iterable[str]) -> bool:
     """
     parts = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name).groups() for name in built]
     versions = [(kind, (int(major), int(minor)), only) for kind, major, minor, only in parts]
-    return not versions or any(own == capability if only == "a" else
-                               own <= capability and (own[0] == capability[0] or (kind == "compute" and not only))
-                               for kind, own, only in versions)
+    return not versions or any(
+        own == capability if only == "a" else own <= capability and (own[0] == capability[0] or (kind == "compute" and not only))
+        for kind, own, only in versions
+    )

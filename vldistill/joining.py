@@ -72,8 +72,11 @@ class Together:
         """Returns when all have come. Raises Elsewhere where one has left instead, and VldistillError when time is up."""
         if self.store is not None:
             self._count(place, 1)
-            _until(lambda: self._count(place, 0) == self.world, self._look,
-                   lambda: f"{self._count(place, 0)} of {self.world} processes have come so far ({place})")
+            _until(
+                lambda: self._count(place, 0) == self.world,
+                self._look,
+                lambda: f"{self._count(place, 0)} of {self.world} processes have come so far ({place})",
+            )
 
     def begin(self) -> None:
         """Sets torch's process group up, over the same store, before accelerate would with time limits of its own."""
@@ -83,8 +86,9 @@ class Together:
         self._begun = True
         if self.store is not None and not dist.is_initialized():
             backend = "nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, store=dist.PrefixStore("group", self.store), rank=self.rank, world_size=self.world,
-                                    timeout=timeout())
+            dist.init_process_group(
+                backend, store=dist.PrefixStore("group", self.store), rank=self.rank, world_size=self.world, timeout=timeout()
+            )
 
     def _count(self, place: str, more: int) -> int:
         try:
@@ -127,14 +131,21 @@ def join(say: Callable[[str], None]) -> Together:
     try:
         store = TCPStore(host, port, is_master=holds, wait_for_workers=False, timeout=timeout())
     except RuntimeError as error:
-        raise VldistillError(f"cannot be opened: {str(error).splitlines()[0][:120]}", where=f"{host}:{port}",
-                             hint="another program may have this port; set MASTER_PORT to another for all processes") from None
+        raise VldistillError(
+            f"cannot be opened: {str(error).splitlines()[0][:120]}",
+            where=f"{host}:{port}",
+            hint="another program may have this port; set MASTER_PORT to another for all processes",
+        ) from None
     if theirs:
         store = PrefixStore(f"round-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     together = Together(store, rank, world)
     together._count("joined", 1)
-    _until(lambda: together._count("joined", 0) >= world, together._look,
-           lambda: f"{world - together._count('joined', 0)} more of {world} processes, at {host}:{port}", say)
+    _until(
+        lambda: together._count("joined", 0) >= world,
+        together._look,
+        lambda: f"{world - together._count('joined', 0)} more of {world} processes, at {host}:{port}",
+        say,
+    )
     return together
 
 
@@ -155,8 +166,10 @@ def _until(
         look()
         waited = time.monotonic() - started
         if waited > limit:
-            raise VldistillError(f"waited {limit:.0f} s in vain for {what()}",
-                                 hint=f"start all of them, in a shell of a job by `srun vldistill ...`; {VARIABLE} allows more")
+            raise VldistillError(
+                f"waited {limit:.0f} s in vain for {what()}",
+                hint=f"start all of them, in a shell of a job by `srun vldistill ...`; {VARIABLE} allows more",
+            )
         if waited > _QUIET_SECONDS and not told:
             told = True
             say(f"waiting up to {limit:.0f} s for {what()} ({VARIABLE})")

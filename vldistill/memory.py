@@ -12,10 +12,14 @@ from contextlib import contextmanager
 
 from vldistill.errors import VldistillError
 
-_TRAIN = ("lower train.batch.pairs or train.batch.tokens, with more train.batch.accumulate for the same step; or set "
-          "train.gradient_checkpointing=true, train.precision=bf16, a smaller image.size")
+_TRAIN = (
+    "lower train.batch.pairs or train.batch.tokens, with more train.batch.accumulate for the same step; or set "
+    "train.gradient_checkpointing=true, train.precision=bf16, a smaller image.size"
+)
 LOWER = {
-    "pretrain": _TRAIN, "finetune": _TRAIN, "distill": _TRAIN,
+    "pretrain": _TRAIN,
+    "finetune": _TRAIN,
+    "distill": _TRAIN,
     "cache": "lower teachers.batch, or set teachers.precision=fp16 on a GPU, bf16 without one",
     "evaluate": "lower --batch, or pass --precision bf16, or fewer --workers",
     "predict": "lower --batch, or pass fewer --workers",

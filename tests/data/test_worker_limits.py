@@ -20,8 +20,19 @@ from vldistill.data.loading import Loader
 from vldistill.data.worker_limits import check_room
 from vldistill.errors import VldistillError
 
-TRAINS = ("finetune", "-r", "quickstart_teacher", "--name", "w", "train.steps=2", "train.validate_every=2", "data.workers=2",
-          "train.batch.pairs=24", "image.size=384", "--overwrite")
+TRAINS = (
+    "finetune",
+    "-r",
+    "quickstart_teacher",
+    "--name",
+    "w",
+    "train.steps=2",
+    "train.validate_every=2",
+    "data.workers=2",
+    "train.batch.pairs=24",
+    "image.size=384",
+    "--overwrite",
+)
 
 
 def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
@@ -39,8 +50,14 @@ def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
 
 
 def under(limit: str, world, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", f'{limit}; exec "$@"', "limit", sys.executable, "-m", "vldistill", *words], cwd=world,
-                          capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        ["bash", "-c", f'{limit}; exec "$@"', "limit", sys.executable, "-m", "vldistill", *words],
+        cwd=world,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_too_few_open_files(world, tmp_path):

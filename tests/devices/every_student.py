@@ -58,16 +58,34 @@ SIZES = {"vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "max_po
 LAYERS = SIZES | {"num_attention_heads": 2, "intermediate_size": 24}
 TYPED = LAYERS | {"modality_type_vocab_size": 3, "image_size": 8, "patch_size": PATCH}
 CONFIGS = {
-    "vilt": EncoderConfig(**TYPED), "oscar": replace(tiny_oscar.CONFIG, vocab_size=WORDS),
-    "meter": MeterConfig(**TYPED, text_width=16, text_layers=2, text_heads=2, text_feedforward=24, vision_width=16,
-                         vision_layers=2, vision_heads=2),
-    "clip_dual": ClipConfig(**SIZES, text_width=16, text_heads=2, text_feedforward=24, vision_layers=2, vision_width=16,
-                            vision_heads=2, vision_feedforward=24, image_size=8, patch_size=PATCH),
-    "clip_vil": ClipVilConfig(**over_regions.SIZES | {"vocab_size": WORDS}, max_position_embeddings=20, region_size=64 * 4,
-                              tower={"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}, long_side=96),
+    "vilt": EncoderConfig(**TYPED),
+    "oscar": replace(tiny_oscar.CONFIG, vocab_size=WORDS),
+    "meter": MeterConfig(
+        **TYPED, text_width=16, text_layers=2, text_heads=2, text_feedforward=24, vision_width=16, vision_layers=2, vision_heads=2
+    ),
+    "clip_dual": ClipConfig(
+        **SIZES,
+        text_width=16,
+        text_heads=2,
+        text_feedforward=24,
+        vision_layers=2,
+        vision_width=16,
+        vision_heads=2,
+        vision_feedforward=24,
+        image_size=8,
+        patch_size=PATCH,
+    ),
+    "clip_vil": ClipVilConfig(
+        **over_regions.SIZES | {"vocab_size": WORDS},
+        max_position_embeddings=20,
+        region_size=64 * 4,
+        tower={"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8},
+        long_side=96,
+    ),
     "text_encoder": TextConfig(**LAYERS),
-    "vision_encoder": VisionConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8,
-                                   patch_size=PATCH),
+    "vision_encoder": VisionConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=PATCH
+    ),
     **dict.fromkeys(("uniter", "vlbert"), replace(over_regions.CONFIG, vocab_size=WORDS)),
 }
 CONFIGS |= {dual: CONFIGS[fusion] for dual, fusion in DUAL_ENCODERS.items()}
@@ -106,8 +124,12 @@ def regions() -> RegionBatch:
     draw = torch.Generator().manual_seed(1)
     mask = torch.arange(4) < torch.tensor([2, 4, 1, 3])[:, None]
     corners = torch.rand(ROWS, 4, 2, generator=draw) / 2
-    return RegionBatch(torch.randn(ROWS, 4, 6, generator=draw), torch.cat([corners, corners + 0.3], -1), mask,
-                       torch.randn(ROWS, 6, generator=draw))
+    return RegionBatch(
+        torch.randn(ROWS, 4, 6, generator=draw),
+        torch.cat([corners, corners + 0.3], -1),
+        mask,
+        torch.randn(ROWS, 6, generator=draw),
+    )
 
 
 def canvases() -> CanvasBatch:
@@ -115,18 +137,31 @@ def canvases() -> CanvasBatch:
     return CanvasBatch(pixels, [False, True] * (ROWS // 2), torch.arange(ROWS))
 
 
-SEEN = {"vilt": partial(patches, False), "dual_encoder": partial(patches, False), "clip_vil": canvases, "pixelbert": canvases,
-        **dict.fromkeys(("meter", "meter_dual", "clip_dual", "vision_encoder"), partial(patches, True)),
-        **dict.fromkeys(("uniter", "vlbert", "oscar", "oscar_dual", "visualbert", "lxmert"), regions)}
+SEEN = {
+    "vilt": partial(patches, False),
+    "dual_encoder": partial(patches, False),
+    "clip_vil": canvases,
+    "pixelbert": canvases,
+    **dict.fromkeys(("meter", "meter_dual", "clip_dual", "vision_encoder"), partial(patches, True)),
+    **dict.fromkeys(("uniter", "vlbert", "oscar", "oscar_dual", "visualbert", "lxmert"), regions),
+}
 
 
 def batch_of(kind: str, images: int = 1, choices: int = 1) -> Batch:
     """Rows of a few words and what a kind of student sees, with labels."""
     views = [SEEN[kind]() for _ in range(images)] if kind in SEEN else []
-    sources = [Source(tuple(f"{row}-{view}.png" for view in range(images)),
-                      tuple(((f"word{row}", f"c{choice}"),) for choice in range(choices))) for row in range(ROWS)]
-    target = (torch.rand(ROWS, 3, generator=torch.Generator().manual_seed(2)) if kind == "vision_encoder"
-              else torch.arange(ROWS) % (choices if choices > 1 else 2))
+    sources = [
+        Source(
+            tuple(f"{row}-{view}.png" for view in range(images)),
+            tuple(((f"word{row}", f"c{choice}"),) for choice in range(choices)),
+        )
+        for row in range(ROWS)
+    ]
+    target = (
+        torch.rand(ROWS, 3, generator=torch.Generator().manual_seed(2))
+        if kind == "vision_encoder"
+        else torch.arange(ROWS) % (choices if choices > 1 else 2)
+    )
     return Batch([str(row) for row in range(ROWS)], texts(ROWS * choices), views, target, sources)
 
 
@@ -154,9 +189,13 @@ class Features:
     def __call__(self, batch, capture):
         device, sequences = batch.text.ids.device, len(batch.text.ids)
         index = torch.tensor([[1, 3 if row % 2 else -1] for row in range(sequences)])
-        return Taught([torch.randn(len(batch.ids), 8).half().to(device) for _ in batch.images],
-                      torch.randn(sequences, 6).half().to(device), index.to(device),
-                      torch.randn(sequences, 2, 6).half().to(device), self.fusion(batch, capture) if self.fusion else None)
+        return Taught(
+            [torch.randn(len(batch.ids), 8).half().to(device) for _ in batch.images],
+            torch.randn(sequences, 6).half().to(device),
+            index.to(device),
+            torch.randn(sequences, 2, 6).half().to(device),
+            self.fusion(batch, capture) if self.fusion else None,
+        )
 
 
 def fusion_of(kind: str, **sizes) -> Callable:
@@ -187,8 +226,12 @@ def dide(kind: str) -> Iterator[Case]:
         for images, layers in ((1, "last"), (2, "all")):
             student = student_of(kind, images)
             chosen = {"attention": attention, "layers": layers, "hidden_states": layers == "all", "hard_label_weight": 0.5}
-            yield Case(student, batch_of(kind, images), DiDE(loss="label", depth=student.layers, **chosen),
-                       fusion_of(kind, images=images))
+            yield Case(
+                student,
+                batch_of(kind, images),
+                DiDE(loss="label", depth=student.layers, **chosen),
+                fusion_of(kind, images=images),
+            )
 
 
 def advl(kind: str) -> Iterator[Case]:
@@ -212,8 +255,16 @@ def pretrain(kind: str) -> Iterator[Case]:
     tasks = (CMC, *heads) if kind in DUAL_ENCODERS else heads
     for distils in (False, True) if kind != "text_encoder" else (False,):
         student = student_of(kind, classes=0, pretraining=heads)
-        objective = Pretraining(tasks, depth=student.layers, vocabulary=WORDS, mask_id=4, soft_labels=distils,
-                                attention="cross" if distils else "none", hard_label_weight=float(not distils), probability=0.5)
+        objective = Pretraining(
+            tasks,
+            depth=student.layers,
+            vocabulary=WORDS,
+            mask_id=4,
+            soft_labels=distils,
+            attention="cross" if distils else "none",
+            hard_label_weight=float(not distils),
+            probability=0.5,
+        )
         yield Case(student, batch_of(kind), objective, fusion_of(kind, classes=0, pretraining=heads) if distils else None)
 
 
@@ -223,8 +274,12 @@ def retrieval(kind: str) -> Iterator[Case]:
         return
     yield Case(student := student_of(kind, classes=0), batch_of(kind), DualRetrieval(depth=student.layers))
     if kind in DUAL_ENCODERS:
-        yield Case(student := student_of(kind, classes=0), batch_of(kind), DualRetrieval(depth=student.layers, attention="cross"),
-                   fusion_of(kind, classes=0))
+        yield Case(
+            student := student_of(kind, classes=0),
+            batch_of(kind),
+            DualRetrieval(depth=student.layers, attention="cross"),
+            fusion_of(kind, classes=0),
+        )
 
 
 CASES = {"labels": labels, "dide": dide, "advl": advl, "pretrain": pretrain, "retrieval": retrieval}
@@ -263,16 +318,28 @@ def train(case: Case) -> dict[str, float]:
     if objective.judged:
         pretext_metrics(case.student, objective, [case.batch], accelerator, seed=0)
     elif not isinstance(objective, DualRetrieval):
-        answer(case.student, [case.batch], ["a", "b", "c", "d"][:3 if case.batch.target.dim() > 1 else 4], accelerator.device,
-               autocast=accelerator.autocast, tags=case.batch.target.dim() > 1)
+        answer(
+            case.student,
+            [case.batch],
+            ["a", "b", "c", "d"][: 3 if case.batch.target.dim() > 1 else 4],
+            accelerator.device,
+            autocast=accelerator.autocast,
+            tags=case.batch.target.dim() > 1,
+        )
     return told
 
 
 def control() -> None:
     """The device sees what it is there to see: a tensor that was left on the CPU, and what waits or copies."""
     there, here = torch.ones(3, 3).to(virtual_device.NAME), torch.ones(3, 3)
-    wrong = (lambda: there + here, lambda: torch.cat([there, here]), lambda: there.numpy(), lambda: here[there > 0],
-             lambda: torch.embedding(there, torch.tensor([1])), lambda: there.copy_(here) @ here)
+    wrong = (
+        lambda: there + here,
+        lambda: torch.cat([there, here]),
+        lambda: there.numpy(),
+        lambda: here[there > 0],
+        lambda: torch.embedding(there, torch.tensor([1])),
+        lambda: there.copy_(here) @ here,
+    )
     for number, operation in enumerate(wrong):
         try:
             operation()

@@ -27,8 +27,14 @@ SAMPLE = ["dual_encoder/retrieval", "uniter/advl", "clip_vil/labels", "text_enco
 
 def allowed(kind: str, method: str) -> bool:
     """Whether there is a recipe of the two: refused is the pair alone, and by the student's name."""
-    recipe = {"name": "x", "data": {"path": "x"}, "student": {"kind": kind, "dropout": 0.0}, "image": {"augment": "none"},
-              "objective": {"kind": method}, "train": {"steps": 1}}
+    recipe = {
+        "name": "x",
+        "data": {"path": "x"},
+        "student": {"kind": kind, "dropout": 0.0},
+        "image": {"augment": "none"},
+        "objective": {"kind": method},
+        "train": {"steps": 1},
+    }
     teacher = DUAL_ENCODERS.get(kind, kind)
     if method in ("dide", "pretrain") and teacher in DUAL_ENCODERS.values():
         recipe["teacher"] = {"kind": teacher, "model": "runs/x"}
@@ -54,8 +60,13 @@ PAIRS = [f"{kind}/{method}" for kind in STUDENTS for method in METHODS if allowe
 
 def rows_of(pairs: list[str]) -> list[dict]:
     paths = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], *(str(PROGRAM.parents[1] / own) for own in ("", "students"))])
-    done = subprocess.run([sys.executable, PROGRAM, *pairs], capture_output=True, text=True, check=False,
-                          env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths})
+    done = subprocess.run(
+        [sys.executable, PROGRAM, *pairs],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths},
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

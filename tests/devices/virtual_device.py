@@ -27,15 +27,57 @@ NAME = "virtual"
 PACKAGE = f"{Path(vldistill.__file__).resolve().parent}/"
 # A number without dimensions may come from the CPU where an operation goes element by element; in these it may not.
 _NEVER_MIXED = {
-    "cat", "stack", "bmm", "mm", "addmm", "baddbmm", "matmul", "linear", "dot", "convolution", "embedding", "gather", "scatter",
-    "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_select", "index_add", "index_add_",
-    "_softmax", "native_layer_norm", "searchsorted", "bucketize"}
+    "cat",
+    "stack",
+    "bmm",
+    "mm",
+    "addmm",
+    "baddbmm",
+    "matmul",
+    "linear",
+    "dot",
+    "convolution",
+    "embedding",
+    "gather",
+    "scatter",
+    "scatter_",
+    "scatter_add",
+    "scatter_add_",
+    "scatter_reduce",
+    "scatter_reduce_",
+    "index_select",
+    "index_add",
+    "index_add_",
+    "_softmax",
+    "native_layer_norm",
+    "searchsorted",
+    "bucketize",
+}
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 _COPYING = {"_to_copy", "copy_", "_copy_from", "copy", "to", "set_", "_foreach_copy_"}
-_WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "_unique2", "unique_dim", "unique_consecutive",
-            "masked_select", "bincount"}
-_RANDOM = {"native_dropout", "bernoulli_", "normal_", "uniform_", "randperm", "rand", "randint", "randn", "random_",
-           "multinomial"}
+_WAITING = {
+    "_local_scalar_dense",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "masked_select",
+    "bincount",
+}
+_RANDOM = {
+    "native_dropout",
+    "bernoulli_",
+    "normal_",
+    "uniform_",
+    "randperm",
+    "rand",
+    "randint",
+    "randn",
+    "random_",
+    "multinomial",
+}
 
 
 class DeviceMismatch(RuntimeError):
@@ -75,8 +117,15 @@ class Virtual(torch.Tensor):
     @staticmethod
     def __new__(cls, inner: torch.Tensor, requires_grad: bool = False):
         own = torch.Tensor._make_wrapper_subclass(
-            cls, inner.size(), strides=inner.stride(), storage_offset=inner.storage_offset(), dtype=inner.dtype,
-            layout=inner.layout, device=torch.device(NAME, 0), requires_grad=requires_grad)
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
+            device=torch.device(NAME, 0),
+            requires_grad=requires_grad,
+        )
         own.inner = inner
         return own
 
@@ -149,8 +198,9 @@ def _check(func: Any, name: str, args: tuple, kwargs: dict, tensors: list, ours:
         if name in _INDEXING and one is not args[0] and not (len(args) > 2 and one is args[2] and one.numel() > 1):
             log.copies["to the device, an index", place()] += one.numel() * one.element_size()
             continue
-        raise DeviceMismatch(f"{func}: a CPU tensor {tuple(one.shape)} beside {[tuple(own.shape) for own in ours]} of the "
-                             f"device, at {place()}")
+        raise DeviceMismatch(
+            f"{func}: a CPU tensor {tuple(one.shape)} beside {[tuple(own.shape) for own in ours]} of the device, at {place()}"
+        )
 
 
 def _note_wait(name: str, args: tuple, ours: list) -> None:
@@ -218,6 +268,7 @@ def _know_values() -> None:
             if isinstance(self, Virtual):
                 raise DeviceMismatch(f"a tensor of the device as an array, at {place()}")
             return method(self, *args, **kwargs)
+
         return own
 
     torch.Tensor.tolist = own_tolist
@@ -248,8 +299,10 @@ def _know_constructors() -> None:
         """A list of numbers as an index is a tensor that is copied to the device."""
         if not isinstance(self, Virtual):
             return index
-        one = [tensor(part).to(NAME) if isinstance(part, list) else part
-               for part in (index if isinstance(index, tuple) else (index,))]
+        one = [
+            tensor(part).to(NAME) if isinstance(part, list) else part
+            for part in (index if isinstance(index, tuple) else (index,))
+        ]
         return tuple(one) if isinstance(index, tuple) else one[0]
 
     torch.tensor, torch.as_tensor, torch.Tensor.new_tensor = own_tensor, own_as_tensor, own_new_tensor

@@ -28,11 +28,22 @@ def alone(world, tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        task = {"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        task = {
+            "SLURM_JOB_ID": "1",
+            "SLURM_STEP_ID": "0",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
         words = [sys.executable, "-m", "vldistill", *ARGUMENTS, "--runs", str(tmp_path)]
-        started.append(subprocess.Popen(words, cwd=world, env={**os.environ, **task, **more}, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(
+                words, cwd=world, env={**os.environ, **task, **more}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
         return started[-1]
 
     yield start
@@ -48,8 +59,7 @@ def test_a_second_task_that_never_comes(alone):
     assert err.count("\n") == 1 and "waited 7 s in vain for 1 more of 2 processes" in err and "srun vldistill" in err
 
 
-@pytest.mark.parametrize("number, code", [
-    (signal.SIGTERM, PREEMPTED), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, PREEMPTED), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_wait(alone, number, code):
     process = alone()
     assert "waiting up to 1800 s" in process.stdout.readline()

@@ -48,8 +48,7 @@ class Site:
 
     def train(self, name: str, *words: str | Path, options: tuple[str, ...] = (), **more: str) -> tuple[str, Path, Path]:
         """A training that was submitted: its job, its log and its run."""
-        job = self.submit(*options, BIN / "train.sbatch", "distill", "--recipe", "my recipe.yaml", "--name", name, *words,
-                          **more)
+        job = self.submit(*options, BIN / "train.sbatch", "distill", "--recipe", "my recipe.yaml", "--name", name, *words, **more)
         return job, self.work / f"train-{job}.log", self.work / f"runs/my recipe/{name}/seed0"
 
     def logs(self, pattern: str = "*.log") -> str:
@@ -67,8 +66,9 @@ def site(tmp_path_factory):
         write_teachers(found.work / "teachers")
         (found.work / "my recipe.yaml").write_text(RECIPE)
         prepared = found.submit(BIN / "prepare.sbatch", "toy", "--scale", "0.02", "--datasets", "vqa")
-        cached = found.submit("--array=0-1", f"--dependency=afterok:{prepared}", BIN / "cache.sbatch", "--recipe",
-                              "my recipe.yaml")
+        cached = found.submit(
+            "--array=0-1", f"--dependency=afterok:{prepared}", BIN / "cache.sbatch", "--recipe", "my recipe.yaml"
+        )
         assert found.slurm.wait(prepared) == [WELL], found.logs()
         assert found.slurm.wait(cached) == [WELL, WELL], found.logs()
         yield found
@@ -131,8 +131,9 @@ def test_a_run_whose_folder_is_held_waits_and_is_put_back(site, tasks):
     run = site.work / f"runs/my recipe/held{tasks}/seed0"
     run.parent.mkdir(parents=True)
     with alone(run):
-        job, log, _ = site.train(f"held{tasks}", "train.steps=20", options=(f"--ntasks-per-node={tasks}",),
-                                 VLDISTILL_LOCK_WAIT="2")
+        job, log, _ = site.train(
+            f"held{tasks}", "train.steps=20", options=(f"--ntasks-per-node={tasks}",), VLDISTILL_LOCK_WAIT="2"
+        )
         until(lambda: log.exists() and "goes back into the queue" in log.read_text(), 60, "the job to give up")
     assert site.slurm.wait(job) == [Ended("COMPLETED", 0, 1)], log.read_text()
     assert "waited 2 s (VLDISTILL_LOCK_WAIT)" in log.read_text()
@@ -159,8 +160,9 @@ def test_a_grid_with_a_line_that_fails_and_the_same_grid_again(site):
 
     def submitted() -> list[list[Ended]]:
         """How the jobs of each stage ended."""
-        done = site.slurm.start(BIN / "grid.sh", grid, "--shards", "2", "--seeds", "0", cwd=site.work,
-                                VLDISTILL_SLURM_ARGS="--cpus-per-task=1")
+        done = site.slurm.start(
+            BIN / "grid.sh", grid, "--shards", "2", "--seeds", "0", cwd=site.work, VLDISTILL_SLURM_ARGS="--cpus-per-task=1"
+        )
         assert done.returncode == 0, done.stderr
         jobs = re.findall(r"^\w+: job (\d+)", done.stderr, re.M)
         assert done.stdout.strip() == jobs[-1]

@@ -54,13 +54,17 @@ def test_one_of_another_host_is_free_by_its_age(tmp_path):
     assert {found.name for found in tmp_path.iterdir()} <= {".a.lock"}
 
 
-@pytest.mark.parametrize("age, differing, hint", [
-    (LEASE_SECONDS - 20, {}, f".a.lock.held is free by itself after {LEASE_SECONDS:.0f} s"),
-    # That of an earlier version is not renewed, and says nothing by its age.
-    (LEASE_SECONDS + 5, {"lease": False}, "if it has been killed, remove "),
-    # A process of this host is looked up, and this one lives.
-    (LEASE_SECONDS + 5, {"host": Holder.me().host, "pid": os.getpid(), "birth": Holder.me().birth}, "is free by itself"),
-], ids=["young", "earlier version", "here"])
+@pytest.mark.parametrize(
+    "age, differing, hint",
+    [
+        (LEASE_SECONDS - 20, {}, f".a.lock.held is free by itself after {LEASE_SECONDS:.0f} s"),
+        # That of an earlier version is not renewed, and says nothing by its age.
+        (LEASE_SECONDS + 5, {"lease": False}, "if it has been killed, remove "),
+        # A process of this host is looked up, and this one lives.
+        (LEASE_SECONDS + 5, {"host": Holder.me().host, "pid": os.getpid(), "birth": Holder.me().birth}, "is free by itself"),
+    ],
+    ids=["young", "earlier version", "here"],
+)
 def test_what_may_live_is_left_and_its_file_named(tmp_path, age, differing, hint):
     path = left_behind(tmp_path / "a", age=age, **differing)
     before = path.read_bytes()
@@ -86,8 +90,9 @@ def test_the_holder_makes_its_own_younger_until_it_gives_it_back(tmp_path, monke
 
 
 def test_a_holder_whose_stand_in_was_taken_ends_at_once(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path / "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, tmp_path / "a"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout.readline() == "held\n"
         (tmp_path / ".a.lock.held").unlink()

@@ -89,8 +89,17 @@ def test_an_artifact_of_an_earlier_version_trains_as_it_did_and_prepare_tells_of
             if name == "old":
                 as_earlier_versions_wrote_it(artifact)
                 assert all(record.written is None for record in read_records(artifact / "train.jsonl"))
-            well("finetune", "--recipe", "quickstart_teacher", "--name", name, *few, f"data.path={artifact}", "student.init=null",
-                 "student.sizes={layers: 2, width: 32, heads: 2}")
+            well(
+                "finetune",
+                "--recipe",
+                "quickstart_teacher",
+                "--name",
+                name,
+                *few,
+                f"data.path={artifact}",
+                "student.init=null",
+                "student.sizes={layers: 2, width: 32, heads: 2}",
+            )
             lines = (tmp_path / f"runs/quickstart_teacher/{name}/seed0/metrics.jsonl").read_text().splitlines()
             losses.append([row["loss"] for row in map(json.loads, lines) if "loss" in row])
         assert losses[0] == losses[1] and losses[0]

@@ -50,12 +50,18 @@ def check_room(batch: Any, pairs: int, workers: int) -> None:
     if free is not None and free < need:
         raise VldistillError(
             f"has {free / 2**20:,.0f} MiB free; {workers} worker(s) with batches of {pairs} on their way need about "
-            f"{need / 2**20:,.0f}", where=str(SHARED), hint=f"{_FEWER}, or give it more room (docker, the option shm-size)")
+            f"{need / 2**20:,.0f}",
+            where=str(SHARED),
+            hint=f"{_FEWER}, or give it more room (docker, the option shm-size)",
+        )
     files = raised_files()
     need = sum(1 for _ in Path("/proc/self/fd").iterdir()) + len(held) * (ahead + PREFETCH) + _OWN_FILES * workers
     if files < need:
-        raise VldistillError(f"{files} files may be open (ulimit -n); {workers} worker(s) need about {need}",
-                             where="this process", hint=f"{_FEWER}, or raise the limit with ulimit -n {max(4096, need)}")
+        raise VldistillError(
+            f"{files} files may be open (ulimit -n); {workers} worker(s) need about {need}",
+            where="this process",
+            hint=f"{_FEWER}, or raise the limit with ulimit -n {max(4096, need)}",
+        )
 
 
 def limits_now() -> str:
