@@ -20,7 +20,6 @@ from vldistill.terminal import Table, say, show
 _LEAST_P = 1e-4
 _CELLS = {"count": "records", "changed": "changed", "both_right": "both right", "only_a": "only A", "only_b": "only B",
           "both_wrong": "both wrong"}
-_TWO_WORDS = ("both right", "only A", "only B", "both wrong")
 _SCORES = {"score_a": "A %", "score_b": "B %", "difference": "B - A"}
 
 

@@ -113,7 +113,7 @@ class ImageIndex:
         check_fields(self.manifest, folder, files=dict, model=dict, source=str, root=(str, type(None)))
         self._mend = f"build it again with: {build_again(folder, self.manifest)}"
         if "shards" not in self.manifest:
-            raise InputError("has a layout of before, which is not read any more", where=str(folder), hint=self._mend)
+            raise InputError("was made by an earlier version, whose layout is no longer read", where=str(folder), hint=self._mend)
         for name in self.manifest["files"]:
             if not (folder / name).is_file():
                 raise InputError("is named in the manifest but missing", where=str(folder / name), hint=self._mend)
