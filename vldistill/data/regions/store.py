@@ -153,7 +153,7 @@ class RegionStore:
         check_fields(self.manifest, folder, sizes=dict, width=int, images=int, features=str)
         again = f"make it again with: {make_again(folder, self.manifest)}"
         if "shards" not in self.manifest:
-            raise InputError("was made by an earlier version, whose features cannot all be checked", where=str(folder), hint=again)
+            raise InputError("was made by an earlier version, whose features cannot be checked", where=str(folder), hint=again)
         check_fields(self.manifest["sizes"], folder, **dict.fromkeys(self.manifest["sizes"], int))
         for name, size in self.manifest["sizes"].items():
             path = folder / name
