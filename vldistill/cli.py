@@ -95,10 +95,11 @@ def prepare(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a dataset's official files into a data artifact."""
+    asked = SimpleNamespace(**locals())  # context.params has paths as text in some versions
     from vldistill.commands.prepare import prepare_command
 
     options = {option.opts[0]: context.get_parameter_source(option.name) for option in context.command.params}
-    prepare_command(SimpleNamespace(**context.params), {name for name, source in options.items() if source.name == "COMMANDLINE"})
+    prepare_command(asked, {name for name, source in options.items() if source.name == "COMMANDLINE"})
 
 
 @app.command(epilog="Example: vldistill cache --recipe my_recipe.yaml --shard 0/8")

@@ -169,7 +169,8 @@ def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str |
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    # Python 3.10 takes list[int] for a type.
+    if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
 

@@ -32,7 +32,7 @@ def text_fields(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[t
         if set(plain) <= {str, type(None)} and get_origin(field.annotation) is not list:
             yield prefix + name, type(None) in plain
         for inner in plain:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if isinstance(inner, type) and not get_args(inner) and issubclass(inner, BaseModel):
                 yield from text_fields(inner, f"{prefix}{name}.")
 
 

@@ -60,7 +60,8 @@ def renamed(folder: Path, name: str) -> Path:
 
 
 def twice(path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings(action="ignore"):
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for _ in range(2):
             archive.writestr("5.json", json.dumps(files.vlbert_json(files.make("5"))))
     return path

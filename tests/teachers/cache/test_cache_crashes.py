@@ -120,8 +120,9 @@ def test_rows_are_synced_before_the_journal_names_them_and_the_journal_before_th
             return real(*arguments)
         return noted
 
-    for call in ("pwrite", "write", "fsync", "fdatasync", "replace"):
+    for call in ("pwrite", "write", "fsync", "fdatasync"):
         monkeypatch.setattr(os, call, noting(call, getattr(os, call)))
+    monkeypatch.setattr(Path, "replace", noting("replace", Path.replace))
     monkeypatch.setattr(writer_module, "COMMIT_BYTES", 1)
     with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
         writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
