@@ -65,31 +65,19 @@ int flock(int fd, int operation)
     return syscall(SYS_flock, fd, operation);
 }
 
-static int control(int fd, int command, void *argument)
-{
-    int locks = command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW;
-    if (locks && ((struct flock *)argument)->l_type != F_UNLCK && cannot_lock(fd))
-        return -1;
-    return syscall(SYS_fcntl, fd, command, argument);
-}
-
 int fcntl(int fd, int command, ...)
 {
     va_list rest;
     va_start(rest, command);
     void *argument = va_arg(rest, void *);
     va_end(rest);
-    return control(fd, command, argument);
+    int locks = command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+    if (locks && ((struct flock *)argument)->l_type != F_UNLCK && cannot_lock(fd))
+        return -1;
+    return syscall(SYS_fcntl, fd, command, argument);
 }
 
-int fcntl64(int fd, int command, ...)
-{
-    va_list rest;
-    va_start(rest, command);
-    void *argument = va_arg(rest, void *);
-    va_end(rest);
-    return control(fd, command, argument);
-}
+int fcntl64(int fd, int command, ...) __attribute__((alias("fcntl")));
 
 #define WRAP(type, name, arguments, call)                                                  \
     type name arguments                                                                    \

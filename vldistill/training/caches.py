@@ -182,8 +182,7 @@ class TeacherCaches:
     ) -> None:
         """Computes one writer's share of what is missing, and opens the caches anew."""
         check_writable(self._root)
-        device = compute_device()
-        dtype = self._dtype()
+        device, dtype = compute_device(), self._dtype()
         say(f"teachers on {device.type}, {str(dtype).removeprefix('torch.')}; caches in {self._root}")
         batch, most = self._recipe.teachers.batch, self._recipe.cache.words
         missing = self.missing(inputs)
@@ -222,9 +221,12 @@ class TeacherCaches:
                 part.cache = self._found(part)
 
     def recomputed(self, inputs: Inputs, rows: int) -> dict[str, float]:
-        """The smallest cosine between stored vectors and the same computed anew, over `rows` rows of each cache, drawn always
-        alike."""
-        found = {}
+        """The smallest cosine between stored vectors and the same computed anew, where and as precisely as a cache is built, over
+        `rows` rows of each cache, drawn always alike."""
+        found, device, dtype = {}, compute_device(), self._dtype()
+        for teacher in (self.vision, self.text, self.relevance):
+            if teacher is not None:
+                teacher.to(device, dtype)
         for role, part in self.parts.items():
             keys = part.keys(inputs)
             drawn = np.random.default_rng(0).permutation(len(keys))[:rows].tolist()
