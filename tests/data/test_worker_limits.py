@@ -9,12 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import pytest
 import torch
+from forked import Forked
 from torch.utils.data import DataLoader, Dataset
 
+from vldistill.cli import main
 from vldistill.data import loading, worker_limits
 from vldistill.data.loading import Loader
 from vldistill.data.worker_limits import check_room
@@ -49,34 +54,45 @@ def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
                 check_room(batch, 24, 2)
 
 
-def under(limit: str, world, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", f'{limit}; exec "$@"', "limit", sys.executable, "-m", "vldistill", *words],
-        cwd=world,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def under(limit: Callable[[], object], world: Path, runs: Path, *more: str) -> Forked:
+    """A training with worker processes, under a limit that it sets itself, to its end."""
+
+    def work() -> None:
+        limit()
+        os.chdir(world)
+        main([*TRAINS, "--runs", str(runs), *more])
+
+    process = forked.call(work, runs / "log")
+    process.wait(120)
+    return process
 
 
 def test_too_few_open_files(world, tmp_path):
-    done = under("ulimit -n 48", world, *TRAINS, "--runs", str(tmp_path))
-    assert done.returncode == 1 and "48 files may be open (ulimit -n); 2 worker(s) need about" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+    done = under(lambda: open_files(48, 48), world, tmp_path)
+    assert done.wait() == 1 and "48 files may be open (ulimit -n); 2 worker(s) need about" in done.err, done.err
+    assert "Traceback" not in done.err
+
+
+def open_files(soft: int, hard: int) -> None:
+    """At most so many, of which only those are open that every process has."""
+    os.closerange(3, 4096)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_soft_limit_is_raised_to_the_hard_one(world, tmp_path):
-    done = under("ulimit -S -n 48", world, *TRAINS, "image.size=96", "--runs", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    done = under(lambda: open_files(48, hard), world, tmp_path, "image.size=96")
+    assert done.wait() == 0, done.err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts a small /dev/shm, as root only")
 def test_a_small_dev_shm(world, tmp_path):
-    small = 'exec unshare -m bash -c \'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"\' small "$@"'
+    small = ["unshare", "-m", "bash", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "small"]
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody unshare")
-    done = under(small, world, *TRAINS, "--runs", str(tmp_path))
+    words = [*small, sys.executable, "-m", "vldistill", *TRAINS, "--runs", str(tmp_path)]
+    done = subprocess.run(words, cwd=world, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "/dev/shm: has 64 MiB free" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -97,6 +113,12 @@ class Rows(Dataset):
         return row
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """A process that does not come to its end is waited for a short while only."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
 def loader(rows: list[int], *, told: bool = False) -> Loader:
     batches = DataLoader(Rows(), batch_sampler=[[row] for row in rows], num_workers=1, timeout=0.2, collate_fn=list)
     return Loader(batches, lambda: told, lambda: None)
@@ -106,13 +128,13 @@ def test_a_slow_batch_is_waited_for_and_none_is_lost():
     assert list(loader([0, 1, 2, 1, 4])) == [[0], [1], [2], [1], [4]]
 
 
-def test_a_batch_that_does_not_come_ends_the_wait(monkeypatch):
+def test_a_batch_that_does_not_come_ends_the_wait(brief, monkeypatch):
     monkeypatch.setenv("VLDISTILL_TIMEOUT", "1")
     with pytest.raises(VldistillError, match=r"no batch in \d s from 1 process\(es\) .*/dev/shm has .*VLDISTILL_TIMEOUT"):
         list(loader([0, 3]))
 
 
-def test_who_was_told_to_leave_waits_a_short_while_only(monkeypatch):
+def test_who_was_told_to_leave_waits_a_short_while_only(brief, monkeypatch):
     monkeypatch.setattr(loading, "_HURRIED_SECONDS", 0.5)
     started = time.monotonic()
     with pytest.raises(VldistillError, match="no batch in"):

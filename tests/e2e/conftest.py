@@ -18,6 +18,7 @@ from leftovers import MARK, started, tree
 def nothing_is_left(tmp_path_factory):
     """Kills and names what a module leaves."""
     mark, temporary, before = uuid.uuid4().hex, tmp_path_factory.mktemp("temporary"), tree()
+    others = started(mark)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARK, mark)
         patch.setenv("TMPDIR", str(temporary))
@@ -26,11 +27,12 @@ def nothing_is_left(tmp_path_factory):
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "torchinductor"))
         yield
     end = time.monotonic() + 10
-    while (left := started(mark)) and time.monotonic() < end:
+    while (left := started(mark).keys() - others.keys()) and time.monotonic() < end:
         time.sleep(0.1)
+    told = started(mark)
     for number in left:
         with suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
-    assert not left, f"left running: {left}"
+    assert not left, f"left running: {[told.get(number) for number in left]}"
     assert [path.name for path in temporary.iterdir()] == []
     assert tree() == before

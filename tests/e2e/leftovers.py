@@ -13,13 +13,27 @@ MARK = "VLDISTILL_TESTS"
 
 
 def started(mark: str) -> dict[int, str]:
-    """The processes that have this mark, but for this one, by number: their words."""
-    found = {}
+    """The processes that have this mark, and all that come from this process, but for itself, by number: their words. A forked
+    child has no mark, but the one that its parent was started with."""
+    parents, words = {}, {}
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if int(place.name) != os.getpid() and f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0"):
-                found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    return found
+            state, parent, *_ = (place / "stat").read_text().rpartition(")")[2].split()
+            told = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            # What has ended is no process any more, and Python keeps one of its own.
+            if state != "Z" and "multiprocessing.resource_tracker" not in told:
+                parents[int(place.name)], words[int(place.name)] = int(parent), told
+    found = {number for number in parents if _has(number, mark)} - {os.getpid()}
+    family = {os.getpid()}
+    while more := {number for number, parent in parents.items() if parent in family} - family:
+        family |= more
+    return {number: words[number] for number in found | family - {os.getpid()}}
+
+
+def _has(number: int, mark: str) -> bool:
+    with suppress(OSError):
+        return f"{MARK}={mark}".encode() in Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
+    return False
 
 
 def tree() -> str:
