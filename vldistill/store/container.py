@@ -96,4 +96,4 @@ def offsets_by_hdf5(path: Path) -> dict[str, int]:
     # From an open file, of which HDF5 asks no lock: file systems that have none would refuse it, whatever it is told here, where
     # HDF5_USE_FILE_LOCKING says otherwise.
     with path.open("rb") as opened, h5py.File(opened, "r") as file:
-        return {name: file[name].id.get_offset() or 0 for name in file}
+        return {str(name): int(file[name].id.get_offset() or 0) for name in file}

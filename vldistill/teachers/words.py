@@ -135,4 +135,3 @@ class Relevance:
 def _settings() -> str:
     """8 hex digits of what words are chosen by, beside the library: its settings and the list of stop words."""
     return fingerprint([_YAKE, sorted(_yake().stopword_set)])[:8]
-

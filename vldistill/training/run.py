@@ -183,7 +183,7 @@ def _run(
         device=device_name(accelerator.device), precision=precision.name,
     )
     warning = check_run(state, accelerator.num_processes, folder) if state is not None else None
-    if state is not None:
+    if state is not None and earlier is not None:
         at = {"step": state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         manifest |= {"created": earlier["created"], "resumed": [*earlier.get("resumed", []), at], **gone_on(earlier)}
         if others := differences(earlier):
