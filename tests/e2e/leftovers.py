@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+CACHES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".venv"}
 MARK = "VLDISTILL_TESTS"
 """A variable by which a process is known that one of these tests started, or a process that did."""
 
@@ -36,8 +37,15 @@ def _has(number: int, mark: str) -> bool:
     return False
 
 
-def tree() -> str:
-    """What git sees of changes in the working tree; nothing where this is none."""
-    return subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=all"], cwd=ROOT, capture_output=True, text=True, check=False
+def tree() -> set[str]:
+    """Files of the working tree that git does not keep, those that it ignores too, but for caches; none where there is no git.
+    What it keeps is left out, since somebody may be writing it."""
+    told = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all", "--ignored"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
+    names = {line[3:] for line in told.splitlines() if line[:2] in ("??", "!!")}
+    return {name for name in names if not CACHES & set(Path(name).parts)}

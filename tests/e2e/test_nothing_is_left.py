@@ -12,7 +12,7 @@ from pathlib import Path
 import forked
 import pytest
 from launching import run_whole
-from leftovers import MARK, started
+from leftovers import MARK, ROOT, started, tree
 
 SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
 CHILD = f"""
@@ -66,3 +66,12 @@ def test_temporary_files_go_where_they_are_looked_for(tmp_path):
     assert Path(tempfile.gettempdir()).name.startswith("temporary")
     told = run_whole([sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"], tmp_path, dict(os.environ), 20)
     assert told.stdout.strip() == tempfile.gettempdir()
+
+
+def test_a_file_in_the_working_tree_is_seen():
+    before, left = tree(), ROOT / f"left-{os.getpid()}.tmp"
+    left.touch()
+    try:
+        assert tree() - before == {left.name}
+    finally:
+        left.unlink()
