@@ -12,10 +12,9 @@ from official_declip_layout import official_declip
 from official_vilt_layout import OfficialVilt
 from tiny_oscar import CONFIG as OSCAR
 from tiny_oscar import scrambled, write_vocabulary
-from torch import Tensor, nn
+from tiny_regions import CONFIG, WORDS, body, sized, write_words
+from torch import Tensor
 
-from vldistill.data.text import SPECIALS
-from vldistill.models.bert import RegionBertConfig
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.oscar_fusion import Oscar
 from vldistill.models.slip import SlipModel
@@ -23,32 +22,11 @@ from vldistill.students.clip_vil import ClipVil
 from vldistill.students.uniter import Uniter
 from vldistill.students.vlbert import VlBert
 
-WORDS = [*SPECIALS, *"abcdefghij", "The", "##e"]
-REGIONS = RegionBertConfig(
-    vocab_size=len(WORDS),
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=1,
-    intermediate_size=24,
-    max_position_embeddings=30,
-    region_size=12,
-)
 Words = list[str | Path]
 
 
-def _body(model: nn.Module) -> dict[str, Tensor]:
-    torch.manual_seed(4)
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
-    return {
-        name: torch.rand_like(value) if value.is_floating_point() else value + 5 * (value.ndim == 0)
-        for name, value in own.items()
-    }
-
-
 def _vocabulary(folder: Path) -> Words:
-    path = folder / "vocab.txt"
-    path.write_text("\n".join(WORDS) + "\n")
-    return ["--vocab", path]
+    return ["--vocab", write_words(folder)]
 
 
 def _vilt(folder: Path) -> Words:
@@ -81,37 +59,35 @@ def _oscar(folder: Path) -> Words:
 
 
 def _uniter(folder: Path) -> Words:
-    torch.save(_body(Uniter(REGIONS, classes=1, target="label")), folder / "uniter.pt")
+    torch.save(body(Uniter(CONFIG, classes=1, target="label")), folder / "uniter.pt")
     return [folder / "uniter.pt", *_vocabulary(folder), "--heads", "1"]
 
 
 def _vlbert(folder: Path) -> Words:
-    config = RegionBertConfig(**(REGIONS.to_dict() | {"type_vocab_size": 3}))
-    own = {f"module.{name}": value for name, value in _body(VlBert(config, classes=1, target="label")).items()}
+    config = sized(type_vocab_size=3)
+    own = {f"module.{name}": value for name, value in body(VlBert(config, classes=1, target="label")).items()}
     torch.save(own, folder / "vlbert.model")
     return [folder / "vlbert.model", *_vocabulary(folder), "--case", "uncased", "--heads", "1"]
 
 
 def _clip_vil(folder: Path) -> Words:
     tower = {"image_size": 64, "layers": [2, 1, 3, 1], "width": 4}
-    config = ClipVilConfig(**(REGIONS.to_dict() | {"region_size": 128}), tower=tower, positions=9)
-    own = _body(ClipVil(config, classes=1, target="label"))
+    config = ClipVilConfig(**(CONFIG.to_dict() | {"region_size": 128}), tower=tower, positions=9)
+    own = body(ClipVil(config, classes=1, target="label"))
     torch.save({name: value for name, value in own.items() if name.startswith("bert.")}, folder / "clip_vil.pth")
     return [folder / "clip_vil.pth", *_vocabulary(folder), "--case", "uncased", "--heads", "1"]
 
 
+def slip_weights(**options: int) -> dict[str, Tensor]:
+    """Of a SLIP whose image network has these options, on the processes' wrapper."""
+    sizes = {"width": 64, "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+    vision = {"embed_dim": 64, "depth": 1, "num_heads": 1, **options}
+    model = SlipModel(architecture="vit_base_patch16_224", options=vision, **sizes)
+    return {f"module.{name}": value for name, value in model.state_dict().items()}
+
+
 def _slip(folder: Path) -> Words:
-    sizes = {
-        "architecture": "vit_base_patch16_224",
-        "options": {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 32},
-        "width": 64,
-        "layers": 1,
-        "heads": 1,
-        "shared": 8,
-        "context": 12,
-        "vocabulary": 49408,
-    }
-    weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
+    weights = slip_weights(img_size=32)
     weights["module.visual.pos_embed"] = torch.randn(1, 197, 64)  # the converter knows images of 224 pixels
     torch.save({"state_dict": weights}, folder / "slip.pt")
     return [folder / "slip.pt"]

@@ -18,20 +18,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vldistill.errors import InputError, VldistillError, writing
 from vldistill.locking import alone
 from vldistill.places import check_writable, open_regular, read_regular
+from vldistill.versions import package_versions
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 CHECKSUM = "checksum"
 """The key of a sealed table (see `sealed`)."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_PACKAGES = ("vldistill", "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "safetensors")
 
 
 def fingerprint(value: Any) -> str:
@@ -216,17 +215,6 @@ def write_converted(folder: Path, source: Path, **fields: Any) -> None:
     """The manifest of such a folder, once its files are all there. fields: further ones."""
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     write_manifest(folder, new_manifest(CONVERTED, source=str(source.resolve()), files=files, **fields, complete=True))
-
-
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that a result depends on."""
-    versions = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def new_manifest(stage: str, **fields: Any) -> dict[str, Any]:

@@ -21,12 +21,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vldistill.errors import InputError, VldistillError
+from vldistill.errors import InputError, VldistillError, writing
 from vldistill.terminal import complain
 
 # 524: what Linux's NFS client says, a number that it should have kept for itself.
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, 524}
 _POLL_SECONDS = 0.02
+_SILENT_SECONDS = 10.0
+"""After which a wait is spoken of."""
+_TAKEN = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 LEASE_SECONDS = 180.0
 """Age at which a stand-in is nobody's any more, by the clock of its own file system."""
 _RENEW_SECONDS = 20.0
@@ -92,14 +95,18 @@ class FileLock:
         self._created: Path | None = None
 
     def take(self) -> bool:
-        """Takes the lock if it is free. A refused attempt changes nothing that is on disk."""
+        """Takes the lock if it is free. A refused attempt changes nothing that is on disk. Raises VldistillError where a disk
+        fails."""
         while True:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                free = _flock(descriptor, self.path)
+            except VldistillError:
                 os.close(descriptor)
-                return error.errno in _NO_FLOCK and self._create()
+                raise
+            if not free:
+                os.close(descriptor)
+                return free is None and self._create()
             if _is_file(descriptor, self.path):
                 break
             # Whoever had it has removed its file since it was opened here: a lock on that one keeps nobody out.
@@ -133,7 +140,7 @@ class FileLock:
         created = _stand_in(self.path)
         if not created.exists():
             return f"wait for it, or end it; the lock is {self.path}"
-        if Holder.read(created).lease:
+        if (holder := Holder.read(created)).lease or not holder.pid:
             return f"wait for it, or end it; if it has been killed, {created} is free by itself after {LEASE_SECONDS:.0f} s"
         return f"wait for it, or end it; if it has been killed, remove {created}"
 
@@ -151,9 +158,13 @@ class FileLock:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return False
+        own = _text(Holder.me())
         try:
-            own = _text(Holder.me())
-            os.write(descriptor, own)
+            with writing(path, len(own), every=True):
+                os.write(descriptor, own)
+        except VldistillError:
+            path.unlink(missing_ok=True)  # without a name it would be nobody's for a long time
+            raise
         finally:
             os.close(descriptor)
         self._created = path
@@ -191,9 +202,24 @@ _HELD: weakref.WeakSet[FileLock] = weakref.WeakSet()
 os.register_at_fork(after_in_child=lambda: [lock.forget() for lock in list(_HELD)])
 
 
+def _flock(descriptor: int, path: Path) -> bool | None:
+    """Takes the kernel's lock on an open file, whose path is for messages: whether it was free, or None where the file system has
+    no locks. Raises VldistillError where it fails otherwise."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            return None
+        if error.errno in _TAKEN:
+            return False
+        raise VldistillError(f"cannot be locked: {error.strerror or error}", where=str(path),
+                             hint="its disk, or the way there, fails: choose another place, or mend this one") from None
+    return True
+
+
 def is_held(path: Path) -> bool:
     """Whether some process has the lock on `path`; nothing is created or changed, but a stand-in of a dead process is
-    removed."""
+    removed. Raises VldistillError where a disk fails."""
     if is_held_by_file(_stand_in(path)):
         return True
     try:
@@ -201,12 +227,9 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in _NO_FLOCK
+        return _flock(descriptor, path) is False
     finally:
         os.close(descriptor)
-    return False
 
 
 def is_held_by_file(path: Path) -> bool:
@@ -216,7 +239,9 @@ def is_held_by_file(path: Path) -> bool:
     except FileNotFoundError:
         return False
     seen, holder = found.st_ino, Holder.read(path)
-    if not holder.is_gone and (holder.is_here or not holder.lease or _now(path) - found.st_mtime < LEASE_SECONDS):
+    # One without a name is of a process that ended before it could write it.
+    leased = holder.lease or not holder.pid
+    if not holder.is_gone and (holder.is_here or not leased or _now(path) - found.st_mtime < LEASE_SECONDS):
         return True
     # Another process may have done the same, and taken the lock since: what was moved away must be what was seen.
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -233,11 +258,15 @@ def is_held_by_file(path: Path) -> bool:
 def held(path: Path, *, wait: float) -> Iterator[None]:
     """Holds the lock on `path` for a short while, and waits so many seconds for it. Raises VldistillError when they are
     over."""
-    lock, until = FileLock(path, named=False), time.monotonic() + wait
+    lock, began, told = FileLock(path, named=False), time.monotonic(), False
     while not lock.take():
-        if time.monotonic() > until:
+        waited = time.monotonic() - began
+        if waited > wait:
             raise VldistillError(f"is locked by {lock.holder()}, waited {wait:.0f} s", where=str(path),
                                  hint=f"which one: fuser {path}")
+        if waited > _SILENT_SECONDS and not told:
+            complain(f"note: {path} is locked by {lock.holder()}; waiting up to {wait:.0f} s for it")
+            told = True
         time.sleep(_POLL_SECONDS)
     try:
         yield

@@ -251,10 +251,12 @@ Objective = Annotated[LabelsObjective | DideObjective | AdvlObjective | Pretrain
 
 
 class Cache(Section):
-    """Teacher features on disk: build what is missing, require them, or run the teacher live."""
+    """Teacher features on disk: build what is missing, require them, or run the teacher live. versions: beside rows of which
+    versions of the libraries that compute them new rows may stand; the last part of a version never matters."""
 
     path: Place = "artifacts/cache"
     mode: Literal["auto", "require", "live"] = "auto"
+    versions: Literal["same", "any"] = "same"
     words: Annotated[int, Field(ge=1, le=32)] = 2  # vectors kept a text: any objective.words up to this can be trained
 
 

@@ -31,6 +31,7 @@ _WIDEST = 1 << 16
 _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
 _TURNED = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 _failure: OSError | None = None
+_complaints: set[str] = set()
 
 
 def escaped(text: str) -> str:
@@ -150,9 +151,17 @@ def complain(text: str) -> None:
         print(escaped(text), file=sys.stderr)
 
 
+def complain_once(text: str) -> None:
+    """The same, where this command has not said it yet."""
+    if text not in _complaints:
+        _complaints.add(text)
+        complain(text)
+
+
 def open_streams() -> None:
     """Gives a program that was started without some standard stream one that leads nowhere, so that no file which is opened later
-    takes its place, and lets an encoding that lacks a letter show it escaped."""
+    takes its place, and lets an encoding that lacks a letter show it escaped. From here on nothing was complained of yet."""
+    _complaints.clear()
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)

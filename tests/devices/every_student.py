@@ -1,7 +1,7 @@
 """Two optimiser steps and a validation of every kind of student with every method, on the virtual device.
 
-A program: `every_student.py vilt/labels dual_encoder/dide/1` trains all cases of the first pair and one of the second, and
-prints a line of JSON for each. It finds its helpers below `tests` and `tests/students` by PYTHONPATH."""
+A program: `every_student.py fp32/vilt/labels bf16/dual_encoder/dide/1` trains all cases of the first pair in fp32 and one of the
+second in bf16, and prints a line of JSON for each. It finds its helpers below `tests` and `tests/students` by PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ from vldistill.data.visual import stack_patches
 from vldistill.models.clip_grid import ClipVilConfig
 from vldistill.models.clip_towers import ClipConfig
 from vldistill.models.meter_parts import MeterConfig
-from vldistill.models.outputs import Taught
 from vldistill.models.unimodal import TextConfig, VisionConfig
 from vldistill.models.vilt import EncoderConfig
 from vldistill.objectives.advl import Advl, Distances, Pathway
@@ -45,6 +44,7 @@ from vldistill.runtime import Precision, make_accelerator
 from vldistill.schema_teachers import DUAL_ENCODERS
 from vldistill.students.build import STUDENTS, new_student
 from vldistill.students.two_towers import TwoTowers
+from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.inference import answer
 from vldistill.training.loop import Learner, descend
@@ -180,22 +180,32 @@ def student_of(kind: str, images: int = 1, classes: int = 3, pretraining: tuple[
     return made(config, images=images, classes=classes, **more)
 
 
-class Features:
-    """Unimodal teachers as they are read from their caches: half precision, from the CPU to the batch's device."""
+class Live:
+    """Networks on the device that compute in fp32, whatever the student's autocast; features as caches hold them, fp16 on the
+    CPU."""
 
-    def __init__(self, fusion: Callable | None = None):
-        self.fusion = fusion
+    def __init__(self):
+        self.vision, self.text = (torch.nn.Linear(4, width).to(virtual_device.NAME) for width in (8, 6))
 
-    def __call__(self, batch, capture):
-        device, sequences = batch.text.ids.device, len(batch.text.ids)
-        index = torch.tensor([[1, 3 if row % 2 else -1] for row in range(sequences)])
-        return Taught(
-            [torch.randn(len(batch.ids), 8).half().to(device) for _ in batch.images],
-            torch.randn(sequences, 6).half().to(device),
-            index.to(device),
-            torch.randn(sequences, 2, 6).half().to(device),
-            self.fusion(batch, capture) if self.fusion else None,
-        )
+    def images(self, paths):
+        return self._computed(self.vision, len(paths))
+
+    def sentences(self, sentences):
+        return self._computed(self.text, len(sentences))
+
+    def words(self, pairs, most):
+        index = torch.tensor([[1, 3 if row % 2 else -1] for row in range(len(pairs))])
+        return index, self._computed(self.text, len(pairs) * most).view(len(pairs), most, -1)
+
+    def _computed(self, network, rows):
+        with torch.no_grad():
+            features = network(torch.randn(rows, 4, device=virtual_device.NAME))
+        assert features.dtype == torch.float32, f"a teacher computed in {features.dtype}"
+        return features.cpu().half()
+
+
+def unimodal(fusion: Callable | None = None) -> UnimodalTeachers:
+    return UnimodalTeachers(Live(), vision=True, text=True, words=2, fusion=fusion)
 
 
 def fusion_of(kind: str, **sizes) -> Callable:
@@ -240,14 +250,14 @@ def advl(kind: str) -> Iterator[Case]:
         depth, width = student.layers, student.width
         distances = Distances(width=width, vision=Pathway(1, 8), text=Pathway(depth, 6), words=Pathway(depth, 6), map="learned")
         task = Advl(HardLabels(loss_of(student)), distances, Scalars(mode=mode), confident=True)
-        yield Case(student, batch_of(kind), task, Features())
+        yield Case(student, batch_of(kind), task, unimodal())
         if mode == "learned":
-            yield Case(student_of(kind), batch_of(kind), AdvlMatching(task, width=width, depth=depth), Features())
+            yield Case(student_of(kind), batch_of(kind), AdvlMatching(task, width=width, depth=depth), unimodal())
     if kind == "uniter":
-        yield Case(student, batch_of(kind), task, Features(), PASSES["adversarial"])
+        yield Case(student, batch_of(kind), task, unimodal(), PASSES["adversarial"])
     if kind in DUAL_ENCODERS:
         both = Advl(DiDE(loss="label", depth=depth, attention="cross"), distances, Scalars(mode="learned"), confident=True)
-        yield Case(student_of(kind), batch_of(kind), both, Features(fusion_of(kind)))
+        yield Case(student_of(kind), batch_of(kind), both, unimodal(fusion_of(kind)))
 
 
 def pretrain(kind: str) -> Iterator[Case]:
@@ -285,10 +295,10 @@ def retrieval(kind: str) -> Iterator[Case]:
 CASES = {"labels": labels, "dide": dide, "advl": advl, "pretrain": pretrain, "retrieval": retrieval}
 
 
-def train(case: Case) -> dict[str, float]:
+def train(case: Case, precision: str) -> dict[str, float]:
     """Two steps as the loop takes them, and a validation. Raises `DeviceMismatch`."""
     AcceleratorState._reset_state(True)
-    accelerator = make_accelerator(Precision("fp32", ""), 1, [], Path(tempfile.gettempdir()))
+    accelerator = make_accelerator(Precision(precision, ""), 1, [], Path(tempfile.gettempdir()))
     for state in (accelerator.state, PartialState()):
         state._shared_state["device"] = torch.device(virtual_device.NAME, 0)
     case.student.to(accelerator.device)
@@ -339,6 +349,7 @@ def control() -> None:
         lambda: here[there > 0],
         lambda: torch.embedding(there, torch.tensor([1])),
         lambda: there.copy_(here) @ here,
+        lambda: torch.nn.functional.layer_norm(there.bfloat16(), (3,), there[0]),
     )
     for number, operation in enumerate(wrong):
         try:
@@ -346,6 +357,20 @@ def control() -> None:
         except virtual_device.DeviceMismatch:
             continue
         raise AssertionError(f"operation {number} passed")
+    mask = torch.tensor([[True, False, True]])
+    attended = torch.nn.functional.scaled_dot_product_attention
+    whole = torch.randn(1, 3, 4)
+    found = attended(*[whole.to(virtual_device.NAME)] * 3, mask.to(virtual_device.NAME)).cpu()
+    assert torch.allclose(found, attended(whole, whole, whole, mask), atol=1e-6)
+    moved = torch.nn.Linear(3, 3).to(virtual_device.NAME).to(torch.bfloat16)
+    assert moved(there.bfloat16()).dtype == moved.weight.inner.dtype == torch.bfloat16
+    with torch.autocast(virtual_device.NAME, torch.bfloat16):
+        lowered = torch.nn.functional.linear(there, there)
+        kept = torch.softmax(lowered, -1), torch.nn.functional.layer_norm(there, (3,)), there + lowered
+    assert (lowered.dtype, *(one.dtype for one in kept)) == (
+        torch.bfloat16,
+        *[torch.float32] * 3,
+    ) and there.dtype == torch.float32
     virtual_device.log.__init__()
     assert (there + there).sum().item() == 18 and there[there > 0].tolist() == [1.0] * 9 and there.cpu().device.type == "cpu"
     waits = Counter(what for what, _ in virtual_device.log.waits.elements())
@@ -358,11 +383,11 @@ def main() -> None:
     torch.set_num_threads(1)
     control()
     for pair in sys.argv[1:]:
-        kind, method, *most = pair.split("/")
+        precision, kind, method, *most = pair.split("/")
         torch.manual_seed(0)
         for number, case in enumerate(islice(CASES[method](kind), int(most[0]) if most else None)):
             try:
-                told = train(case)
+                told = train(case, precision)
             except Exception as error:
                 told = {"error": f"{type(error).__name__}: {error}"}
             print(json.dumps({"pair": pair, "case": number, **told}), flush=True)

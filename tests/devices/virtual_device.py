@@ -2,8 +2,8 @@
 
 Every tensor on "virtual:0" is a wrapper whose device torch takes for an accelerator's, around the CPU tensor that holds its
 values. All operations pass through one function, which compares the devices of their inputs as CUDA's kernels do and notes, by
-the line of the package, what would wait for a GPU and what would be copied. Not seen by it: autocast, kernels' own rounding,
-NCCL, memory.
+the line of the package, what would wait for a GPU and what would be copied. Autocast is CUDA's (see `virtual_autocast`). Not seen
+by it: kernels' own rounding, NCCL, memory.
 
 `install` changes torch for the rest of the process: for programs of their own.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import virtual_autocast
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -80,6 +81,10 @@ _RANDOM = {
 }
 
 
+_OF_ONE_TYPE = {"native_layer_norm", "native_group_norm", "convolution"}
+"""Operations whose floating-point inputs CUDA wants of one type, where the CPU's kernels take two."""
+
+
 class DeviceMismatch(RuntimeError):
     """An operation that CUDA would refuse."""
 
@@ -131,6 +136,16 @@ class Virtual(torch.Tensor):
 
     def __init__(self, inner: torch.Tensor, requires_grad: bool = False):
         pass
+
+    @property
+    def data(self) -> torch.Tensor:
+        return torch.Tensor.data.__get__(self)
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        """A module that is moved to another type gives its parameters new values so."""
+        torch.Tensor.data.__set__(self, value)
+        self.inner = value.inner
 
     def __repr__(self, **_: Any) -> str:
         return f"Virtual({tuple(self.shape)}, {self.dtype})"
@@ -188,6 +203,9 @@ def dispatch(func: Any, args: tuple, kwargs: dict) -> Any:
 
 
 def _check(func: Any, name: str, args: tuple, kwargs: dict, tensors: list, ours: list, wanted: bool) -> None:
+    types = {one.dtype for one in ours if one.is_floating_point()}
+    if name in _OF_ONE_TYPE and len(types) > 1:
+        raise DeviceMismatch(f"{func}: inputs of {' and '.join(sorted(map(str, types)))}, at {place()}")
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type == "cpu" and (ours or wanted):
         raise DeviceMismatch(f"{func}: a CPU generator for a tensor of the device, at {place()}")
@@ -234,10 +252,17 @@ def _own_generator():
         torch.default_generator.set_state(before)
 
 
+def _seed(seed: int) -> None:
+    """As `torch.manual_seed` asks every device."""
+    global _random_state
+    _random_state = torch.Generator().manual_seed(seed).get_state()
+
+
 def install() -> None:
     """Registers the device, and has those functions of torch that read values outside of its dispatcher know it."""
     _setup_privateuseone_for_python_backend(NAME)
     torch.virtual.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]  # asked for by regions without autocast
+    torch.virtual._is_in_bad_fork, torch.virtual.manual_seed_all = lambda: False, _seed
     # Wrappers that are made in inference mode have no version counter, which aliasing sets.
     torch.inference_mode = lambda mode=True: torch.no_grad() if mode is True else mode
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -246,9 +271,17 @@ def install() -> None:
         if not isinstance(query, Virtual):
             return attend(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         math = torch.ops.aten._scaled_dot_product_attention_math
-        return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
+        if torch.is_autocast_enabled(NAME):
+            lower = torch.get_autocast_dtype(NAME)
+            query, key, value, attn_mask = (virtual_autocast.cast(one, lower, NAME) for one in (query, key, value, attn_mask))
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            # What is computed below adds a mask of whatever type.
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, float("-inf"))
+        with torch.autocast(NAME, enabled=False):
+            return math(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)[0]
 
     torch.nn.functional.scaled_dot_product_attention = attention
+    virtual_autocast.install(NAME)
     _know_values()
     _know_constructors()
     _Factories().__enter__()

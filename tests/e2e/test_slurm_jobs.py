@@ -13,6 +13,7 @@ import pytest
 import slurm_stubs
 import torch
 from advl_worlds import advl_recipe, write_teachers
+from launching import run_whole
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -42,8 +43,7 @@ def submit(tmp_path):
              "VLDISTILL_VENV": sys.prefix, "PYTHONPATH": str(ROOT)}
 
     def start(folder: Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(word) for word in words], cwd=folder, env={**given, **more}, capture_output=True, text=True,
-                              check=False, timeout=300)
+        return run_whole([str(word) for word in words], folder, {**given, **more}, 300)
 
     return start
 

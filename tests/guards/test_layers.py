@@ -16,7 +16,7 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 LAYERS = [
     {"errors", "artifacts", "joining", "locking", "staging", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval",
      "schema_sight", "schema_teachers", "schema_training", "runtime", "terminal", "finite", "places", "threads",
-     "memory", "devices"},
+     "memory", "devices", "versions"},
     {"store"},
     {"objectives", "evaluation.metrics", "evaluation.retrieval", "evaluation.vqa"},
     {"data"},

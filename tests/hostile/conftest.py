@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 from mutations import SEALED
-from workshop import make_workshop
+from workshop import new_workshop
 
 from vldistill import cli
 
@@ -58,11 +58,7 @@ def outcome(command) -> Callable[[Callable[[], Any]], Outcome]:
 @pytest.fixture(scope="session")
 def whole_workshop(tmp_path_factory, well) -> Path:
     """See `make_workshop`. What a test makes goes elsewhere."""
-    folder = tmp_path_factory.mktemp("workshop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        make_workshop(folder, well)
-    return folder
+    return new_workshop(tmp_path_factory.mktemp("workshop"), well)
 
 
 @pytest.fixture

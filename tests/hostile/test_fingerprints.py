@@ -43,6 +43,7 @@ SAME = {
     "teachers.text": "its parts stand here by themselves",
     "teachers.batch": "a row does not depend on its company, but for rounding",
     "cache.path": "where it lies",
+    "cache.versions": "beside which rows new ones may stand; see test_versions.py",
     "cache.mode": "whether it is built",
 }
 REGIONS = {

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from vldistill import locking
-from vldistill.errors import InputError
-from vldistill.locking import BUSY, LEASE_SECONDS, FileLock, Holder, alone, is_held
+from vldistill.errors import InputError, VldistillError
+from vldistill.locking import BUSY, LEASE_SECONDS, FileLock, Holder, alone, held, is_held
 
 HOLDS = """
 import errno, sys, time
@@ -52,6 +52,29 @@ def test_one_of_another_host_is_free_by_its_age(tmp_path):
     with alone(tmp_path / "a"):
         assert Holder.read(path).pid == os.getpid()
     assert {found.name for found in tmp_path.iterdir()} <= {".a.lock"}
+
+
+@pytest.mark.parametrize("text", ["", '{"pid": 1', "[]"])
+def test_one_without_a_name_is_free_by_its_age(tmp_path, text):
+    """Of a process that was killed before it had written it."""
+    path = left_behind(tmp_path / "a", age=0)
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"is free by itself after {LEASE_SECONDS:.0f} s"), alone(tmp_path / "a"):
+        pass
+    os.utime(path, (time.time() - LEASE_SECONDS - 5,) * 2)
+    with alone(tmp_path / "a"):
+        assert Holder.read(path).pid == os.getpid()
+
+
+def test_one_that_a_full_disk_does_not_take_is_not_left(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(locking.os, "write", refuse)
+    with pytest.raises(VldistillError, match=r"\.a\.lock\.held: cannot write [0-9]+ bytes: No space left"), alone(tmp_path / "a"):
+        pass
+    monkeypatch.undo()
+    assert not (tmp_path / ".a.lock.held").exists() and not is_held(tmp_path / ".a.lock")
 
 
 @pytest.mark.parametrize(
@@ -101,3 +124,12 @@ def test_a_holder_whose_stand_in_was_taken_ends_at_once(tmp_path):
         assert "was taken by process 1 on host elsewhere" in process.communicate()[1] and told.exists()
     finally:
         process.kill()
+
+
+def test_a_long_wait_is_spoken_of_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(locking, "_SILENT_SECONDS", 0.05)
+    (tmp_path / "lock.held").write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": "then", "birth": 1, "lease": True}))
+    with pytest.raises(VldistillError, match="is locked by process 1 on host elsewhere"), held(tmp_path / "lock", wait=0.4):
+        pass
+    told = capsys.readouterr().err
+    assert told == f"note: {tmp_path}/lock is locked by process 1 on host elsewhere since then; waiting up to 0 s for it\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from hostile_worlds import pictures, raw_data
 from official_checkpoints import OFFICIAL
 from PIL import Image
@@ -60,6 +61,14 @@ RUNS = {
 
 def run_of(recipe: str) -> str:
     return f"runs/{recipe}/a/seed0"
+
+
+def new_workshop(folder: Path, well: Callable[..., object]) -> Path:
+    """The same folder, filled; see `make_workshop`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_workshop(folder, well)
+    return folder
 
 
 def make_workshop(folder: Path, well: Callable[..., object]) -> None:

@@ -10,19 +10,19 @@ import test_official as region_layouts
 import test_official_clip_vil as clip_vil_layout
 import test_official_oscar as oscar_layout
 import torch
+from official_checkpoints import slip_weights
 from official_declip_layout import official_declip
 from official_meter_layout import OfficialMeter, write_vocabulary
 from official_vilt_layout import OfficialVilt
 from safetensors.torch import load_file
 from tiny_oscar import write_vocabulary as write_oscar_words
+from tiny_regions import body, sized, write_words
 
 from vldistill.artifacts import CONVERTED, read_manifest
 from vldistill.commands.convert import KINDS
 from vldistill.data.text import SPECIALS
 from vldistill.errors import InputError
 from vldistill.models.account import FRESH, renaming, sort_out
-from vldistill.models.bert import RegionBertConfig
-from vldistill.models.slip import SlipModel
 from vldistill.students.uniter import Uniter
 
 WIDTH = 64
@@ -37,11 +37,6 @@ def distinct(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def words(path: Path, tokens: list[str]) -> Path:
-    path.write_text("\n".join(tokens) + "\n")
-    return path
-
-
 def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, list]:
     """A file of the kind in its published layout, what a trainer keeps beside it included; where it lies; further options."""
     lower = [*SPECIALS, *"abcdefghij", "the", "##e"]
@@ -54,7 +49,7 @@ def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, li
             "itm_score.fc.bias": torch.zeros(2),
             "itm_score.fc.weight": torch.zeros_like(weights["pooler.dense.weight"][:2]),
         }
-        words(vocabulary, lower)
+        write_words(folder, lower)
     elif kind == "meter":
         count = write_vocabulary(folder / "roberta")
         weights = OfficialMeter(count).weights()
@@ -69,24 +64,14 @@ def official(kind: str, folder: Path) -> tuple[dict[str, torch.Tensor], Path, li
             if kind == "uniter"
             else {"module.final_mlp.1.weight": torch.zeros(3, WIDTH)}
         )
-        words(vocabulary, region_layouts.WORDS)
+        write_words(folder)
         options += ["--case", "uncased"] if kind == "vlbert" else []
     elif kind == "clip_vil":
         weights = clip_vil_layout.clip_vil()
-        words(vocabulary, region_layouts.WORDS)
+        write_words(folder)
         options += ["--case", "uncased"]
     elif kind == "slip":
-        sizes = {
-            "architecture": "vit_base_patch16_224",
-            "options": {"embed_dim": WIDTH, "depth": 1, "num_heads": 1},
-            "width": WIDTH,
-            "layers": 1,
-            "heads": 1,
-            "shared": 8,
-            "context": 12,
-            "vocabulary": 49408,
-        }
-        weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
+        weights = slip_weights()
         weights["module.image_mlp.layer1.weight"], options = torch.zeros(2), []
     else:
         weights, options = official_declip(), []
@@ -134,22 +119,9 @@ def test_two_weights_of_one_name_are_refused():
 def minilm(folder: Path) -> Path:
     """UNITER's layout, 384 wide with 12 heads, and an uncased vocabulary."""
     tokens = [*SPECIALS, *"abcdefghij", "the", "##e"]
-    words(folder / "vocab.txt", tokens)
-    config = RegionBertConfig(
-        vocab_size=len(tokens),
-        hidden_size=384,
-        num_hidden_layers=1,
-        num_attention_heads=12,
-        intermediate_size=24,
-        max_position_embeddings=30,
-        region_size=12,
-    )
-    body = {
-        name: value
-        for name, value in Uniter(config, classes=1, target="label").state_dict().items()
-        if not name.startswith("classifier.")
-    }
-    torch.save(body, folder / "minilm.pt")
+    write_words(folder, tokens)
+    config = sized(vocab_size=len(tokens), hidden_size=384, num_hidden_layers=1, num_attention_heads=12)
+    torch.save(body(Uniter(config, classes=1, target="label")), folder / "minilm.pt")
     return folder / "minilm.pt"
 
 

@@ -9,32 +9,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_regions import CONFIG, WORDS, body, sized, write_words
 
-from vldistill.data.text import SPECIALS, load_tokenizer
+from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.bert import RegionBertConfig
 from vldistill.students.build import Wanted, init_student
 from vldistill.students.official import convert
 from vldistill.students.region_texts import PERSONS
 from vldistill.students.uniter import Uniter
 from vldistill.students.vlbert import VlBert
 
-WORDS = [*SPECIALS, *"abcdefghij", "The", "##e"]
-CONFIG = RegionBertConfig(vocab_size=len(WORDS), hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=24,
-                          max_position_embeddings=30, region_size=12)
-
 
 @pytest.fixture
 def vocabulary(tmp_path):
-    path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(WORDS) + "\n")
-    return path
-
-
-def body(model) -> dict[str, torch.Tensor]:
-    torch.manual_seed(4)
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
-    return {name: torch.randn_like(value) if value.is_floating_point() else value for name, value in own.items()}
+    return write_words(tmp_path)
 
 
 def uniter() -> dict[str, torch.Tensor]:
@@ -46,7 +34,7 @@ def uniter() -> dict[str, torch.Tensor]:
 
 def vlbert() -> dict[str, torch.Tensor]:
     """As VL-BERT's pre-training saves it, on the processes' wrapper."""
-    own = body(VlBert(RegionBertConfig(**(CONFIG.to_dict() | {"type_vocab_size": 3})), classes=1, target="label"))
+    own = body(VlBert(sized(type_vocab_size=3), classes=1, target="label"))
     own |= {"vlbert.relationsip_head.caption_image_relationship.weight": torch.randn(2, 64),
             "vlbert.relationsip_head.caption_image_relationship.bias": torch.randn(2),
             "vlbert.mlm_head.predictions.transform.dense.weight": torch.randn(64, 64),
@@ -101,7 +89,7 @@ def test_uniter_grows_its_tables_for_vcr_and_only_there(tmp_path, vocabulary):
 
 
 def test_a_second_stage_checkpoint_has_grown_already(tmp_path, vocabulary):
-    grown = RegionBertConfig(**(CONFIG.to_dict() | {"vocab_size": len(WORDS) + PERSONS, "type_vocab_size": 4}))
+    grown = sized(vocab_size=len(WORDS) + PERSONS, type_vocab_size=4)
     official = body(Uniter(grown, classes=1, target="label"))
     torch.save({"model_state": official}, tmp_path / "official.pt")
     convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import test_official
 import torch
+from tiny_regions import body, sized, write_words
 from torch.nn import functional as F
 
 from vldistill.data.batch import Batch, TextBatch
@@ -191,11 +191,10 @@ def test_a_network_comes_from_a_file_where_the_checkpoint_has_none(tmp_path, tok
 
 def test_the_official_checkpoint_of_an_end_to_end_model(tmp_path):
     """As VL-BERT's pre-training saves it: the last stage twice, once under the name of its head."""
-    path = tmp_path / "vocab.txt"
-    path.write_text("\n".join(test_official.WORDS) + "\n")
-    config = RegionBertConfig(**(test_official.CONFIG.to_dict() | {"type_vocab_size": 3, "region_size": TINY.features}))
+    path = write_words(tmp_path)
+    config = sized(type_vocab_size=3, region_size=TINY.features)
     torch.manual_seed(4)
-    own = test_official.body(VlBert(config, classes=1, target="label", network=replace(TINY, object_loss=0.0)))
+    own = body(VlBert(config, classes=1, target="label", network=replace(TINY, object_loss=0.0)))
     own = {name: value for name, value in own.items() if "num_batches" not in name}
     head = "image_feature_extractor.roi_head_feature_extractor."
     twice = {name.replace(head, "image_feature_extractor.head.0."): value for name, value in own.items() if name.startswith(head)}

@@ -11,6 +11,7 @@ from vldistill.errors import InputError, VldistillError
 from vldistill.recipe import load_recipe
 from vldistill.schema import Recipe
 from vldistill.terminal import Table, say, show
+from vldistill.versions import differences, shown
 
 PLAIN_EVERY_SECONDS = 15
 
@@ -137,6 +138,8 @@ def _list(root: Path) -> None:
     table.words("weights", "of", "state")
     for entry in list_caches(root):
         state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
+        if entry.made and (others := differences(entry.made)):
+            state += f"; made with {shown(others)}"
         figures = f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", f"{entry.seconds:,.1f}"
         # Two teachers may have one name.
         weights, of = (str(entry.fields.get(name, "")) for name in ("weights", "feature"))

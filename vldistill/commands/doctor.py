@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.text import Text
 
-from vldistill.artifacts import package_versions
 from vldistill.data.worker_limits import shared_free
 from vldistill.devices import MEND, runs_on, unused_gpu
 from vldistill.terminal import say
+from vldistill.versions import package_versions
 
 
 def doctor_command() -> None:

@@ -23,6 +23,9 @@ from vldistill.data.variants import Variants
 from vldistill.errors import InputError
 from vldistill.places import check_writable
 from vldistill.terminal import Table, console, say, show
+from vldistill.versions import differences, tell
+
+_ANEW = "to do so, pass --overwrite"
 
 # The options that each kind of input reads; one given in vain is an error, not a silence. Those of one source among the
 # data sets (--labels, ...) are judged where it is read.
@@ -122,6 +125,7 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
             manifest = import_regions(asked.raw, target, kind=asked.format or None, rule=BoxRule(asked.threshold, *bounds))
     if manifest.get("unchanged"):
         say(f"up to date: {out}, made from the same input")
+        tell(differences(manifest), out, _ANEW)
     elif asked.dry_run:
         show(plan_table("prepare regions", {"reads": asked.raw or asked.data, **manifest["options"], "writes": out}))
     else:
@@ -174,6 +178,8 @@ def _print(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
         say(f"note: {manifest['advice']}")
     if moved := manifest.get("moved_from"):
         say(f"{place} {'would read' if dry_run else 'reads'} its raw files from {manifest['raw_root']} now, no more from {moved}")
+    if manifest.get("unchanged"):
+        tell(differences(manifest), place, _ANEW)
     if manifest.get("unchanged") and not added and not packed:
         say(f"up to date: {place}, made from the same input")
         return

@@ -20,6 +20,7 @@ from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE
 from vldistill.errors import InputError, Problems
 from vldistill.locking import alone
+from vldistill.versions import gone_on
 
 Progress = Callable[[int, int], None]
 
@@ -74,7 +75,7 @@ def _add_variants(out: Path, manifest: dict[str, Any], missing: list[str]) -> di
         entries = make_variants(out, Path(place), manifest["task"], manifest["labels"], missing)
         for name in missing:
             (Path(place) / f"{name}.jsonl").replace(out / f"{name}.jsonl")
-    manifest = {**manifest, "variants": {**manifest["variants"], **entries}}
+    manifest = {**manifest, "variants": {**manifest["variants"], **entries}, **gone_on(manifest)}
     _write(out, manifest)
     return {**manifest, "added": missing}
 

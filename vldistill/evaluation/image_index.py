@@ -43,6 +43,7 @@ from vldistill.store.layout import Column
 from vldistill.store.reader import Rows
 from vldistill.store.table import read_table
 from vldistill.students.two_towers import TwoTowers
+from vldistill.versions import differences, tell
 
 STAGE = "index"
 IMAGES = "images.jsonl"
@@ -144,12 +145,13 @@ class ImageIndex:
         return self.manifest["source"]
 
     def check_model(self, fields: dict[str, Any], source: str) -> None:
-        """Raises InputError where the vectors are not those of this model."""
+        """Raises InputError where the vectors are not those of this model; tells where the libraries were others."""
         for name, value in self.fields.items():
             if fields.get(name) != value:
                 other = str(fields.get(name))[:12]
                 raise InputError(f"was built with another model: {name} {str(value)[:12]}, {source} has {other}",
                                  where=str(self.folder), hint=f"build it again with: vldistill index build {source} IMAGES")
+        tell(differences(self.manifest), self.folder, self._mend)
 
     def verify(self) -> None:
         """Raises InputError where a file was changed after it was written; reads all of them."""

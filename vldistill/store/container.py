@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -90,8 +91,9 @@ def lay_out(datasets: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> Contain
     return Container(holes.size, offsets, holes.pieces)
 
 
-def offsets_by_hdf5(path: str) -> dict[str, int]:
+def offsets_by_hdf5(path: Path) -> dict[str, int]:
     """Where HDF5 itself finds each dataset of a file. Raises OSError, RuntimeError, KeyError or ValueError where it cannot."""
-    # HDF5's lock is refused by file systems that have none, and nothing is written through HDF5.
-    with h5py.File(path, "r", locking=False) as file:
-        return {name: file[name].id.get_offset() or 0 for name in file}
+    # From an open file, of which HDF5 asks no lock: file systems that have none would refuse it, whatever it is told here, where
+    # HDF5_USE_FILE_LOCKING says otherwise.
+    with path.open("rb") as opened, h5py.File(opened, "r") as file:
+        return {str(name): int(file[name].id.get_offset() or 0) for name in file}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
@@ -17,7 +18,8 @@ Value = str | int | float | None
 @dataclass
 class Listing:
     """One store. rows: that are there, of `wanted` that were asked for. bytes: of all its files. seconds: that its rows took,
-    over all writers. problem: why it cannot be used, where it cannot; the rest is then what is known."""
+    over all writers. made: see `Manifest.made`. problem: why it cannot be used, where it cannot; the rest is then what is
+    known."""
 
     folder: Path
     name: str
@@ -27,6 +29,7 @@ class Listing:
     bytes: int = 0
     seconds: float = 0.0
     complete: bool = False
+    made: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
 
@@ -77,6 +80,7 @@ def _listing(folder: Path, kind: Kind) -> Listing:
     try:
         manifest = load_manifest(folder, kind)
         listing.fields, listing.wanted, listing.complete = manifest.fields, manifest.wanted, manifest.complete
+        listing.made = manifest.made
         for shard in open_shards(manifest.table):
             journal = shard.journal()
             listing.rows, listing.seconds = listing.rows + journal.rows, listing.seconds + journal.seconds

@@ -23,6 +23,7 @@ from vldistill.store.damage import damaged
 from vldistill.store.disk import sync_folder, writing
 from vldistill.store.layout import Column
 from vldistill.store.table import Kind, ShardEntry, Table, read_table, table_fields
+from vldistill.versions import gone_on
 
 _LOCK = ".manifest.lock"
 # A change takes milliseconds; a whole array of jobs may stand in the queue.
@@ -80,6 +81,15 @@ class Manifest:
     @property
     def table(self) -> Table:
         return Table(self.folder, self.columns, self.shards, self.mend)
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What its rows depend on, and under which versions they were made (see `vldistill.versions`)."""
+        return {**self.common, "fields": self.fields}
+
+    def go_on(self) -> None:
+        """Notes that this process adds rows: in a store that has none yet, under its own versions alone."""
+        self.common |= gone_on(self.common if self.shards else {})
 
     def save(self) -> None:
         """Replaces the file; only under the lock. Raises VldistillError where it cannot be written."""

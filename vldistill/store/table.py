@@ -15,11 +15,13 @@ from vldistill.store.layout import Column, checked_columns
 
 @dataclass(frozen=True)
 class Kind:
-    """One use of the store. stage: of its manifests. make_it: the command that makes one. mend: what to do about damage."""
+    """One use of the store. stage: of its manifests. make_it: the command that makes one. mend: what to do about damage. apart:
+    what to do where new rows would stand beside those of other versions of a library."""
 
     stage: str
     make_it: str
     mend: str
+    apart: str
 
 
 @dataclass

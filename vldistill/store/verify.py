@@ -77,7 +77,7 @@ def _verify_shard(report: Report, shard: Shard) -> None:
 
 def _same_offsets(shard: Shard) -> None:
     try:
-        found = offsets_by_hdf5(str(shard.path))
+        found = offsets_by_hdf5(shard.path)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise damaged(shard.path, f"cannot be opened by HDF5: {error}", shard.mend) from None
     if found != {name: extent.offset for name, extent in shard.extents.items()}:

@@ -33,6 +33,7 @@ from vldistill.store.planning import Pending, Plan, plan_rows, request_digest
 from vldistill.store.shard import Shard, create_shard
 from vldistill.store.snapshot import Snapshot
 from vldistill.store.table import Kind, Table, shard_name
+from vldistill.versions import refuse_mixing
 
 # Rows are committed once so many bytes, or a batch that took so long, would be lost with them.
 COMMIT_BYTES = 8 << 20
@@ -49,13 +50,15 @@ class StoreWriter:
 
     kind: ClassVar[Kind]
 
-    def __init__(self, root: Path, name: str, fields: Fields, columns: Sequence[Column], shard: tuple[int, int] = (0, 1)):
-        """Raises InputError where an argument is none that a store can have; nothing is written yet."""
+    def __init__(self, root: Path, name: str, fields: Fields, columns: Sequence[Column], shard: tuple[int, int] = (0, 1),
+                 *, mixing: bool = False):
+        """mixing: whether rows may be added to those of other versions of a library. Raises InputError where an argument is none
+        that a store can have; nothing is written yet."""
         self.part, self.columns = tuple(shard), checked_columns(columns)
         if not 0 <= shard[0] < shard[1]:
             raise InputError(f"is no part of {shard[1]}", where=f"shard {shard[0]}/{shard[1]}", hint="i/n with 0 <= i < n")
         self.folder = store_folder(root, name, fields)
-        self._name, self._fields = name, fields
+        self._name, self._fields, self._mixing = name, fields, mixing
         self._asked: list[np.ndarray] = []
         self._outputs: dict[str, ShardOutput] = {}
         self._plan: Plan | None = None
@@ -94,14 +97,18 @@ class StoreWriter:
     def pending(self, keys: Any, lengths: Lengths | None = None) -> Pending:
         """What of `keys` (see `as_keys`) is left for this writer. lengths: [K] of each ragged column.
 
-        Raises InputError where the store is damaged, ValueError where the arguments do not fit.
+        Raises InputError where the store is damaged, or has rows of other versions of a library that the pending ones would be
+        mixed with, ValueError where the arguments do not fit.
         """
         self._commit()
         keys = as_keys(keys)
         lengths = checked_lengths(self.columns, lengths, len(keys))
         self._asked.append(keys)
-        snapshot = Snapshot.take(self._manifest().table)
-        return plan_rows(self.folder, snapshot, self.columns, self.part, keys, lengths)
+        manifest = self._manifest()
+        pending = plan_rows(self.folder, Snapshot.take(manifest.table), self.columns, self.part, keys, lengths)
+        if len(pending):
+            self._check_versions(manifest)
+        return pending
 
     def reserve(self, pending: Pending) -> None:
         """Takes the disk space of all pending rows, after which `put` takes their values.
@@ -121,6 +128,9 @@ class StoreWriter:
         if len(pending):
             with changing(self.folder):
                 manifest = self._manifest()
+                # Another writer may have been the first.
+                self._check_versions(manifest)
+                manifest.go_on()
                 manifest.shards |= created
                 manifest.request, manifest.wanted, manifest.complete = self._request(), plan.wanted, False
                 manifest.save()
@@ -200,6 +210,10 @@ class StoreWriter:
                 manifest.complete = True
             if manifest != before:
                 manifest.save()
+
+    def _check_versions(self, manifest: Manifest) -> None:
+        if manifest.shards and not self._mixing:
+            refuse_mixing(manifest.made, self.folder, self.kind.apart)
 
     def _manifest(self) -> Manifest:
         return load_manifest(self.folder, self.kind)

@@ -11,7 +11,7 @@ from vldistill.data.loading import RecordDataset
 from vldistill.data.pixels import PixelInput
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
-from vldistill.data.regions.store import RegionStore
+from vldistill.data.regions.store import RegionStore, make_again
 from vldistill.data.sequences import Layout, PlainLayout
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
@@ -19,6 +19,7 @@ from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
 from vldistill.errors import InputError
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.students.region_texts import UniterLayout, VlBertLayout
+from vldistill.versions import differences, tell
 
 LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
            "clip_vil": PlainLayout, "visualbert": PlainLayout, "lxmert": PlainLayout, "pixelbert": PlainLayout,
@@ -65,6 +66,8 @@ def visual_input(
         raise InputError(f"a {spec.kind} student needs region features",
                          hint="set regions.path to what `vldistill prepare regions` made")
     store = RegionStore(Path(spec.regions))
+    again = f"make it again with: {make_again(store.folder, store.manifest)}"
+    tell(differences(store.manifest), spec.regions, again)
     if store.width != spec.encoder.region_size:
         raise InputError(f"has {store.width} features a region, the {spec.kind} student expects {spec.encoder.region_size}",
                          where=spec.regions, hint="import the features that its checkpoint was trained with")

@@ -95,7 +95,7 @@ class Relevance:
     @property
     def fields(self) -> dict[str, str]:
         judge = self.clip.fields if self.clip else {"teacher": "none"}
-        return {**{f"relevance {name}": value for name, value in judge.items()}, "keywords": f"yake {_version()} {_settings()}"}
+        return {**{f"relevance {name}": value for name, value in judge.items()}, "keywords": f"yake {_settings()}"}
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Relevance:
         if self.clip:
@@ -135,9 +135,3 @@ class Relevance:
 def _settings() -> str:
     """8 hex digits of what words are chosen by, beside the library: its settings and the list of stop words."""
     return fingerprint([_YAKE, sorted(_yake().stopword_set)])[:8]
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("yake")

@@ -36,6 +36,7 @@ from vldistill.teachers.cache.store import CacheWriter, FeatureCache, list_cache
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers
 from vldistill.teachers.weights import UNKNOWN
+from vldistill.versions import differences, tell
 
 Say = Callable[[str], None]
 WantedFeatures = list[tuple[DataArtifact, list[Record]]]
@@ -100,6 +101,15 @@ class TeacherCaches:
         self.parts = {} if self.live else {part.role: part for part in self._parts()}
         for part in self.parts.values():
             part.cache = self._found(part)
+        self._tell_versions()
+
+    def _tell_versions(self) -> None:
+        """Says under which other versions what is there was made, in one line for all caches."""
+        caches = [part.cache for part in self.parts.values() if part.cache is not None]
+        made = {cache.folder.name: differences(cache.manifest.made) for cache in caches}
+        where = self._root / ", ".join(name for name, found in made.items() if found)
+        again = f"to do so, remove it first, and then: vldistill cache --recipe {self._recipe.name}"
+        tell([one for found in made.values() for one in found], where, again)
 
     def _parts(self) -> list[Part]:
         parts, kept = [], {**DTYPE, "precision": self._precision()}
@@ -172,8 +182,7 @@ class TeacherCaches:
     ) -> None:
         """Computes one writer's share of what is missing, and opens the caches anew."""
         check_writable(self._root)
-        device = compute_device()
-        dtype = self._dtype()
+        device, dtype = compute_device(), self._dtype()
         say(f"teachers on {device.type}, {str(dtype).removeprefix('torch.')}; caches in {self._root}")
         batch, most = self._recipe.teachers.batch, self._recipe.cache.words
         missing = self.missing(inputs)
@@ -212,9 +221,12 @@ class TeacherCaches:
                 part.cache = self._found(part)
 
     def recomputed(self, inputs: Inputs, rows: int) -> dict[str, float]:
-        """The smallest cosine between stored vectors and the same computed anew, over `rows` rows of each cache, drawn always
-        alike."""
-        found = {}
+        """The smallest cosine between stored vectors and the same computed anew, where and as precisely as a cache is built, over
+        `rows` rows of each cache, drawn always alike."""
+        found, device, dtype = {}, compute_device(), self._dtype()
+        for teacher in (self.vision, self.text, self.relevance):
+            if teacher is not None:
+                teacher.to(device, dtype)
         for role, part in self.parts.items():
             keys = part.keys(inputs)
             drawn = np.random.default_rng(0).permutation(len(keys))[:rows].tolist()
@@ -244,8 +256,9 @@ class TeacherCaches:
         width = (self.vision if part.role == "images" else self.text).width
         # By now the weights are here, and so is their hash.
         part.fields = {own.role: own.fields for own in self._parts()}[part.role]
+        mixing = self._recipe.cache.versions == "any"
         columns: tuple[Column, ...] = word_columns(width, part.fields["most"]) if part.role == "words" else feature_columns(width)
-        writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard))
+        writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard, mixing=mixing))
         return writer, writer.pending(part.keys(inputs), word_lengths(inputs) if part.role == "words" else None)
 
     def _tell(self, part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:

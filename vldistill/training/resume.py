@@ -21,7 +21,7 @@ from vldistill.training.loop import Best, Loop, Position
 from vldistill.training.sharding import gathered
 
 FREE = ("name", "description", "data.workers", "data.memory", "train.checkpoint_minutes", "train.checkpoint_every",
-        "train.gradient_checkpointing", "train.fsdp", "train.trackers", "train.log_every")
+        "train.gradient_checkpointing", "train.fsdp", "train.trackers", "train.log_every", "cache.versions")
 """Recipe fields that do not change what a run learns, and so may differ when it goes on."""
 
 

@@ -64,6 +64,7 @@ from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
 from vldistill.training.sharding import shard
 from vldistill.training.stages import Phase, Stage, describe, make_phases
+from vldistill.versions import differences, gone_on, shown
 
 
 @dataclass
@@ -182,9 +183,12 @@ def _run(
         device=device_name(accelerator.device), precision=precision.name,
     )
     warning = check_run(state, accelerator.num_processes, folder) if state is not None else None
-    if state is not None:
+    if state is not None and earlier is not None:
         at = {"step": state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        manifest |= {"created": earlier["created"], "resumed": [*earlier.get("resumed", []), at]}
+        manifest |= {"created": earlier["created"], "resumed": [*earlier.get("resumed", []), at], **gone_on(earlier)}
+        if others := differences(earlier):
+            told = f"begun with {shown(others)}: results may not be those of a run without a break"
+            warning = f"{warning}; {told}" if warning else told
     if accelerator.is_main_process:
         if state is None and folder.exists():
             # Out of the way first: half a folder would be nothing that could be gone on with, or replaced.

@@ -9,17 +9,12 @@ from pathlib import Path
 import pytest
 from programs import programs
 
-from vldistill import artifacts
-
-VERSIONS = artifacts.package_versions()
 PROGRAM = Path(__file__).with_name("cache_worlds.py")
 
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    """No waiting for the disk in this process: what a sync is for, no test can see; that each has its place, one looks at. Nor
-    does a thousand manifests look a thousand times which packages there are."""
-    monkeypatch.setattr(artifacts, "package_versions", lambda: VERSIONS)
+    """No waiting for the disk in this process: what a sync is for, no test can see; that each has its place, one looks at."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
 

@@ -136,6 +136,11 @@ def make_again(folder: Path, manifest: dict[str, Any]) -> str:
     if "format" in options:
         words += ["--format", options["format"], "--threshold", f"{options['threshold']:g}",
                   "--boxes", ",".join(map(str, options["boxes"]))]
+    else:
+        way, _, side = str(options.get("boxes")).partition(" ")
+        given = {"--weights": options.get("weights"), "--network": options.get("network"), "--grid": side * (way == "grid")}
+        words += [word for option, value in given.items() if value and value != "hub" for word in (option, str(value))]
+    words += ["--limit", str(options["limit"])] if options.get("limit") else []
     return shlex.join([*words, "--out", str(folder), "--overwrite"])
 
 

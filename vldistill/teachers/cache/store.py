@@ -12,7 +12,13 @@ from vldistill.store.table import Kind
 from vldistill.store.verify import Report, verify_store
 from vldistill.store.writer import StoreWriter
 
-CACHE = Kind("cache", make_it="vldistill cache", mend="delete this cache's folder and make it again: vldistill cache")
+CACHE = Kind(
+    "cache",
+    make_it="vldistill cache",
+    mend="delete this cache's folder and make it again: vldistill cache",
+    apart="install those versions again, keep the new rows apart with cache.path=PLACE, or let them stand together with "
+    "cache.versions=any",
+)
 
 
 class FeatureCache(GrowingStore):

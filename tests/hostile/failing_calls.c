@@ -1,26 +1,27 @@
-/* Reads of one file fail as those of a broken disk do: EIO from a call, SIGBUS from a map. The files that are read are listed.
-   FAILING_PATH: the file. FAILING_LOG: where to list. Both are looked up at every call. */
+/* Reads of one file fail as those of a broken disk do: EIO from a call, SIGBUS from a map. Locks of all files fail by any error.
+   The files that are read or locked are listed.
+   FAILING_PATH: the file. FAILING_LOG: where to list what is read, LOCKING_LOG what is locked. FAILING_LOCK: the number of the error.
+   FAILING_TIMES: how often, else always. All are looked up at every call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-static int fails(int fd)
+static int named(int fd, char path[PATH_MAX], const char *log)
 {
-    char link[64], path[PATH_MAX];
-    const char *wanted = getenv("FAILING_PATH"), *log = getenv("FAILING_LOG");
-    if (fd < 0 || (!wanted && !log))
-        return 0;
+    char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, sizeof path - 1);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
     if (length <= 0)
         return 0;
     path[length] = 0;
@@ -31,8 +32,52 @@ static int fails(int fd)
         path[length] = 0;
         syscall(SYS_close, list);
     }
+    return 1;
+}
+
+static int fails(int fd)
+{
+    char path[PATH_MAX];
+    const char *wanted = getenv("FAILING_PATH"), *log = getenv("FAILING_LOG");
+    if (fd < 0 || (!wanted && !log) || !named(fd, path, log))
+        return 0;
     return wanted && !strcmp(path, wanted);
 }
+
+static int cannot_lock(int fd)
+{
+    static int failed;
+    char path[PATH_MAX];
+    const char *number = getenv("FAILING_LOCK"), *times = getenv("FAILING_TIMES"), *log = getenv("LOCKING_LOG");
+    if (log)
+        named(fd, path, log);
+    if (!number || (times && failed >= atoi(times)))
+        return 0;
+    failed++;
+    errno = atoi(number);
+    return 1;
+}
+
+int flock(int fd, int operation)
+{
+    if (!(operation & LOCK_UN) && cannot_lock(fd))
+        return -1;
+    return syscall(SYS_flock, fd, operation);
+}
+
+int fcntl(int fd, int command, ...)
+{
+    va_list rest;
+    va_start(rest, command);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
+    int locks = command == F_SETLK || command == F_SETLKW || command == F_OFD_SETLK || command == F_OFD_SETLKW;
+    if (locks && ((struct flock *)argument)->l_type != F_UNLCK && cannot_lock(fd))
+        return -1;
+    return syscall(SYS_fcntl, fd, command, argument);
+}
+
+int fcntl64(int fd, int command, ...) __attribute__((alias("fcntl")));
 
 #define WRAP(type, name, arguments, call)                                                  \
     type name arguments                                                                    \
