@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vldistill.data import loading, worker_limits
 from vldistill.data.loading import Loader
-from vldistill.data.worker_limits import check_room
+from vldistill.data.worker_limits import check_room, need
 from vldistill.errors import VldistillError
 
 TRAINS = (
@@ -36,17 +35,39 @@ TRAINS = (
 
 
 def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
-    """2 workers x 2 batches x 24 pairs x 1 MB = 96 MB, on a node's two processes 192."""
-    batch = SimpleNamespace(images=[torch.zeros(250_000)])
-    batch = {"images": batch.images, "ids": ["a"]}
-    for free, processes, fits in ((97e6, "1", True), (95e6, "1", False), (97e6, "2", False), (193e6, "2", True)):
+    """2 workers x 2 batches and 2 in hand, of 24 pairs of 1 MB (245 pages of 4 KiB): 144.5 MB; on a node's two processes 289, and
+    with a second loader of half such batches half as much again."""
+    one = need({"images": [torch.zeros(250_000)], "ids": ["a"]}, 1, 24, 2)
+    half = need({"images": [torch.zeros(250_000)], "ids": ["a"]}, 2, 24, 2)
+    assert (one.bytes, half.bytes, one.tensors, one.batches) == (24_002_560, 12_001_280, 1, 6)
+    for free, processes, needs, fits in (
+        (145e6, "1", [one], True),
+        (144e6, "1", [one], False),
+        (145e6, "2", [one], False),
+        (289e6, "2", [one], True),
+        (217e6, "1", [one, half], True),
+        (216e6, "1", [one, half], False),
+        (0, "1", [], True),
+    ):
         monkeypatch.setattr(worker_limits, "shared_free", lambda free=free: int(free))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         if fits:
-            check_room(batch, 24, 2)
+            check_room(needs)
         else:
-            with pytest.raises(VldistillError, match=r"/dev/shm: has \d+ MiB free; 2 worker\(s\) with batches of 24"):
-                check_room(batch, 24, 2)
+            workers = 2 * len(needs)
+            with pytest.raises(VldistillError, match=rf"/dev/shm: has \d+ MiB free; {workers} worker\(s\) with batches of 24"):
+                check_room(needs)
+
+
+def test_open_files_are_for_all_loaders_together(monkeypatch):
+    """Of 30 tensors a batch: 6 batches and 16 files for each of 2 workers make 212, two loaders' 424."""
+    one = need([torch.zeros(1)] * 30, 1, 1, 2)
+    monkeypatch.setattr(worker_limits, "shared_free", lambda: None)
+    own = len(list(worker_limits.Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(worker_limits, "raised_files", lambda: own + 220)
+    check_room([one])
+    with pytest.raises(VldistillError, match=r"4 worker\(s\) need about \d+"):
+        check_room([one, one])
 
 
 def under(limit: str, world, *words: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +83,7 @@ def under(limit: str, world, *words: str) -> subprocess.CompletedProcess[str]:
 
 def test_too_few_open_files(world, tmp_path):
     done = under("ulimit -n 48", world, *TRAINS, "--runs", str(tmp_path))
-    assert done.returncode == 1 and "48 files may be open (ulimit -n); 2 worker(s) need about" in done.stderr, done.stderr
+    assert done.returncode == 1 and "48 files may be open (ulimit -n); 4 worker(s) need about" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -71,14 +92,32 @@ def test_a_soft_limit_is_raised_to_the_hard_one(world, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts a small /dev/shm, as root only")
-def test_a_small_dev_shm(world, tmp_path):
-    small = 'exec unshare -m bash -c \'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"\' small "$@"'
+def in_shared(megabytes: int, world, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command under a /dev/shm of its own."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mounts a small /dev/shm, as root only")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody unshare")
-    done = under(small, world, *TRAINS, "--runs", str(tmp_path))
+    mount = f'mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm && exec "$@"'
+    return under(f"exec unshare -m bash -c '{mount}' small \"$@\"", world, *words)
+
+
+def test_a_small_dev_shm(world, tmp_path):
+    done = in_shared(64, world, *TRAINS, "--runs", str(tmp_path))
     assert done.returncode == 1 and "/dev/shm: has 64 MiB free" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_training_and_validation_have_room_together_or_do_not_begin(world, tmp_path):
+    """Pairs of images of 36 x 36, which the rule of 192 pixels could make 312 x 192: 8 are 11.5 MB (11 MiB), of which the one
+    worker of each loader has 4 on their way. In 64 MiB either would fit, in 96 both do."""
+    small = [*TRAINS, "data.workers=1", "train.batch.pairs=8", "train.eval_pairs=8", "image.size=192", "--runs", str(tmp_path)]
+    done = in_shared(64, world, *small)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "/dev/shm: has 64 MiB free; 2 worker(s) with batches of 8 on their way need up to 88" in done.stderr, done.stderr
+    assert not (tmp_path / "quickstart_teacher/w/seed0/metrics.jsonl").read_text()
+    done = in_shared(96, world, *small)
+    assert done.returncode == 0, done.stderr
 
 
 class Rows(Dataset):
@@ -97,9 +136,12 @@ class Rows(Dataset):
         return row
 
 
+NOTHING = need([], 1, 1, 1)
+
+
 def loader(rows: list[int], *, told: bool = False) -> Loader:
     batches = DataLoader(Rows(), batch_sampler=[[row] for row in rows], num_workers=1, timeout=0.2, collate_fn=list)
-    return Loader(batches, lambda: told, lambda: None)
+    return Loader(batches, lambda: told, lambda: NOTHING)
 
 
 def test_a_slow_batch_is_waited_for_and_none_is_lost():
