@@ -17,7 +17,7 @@ from vldistill.errors import InputError
 
 DATABASE = "data.mdb"
 _ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
-Entry = tuple[str, str, Regions]
+Entry = tuple[str, str, Regions | None]
 
 
 def is_annotated(name: str) -> bool:
@@ -26,8 +26,8 @@ def is_annotated(name: str) -> bool:
 
 
 def joined(parts: list[Entry]) -> Entry:
-    """The regions of one image from several sources, in order; a confidence that one lacks is 1. Raises ValueError where they do
-    not go together."""
+    """The regions of one image from several sources, all of which have some, in order; a confidence that one lacks is 1. Raises
+    ValueError where they do not go together."""
     (where, name, first), others = parts[0], parts[1:]
     if not others:
         return where, name, replace(first, own=len(first.boxes)) if is_annotated(name) else first
