@@ -88,8 +88,8 @@ def recipes(workshop, well, tmp_path, monkeypatch) -> Path:
     config["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
     Path("teachers/clip2/open_clip_config.json").write_text(json.dumps(config))
     Path("teachers/clip.safetensors").write_bytes(b"other weights")
-    file, *_ = json.loads((workshop / "official/slip.json").read_text())
-    well("convert", "slip", file, "teachers/slip")
+    file, *options = json.loads((workshop / "official/slip.json").read_text())
+    well("convert", "slip", file, "teachers/slip", *options)
     return tmp_path
 
 
