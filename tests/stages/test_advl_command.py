@@ -141,7 +141,7 @@ def test_teachers_of_one_name_are_told_apart_and_time_is_of_a_kind_of_rows(here,
     computed = re.findall(r"([\d,]+) (images|texts|words) to compute", results[0].out)
     counts = {role: int(count.replace(",", "")) for count, role in computed}
     assert {kind: int(todo.replace(",", "")) for kind, _, todo in progress} == {
-        "images": counts["images"], "texts and words": counts["texts"] + counts["words"]}
+        "images": counts["images"], "texts": counts["texts"], "words": counts["words"]} and len(progress) == 3
 
 
 @pytest.mark.parametrize("overrides, terms", [
