@@ -67,6 +67,7 @@ INDEX = {
     "follow_links": "which files are looked at",
     "skip_broken": "which images there are, which it lists",
     "faults": "a list beside it",
+    "max_pixels": "which files are read",
     "upright": "",
 }
 """Parameters of `index build`; without a reason the index is another by it."""

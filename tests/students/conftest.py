@@ -24,13 +24,15 @@ SENTENCES = ["the left image has more green circles", "is there a red square ?",
 PATCH = 4
 
 
-@pytest.fixture(autouse=True)
-def small_heads(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def small_heads():
     """Small checkpoints of the tests of single converters have heads of 64, as the published ones do; through the command line
     `--heads` says so."""
-    for of_width in HEADS_OF_WIDTH.values():
-        for width in (64, 128):
-            monkeypatch.setitem(of_width, width, width // 64)
+    with pytest.MonkeyPatch.context() as patch:
+        for of_width in HEADS_OF_WIDTH.values():
+            for width in (64, 128):
+                patch.setitem(of_width, width, width // 64)
+        yield
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,15 @@ def heads_of(stacks: dict[str, Stack], given: Sequence[int] | None, source: Path
 
 def _not_told(stacks: dict[str, Stack], unknown: list[str], source: Path) -> InputError:
     usual = [HEADS_OF_WIDTH[kind].get(width) or max(width // HEAD_WIDTH, 1) for kind, width in stacks.values()]
-    told = ", ".join(f"{_of(name, stacks)}is {stacks[name].width} wide" for name in unknown)
-    hint = f"say it with --heads N, such as {usual[0]} of {stacks[unknown[0]].width // usual[0]} each"
-    if len(stacks) > 1:
+    if len(stacks) == 1:
+        [(_, width)] = stacks.values()
+        told = f"is {width} wide, and does not say how many heads of attention it has"
+        hint = f"say it with --heads N, such as {usual[0]} of {width // usual[0]} each"
+    else:
+        widths = ", ".join(f"{name} is {stacks[name].width} wide" for name in unknown)
+        told = f"does not say how many heads of attention its Transformers have: {widths}"
         hint = f"say it with --heads {','.join('N' * len(stacks))} ({', '.join(stacks)}), such as {','.join(map(str, usual))}"
-    return InputError(f"{told}, and does not say how many heads of attention it has", where=str(source), hint=hint)
+    return InputError(told, where=str(source), hint=hint)
 
 
 def _of(name: str, stacks: dict[str, Stack]) -> str:
