@@ -263,7 +263,7 @@ def analyze(
     before: Annotated[
         str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
     ] = None,
-    queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or of all tokens.")] = "cls",
+    queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or all.")] = "cls",
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of yours.")] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: its sentence.")] = None,
     max_pixels: MaxPixels = None,

@@ -92,6 +92,14 @@ def rows(run, split: str) -> list[dict]:
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 
+@pytest.mark.parametrize("part", ["answers", "rationales"])
+def test_each_part_of_vcr_trains_by_the_defaults(here, well, tmp_path, part):
+    """The matched pairs of step 1 are the questions' statements, whichever records are there."""
+    result = well("distill", "-r", "advl.yaml", here, "data.path=artifacts/data/toy-vcr", "text.max_length=40", f"data.part={part}",
+                  "train.batch.pairs=4", "train.steps=2", "train.validate_every=2", "--runs", tmp_path / "runs", "--name", part)
+    assert [("loss/itm" in row) for row in rows(result.last["run"], "train")] == [True, False]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cached_and_live_teachers_train_alike(here, well, tmp_path, precision, any_precision):
     """To a rounding, since a cache is filled in other batches; and under bf16, too, for the autocast of the student is not the

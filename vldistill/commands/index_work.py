@@ -20,7 +20,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
-from vldistill.places import check_writable
+from vldistill.places import check_file, check_writable
 from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 from vldistill.terminal import Table, say, show, write_json
@@ -75,7 +75,7 @@ def query_command(
             raise InputError(f"--out {out} is neither a page nor JSONL", hint="name it .html or .jsonl")
         if out.exists() and not overwrite:
             raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
-        check_writable(out)
+        check_file(out)
     asked = [text] if text is not None else _lines(texts)
     index = ImageIndex(folder)
     if verify:

@@ -12,7 +12,7 @@ from vldistill.data.images import named_images
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
-from vldistill.places import check_writable
+from vldistill.places import check_file
 from vldistill.terminal import say, write_json
 
 
@@ -42,7 +42,7 @@ def _predict_pairs(
 ) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
-    check_writable(out)
+    check_file(out)
     with all_faults(faults) as problems:
         records, images = read_pairs(pairs, problems, max_pixels)
     answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)
