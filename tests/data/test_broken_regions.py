@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import region_files as files
 import torch
+from typer.main import get_command
 
 from vldistill.artifacts import read_manifest
+from vldistill.cli import app
 from vldistill.data.prepare_regions import FORMATS, NETWORKS
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions.network import ImageNetwork
@@ -159,3 +161,14 @@ def test_images_of_shards_that_are_broken_are_left_out_as_well(well, command, wo
     well(*words, "--skip-broken", "50%")
     manifest = read_manifest(tmp_path / "out", STAGE, make_it="")
     assert manifest["left_out"]["images"] == 1
+
+
+def test_what_takes_a_share_takes_a_list_of_faults_too():
+    """All data sets and both ways to regions go through `prepare`; the other command has tests of its own."""
+    commands = {}
+    for name, one in get_command(app).commands.items():
+        commands |= {f"{name} {sub}": part for sub, part in one.commands.items()} if hasattr(one, "commands") else {name: one}
+    options = {name: {word for option in part.params for word in option.opts} for name, part in commands.items()}
+    assert {name for name, words in options.items() if "--skip-broken" in words} == {"prepare", "index build"}
+    assert {name for name, words in options.items() if "--faults" in words} == {"prepare", "index build", "predict"}
+    assert IMPORTED.keys() == FORMATS.keys() and len(FORMATS) == 5 and len(NETWORKS) == 2

@@ -96,7 +96,8 @@ def rows(run, split: str) -> list[dict]:
 def test_each_part_of_vcr_trains_by_the_defaults(here, well, tmp_path, part):
     """The matched pairs of step 1 are the questions' statements, whichever records are there."""
     result = well("distill", "-r", "advl.yaml", here, "data.path=artifacts/data/toy-vcr", f"data.part={part}",
-                  "text.max_length=40", "train.batch.pairs=4", "train.steps=2", "train.validate_every=2", "--runs", tmp_path / "runs", "--name", part)
+                  "text.max_length=40", "train.batch.pairs=4", "train.steps=2", "train.validate_every=2",
+                  "--runs", tmp_path / "runs", "--name", part)
     assert [("loss/itm" in row) for row in rows(result.last["run"], "train")] == [True, False]
 
 

@@ -24,7 +24,8 @@ def read_pairs(path: Path, problems: Problems, max_pixels: int | None = None) ->
     not read. max_pixels: of an image; None: MAX_PIXELS. Raises InputError listing every bad line and image, which `problems`
     takes."""
     if not path.is_file():
-        raise InputError("no such file", where=str(path), hint="give a JSONL file of {image, text}")
+        told = "is no plain file" if path.exists() else "no such file"
+        raise InputError(told, where=str(path), hint="give a JSONL file of {image, text}")
     seen = Seen()
     records: list[Record] = []
     places: dict[str, str] = {}
