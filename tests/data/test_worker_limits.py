@@ -9,11 +9,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+import forked
 import pytest
 import torch
+from forked import Forked
 from torch.utils.data import DataLoader, Dataset
 
+from vldistill.cli import main
 from vldistill.data import loading, worker_limits
 from vldistill.data.loading import Loader
 from vldistill.data.worker_limits import check_room, need
@@ -70,54 +75,87 @@ def test_open_files_are_for_all_loaders_together(monkeypatch):
         check_room([one, one])
 
 
-def under(limit: str, world, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", f'{limit}; exec "$@"', "limit", sys.executable, "-m", "vldistill", *words],
-        cwd=world,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def under(limit: Callable[[], object], world: Path, runs: Path, *more: str) -> Forked:
+    """A training with worker processes, under a limit that it sets itself, to its end."""
+
+    def work() -> None:
+        limit()
+        os.chdir(world)
+        main([*TRAINS, "--runs", str(runs), *more])
+
+    process = forked.call(work, runs / "log")
+    process.wait(120)
+    return process
 
 
 def test_too_few_open_files(world, tmp_path):
-    done = under("ulimit -n 48", world, *TRAINS, "--runs", str(tmp_path))
-    assert done.returncode == 1 and "48 files may be open (ulimit -n); 4 worker(s) need about" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
+    done = under(lambda: open_files(48, 48), world, tmp_path)
+    assert done.wait() == 1 and "48 files may be open (ulimit -n); 4 worker(s) need about" in done.err, done.err
+    assert "Traceback" not in done.err
+
+
+def open_files(soft: int, hard: int) -> None:
+    """At most so many, of which only those are open that every process has."""
+    os.closerange(3, 4096)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_soft_limit_is_raised_to_the_hard_one(world, tmp_path):
-    done = under("ulimit -S -n 48", world, *TRAINS, "image.size=96", "--runs", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    done = under(lambda: open_files(48, hard), world, tmp_path, "image.size=96")
+    assert done.wait() == 0, done.err
 
 
-def in_shared(megabytes: int, world, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command under a /dev/shm of its own."""
+def in_shared(megabytes: int, world: Path, runs: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A training with worker processes under a /dev/shm of its own."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mounts a small /dev/shm, as root only")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody unshare")
     mount = f'mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm && exec "$@"'
-    return under(f"exec unshare -m bash -c '{mount}' small \"$@\"", world, *words)
+    words = [
+        "unshare",
+        "-m",
+        "bash",
+        "-c",
+        mount,
+        "small",
+        sys.executable,
+        "-m",
+        "vldistill",
+        *TRAINS,
+        "--runs",
+        str(runs),
+        *more,
+    ]
+    return subprocess.run(words, cwd=world, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_a_small_dev_shm(world, tmp_path):
-    done = in_shared(64, world, *TRAINS, "--runs", str(tmp_path))
+    done = in_shared(64, world, tmp_path)
     assert done.returncode == 1 and "/dev/shm: has 64 MiB free" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_training_and_validation_have_room_together_or_do_not_begin(world, tmp_path):
-    """Pairs of images of 36 x 36, which the rule of 192 pixels could make 312 x 192: 8 are 11.5 MB (11 MiB), of which the one
-    worker of each loader has 4 on their way. In 64 MiB either would fit, in 96 both do."""
-    small = [*TRAINS, "data.workers=1", "train.batch.pairs=8", "train.eval_pairs=8", "image.size=192", "--runs", str(tmp_path)]
-    done = in_shared(64, world, *small)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "/dev/shm: has 64 MiB free; 2 worker(s) with batches of 8 on their way need up to 88" in done.stderr, done.stderr
+SMALL = ("data.workers=1", "train.batch.pairs=8", "train.eval_pairs=8", "image.size=192")
+"""Pairs of images of 36 x 36, which the rule of 192 pixels could make 312 x 192: 8 are 11.5 MB (11 MiB), of which the one worker
+of each of two loaders has 4 on their way. In 64 MiB either would fit, in 96 both do."""
+
+
+def test_training_and_validation_have_room_together_or_do_not_begin(world, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_limits, "shared_free", lambda: 64 << 20)
+    done = command(*TRAINS, *SMALL, "--runs", tmp_path)
+    assert done.code == 1
+    assert "/dev/shm: has 64 MiB free; 2 worker(s) with batches of 8 on their way need up to 88" in done.err
     assert not (tmp_path / "quickstart_teacher/w/seed0/metrics.jsonl").read_text()
-    done = in_shared(96, world, *small)
-    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes, code", [(64, 1), (96, 0)])
+def test_so_they_do_with_a_dev_shm_of_that_size(megabytes, code, world, tmp_path):
+    done = in_shared(megabytes, world, tmp_path, *SMALL)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
 
 
 class Rows(Dataset):
@@ -139,6 +177,12 @@ class Rows(Dataset):
 NOTHING = need([], 1, 1, 1)
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """A process that does not come to its end is waited for a short while only."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
 def loader(rows: list[int], *, told: bool = False) -> Loader:
     batches = DataLoader(Rows(), batch_sampler=[[row] for row in rows], num_workers=1, timeout=0.2, collate_fn=list)
     return Loader(batches, lambda: told, lambda: NOTHING)
@@ -148,13 +192,13 @@ def test_a_slow_batch_is_waited_for_and_none_is_lost():
     assert list(loader([0, 1, 2, 1, 4])) == [[0], [1], [2], [1], [4]]
 
 
-def test_a_batch_that_does_not_come_ends_the_wait(monkeypatch):
+def test_a_batch_that_does_not_come_ends_the_wait(brief, monkeypatch):
     monkeypatch.setenv("VLDISTILL_TIMEOUT", "1")
     with pytest.raises(VldistillError, match=r"no batch in \d s from 1 process\(es\) .*/dev/shm has .*VLDISTILL_TIMEOUT"):
         list(loader([0, 3]))
 
 
-def test_who_was_told_to_leave_waits_a_short_while_only(monkeypatch):
+def test_who_was_told_to_leave_waits_a_short_while_only(brief, monkeypatch):
     monkeypatch.setattr(loading, "_HURRIED_SECONDS", 0.5)
     started = time.monotonic()
     with pytest.raises(VldistillError, match="no batch in"):

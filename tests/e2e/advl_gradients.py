@@ -1,11 +1,10 @@
-"""The first gradients of ADVL's phases, in one process or in each of several: python advl_gradients.py RECIPE OUT
+"""The first gradients of ADVL's phases, in one process or in each of several.
 
 Each process writes OUT/<rank>.safetensors, in which `task.scalars.raw` is the gradient of T, E and F in the phase "task".
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -63,7 +62,3 @@ def main(recipe_file: Path, out: Path) -> None:
         found |= gradients(phase, parts, accelerator, first_batch(phase, recipe, rank=rank, world=world), seed=rank)
     save_file(found, out / f"{rank}.safetensors")
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

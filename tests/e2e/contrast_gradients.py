@@ -1,11 +1,10 @@
-"""CMC's loss and gradients, of the whole batch in one process, or of its share in each of two: contrast_gradients.py OUT
+"""CMC's loss and gradients, of the whole batch in one process, or of its share in each of two.
 
 The model is wrapped as the loop wraps it; each process writes OUT/<world>-<rank>.safetensors.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -43,7 +42,3 @@ def main(out: Path) -> None:
     inner = accelerator.unwrap_model(towers)
     found = {name: parameter.grad.clone() for name, parameter in inner.named_parameters()}
     save_file({"loss": loss.detach(), "negatives": inner.contrast.negatives, **found}, out / f"{world}-{rank}.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

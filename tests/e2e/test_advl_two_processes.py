@@ -3,12 +3,11 @@ one process that sees all pairs."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import advl_gradients
+import forked
 import torch
 from advl_gradients import first_batch, gradients, load
 from advl_worlds import advl_recipe, write_teachers
-from launching import launch
 from safetensors.torch import load_file
 
 from vldistill.runtime import choose_precision, make_accelerator
@@ -27,8 +26,8 @@ def test_all_that_advl_learns_gets_its_gradient_from_both_processes(world, tmp_p
     rest = REST.replace("HERE", str(tmp_path))
     (tmp_path / "advl.yaml").write_text(advl_recipe(rest, data=world / "artifacts/data/toy-vqa", teachers=tmp_path))
     recipe, parts = load(tmp_path / "advl.yaml")  # and with it the cache
-    ended = launch(tmp_path, Path(__file__).with_name("advl_gradients.py"), tmp_path / "advl.yaml", tmp_path)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    ends = forked.ends_of(forked.call_pair(lambda: advl_gradients.main(tmp_path / "advl.yaml", tmp_path), tmp_path / "log"))
+    assert [code for code, _ in ends] == [0, 0], ends
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert first.keys() == second.keys()
     for name, value in first.items():

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import contrast_gradients
+import forked
 import torch
-from launching import launch
 from safetensors.torch import load_file
 
 
 def test_two_processes_find_the_gradients_of_the_doubled_batch(tmp_path: Path):
     contrast_gradients.main(tmp_path)
-    both = launch(tmp_path, contrast_gradients.__file__, tmp_path)
-    assert both.returncode == 0, both.stderr
+    ends = forked.ends_of(forked.call_pair(lambda: contrast_gradients.main(tmp_path), tmp_path / "log"))
+    assert [code for code, _ in ends] == [0, 0], ends
     whole = load_file(tmp_path / "1-0.safetensors")
     parts = [load_file(tmp_path / f"2-{rank}.safetensors") for rank in range(2)]
     assert torch.allclose((parts[0]["loss"] + parts[1]["loss"]) / 2, whole["loss"], atol=1e-6)

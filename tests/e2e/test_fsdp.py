@@ -8,9 +8,9 @@ import signal
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
-from launching import ends_of, launch, start_pair
 from safetensors.torch import load_file
 from tiny_oscar import prepare_with_regions
 from tiny_teachers import write_bert, write_clip, write_grid_clip, write_vit
@@ -91,11 +91,11 @@ def test_what_is_learnt_is_the_same(here, tmp_path, case):
     stage, *fields = CASES[case]
     runs = []
     for name in ("false", "true"):
-        ended = launch(here, "-m", "vldistill", stage, "-r", "small.yaml", "--runs", tmp_path, "--name", name, *fields,
-                       f"train.fsdp={name}")
-        assert ended.returncode == 0, ended.stderr[-3000:]
+        ended = forked.pair(here, tmp_path / name, stage, "-r", "small.yaml", "--runs", tmp_path, "--name", name, *fields,
+                            f"train.fsdp={name}")
+        assert [code for code, _ in forked.ends_of(ended)] == [0, 0], ended[0].err[-3000:]
         runs.append(tmp_path / "small" / name / "seed0")
-        assert ("over 2 processes (FSDP)" in ended.stdout) == (name == "true")
+        assert ("over 2 processes (FSDP)" in ended[0].out) == (name == "true")
     whole, shared = map(rows, runs)
     # In bf16 a sum in another order may round to the next value.
     near = {"rel": 2e-2, "abs": 2e-3} if case == "bf16" else {"rel": 1e-4, "abs": 1e-6}
@@ -111,15 +111,15 @@ def test_what_is_learnt_is_the_same(here, tmp_path, case):
 
 
 def pair(here: Path, runs: Path, name: str, *fields: str) -> list:
-    return start_pair(here, "distill", "-r", "small.yaml", "--runs", runs, "--name", name, TEACHERS, ADVL, "train.steps=30",
-                      "train.validate_every=10", "--resume", "auto", *fields)
+    return forked.pair(here, runs / name, "distill", "-r", "small.yaml", "--runs", runs, "--name", name, TEACHERS, ADVL,
+                       "train.steps=30", "train.validate_every=10", "--resume", "auto", *fields)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["true", "false"])
 def test_it_leaves_and_goes_on(here, tmp_path, before):
     """`false`: a run that did not fit goes on shared out."""
-    assert [code for code, _ in ends_of(pair(here, tmp_path, "whole", "train.fsdp=true"))] == [0, 0]
+    assert [code for code, _ in forked.ends_of(pair(here, tmp_path, "whole", "train.fsdp=true"))] == [0, 0]
     whole, run = (tmp_path / "small" / name / "seed0" for name in ("whole", "left"))
     for leaving_after in (4, 19):  # in ADVL's step 1, then in its step 2
         processes = pair(here, tmp_path, "left", f"train.fsdp={before if leaving_after == 4 else 'true'}")
@@ -128,8 +128,8 @@ def test_it_leaves_and_goes_on(here, tmp_path, before):
                 break
             time.sleep(0.005)
         processes[1].send_signal(signal.SIGUSR2)
-        assert [code for code, _ in ends_of(processes)] == [PREEMPTED] * 2
-    assert [code for code, _ in ends_of(pair(here, tmp_path, "left", "train.fsdp=true"))] == [0, 0]
+        assert [code for code, _ in forked.ends_of(processes)] == [PREEMPTED] * 2
+    assert [code for code, _ in forked.ends_of(pair(here, tmp_path, "left", "train.fsdp=true"))] == [0, 0]
     weights = [load_file(one / "model/model.safetensors") for one in (whole, run)]
     if before == "true":
         assert rows(run) == rows(whole)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import ends_of, start_pair
+from forked import ends_of, pair
 
 from vldistill.training.guard import PREEMPTED
 
@@ -32,13 +32,13 @@ def steps_logged(run: Path) -> int:
 def whole(toy_world, tmp_path_factory):
     """The run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    assert [code for code, _ in ends_of(start_pair(toy_world, *ARGUMENTS, "--runs", folder))] == [0, 0]
+    assert [code for code, _ in ends_of(pair(toy_world, folder / "log", *ARGUMENTS, "--runs", folder))] == [0, 0]
     return folder / "quickstart_dide/a/seed0"
 
 
 def leaves_and_goes_on(world: Path, folder: Path, whole: Path, step: int, rank: int, number: signal.Signals) -> None:
     run = folder / "quickstart_dide/a/seed0"
-    processes = start_pair(world, *ARGUMENTS, "--runs", folder)
+    processes = pair(world, folder.with_name("log"), *ARGUMENTS, "--runs", folder)
     while steps_logged(run) < step and processes[0].poll() is None:
         time.sleep(0.005)
     processes[rank].send_signal(number)
@@ -49,7 +49,7 @@ def leaves_and_goes_on(world: Path, folder: Path, whole: Path, step: int, rank: 
     assert manifest["status"] == "preempted" and "Traceback" not in ends[0][1] + ends[1][1]
     # One step may have been under way, and another have begun before the signal came.
     assert step <= seen <= step + 3, f"told after step {step}, left after {seen}"
-    assert [code for code, _ in ends_of(start_pair(world, *ARGUMENTS, "--runs", folder))] == [0, 0]
+    assert [code for code, _ in ends_of(pair(world, folder.with_name("log"), *ARGUMENTS, "--runs", folder))] == [0, 0]
     assert curve(run) == curve(whole)
     assert (run / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
@@ -65,14 +65,14 @@ def test_one_told_process_within_a_validation_is_enough(world, tmp_path, rank):
     """The other reads its share to the end, and both leave before they put it together."""
     given = (*ARGUMENTS, "train.eval_pairs=1")
     whole, run = (tmp_path / name / "quickstart_dide/a/seed0" for name in ("whole", "told"))
-    assert [code for code, _ in ends_of(start_pair(world, *given, "--runs", tmp_path / "whole"))] == [0, 0]
-    processes = start_pair(world, *given, "--runs", tmp_path / "told")
+    assert [code for code, _ in ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "whole"))] == [0, 0]
+    processes = pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told")
     while steps_logged(run) < 25 and processes[0].poll() is None:
         time.sleep(0.001)
     processes[rank].send_signal(signal.SIGUSR2)
     ends = ends_of(processes)
     assert [code for code, _ in ends] == [PREEMPTED] * 2 and "left after step 25, before its validation" in ends[0][1], ends
-    assert [code for code, _ in ends_of(start_pair(world, *given, "--runs", tmp_path / "told"))] == [0, 0]
+    assert [code for code, _ in ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told"))] == [0, 0]
     assert curve(run) == curve(whole)
     assert (run / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 

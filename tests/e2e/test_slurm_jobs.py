@@ -1,5 +1,5 @@
-"""SLURM jobs that really train, in a SLURM in miniature (see slurm_stubs.py). The whole grid, and a cache by an array, take a
-minute: pytest -m slow."""
+"""SLURM jobs that really train, in a SLURM in miniature (see slurm_stubs.py): minutes of them, pytest -m slow. What the scripts
+do with programs that end at once is in cli/test_slurm_scripts.py, a real SLURM in test_real_slurm.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from advl_worlds import advl_recipe, write_teachers
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "bin"
 # With AdamW's usual 1e-8 a gradient that is nothing but rounding moves a weight by a whole step, either way.
@@ -85,7 +86,6 @@ def check_cache(command) -> None:
     assert '"missing":0' in command("cache", "--recipe", "my recipe.yaml").out
 
 
-@pytest.mark.slow
 def test_shards_of_an_array_are_one_whole_cache(command, well, submit, work, monkeypatch):
     well("prepare", "toy", "--scale", "0.01", "--datasets", "vqa")
     done = submit(work, "sbatch", "--array=0-1", "--output=%a.log", BIN / "cache.sbatch", "--recipe", "my recipe.yaml")
@@ -105,7 +105,6 @@ def test_shards_of_an_array_are_one_whole_cache(command, well, submit, work, mon
     assert parents[0] == parents[1]
 
 
-@pytest.mark.slow
 def test_a_grid_from_raw_files_to_a_report(command, submit, work, tmp_path):
     (work / "grid.txt").write_text(GRID)
     done = submit(work, BIN / "grid.sh", "grid.txt", "--shards", "2")

@@ -4,20 +4,19 @@ what an undisturbed one gives, leaving nothing behind."""
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
+from forked import Forked
 from hostile_worlds import raw_data, read_data
 from mutations import contents_of, tree_of
 from tiny_teachers import write_bert, write_vit
-from zygote import Zygote
 
 from vldistill.artifacts import MANIFEST, write_manifest
 from vldistill.data.toy.layouts import write_toy
@@ -43,14 +42,29 @@ DISTILL = ("distill", "--recipe", "advl.yaml", "--name", "a", "cache.path=whole-
 RUN = Path("runs/advl/a/seed0")
 
 
-@pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
-    with Zygote(tmp_path_factory.mktemp("log") / "log.txt") as process:
-        yield process
+def begin(world: Path, *words: object) -> Forked:
+    """`vldistill WORDS` in a process of its own."""
+    return forked.command(world, world.with_name("killed"), *words)
+
+
+def run(world: Path, *words: object) -> float:
+    """The same to its end, which must be a good one; the seconds it took."""
+    started, process = time.monotonic(), begin(world, *words)
+    assert process.wait() == 0, process.err
+    return time.monotonic() - started
+
+
+def kill(world: Path, seconds: float, *words: object) -> bool:
+    """Starts it and kills it after so many seconds; whether it was still running."""
+    process = begin(world, *words)
+    time.sleep(seconds)
+    process.kill()
+    assert process.wait() in (0, -9), process.err
+    return process.wait() == -9
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, command, zygote) -> Path:
+def world(tmp_path_factory, well) -> Path:
     """A folder with raw NLVR2, a data artifact, two teachers, a recipe and a whole cache."""
     folder = tmp_path_factory.mktemp("killed")
     write_toy(folder / "toy", seed=0, scale=0.01, datasets=("nlvr2",))
@@ -59,8 +73,10 @@ def world(tmp_path_factory, command, zygote) -> Path:
     write_vit(folder / "teachers" / "vit")
     write_bert(folder / "teachers" / "bert")
     (folder / "advl.yaml").write_text(RECIPE)
-    zygote.run(folder, "prepare", "jsonl", "--raw", "mine", "--out", "data", "--min-count", 1)
-    zygote.warm(folder, "cache", "--recipe", "advl.yaml", "cache.path=whole-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        well("prepare", "jsonl", "--raw", "mine", "--out", "data", "--min-count", 1)
+        well("cache", "--recipe", "advl.yaml", "cache.path=whole-cache")
     return folder
 
 
@@ -72,35 +88,35 @@ def moments(count: int, longest: float, seed: int) -> list[float]:
 # --- prepare -----------------------------------------------------------------------------------------------------------------
 
 
-def killed_prepare(zygote: Zygote, world: Path, count: int, seed: int) -> int:
+def killed_prepare(world: Path, count: int, seed: int) -> int:
     """In turn a new artifact, and one over another; returns how many were killed while they ran."""
     out, raw = world / "out", tree_of(world / "raw")
     shutil.rmtree(out, ignore_errors=True)
-    longest = zygote.run(world, *PREPARE)
+    longest = run(world, *PREPARE)
     whole, expected, killed = contents_of(out), read_data(out / "nlvr2"), 0
     for number, moment in enumerate(moments(count, longest, seed)):
         over = number % 2 == 1
         if not over:
             shutil.rmtree(out)
         words = (*PREPARE, "--overwrite") if over else PREPARE
-        killed += zygote.kill(world, moment, *words)
+        killed += kill(world, moment, *words)
         if (out / "nlvr2").exists():
             assert read_data(out / "nlvr2") == expected
         else:
             assert not over or list(out.glob(".nlvr2.*.old"))
-        zygote.run(world, *PREPARE)
-        zygote.run(world, *words)
+        run(world, *PREPARE)
+        run(world, *words)
         assert contents_of(out) == whole and tree_of(world / "raw") == raw
     return killed
 
 
-def test_prepare(zygote, world):
-    killed_prepare(zygote, world, 3, 1)
+def test_prepare(world):
+    killed_prepare(world, 3, 1)
 
 
 @pytest.mark.slow
-def test_prepare_twenty_times(zygote, world):
-    assert killed_prepare(zygote, world, 20, 2) > 10
+def test_prepare_twenty_times(world):
+    assert killed_prepare(world, 20, 2) > 10
 
 
 # --- cache -------------------------------------------------------------------------------------------------------------------
@@ -119,93 +135,93 @@ def rows_of(folder: Path) -> dict[str, dict]:
     return found
 
 
-def killed_cache(zygote: Zygote, world: Path, count: int, seed: int) -> int:
+def killed_cache(world: Path, count: int, seed: int) -> int:
     cache, killed = world / "cache", 0
     shutil.rmtree(cache, ignore_errors=True)
-    longest = zygote.run(world, *CACHE)
+    longest = run(world, *CACHE)
     whole, expected = contents_of(cache), rows_of(cache)
     assert sum(map(len, expected.values())) > 60
     for moment in moments(count, longest, seed):
         shutil.rmtree(cache)
-        killed += zygote.kill(world, moment, *CACHE)
+        killed += kill(world, moment, *CACHE)
         for name, rows in rows_of(cache).items():
             assert rows.items() <= expected[name].items()
-        zygote.run(world, *CACHE)
+        run(world, *CACHE)
         assert contents_of(cache) == whole and rows_of(cache) == expected
     return killed
 
 
-def test_cache(zygote, world):
-    killed_cache(zygote, world, 3, 3)
+def test_cache(world):
+    killed_cache(world, 3, 3)
 
 
 @pytest.mark.parametrize("lost", ["no-other", "vit-*"], ids=["all are there", "another is not"])
-def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(zygote, world, lost):
+def test_a_cache_whose_writer_died_before_it_could_say_that_all_is_there(world, lost):
     cache = world / "cache"
     shutil.rmtree(cache, ignore_errors=True)
-    zygote.run(world, *CACHE)
+    run(world, *CACHE)
     whole = contents_of(cache)
     for place in cache.iterdir():
         write_manifest(place, {**json.loads((place / MANIFEST).read_text()), "complete": False})
         (place / f".{MANIFEST}.1.tmp").write_text("{")
     for place in cache.glob(lost):
         shutil.rmtree(place)
-    zygote.run(world, *CACHE)
+    run(world, *CACHE)
     assert contents_of(cache) == whole
 
 
 @pytest.mark.slow
-def test_cache_twenty_times(zygote, world):
-    assert killed_cache(zygote, world, 20, 4) > 10
+def test_cache_twenty_times(world):
+    assert killed_cache(world, 20, 4) > 10
 
 
 # --- distill -----------------------------------------------------------------------------------------------------------------
 
 
-def killed_distill(zygote: Zygote, world: Path, count: int, seed: int, times: int) -> tuple[int, int]:
+def killed_distill(world: Path, count: int, seed: int, times: int) -> tuple[int, int]:
     """Each run is killed so many times; returns how often one was killed, and how often it left a checkpoint to go on from."""
-    run, killed, resumed, longest = world / RUN, 0, 0, 60.0
+    place, killed, resumed, longest = world / RUN, 0, 0, 60.0
     for _ in range(min(times, 2)):  # the first may be slower than those that are killed
         shutil.rmtree(world / "runs", ignore_errors=True)
-        longest = min(longest, zygote.run(world, *DISTILL))
+        longest = min(longest, run(world, *DISTILL))
     whole = contents_of(world / "runs")
     for moment in moments(count, longest, seed):
         shutil.rmtree(world / "runs")
         for again in range(1, times + 1):
-            killed += zygote.kill(world, moment / again, *DISTILL)
-            if (found := newest(run)) is not None:
+            killed += kill(world, moment / again, *DISTILL)
+            if (found := newest(place)) is not None:
                 assert load_state(found).step == int(found.name.removeprefix("step-"))
                 resumed += 1
-        zygote.run(world, *DISTILL)
+        run(world, *DISTILL)
         assert contents_of(world / "runs") == whole
     return killed, resumed
 
 
-def test_distill(zygote, world):
-    killed_distill(zygote, world, 3, 5, times=1)
+def test_distill(world):
+    killed_distill(world, 3, 5, times=1)
 
 
-def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(zygote, world):
-    run = world / RUN
+def test_a_run_that_died_at_its_very_beginning_or_while_it_was_replaced(world):
+    place = world / RUN
     shutil.rmtree(world / "runs", ignore_errors=True)
-    zygote.run(world, *DISTILL, "train.steps=1")
-    whole, manifest = contents_of(world / "runs"), json.loads((run / MANIFEST).read_text())
+    run(world, *DISTILL, "train.steps=1")
+    whole, manifest = contents_of(world / "runs"), json.loads((place / MANIFEST).read_text())
     for there in (None, ".manifest.json.1.tmp", "manifest.json"):
-        shutil.rmtree(run)
-        run.mkdir()
+        shutil.rmtree(place)
+        place.mkdir()
         if there:
-            write_manifest(run, {**manifest, "complete": False, "status": "running"})
-            (run / MANIFEST).rename(run / there)
-        zygote.run(world, *DISTILL, "train.steps=1")
+            write_manifest(place, {**manifest, "complete": False, "status": "running"})
+            (place / MANIFEST).rename(place / there)
+        run(world, *DISTILL, "train.steps=1")
         assert contents_of(world / "runs") == whole, there
-    run.rename(run.with_name(".seed0.1.old"))
-    zygote.run(world, *DISTILL, "train.steps=1")
+    place.rename(place.with_name(".seed0.1.old"))
+    run(world, *DISTILL, "train.steps=1")
     assert contents_of(world / "runs") == whole
 
 
 @pytest.mark.slow
-def test_distill_twenty_times(zygote, world):
-    killed, resumed = killed_distill(zygote, world, 20, 6, times=2)
+def test_distill_twenty_times(world):
+    killed, resumed = killed_distill(world, 20, 6, times=2)
     assert killed >= 20 and resumed >= 8, (killed, resumed)
 
 
@@ -215,64 +231,62 @@ def half_written(run: Path, first: int) -> Path | None:
     return next((path for path in found if int(path.name[6:14]) >= first), None)
 
 
-def kill_while_saving(zygote: Zygote, world: Path, first: int, wait: float) -> Path | None:
+def kill_while_saving(world: Path, first: int, wait: float) -> Path | None:
     """Kills a run so many seconds after it began to write a checkpoint, of step `first` if that is seen in time; the half-written
     checkpoint, if it left one."""
-    run, number = world / RUN, zygote.begin(world, *DISTILL)
-    with suppress(ProcessLookupError):
-        while half_written(run, first) is None:
-            os.kill(number, 0)
-        time.sleep(wait)
-        os.kill(number, 9)
-    assert zygote.end() in (0, -9)
-    return half_written(run, first)
+    place, process = world / RUN, begin(world, *DISTILL)
+    while half_written(place, first) is None and process.poll() is None:
+        pass
+    time.sleep(wait)
+    process.kill()
+    assert process.wait() in (0, -9), process.err
+    return half_written(place, first)
 
 
 @pytest.mark.slow
-def test_twenty_kills_in_the_middle_of_a_checkpoint(zygote, world):
-    run, chosen, had, tries = world / RUN, random.Random(7), [], 0
+def test_twenty_kills_in_the_middle_of_a_checkpoint(world):
+    place, chosen, had, tries = world / RUN, random.Random(7), [], 0
     shutil.rmtree(world / "runs", ignore_errors=True)
-    zygote.run(world, *DISTILL)
+    run(world, *DISTILL)
     whole = contents_of(world / "runs")
     while len(had) < 20:
         tries += 1
         assert tries < 80, f"only {len(had)} were in the middle"
         shutil.rmtree(world / "runs")
-        half = kill_while_saving(zygote, world, chosen.randint(1, 6), chosen.uniform(0, 0.012))
-        steps = sorted(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))
+        half = kill_while_saving(world, chosen.randint(1, 6), chosen.uniform(0, 0.012))
+        steps = sorted(int(path.name.removeprefix("step-")) for path in place.glob("checkpoints/step-*"))
         if half is not None:
             step = int(half.name[6:14])
             assert steps == [number for number in (step - 2, step - 1) if number > 0]
             had.append(sorted(path.name for path in half.iterdir()))
-        assert not steps or load_state(run / f"checkpoints/step-{steps[-1]:08d}").step == steps[-1]
-        zygote.run(world, *DISTILL)
+        assert not steps or load_state(place / f"checkpoints/step-{steps[-1]:08d}").step == steps[-1]
+        run(world, *DISTILL)
         assert contents_of(world / "runs") == whole and not list(world.glob("runs/**/.*.tmp"))
     print(f"{len(had)} of {tries} kills were in the middle of a write, which had come to: {sorted(had)}")
     assert sum(map(bool, had)) >= 5
 
 
 @pytest.mark.slow
-def test_told_to_leave_at_ten_random_moments(zygote, world):
+def test_told_to_leave_at_ten_random_moments(world):
     """And five times in the middle of a checkpoint, which the answer to the signal waits for."""
-    run, chosen, steps = world / RUN, random.Random(8), []
+    place, chosen, steps = world / RUN, random.Random(8), []
     shutil.rmtree(world / "runs", ignore_errors=True)
-    zygote.run(world, *DISTILL)
-    whole, longest = contents_of(world / "runs"), json.loads((run / MANIFEST).read_text())["wall_s"]
+    run(world, *DISTILL)
+    whole, longest = contents_of(world / "runs"), json.loads((place / MANIFEST).read_text())["wall_s"]
     for tried in range(15):
         shutil.rmtree(world / "runs")
-        number = zygote.begin(world, *DISTILL)
-        while not (run / MANIFEST).exists() if tried < 10 else half_written(run, tried - 9) is None:
+        process = begin(world, *DISTILL)
+        while not (place / MANIFEST).exists() if tried < 10 else half_written(place, tried - 9) is None:
             time.sleep(1e-4)
         time.sleep(chosen.uniform(0, longest) if tried < 10 else 0)
         told = time.monotonic()
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGTERM if tried % 2 else signal.SIGUSR2)
-        code = zygote.end()
+        process.send_signal(signal.SIGTERM if tried % 2 else signal.SIGUSR2)
+        code = process.wait()
         assert time.monotonic() - told < 5 and code in (0, PREEMPTED)
         if code:
-            assert json.loads((run / MANIFEST).read_text())["status"] == "preempted" and not list(run.rglob("*.tmp"))
-            steps.append(load_state(newest(run)).step)
-        zygote.run(world, *DISTILL)
+            assert json.loads((place / MANIFEST).read_text())["status"] == "preempted" and not list(place.rglob("*.tmp"))
+            steps.append(load_state(newest(place)).step)
+        run(world, *DISTILL)
         assert contents_of(world / "runs") == whole
     print(f"left after steps {steps}")
     assert len(steps) >= 10

@@ -6,12 +6,12 @@ import multiprocessing
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import ends_of, pair
 from hostile_worlds import raw_data, read_data
 from programs import programs
 
@@ -21,9 +21,6 @@ from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
 from vldistill.errors import InputError
 from vldistill.locking import BUSY, FileLock, alone
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-from launching import ends_of, start_pair
 
 HOLD = """
 import sys
@@ -127,8 +124,8 @@ def test_who_waits_for_a_lock_leaves_with_a_code_of_its_own_or_goes_on(place, co
     assert left.code == BUSY and left.err.count(f"is being written by process {process.pid} on host") == 2, left
     assert "waited 0.5 s (VLDISTILL_LOCK_WAIT)" in left.err and "/.seed0.lock" in left.err
     # Both of two processes, of which only the first asks for the lock.
-    pair = ends_of(start_pair(place, *words))
-    assert [code for code, _ in pair] == [BUSY] * 2 and "process 0 has left: runs/r/a/seed0: is being written by" in pair[1][1]
+    both = ends_of(pair(place, place / "log", *words))
+    assert [code for code, _ in both] == [BUSY] * 2 and "process 0 has left: runs/r/a/seed0: is being written by" in both[1][1]
     monkeypatch.setenv("VLDISTILL_LOCK_WAIT", "60")
     threading.Timer(0.5, process.kill).start()
     assert "waiting up to 60 s" in well(*words).err

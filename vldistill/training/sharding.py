@@ -3,20 +3,21 @@ weights for as long as it computes (FSDP; Zhao et al., 2023, arXiv:2304.11277; t
 
 A student is its own root and not a part of the learner's, since validation calls it alone and ADVL's two steps train it in two
 learners. What an objective learns is small: every process holds all of it, and gradients are averaged as by DDP.
+
+torch's sharding takes a second to import, which only a training that shares a student out has to wait for.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 _METHODS = ("encode_text", "encode_image")
 """What is called of a student besides `forward`."""
@@ -25,6 +26,9 @@ _METHODS = ("encode_text", "encode_image")
 def shard(student: nn.Module, accelerator: Accelerator) -> None:
     """Shares the student's weights out over all processes, in place: those of a list of layers layer by layer, the others
     together. They must be the same on all processes. An optimiser must be built afterwards."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     # Nothing that a student returns is written into.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
@@ -63,7 +67,16 @@ def weights_together(student: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    return isinstance(module, FSDPModule)
+    return _is_a(module, "torch.distributed.fsdp", "FSDPModule")
+
+
+def _is_share(value: Tensor) -> bool:
+    return _is_a(value, "torch.distributed.tensor", "DTensor")
+
+
+def _is_a(value: Any, module: str, name: str) -> bool:
+    """Whether it is of a class of a module that is not imported for the question: before its import there are none."""
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))
 
 
 def average_gradients(module: nn.Module, accelerator: Accelerator) -> None:
@@ -84,10 +97,10 @@ def spread(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
 def clip_gradients(module: nn.Module, accelerator: Accelerator, most: float) -> Tensor:
     """Scales all gradients down to a norm of at most `most`; their norm before, a scalar."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+    if not any(_is_share(parameter) for parameter in parameters):
         return accelerator.clip_grad_norm_(parameters, most)
     # A norm over shares and whole tensors together is refused.
-    apart = [[one for one in parameters if isinstance(one, DTensor) == shared] for shared in (True, False)]
+    apart = [[one for one in parameters if _is_share(one) == shared] for shared in (True, False)]
     apart = [some for some in apart if some]
     norm = torch.stack([whole(nn.utils.get_total_norm([one.grad for one in some])) for some in apart]).norm()
     for some in apart:
@@ -97,7 +110,7 @@ def clip_gradients(module: nn.Module, accelerator: Accelerator, most: float) -> 
 
 def whole(value: Tensor) -> Tensor:
     """A tensor of which processes hold shares, gathered; all of them must ask. Any other as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if _is_share(value) else value
 
 
 def gathered(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
@@ -105,7 +118,7 @@ def gathered(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, 
     empty but on the first process. All processes must ask, with the same names in the same order."""
     held = {}
     for name, value in tensors.items():
-        full = whole(value).cpu() if isinstance(value, DTensor) else value
+        full = whole(value).cpu() if _is_share(value) else value
         if accelerator.is_main_process:
             held[name] = full
     return held
@@ -113,7 +126,9 @@ def gathered(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, 
 
 def shared_like(value: Tensor, parameter: Tensor) -> Tensor:
     """This process's share of a whole tensor that belongs to a parameter, which is the same on all processes."""
-    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+    if not _is_share(parameter) or value.shape != parameter.shape:
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     here = value.to(parameter.device)
     return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)
