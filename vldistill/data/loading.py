@@ -67,7 +67,7 @@ class RecordDataset(Dataset):
         """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions of an image
         beside it, for each image, times its sequences."""
         if self._lengths is None:
-            self._lengths = [len(texts) * sum(max(len(text.ids) for text in texts) + self.visual.count(image)
+            self._lengths = [len(texts) * sum(max(len(text.ids) for text in texts) + self._regions_of(image)
                                               for image in record.images)
                              for texts, record in zip(self._texts, self.records, strict=True)]
         return self._lengths
@@ -77,9 +77,12 @@ class RecordDataset(Dataset):
         """For each length (see `lengths`), the most regions of an image among the records that are no longer."""
         found: dict[int, int] = {}
         for record, length in zip(self.records, self.lengths(), strict=True):
-            found[length] = max(found.get(length, 0), *(self.visual.count(image) for image in record.images))
+            found[length] = max(found.get(length, 0), *map(self._regions_of, record.images))
         lengths = sorted(found)
         return dict(zip(lengths, accumulate((found[length] for length in lengths), max), strict=True))
+
+    def _regions_of(self, image: str) -> int:
+        return self.visual.count(image)
 
     def largest(self, length: int | None = None) -> list[Example]:
         """Examples of which a batch is as large as one of so many can be, by the rules for texts and images alone. length: of the
@@ -87,7 +90,7 @@ class RecordDataset(Dataset):
         texts, images = len(self._texts[0]), len(self.records[0].images)
         most = None if length is None else self.most_regions[length]
         tokens = self.max_length if length is None else min(self.max_length, length // texts)
-        text = EncodedText(*([filling] * tokens for filling in (0, None, 0, None)))
+        text = EncodedText([0] * tokens, [None] * tokens, [0] * tokens, [None] * tokens)
         target = 0 if self.classes is None else {}
         return [Example("", [text] * texts, [item] * images, target, Source((), ())) for item in self.visual.largest(most)]
 
@@ -286,7 +289,7 @@ def fullest_of(batches: list[list[Key]]) -> list[tuple[int, int | None]]:
     return [(max(map(len, batches), default=0), None)]
 
 
-def need_of(dataset: Dataset, batches: Any, workers: int) -> Need:
+def need_of(dataset: Any, batches: Any, workers: int) -> Need:
     """What a loader's workers need while its batches are on their way, by the largest of them that the rules allow: those for
     images and texts, and for batches that count tokens the tokens there may be."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)

@@ -16,7 +16,7 @@ from vldistill.data.inputs import inputs_signature
 from vldistill.data.left_out import settled
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
-from vldistill.data.regions.joining import databases, is_grid
+from vldistill.data.regions.joining import Whole, databases, is_grid
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import DETECTOR, IMPORTED, STAGE, VLBERT, Regions, RegionWriter
 from vldistill.devices import compute_device
@@ -112,7 +112,7 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
 
     grids: set[bool] = set()
 
-    def entries() -> Iterator[importers.Entry]:
+    def entries() -> Iterator[Whole]:
         for where, name, regions in FORMATS[kind](raw, problems):
             if regions is None:
                 continue
@@ -148,7 +148,7 @@ def extract_regions(
         options["weights_sha256"] = artifacts.file_digest(Path(weights))
     features = "random" if weights == "random" else features
 
-    def entries() -> Iterator[importers.Entry]:
+    def entries() -> Iterator[Whole]:
         for path, regions in found():
             yield path, path, replace(regions, own=len(regions.boxes)) if options["boxes"] == "annotated" else regions
 
@@ -219,7 +219,7 @@ def _device():
 
 
 def _build(
-    entries: Callable[[], Iterator[tuple[str, str, Regions]]], target: Target, source: Path, options: dict[str, Any],
+    entries: Callable[[], Iterator[Whole]], target: Target, source: Path, options: dict[str, Any],
     features: str | Callable[[RegionWriter], str], signature: str,
 ) -> dict[str, Any]:
     started = time.monotonic()
@@ -255,7 +255,7 @@ def _build(
     return manifest
 
 
-def _write(entries: Iterator[tuple[str, str, Regions]], writer: RegionWriter, source: Path, target: Target) -> None:
+def _write(entries: Iterator[Whole], writer: RegionWriter, source: Path, target: Target) -> None:
     seen: dict[str, str] = {}
     problems, every = target.problems, target.problems.every or bool(target.skip_broken)
     for where, name, regions in entries:

@@ -41,13 +41,13 @@ def heads_of(stacks: dict[str, Stack], given: Sequence[int] | None, source: Path
             where=str(source),
             hint=f"give one number, or one for each of: {names}",
         )
+    found = dict(zip(stacks, [*given] * len(stacks), strict=False)) if given is not None else {}
     if given is None:
-        found = {name: HEADS_OF_WIDTH[stack.kind].get(stack.width) for name, stack in stacks.items()}
-        unknown = [name for name, heads in found.items() if heads is None]
-        if unknown:
+        for name, stack in stacks.items():
+            if (known := HEADS_OF_WIDTH[stack.kind].get(stack.width)) is not None:
+                found[name] = known
+        if unknown := [name for name in stacks if name not in found]:
             raise _not_told(stacks, unknown, source)
-    else:
-        found = dict(zip(stacks, given if len(given) > 1 else [*given] * len(stacks), strict=True))
     for name, heads in found.items():
         if stacks[name].width % heads:
             raise InputError(

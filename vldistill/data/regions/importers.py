@@ -18,7 +18,7 @@ import numpy as np
 
 from vldistill.data.records import parse_json
 from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
-from vldistill.data.regions.joining import databases, file_groups, joined, side_by_side
+from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.lmdb_entries import entries_of
 from vldistill.data.regions.store import Regions
@@ -27,7 +27,6 @@ from vldistill.errors import IMAGE, InputError, Problems, read_through
 if TYPE_CHECKING:
     from torch import Tensor
 
-Entry = tuple[str, str, Regions | None]
 _LONGEST_LINE = 1 << 26
 _LARGEST_MEMBER = 1 << 26
 _LARGEST_ID = 1 << 63
@@ -69,11 +68,12 @@ def _database(path: Path, problems: Problems, msgpack: ModuleType) -> Iterator[E
 def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
     """One image's entries as one, which has no regions where one of them has none; what is wrong with that goes to `problems`."""
     where, name, _ = together[-1]
-    if any(regions is None for _, _, regions in together):
+    whole = [(place, own, regions) for place, own, regions in together if regions is not None]
+    if len(whole) < len(together):
         yield where, name, None
         return
     try:
-        yield joined(together)
+        yield joined(whole)
     except ValueError as error:
         hint = "import the sources one by one into stores of their own"
         problems.add(str(error), where=where, hint=hint, part=IMAGE)

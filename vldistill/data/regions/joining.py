@@ -18,6 +18,8 @@ from vldistill.errors import InputError
 DATABASE = "data.mdb"
 _ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
 Entry = tuple[str, str, Regions | None]
+"""Where it is, the image's name, and its regions, None of a faulty one."""
+Whole = tuple[str, str, Regions]
 
 
 def is_annotated(name: str) -> bool:
@@ -25,8 +27,8 @@ def is_annotated(name: str) -> bool:
     return _ANNOTATED.search(name) is not None
 
 
-def joined(parts: list[Entry]) -> Entry:
-    """The regions of one image from several sources, all of which have some, in order; a confidence that one lacks is 1. Raises
+def joined(parts: list[Whole]) -> Whole:
+    """The regions of one image from several sources, in order; a confidence that one lacks is 1. Raises
     ValueError where they do not go together."""
     (where, name, first), others = parts[0], parts[1:]
     if not others:
