@@ -111,12 +111,18 @@ def test_an_image_with_one_broken_source_of_two_is_left_out_whole(well, tmp_path
     assert sorted(RegionStore(tmp_path / "db")) == ["1", "3"]
 
 
-def test_a_file_that_is_cut_off_is_no_broken_image(command, tmp_path):
-    raw = files.write_lmdb(tmp_path / "raw", GOOD)
+@pytest.mark.parametrize(
+    "name, told",
+    [("cut to a third", "is cut off: "), ("cut by a page", "is cut off: 4,096 of"), ("cut to nothing", "is empty (0 bytes)")],
+)
+def test_a_file_that_is_cut_off_is_no_broken_image(name, told, command, tmp_path):
+    """Nor does it end the process, as a read of what is no more there does."""
+    raw = files.write_lmdb(tmp_path / "raw", [files.make(str(number), 60, 64) for number in range(1, 40)])
     whole = (raw / "data.mdb").read_bytes()
-    (raw / "data.mdb").write_bytes(whole[:-4096])
+    kept = {"cut to a third": whole[: len(whole) // 3], "cut by a page": whole[:-4096], "cut to nothing": b""}[name]
+    (raw / "data.mdb").write_bytes(kept)
     refused = command("prepare", "regions", "--raw", raw, "--out", tmp_path / "out", "--skip-broken", "100%")
-    assert refused.code == 2 and "is cut off" in refused.err and not (tmp_path / "out").exists()
+    assert refused.code == 2 and told in refused.err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
