@@ -37,7 +37,7 @@ def _vilt(folder: Path) -> Words:
 def _meter(folder: Path) -> Words:
     count = meter.write_vocabulary(folder / "roberta")
     torch.save({"state_dict": meter.OfficialMeter(count, 3, "nlvr2_classifier", 2).weights()}, folder / "meter.ckpt")
-    return [folder / "meter.ckpt", "--vocab", folder / "roberta"]
+    return [folder / "meter.ckpt", "--vocab", folder / "roberta", "--heads", meter.HEADS]
 
 
 def _oscar(folder: Path) -> Words:
@@ -90,12 +90,12 @@ def _slip(folder: Path) -> Words:
     weights = slip_weights(img_size=32)
     weights["module.visual.pos_embed"] = torch.randn(1, 197, 64)  # the converter knows images of 224 pixels
     torch.save({"state_dict": weights}, folder / "slip.pt")
-    return [folder / "slip.pt"]
+    return [folder / "slip.pt", "--heads", "1"]
 
 
 def _declip(folder: Path) -> Words:
     torch.save({"model": official_declip(), "last_iter": 1}, folder / "declip.pth.tar")
-    return [folder / "declip.pth.tar"]
+    return [folder / "declip.pth.tar", "--heads", "1"]
 
 
 OFFICIAL: dict[str, Callable[[Path], Words]] = {

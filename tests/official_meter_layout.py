@@ -14,6 +14,8 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 WIDTH, LAYERS, INNER = 128, 2, 48
 TEXT_WIDTH, TEXT_LAYERS, TEXT_INNER = 64, 2, 40
 VISION_WIDTH, VISION_LAYERS, SIDE, PATCH = 128, 2, 3, 4
+HEADS = "1,2,2"
+"""Of text, image and co-attention."""
 POSITIONS = 12
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

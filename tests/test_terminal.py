@@ -147,8 +147,14 @@ def test_labels_of_others_reach_no_terminal(hostile_run, well, monkeypatch):
         well("predict", RUNS[0], "--image", "[red]raw/0.jpg", "--text", "is it \x1b[31m?").out,
         well("report", "runs", "--out", "report").out,
     ]
+    well("analyze", RUNS[0], "--tokens", "--out", "tokens.html")
+    # Pages and tables are shown by `cat` as well, and control characters are no HTML.
+    written = [path for path in (*Path("report").rglob("*"), Path("tokens.html")) if path.suffix in (".html", ".md", ".csv")]
+    assert len(written) >= 4
+    told += [path.read_text(encoding="utf-8") for path in written]
     for text in told:
-        assert not {"\x1b", "\x07"} & set(text), text
+        assert not {"\x1b", "\x07", "\x9b"} & set(text), text
+    assert any("红\\u001b[31m" in path.read_text(encoding="utf-8") for path in written if path.suffix == ".html")
     assert "红\\u001b[31m" in told[0] and "[b]no" in told[0]
     assert "[b]no" in told[3]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vldistill.data.images import ImageFolder
+from vldistill.data.images import named_images
 from vldistill.data.loading import pad_text
 from vldistill.data.records import CHOICES, Record
 from vldistill.data.wording import split_words
@@ -22,7 +22,6 @@ from vldistill.students.two_towers import TwoTowers
 
 ImagePaths = str | Path | Sequence[str | Path]
 _BATCH = 32
-_ROOT = Path("/")
 
 
 class Prediction(NamedTuple):
@@ -37,7 +36,8 @@ class Model:
     """A run, a model folder or a hub name, on the GPU where there is one. labels: names of its answers, in the order of its head.
     Raises InputError where there is no such model, and where a question is none that it can answer."""
 
-    def __init__(self, source: str | Path, *, precision: str = "fp32"):
+    def __init__(self, source: str | Path, *, precision: str = "fp32", max_pixels: int | None = None):
+        self._images = named_images(max_pixels)
         self._opened = open_model(str(source), precision, headless=True)
         self.labels: list[str] = list(self._opened.spec.labels)
 
@@ -59,7 +59,7 @@ class Model:
                              hint="leave some out")
         if choices is not None:
             record.choices = [split_words(choice) for choice in choices]
-        ranked = ranked_answers(self._opened, [record], _ROOT, batch=1, top=top)[0]
+        ranked = ranked_answers(self._opened, [record], self._images, batch=1, top=top)[0]
         return [Prediction(label if choices is None else choices[int(label)], probability) for label, probability in ranked]
 
     @torch.inference_mode()
@@ -68,7 +68,7 @@ class Model:
         of the image in its record, 0 or, of NLVR2's second, 1. Raises InputError for models that read images and texts
         together."""
         tower, spec = self._tower(), self._opened.spec
-        visual = visual_input(spec, ImageFolder(_ROOT))
+        visual = visual_input(spec, self._images)
         found = []
         for some in _chunks(_paths(images)):
             shown = visual.stack([visual.read(str(path.resolve()), None) for path in some]).to(device=self._opened.device)

@@ -237,8 +237,8 @@ def sealed(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_intact(table: dict[str, Any]) -> bool:
-    """Whether a sealed table is what it was; one without a checksum, of before there were any, is believed. One whose checksum
-    has another name is not: the name was damaged."""
+    """Whether a sealed table is what it was; one without a checksum, which earlier versions wrote, is believed. One whose
+    checksum has another name is not: the name was damaged."""
     if CHECKSUM in table:
         return sealed(table)[CHECKSUM] == table[CHECKSUM]
     digests = [key for key, value in table.items() if isinstance(value, str) and _DIGEST.fullmatch(value)]
@@ -253,7 +253,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(
     folder: Path, stage: str, *, make_it: str, partial: bool = False, unsealed: bool = True
 ) -> dict[str, Any]:
-    """Reads an artifact's manifest. unsealed: whether one without a checksum, of before there were any, is believed.
+    """Reads an artifact's manifest. unsealed: whether one without a checksum, which earlier versions wrote, is believed.
 
     Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), was edited, or is
     not complete (unless `partial`: of use as far as it goes); `make_it` is the command that would make it.

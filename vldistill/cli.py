@@ -44,6 +44,7 @@ Resume = Annotated[
     str | None, typer.Option("--resume", metavar="auto", help="Go on with a run that is not complete; else start it.")
 ]
 Faults = Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all faults of the input there, as JSONL.")]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")]
 Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
 OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
@@ -71,9 +72,7 @@ def prepare(
         str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out what is broken, up to N %.")
     ] = "0%",
     faults: Faults = None,
-    max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")
-    ] = None,
+    max_pixels: MaxPixels = None,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
@@ -201,12 +200,13 @@ def predict(
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
     faults: Faults = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.commands.predict import predict_command
 
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers,
-                    faults=faults)
+                    faults=faults, max_pixels=max_pixels)
 
 
 @app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")
@@ -264,9 +264,10 @@ def analyze(
     before: Annotated[
         str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
     ] = None,
-    queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or of all tokens.")] = "cls",
+    queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or all.")] = "cls",
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of yours.")] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: its sentence.")] = None,
+    max_pixels: MaxPixels = None,
     data: OtherData = None,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to draw records from.")] = "val",
     samples: Annotated[
@@ -282,8 +283,8 @@ def analyze(
     from vldistill.commands.analyze import Asked, analyze_command
 
     wanted = {"words": words, "tokens": tokens, "modality": modality, "attention": attention}
-    analyze_command(run, wanted=wanted, asked=Asked(before, queries, image or [], text, samples), data=data, split=split, out=out,
-                    dry_run=dry_run, overwrite=overwrite)
+    asked = Asked(before, queries, image or [], text, samples, max_pixels)
+    analyze_command(run, wanted=wanted, asked=asked, data=data, split=split, out=out, dry_run=dry_run, overwrite=overwrite)
 
 
 @app.command(epilog="Example: vldistill report runs/quickstart_dide --out report")
@@ -319,7 +320,7 @@ def convert(
         typer.Option("--answers", metavar="FILE", help="vilt, meter, oscar, VQA: answers.json or config.json."),
     ] = None,
     heads: Annotated[
-        int | None, typer.Option("--heads", min=1, metavar="N", help="Of attention, where the file cannot tell.")
+        str | None, typer.Option("--heads", metavar="N,N", help="Of attention, where the file cannot tell; of each part.")
     ] = None,
     case: Annotated[str | None, typer.Option("--case", metavar="CASE", help="Of the vocabulary: cased or uncased.")] = None,
     overwrite: Overwrite = False,

@@ -126,14 +126,18 @@ class Problems:
     """Collects every fault of an input in one pass, so that a user mends them all at once.
 
     `add` records one; `raise_if_any` raises a single `InputError` with one line for each (the first 20) and the total. every:
-    readers that give up after many faults shall not.
+    readers that give up after many faults shall not. count: of faulty lines and images; one fault may be that of many.
     """
 
     items: list[InputError] = field(default_factory=list)
     every: bool = False
+    count: int = 0
 
-    def add(self, message: str, *, where: str | None = None, hint: str | None = None, part: str | None = None) -> None:
+    def add(
+        self, message: str, *, where: str | None = None, hint: str | None = None, part: str | None = None, count: int = 1
+    ) -> None:
         self.items.append(InputError(message, where=where, hint=hint, part=part))
+        self.count += count
 
     def __bool__(self) -> bool:
         return bool(self.items)

@@ -66,3 +66,10 @@ def check_writable(*targets: Path | None) -> None:
                 where=str(target),
                 hint=f"choose another place, or mend what may be done in {folder}",
             )
+
+
+def check_file(target: Path | None) -> None:
+    """The same for a file that a person names, whose folder is not made: its name may be a slip."""
+    check_writable(target)
+    if target is not None and not target.absolute().parent.is_dir():
+        raise InputError("no such folder", where=str(target.parent), hint=f"make it, or choose another place for {target.name}")

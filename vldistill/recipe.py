@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vldistill.artifacts import fingerprint, write_bytes
 from vldistill.errors import InputError, Problems
-from vldistill.places import check_writable
+from vldistill.places import check_file
 from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 from vldistill.schema import Recipe
 
@@ -240,6 +240,6 @@ def copy_recipe(name: str, target: Path) -> Path:
     destination = target / source.name if target.is_dir() else target
     if destination.exists():
         raise InputError("already exists", where=str(destination), hint="choose another name")
-    check_writable(destination)
+    check_file(destination)
     write_bytes(destination, source.read_bytes())
     return destination

@@ -24,6 +24,8 @@ REFUSALS = {
     "no data": ("finetune -r quickstart_teacher data.path=artifacts/data/toy-nothing",
                 ["artifacts/data/toy-nothing: no such artifact", "make it with: vldistill prepare toy"]),
     "no data of one's own": ("finetune -r quickstart_teacher data.path=artifacts/data/vqa", ["vldistill prepare vqa --raw"]),
+    "no data of that name": ("finetune -r quickstart_teacher data.path=artifacts/data/mine",
+                             ["make it with: vldistill prepare DATASET --raw FOLDER --out artifacts/data/mine"]),
     "raw files as data": ("finetune -r quickstart_teacher data.path=artifacts/raw/toy/vqa", ["is an artifact of `toy`"]),
     "a run as data": (f"finetune -r quickstart_teacher data.path={DIDE}/default/seed0", ["`distill`", "`prepare`"]),
     "no such split": ("finetune -r quickstart_teacher data.train=training", ["no split 'training'", "train, val, test"]),

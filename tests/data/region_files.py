@@ -76,7 +76,7 @@ def write_lmdb(
             names.append(key)
             if compressed:
                 buffer = io.BytesIO()
-                # A writer of old passed the option on as an array.
+                # An old writer passed the option on as an array.
                 np.savez_compressed(buffer, **uniter_arrays(image), allow_pickle=np.array(False))
                 value = buffer.getvalue()
             else:

@@ -278,7 +278,7 @@ def test_variants_and_shards_are_added_together(tmp_path):
         assert data.images.read(record.images[0]) == (tmp_path / "raw" / record.images[0]).read_bytes()
 
 
-def test_an_artifact_of_before_can_be_given_shards(tmp_path):
+def test_an_artifact_of_an_earlier_version_can_be_given_shards(tmp_path):
     """Its options do not name them yet."""
     single_world(tmp_path / "raw")
     manifest = prepare("jsonl", tmp_path / "raw", tmp_path / "out")

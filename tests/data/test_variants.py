@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from vldistill.data.artifact import open_data
 from vldistill.data.prepare import prepare
 from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.records import Record
-from vldistill.data.variants import Variants, lowshot_name, make_variants
+from vldistill.data.variants import Variants, lowshot_name, make_variants, statements_of
 from vldistill.errors import InputError
 
 OPENINGS = {"explanation": "why is", "activity": "what is he doing to", "temporal": "what happened before",
@@ -76,6 +77,17 @@ def test_statements_are_captions_of_right_answers_only(tmp_path):
     assert len(rows) == entry["told"]["questions"] == 7 and all(row["task"] == "caption" and "choices" not in row for row in rows)
     assert sum(count for what, count in entry["told"].items() if what.startswith("template")) == 7
     assert all([0] in row["text"] for row in rows)
+
+
+def test_a_question_has_one_statement_whichever_of_its_records_are_there():
+    both = vcr_rows(1)
+    answers, rationales = both[::2], both[1::2]
+    stated = {row.id: row.text for row in statements_of(answers)}
+    assert len(stated) == 7 and {row.id: row.text for row in statements_of(both)} == stated
+    assert {row.id.removesuffix(":r"): row.text for row in statements_of(rationales)} == stated
+    # Rationales of all four answers, as a test split has them.
+    several = [replace(row, id=f"{row.id}{place}", label=None) for row in rationales for place in range(4)]
+    assert [row.text for row in statements_of(several)] == list(stated.values())
 
 
 def snli_ve(name: str, image: str, label: int, text: str = "A man runs .") -> Record:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import forked
 import pytest
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from vldistill.cli import main
 from vldistill.data import loading, worker_limits
 from vldistill.data.loading import Loader
-from vldistill.data.worker_limits import check_room
+from vldistill.data.worker_limits import check_room, need
 from vldistill.errors import VldistillError
 
 TRAINS = (
@@ -41,17 +40,39 @@ TRAINS = (
 
 
 def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
-    """2 workers x 2 batches x 24 pairs x 1 MB = 96 MB, on a node's two processes 192."""
-    batch = SimpleNamespace(images=[torch.zeros(250_000)])
-    batch = {"images": batch.images, "ids": ["a"]}
-    for free, processes, fits in ((97e6, "1", True), (95e6, "1", False), (97e6, "2", False), (193e6, "2", True)):
+    """2 workers x 2 batches and 2 in hand, of 24 pairs of 1 MB (245 pages of 4 KiB): 144.5 MB; on a node's two processes 289, and
+    with a second loader of half such batches half as much again."""
+    one = need({"images": [torch.zeros(250_000)], "ids": ["a"]}, 1, 24, 2)
+    half = need({"images": [torch.zeros(250_000)], "ids": ["a"]}, 2, 24, 2)
+    assert (one.bytes, half.bytes, one.tensors, one.batches) == (24_002_560, 12_001_280, 1, 6)
+    for free, processes, needs, fits in (
+        (145e6, "1", [one], True),
+        (144e6, "1", [one], False),
+        (145e6, "2", [one], False),
+        (289e6, "2", [one], True),
+        (217e6, "1", [one, half], True),
+        (216e6, "1", [one, half], False),
+        (0, "1", [], True),
+    ):
         monkeypatch.setattr(worker_limits, "shared_free", lambda free=free: int(free))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         if fits:
-            check_room(batch, 24, 2)
+            check_room(needs)
         else:
-            with pytest.raises(VldistillError, match=r"/dev/shm: has \d+ MiB free; 2 worker\(s\) with batches of 24"):
-                check_room(batch, 24, 2)
+            workers = 2 * len(needs)
+            with pytest.raises(VldistillError, match=rf"/dev/shm: has \d+ MiB free; {workers} worker\(s\) with batches of 24"):
+                check_room(needs)
+
+
+def test_open_files_are_for_all_loaders_together(monkeypatch):
+    """Of 30 tensors a batch: 6 batches and 16 files for each of 2 workers make 212, two loaders' 424."""
+    one = need([torch.zeros(1)] * 30, 1, 1, 2)
+    monkeypatch.setattr(worker_limits, "shared_free", lambda: None)
+    own = len(list(worker_limits.Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(worker_limits, "raised_files", lambda: own + 220)
+    check_room([one])
+    with pytest.raises(VldistillError, match=r"4 worker\(s\) need about \d+"):
+        check_room([one, one])
 
 
 def under(limit: Callable[[], object], world: Path, runs: Path, *more: str) -> Forked:
@@ -69,7 +90,7 @@ def under(limit: Callable[[], object], world: Path, runs: Path, *more: str) -> F
 
 def test_too_few_open_files(world, tmp_path):
     done = under(lambda: open_files(48, 48), world, tmp_path)
-    assert done.wait() == 1 and "48 files may be open (ulimit -n); 2 worker(s) need about" in done.err, done.err
+    assert done.wait() == 1 and "48 files may be open (ulimit -n); 4 worker(s) need about" in done.err, done.err
     assert "Traceback" not in done.err
 
 
@@ -85,16 +106,56 @@ def test_a_soft_limit_is_raised_to_the_hard_one(world, tmp_path):
     assert done.wait() == 0, done.err
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounts a small /dev/shm, as root only")
-def test_a_small_dev_shm(world, tmp_path):
-    small = ["unshare", "-m", "bash", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "small"]
+def in_shared(megabytes: int, world: Path, runs: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """A training with worker processes under a /dev/shm of its own."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mounts a small /dev/shm, as root only")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody unshare")
-    words = [*small, sys.executable, "-m", "vldistill", *TRAINS, "--runs", str(tmp_path)]
-    done = subprocess.run(words, cwd=world, capture_output=True, text=True, timeout=120, check=False)
+    mount = f'mount -t tmpfs -o size={megabytes}m tmpfs /dev/shm && exec "$@"'
+    words = [
+        "unshare",
+        "-m",
+        "bash",
+        "-c",
+        mount,
+        "small",
+        sys.executable,
+        "-m",
+        "vldistill",
+        *TRAINS,
+        "--runs",
+        str(runs),
+        *more,
+    ]
+    return subprocess.run(words, cwd=world, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+def test_a_small_dev_shm(world, tmp_path):
+    done = in_shared(64, world, tmp_path)
     assert done.returncode == 1 and "/dev/shm: has 64 MiB free" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+SMALL = ("data.workers=1", "train.batch.pairs=8", "train.eval_pairs=8", "image.size=192")
+"""Pairs of images of 36 x 36, which the rule of 192 pixels could make 312 x 192: 8 are 11.5 MB (11 MiB), of which the one worker
+of each of two loaders has 4 on their way. In 64 MiB either would fit, in 96 both do."""
+
+
+def test_training_and_validation_have_room_together_or_do_not_begin(world, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_limits, "shared_free", lambda: 64 << 20)
+    done = command(*TRAINS, *SMALL, "--runs", tmp_path)
+    assert done.code == 1
+    assert "/dev/shm: has 64 MiB free; 2 worker(s) with batches of 8 on their way need up to 88" in done.err
+    assert not (tmp_path / "quickstart_teacher/w/seed0/metrics.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes, code", [(64, 1), (96, 0)])
+def test_so_they_do_with_a_dev_shm_of_that_size(megabytes, code, world, tmp_path):
+    done = in_shared(megabytes, world, tmp_path, *SMALL)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
 
 
 class Rows(Dataset):
@@ -113,6 +174,9 @@ class Rows(Dataset):
         return row
 
 
+NOTHING = need([], 1, 1, 1)
+
+
 @pytest.fixture
 def brief(monkeypatch):
     """A process that does not come to its end is waited for a short while only."""
@@ -121,7 +185,7 @@ def brief(monkeypatch):
 
 def loader(rows: list[int], *, told: bool = False) -> Loader:
     batches = DataLoader(Rows(), batch_sampler=[[row] for row in rows], num_workers=1, timeout=0.2, collate_fn=list)
-    return Loader(batches, lambda: told, lambda: None)
+    return Loader(batches, lambda: told, lambda: NOTHING)
 
 
 def test_a_slow_batch_is_waited_for_and_none_is_lost():

@@ -68,6 +68,7 @@ INDEX = {
     "follow_links": "which files are looked at",
     "skip_broken": "which images there are, which it lists",
     "faults": "a list beside it",
+    "max_pixels": "which files are read",
     "upright": "",
 }
 """Parameters of `index build`; without a reason the index is another by it."""
@@ -89,8 +90,8 @@ def recipes(workshop, well, tmp_path, monkeypatch) -> Path:
     config["preprocess_cfg"]["mean"] = [0.5, 0.5, 0.5]
     Path("teachers/clip2/open_clip_config.json").write_text(json.dumps(config))
     Path("teachers/clip.safetensors").write_bytes(b"other weights")
-    file, *_ = json.loads((workshop / "official/slip.json").read_text())
-    well("convert", "slip", file, "teachers/slip")
+    file, *options = json.loads((workshop / "official/slip.json").read_text())
+    well("convert", "slip", file, "teachers/slip", *options)
     return tmp_path
 
 

@@ -92,6 +92,15 @@ def rows(run, split: str) -> list[dict]:
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 
+@pytest.mark.parametrize("part", ["answers", "rationales"])
+def test_each_part_of_vcr_trains_by_the_defaults(here, well, tmp_path, part):
+    """The matched pairs of step 1 are the questions' statements, whichever records are there."""
+    result = well("distill", "-r", "advl.yaml", here, "data.path=artifacts/data/toy-vcr", f"data.part={part}",
+                  "text.max_length=40", "train.batch.pairs=4", "train.steps=2", "train.validate_every=2",
+                  "--runs", tmp_path / "runs", "--name", part)
+    assert [("loss/itm" in row) for row in rows(result.last["run"], "train")] == [True, False]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cached_and_live_teachers_train_alike(here, well, tmp_path, precision, any_precision):
     """To a rounding, since a cache is filled in other batches; and under bf16, too, for the autocast of the student is not the
@@ -141,7 +150,7 @@ def test_teachers_of_one_name_are_told_apart_and_time_is_of_a_kind_of_rows(here,
     computed = re.findall(r"([\d,]+) (images|texts|words) to compute", results[0].out)
     counts = {role: int(count.replace(",", "")) for count, role in computed}
     assert {kind: int(todo.replace(",", "")) for kind, _, todo in progress} == {
-        "images": counts["images"], "texts and words": counts["texts"] + counts["words"]}
+        "images": counts["images"], "texts": counts["texts"], "words": counts["words"]} and len(progress) == 3
 
 
 @pytest.mark.parametrize("overrides, terms", [

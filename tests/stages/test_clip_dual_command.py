@@ -32,7 +32,7 @@ def sources(tmp_path_factory, well) -> dict[str, Path]:
     torch.save({"state_dict": weights}, folder / "slip.pt")
     torch.save({"model": official_declip(), "last_iter": 1}, folder / "declip.pth.tar")
     for kind, file in (("slip", "slip.pt"), ("declip", "declip.pth.tar")):
-        told = well("convert", kind, folder / file, found[kind]).last
+        told = well("convert", kind, folder / file, found[kind], "--heads", "1").last
     assert told == {"model": str(found["declip"]), "kind": "declip", "vision": "2 x 64", "shared": 24, "text": "2 x 64",
                     "kept": len(official_declip()) - 10, "left_out": 10}
     return found

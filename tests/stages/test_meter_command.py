@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from official_meter_layout import OfficialMeter, write_vocabulary
+from official_meter_layout import HEADS, OfficialMeter, write_vocabulary
 
 SCRATCH = ("student={kind: meter, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 6}}", "image.size=12")
 
@@ -47,7 +47,7 @@ def test_a_converted_meter_is_what_training_starts_from(world, well, train, tmp_
     words = write_vocabulary(tmp_path / "roberta")
     torch.save({"state_dict": OfficialMeter(words, 3, "nlvr2_classifier", 2).weights(), "epoch": 1}, tmp_path / "meter.ckpt")
     out = tmp_path / "meter-nlvr2"
-    told = well("convert", "meter", tmp_path / "meter.ckpt", out, "--vocab", tmp_path / "roberta")
+    told = well("convert", "meter", tmp_path / "meter.ckpt", out, "--vocab", tmp_path / "roberta", "--heads", HEADS)
     sizes = {"model": str(out), "kind": "meter", "layers": 2, "width": 128, "task": "nlvr2", "classes": 2}
     assert told.last.items() >= sizes.items() and told.last["kept"] > told.last["left_out"]
     run = train("distill", "quickstart_dide", f"student={{kind: meter_dual, init: {out}}}", "image.size=12", "text.max_length=12",

@@ -227,8 +227,8 @@ def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, 
     assert told["step"] == 2 and weights(run) == whole and not (run / "best").exists()
 
 
-def test_a_run_of_before_has_its_best_model_in_place(world, command, well, whole, leaving, tmp_path):
-    """Checkpoints of before know of no digests."""
+def test_a_run_of_an_earlier_version_has_its_best_model_in_place(world, command, well, whole, leaving, tmp_path):
+    """Checkpoints of an earlier version know of no digests."""
     arguments = (*DIDE, "--runs", tmp_path, "--resume", "auto")
     with leaving(3):
         assert command(*arguments).code == PREEMPTED

@@ -15,21 +15,24 @@ from vldistill.data.sequences import join_parts
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
+from vldistill.models.attention_heads import HEADS_OF_WIDTH
 from vldistill.models.checkpoint import ModelSpec, save_model
 from vldistill.models.fusion import FusionModel
 from vldistill.models.vilt import EncoderConfig
-from vldistill.students.official import HEADS_OF_WIDTH
 
 SENTENCES = ["the left image has more green circles", "is there a red square ?", "two dogs run", "a yellow triangle"]
 PATCH = 4
 
 
-@pytest.fixture(autouse=True)
-def small_heads(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def small_heads():
     """Small checkpoints of the tests of single converters have heads of 64, as the published ones do; through the command line
     `--heads` says so."""
-    for width in (64, 128):
-        monkeypatch.setitem(HEADS_OF_WIDTH, width, width // 64)
+    with pytest.MonkeyPatch.context() as patch:
+        for of_width in HEADS_OF_WIDTH.values():
+            for width in (64, 128):
+                patch.setitem(of_width, width, width // 64)
+        yield
 
 
 @dataclass(frozen=True)

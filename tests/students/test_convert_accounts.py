@@ -138,6 +138,10 @@ def test_heads_and_case_are_asked_for_where_the_file_cannot_tell(well, command, 
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["num_attention_heads"] == 12
     assert json.loads((tmp_path / "out/tokenizer_config.json").read_text())["do_lower_case"] is True
-    for kind in ("slip", "declip"):
-        assert "--heads means nothing" in command("convert", kind, file, tmp_path / "o", "--heads", "2").err
+    for kind in ("slip", "declip", "meter"):
+        vocabulary = ["--vocab", tmp_path] if kind == "meter" else []
+        assert "--case means nothing" in command("convert", kind, file, tmp_path / "o", *vocabulary, "--case", "cased").err
     assert "is not known" in command(*common, "--case", "upper").err
+    for wrong in ("many", "0", "1,", "-2", "1" * 30):
+        assert f"--heads {wrong}" in command(*common, "--heads", wrong).err or wrong == "1,"
+    assert "has 1 Transformer(s), --heads 2 numbers" in command(*common, "--heads", "12,12").err

@@ -184,7 +184,7 @@ def slip_checkpoint(path, *, width: int = 64) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_slip_is_converted_and_gives_features(tmp_path, pictures):
     official = slip_checkpoint(tmp_path / "slip.pt")
-    slip.convert(tmp_path / "slip.pt", tmp_path / "slip")
+    slip.convert(tmp_path / "slip.pt", tmp_path / "slip", heads=(1,))
     clip = Clip("slip", str(tmp_path / "slip"))
     state = clip.network.state_dict()
     assert {f"module.{name}" for name in state} == {name for name in official if "image_mlp" not in name}

@@ -27,13 +27,15 @@ QUERIES = ("cls", "all")
 @dataclass(frozen=True)
 class Asked:
     """What to look at. before: a run to compare with. queries: whose attention, "cls" or "all". images, text: a sentence and its
-    images, instead of the split's records. samples: records to read; None for what the view needs."""
+    images, instead of the split's records. samples: records to read; None for what the view needs. max_pixels: of each of these
+    images; None: MAX_PIXELS."""
 
     before: str | None
     queries: str
     images: list[Path]
     text: str | None
     samples: int | None
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
 
 
 def _draw_attention(subject: Subject, asked: Asked, samples: int) -> Drawn:
-    from vldistill.data.images import ImageFolder
+    from vldistill.data.images import named_images
     from vldistill.evaluation.attention.cross import view_cross
     from vldistill.evaluation.attention.cross_figure import cross_figures
     from vldistill.evaluation.attention.cross_page import cross_page
@@ -206,7 +208,7 @@ def _draw_attention(subject: Subject, asked: Asked, samples: int) -> Drawn:
     from vldistill.evaluation.words import drawn
 
     if asked.text:
-        records, images = [one_pair(asked.images, asked.text)], ImageFolder(Path("/"))
+        records, images = [one_pair(asked.images, asked.text)], named_images(asked.max_pixels)
     else:
         records, images = drawn(subject.records, samples), subject.data.images
     view = view_cross(str(subject.folder), subject.recipe, images, records)

@@ -21,7 +21,7 @@ from vldistill.evaluation.bench_precision import precision_rows
 from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
 from vldistill.evaluation.precision import check_precision
 from vldistill.models.vilt import EncoderConfig
-from vldistill.places import check_writable
+from vldistill.places import check_file
 from vldistill.runtime import cpu_has_bf16, device_name
 from vldistill.terminal import Table, say, show
 
@@ -62,7 +62,7 @@ def bench_command(
     show(plan_table("bench", plan))
     if out is not None and out.is_dir():
         raise InputError("is a folder", where=str(out), hint="name a file")
-    check_writable(out)
+    check_file(out)
     if dry_run:
         return
     results: list[Row] = []

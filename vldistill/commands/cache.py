@@ -87,16 +87,15 @@ class _Progress:
     """A plain line now and then: builds run for hours, mostly into a file."""
 
     def __init__(self) -> None:
-        self._kind, self._started, self._last = "", 0.0, 0.0
+        self._last: dict[str, float] = {}
 
-    def __call__(self, kind: str, done: int, todo: int) -> None:
-        """The time left is that of this kind alone."""
+    def __call__(self, kind: str, done: int, todo: int, seconds: float) -> None:
+        """The time left is that of this kind alone, by the seconds that its own rows took: texts and words come in turns."""
         now = time.monotonic()
-        if kind != self._kind:
-            self._kind, self._started, self._last = kind, now, now
-        if done and (now - self._last > PLAIN_EVERY_SECONDS or done == todo):
-            self._last = now
-            rate = done / max(now - self._started, 1e-9)
+        last = self._last.setdefault(kind, now)
+        if now - last > PLAIN_EVERY_SECONDS or done == todo:
+            self._last[kind] = now
+            rate = done / max(seconds, 1e-9)
             _say(f"{kind}: {done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left of them")
 
 

@@ -14,7 +14,7 @@ from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
 from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
-from vldistill.places import check_writable
+from vldistill.places import check_file
 from vldistill.terminal import Table, say, show
 
 _LEAST_P = 1e-4
@@ -32,7 +32,7 @@ def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: P
     a, b = read_scored(run_a, split), read_scored(run_b, split)
     check_same(a, b)
     target = out or a.folder / f"against-{_slug(b)}.json"
-    check_writable(target)
+    check_file(target)
     found = comparison(a, b)
     shown = _examples(a, b, changed_ids(a, b, examples))
     say(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}")

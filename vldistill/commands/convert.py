@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vldistill.artifacts import CONVERTED, read_manifest
-from vldistill.commands.output import last_line
+from vldistill.commands.output import last_line, split_list
 from vldistill.errors import InputError
 from vldistill.places import check_writable
 from vldistill.terminal import say
@@ -14,16 +15,17 @@ KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "decl
 
 _OFFICIAL_FUSION = ("vilt", "meter", "oscar")
 _OF_BERT = ("vilt", "oscar", "uniter", "vlbert", "clip_vil")
-"""Those with a BERT, whose heads and case a file may not tell."""
+"""Those with a BERT, whose case a file may not tell."""
 _OWN_VOCABULARY = ("slip", "declip")
 """Those that read by CLIP's vocabulary, which open_clip brings."""
 
 
 _SHOWN = 3
+_DIGITS = 4
 
 
 def convert_command(
-    kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, heads: int | None, case: str | None,
+    kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, heads: str | None, case: str | None,
     overwrite: bool,
 ) -> None:
     """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
@@ -39,33 +41,34 @@ def convert_command(
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
     if case not in (None, "cased", "uncased"):
         raise InputError(f"--case {case} is not known", hint="cased or uncased")
-    for option, given, kinds in (("--heads", heads, _OF_BERT), ("--case", case, _OF_BERT)):
-        if given is not None and kind not in kinds:
-            raise InputError(f"{option} means nothing for {kind}", hint="leave it out")
-    bert = {"heads": heads, "lowercase": None if case is None else case == "uncased"} if kind in _OF_BERT else {}
+    if case is not None and kind not in _OF_BERT:
+        raise InputError(f"--case means nothing for {kind}", hint="leave it out")
+    told_apart: dict[str, Any] = {"heads": None if heads is None else _numbers(heads), "overwrite": overwrite}
+    if kind in _OF_BERT:
+        told_apart["lowercase"] = None if case is None else case == "uncased"
     check_writable(out)
     if kind == "slip":
         from vldistill.models import slip
 
-        sizes = slip.convert(source, out, overwrite=overwrite)
+        sizes = slip.convert(source, out, **told_apart)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
     elif kind == "declip":
         from vldistill.students import official_declip
 
-        config = official_declip.convert(source, out, overwrite=overwrite).encoder
+        config = official_declip.convert(source, out, **told_apart).encoder
         told = {"vision": f"{config.vision_layers} x {config.vision_width}", "shared": config.hidden_size,
                 "text": f"{config.num_hidden_layers} x {config.text_width}"}
     elif kind in _OFFICIAL_FUSION:
         from vldistill.students import official_meter, official_oscar, official_vilt
 
         converter = {"vilt": official_vilt, "meter": official_meter, "oscar": official_oscar}[kind]
-        spec = converter.convert(source, vocab, out, answers=answers, overwrite=overwrite, **bert)
+        spec = converter.convert(source, vocab, out, answers=answers, **told_apart)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
                 "classes": len(spec.labels)}
     else:
         from vldistill.students.official import convert
 
-        spec = convert(kind, source, vocab, out, overwrite=overwrite, **bert)
+        spec = convert(kind, source, vocab, out, **told_apart)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
     weights = read_manifest(out, CONVERTED, make_it="")["weights"]
     for why, names in weights["left_out"].items():
@@ -75,3 +78,11 @@ def convert_command(
     say(f"kept {weights['kept']:,} of the file's {weights['in_file']:,} weights, left out {left:,}; the manifest names them")
     say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in told.items())}")
     last_line({"model": str(out), "kind": kind, **told, "kept": weights["kept"], "left_out": left})
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    values = split_list(text)
+    if not values or not all(value.isascii() and value.isdigit() and len(value) <= _DIGITS and int(value) for value in values):
+        raise InputError(f"--heads {text[:60]} is no number of heads",
+                         hint="give one, or one for each Transformer, as in 12,12,12")
+    return tuple(map(int, values))

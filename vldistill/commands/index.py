@@ -23,6 +23,9 @@ def build(
         str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out broken ones, up to N %.")
     ] = "0%",
     faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all broken images there.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
@@ -31,7 +34,7 @@ def build(
     from vldistill.commands.indexed_images import Asked
     from vldistill.data.left_out import parse_share
 
-    asked = Asked(images, limit, follow_links, parse_share(skip_broken), faults)
+    asked = Asked(images, limit, follow_links, parse_share(skip_broken), faults, max_pixels)
     build_command(run, asked, out=out, batch=batch, dry_run=dry_run, overwrite=overwrite)
 
 

@@ -12,6 +12,7 @@ from vldistill.artifacts import refuse_existing, write_text
 from vldistill.commands.indexed_images import Asked, images_of
 from vldistill.commands.output import last_line, plan_table
 from vldistill.commands.progress import Watching
+from vldistill.data.image_files import MAX_PIXELS
 from vldistill.data.records import read_text
 from vldistill.data.size_rules import size_faults
 from vldistill.devices import compute_device
@@ -19,7 +20,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
-from vldistill.places import check_writable
+from vldistill.places import check_file, check_writable
 from vldistill.students.build import load_dual_encoder
 from vldistill.students.inputs import visual_input
 from vldistill.terminal import Table, say, show, write_json
@@ -39,7 +40,7 @@ def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_r
         say(f"note: {note}")
     size = len(source.known) * spec.images * model.width * 4
     visual = visual_input(spec, source.images, memory=False)
-    sizes = ((path, info.width, info.height) for path, info in source.known.items())
+    sizes = ((path, *info.size(spec.upright)) for path, info in source.known.items())
     badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
     show(plan_table("index build", {
         "model": run, "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
@@ -55,7 +56,8 @@ def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_r
         manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
                                overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,
                                 encoded=str(images), partial=limit is not None,
-                                **({"left_out": asdict(found.left_out)} if found.left_out else {}))
+                               **({"left_out": asdict(found.left_out)} if found.left_out else {}),
+                               **({} if source.images.most_pixels == MAX_PIXELS else {"max_pixels": source.images.most_pixels}))
     seconds = time.perf_counter() - started
     say(f"wrote {target} after {seconds:.1f} s")
     last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})
@@ -73,7 +75,7 @@ def query_command(
             raise InputError(f"--out {out} is neither a page nor JSONL", hint="name it .html or .jsonl")
         if out.exists() and not overwrite:
             raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
-        check_writable(out)
+        check_file(out)
     asked = [text] if text is not None else _lines(texts)
     index = ImageIndex(folder)
     if verify:

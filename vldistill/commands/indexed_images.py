@@ -12,9 +12,9 @@ from pathlib import Path
 from vldistill.artifacts import MANIFEST
 from vldistill.commands.faults import all_faults
 from vldistill.data.artifact import open_data
-from vldistill.data.image_files import SUFFIXES, ImageInfo, check_images
+from vldistill.data.image_files import MAX_PIXELS, SUFFIXES, ImageInfo, check_images
 from vldistill.data.images import ImageFolder
-from vldistill.data.left_out import LeftOut, judge, may_be_left_out
+from vldistill.data.left_out import LeftOut, settled
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.image_index import Source
 
@@ -22,13 +22,15 @@ from vldistill.evaluation.image_index import Source
 @dataclass(frozen=True)
 class Asked:
     """place: a folder of images, or a data artifact. limit: the first N of them. skip_broken: the share that may be left out.
-    faults: where they are written, if anywhere."""
+    faults: where they are written, if anywhere. max_pixels: of an image in a folder, None: MAX_PIXELS; a data artifact has its
+    own."""
 
     place: Path
     limit: int | None = None
     follow_links: bool = False
     skip_broken: float = 0.0
     faults: Path | None = None
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,29 +58,32 @@ def images_of(asked: Asked) -> Found:
                 where=str(place),
                 hint=f"files are known by {', '.join(SUFFIXES)}",
             )
-        return _checked(asked, place, paths, notes, problems)
+        return _checked(asked, ImageFolder(place, most_pixels=asked.max_pixels or MAX_PIXELS), paths, notes, problems)
 
 
 def _of_artifact(asked: Asked, problems: Problems) -> Found:
+    if asked.max_pixels is not None:
+        raise InputError(
+            "--max-pixels is for a folder of images; this data artifact has its own",
+            where=str(asked.place),
+            hint="leave it out, or prepare the data again with it",
+        )
     data = open_data(asked.place)
     rows = [json.loads(line) for line in data.verified("images.jsonl").read_text(encoding="utf-8").splitlines()][: asked.limit]
-    root = data.images.root if isinstance(data.images, ImageFolder) else None
-    if root is not None and data.manifest.get("images") != "decoded":
-        return _checked(asked, root, [row["path"] for row in rows], [], problems)
-    known = {row["path"]: ImageInfo(row["sha1"], row["width"], row["height"]) for row in rows}
-    return Found(Source(data.images, root, known), [])
+    files = data.images if isinstance(data.images, ImageFolder) else None
+    if files is not None and data.manifest.get("images") != "decoded":
+        return _checked(asked, files, [row["path"] for row in rows], [], problems)
+    known = {row["path"]: ImageInfo.from_row(row) for row in rows}
+    return Found(Source(data.images, None if files is None else files.root, known), [])
 
 
-def _checked(asked: Asked, root: Path, paths: list[str], notes: list[str], problems: Problems) -> Found:
-    known = check_images(root, paths, problems, dict.fromkeys(paths, str(asked.place)), follow_links=asked.follow_links)
-    left = None
-    if problems and asked.skip_broken and may_be_left_out(problems):
-        left = LeftOut(0, len(paths) - len(known), len(paths) - len(known), len(known))
-        judge(left, asked.skip_broken, problems, str(asked.place))
+def _checked(asked: Asked, images: ImageFolder, paths: list[str], notes: list[str], problems: Problems) -> Found:
+    places = dict.fromkeys(paths, str(asked.place))
+    known = check_images(images.root, paths, problems, places, follow_links=asked.follow_links, most_pixels=images.most_pixels)
+    left = settled(problems, asked.skip_broken, len(known), str(asked.place))
+    if left is not None:
         notes = [*notes, f"left out {left.images:,} of {len(paths):,} images ({left.share:.1%}), being broken"]
-    else:
-        problems.raise_if_any(str(asked.place))
-    return Found(Source(ImageFolder(root), root, known), notes, left)
+    return Found(Source(images, images.root, known), notes, left)
 
 
 def _listed(asked: Asked, problems: Problems) -> tuple[list[str], list[str]]:

@@ -8,41 +8,44 @@ from pathlib import Path
 from vldistill.artifacts import write_text
 from vldistill.commands.faults import all_faults
 from vldistill.commands.output import last_line
+from vldistill.data.images import named_images
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
-from vldistill.places import check_writable
+from vldistill.places import check_file
 from vldistill.terminal import say, write_json
 
 
 def predict_command(
     run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int,
-    faults: Path | None = None,
+    faults: Path | None = None, max_pixels: int | None = None,
 ) -> None:
     """Answers one pair, or writes the answers to a JSONL of pairs."""
     if pairs is not None:
         if images or text:
             raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top, workers, faults)
+        _predict_pairs(run, pairs, out, batch, top, workers, faults, max_pixels)
         return
     if faults is not None:
         raise InputError("--faults goes with --pairs", hint="leave it out")
     if not images:
         raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
     record = one_pair(images, text)
-    answers = ranked_answers(open_model(run), [record], Path("/"), batch=1, top=top)[0]
+    answers = ranked_answers(open_model(run), [record], named_images(max_pixels), batch=1, top=top)[0]
     for label, probability in answers:
         say(f"{probability:7.2%}  {label}")
     last_line({"prediction": answers[0][0], "confidence": round(answers[0][1], 4)})
 
 
-def _predict_pairs(run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, faults: Path | None) -> None:
+def _predict_pairs(
+    run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, faults: Path | None, max_pixels: int | None
+) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
-    check_writable(out)
+    check_file(out)
     with all_faults(faults) as problems:
-        records, root = read_pairs(pairs, problems)
-    answers = ranked_answers(open_model(run), records, root, batch=batch, top=top, workers=workers)
+        records, images = read_pairs(pairs, problems, max_pixels)
+    answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)
     found = [{"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
               "top": [[label, round(p, 6)] for label, p in ranked]} for record, ranked in zip(records, answers, strict=True)]
     if out is None:

@@ -44,7 +44,7 @@ def prepare_command(asked: SimpleNamespace, given: set[str]) -> None:
         _refuse(given - {"dataset"}, name)
         show(_datasets())
     elif name == "regions":
-        _refuse(given - _ALWAYS - _REGIONS - {"--limit"}, name)
+        _refuse(given - _ALWAYS - _REGIONS - {"--limit", "--skip-broken"}, name)
         _prepare_regions(asked, given)
     elif name == "toy":
         _refuse(given - _ALWAYS - _TOY - {"--min-count"}, name)
@@ -112,10 +112,11 @@ def _prepare_regions(asked: SimpleNamespace, given: set[str]) -> None:
     if vain := given & (_OF_FILES if computed else _OF_DATA):
         raise InputError(f"{', '.join(sorted(vain))} goes with {'--raw' if computed else '--data'}", hint="leave it out")
     out = asked.out or Path("artifacts/regions") / _store_name((asked.raw or asked.data).resolve())
+    skip = parse_share(asked.skip_broken)
     if not asked.dry_run:
         check_writable(out, asked.faults)
     with all_faults(asked.faults) as problems, _counting("images") as progress:
-        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress, problems)
+        target = Target(out, asked.limit, asked.overwrite, asked.dry_run, progress, problems, skip)
         if computed:
             manifest = extract_regions(asked.data, target, weights=asked.weights, grid=asked.grid, network=asked.network)
         else:

@@ -85,7 +85,7 @@ def _add_shards(out: Path, manifest: dict[str, Any], shards: int, progress: Prog
         if file_digest(out / name) != manifest["files"][name]:
             raise InputError("differs from what its manifest records", where=str(out / name), hint="prepare with --overwrite")
     rows = read_jsonl(out / IMAGES_FILE, Problems(), parse=json.loads)
-    images = {row["path"]: ImageInfo(row["sha1"], row["width"], row["height"]) for _, row in rows}
+    images = {row["path"]: ImageInfo.from_row(row) for _, row in rows}
     manifest = {**manifest, "files": dict(manifest["files"]), "options": {**manifest["options"], "shards": shards}}
     with TemporaryDirectory(dir=out, prefix=".shards-") as place:
         folder = Path(place) / SHARDS_FOLDER

@@ -14,7 +14,7 @@ from typing import Any
 from vldistill.artifacts import MANIFEST, check_fields, file_digest, read_manifest
 from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary
 from vldistill.data.digests import ImageDigests
-from vldistill.data.image_files import MAX_PIXELS
+from vldistill.data.image_files import MAX_PIXELS, ImageInfo
 from vldistill.data.images import ImageFolder, Images, ShardImages
 from vldistill.data.record_file import LARGE, RecordFile
 from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
@@ -118,13 +118,13 @@ class DataArtifact:
         known = self.verified(IMAGES_FILE) if IMAGES_FILE in self.manifest["files"] else self.folder / IMAGES_FILE
         return ImageDigests(self.images, known)
 
-    def image_sizes(self) -> Iterator[tuple[str, int, int]]:
-        """Path, width and height of each image, as `prepare` recorded them; none of an artifact of images not looked at.
-        Raises InputError where they were edited."""
+    def image_sizes(self, *, upright: bool = False) -> Iterator[tuple[str, int, int]]:
+        """Path, width and height of each image, upright or as stored, as `prepare` recorded them; none where it did not look at
+        images. Raises InputError where they were edited."""
         if IMAGES_FILE in self.manifest["files"]:
             with open_regular(self.verified(IMAGES_FILE)) as file:
                 for row in map(json.loads, file):
-                    yield row["path"], row["width"], row["height"]
+                    yield row["path"], *ImageInfo.from_row(row).size(upright)
 
     @cached_property
     def objects(self) -> ObjectIndex | None:

@@ -53,6 +53,9 @@ class CanvasInput:
     def stack(self, items: list[np.ndarray]) -> CanvasBatch:
         return stack_canvases(items)
 
+    def largest(self, most: int | None = None) -> list[np.ndarray]:
+        return [np.zeros((self._short, self._long, 3), np.uint8)]
+
 
 def stack_canvases(items: list[np.ndarray]) -> CanvasBatch:
     """Canvases that stand are laid down, so that all have one shape."""

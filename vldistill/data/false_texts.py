@@ -41,6 +41,10 @@ class FalseTexts(Dataset):
         texts = [text for row in self.false(*key) for text in self.captions.texts(row)]
         return replace(example, texts=[*example.texts, *texts], target=0)
 
+    def largest(self, length: int | None = None) -> list[Example]:
+        """See `RecordDataset.largest`."""
+        return [replace(example, texts=example.texts * (self.count + 1)) for example in self.captions.largest(length)]
+
     def false(self, epoch: int, index: int) -> list[int]:
         """The records whose texts stand beside a record's own."""
         generator = np.random.default_rng(hash_key((self.captions.seed, epoch, index, _DRAW)))

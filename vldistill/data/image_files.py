@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from vldistill.data.near_names import NearNames, near_folder
 from vldistill.errors import IMAGE, InputError, Problems
@@ -32,6 +33,18 @@ MAX_PIXELS = 25_000_000
 """Of an image that is opened, unless a caller allows more."""
 MAX_BYTES = 256 * 2**20
 _CHUNK = 32
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by EXIF's orientation."""
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 # `warnings.catch_warnings` swaps global state, so only one thread at a time may hold it.
 _WARNINGS = threading.Lock()
@@ -39,11 +52,26 @@ _WARNINGS = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """sha1 of the file's bytes (hex), and its size in pixels."""
+    """sha1 of the file's bytes (hex), and its size in pixels as it is stored. turned: whether it lies on its side by its EXIF
+    data, so that width and height change places where it is seen upright."""
 
     sha1: str
     width: int
     height: int
+    turned: bool = False
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ImageInfo:
+        """From a line of a list of images; those of earlier versions do not say how an image lies."""
+        return cls(row["sha1"], row["width"], row["height"], bool(row.get("turned")))
+
+    def to_row(self, path: str) -> dict[str, Any]:
+        row = {"path": path, "sha1": self.sha1, "width": self.width, "height": self.height}
+        return {**row, "turned": True} if self.turned else row
+
+    def size(self, upright: bool) -> tuple[int, int]:
+        """(width, height) as an image is seen, upright or as stored."""
+        return (self.height, self.width) if upright and self.turned else (self.width, self.height)
 
 
 def open_image(path: str | Path, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -67,7 +95,7 @@ def decode_image(data: bytes, where: str, *, upright: bool = False, most_pixels:
     """The image that a file's bytes are, as `open_image` has it. Raises InputError with `where`."""
     try:
         image = _decode(_open_header(data, most_pixels))
-        return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+        return _to_rgb(_set_upright(image) if upright else image)
     except _BadImage as error:
         raise InputError(error.message, where=where, hint=error.hint) from None
 
@@ -170,7 +198,8 @@ def _existing(
             fault = f"the folder {_shown(str(place))} is a link that leaves the raw folder", _TRUST
         if fault is not None:
             many = f"{len(members):,} images" if len(members) > 1 else f"image {_shown(members[0])}"
-            problems.add(f"{many}: {fault[0]}", where=where_of.get(members[0]), hint=fault[1], part=IMAGE)
+            problems.add(f"{many}: {fault[0]}", where=where_of.get(members[0]), hint=fault[1], part=IMAGE,
+                         count=len(members))
             continue
         near = NearNames(entries)
         for path in members:
@@ -182,7 +211,7 @@ def _existing(
     return [path for path in paths if path in good]
 
 
-_SMALLER = "resize it, or allow more with --max-pixels of `vldistill prepare`"
+_SMALLER = "resize it, or allow more with --max-pixels; to a data artifact `vldistill prepare` gives it"
 _PERMISSIONS = "check its permissions, and those of the folders above it"
 _TRUST = "pass --follow-links if you trust the link"
 
@@ -226,9 +255,11 @@ def _examine(path: str, decode: bool, most_pixels: int) -> ImageInfo | _BadImage
             # A JPEG drawn at an eighth still reads its whole stream: a truncated one is found, at half the cost.
             image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
             _decode(image)
+        # Pillow decodes a PNG to look for what may stand behind its pixels.
+        turned = (decode or "exif" in image.info) and _orientation(image) in _ON_ITS_SIDE
     except _BadImage as error:
         return error
-    return ImageInfo(hashlib.sha1(data, usedforsecurity=False).hexdigest(), width, height)
+    return ImageInfo(hashlib.sha1(data, usedforsecurity=False).hexdigest(), width, height, turned)
 
 
 def _read(path: str) -> bytes:
@@ -285,6 +316,19 @@ def _decode(image: Image.Image) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, zlib.error, ... on damage
         raise _BadImage(f"is truncated or damaged: {_first_line(error)}", "fetch it again") from None
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1 where an image has none or none that can be read, which a viewer shows as it is stored, too."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # whatever a parser makes of hostile bytes (SyntaxError, struct.error, ValueError, ...)
+        return 1
+
+
+def _set_upright(image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _inside(path: str | Path, real_root: str) -> bool:

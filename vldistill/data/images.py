@@ -56,6 +56,11 @@ class ImageFolder:
         return self.root / path
 
 
+def named_images(most_pixels: int | None = None) -> ImageFolder:
+    """The images that a user names one by one. most_pixels: of one; None: MAX_PIXELS."""
+    return ImageFolder(_ANYWHERE, most_pixels=most_pixels or MAX_PIXELS)
+
+
 class ShardImages:
     """The images of an artifact's shards, read where they lie in the tars.
 

@@ -46,6 +46,18 @@ def may_be_left_out(problems: Problems) -> bool:
     return all(fault.part is not None for fault in problems.items)
 
 
+def settled(problems: Problems, allowed: float, kept: int, subject: str) -> LeftOut | None:
+    """Where images alone are read, and `problems` counts those that are broken: what is left out, None where nothing is broken.
+    kept: images without a fault. Raises InputError with the faults where they may not be left out."""
+    if not (problems and allowed and may_be_left_out(problems)):
+        problems.raise_if_any(subject)
+        return None
+    broken = problems.count
+    left = LeftOut(0, broken, broken, kept)
+    judge(left, allowed, problems, subject)
+    return left
+
+
 def judge(left: LeftOut, allowed: float, problems: Problems, subject: str) -> None:
     """Raises InputError with the faults where more is broken than allowed."""
     if left.share <= allowed and left.kept:

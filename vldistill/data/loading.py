@@ -6,6 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import EncodedText, Layout, sentences
 from vldistill.data.transforms import hash_key
 from vldistill.data.visual import VisualInput
-from vldistill.data.worker_limits import check_room, limits_now
+from vldistill.data.worker_limits import Need, check_room, limits_now, need
 from vldistill.errors import InputError, VldistillError, first_line
 from vldistill.joining import VARIABLE, timeout
 
@@ -51,7 +53,7 @@ class RecordDataset(Dataset):
         self, records: Sequence[Record], layout: Layout, visual: VisualInput, *, pad_id: int,
         vocabulary: AnswerVocabulary | None = None, classes: int | None = None, seed: int = 0,
     ):
-        self.records, self.visual, self.seed = records, visual, seed
+        self.records, self.visual, self.seed, self.max_length = records, visual, seed, layout.max_length
         self.classes = classes if vocabulary is None else len(vocabulary.names)
         self.pad_id, self.vocabulary = pad_id, vocabulary
         self._texts, self._targets = mapped(layout, records), mapped(self._target, records)
@@ -65,10 +67,32 @@ class RecordDataset(Dataset):
         """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions of an image
         beside it, for each image, times its sequences."""
         if self._lengths is None:
-            self._lengths = [len(texts) * sum(max(len(text.ids) for text in texts) + self.visual.count(image)
+            self._lengths = [len(texts) * sum(max(len(text.ids) for text in texts) + self._regions_of(image)
                                               for image in record.images)
                              for texts, record in zip(self._texts, self.records, strict=True)]
         return self._lengths
+
+    @cached_property
+    def most_regions(self) -> dict[int, int]:
+        """For each length (see `lengths`), the most regions of an image among the records that are no longer."""
+        found: dict[int, int] = {}
+        for record, length in zip(self.records, self.lengths(), strict=True):
+            found[length] = max(found.get(length, 0), *map(self._regions_of, record.images))
+        lengths = sorted(found)
+        return dict(zip(lengths, accumulate((found[length] for length in lengths), max), strict=True))
+
+    def _regions_of(self, image: str) -> int:
+        return self.visual.count(image)
+
+    def largest(self, length: int | None = None) -> list[Example]:
+        """Examples of which a batch is as large as one of so many can be, by the rules for texts and images alone. length: of the
+        longest of its records (see `lengths`), where that decides how many they are."""
+        texts, images = len(self._texts[0]), len(self.records[0].images)
+        most = None if length is None else self.most_regions[length]
+        tokens = self.max_length if length is None else min(self.max_length, length // texts)
+        text = EncodedText([0] * tokens, [None] * tokens, [0] * tokens, [None] * tokens)
+        target = 0 if self.classes is None else {}
+        return [Example("", [text] * texts, [item] * images, target, Source((), ())) for item in self.visual.largest(most)]
 
     @property
     def sources(self) -> Sequence[Source]:
@@ -159,6 +183,11 @@ class EpochBatches:
     def __len__(self) -> int:
         return max(self.count // (self.batch * self.world), 1)
 
+    @property
+    def fullest(self) -> list[tuple[int, int | None]]:
+        """Pairs of the largest batch; see `TokenBatches.fullest`."""
+        return [(min(self.batch, -(-self.count // self.world)), None)]
+
     def __iter__(self) -> Iterator[list[Key]]:
         generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
         order = torch.randperm(self.count, generator=generator)
@@ -179,6 +208,11 @@ class CleanBatches:
             [(CLEAN, index) for index in range(start, min(start + batch, count))] for start in range(0, count, batch)
         ][rank::world]
 
+    @property
+    def fullest(self) -> list[tuple[int, int | None]]:
+        """Pairs of the largest batch; see `TokenBatches.fullest`."""
+        return fullest_of(self.batches)
+
     def __len__(self) -> int:
         return len(self.batches)
 
@@ -189,18 +223,17 @@ class CleanBatches:
 class Loader:
     """Batches of a DataLoader; an image that cannot be read is raised here, in the main process. Raises VldistillError where its
     workers have ended, or give nothing for as long as processes may wait for each other. told: whether this process was told to
-    leave, and waits a short while only. check: called before workers start."""
+    leave, and waits a short while only. need: what its workers need of the machine, which is looked at before they start."""
 
-    def __init__(self, loader: DataLoader, told: Callable[[], bool], check: Callable[[], None]):
-        self._loader, self._told, self._check, self._checked = loader, told, check, False
+    def __init__(self, loader: DataLoader, told: Callable[[], bool], need: Callable[[], Need]):
+        self._loader, self._told, self._need, self._checked = loader, told, need, False
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self._loader.num_workers > 0 and not self._checked:
-            self._check()
-            self._checked = True
+        if not self._checked:
+            check_together(self)
         batches = iter(self._loader)
         while True:
             try:
@@ -232,6 +265,13 @@ class Loader:
                                      hint=f"{limits_now()}; set data.workers=0 to see what they do; {VARIABLE} allows more")
 
 
+def check_together(*loaders: Loader) -> None:
+    """Raises VldistillError where the machine has no room for the workers of loaders that live at the same time."""
+    check_room([loader._need() for loader in loaders if loader._loader.num_workers > 0])
+    for loader in loaders:
+        loader._checked = True
+
+
 def make_loader(
     dataset: Dataset, batches: EpochBatches | CleanBatches | list[list[Key]], *, workers: int = 0,
     told: Callable[[], bool] = lambda: False,
@@ -239,18 +279,23 @@ def make_loader(
     """A loader over `batches` of a `RecordDataset` or what can stand for one. told: see `Loader`."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
 
-    def check() -> None:
-        if len(dataset) and not isinstance(one := collate([dataset[(CLEAN, 0)]]), InputError):
-            check_room(one, largest(batches), workers)
-
     loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
                         persistent_workers=workers > 0, timeout=_SLICE_SECONDS if workers else 0)
-    return Loader(loader, told, check)
+    return Loader(loader, told, lambda: need_of(dataset, batches, workers))
 
 
-def largest(batches: Any) -> int:
-    """Pairs of the largest batch."""
-    if isinstance(batches, EpochBatches):
-        return batches.batch
-    dealt = batches if isinstance(batches, list) else batches.batches if isinstance(batches, CleanBatches) else batches.dealt()
-    return max(map(len, dealt), default=0)
+def fullest_of(batches: list[list[Key]]) -> list[tuple[int, int | None]]:
+    """See `TokenBatches.fullest`."""
+    return [(max(map(len, batches), default=0), None)]
+
+
+def need_of(dataset: Any, batches: Any, workers: int) -> Need:
+    """What a loader's workers need while its batches are on their way, by the largest of them that the rules allow: those for
+    images and texts, and for batches that count tokens the tokens there may be."""
+    collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
+    fullest = fullest_of(batches) if isinstance(batches, list) else batches.fullest
+    found = []
+    for pairs, length in fullest if len(dataset) else ():
+        examples = dataset.largest(length)
+        found.append(need(collate(examples), len(examples), pairs, workers))
+    return max(found, key=lambda one: one.bytes, default=Need(workers, 0, 0, 0))

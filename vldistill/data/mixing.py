@@ -37,6 +37,10 @@ class MixedDataset(Dataset):
         images = tuple(f"{number}:{path}" for path in example.source.images)
         return replace(example, source=replace(example.source, images=images))
 
+    def largest(self, length: int | None = None) -> list[Example]:
+        """See `RecordDataset.largest`."""
+        return max((part.largest(length) for part in self.parts), key=lambda found: (len(found[0].views), len(found[0].texts)))
+
     def locate(self, epoch: int, index: int) -> tuple[int, Key]:
         """The part, and what it is asked for: how often it has been gone through, and which record."""
         number = next(place for place, end in enumerate(self._ends) if index < end)

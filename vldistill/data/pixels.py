@@ -55,6 +55,13 @@ class PixelInput:
     def stack(self, items: list[Pixels]) -> PixelBatch:
         return stack_pixels(items, self._network)
 
+    def largest(self, most: int | None = None) -> list[Pixels]:
+        """One that lies and one that stands: a batch of both is padded to the longer side either way."""
+        count = self._most if most is None else min(most, self._most)
+        found = Objects(np.zeros((count, 4), np.float32), np.zeros((count, MASK, MASK), bool), np.zeros(count, np.int64))
+        sides = self._network.short_side, self._network.long_side
+        return [(np.zeros((high, wide, 3), np.uint8), found) for high, wide in (sides, sides[::-1])]
+
 
 def stack_pixels(items: list[Pixels], network: ImageNetwork) -> PixelBatch:
     """Each image in the corner of its canvas, R the most objects of one."""

@@ -165,6 +165,9 @@ def prepare(
             problems.raise_if_any(str(raw))
         if told := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
             data.notes.append(f"{told}, as ViLT sees them (384 pixels, patches of 32)")
+        if turned := [path for path, info in images.items() if info.turned]:
+            data.notes.append(f"{len(turned):,} of {len(images):,} images lie on their side by their EXIF data ({turned[0]}); "
+                              "students see them as they are stored, with image.exif=true upright")
         manifest = artifacts.new_manifest(
             "prepare",
             dataset=name,
@@ -274,8 +277,7 @@ def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None)
     if images is not None:
         with (folder / IMAGES_FILE).open("w", encoding="utf-8", newline="\n") as file:
             for path, info in images.items():
-                row = {"path": path, "sha1": info.sha1, "width": info.width, "height": info.height}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(info.to_row(path), ensure_ascii=False) + "\n")
     if data.vocabulary is not None:
         artifacts.write_json(folder / ANSWERS_FILE, data.vocabulary.to_json())
 

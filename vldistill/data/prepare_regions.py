@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
 from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.image_files import check_images
+from vldistill.data.images import ImageFolder
 from vldistill.data.inputs import inputs_signature
+from vldistill.data.left_out import settled
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
-from vldistill.data.regions.joining import databases, is_grid
+from vldistill.data.regions.joining import Whole, databases, is_grid
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import DETECTOR, IMPORTED, STAGE, VLBERT, Regions, RegionWriter
 from vldistill.devices import compute_device
-from vldistill.errors import InputError, Problems
+from vldistill.errors import IMAGE, InputError, Problems
 
 MOST_FAULTS = 1000
 FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
@@ -73,7 +76,7 @@ def detect_format(path: Path) -> str:
 @dataclass(frozen=True)
 class Target:
     """What is made. out: the store. limit: the first N images. dry_run: everything but the writing. progress(images so far).
-    problems: takes the faults."""
+    problems: takes the faults. skip_broken: share of the images that may be left out for a fault of theirs."""
 
     out: Path
     limit: int | None = None
@@ -81,6 +84,12 @@ class Target:
     dry_run: bool = False
     progress: Callable[[int], None] | None = None
     problems: Problems = field(default_factory=Problems)
+    skip_broken: float = 0.0
+
+    @property
+    def lenient(self) -> Problems | None:
+        """What takes the images that cannot be read; None where they are to end everything."""
+        return self.problems if self.skip_broken else None
 
 
 def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: BoxRule | None = None) -> dict[str, Any]:
@@ -103,8 +112,10 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
 
     grids: set[bool] = set()
 
-    def entries() -> Iterator[importers.Entry]:
+    def entries() -> Iterator[Whole]:
         for where, name, regions in FORMATS[kind](raw, problems):
+            if regions is None:
+                continue
             grids.add(is_grid(regions.boxes))
             yield where, name, selected(regions, rule.threshold, rule.fewest, rule.most)
 
@@ -115,7 +126,7 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
         return DETECTOR if detected and grids != {True} else IMPORTED
 
     options = {"format": kind, "threshold": rule.threshold, "boxes": [rule.fewest, rule.most]}
-    return _build(entries, target, raw, problems, options, made_by, inputs_signature(raw))
+    return _build(entries, target, raw, options, made_by, inputs_signature(raw))
 
 
 def extract_regions(
@@ -130,19 +141,19 @@ def extract_regions(
         raise InputError(f"--network {network} is not known", hint=f"one of {', '.join(NETWORKS)}")
     artifact = open_data(data)
     # Boxes are cut to the limit before features are computed, which do not come in the order of the images.
-    options, features, found = NETWORKS[network](artifact, weights, grid, target.limit, batch)
+    options, features, found = NETWORKS[network](artifact, weights, grid, target, batch)
     options["weights"] = weights or "hub"
     if weights and Path(weights).is_file():
         # A name says nothing of what is in the file.
         options["weights_sha256"] = artifacts.file_digest(Path(weights))
     features = "random" if weights == "random" else features
 
-    def entries() -> Iterator[importers.Entry]:
+    def entries() -> Iterator[Whole]:
         for path, regions in found():
             yield path, path, replace(regions, own=len(regions.boxes)) if options["boxes"] == "annotated" else regions
 
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
-    return _build(entries, target, data, target.problems, options, features, artifact.fingerprint)
+    return _build(entries, target, data, options, features, artifact.fingerprint)
 
 
 Found = tuple[dict[str, Any], str, Callable[[], Iterator[tuple[str, Regions]]]]
@@ -152,20 +163,22 @@ Found = tuple[dict[str, Any], str, Callable[[], Iterator[tuple[str, Regions]]]]
 # torch and timm are slow to import, and importing features needs neither.
 
 
-def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, limit: int | None, batch: int) -> Found:
+def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
     from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
     from vldistill.data.regions.wanted import boxes_of
 
-    boxes, source = boxes_of(artifact, grid, limit)
+    boxes, source = boxes_of(artifact, grid, target.limit)
 
     def found() -> Iterator[tuple[str, Regions]]:
-        wanted = boxes()
-        return extract(build_backbone(weights), artifact.images, wanted, device=_device(), batch=batch)
+        wanted = boxes(target.problems)
+        there = _whole(artifact, [one.path for one in wanted], target)
+        return extract(build_backbone(weights), artifact.images, [one for one in wanted if one.path in there], device=_device(),
+                       batch=batch, problems=target.lenient)
 
     return {"boxes": source}, BACKBONE, found
 
 
-def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, limit: int | None, batch: int) -> Found:
+def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
     from vldistill.data.regions.extract import build_vlbert, extract_vlbert
     from vldistill.data.regions.wanted import boxes_of
 
@@ -175,29 +188,42 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
                          where=str(artifact.folder), hint="leave --network out")
     if weights is None:  # no hub has them
         raise InputError("--network vlbert needs --weights", hint="name the file of bottom-up attention's ResNet-101")
-    boxes, _ = boxes_of(artifact, None, limit)
+    boxes, _ = boxes_of(artifact, None, target.limit)
 
     def found() -> Iterator[tuple[str, Regions]]:
-        paths = [one.path for one in boxes()]
-        return extract_vlbert(build_vlbert(weights), artifact.images, objects, paths, device=_device(), batch=batch)
+        wanted = [one.path for one in boxes(target.problems)]
+        there = _whole(artifact, wanted, target)
+        return extract_vlbert(build_vlbert(weights), artifact.images, objects, [path for path in wanted if path in there],
+                              device=_device(), batch=batch, problems=target.lenient)
 
     return {"boxes": "annotated", "network": VLBERT}, VLBERT, found
+
+
+def _whole(artifact: DataArtifact, paths: list[str], target: Target) -> Collection[str]:
+    """Those of the images that are there and whole, all looked at before features of the first are computed; those in shards are
+    as they were packed. Raises InputError with all faults where more are broken than may be left out."""
+    there, images = paths, artifact.images
+    if isinstance(images, ImageFolder):
+        links = bool(artifact.manifest.get("options", {}).get("follow_links"))
+        there = check_images(images.root, paths, target.problems, dict.fromkeys(paths, str(artifact.folder)),
+                             follow_links=links, most_pixels=images.most_pixels)
+    settled(target.problems, target.skip_broken, len(there), str(artifact.folder))
+    return set(there)
 
 
 NETWORKS = {"timm": _with_timm, "vlbert": _with_vlbert}
 
 
 def _device():
-
     return compute_device()
 
 
 def _build(
-    entries: Callable[[], Iterator[importers.Entry]], target: Target, source: Path, problems: Problems, options: dict[str, Any],
+    entries: Callable[[], Iterator[Whole]], target: Target, source: Path, options: dict[str, Any],
     features: str | Callable[[RegionWriter], str], signature: str,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    options = {**options, "limit": target.limit}
+    options = {**options, "limit": target.limit, **({"skip_broken": target.skip_broken} if target.skip_broken else {})}
     if not target.dry_run:
         artifacts.settle(target.out)
     if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
@@ -210,8 +236,8 @@ def _build(
         return manifest
     with artifacts.building(target.out, overwrite=target.overwrite, stage=STAGE) as folder:
         writer = RegionWriter(folder)
-        _write(entries(), writer, source, problems, target)
-        problems.raise_if_any(str(source))
+        _write(entries(), writer, source, target)
+        left = settled(target.problems, target.skip_broken, writer.images, str(source))
         rows = writer.close()
         width, classes, confidence, whole = writer.shape
         shards = sorted(folder.iterdir())
@@ -221,6 +247,7 @@ def _build(
             "confidence": confidence, "image_features": whole, **rows,
             "sizes": {path.name: path.stat().st_size for path in shards},
             "files": {path.name: artifacts.file_digest(path) for path in shards},
+            **({} if left is None else {"left_out": asdict(left)}),
         }
         manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),
                      "wall_s": round(time.monotonic() - started, 2), "complete": True}
@@ -228,24 +255,25 @@ def _build(
     return manifest
 
 
-def _write(entries: Iterator[importers.Entry], writer: RegionWriter, source: Path, problems: Problems, target: Target) -> None:
+def _write(entries: Iterator[Whole], writer: RegionWriter, source: Path, target: Target) -> None:
     seen: dict[str, str] = {}
+    problems, every = target.problems, target.problems.every or bool(target.skip_broken)
     for where, name, regions in entries:
         key = image_key(name)
         # Not by comparing places: two entries of one file may have the same.
         if key in seen:
-            problems.add(f"image {key} appears twice", where=where, hint=f"first at {seen[key]}; drop one")
+            problems.add(f"image {key} appears twice", where=where, hint=f"first at {seen[key]}; drop one", part=IMAGE)
             continue
         seen[key] = where
         try:
             writer.add(key, checked(regions))
         except ValueError as error:
-            problems.add(str(error), where=where, hint="fetch it again, or leave the image out")
+            problems.add(str(error), where=where, hint="fetch it again, or leave the image out", part=IMAGE)
         if target.progress:
             target.progress(writer.images)
         if writer.images == target.limit:
             break
-        if len(problems.items) >= MOST_FAULTS and not problems.every:
+        if len(problems.items) >= MOST_FAULTS and not every:
             message = f"has {MOST_FAULTS:,} faults; the rest was not read"
             problems.add(message, where=str(source), hint="is it the right file?")
             break
@@ -258,7 +286,7 @@ def _unchanged(out: Path, options: dict[str, Any], signature: str) -> dict[str, 
         manifest = artifacts.read_manifest(out, STAGE, make_it="")
     except InputError:
         return None
-    # One of a layout of before cannot be read any more.
+    # One in the layout of an earlier version cannot be read any more.
     if manifest.get("options") != options or manifest.get("inputs") != signature or "shards" not in manifest:
         return None
     artifacts.check_files(out, manifest)

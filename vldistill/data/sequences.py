@@ -5,8 +5,9 @@ A word keeps one index through all of this, counted over the parts of its sequen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from vldistill.data.records import Record, Word
 from vldistill.data.text import WordTokenizer
@@ -28,8 +29,12 @@ class EncodedText:
     tags: list[int | None]
 
 
-Layout = Callable[[Record], list[EncodedText]]
-"""How a student wants a record's sequences; all records of a batch have equally many."""
+class Layout(Protocol):
+    """How a student wants a record's sequences; all records of a batch have equally many. max_length: tokens of a sequence."""
+
+    max_length: int
+
+    def __call__(self, record: Record) -> list[EncodedText]: ...
 
 
 def sequences(record: Record) -> list[Parts]:
@@ -72,7 +77,7 @@ class PlainLayout:
     """[CLS] part [SEP] part [SEP] ..., at most `max_length` tokens: the longest part gives way first, at its end."""
 
     def __init__(self, tokenizer: WordTokenizer, max_length: int):
-        self._tokenizer, self._max_length = tokenizer, max_length
+        self._tokenizer, self.max_length = tokenizer, max_length
         self._coded: dict[Sentence, EncodedText] = {}
 
     def __call__(self, record: Record) -> list[EncodedText]:
@@ -81,7 +86,7 @@ class PlainLayout:
     def _encode(self, sentence: Sentence) -> EncodedText:
         # Many records share their text (SNLI-VE's hypotheses do not, VQA's questions do).
         if sentence not in self._coded:
-            self._coded[sentence] = join_parts(self._tokenizer, sentence, self._max_length)
+            self._coded[sentence] = join_parts(self._tokenizer, sentence, self.max_length)
         return self._coded[sentence]
 
 

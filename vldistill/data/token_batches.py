@@ -23,12 +23,12 @@ MULTIPLE = 8
 class TokenBatches:
     """Batches of keys for one rank, a function of (seed, epoch) alone; all ranks have equally many. lengths: tokens of each
     record, none of them above `tokens`, which a batch may have at most, with every record as long as its longest. first: see
-    `EpochBatches`."""
+    `EpochBatches`. passes: of the student that a record makes, each of which costs its length again."""
 
-    def __init__(self, lengths: list[int], tokens: int, *, seed: int, rank: int = 0, world: int = 1):
+    def __init__(self, lengths: list[int], tokens: int, *, seed: int, rank: int = 0, world: int = 1, passes: int = 1):
         self.tokens, self.seed, self.rank, self.world, self.epoch = tokens, seed, rank, world, 0
         self.first = 0
-        self._lengths = np.asarray(lengths)
+        self._lengths, self._passes = np.asarray(lengths) * passes, passes
         if self._lengths.max() > tokens:
             raise ValueError(f"a record has {self._lengths.max()} tokens, a batch {tokens}")
         self._dealt: tuple[int, list[list[int]]] = (-1, [])
@@ -41,6 +41,11 @@ class TokenBatches:
         first, self.first = self.first, 0
         for batch in self.dealt()[self.rank :: self.world][first:]:
             yield [(self.epoch, index) for index in batch]
+
+    @property
+    def fullest(self) -> list[tuple[int, int]]:
+        """The most pairs that a batch may have whose longest record has a length, with that length, for each there is."""
+        return [(self._pairs(length), length // self._passes) for length in np.unique(self._lengths).tolist()]
 
     def dealt(self) -> list[list[int]]:
         """The present epoch's batches of all ranks, dealt in turns."""
@@ -62,7 +67,11 @@ class TokenBatches:
         bucket = bucket[np.argsort(-self._lengths[bucket], kind="stable")]
         start = 0
         while start < len(bucket):
-            count = int(self.tokens // self._lengths[bucket[start]])
-            count -= count % MULTIPLE if count > MULTIPLE else 0
+            count = self._pairs(int(self._lengths[bucket[start]]))
             yield bucket[start : start + count].tolist()
             start += count
+
+    def _pairs(self, length: int) -> int:
+        """Of a batch whose longest record has `length`."""
+        count = self.tokens // length
+        return count - (count % MULTIPLE if count > MULTIPLE else 0)

@@ -18,6 +18,11 @@ MEAN = STD = 0.5
 LONG_SIDE_RATIO = 1333 / 800
 
 
+def longest_side(size: int) -> int:
+    """The most pixels of a longer side whose shorter one has `size`."""
+    return int(LONG_SIDE_RATIO * size)
+
+
 def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]:
     """(width, height) after ViLT's resize; each at least one patch.
 
@@ -25,7 +30,7 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
     (512, 384)
     """
     scale = size / min(width, height)
-    longest = int(LONG_SIDE_RATIO * size)
+    longest = longest_side(size)
     if max(width, height) * scale > longest:
         scale = longest / max(width, height)
     return tuple(max(int(side * scale + 0.5) // patch * patch, patch) for side in (width, height))
@@ -72,6 +77,10 @@ class ImageTransform:
             return Seen(*vilt_size(width, height, self.size, self.patch), self.patch)
         share = min(width, height) / max(width, height)
         return Seen(self.size, self.size, self.patch, share * self.crop_ratio**2 if self.square == "crop" else share)
+
+    def largest(self) -> tuple[int, int]:
+        """(width, height) of the most pixels that `resize` makes of any image."""
+        return (self.size, self.size) if self.square else vilt_size(longest_side(self.size), self.size, self.size, self.patch)
 
     def before_resize(self, image: Image.Image, key: tuple[int, ...]) -> Image.Image:
         """RandAugment, drawn from `key` = (seed, epoch, sample); the image itself under any other augmentation."""

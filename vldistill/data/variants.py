@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +193,25 @@ def _state_snli_ve(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | 
 
 
 def statements_of(records: list[Record]) -> list[Record]:
-    """The statements of one task's records, as `--statements` makes them: ADVL's matched pairs. Records that have none (QA->R,
-    hypotheses that are not entailed) are left out. Raises InputError for a task without a rule for them."""
+    """The statements of one task's records, as `--statements` makes them: ADVL's matched pairs. A QA->R record has that of its
+    question, once where several are of one question; hypotheses that are not entailed have none. Raises InputError for a task
+    without a rule for them."""
     task = records[0].task
     if task not in STATEMENTS:
         raise InputError(f"there are no statements for {task}", hint=f"there are for {', '.join(STATEMENTS)}")
-    changed = (STATEMENTS[task](json.loads(record.to_json()), Counter()) for record in records)
+    changed = (STATEMENTS[task](json.loads(record.to_json()), Counter()) for record in _questions(records))
     return [Record(**row) for row in changed if row is not None]
+
+
+def _questions(records: list[Record]) -> Iterator[Record]:
+    """The records; those that ask for a rationale as the question before them, unless it is there itself."""
+    known = {record.id for record in records if record.given is None}
+    for record in records:
+        if record.given is None:
+            yield record
+        elif (question := record.id.partition(":")[0]) not in known:
+            known.add(question)
+            yield replace(record, choices=[record.given], label=0, given=None)
 
 
 def _caption(row: dict[str, Any], words: list, kind: str | None, written: str | None = None) -> dict[str, Any]:

@@ -22,13 +22,17 @@ Draw = tuple[int, ...] | None
 
 class VisualInput(Protocol):
     """read: one image, by its path, as an item that only `stack` looks into; raises InputError where it cannot be read.
-    stack: items of a batch. seen: how large an image is seen; None where the student sees no pixels."""
+    stack: items of a batch. largest: items of which a batch is as large as one of so many can be; most: regions or objects of an
+    image, where there are fewer than its own rule allows. seen: how large an image is seen; None where the student sees no
+    pixels."""
 
     seen: Rule | None
 
     def read(self, path: str, draw: Draw) -> Any: ...
 
     def stack(self, items: list[Any]) -> VisualBatch: ...
+
+    def largest(self, most: int | None = None) -> list[Any]: ...
 
 
 Grid = tuple[int, int]
@@ -59,6 +63,10 @@ class PatchInput:
     def stack(self, items: list[Patches]) -> ImageBatch:
         return stack_patches([rows for rows, _, _ in items], [grid for _, grid, _ in items],
                              draws=[draw for _, _, draw in items], noise=self.transform.noise)
+
+    def largest(self, most: int | None = None) -> list[Patches]:
+        width, height = self.transform.largest()
+        return [(*_cut(np.zeros((height, width, 3), np.uint8), self.transform.patch), None)]
 
     def _patches(self, path: str, draw: Draw) -> tuple[np.ndarray, Grid]:
         side = self.transform.patch
@@ -109,6 +117,9 @@ class NoImages:
     def stack(self, items: list[Any]) -> VisualBatch:
         raise AssertionError("a text encoder's records name no image")
 
+    def largest(self, most: int | None = None) -> list[None]:
+        return [None]
+
 
 class RegionInput:
     """Regions of a store, at most `most` an image (the first, which are those of highest confidence or the data set's own)."""
@@ -127,6 +138,10 @@ class RegionInput:
 
     def stack(self, items: list[Regions]) -> RegionBatch:
         return stack_regions(items, self._most)
+
+    def largest(self, most: int | None = None) -> list[Regions]:
+        count = self._most if most is None else min(most, self._most)
+        return [Regions(np.zeros((count, self._store.width), np.float16), np.zeros((count, 4), np.float32))]
 
 
 def stack_regions(items: list[Regions], most: int) -> RegionBatch:

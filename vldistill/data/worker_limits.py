@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from vldistill.errors import VldistillError
 SHARED = Path("/dev/shm")
 PREFETCH = 2
 """Batches that a worker makes ahead (torch's own number)."""
+_IN_HAND = 2
+"""Batches that the main process holds: the one that it works on until the next one is there."""
 _OWN_FILES = 16  # of a worker: its queues and pipes
 _FEWER = "set data.workers lower, or to 0"
 
@@ -39,28 +41,51 @@ def raised_files() -> int:
     return soft if soft != resource.RLIM_INFINITY else 2**63 - 1
 
 
-def check_room(batch: Any, pairs: int, workers: int) -> None:
-    """Raises VldistillError where the batches of `workers` on their way have no room. batch: one of a single pair, which stands
-    for `pairs` of them."""
-    held = list(_tensors(batch))
-    ahead = PREFETCH * workers
+@dataclass(frozen=True)
+class Need:
+    """Of a loader. pairs, bytes, tensors: of its largest batch, in shared memory."""
+
+    workers: int
+    pairs: int
+    bytes: int
+    tensors: int
+
+    @property
+    def batches(self) -> int:
+        """On their way at once."""
+        return PREFETCH * self.workers + _IN_HAND
+
+
+def need(batch: Any, rows: int, pairs: int, workers: int) -> Need:
+    """batch: one of `rows` pairs, on average no smaller than those of a loader's largest batch, which has `pairs`. Each of its
+    tensors is a file of whole pages."""
+    held, page = list(_tensors(batch)), resource.getpagesize()
+    return Need(workers, pairs, sum(-(-value.nbytes * pairs // (rows * page)) * page for value in held), len(held))
+
+
+def check_room(needs: Sequence[Need]) -> None:
+    """Raises VldistillError where batches on their way have no room. needs: of all loaders that live at the same time."""
+    if not needs:
+        return
+    workers, largest = sum(one.workers for one in needs), max(needs, key=lambda one: one.bytes)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    need = sum(value.nbytes for value in held) * pairs * ahead * here
+    room = sum(one.bytes * one.batches for one in needs) * here
     free = shared_free()
-    if free is not None and free < need:
+    if free is not None and free < room:
         raise VldistillError(
-            f"has {free / 2**20:,.0f} MiB free; {workers} worker(s) with batches of {pairs} on their way need about "
-            f"{need / 2**20:,.0f}",
+            f"has {free / 2**20:,.0f} MiB free; {workers} worker(s) with batches of {largest.pairs} on their way need up to "
+            f"{room / 2**20:,.0f}",
             where=str(SHARED),
             hint=f"{_FEWER}, or give it more room (docker, the option shm-size)",
         )
     files = raised_files()
-    need = sum(1 for _ in Path("/proc/self/fd").iterdir()) + len(held) * (ahead + PREFETCH) + _OWN_FILES * workers
-    if files < need:
+    own = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    total = own + sum(one.tensors * one.batches + _OWN_FILES * one.workers for one in needs)
+    if files < total:
         raise VldistillError(
-            f"{files} files may be open (ulimit -n); {workers} worker(s) need about {need}",
+            f"{files} files may be open (ulimit -n); {workers} worker(s) need about {total}",
             where="this process",
-            hint=f"{_FEWER}, or raise the limit with ulimit -n {max(4096, need)}",
+            hint=f"{_FEWER}, or raise the limit with ulimit -n {max(4096, total)}",
         )
 
 

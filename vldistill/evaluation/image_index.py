@@ -30,7 +30,7 @@ from vldistill.artifacts import (
     write_manifest,
     write_text,
 )
-from vldistill.data.image_files import ImageInfo
+from vldistill.data.image_files import MAX_PIXELS, ImageInfo
 from vldistill.data.images import ImageFolder, Images
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
@@ -92,8 +92,7 @@ def build_index(
                 check_outputs(vectors, chunk)
                 output.write(start, start + len(chunk), {_COLUMN: vectors.cpu().numpy()})
                 tick(len(chunk))
-        rows = [json.dumps({"path": path, "sha1": info.sha1, "width": info.width, "height": info.height}, ensure_ascii=False)
-                for path, info in images.known.items()]
+        rows = [json.dumps(info.to_row(path), ensure_ascii=False) for path, info in images.known.items()]
         write_text(folder / IMAGES, "\n".join(rows) + "\n")
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         written = new_manifest(STAGE, model=fields, images=fingerprint(rows), counts={"images": len(paths)}, files=files,
@@ -105,8 +104,8 @@ def build_index(
 
 
 class ImageIndex:
-    """An index, opened. Raises InputError where it is missing, of a layout of before, or one of its files was cut or changed; the
-    vectors are checked block by block, when they are first read."""
+    """An index, opened. Raises InputError where it is missing, has the layout of an earlier version, or one of its files was cut
+    or changed; the vectors are checked block by block, when they are first read."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -177,12 +176,13 @@ class ImageIndex:
         return list(self.of(generator.integers(len(self), size=count)).unbind(dim=1))
 
     def images(self) -> ImageFolder:
-        """The images themselves. Raises InputError where they are no files, or their folder is gone."""
+        """The images themselves, as the model saw them. Raises InputError where they are no files, or their folder is gone."""
         root = self.manifest["root"]
         if root is None or not Path(root).is_dir():
             raise InputError(f"its images are gone: {root}" if root else "its images lie in shards", where=str(self.folder),
                              hint="leave out the page, or build the index of a folder")
-        return ImageFolder(Path(root))
+        most = self.manifest.get("max_pixels") or MAX_PIXELS
+        return ImageFolder(Path(root), upright=bool(self.fields.get("upright")), most_pixels=most)
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

@@ -47,6 +47,9 @@ class StoredInput:
     def stack(self, items: list[int]) -> StoredBatch:
         return StoredBatch(self._index.of(items))
 
+    def largest(self, most: int | None = None) -> list[int]:
+        return [0]
+
 
 class Indexed(nn.Module):
     """The text tower and head of a dual encoder, on stored vectors."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
 _QUALITY = 82
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --text: #1c1c1f; --faint: #6a6a72; --line: #dcdce2; }
 @media (prefers-color-scheme: dark) { :root { --page: #17171a; --text: #ececf0; --faint: #9a9aa4; --line: #3a3a42; } }
@@ -25,14 +27,16 @@ p { margin: .3rem 0; }
 
 
 def document(title: str, style: str, body: Sequence[str]) -> str:
-    """A page under a title, which is escaped here; the page itself forbids scripts and requests."""
+    """A page under a title, which is escaped here, as are control characters of labels and texts, which HTML forbids and a
+    terminal that shows the file would obey; the page itself forbids scripts and requests."""
     shown = escape(title)
-    return "\n".join([
+    page = "\n".join([
         "<!doctype html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{shown}</title>", f"<style>{_STYLE}{style}</style>", "</head>", "<body>", "<main>", f"<h1>{shown}</h1>", *body,
         "</main>", "</body>", "</html>", ""])
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", page)
 
 
 def png_uri(png: bytes) -> str:

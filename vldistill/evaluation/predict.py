@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vldistill.data.image_files import check_images
+from vldistill.data.image_files import MAX_PIXELS, check_images
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import TASKS, Record
@@ -19,12 +19,13 @@ from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import probabilities
 
 
-def read_pairs(path: Path, problems: Problems) -> tuple[list[Record], Path]:
-    """Records of a JSONL of {image or images, text}, and the folder its image paths are relative to; other fields are not
-    read. Raises InputError listing every bad line and image, which
-    `problems` takes."""
+def read_pairs(path: Path, problems: Problems, max_pixels: int | None = None) -> tuple[list[Record], ImageFolder]:
+    """Records of a JSONL of {image or images, text}, and their images, whose paths are relative to its folder; other fields are
+    not read. max_pixels: of an image; None: MAX_PIXELS. Raises InputError listing every bad line and image, which `problems`
+    takes."""
     if not path.is_file():
-        raise InputError("no such file", where=str(path), hint="give a JSONL file of {image, text}")
+        told = "is no plain file" if path.exists() else "no such file"
+        raise InputError(told, where=str(path), hint="give a JSONL file of {image, text}")
     seen = Seen()
     records: list[Record] = []
     places: dict[str, str] = {}
@@ -36,9 +37,10 @@ def read_pairs(path: Path, problems: Problems) -> tuple[list[Record], Path]:
             records.append(Record(name, "classification", images, split_words(text), written=text))
             for image in images:
                 places.setdefault(image, row.where)
-    check_images(path.parent, places, problems, places, follow_links=True)
+    folder = ImageFolder(path.parent, most_pixels=max_pixels or MAX_PIXELS)
+    check_images(folder.root, places, problems, places, follow_links=True, most_pixels=folder.most_pixels)
     problems.raise_if_any(str(path))
-    return records, path.parent
+    return records, folder
 
 
 def one_pair(images: list[Path], text: str | None) -> Record:
@@ -50,7 +52,7 @@ def one_pair(images: list[Path], text: str | None) -> Record:
 
 
 def ranked_answers(
-    opened: Opened, records: list[Record], root: Path, *, batch: int, top: int, workers: int = 0
+    opened: Opened, records: list[Record], images: ImageFolder, *, batch: int, top: int, workers: int = 0
 ) -> list[list[tuple[str, float]]]:
     """For each record, the `top` labels with their probabilities (softmax; of tags, each its sigmoid), best first; of a model
     that chooses, the places of the record's choices. Raises InputError where the model asks for another input."""
@@ -68,7 +70,7 @@ def ranked_answers(
         if len(record.images) != spec.images:
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
                              hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
-    dataset = plain_dataset(records, ImageFolder(root), opened.tokenizer, spec)
+    dataset = plain_dataset(records, images, opened.tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     rows = []
     with torch.no_grad(), opened.autocast():

@@ -64,7 +64,7 @@ def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, di
         raise InputError("was edited: it is not what its checksum says" if told else "is not what `evaluate` writes",
                          where=str(folder / METRICS), hint=again)
     metrics.pop(CHECKSUM, None)
-    # An evaluation of before has no digest.
+    # An evaluation by an earlier version has no digest.
     files = metrics.pop("files", None)
     if files is not None and files != {PREDICTIONS: file_digest(folder / PREDICTIONS)}:
         raise InputError(f"differs from what {METRICS} records", where=str(folder / PREDICTIONS), hint=again)

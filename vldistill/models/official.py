@@ -42,7 +42,7 @@ def read_official(source: Path) -> dict[str, Tensor]:
 
 
 def current_name(name: str) -> str:
-    """A weight's name, where a BERT of old times calls a norm's weight and bias gamma and beta.
+    """A weight's name, where an old BERT calls a norm's weight and bias gamma and beta.
 
     >>> current_name("LayerNorm.gamma"), current_name("dense.bias")
     ('LayerNorm.weight', 'dense.bias')

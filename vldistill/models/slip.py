@@ -7,6 +7,7 @@ model.safetensors; that folder is what is loaded here.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ from torch import Tensor, nn
 from vldistill.artifacts import CONVERTED, building, write_converted, write_json
 from vldistill.errors import InputError
 from vldistill.models.account import renaming, sort_out
+from vldistill.models.attention_heads import CLIP_TEXT, SLIP_IMAGE, Stack, heads_of
 from vldistill.models.checkpoint import load_strict, read_weights
 from vldistill.models.official import read_official
 from vldistill.models.saving import save_tensors
 from vldistill.places import read_regular
 
-# By the width of the visual tower. SLIP's small model has twice timm's heads.
-_VISUAL = {384: {"architecture": "vit_small_patch16_224", "num_heads": 12}, 768: {"architecture": "vit_base_patch16_224"},
-           1024: {"architecture": "vit_large_patch16_224"}}
+_VISUAL = {384: ("vit_small_patch16_224", 6), 768: ("vit_base_patch16_224", 12), 1024: ("vit_large_patch16_224", 16)}
+"""timm's architecture and its heads, by the width of the visual tower."""
 _LEFT_OUT = ((r"^image_mlp\.", "the self-supervised head, which neither a teacher nor a student needs"),)
-_HEAD_WIDTH = 64
 
 
 class SlipModel(nn.Module):
@@ -67,11 +67,11 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
     return network, create_transform((3, *size), is_training=False, interpolation="bicubic", crop_pct=1.0)
 
 
-def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """A published checkpoint to a folder of ours; returns the model's sizes. Raises InputError where a key has no place or none
-    fits."""
+def convert(source: Path, out: Path, *, heads: Sequence[int] | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """A published checkpoint to a folder of ours; returns the model's sizes. heads: see `heads_of`; of texts and of images.
+    Raises InputError where a key has no place or none fits."""
     weights, account = sort_out(read_official(source), renaming(()), _LEFT_OUT, str(source))
-    sizes = _sizes(weights, source)
+    sizes = _sizes(weights, source, heads)
     load_strict(SlipModel(**sizes), weights, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
         write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
@@ -80,19 +80,20 @@ def convert(source: Path, out: Path, *, overwrite: bool = False) -> dict[str, An
     return sizes
 
 
-def _sizes(weights: dict[str, Tensor], source: Path) -> dict[str, Any]:
+def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None) -> dict[str, Any]:
     try:
         visual, text = weights["visual.cls_token"].shape[-1], weights["text_projection"]
         layers = {name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}
         context, width = weights["positional_embedding"].shape
-        chosen = dict(_VISUAL.get(visual) or {"architecture": "vit_base_patch16_224"})
+        architecture, own = _VISUAL.get(visual, (_VISUAL[768][0], None))
     except (KeyError, IndexError, ValueError) as error:
         raise InputError(f"is no SLIP checkpoint: it lacks {error}", where=str(source),
                          hint="name a checkpoint of a SLIP model with both towers") from None
-    options = {key: value for key, value in chosen.items() if key != "architecture"}
-    blocks = {name.split(".")[2] for name in weights if name.startswith("visual.blocks.")}
+    found = heads_of({"text": Stack(CLIP_TEXT, width), "image": Stack(SLIP_IMAGE, visual)}, heads, source)
+    options = {} if found["image"] == own else {"num_heads": found["image"]}
     if visual not in _VISUAL:
-        options |= {"embed_dim": visual, "depth": len(blocks), "num_heads": max(visual // _HEAD_WIDTH, 1)}
-    return {"architecture": chosen["architecture"], "options": options, "width": width, "layers": len(layers),
-            "heads": max(width // _HEAD_WIDTH, 1), "shared": text.shape[1], "context": context,
+        blocks = {name.split(".")[2] for name in weights if name.startswith("visual.blocks.")}
+        options |= {"embed_dim": visual, "depth": len(blocks)}
+    return {"architecture": architecture, "options": options, "width": width, "layers": len(layers),
+            "heads": found["text"], "shared": text.shape[1], "context": context,
             "vocabulary": len(weights["token_embedding.weight"])}

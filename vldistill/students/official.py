@@ -3,6 +3,7 @@ here with the reason why it has none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vldistill.data.records import read_text
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.account import CONSTANTS, FRESH, Account, LeftOut, renaming, sort_out
+from vldistill.models.attention_heads import BERT, Stack, heads_of
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import ModelSpec, load_strict, save_weights, write_spec
 from vldistill.models.official import current_name, read_official
@@ -24,10 +26,6 @@ from vldistill.students.region_texts import PERSONS
 from vldistill.students.vlbert import FREQUENCIES
 
 CLIP = r"bert\.encoder\.visual_model\."
-HEAD_WIDTH = 64
-"""Of an attention head, in base and large alike."""
-HEADS_OF_WIDTH = {768: 12, 1024: 16}
-"""Of the published BERTs; another width says nothing of its heads, nor does the file."""
 _BOX_CODE = 4 * 2 * FREQUENCIES
 
 
@@ -82,11 +80,11 @@ LAYOUTS = {
 
 
 def convert(
-    kind: str, source: Path, vocabulary: Path, out: Path, *, heads: int | None = None, lowercase: bool | None = None,
+    kind: str, source: Path, vocabulary: Path, out: Path, *, heads: Sequence[int] | None = None, lowercase: bool | None = None,
     overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. kind: a key of LAYOUTS. heads: of
-    attention; None for those of the published widths. lowercase: of the vocabulary, None for the layout's own. Raises InputError
+    attention, see `heads_of`. lowercase: of the vocabulary, None for the layout's own. Raises InputError
     where the file cannot be read safely, a key has no place or is missing, the vocabulary is another one, or heads or case cannot
     be told."""
     layout = LAYOUTS[kind]
@@ -119,18 +117,6 @@ def renamed(weights: dict[str, Tensor], layout: Layout, source: Path) -> tuple[d
     return sort_out(weights, renaming(layout.renamed, current_name), layout.left_out, str(source))
 
 
-def heads_of(width: int, given: int | None, source: Path) -> int:
-    """Heads of attention of a BERT of this width. Raises InputError where they are not given and nothing tells them, or do not
-    divide the width."""
-    heads = given or HEADS_OF_WIDTH.get(width)
-    if heads is None:
-        raise InputError(f"is {width} wide, and does not say how many heads of attention it has", where=str(source),
-                         hint=f"say it with --heads N, such as {max(width // HEAD_WIDTH, 1)} of {HEAD_WIDTH} each")
-    if width % heads:
-        raise InputError(f"is {width} wide, which is not a multiple of {heads} heads", where=str(source), hint="mend --heads")
-    return heads
-
-
 def case_of(vocabulary: Path, own: bool, given: bool | None) -> bool:
     """Whether text is lower-cased. own: as the published model has it. given: as a user says. Raises InputError where the
     vocabulary is of the other kind than is expected, and nothing is given."""
@@ -145,14 +131,15 @@ def case_of(vocabulary: Path, own: bool, given: bool | None) -> bool:
     return own
 
 
-def sizes(weights: dict[str, Tensor], layout: Layout, source: Path, heads: int | None = None) -> RegionBertConfig:
+def sizes(weights: dict[str, Tensor], layout: Layout, source: Path, heads: Sequence[int] | None = None) -> RegionBertConfig:
     """Those that the shapes of weights under our names tell. heads: see `convert`. Raises InputError where a table is missing."""
     try:
         words, width = weights[layout.words].shape
         depth = {name.removeprefix(layout.encoder).split(".")[0] for name in weights if name.startswith(layout.encoder)}
+        [count] = heads_of({"encoder": Stack(BERT, width)}, heads, source).values()
         region = weights[layout.region_key].shape[1] - (_BOX_CODE if layout.kind == "vlbert" else 0)
         return RegionBertConfig(
-            vocab_size=words, hidden_size=width, num_hidden_layers=len(depth), num_attention_heads=heads_of(width, heads, source),
+            vocab_size=words, hidden_size=width, num_hidden_layers=len(depth), num_attention_heads=count,
             intermediate_size=len(weights[f"{layout.encoder}0.intermediate.dense.bias"]),
             max_position_embeddings=len(weights[layout.positions]), type_vocab_size=len(weights[layout.types]),
             region_size=region)

@@ -4,6 +4,7 @@ named here, or is an error that lists it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,12 +13,12 @@ from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.account import renaming, sort_out
+from vldistill.models.attention_heads import CLIP_IMAGE, CLIP_TEXT, Stack, heads_of
 from vldistill.models.checkpoint import ModelSpec, save_weights, write_spec
 from vldistill.models.clip_towers import IMAGENET_MEAN, IMAGENET_STD, ClipConfig
 from vldistill.models.official import read_official
 from vldistill.students.clip_dual import ClipDual
 from vldistill.students.clip_dual_start import load_towers
-from vldistill.students.official import HEAD_WIDTH
 
 _LEFT_OUT = (
     (r"^logit_scale$", "pre-training's temperature"),
@@ -31,11 +32,12 @@ _CROP = 224 / 256
 """Images are resized to 256 and cut to 224."""
 
 
-def convert(source: Path, out: Path, *, overwrite: bool = False) -> ModelSpec:
+def convert(source: Path, out: Path, *, heads: Sequence[int] | None = None, overwrite: bool = False) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer, which open_clip's vocabulary gives; returns what the folder says
-    of itself. Raises InputError where the file cannot be read safely, is another model's, or a key has no place or is missing."""
+    of itself. heads: see `heads_of`; of texts and of images. Raises InputError where the file cannot be read safely, is another
+    model's, or a key has no place or is missing."""
     weights, account = sort_out(read_official(source), _place, _LEFT_OUT, str(source))
-    config = _sizes(weights, source)
+    config = _sizes(weights, source, heads)
     tokenizer = clip_tokenizer(mask=True)
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {config.vocab_size:,} tokens, DeCLIP's vocabulary has {len(tokenizer.vocabulary):,}",
@@ -58,7 +60,7 @@ def _place(name: str, value: Tensor) -> dict[str, Tensor]:
     return renaming(_RENAMED)(name, value.float() if value.is_floating_point() else value)
 
 
-def _sizes(weights: dict[str, Tensor], source: Path) -> ClipConfig:
+def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None) -> ClipConfig:
     def depth(prefix: str) -> int:
         return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 
@@ -66,11 +68,12 @@ def _sizes(weights: dict[str, Tensor], source: Path) -> ClipConfig:
         words, text_width = weights["token_embedding.weight"].shape
         vision_width, _, _, patch = weights["visual.conv1.weight"].shape
         side = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
+        found = heads_of({"text": Stack(CLIP_TEXT, text_width), "image": Stack(CLIP_IMAGE, vision_width)}, heads, source)
         return ClipConfig(
             hidden_size=len(weights["text_projection.bias"]), vocab_size=words, text_projection_bias=True,
             max_position_embeddings=len(weights["positional_embedding"]), num_hidden_layers=depth(_TEXT), text_width=text_width,
-            text_heads=max(text_width // HEAD_WIDTH, 1), text_feedforward=len(weights[f"{_TEXT}0.mlp.c_fc.bias"]),
-            vision_layers=depth(_IMAGE), vision_width=vision_width, vision_heads=max(vision_width // HEAD_WIDTH, 1),
+            text_heads=found["text"], text_feedforward=len(weights[f"{_TEXT}0.mlp.c_fc.bias"]),
+            vision_layers=depth(_IMAGE), vision_width=vision_width, vision_heads=found["image"],
             vision_feedforward=len(weights[f"{_IMAGE}0.mlp.c_fc.bias"]), image_size=side * patch, patch_size=patch,
             pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD, crop_ratio=_CROP)
     except (KeyError, ValueError) as error:

@@ -4,6 +4,7 @@ CLIP and RoBERTa. Every other key has a place or is an error that lists it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,11 +13,11 @@ from vldistill.data.sources import nlvr2
 from vldistill.data.text import read_byte_pairs
 from vldistill.errors import InputError
 from vldistill.models.account import CONSTANTS, renaming, sort_out
+from vldistill.models.attention_heads import BERT, CLIP_IMAGE, Stack, heads_of
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.meter import Meter
 from vldistill.models.meter_parts import FIRST_POSITION, MeterConfig
 from vldistill.models.official import read_official
-from vldistill.students.official import HEAD_WIDTH
 from vldistill.students.official_fusion import HEADS, OfficialTask, task_labels, task_of, write_fusion
 
 # METER's order of SNLI's labels is its own.
@@ -30,14 +31,18 @@ _LONGEST = 50
 """Tokens of a text, as METER's configurations have it."""
 
 
-def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, overwrite: bool = False) -> ModelSpec:
+def convert(
+    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: Sequence[int] | None = None,
+    overwrite: bool = False,
+) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. vocabulary: the folder of its
-    RoBERTa's vocab.json and merges.txt. answers: see `read_answers`; for a VQA checkpoint, and only for one. Raises InputError
-    where the file cannot be read safely, a key has no place or is missing, or vocabulary or answers are another model's."""
+    RoBERTa's vocab.json and merges.txt. answers: see `read_answers`; for a VQA checkpoint, and only for one. heads: see
+    `heads_of`; of RoBERTa, CLIP's ViT and the co-attention. Raises InputError where the file cannot be read safely, a key has no
+    place or is missing, or vocabulary or answers are another model's."""
     official = read_official(source)
     task = task_of(official, _TASKS)
     weights, account = sort_out(official, renaming(_RENAMED), _LEFT_OUT, str(source))
-    config = _sizes(weights, source)
+    config = _sizes(weights, source, heads)
     tokenizer = read_byte_pairs(vocabulary)
     if config.vocab_size != len(tokenizer.vocabulary):
         raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
@@ -49,7 +54,7 @@ def convert(source: Path, vocabulary: Path, out: Path, *, answers: Path | None =
     return spec
 
 
-def _sizes(weights: dict[str, Tensor], source: Path) -> MeterConfig:
+def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None) -> MeterConfig:
     text, visual, cross = "meter.text_transformer.", "meter.vit_model.visual.", "meter.cross_modal_text_layers."
 
     def depth(prefix: str) -> int:
@@ -60,15 +65,17 @@ def _sizes(weights: dict[str, Tensor], source: Path) -> MeterConfig:
         vision_width, _, _, patch = weights[f"{visual}conv1.weight"].shape
         width = len(weights["meter.cross_modal_text_transform.bias"])
         side = round((len(weights[f"{visual}positional_embedding"]) - 1) ** 0.5)
+        stacks = {"text": Stack(BERT, text_width), "image": Stack(CLIP_IMAGE, vision_width), "co-attention": Stack(BERT, width)}
+        found = heads_of(stacks, heads, source)
         return MeterConfig(
-            vocab_size=words, hidden_size=width, num_hidden_layers=depth(cross), num_attention_heads=max(width // HEAD_WIDTH, 1),
+            vocab_size=words, hidden_size=width, num_hidden_layers=depth(cross), num_attention_heads=found["co-attention"],
             intermediate_size=len(weights[f"{cross}0.intermediate.dense.bias"]),
             max_position_embeddings=len(weights[f"{text}embeddings.position_embeddings.weight"]) - FIRST_POSITION,
             modality_type_vocab_size=len(weights["meter.token_type_embeddings.weight"]),
-            text_width=text_width, text_layers=depth(f"{text}encoder.layer."), text_heads=max(text_width // HEAD_WIDTH, 1),
+            text_width=text_width, text_layers=depth(f"{text}encoder.layer."), text_heads=found["text"],
             text_feedforward=len(weights[f"{text}encoder.layer.0.intermediate.dense.bias"]),
             vision_width=vision_width, vision_layers=depth(f"{visual}transformer.resblocks."),
-            vision_heads=max(vision_width // HEAD_WIDTH, 1), image_size=side * patch, patch_size=patch)
+            vision_heads=found["image"], image_size=side * patch, patch_size=patch)
     except (KeyError, ValueError) as error:
         raise InputError(f"is no meter checkpoint: it lacks {error}", where=str(source),
                          hint="name METER's own file, with CLIP's ViT and RoBERTa, for example "

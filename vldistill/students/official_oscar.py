@@ -7,6 +7,7 @@ swapped ones, which is not image-text matching as this tool has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -39,7 +40,7 @@ _LARGE, _LARGE_SCALE = 1024, 2
 
 
 def convert(
-    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: int | None = None,
+    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: Sequence[int] | None = None,
     lowercase: bool | None = None, overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. source: a folder, or its
@@ -72,11 +73,13 @@ def _task(weights: dict[str, Tensor]) -> OfficialTask:
     return OfficialTask("vqa", 1, None) if "classifier.0.bias" in weights else OfficialTask("", 1, ())
 
 
-def _config(weights: dict[str, Tensor], file: Path, heads: int | None) -> OscarConfig:
+def _config(weights: dict[str, Tensor], file: Path, heads: Sequence[int] | None) -> OscarConfig:
     """Sizes from the weights; the rest from config.json, where one lies beside them."""
-    settings = _settings(file.parent / CONFIG) | ({"num_attention_heads": heads} if heads else {})
-    # The table of sizes wants some heads; what is said to them is judged below.
-    plain = sizes(weights, LAYOUT, file, 1 if "num_attention_heads" in settings else None)
+    settings = _settings(file.parent / CONFIG)
+    if heads is not None:
+        settings.pop("num_attention_heads", None)
+    # The table of sizes wants some heads; what config.json says to them is judged below.
+    plain = sizes(weights, LAYOUT, file, (1,) if "num_attention_heads" in settings else heads)
     config = OscarConfig(**asdict(plain) | settings)
     head = weights.get("classifier.0.bias") if "classifier.2.bias" in weights else None
     scale = _LARGE_SCALE if config.hidden_size >= _LARGE else OscarConfig.cls_hidden_scale

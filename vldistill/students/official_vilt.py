@@ -6,6 +6,7 @@ Every key has a place or is an error that lists it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -14,11 +15,12 @@ from vldistill.data.sources import nlvr2, snli_ve
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.account import CONSTANTS, renaming, sort_out
+from vldistill.models.attention_heads import BERT, Stack, heads_of
 from vldistill.models.checkpoint import ModelSpec
 from vldistill.models.fusion import FusionModel
 from vldistill.models.official import read_official
 from vldistill.models.vilt import EncoderConfig
-from vldistill.students.official import case_of, heads_of
+from vldistill.students.official import case_of
 from vldistill.students.official_fusion import HEADS, OfficialTask, task_labels, task_of, write_fusion
 
 _LAYER = "vilt.encoder.layer."
@@ -44,7 +46,7 @@ _TASKS = {"vqa_classifier.": OfficialTask("vqa", 1, None), "nlvr2_classifier.": 
 
 
 def convert(
-    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: int | None = None,
+    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: Sequence[int] | None = None,
     lowercase: bool | None = None, overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. answers: see `read_answers`; for a
@@ -74,14 +76,15 @@ def _place(name: str, value: Tensor) -> dict[str, Tensor]:
     return renaming(_RENAMED)(name, value)
 
 
-def _sizes(weights: dict[str, Tensor], source: Path, heads: int | None) -> EncoderConfig:
+def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None) -> EncoderConfig:
     try:
         text = "vilt.embeddings.text_embeddings."
         words, width = weights[f"{text}word_embeddings.weight"].shape
         patch = weights["vilt.embeddings.patch_embeddings.projection.weight"].shape[-1]
         side = round((weights["vilt.embeddings.position_embeddings"].shape[1] - 1) ** 0.5)
+        [count] = heads_of({"encoder": Stack(BERT, width)}, heads, source).values()
         return EncoderConfig(
-            vocab_size=words, hidden_size=width, num_attention_heads=heads_of(width, heads, source),
+            vocab_size=words, hidden_size=width, num_attention_heads=count,
             num_hidden_layers=len({name.split(".")[3] for name in weights if name.startswith(_LAYER)}),
             intermediate_size=len(weights[f"{_LAYER}0.intermediate.dense.bias"]), image_size=side * patch, patch_size=patch,
             max_position_embeddings=len(weights[f"{text}position_embeddings.weight"]),

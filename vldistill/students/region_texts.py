@@ -68,7 +68,7 @@ class UniterLayout:
     rationale."""
 
     def __init__(self, tokenizer: WordTokenizer, max_length: int):
-        self._tokenizer, self._max_length = tokenizer, max_length
+        self._tokenizer, self.max_length = tokenizer, max_length
         self._first_person = len(tokenizer.vocabulary)
 
     def __call__(self, record: Record) -> list[EncodedText]:
@@ -84,7 +84,7 @@ class UniterLayout:
                 units = [unit for place, word in enumerate(part) for unit in self._units(word, first + place, objects)]
                 coded.append(tokenize(self._tokenizer, units))
             first += len(part)
-        return assemble(self._tokenizer, coded, types, self._max_length, ahead=True)
+        return assemble(self._tokenizer, coded, types, self.max_length, ahead=True)
 
     def _units(self, word: Word, place: int, objects: list[str] | None) -> Iterable[Unit]:
         if isinstance(word, str):
@@ -101,7 +101,7 @@ class VlBertLayout:
     """
 
     def __init__(self, tokenizer: WordTokenizer, max_length: int):
-        self._tokenizer, self._max_length = tokenizer, max_length
+        self._tokenizer, self.max_length = tokenizer, max_length
 
     def __call__(self, record: Record) -> list[EncodedText]:
         names = object_names(record.id, record.objects or [])
@@ -119,7 +119,7 @@ class VlBertLayout:
                 start += len(half)
             if record.task == "vqa":
                 parts.append([(self._tokenizer.mask_id, start, None)])
-            coded.append(assemble(self._tokenizer, parts, [0, 1], self._max_length, ahead=False))
+            coded.append(assemble(self._tokenizer, parts, [0, 1], self.max_length, ahead=False))
         return coded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ from vldistill.teachers.keys import pair_key, text_key
 from vldistill.teachers.unimodal import TextTeacher, VisionTeacher, selected_vectors
 from vldistill.teachers.words import Relevance, keyword_scores, words_of
 
-Tick = Callable[[int], None]
-"""Told how many rows a batch has added."""
+Tick = Callable[[str, int, float], None]
+"""Told of what kind a batch has added rows ("images", "texts" or "words"), how many, and how many seconds they took."""
 
 
 @dataclass
@@ -72,18 +73,19 @@ def word_columns(width: int, most: int) -> tuple[Column, ...]:
 
 def fill_images(writer: CacheWriter, pending: Pending, inputs: Inputs, teacher: VisionTeacher, batch: int, tick: Tick) -> None:
     """Computes the pending images, a batch at a time."""
-    wanted, name = list(inputs.images.items()), teacher.fields["model"]
+    wanted, name, lap = list(inputs.images.items()), teacher.fields["model"], _laps()
     for places in _batches(pending.indices, batch):
         opened = [images.open(path) for images, path in (wanted[place][1] for place in places)]
         writer.put(places, {"features": half(teacher(opened), name)})
-        tick(len(places))
+        tick("images", len(places), lap())
 
 
 def fill_texts(
     texts: tuple[CacheWriter, Pending] | None, words: tuple[CacheWriter, Pending] | None, inputs: Inputs, teacher: TextTeacher,
     relevance: Relevance | None, batch: int, most: int, tick: Tick,
 ) -> None:
-    """Computes pending texts and pending pairs together, so that a text is encoded once for both. None: not wanted."""
+    """Computes pending texts and pending pairs together, so that a text is encoded once for both; its seconds count as those of a
+    text where that is wanted. None: not wanted."""
     name = teacher.fields["model"]
     places = dict(zip(inputs.texts, range(len(inputs.texts)), strict=True))
     own = set(texts[1].indices.tolist()) if texts else set()
@@ -92,16 +94,17 @@ def fill_texts(
     for place in words[1].indices.tolist() if words else ():
         by_text[places[pairs[place][1]]].append(place)
     judge = _Judge(inputs, relevance, batch) if words else None
-    encoded = list(inputs.texts.values())
+    encoded, lap = list(inputs.texts.values()), _laps()
     for chunk in _batches(sorted(own | by_text.keys()), batch):
         found = teacher([encoded[place] for place in chunk])
         kept = [row for row, place in enumerate(chunk) if place in own]
         if kept:
             writer = texts[0]
             writer.put([chunk[row] for row in kept], {"features": half(found.whole[kept], name)})
-        if words:
+            tick("texts", len(kept), lap())
+        if words and (count := sum(len(by_text.get(place, ())) for place in chunk)):
             _put_words(words[0], chunk, by_text, pairs, judge, [encoded[place] for place in chunk], found.words, most, name)
-        tick(len(kept) + sum(len(by_text.get(place, ())) for place in chunk))
+            tick("words", count, lap())
 
 
 def _put_words(
@@ -148,6 +151,18 @@ class _Judge:
             if len(found) == self._batch - 1:
                 break
         return found
+
+
+def _laps() -> Callable[[], float]:
+    """Gives the seconds since it was last asked."""
+    last = time.monotonic()
+
+    def lap() -> float:
+        nonlocal last
+        before, last = last, time.monotonic()
+        return last - before
+
+    return lap
 
 
 def half(features: Tensor, name: str) -> np.ndarray:

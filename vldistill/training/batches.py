@@ -32,12 +32,12 @@ def make_batches(recipe: Recipe, dataset: RecordDataset, *, rows: int = 1, rank:
     batch, place = recipe.train.batch, {"seed": recipe.train.seed, "rank": rank, "world": world}
     if batch.tokens is None:
         return EpochBatches(len(dataset), batch.pairs, **place)
-    lengths = [length * rows for length in dataset.lengths()]
+    lengths = dataset.lengths()
     longest = max(range(len(lengths)), key=lengths.__getitem__)
-    if lengths[longest] > batch.tokens:
-        raise InputError(f"record {dataset.records[longest].id} alone has {lengths[longest]} tokens, train.batch.tokens is "
-                         f"{batch.tokens}", where=f"recipe {recipe.name}", hint=f"set train.batch.tokens={lengths[longest]}")
-    return TokenBatches(lengths, batch.tokens, **place)
+    if (most := lengths[longest] * rows) > batch.tokens:
+        raise InputError(f"record {dataset.records[longest].id} alone has {most} tokens, train.batch.tokens is "
+                         f"{batch.tokens}", where=f"recipe {recipe.name}", hint=f"set train.batch.tokens={most}")
+    return TokenBatches(lengths, batch.tokens, passes=rows, **place)
 
 
 def step_pairs(batches: Batches, accumulate: int) -> StepPairs:

@@ -36,7 +36,7 @@ def is_whole(run: Path, best: dict[str, Any]) -> bool:
 
 def check_best(run: Path, best: dict[str, Any], step: int, checkpoint: Path) -> None:
     """Raises InputError where the best model that a checkpoint of `step` names is gone or damaged; one of that very step is
-    written anew from the checkpoint. That of a run of before, which had it in `model/`, is taken as it is."""
+    written anew from the checkpoint. That of an earlier version's run, which had it in `model/`, is taken as it is."""
     if best["metrics"] is None or best["step"] == step:
         return
     kept = folder_of(run, best["step"])

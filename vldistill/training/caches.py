@@ -24,6 +24,7 @@ from vldistill.store.manifest import has_begun, store_folder
 from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.building import (
     Inputs,
+    Tick,
     cache_name,
     feature_columns,
     fill_images,
@@ -40,8 +41,8 @@ from vldistill.versions import differences, tell
 
 Say = Callable[[str], None]
 WantedFeatures = list[tuple[DataArtifact, list[Record]]]
-Progress = Callable[[str, int, int], None]
-"""Told what kind of rows is computed, how many of them are done, and of how many; first of all with none done."""
+Progress = Callable[[str, int, int, float], None]
+"""Told what kind of rows is computed, how many of them are done, of how many, and the seconds that those took."""
 DTYPE = {"dtype": "float16"}
 AUTO = ("fp32", "fp16")
 """What `teachers.precision: auto` is, without a GPU and with one."""
@@ -60,17 +61,17 @@ class Part:
         return list({"images": inputs.images, "texts": inputs.texts, "words": inputs.pairs}[self.role])
 
 
-def _ticking(progress: Progress | None, kind: str, todo: int) -> Callable[[int], None]:
-    """What counts the rows of a kind: an image takes another time than a text."""
-    done = 0
+def _ticking(progress: Progress | None, todo: dict[str, int]) -> Tick:
+    """What counts rows and seconds of each kind by itself: an image takes another time than a text, and that than a text's words.
+    todo: rows of each."""
+    done, spent = dict.fromkeys(todo, 0), dict.fromkeys(todo, 0.0)
 
-    def tick(rows: int) -> None:
-        nonlocal done
-        done += rows
+    def tick(kind: str, rows: int, seconds: float) -> None:
+        done[kind] += rows
+        spent[kind] += seconds
         if progress:
-            progress(kind, done, todo)
+            progress(kind, done[kind], todo[kind], spent[kind])
 
-    tick(0)
     return tick
 
 
@@ -194,18 +195,16 @@ class TeacherCaches:
                     self._tell(part, *writers[role], say)
             if writers:
                 check_room(self._root, sum(pending.bytes_needed for _, pending in writers.values()))
-            counts = {role: len(pending) for role, (_, pending) in writers.items()}
+            tick = _ticking(progress, {role: len(pending) for role, (_, pending) in writers.items()})
             # Reserved one after the other, since a writer counts its seconds from there.
             if "images" in writers:
                 writers["images"][0].reserve(writers["images"][1])
-                tick = _ticking(progress, "images", counts["images"])
                 fill_images(*writers["images"], inputs, self.vision.to(device, dtype), batch, tick)
             if together := [role for role in ("texts", "words") if role in writers]:
                 for role in together:
                     writers[role][0].reserve(writers[role][1])
                 if self.relevance:
                     self.relevance.to(device, dtype)
-                tick = _ticking(progress, " and ".join(together), sum(counts[role] for role in together))
                 fill_texts(writers.get("texts"), writers.get("words"), inputs, self.text.to(device, dtype), self.relevance, batch,
                            most, tick)
         for part in self.parts.values():

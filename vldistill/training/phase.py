@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vldistill.data.loading import CleanBatches, Loader, make_loader
+from vldistill.data.loading import CleanBatches, Loader, check_together, make_loader
 from vldistill.data.records import Record
 from vldistill.models.checkpoint import save_model
 from vldistill.objectives.retrieval import DualRetrieval
@@ -45,6 +45,8 @@ def run_phase(
     loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, told=keeper.told)
     clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
     val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, told=keeper.told)
+    # Where training stops for a validation, its next batches are on their way as well.
+    check_together(loader, val_loader)
 
     def validate() -> dict[str, Any]:
         # Running statistics are each process's own; those of the first are saved.

@@ -232,7 +232,7 @@ def _check_kept(folder: Path, state: State, checkpoint: Path) -> None:
     """Raises InputError where what the run goes on from, beside the checkpoint itself, is not what the checkpoint records."""
     if is_first_rank():
         check_best(folder, state.values["best"], state.step, checkpoint)
-    told = state.values.get("curve_sha256")  # a checkpoint of before has none
+    told = state.values.get("curve_sha256")  # a checkpoint of an earlier version has none
     if told is not None and hashlib.sha256(kept_curve(folder, state.values["curve"])).hexdigest() != told:
         raise InputError(f"differs from what the checkpoint of step {state.step} records", where=str(folder / CURVE),
                          hint=f"remove {checkpoint}, so that the one before it is taken, or start anew with --overwrite")

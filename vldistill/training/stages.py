@@ -155,7 +155,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
 def _image_sizes(recipe: Recipe, parts: Parts) -> Iterator[tuple[str, int, int]]:
     """Of all images of the data, whichever records name them."""
     for data in (parts.data, *(open_data(Path(part.path)) for part in recipe.data.mix)):
-        yield from data.image_sizes()
+        yield from data.image_sizes(upright=parts.spec.upright)
 
 
 def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:

@@ -8,10 +8,11 @@ are an ImageNet classifier's, not those of the detector that published UNITER, V
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from vldistill.data.pixels import PixelInput, fit
 from vldistill.data.regions.network import STRIDE, ImageNetwork, RegionNetwork, read_resnet, whole
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import Regions
-from vldistill.errors import InputError
+from vldistill.errors import IMAGE, InputError, Problems
 from vldistill.finite import check_weights
 
 BACKBONE = "resnet101.a1_in1k"
@@ -32,6 +33,7 @@ CELLS = 7
 SHORT_SIDE, LONG_SIDE = 600, 1200
 MOST_OBJECTS = 1000
 MOST_WAITING = 64  # images of a few MB each, where sizes are many
+Read = TypeVar("Read")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -104,29 +106,35 @@ def resized(image: Image.Image) -> Image.Image:
 @torch.inference_mode()
 def extract_vlbert(
     network: RegionNetwork, images: Images, objects: ObjectIndex, paths: Iterable[str], *, device: torch.device, batch: int = 8,
+    problems: Problems | None = None,
 ) -> Iterator[tuple[str, Regions]]:
     """(path, regions) of each image in order: features of its objects as a student with this network has them before training.
-    Raises InputError for an image that cannot be read."""
+    problems: takes the images that cannot be read; None: they raise InputError."""
     network, paths = network.to(device), iter(paths)
     source = PixelInput(images, objects, network.network, most=MOST_OBJECTS)
     while group := list(islice(paths, batch)):
-        items = [source.read(path, None) for path in group]
-        seen = network(source.stack(items).to(device=device))
+        there = [(path, item) for path in group if (item := _readable(lambda p=path: source.read(p, None), problems)) is not None]
+        if not there:
+            continue
+        group, items = zip(*there, strict=True)
+        seen = network(source.stack(list(items)).to(device=device))
         for row, (path, (_, found)) in enumerate(zip(group, items, strict=True)):
             features = seen.features[row, : len(found)].cpu().numpy()
             yield path, Regions(features, found.boxes, None, image_feature=seen.whole[row].cpu().numpy())
 
 
 def extract(
-    network: nn.Module, images: Images, wanted: Iterable[Boxes], *, device: torch.device, batch: int = 8
+    network: nn.Module, images: Images, wanted: Iterable[Boxes], *, device: torch.device, batch: int = 8,
+    problems: Problems | None = None,
 ) -> Iterator[tuple[str, Regions]]:
     """(path, regions) of each image, not in order: images of equal size go through the network together, so that none is padded
-    and its features do not depend on its company; at most MOST_WAITING are held. Raises InputError for an image that cannot be
-    read."""
+    and its features do not depend on its company; at most MOST_WAITING are held. problems: see `extract_vlbert`."""
     network = network.to(device)
     waiting: dict[tuple[int, int], list[tuple[Boxes, Tensor, tuple[int, int]]]] = {}
     for one in wanted:
-        image = images.open(one.path)
+        image = _readable(lambda path=one.path: images.open(path), problems)
+        if image is None:
+            continue
         pixels = torch.from_numpy(np.array(resized(image)))
         size = tuple(pixels.shape[:2])
         waiting.setdefault(size, []).append((one, pixels, image.size))
@@ -137,6 +145,17 @@ def extract(
         yield from _features(network, waiting.pop(size), device)
     for group in waiting.values():
         yield from _features(network, group, device)
+
+
+def _readable(read: Callable[[], Read], problems: Problems | None) -> Read | None:
+    """What is read; None where that fails and `problems` takes it."""
+    try:
+        return read()
+    except InputError as error:
+        if problems is None:
+            raise
+        problems.add(error.message, where=error.where, hint=error.hint, part=IMAGE)
+        return None
 
 
 @torch.inference_mode()

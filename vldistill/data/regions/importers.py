@@ -1,5 +1,5 @@
 """Readers of published region features: UNITER's LMDB and npz files, bottom-up attention's TSV, OSCAR's torch dictionary and TSV,
-VL-BERT's JSON. Each yields (`file:entry`, image name, regions) one by one; a faulty entry goes to `problems`.
+VL-BERT's JSON. Each yields (`file:entry`, image name, regions) one by one; a faulty entry goes to `problems` and has no regions.
 
 Pickle is read by none of them: numpy's own reader refuses it, torch's restricted reader runs no code, and msgpack's arrays are
 decoded here.
@@ -18,16 +18,15 @@ import numpy as np
 
 from vldistill.data.records import parse_json
 from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
-from vldistill.data.regions.joining import databases, file_groups, joined, side_by_side
+from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.lmdb_entries import entries_of
 from vldistill.data.regions.store import Regions
-from vldistill.errors import InputError, Problems, read_through
+from vldistill.errors import IMAGE, InputError, Problems, read_through
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Entry = tuple[str, str, Regions]
 _LONGEST_LINE = 1 << 26
 _LARGEST_MEMBER = 1 << 26
 _LARGEST_ID = 1 << 63
@@ -67,11 +66,17 @@ def _database(path: Path, problems: Problems, msgpack: ModuleType) -> Iterator[E
 
 
 def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
-    """One image's entries as one; what is wrong with that goes to `problems`."""
+    """One image's entries as one, which has no regions where one of them has none; what is wrong with that goes to `problems`."""
+    where, name, _ = together[-1]
+    whole = [(place, own, regions) for place, own, regions in together if regions is not None]
+    if len(whole) < len(together):
+        yield where, name, None
+        return
     try:
-        yield joined(together)
+        yield joined(whole)
     except ValueError as error:
-        problems.add(str(error), where=together[-1][0], hint="import the sources one by one into stores of their own")
+        hint = "import the sources one by one into stores of their own"
+        problems.add(str(error), where=where, hint=hint, part=IMAGE)
 
 
 def _unpack(value: bytes, msgpack: ModuleType) -> dict[str, Any]:
@@ -119,6 +124,7 @@ _TSV = {
 
 def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
     """Lines of base64 columns: bottom-up attention's (6 columns), LXMERT's (10) or OSCAR's (3)."""
+    known = False
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
             where = f"{path}:{number}"
@@ -126,9 +132,13 @@ def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
                 continue
             columns = line.rstrip(b"\r\n").split(b"\t")
             if len(line) == _LONGEST_LINE or len(columns) not in _TSV:
+                one = known and len(line) < _LONGEST_LINE  # among lines that are as they should be
                 problems.add(f"has {len(columns)} columns, {', '.join(map(str, sorted(_TSV)))} are known", where=where,
-                             hint="is it a feature file? fetch it again")
-                return
+                             hint="is it a feature file? fetch it again", part=IMAGE if one else None)
+                if not one:
+                    return
+                continue
+            known = True
             row = dict(zip(_TSV[len(columns)], columns, strict=True))
             name = row["id"].decode("utf-8", "replace")
             yield from _guarded(where, name, problems, lambda row=row: _tsv_row(row))
@@ -171,7 +181,7 @@ def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
             yield from _guarded(where, name, problems, lambda v=value: _oscar_tensor(v))
         else:
             problems.add("is no tensor" if known else "is no name of an image", where=_shown(where),
-                         hint="is it OSCAR's feature file?")
+                         hint="is it OSCAR's feature file?", part=IMAGE)
 
 
 def _oscar_tensor(value: Tensor) -> Regions:
@@ -236,15 +246,16 @@ def _vlbert(data: bytes) -> Regions:
 
 def _guarded(where: str, name: str, problems: Problems, read: Callable[[], Regions]) -> Iterator[Entry]:
     """The entry that `read` makes, `normalised`; whatever is wrong with it or its name goes to `problems`."""
+    named, regions = _is_name(name), None
     try:
-        if not _is_name(name):
+        if not named:
             raise ValueError("has no name that can be written as UTF-8")
         regions = normalised(read())
     except Exception as error:  # a file may hold anything, and each library raises its own at what it cannot take
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out")
-        return
-    yield _shown(where), name, regions
+        problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
+    if named:
+        yield _shown(where), name, regions
 
 
 def _shown(where: str) -> str:

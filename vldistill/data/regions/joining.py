@@ -17,7 +17,9 @@ from vldistill.errors import InputError
 
 DATABASE = "data.mdb"
 _ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
-Entry = tuple[str, str, Regions]
+Entry = tuple[str, str, Regions | None]
+"""Where it is, the image's name, and its regions, None of a faulty one."""
+Whole = tuple[str, str, Regions]
 
 
 def is_annotated(name: str) -> bool:
@@ -25,9 +27,9 @@ def is_annotated(name: str) -> bool:
     return _ANNOTATED.search(name) is not None
 
 
-def joined(parts: list[Entry]) -> Entry:
-    """The regions of one image from several sources, in order; a confidence that one lacks is 1. Raises ValueError where they do
-    not go together."""
+def joined(parts: list[Whole]) -> Whole:
+    """The regions of one image from several sources, in order; a confidence that one lacks is 1. Raises
+    ValueError where they do not go together."""
     (where, name, first), others = parts[0], parts[1:]
     if not others:
         return where, name, replace(first, own=len(first.boxes)) if is_annotated(name) else first

@@ -51,12 +51,14 @@ def main(path: Path) -> None:
     import lmdb
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    file = path / "data.mdb" if path.is_dir() else path
+    if file.stat().st_size == 0:
+        _refuse("is empty (0 bytes)")
     try:
         with (
             lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False) as database,
             database.begin() as transaction,
         ):
-            file = path / "data.mdb" if path.is_dir() else path
             needed, there = (database.info()["last_pgno"] + 1) * database.stat()["psize"], file.stat().st_size
             if there < needed:
                 _refuse(f"is cut off: {needed - there:,} of {needed:,} bytes are missing")

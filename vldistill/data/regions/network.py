@@ -24,7 +24,7 @@ STRIDE = 16
 FROZEN = ("conv1", "layer1")
 """Stages that are not trained, the first two; norms never are."""
 NORM_COUNT = ".num_batches_tracked"
-"""A count of training steps, which files of old torch lack and which does nothing here."""
+"""A count of training steps, which files of old versions of torch lack and which does nothing here."""
 _BGR_MEAN = (102.9801, 115.9465, 122.7717)
 BODY, HEAD = "backbone.", "roi_head_feature_extractor."
 

@@ -151,8 +151,8 @@ class RegionStore:
     """
 
     def __init__(self, folder: Path):
-        """Raises InputError where `folder` is no complete store, has a layout of before, or a file has another size than its
-        manifest says."""
+        """Raises InputError where `folder` is no complete store, has the layout of an earlier version, or a file has another size
+        than its manifest says."""
         self.folder = folder
         self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
         check_fields(self.manifest, folder, sizes=dict, width=int, images=int, features=str)

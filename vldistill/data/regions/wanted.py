@@ -14,18 +14,18 @@ from vldistill.data.records import read_jsonl
 from vldistill.data.regions.extract import Boxes, grid_boxes
 from vldistill.data.regions.keys import image_key
 from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
-from vldistill.errors import InputError, Problems
+from vldistill.errors import IMAGE, InputError, Problems
 
 GRID = 6
 _MEND = "mend it in the raw data and prepare it again, or pass --grid"
 
 
-def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tuple[Callable[[], list[Boxes]], str]:
+def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tuple[Callable[[Problems], list[Boxes]], str]:
     """A function that reads the boxes of the first `limit` images, and where they are from: the artifact's own (VCR's), or a grid
-    of G x G cells where one is asked for or there are none.
+    of G x G cells where one is asked for or there are none. It leaves out images that would have the key of another in a store,
+    or whose boxes are not of them, and adds these faults to what it is given.
 
-    Raises InputError where the artifact has no list of images, or it or its boxes were edited; the function, with all faults,
-    where two images would have one key in a store, or boxes are not of their image.
+    Raises InputError where the artifact has no list of images, or it or its boxes were edited.
     """
     files = artifact.manifest["files"]
     annotated = grid is None and REGIONS_FILE in files
@@ -35,16 +35,15 @@ def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tup
         artifact.verified(name)
     side = grid or GRID
 
-    def read() -> list[Boxes]:
-        problems, seen = Problems(), {}
-        found = []
+    def read(problems: Problems) -> list[Boxes]:
+        seen, found = {}, []
         for one in islice(_annotated(artifact, problems) if annotated else _cells(artifact, side), limit):
             first = seen.setdefault(image_key(one.path), one.path)
             if first != one.path:
                 problems.add(f"has the same name as {first}, and regions are found by it", where=one.path,
-                             hint="rename one of them in the raw data and prepare it again")
-            found.append(one)
-        problems.raise_if_any(str(artifact.folder))
+                             hint="rename one of them in the raw data and prepare it again", part=IMAGE)
+            else:
+                found.append(one)
         return found
 
     return read, "annotated" if annotated else f"grid {side}"
@@ -64,11 +63,14 @@ def _annotated(artifact: DataArtifact, problems: Problems) -> Iterator[Boxes]:
         boxes = np.minimum(rows[:, :4].clip(0), np.array(size * 2, dtype=np.float32))
         name, real = row["image"], sizes.get(row["image"], size)
         if real != size:
-            problems.add(f"{name} is {real[0]} x {real[1]}, its metadata says {size[0]:g} x {size[1]:g}", where=where, hint=_MEND)
+            problems.add(f"{name} is {real[0]} x {real[1]}, its metadata says {size[0]:g} x {size[1]:g}", where=where, hint=_MEND,
+                         part=IMAGE)
         elif (flat := (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)).any():
-            problems.add(f"{name}: box {int(flat.argmax())} has no area inside the image", where=where, hint=_MEND)
+            problems.add(f"{name}: box {int(flat.argmax())} has no area inside the image", where=where, hint=_MEND,
+                         part=IMAGE)
         elif ((rows[:, 4] < 0) | (rows[:, 4] > 1)).any():
-            problems.add(f"{name}: a confidence is not in 0 to 1", where=where, hint=_MEND)
+            problems.add(f"{name}: a confidence is not in 0 to 1", where=where, hint=_MEND,
+                         part=IMAGE)
         elif len(rows):
             yield Boxes(name, boxes, rows[:, 4])
 
