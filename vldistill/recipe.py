@@ -99,7 +99,7 @@ def _is_text(parts: KeyPath, given: str) -> bool:
     models: list[type[BaseModel]] = [Recipe]
     for part in parts[:-1]:
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        models = [inner for annotation in annotations for inner in _models(annotation)]
+        models = [inner for annotation in annotations for inner in models_in(annotation)]
     kinds = [{get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(found) or (found,)}
              for model in models if parts[-1] in model.model_fields for found in [model.model_fields[parts[-1]].annotation]]
     if not kinds or any(kind - {str, type(None)} for kind in kinds) or given.strip()[:1] in ("'", '"'):
@@ -168,11 +168,12 @@ def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str |
     return f"did you mean `{elsewhere[0]}`?" if elsewhere else f"valid here: {', '.join(names)}"
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field may hold, by its annotation."""
     # Python 3.10 takes list[int] for a type.
     if isinstance(annotation, type) and not get_args(annotation) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for part in get_args(annotation) for model in _models(part)]
+    return [model for part in get_args(annotation) for model in models_in(part)]
 
 
 def _fields_at(path: KeyPath, values: dict[str, Any]) -> list[str]:
@@ -180,7 +181,7 @@ def _fields_at(path: KeyPath, values: dict[str, Any]) -> list[str]:
     for part in path:
         values = values.get(part, {}) if isinstance(values, dict) else {}
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
-        models = [inner for annotation in annotations for inner in _models(annotation)]
+        models = [inner for annotation in annotations for inner in models_in(annotation)]
         kind = values.get("kind") if isinstance(values, dict) else None
         chosen = [m for m in models if "kind" in m.model_fields and kind in get_args(m.model_fields["kind"].annotation)]
         models = chosen or models
@@ -192,7 +193,7 @@ def all_keys(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -> l
     keys = []
     for name, field in model.model_fields.items():
         keys.append((*prefix, name))
-        for inner in _models(field.annotation):
+        for inner in models_in(field.annotation):
             keys += all_keys(inner, (*prefix, name))
     return keys
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from vldistill.cli import _at_home
 from vldistill.errors import InputError
-from vldistill.recipe import load_recipe
+from vldistill.recipe import load_recipe, models_in
 from vldistill.schema import Recipe
 
 RECIPES = (
@@ -31,9 +31,8 @@ def text_fields(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[t
         plain = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
         if set(plain) <= {str, type(None)} and get_origin(field.annotation) is not list:
             yield prefix + name, type(None) in plain
-        for inner in plain:
-            if isinstance(inner, type) and not get_args(inner) and issubclass(inner, BaseModel):
-                yield from text_fields(inner, f"{prefix}{name}.")
+        for inner in models_in(field.annotation):
+            yield from text_fields(inner, f"{prefix}{name}.")
 
 
 TEXTS = dict(text_fields())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -48,7 +49,7 @@ class Shapes:
 class Objected:
     """As `ObjectIndex` and as `RegionStore`."""
 
-    width = FEATURES
+    width, folder, manifest = FEATURES, Path("regions"), {"stage": "regions"}
 
     def __init__(self, kind: type):
         self.kind = kind

@@ -28,7 +28,7 @@ from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import task_loss
 from vldistill.objectives.matching import SCORES
 from vldistill.objectives.scalars import Scalars
-from vldistill.recipe import load_recipe
+from vldistill.recipe import load_recipe, models_in
 from vldistill.runtime import make_accelerator
 from vldistill.schema import Recipe
 from vldistill.students.build import new_from_scratch, new_student
@@ -49,16 +49,10 @@ def words_of(annotation: Any) -> tuple[str, ...]:
     return tuple(word for part in get_args(annotation) for word in words_of(part))
 
 
-def models_of(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in models_of(part)]
-
-
 def closed(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """The dotted name of each field that takes some words only."""
     for name, field in model.model_fields.items():
-        inner = models_of(field.annotation)
+        inner = models_in(field.annotation)
         if not inner and words_of(field.annotation):
             yield prefix + name
         for section in inner:
@@ -137,6 +131,7 @@ LOOK_UPS = {
     "train.validate_every": lambda: plan_of("quickstart_teacher", "train.validate_every"),
     "train.trackers": lambda: make_accelerator_of(trackers=[NOBODY]),
     "cache.mode": lambda: cached("cache.mode").ensure([], lambda text: None),
+    "cache.versions": lambda: cached("cache.versions")._mixing(),
 }
 SAME = {f"objective.task.{name}": f"objective.{name}" for name in ("attention", "layers", "kl", "answer_loss")}
 
@@ -189,7 +184,7 @@ def test_every_look_up_is_of_a_field():
 
 
 def test_the_tables_hold_what_the_schema_permits():
-    sections = models_of(Recipe.model_fields["objective"].annotation)
+    sections = models_in(Recipe.model_fields["objective"].annotation)
     kinds = [words_of(section.model_fields["kind"].annotation)[0] for section in sections]
     assert sorted(kinds) == sorted(build.METHODS) == sorted(stages.DESCRIPTIONS)
     assert set(build.TASKS) <= set(kinds)

@@ -255,9 +255,8 @@ class TeacherCaches:
         width = (self.vision if part.role == "images" else self.text).width
         # By now the weights are here, and so is their hash.
         part.fields = {own.role: own.fields for own in self._parts()}[part.role]
-        mixing = self._recipe.cache.versions == "any"
         columns: tuple[Column, ...] = word_columns(width, part.fields["most"]) if part.role == "words" else feature_columns(width)
-        writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard, mixing=mixing))
+        writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard, mixing=self._mixing()))
         return writer, writer.pending(part.keys(inputs), word_lengths(inputs) if part.role == "words" else None)
 
     def _tell(self, part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:
@@ -272,6 +271,9 @@ class TeacherCaches:
         """In which the teachers compute here."""
         wanted = self._recipe.teachers.precision
         return AUTO[torch.cuda.is_available()] if wanted == "auto" else choose_precision(wanted).name
+
+    def _mixing(self) -> bool:
+        return {"same": False, "any": True}[self._recipe.cache.versions]
 
     def _dtype(self) -> torch.dtype:
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self._precision()]
