@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from forked import ends_of, pair
 
-from vldistill.training.guard import PREEMPTED
+from vldistill.training.guard import PREEMPTED, Guard
 
 STEPS = 40
 ARGUMENTS = ("distill", "-r", "quickstart_dide", "--name", "a", f"train.steps={STEPS}", "train.batch.pairs=4",
@@ -66,11 +68,20 @@ def test_one_told_process_within_a_validation_is_enough(world, tmp_path, rank):
     given = (*ARGUMENTS, "train.eval_pairs=1")
     whole, run = (tmp_path / name / "quickstart_dide/a/seed0" for name in ("whole", "told"))
     assert [code for code, _ in ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "whole"))] == [0, 0]
-    processes = pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told")
-    while steps_logged(run) < 25 and processes[0].poll() is None:
-        time.sleep(0.001)
-    processes[rank].send_signal(signal.SIGUSR2)
-    ends = ends_of(processes)
+    watch = Guard.watch
+
+    def told(self: Guard, batches: Iterable) -> Iterator:
+        def read() -> Iterator:
+            for number, batch in enumerate(batches):
+                if number == 1 and os.environ["RANK"] == str(rank):
+                    os.kill(os.getpid(), signal.SIGUSR2)
+                yield batch
+
+        return watch(self, read())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Guard, "watch", told)
+        ends = ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told"))
     assert [code for code, _ in ends] == [PREEMPTED] * 2 and "left after step 25, before its validation" in ends[0][1], ends
     assert [code for code, _ in ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told"))] == [0, 0]
     assert curve(run) == curve(whole)
