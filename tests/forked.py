@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from vldistill import artifacts
@@ -100,6 +101,9 @@ def _leave_the_tests(out: Path, err: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     artifacts._digest_of.cache_clear()  # what an earlier command has read
+    # OpenMP's other threads, if it had some, did not come along: whoever waits for them waits for ever.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     # accelerate remembers how many processes there were.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
