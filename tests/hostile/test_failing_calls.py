@@ -106,10 +106,12 @@ def faults(broken, name: str) -> tuple[int, list[str]]:
             continue
         code, told = run(broken, name, FAILING_PATH=str(path))
         lines = [line for line in told.splitlines() if line.startswith("vldistill: ")]
-        # Two look at all caches, and say of each what is wrong.
-        shown = told if name.startswith("cache --") else lines[0] if len(lines) == 1 else ""
+        # Three look at all caches, or at all runs, and say of each what is wrong; a report's page what it could not show.
+        goes_on = name.startswith(("cache --", "report"))
+        page = broken[0] / "out/report/report.html"
+        shown = told + (page.read_text() if page.exists() else "") if goes_on else lines[0] if len(lines) == 1 else ""
         named = path.name in shown and "/output error" in shown and "Traceback" not in told
-        if (code not in (1, 2) and name != "cache --ls") or not named:
+        if (code not in (1, 2) and name not in ("cache --ls", "report")) or not named:
             found.append(f"{name}: {path}: exit {code}: {told.strip().splitlines()[-1:]}")
     return len(inputs), found
 

@@ -120,7 +120,7 @@ def _read(folder: Path) -> RunRecord:
     recipe, variant, seed = _named(folder)
     manifest = _json(folder / MANIFEST)
     if manifest is None:
-        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json cannot be read",
+        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem=_unreadable(folder, MANIFEST),
                          curve=_curve(folder))
     if not is_intact(manifest):
         return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json was edited",
@@ -146,7 +146,7 @@ def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
         task=own.get("task") or _task_of(data), data=data, data_fingerprint=str(parents.get("data", "")),
         device=str(manifest.get("device", "")), cost=_cost(manifest), taught_by=parents.get("teacher"),
         teacher=Path(meant["folder"]) if (meant := manifest.get("references", {}).get("teacher")) else None,
-        problem=_problem(folder, manifest) if settings else "its recipe.yaml cannot be read")
+        problem=_problem(folder, manifest) if settings else _unreadable(folder, "recipe.yaml"))
 
 
 def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
@@ -161,20 +161,33 @@ def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
         metrics = _json(path)
         if metrics is None and not (place / "predictions.jsonl").exists():
             continue
-        if metrics is None or not is_intact(metrics):
-            return f"its {path.relative_to(folder)} {'cannot be read' if metrics is None else 'was edited'}"
+        if metrics is None:
+            return _unreadable(folder, path.relative_to(folder))
+        if not is_intact(metrics):
+            return f"its {path.relative_to(folder)} was edited"
         try:
             check_digests(place, metrics)
         except InputError as error:
             return f"its {Path(error.where).relative_to(folder)} {error.message}"
     for path in sorted(folder.glob("figures/*.json")):
         figure = _json(path)
-        if figure is None or not is_intact(figure):
-            return f"its {path.relative_to(folder)} {'cannot be read' if figure is None else 'was edited'}"
+        if figure is None:
+            return _unreadable(folder, path.relative_to(folder))
+        if not is_intact(figure):
+            return f"its {path.relative_to(folder)} was edited"
         for name, digest in figure.get("files", {}).items():
             if (path.parent / name).is_file() and file_digest(path.parent / name) != digest:
                 return f"its {(path.parent / name).relative_to(folder)} differs from what was drawn"
     return None
+
+
+def _unreadable(folder: Path, name: str | Path) -> str:
+    """That a file cannot be read, and why where the disk or its permissions say so."""
+    try:
+        read_regular(folder / name)
+    except OSError as error:
+        return f"its {name} cannot be read: {error.strerror or error}"
+    return f"its {name} cannot be read"
 
 
 def _named(folder: Path) -> tuple[str, str, int]:
