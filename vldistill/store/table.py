@@ -36,6 +36,8 @@ class ShardEntry:
     def __post_init__(self) -> None:
         if not isinstance(self.digest, str) or type(self.rows) is not int or type(self.committed) is not int:
             raise TypeError("what it says of a shard")
+        if not 0 <= self.committed <= self.rows:
+            raise TypeError("more rows of a shard were written than it has")
 
 
 @dataclass(frozen=True)
