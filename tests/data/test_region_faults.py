@@ -59,6 +59,14 @@ def renamed(folder: Path, name: str) -> Path:
     return folder
 
 
+def misnamed(path: Path) -> Path:
+    """A zip whose member says that its name is UTF-8, which it is not."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é.json", "{}")
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xff"))
+    return path
+
+
 def twice(path: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -141,6 +149,7 @@ FAULTS = {
     "vl-bert cut off": (lambda p: raw_bytes(p, "raw/a.json", b'{"image_w": '), "not valid JSON"),
     "vl-bert in Latin-1": (lambda p: raw_bytes(p, "raw/a.json", b'{"image_w": "\xe9"}'), "utf-8"),
     "vl-bert as a list": (lambda p: raw_bytes(p, "raw/a.json", b"[]"), "JSON object was expected"),
+    "vl-bert with a name that is no text": (lambda p: misnamed(p / "a.zip"), "no zip that can be read"),
     "vl-bert in no zip": (lambda p: raw_bytes(p, "a.zip", b"PK nothing"), "no zip that can be read"),
     "a folder of something else": (lambda p: raw_bytes(p, "raw/a.txt", b"x"), "does not look like region features"),
     "nothing": (lambda p: p / "gone", "no such file or folder"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vldistill.data.archives.members import DamagedError, reading
 from vldistill.data.records import parse_json
 from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
 from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
@@ -62,7 +63,7 @@ def _database(path: Path, problems: Problems, msgpack: ModuleType) -> Iterator[E
             if key != "__keys__":
                 yield from _guarded(f"{path}:{key}", key, problems, lambda v=value: _uniter(_unpack(v, msgpack)))
     except ValueError as error:
-        problems.add(str(error), where=str(path), hint="fetch it again")
+        problems.add(f"is no zip that can be read: it {error.message}", where=str(path), hint="fetch it again")
 
 
 def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
@@ -206,13 +207,16 @@ def read_vlbert(path: Path, problems: Problems) -> Iterator[Entry]:
             yield from _guarded(str(file), file.name, problems, lambda f=file: _vlbert(f.read_bytes()))
         return
     try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.filename.endswith(".json"):
-                    yield from _guarded(f"{path}:{member.filename}", member.filename, problems,
-                                        lambda m=member: _vlbert(_member(archive, m)))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        problems.add(f"is no zip that can be read: {error}", where=str(path), hint="fetch it again")
+        with reading():
+            opened = zipfile.ZipFile(path)
+    except DamagedError as error:
+        problems.add(f"is no zip that can be read: it {error.message}", where=str(path), hint="fetch it again")
+        return
+    with opened as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".json"):
+                yield from _guarded(f"{path}:{member.filename}", member.filename, problems,
+                                    lambda m=member: _vlbert(_member(archive, m)))
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
