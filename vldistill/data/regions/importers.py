@@ -63,7 +63,7 @@ def _database(path: Path, problems: Problems, msgpack: ModuleType) -> Iterator[E
             if key != "__keys__":
                 yield from _guarded(f"{path}:{key}", key, problems, lambda v=value: _uniter(_unpack(v, msgpack)))
     except ValueError as error:
-        problems.add(f"is no zip that can be read: it {error}", where=str(path), hint="fetch it again")
+        problems.add(str(error), where=str(path), hint="fetch it again")
 
 
 def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
