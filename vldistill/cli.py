@@ -12,6 +12,23 @@ from typing import Annotated, Any
 import typer
 
 from vldistill.commands.index import index_app
+from vldistill.commands.options import (
+    DryRun,
+    Faults,
+    LimitOption,
+    MaxPixels,
+    NameOption,
+    OtherData,
+    Overrides,
+    Overwrite,
+    RecipeOption,
+    Resume,
+    Run,
+    Runs,
+    RunsOption,
+    SkipBroken,
+    Workers,
+)
 from vldistill.commands.recipe import recipe_app
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
 from vldistill.memory import saying_what_to_lower
@@ -27,27 +44,6 @@ app = typer.Typer(
 )
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(index_app, name="index")
-
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.", show_default=False)
-]
-RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of all runs.")]
-NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name of this variant of the run.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N records of each split.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes that read images.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-Resume = Annotated[
-    str | None, typer.Option("--resume", metavar="auto", help="Go on with a run that is not complete; else start it.")
-]
-Faults = Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all faults of the input there, as JSONL.")]
-MaxPixels = Annotated[int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, model folder, or hub name.", show_default=False)]
-OtherData = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Instead of the run's own data artifact.")]
 
 
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
@@ -68,9 +64,7 @@ def prepare(
     limit: LimitOption = None,
     images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
-    skip_broken: Annotated[
-        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out what is broken, up to N %.")
-    ] = "0%",
+    skip_broken: SkipBroken = "0%",
     faults: Faults = None,
     max_pixels: MaxPixels = None,
     lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
@@ -199,14 +193,16 @@ def predict(
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
+    skip_broken: SkipBroken = "0%",
     faults: Faults = None,
     max_pixels: MaxPixels = None,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.commands.predict import predict_command
+    from vldistill.data.left_out import parse_share
 
     predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers,
-                    faults=faults, max_pixels=max_pixels)
+                    skip_broken=parse_share(skip_broken), faults=faults, max_pixels=max_pixels)
 
 
 @app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")

@@ -243,3 +243,27 @@ def test_pairs_to_predict_have_their_faults_written(world, command, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"image": f"{n}.png", "text": "a"}) + "\n" for n in range(25)))
     result = command("predict", RUN, "--pairs", tmp_path / "pairs.jsonl", "--faults", tmp_path / "f.jsonl")
     assert result.code == 2 and len(faults_of(tmp_path / "f.jsonl")) == 25
+
+
+def test_pairs_to_predict_may_be_left_out(world, command, well, tmp_path):
+    """The others keep the names and the answers that they have without them."""
+    for name in ("good.png", "better.png"):
+        Image.new("RGB", (36, 36), (200, len(name), 0)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_text("<html>404</html>")
+    seconds = ("better.png", "broken.png", "none.png", "good.png")
+    rows = [{"images": ["good.png", second], "text": "is there a red circle?"} for second in seconds]
+    pairs, faults = tmp_path / "pairs.jsonl", tmp_path / "f.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    few = command("predict", RUN, "--pairs", pairs, "--skip-broken", "59%", "--faults", faults)
+    assert few.code == 2 and "60.0% are broken, over the 59.0% of --skip-broken" in few.err and len(faults_of(faults)) == 3
+    told = command("predict", RUN, "--pairs", pairs, "--skip-broken", "60%", "--faults", faults)
+    assert told.code == 0 and told.err == "left out 3 of 5 (60.0%): 1 faulty lines, 2 for 2 broken images\n"
+    answers = [json.loads(line) for line in told.out.splitlines()]
+    assert [answer["id"] for answer in answers] == ["1", "4"] and len(faults_of(faults)) == 3
+    pairs.write_text("".join(json.dumps({"id": str(place), **rows[place - 1]}) + "\n" for place in (1, 4)))
+    assert [json.loads(line) for line in well("predict", RUN, "--pairs", pairs).out.splitlines()] == answers
+
+
+def test_one_pair_leaves_nothing_out(world, command):
+    result = command("predict", RUN, "--image", "a.png", "--text", "a", "--skip-broken", "5%")
+    assert result.code == 2 and "--skip-broken goes with --pairs" in result.err

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
+
 index_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep a dual encoder's image vectors, and ask them.",
                         epilog='Example: vldistill index query INDEX "two dogs on a beach" --out dogs.html')
 
@@ -19,15 +21,11 @@ def build(
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images in a batch.")] = 32,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N images only.")] = None,
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
-    skip_broken: Annotated[
-        str, typer.Option("--skip-broken", metavar="N%", show_default=False, help="Leave out broken ones, up to N %.")
-    ] = "0%",
-    faults: Annotated[Path | None, typer.Option("--faults", metavar="FILE", help="Write all broken images there.")] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option("--max-pixels", min=1, metavar="N", help="Of an image; else 25,000,000.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    skip_broken: SkipBroken = "0%",
+    faults: Faults = None,
+    max_pixels: MaxPixels = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Encode images once."""
     from vldistill.commands.index_work import build_command
@@ -50,7 +48,7 @@ def query(
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The model, where it has moved.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".html with thumbnails, or .jsonl.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="First check all stored vectors.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Rank the images of an index by texts."""
     from vldistill.commands.index_work import query_command

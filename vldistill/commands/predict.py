@@ -13,21 +13,22 @@ from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
 from vldistill.places import check_file
-from vldistill.terminal import say, write_json
+from vldistill.terminal import complain, say, write_json
 
 
 def predict_command(
     run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int,
-    faults: Path | None = None, max_pixels: int | None = None,
+    skip_broken: float = 0.0, faults: Path | None = None, max_pixels: int | None = None,
 ) -> None:
     """Answers one pair, or writes the answers to a JSONL of pairs."""
     if pairs is not None:
         if images or text:
             raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top, workers, faults, max_pixels)
+        _predict_pairs(run, pairs, out, batch, top, workers, skip_broken, faults, max_pixels)
         return
-    if faults is not None:
-        raise InputError("--faults goes with --pairs", hint="leave it out")
+    for option, given in (("--faults", faults is not None), ("--skip-broken", skip_broken > 0)):
+        if given:
+            raise InputError(f"{option} goes with --pairs", hint="leave it out")
     if not images:
         raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
     record = one_pair(images, text)
@@ -38,13 +39,16 @@ def predict_command(
 
 
 def _predict_pairs(
-    run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, faults: Path | None, max_pixels: int | None
+    run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, skip_broken: float, faults: Path | None,
+    max_pixels: int | None,
 ) -> None:
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
     check_file(out)
     with all_faults(faults) as problems:
-        records, images = read_pairs(pairs, problems, max_pixels)
+        records, images, left = read_pairs(pairs, problems, max_pixels, skip_broken)
+    if left is not None:
+        complain(str(left))  # standard output holds answers alone
     answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)
     found = [{"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
               "top": [[label, round(p, 6)] for label, p in ranked]} for record, ranked in zip(records, answers, strict=True)]

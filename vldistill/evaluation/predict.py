@@ -8,6 +8,7 @@ import torch
 
 from vldistill.data.image_files import MAX_PIXELS, check_images
 from vldistill.data.images import ImageFolder
+from vldistill.data.left_out import LeftOut, judge, may_be_left_out
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import TASKS, Record
 from vldistill.data.sources.base import Seen, read_rows
@@ -19,10 +20,12 @@ from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import probabilities
 
 
-def read_pairs(path: Path, problems: Problems, max_pixels: int | None = None) -> tuple[list[Record], ImageFolder]:
-    """Records of a JSONL of {image or images, text}, and their images, whose paths are relative to its folder; other fields are
-    not read. max_pixels: of an image; None: MAX_PIXELS. Raises InputError listing every bad line and image, which `problems`
-    takes."""
+def read_pairs(
+    path: Path, problems: Problems, max_pixels: int | None = None, skip_broken: float = 0.0
+) -> tuple[list[Record], ImageFolder, LeftOut | None]:
+    """Records of a JSONL of {image or images, text}, named by their `id` or else by the line, their images, whose paths are relative to its folder, and what was left out
+    where something is broken; other fields are not read. max_pixels: of an image; None: MAX_PIXELS. skip_broken: the share of
+    the lines that may be left out. Raises InputError listing every bad line and image, which `problems` takes."""
     if not path.is_file():
         told = "is no plain file" if path.exists() else "no such file"
         raise InputError(told, where=str(path), hint="give a JSONL file of {image, text}")
@@ -31,16 +34,22 @@ def read_pairs(path: Path, problems: Problems, max_pixels: int | None = None) ->
     places: dict[str, str] = {}
     for row in read_rows(path, problems):
         images, text = read_images(row), row.text("text")
-        name = row.name("id", optional=True) or str(len(records) + 1)
+        name = row.name("id", optional=True) or row.where.rpartition(":")[2]
         seen.add(name, row)
         if row.good and images and text:
             records.append(Record(name, "classification", images, split_words(text), written=text))
             for image in images:
                 places.setdefault(image, row.where)
     folder = ImageFolder(path.parent, most_pixels=max_pixels or MAX_PIXELS)
-    check_images(folder.root, places, problems, places, follow_links=True, most_pixels=folder.most_pixels)
-    problems.raise_if_any(str(path))
-    return records, folder
+    lines = len({fault.where for fault in problems.items})
+    whole = check_images(folder.root, places, problems, places, follow_links=True, most_pixels=folder.most_pixels)
+    if not (problems and skip_broken and may_be_left_out(problems)):
+        problems.raise_if_any(str(path))
+        return records, folder, None
+    kept = [record for record in records if whole.keys() >= set(record.images)]
+    left = LeftOut(lines, len(places) - len(whole), len(records) - len(kept), len(kept))
+    judge(left, skip_broken, problems, str(path))
+    return kept, folder, left
 
 
 def one_pair(images: list[Path], text: str | None) -> Record:
