@@ -23,9 +23,10 @@ from vldistill.training.inference import probabilities
 def read_pairs(
     path: Path, problems: Problems, max_pixels: int | None = None, skip_broken: float = 0.0
 ) -> tuple[list[Record], ImageFolder, LeftOut | None]:
-    """Records of a JSONL of {image or images, text}, named by their `id` or else by the line, their images, whose paths are relative to its folder, and what was left out
-    where something is broken; other fields are not read. max_pixels: of an image; None: MAX_PIXELS. skip_broken: the share of
-    the lines that may be left out. Raises InputError listing every bad line and image, which `problems` takes."""
+    """Records of a JSONL of {image or images, text}, named by their `id` or else by the line, their images, whose paths are
+    relative to its folder, and what was left out where something is broken; other fields are not read. max_pixels: of an image;
+    None: MAX_PIXELS. skip_broken: the share of the lines that may be left out. Raises InputError listing every bad line and
+    image, which `problems` takes."""
     if not path.is_file():
         told = "is no plain file" if path.exists() else "no such file"
         raise InputError(told, where=str(path), hint="give a JSONL file of {image, text}")
@@ -72,13 +73,19 @@ def ranked_answers(
         if reads and not record.text:
             raise InputError("reads a text beside the image, none is given", where=source, hint="give --text")
         if chooses and record.choices is None:
-            raise InputError("chooses one of several texts, none is given", where=source,
-                             hint="use `vldistill evaluate`, or give choices from Python")
+            raise InputError(
+                "chooses one of several texts, none is given",
+                where=source,
+                hint="use `vldistill evaluate`, or give choices from Python",
+            )
         if record.choices is not None and not chooses:
             raise InputError("has answers of its own, and choices are given", where=source, hint="leave them out")
         if len(record.images) != spec.images:
-            raise InputError(f"takes {spec.images} image(s), {len(record.images)} given", where=source,
-                             hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}")
+            raise InputError(
+                f"takes {spec.images} image(s), {len(record.images)} given",
+                where=source,
+                hint="give --image once for each" if len(records) == 1 else f"mend record {record.id}",
+            )
     dataset = plain_dataset(records, images, opened.tokenizer, spec)
     loader = make_loader(dataset, CleanBatches(len(records), batch), workers=workers)
     rows = []
@@ -86,6 +93,8 @@ def ranked_answers(
         for one in loader:
             sure = probabilities(model(one.to(opened.device)).logits, one.ids, tags=opened.gives_tags)
             values, indices = sure.topk(min(top, sure.shape[1]))
-            rows += [[(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
-                     for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)]
+            rows += [
+                [(spec.labels[i], p) for i, p in zip(ids, ps, strict=True)]
+                for ids, ps in zip(indices.tolist(), values.tolist(), strict=True)
+            ]
     return rows
