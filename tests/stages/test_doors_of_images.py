@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -213,3 +214,7 @@ def test_warnings_of_sizes_tell_what_a_student_sees(well, few, tmp_path, monkeyp
         assert seen in log
         for door, words in EXIF_DOORS.items():
             assert seen in well(*words(exif)).flat, door
+        well("evaluate", f"runs/quickstart_dide/{exif}/seed0")
+    well("report", "runs", "--out", "report")
+    shown = re.findall(r'<img src="[^"]+" width="(\d+)" height="(\d+)"', (tmp_path / "report/report.html").read_text())
+    assert shown and all(int(height) > int(width) for width, height in shown)  # people see it as a viewer shows it

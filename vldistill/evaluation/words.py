@@ -157,7 +157,7 @@ def plain_sample(record: Record, data: DataArtifact) -> Sample:
     texts, place = sentences(record), shown_sequence(record)
     right = ", the right one" if record.label is not None else ""
     choice = f"choice {place + 1} of {len(texts)}{right}" if record.choices else None
-    image = data.images.open(record.images[0])
+    image = data.images.turned(upright=True).open(record.images[0])
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return Sample(record.id, image, ScoredText(texts[place], {}, []), choice, _answer(record, data), False)
 

@@ -162,7 +162,7 @@ def choose(found: dict[str, Rows], count: int) -> list[str]:
 
 
 def _card(record: Record, found: dict[str, Rows], data: DataArtifact) -> SampleCard:
-    images = tuple(_thumbnail(data.images.open(path)) for path in record.images)
+    images = tuple(_thumbnail(data.images.turned(upright=True).open(path)) for path in record.images)
     given = tuple(Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
                   for name, rows in found.items() if (row := rows.get(record.id)) is not None)
     first = sequences(record)[0]
