@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from vldistill.schema import OVER_REGIONS, Recipe
 from vldistill.schema_teachers import DUAL_ENCODERS
 from vldistill.students.build import STUDENTS
-from vldistill.training.build import METHODS
+from vldistill.training.methods.table import METHODS
 
 PROGRAM = Path(__file__).with_name("every_student.py")
 PRECISIONS = ("fp32", "bf16")

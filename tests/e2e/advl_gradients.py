@@ -17,8 +17,9 @@ from vldistill.data.loading import EpochBatches, make_loader
 from vldistill.recipe import load_recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything
 from vldistill.schema import Recipe
-from vldistill.training.build import Parts, build_parts
+from vldistill.training.build import build_parts
 from vldistill.training.loop import Learner, descend
+from vldistill.training.parts import Parts
 from vldistill.training.stages import Phase, make_phases
 
 

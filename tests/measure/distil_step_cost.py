@@ -28,11 +28,12 @@ from vldistill.data.text import train_tokenizer
 from vldistill.recipe import load_recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything
 from vldistill.schema import Recipe
-from vldistill.training.build import Parts, build_parts
+from vldistill.training.build import build_parts
 from vldistill.training.caches import TeacherCaches
 from vldistill.training.journal import Journal
 from vldistill.training.loop import Learner, Plan, Teacher, fit
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups
+from vldistill.training.parts import Parts
 from vldistill.training.stages import for_stage
 
 RECORDS, PAIRS, REGIONS, WORDS, ROUNDS, STEPS = 32, 4, 36, 20, 9, 2

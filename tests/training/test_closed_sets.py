@@ -37,8 +37,12 @@ from vldistill.teachers.clip import Clip
 from vldistill.teachers.fusion import TEACHERS
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
-from vldistill.training import advl, build, stages
+from vldistill.training import build, student
+from vldistill.training.methods import advl
+from vldistill.training.methods.table import METHODS
 from vldistill.training.optim import make_optimizer, phase_rate
+from vldistill.training.plan import describe
+from vldistill.training.stages import Stage
 
 NOBODY = "nobody"
 
@@ -75,7 +79,7 @@ def plan_of(name: str, path: str) -> Any:
     """The whole way of `--dry-run`."""
     recipe = with_nobody(name, path)
     parts = build.build_parts(recipe)
-    return stages.describe(stages.Stage("distill", recipe, []), parts)
+    return describe(Stage("distill", recipe, []), parts)
 
 
 def schedule_of(path: str) -> None:
@@ -101,7 +105,7 @@ LOOK_UPS = {
     "data.part": lambda: open_data_of("part"),
     "image.augment": lambda: ImageTransform(36, 12, NOBODY),
     "student.kind": lambda: new_student(NO_SPEC),
-    "student.visual": lambda: build._image_network(with_nobody("quickstart_teacher", "student.visual").student),
+    "student.visual": lambda: student._image_network(with_nobody("quickstart_teacher", "student.visual").student),
     "teacher.kind": lambda: TEACHERS[NOBODY],
     "teachers.vision.kind": lambda: VISION[NOBODY],
     "teachers.vision.layer": lambda: vision_at_layer(),
@@ -121,7 +125,7 @@ LOOK_UPS = {
     "objective.layers.text": lambda: advl._layer(NOBODY, 4, "text"),
     "objective.map": lambda: make_map(NOBODY, 4, 4),
     "objective.weights": lambda: Scalars(mode=NOBODY),
-    "objective.task.kind": lambda: build.TASKS[NOBODY],
+    "objective.task.kind": lambda: advl.TASKS[NOBODY],
     "objective.tasks": lambda: plan_of_tasks(),
     "optim.kind": lambda: make_optimizer([{"params": [nn.Parameter(MAP)], "lr": 1.0}], kind=NOBODY),
     "optim.lr_scale": lambda: phase_rate(1.0, NOBODY, 8.0),
@@ -153,7 +157,7 @@ def text_at_layer() -> None:
 def plan_of_tasks() -> None:
     recipe = load_recipe("quickstart_fusion").model_copy(deep=True)
     recipe.objective.__dict__["tasks"] = [NOBODY]
-    stages.describe(stages.Stage("pretrain", recipe, []), build.build_parts(recipe))
+    describe(Stage("pretrain", recipe, []), build.build_parts(recipe))
 
 
 def make_accelerator_of(trackers: list[str] | None = None) -> None:
@@ -186,8 +190,8 @@ def test_every_look_up_is_of_a_field():
 def test_the_tables_hold_what_the_schema_permits():
     sections = models_in(Recipe.model_fields["objective"].annotation)
     kinds = [words_of(section.model_fields["kind"].annotation)[0] for section in sections]
-    assert sorted(kinds) == sorted(build.METHODS) == sorted(stages.DESCRIPTIONS)
-    assert set(build.TASKS) <= set(kinds)
+    assert sorted(kinds) == sorted(METHODS)
+    assert set(advl.TASKS) <= set(kinds)
 
 
 def test_a_student_from_scratch_of_no_known_kind():

@@ -29,14 +29,14 @@ def cache_command(
     if recipe is None:
         raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls, which needs none")
     chosen = _cacheable(load_recipe(recipe, [*overrides, *([f"data.limit={limit}"] if limit else [])]), recipe)
-    from vldistill.training.build import wanted_features
     from vldistill.training.caches import TeacherCaches
+    from vldistill.training.methods.table import METHODS
 
     caches = TeacherCaches(chosen)
     if prefetch:
         _prefetch(caches)
         return
-    inputs = caches.inputs(wanted_features(chosen))
+    inputs = caches.inputs(METHODS[chosen.objective.kind].features(chosen))
     if verify:
         _verify(caches, inputs, rows)
         return

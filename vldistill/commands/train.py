@@ -27,8 +27,9 @@ def train_command(
         raise InputError("--resume and --overwrite", hint="give one: to go on with what is there, or to start anew")
     loaded = _load(recipe, overrides, limit)
     from vldistill.training.build import build_parts
+    from vldistill.training.plan import describe
     from vldistill.training.run import run_stage
-    from vldistill.training.stages import Stage, describe, for_stage
+    from vldistill.training.stages import Stage, for_stage
 
     stage = Stage(stage_name, for_stage(stage_name, loaded), overrides, runs, name, overwrite, resume is not None)
     if dry_run:

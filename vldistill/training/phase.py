@@ -8,23 +8,19 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vldistill.data.loading import CleanBatches, Loader, check_together, make_loader
-from vldistill.data.records import Record
+from vldistill.data.loading import CleanBatches, check_together, make_loader
 from vldistill.models.checkpoint import save_model
-from vldistill.objectives.retrieval import DualRetrieval
 from vldistill.schema import Recipe
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.batches import eval_pairs
 from vldistill.training.best import digests_of, folder_of
-from vldistill.training.build import Parts
-from vldistill.training.inference import Answer, answer, score
 from vldistill.training.journal import Journal
-from vldistill.training.loop import Best, Keeper, Learner, Passes, Teacher, Watch, descend, fit
-from vldistill.training.pretext import pretext_metrics
+from vldistill.training.loop import Best, Keeper, Learner, Passes, Teacher, descend, fit
+from vldistill.training.parts import Parts
 from vldistill.training.rates import build_optimizer, build_schedule
-from vldistill.training.retrieval import validated_by_recall
 from vldistill.training.sharding import gathered, is_sharded, spread, weights_together
 from vldistill.training.stages import Phase
+from vldistill.training.validation import Validation
 
 
 def run_phase(
@@ -48,11 +44,14 @@ def run_phase(
     # Where training stops for a validation, its next batches are on their way as well.
     check_together(loader, val_loader)
 
+    asked = Validation(parts.student, parts.spec, phase.objective, phase.val, val_loader, accelerator, keeper.watch,
+                       recipe.train.seed, eval_pairs(recipe), recipe.data.workers)
+
     def validate() -> dict[str, Any]:
         # Running statistics are each process's own; those of the first are saved.
         spread((buffer for buffer in parts.student.buffers() if buffer.is_floating_point()), accelerator)
         with weights_together(parts.student):
-            return _judged(phase, recipe, parts, accelerator, val_loader, keeper.watch)
+            return phase.judge(asked)
 
     def save(step: int) -> dict[str, str]:
         weights, folder = gathered(parts.student.state_dict(), accelerator), folder_of(out, step)
@@ -67,31 +66,6 @@ def run_phase(
     # A second set of gradient hooks on the same parameters would stay with them.
     accelerator.free_memory(learner, optimizer)
     return best
-
-
-def _judged(
-    phase: Phase, recipe: Recipe, parts: Parts, accelerator: Accelerator, loader: Loader, watch: Watch
-) -> dict[str, Any]:
-    """The student's metrics over the whole validation split. loader: this process's share. watch: leaves its batches where the
-    run is to leave."""
-    if phase.objective.judged:
-        return pretext_metrics(parts.student, phase.objective, watch(loader), accelerator, seed=recipe.train.seed)
-    if isinstance(phase.objective, DualRetrieval):
-        return validated_by_recall(parts.student, phase.val, accelerator, batch=eval_pairs(recipe), workers=recipe.data.workers,
-                                   watch=watch)
-    answers = answer(parts.student, watch(loader), parts.spec.labels, accelerator.device, autocast=accelerator.autocast,
-                     tags=parts.spec.target == "tags")
-    return score(phase.val.records, _of_all(answers, phase.val.records, accelerator), parts.spec.labels)
-
-
-def _of_all(answers: list[Answer], records: list[Record], accelerator: Accelerator) -> list[Answer]:
-    """All ranks' answers in the order of the records."""
-    if accelerator.num_processes == 1:
-        return answers
-    from accelerate.utils import gather_object
-
-    by_id = {given.id: given for given in gather_object(answers)}
-    return [by_id[record.id] for record in records]
 
 
 def _passes(recipe: Recipe, phase: Phase, parts: Parts) -> Passes:

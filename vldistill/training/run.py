@@ -18,7 +18,6 @@ from vldistill import terminal
 from vldistill.artifacts import (
     RUN_STAGES,
     file_digest,
-    fingerprint,
     new_manifest,
     read_manifest,
     refuse_existing,
@@ -52,18 +51,21 @@ from vldistill.threads import Threads, use_threads
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import eval_pairs
 from vldistill.training.best import MODEL, check_best, publish, remove_best
-from vldistill.training.build import Parts, build_parts
+from vldistill.training.build import build_parts
 from vldistill.training.caches import Say
 from vldistill.training.checkpoint import State, load_state, newest, remove_states
 from vldistill.training.cost import CostMeter, add_costs
 from vldistill.training.guard import Guard, Notice, Preempted
 from vldistill.training.journal import CURVE, Journal, kept_curve
 from vldistill.training.loop import Best
+from vldistill.training.methods.table import METHODS
+from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
+from vldistill.training.plan import describe
 from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
 from vldistill.training.sharding import shard
-from vldistill.training.stages import Phase, Stage, describe, make_phases
+from vldistill.training.stages import Phase, Stage, make_phases
 from vldistill.versions import differences, gone_on, shown
 
 
@@ -306,8 +308,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     """Fingerprints of what the run was made from."""
     parents = {"data": parts.data.fingerprint}
     parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
-    if recipe.objective.kind == "advl":
-        parents |= {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
+    parents |= METHODS[recipe.objective.kind].parents(parts)
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
             parents[role] = digest_of_weights(resolve_model(source)) or source

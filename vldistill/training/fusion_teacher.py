@@ -1,0 +1,50 @@
+"""The fusion teacher of a recipe, held against the student that it teaches."""
+
+from __future__ import annotations
+
+from vldistill.errors import InputError
+from vldistill.schema import DideObjective, PretrainObjective, Recipe
+from vldistill.schema_retrieval import RetrievalObjective
+from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
+from vldistill.training.parts import Parts
+
+
+def build_teacher(
+    recipe: Recipe,
+    chosen: DideObjective | PretrainObjective | RetrievalObjective,
+    parts: Parts,
+    pretraining: tuple[str, ...] | None = None,
+) -> FusionTeacher:
+    """The recipe's fusion teacher. chosen: what it is to teach. pretraining: tasks without labels whose heads it needs; None: it
+    answers the data's labels.
+
+    Raises InputError where it cannot share the student's batches: another tokenizer, patch or image size; or, for attention and
+    hidden states, another number of layers or heads; or where its answers come from another kind of loss than the objective reads
+    them by."""
+    data, spec, labelled = parts.data, parts.spec, pretraining is None
+    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels if labelled else [],
+                                   images=data.spec.images, pretraining=pretraining or ())
+    if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
+        raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
+                         hint="start the student from the encoder that the teacher was fine-tuned from")
+    own, other = spec.encoder, teacher.spec.encoder
+    pairs = {name: (value, other.sight().get(name)) for name, value in own.sight().items()}
+    pairs["image.size"] = (spec.image_size, teacher.spec.image_size)
+    if chosen.attention != "none" or chosen.hidden_states:
+        pairs |= {"layers": (own.num_hidden_layers, other.num_hidden_layers)}
+    if chosen.attention != "none":
+        pairs |= {"heads": (own.num_attention_heads, other.num_attention_heads)}
+    if chosen.hidden_states:
+        pairs |= {"width": (own.hidden_size, other.hidden_size)}
+    for name, (mine, theirs) in pairs.items():
+        if mine != theirs:
+            raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
+                             hint="they must agree to share image patches and attention maps")
+    learned = teacher.spec.answer_loss
+    if labelled and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, chosen.answer_loss):
+        raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {chosen.answer_loss}",
+                         where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
+    if spec.max_length > other.max_position_embeddings:
+        raise InputError(f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
+                         where=recipe.teacher.model, hint=f"set text.max_length={other.max_position_embeddings}")
+    return teacher

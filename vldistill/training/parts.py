@@ -1,0 +1,48 @@
+"""What a run is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vldistill.data.artifact import DataArtifact
+from vldistill.data.false_texts import FalseTexts
+from vldistill.data.loading import RecordDataset
+from vldistill.data.mixing import MixedDataset
+from vldistill.data.text import WordTokenizer
+from vldistill.models.checkpoint import ModelSpec
+from vldistill.objectives.base import Objective
+from vldistill.students.build import Student
+from vldistill.teachers.fusion import FusionTeacher
+from vldistill.teachers.unimodal import UnimodalTeachers
+from vldistill.training.anchor import AnchorInputs
+
+MakeDataset = Callable[..., RecordDataset]
+"""Called with an artifact's records and whether they are augmented; see `vldistill.training.inputs.datasets`."""
+
+
+@dataclass
+class Matching:
+    """Step 1 of ADVL: its objective, and matched pairs to train and validate on."""
+
+    objective: Objective
+    train: RecordDataset
+    val: RecordDataset
+
+
+@dataclass
+class Parts:
+    """Everything that a run is made of. teacher: called with a batch, or None. dropped: training records without a usable target.
+    matching: step 1 of ADVL, anchor: what its maps are fitted on before; if there are any."""
+
+    data: DataArtifact
+    train: RecordDataset | MixedDataset | FalseTexts
+    val: RecordDataset | FalseTexts
+    student: Student
+    spec: ModelSpec
+    tokenizer: WordTokenizer
+    objective: Objective
+    teacher: FusionTeacher | UnimodalTeachers | None
+    dropped: int
+    matching: Matching | None = None
+    anchor: AnchorInputs | None = None

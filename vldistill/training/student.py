@@ -1,0 +1,71 @@
+"""The student of a recipe, from what it starts from or from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vldistill.data.artifact import DataArtifact, open_data
+from vldistill.data.regions.network import ImageNetwork
+from vldistill.data.regions.store import RegionStore
+from vldistill.data.sequences import sentences
+from vldistill.data.text import WordTokenizer, train_tokenizer
+from vldistill.data.wording import text_of
+from vldistill.errors import InputError
+from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
+from vldistill.schema import Recipe
+from vldistill.schema import Student as StudentSection
+from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_clip, new_from_scratch
+from vldistill.students.clip_vil_start import Clip
+from vldistill.students.inputs import ONE_IMAGE
+from vldistill.students.pixelbert import Pixels
+
+
+def build_student(
+    recipe: Recipe, data: DataArtifact, pretraining: tuple[str, ...] | None
+) -> tuple[Student, ModelSpec, WordTokenizer]:
+    """The student of the recipe with its tokenizer, from `student.init` or from scratch. pretraining: tasks without labels that
+    it has heads for; None for a head of the data's labels."""
+    student = recipe.student
+    if student.kind in ONE_IMAGE and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, a {student.kind} student sees one", where=str(data.folder),
+                         hint="choose a vilt or dual_encoder student")
+    if recipe.adversarial is not None and recipe.adversarial.image and data.spec.images != 1:
+        raise InputError(f"has {data.spec.images} images a record, adversarial.image perturbs those of one",
+                         where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
+    store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
+    labels = data.labels if pretraining is None else []
+    wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
+                    max_length=recipe.text.max_length, dropout=student.dropout,
+                    regions=str(Path(recipe.regions.path).resolve()) if store else None,
+                    most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
+                    network_weights=student.image_network.weights, clip=_clip(recipe), pixels=_pixels(recipe),
+                    pretraining=pretraining or ())
+    if student.init is not None:
+        return init_student(student.init, wanted, keep_head=student.keep_head)
+    if student.kind == "clip_dual" and student.clip.model is not None:
+        return new_from_clip(student.clip.model, student.clip.weights, wanted)
+    sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
+    # Sorted and unique, so that the vocabulary does not depend on the order of the files.
+    texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
+                    for sentence in sentences(record) for part in sentence}, key=lambda part: (tuple(part), text_of(part)))
+    tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
+    region_size = store.width if store else wanted.network.features if wanted.network else 0
+    sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
+    return new_from_scratch(wanted, sizes, tokenizer)
+
+
+def _clip(recipe: Recipe) -> Clip | None:
+    if recipe.student.kind != "clip_vil":
+        return None
+    return Clip(**recipe.student.clip.model_dump(), long_side=recipe.image.long_side)
+
+
+def _pixels(recipe: Recipe) -> Pixels | None:
+    if recipe.student.kind != "pixelbert":
+        return None
+    return Pixels(**recipe.student.pixels.model_dump(), long_side=recipe.image.long_side)
+
+
+def _image_network(student: StudentSection) -> ImageNetwork | None:
+    own = {"regions": False, "end_to_end": True}[student.visual]
+    return ImageNetwork.from_dict(student.image_network.model_dump(exclude={"weights"})) if own else None
