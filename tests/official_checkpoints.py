@@ -15,12 +15,12 @@ from tiny_oscar import scrambled, write_vocabulary
 from tiny_regions import CONFIG, WORDS, body, sized, write_words
 from torch import Tensor
 
-from vldistill.models.clip_grid import ClipVilConfig
-from vldistill.models.oscar_fusion import Oscar
-from vldistill.models.slip import SlipModel
-from vldistill.students.clip_vil import ClipVil
-from vldistill.students.uniter import Uniter
-from vldistill.students.vlbert import VlBert
+from vldistill.models.base.slip import SlipModel
+from vldistill.models.clip_vil.grid import ClipVilConfig
+from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.uniter.model import Uniter
+from vldistill.models.vlbert.model import VlBert
 
 Words = list[str | Path]
 

@@ -11,8 +11,8 @@ import pytest
 from programs import ENVIRONMENT
 
 from vldistill import threads
+from vldistill.models.build import STUDENTS
 from vldistill.recipe import load_recipe
-from vldistill.students.build import STUDENTS
 from vldistill.threads import choose_threads, own_cores, wait_without_spinning
 
 QUICK, VILT = (64, 3), (768, 12)

@@ -13,7 +13,7 @@ from torch import nn
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
 from vldistill.data.text import SPECIALS
-from vldistill.models.oscar import OscarConfig
+from vldistill.models.oscar.encoder import OscarConfig
 
 WORDS, FEATURES = 40, 6
 CONFIG = OscarConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.text import SPECIALS
-from vldistill.models.bert import RegionBertConfig
+from vldistill.models.base.bert import RegionBertConfig
 
 WORDS = [*SPECIALS, *"abcdefghij", "The", "##e"]
 CONFIG = RegionBertConfig(

@@ -17,8 +17,8 @@ from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers
 from vldistill.finite import check_outputs
-from vldistill.students.inputs import text_layout, visual_input
-from vldistill.students.two_towers import TwoTowers
+from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.inputs import text_layout, visual_input
 
 ImagePaths = str | Path | Sequence[str | Path]
 _BATCH = 32

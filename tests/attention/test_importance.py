@@ -14,7 +14,7 @@ from vldistill.evaluation.attention.importance import (
     token_attention,
     whole_attention,
 )
-from vldistill.models.outputs import QueryKey, View
+from vldistill.models.base.outputs import QueryKey, View
 
 
 def view_of(scores_text: list[float], scores_image: list[float], *, text_mask=None, image_mask=None, visual=None) -> View:

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from vldistill.artifacts import read_manifest
 from vldistill.data.records import read_records
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import read_weights
-from vldistill.models.loading import unwrapped
-from vldistill.models.sharded import INDEX, digest_of_weights
-from vldistill.students.official_fusion import read_answers
+from vldistill.models.base.checkpoint import read_weights
+from vldistill.models.base.fusion_converter import read_answers
+from vldistill.models.base.loading import unwrapped
+from vldistill.models.base.sharded import INDEX, digest_of_weights
 from vldistill.teachers.weights import weights_digest
 
 ANSWERS = ["net", "pitcher", "orange"]

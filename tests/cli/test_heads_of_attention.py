@@ -10,7 +10,7 @@ from official_checkpoints import OFFICIAL
 
 from vldistill.commands.convert import KINDS
 from vldistill.errors import InputError
-from vldistill.models.attention_heads import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
+from vldistill.models.base.attention_heads import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
 
 PUBLISHED = {
     (BERT, 768): 12,  # BERT-Base, Large: table of Devlin et al., section 3

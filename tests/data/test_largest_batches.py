@@ -20,12 +20,12 @@ from vldistill.data.regions.objects import MASK, Objects
 from vldistill.data.regions.store import Regions
 from vldistill.data.text import train_tokenizer
 from vldistill.data.worker_limits import need
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base import inputs
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.inputs import text_layout, visual_input
+from vldistill.models.build import STUDENTS
 from vldistill.recipe import RECIPES, load_recipe
 from vldistill.schema import Recipe
-from vldistill.students import inputs
-from vldistill.students.build import STUDENTS
-from vldistill.students.inputs import text_layout, visual_input
 from vldistill.training.batches import make_batches
 
 FILES = sorted(RECIPES.rglob("*.yaml"))

@@ -28,7 +28,7 @@ from vldistill.data.text import (
     train_tokenizer,
 )
 from vldistill.data.wording import Phrase, reworded, split_words
-from vldistill.students.inputs import LAYOUTS
+from vldistill.models.base.inputs import LAYOUTS
 from vldistill.teachers.keys import text_key
 from vldistill.teachers.text import TransformersText
 

@@ -18,8 +18,8 @@ from vldistill.data.regions.network import ImageNetwork, RegionNetwork, norms, p
 from vldistill.data.regions.objects import MASK, Objects
 from vldistill.data.regions.store import RegionStore
 from vldistill.errors import InputError
-from vldistill.models.bert import RegionBertConfig
-from vldistill.students.vlbert import VlBert
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.vlbert.model import VlBert
 
 TINY = ImageNetwork(blocks=(1, 2, 1, 2), width=4, short_side=48, long_side=96)
 

@@ -28,11 +28,13 @@ from vldistill.data.batch import Batch, CanvasBatch, RegionBatch, Source, TextBa
 from vldistill.data.pretext import CMC, ITM, MLM, RANK
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
-from vldistill.models.clip_grid import ClipVilConfig
-from vldistill.models.clip_towers import ClipConfig
-from vldistill.models.meter_parts import MeterConfig
-from vldistill.models.unimodal import TextConfig, VisionConfig
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.build import STUDENTS, new_student
+from vldistill.models.clip_dual.towers import ClipConfig
+from vldistill.models.clip_vil.grid import ClipVilConfig
+from vldistill.models.encoders.unimodal import TextConfig, VisionConfig
+from vldistill.models.meter.parts import MeterConfig
+from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.objectives.advl import Advl, Distances, Pathway
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.dide import DiDE
@@ -42,8 +44,6 @@ from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.objectives.scalars import Scalars
 from vldistill.runtime import Precision, make_accelerator
 from vldistill.schema_teachers import DUAL_ENCODERS
-from vldistill.students.build import STUDENTS, new_student
-from vldistill.students.two_towers import TwoTowers
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.inference import answer

@@ -15,9 +15,9 @@ import pytest
 from programs import ENVIRONMENT
 from pydantic import ValidationError
 
+from vldistill.models.build import STUDENTS
 from vldistill.schema import OVER_REGIONS, Recipe
 from vldistill.schema_teachers import DUAL_ENCODERS
-from vldistill.students.build import STUDENTS
 from vldistill.training.methods.table import METHODS
 
 PROGRAM = Path(__file__).with_name("every_student.py")

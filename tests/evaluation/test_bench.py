@@ -11,8 +11,8 @@ import torch
 from vldistill.evaluation import bench, flops
 from vldistill.evaluation.bench import GROUPS, Setting, as_json, make_batch
 from vldistill.evaluation.bench_retrieval import RetrievalSize, retrieval_rows
-from vldistill.models.vilt import EncoderConfig, ViltEncoder
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
 TINY = EncoderConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
                      image_size=32, patch_size=8, max_position_embeddings=20)

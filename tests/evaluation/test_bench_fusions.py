@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vldistill.data.batch import TextBatch
 from vldistill.evaluation import bench_fusions, flops
 from vldistill.evaluation.bench import Setting
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.vilt.encoder import EncoderConfig
 
 TINY = EncoderConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32,
                      image_size=64, patch_size=32, max_position_embeddings=20)

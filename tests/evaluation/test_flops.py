@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vldistill.evaluation import flops
 from vldistill.evaluation.bench import Setting, make_batch
-from vldistill.models.fusion import FusionModel
-from vldistill.models.vilt import EncoderConfig
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.fusion import FusionModel
 
 TINY = EncoderConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
                      image_size=32, patch_size=8, max_position_embeddings=20)

@@ -13,7 +13,7 @@ from vldistill.evaluation import precision as precisions
 from vldistill.evaluation.bench import Setting
 from vldistill.evaluation.bench_precision import precision_rows
 from vldistill.evaluation.precision import check_precision, lowered, quantised, straying
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.vilt.encoder import EncoderConfig
 
 CPU = torch.device("cpu")
 TINY = EncoderConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,

@@ -84,7 +84,7 @@ def make_world(folder: Path) -> Path:
 
     from vldistill.data.prepare import prepare
     from vldistill.data.toy.layouts import write_toy
-    from vldistill.models.checkpoint import save_model
+    from vldistill.models.base.checkpoint import save_model
     from vldistill.recipe import load_recipe
     from vldistill.runtime import seed_everything
     from vldistill.training.build import build_parts

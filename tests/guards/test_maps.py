@@ -73,7 +73,7 @@ MODULES = {
     "store/checking.py": _cache,
     "data/record_file.py": _records,
     "data/images.py": _packed,
-    "models/sharded.py": _weights,
+    "models/base/sharded.py": _weights,
     "training/checkpoint.py": _checkpoint,
     "data/regions/lmdb_entries.py": _lmdb,
 }

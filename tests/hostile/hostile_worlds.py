@@ -23,12 +23,12 @@ from vldistill.evaluation.compare import check_same, comparison, read_scored
 from vldistill.evaluation.image_index import ImageIndex, Source, build_index
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.results import write_results
-from vldistill.models.checkpoint import ModelSpec, save_model
-from vldistill.models.fusion import FusionModel
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.base.checkpoint import ModelSpec, save_model
+from vldistill.models.build import load_student
+from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.recipe import dump_recipe, load_recipe
 from vldistill.store.layout import Column
-from vldistill.students.build import load_student
 from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 from vldistill.training.checkpoint import State, load_state, save_state
 

@@ -14,7 +14,7 @@ import typer
 from vldistill.cli import app
 from vldistill.commands import prepare
 from vldistill.evaluation.image_index import model_fields
-from vldistill.models.checkpoint import read_spec
+from vldistill.models.base.checkpoint import read_spec
 from vldistill.recipe import all_keys, load_recipe
 from vldistill.schema import Cache
 from vldistill.schema_teachers import Teachers

@@ -14,9 +14,9 @@ import time
 
 import torch
 
-from vldistill.models.outputs import NOTHING
-from vldistill.models.recompute import set_recompute
-from vldistill.models.vilt import EncoderConfig, ViltEncoder
+from vldistill.models.base.outputs import NOTHING
+from vldistill.models.base.recompute import set_recompute
+from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
 PAIRS, TOKENS = 8, 40 + 1 + 240
 

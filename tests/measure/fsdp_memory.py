@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from vldistill.models.outputs import NOTHING
-from vldistill.models.vilt import EncoderConfig, ViltEncoder
+from vldistill.models.base.outputs import NOTHING
+from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 from vldistill.training.optim import make_optimizer, parameter_groups
 from vldistill.training.sharding import shard
 

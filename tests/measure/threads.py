@@ -32,8 +32,8 @@ ROUNDS = 3
 def steps_per_second(size: str, seconds: float) -> float:
     import torch
 
-    from vldistill.models.outputs import NOTHING
-    from vldistill.models.vilt import EncoderConfig, ViltEncoder
+    from vldistill.models.base.outputs import NOTHING
+    from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
     layers, width, heads, feedforward, pairs, tokens = SIZES[size]
     encoder = ViltEncoder(

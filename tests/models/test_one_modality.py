@@ -13,10 +13,10 @@ from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform, unpatchify
 from vldistill.data.visual import PatchInput, stack_patches
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import save_model
-from vldistill.models.outputs import Capture
-from vldistill.models.unimodal import pixels_of
-from vldistill.students.build import Sizes, Wanted, init_student, load_student, new_from_scratch
+from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Sizes, Wanted, init_student, load_student, new_from_scratch
+from vldistill.models.encoders.unimodal import pixels_of
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vldistill.models.bert import BertEncoder, RegionBertConfig
-from vldistill.models.outputs import Capture
-from vldistill.models.recompute import set_recompute
-from vldistill.models.vilt import EncoderConfig, ViltEncoder
+from vldistill.models.base.bert import BertEncoder, RegionBertConfig
+from vldistill.models.base.outputs import Capture
+from vldistill.models.base.recompute import set_recompute
+from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64,
          "hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
@@ -67,7 +67,7 @@ def test_the_same_values_and_gradients_for_less_memory(build):
 def test_nothing_is_done_twice_without_a_backward_pass(monkeypatch):
     encoder, encode = bert()
     set_recompute(encoder)
-    monkeypatch.setattr("vldistill.models.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
+    monkeypatch.setattr("vldistill.models.base.recompute.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
     with torch.no_grad():
         encode(torch.randn(4, 9, 16), torch.ones(4, 9, dtype=torch.bool))
 

@@ -12,9 +12,9 @@ from vldistill.data.loading import pad_text
 from vldistill.data.sequences import EncodedText
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
-from vldistill.models.checkpoint import fit_encoder, load_strict
-from vldistill.models.outputs import Capture, QueryKey
-from vldistill.models.vilt import EncoderConfig, ViltEncoder, with_cls
+from vldistill.models.base.checkpoint import fit_encoder, load_strict
+from vldistill.models.base.outputs import Capture, QueryKey
+from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder, with_cls
 from vldistill.objectives.attention_views import cross_modal_attention_loss
 
 PATCH = 8

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vldistill.data.batch import Batch, Source, TextBatch
-from vldistill.models.outputs import Output, Taught, View
+from vldistill.models.base.outputs import Output, Taught, View
 from vldistill.objectives.advl import Advl, Distances, Pathway, make_map
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.confidence import confidence, distillation_weight

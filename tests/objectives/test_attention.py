@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vldistill.models.outputs import QueryKey
+from vldistill.models.base.outputs import QueryKey
 from vldistill.objectives.attention import attention_divergence, attention_log_probs, attention_loss
 from vldistill.objectives.attention_views import cross_modal_attention_loss, uni_modal_attention_loss, whole_attention_loss
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.models.fusion import FusionModel
-from vldistill.models.outputs import NOTHING, Capture, Output, QueryKey, View
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.base.outputs import NOTHING, Capture, Output, QueryKey, View
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.objectives.attention_views import (
     cross_modal_attention_loss,
     mapped_layers,
@@ -20,7 +21,6 @@ from vldistill.objectives.dide import DiDE
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
 from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
-from vldistill.students.dual_encoder import DualEncoder
 from vldistill.teachers.fusion import FusionTeacher
 
 B, T, V, H, D, WIDTH, CLASSES, DEPTH = 2, 4, 5, 2, 3, 6, 3, 4

@@ -9,14 +9,14 @@ import torch
 
 from vldistill.data.batch import Batch, ImageBatch, Source, TextBatch
 from vldistill.data.pretext import IGNORED
-from vldistill.models.fusion import FusionModel
-from vldistill.models.outputs import Output
-from vldistill.models.pretraining import MatchingHead
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.base.outputs import Output
+from vldistill.models.base.pretraining import MatchingHead
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.objectives.contrastive import CrossModalContrast, pair_keys
 from vldistill.objectives.masked_language import mask_words, masked_language_loss
 from vldistill.objectives.pretraining import Pretraining
-from vldistill.students.dual_encoder import DualEncoder
 
 MASK, VOCABULARY = 4, 50
 # [CLS] one two two three [SEP], and [CLS] one [SEP] with padding.

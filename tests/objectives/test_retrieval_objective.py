@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from vldistill.data.batch import Batch, Source, TextBatch
-from vldistill.models.outputs import NOTHING, Output, QueryKey, Vectors, View
+from vldistill.models.base.outputs import NOTHING, Output, QueryKey, Vectors, View
 from vldistill.objectives.attention_views import cross_modal_attention_loss
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 

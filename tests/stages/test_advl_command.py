@@ -18,9 +18,9 @@ from vldistill.data.artifact import open_data
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import EpochBatches, make_loader
 from vldistill.errors import InputError
+from vldistill.models.base.inputs import visual_input
+from vldistill.models.build import load_student
 from vldistill.recipe import load_recipe
-from vldistill.students.build import load_student
-from vldistill.students.inputs import visual_input
 from vldistill.teachers.unimodal import CachedFeatures
 from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts

@@ -11,7 +11,7 @@ import torch
 from official_declip_layout import PATCH, SIDE, official_declip
 from tiny_teachers import write_clip
 
-from vldistill.models.slip import SlipModel
+from vldistill.models.base.slip import SlipModel
 
 CLIP = "student={{kind: clip_dual, clip: {{model: {folder}, weights: random}}, dropout: 0.0}}"
 INIT = "student={{kind: clip_dual, init: {folder}, dropout: 0.0}}"

@@ -147,9 +147,9 @@ def test_a_file_without_any_label_is_answered_by_evaluate_and_by_predict(world, 
 def test_a_student_whose_labels_stand_in_another_order_than_its_teachers(train, well, own, tmp_path):
     """The teacher's logits are put into the student's order by name, and both name the same answers."""
     from vldistill.data.loading import CleanBatches, make_loader
-    from vldistill.models.outputs import NOTHING
+    from vldistill.models.base.outputs import NOTHING
+    from vldistill.models.build import load_student
     from vldistill.recipe import load_recipe
-    from vldistill.students.build import load_student
     from vldistill.training.build import build_parts
 
     steps = ("train.steps=12", "train.validate_every=12", "image.augment=none", "optim.warmup=0", "optim.lr=1e-2")

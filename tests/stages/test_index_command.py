@@ -13,8 +13,8 @@ from programs import draw, with_a_browser
 
 from vldistill.data.artifact import open_data
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.students.build import load_dual_encoder
-from vldistill.students.inputs import visual_input
+from vldistill.models.base.inputs import visual_input
+from vldistill.models.build import load_dual_encoder
 
 DIDE = "runs/quickstart_dide/default/seed0"
 

@@ -12,8 +12,8 @@ from vldistill.data.artifact import open_data
 from vldistill.data.batch import Batch
 from vldistill.data.loading import CLEAN, make_loader
 from vldistill.evaluation.retrieval import ranks_of_scores
-from vldistill.students.inputs import plain_dataset
-from vldistill.students.retriever import load_retriever
+from vldistill.models.base.inputs import plain_dataset
+from vldistill.models.retriever import load_retriever
 from vldistill.training.vectors import caption_set
 
 

@@ -21,13 +21,13 @@ from vldistill.data.loading import pad_text
 from vldistill.data.sequences import join_parts
 from vldistill.data.transforms import MEAN, STD, ImageTransform, normalise, patchify
 from vldistill.errors import InputError
-from vldistill.models import slip
-from vldistill.models.checkpoint import save_model
-from vldistill.models.clip_towers import ClipConfig
-from vldistill.models.slip import SlipModel
-from vldistill.students.build import Wanted, init_student, load_dual_encoder, load_student, new_from_clip
-from vldistill.students.clip_dual import ClipDual
-from vldistill.students.official_declip import convert
+from vldistill.models.base import slip
+from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.slip import SlipModel
+from vldistill.models.build import Wanted, init_student, load_dual_encoder, load_student, new_from_clip
+from vldistill.models.clip_dual.model import ClipDual
+from vldistill.models.clip_dual.official import convert
+from vldistill.models.clip_dual.towers import ClipConfig
 
 LABELS = ["no", "yes"]
 TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has more green circles than the other one"]

@@ -18,12 +18,12 @@ from vldistill.data.batch import Batch, TextBatch
 from vldistill.data.canvas import stack_canvases
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import read_checkpoint, save_model
-from vldistill.models.clip_grid import ClipVilConfig, GridTower, read_tower
-from vldistill.models.outputs import Capture
-from vldistill.students.build import Sizes, Wanted, init_student, load_student, new_from_scratch
-from vldistill.students.clip_vil import ClipVil
-from vldistill.students.clip_vil_start import Clip
+from vldistill.models.base.checkpoint import read_checkpoint, save_model
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Sizes, Wanted, init_student, load_student, new_from_scratch
+from vldistill.models.clip_vil.grid import ClipVilConfig, GridTower, read_tower
+from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.start import Clip
 
 SHORT, LONG, CELLS = 64, 96, 6
 TEXTS = (5, 3, 7, 4)  # lengths of each row

@@ -22,8 +22,8 @@ from vldistill.artifacts import CONVERTED, read_manifest
 from vldistill.commands.convert import KINDS
 from vldistill.data.text import SPECIALS
 from vldistill.errors import InputError
-from vldistill.models.account import FRESH, renaming, sort_out
-from vldistill.students.uniter import Uniter
+from vldistill.models.base.account import FRESH, renaming, sort_out
+from vldistill.models.uniter.model import Uniter
 
 WIDTH = 64
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import load_strict, save_model
-from vldistill.models.outputs import Capture
-from vldistill.students.build import Wanted, init_student, load_student
+from vldistill.models.base.checkpoint import load_strict, save_model
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Wanted, init_student, load_student
 
 LABELS = ["no", "yes", "maybe"]
 

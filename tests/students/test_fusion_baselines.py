@@ -15,11 +15,11 @@ from transformers import VisualBertConfig as LibraryVisualBertConfig
 from vldistill.data.batch import Batch, CanvasBatch, RegionBatch, TextBatch
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec, save_model
-from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig
-from vldistill.models.pixel_network import PixelBertConfig
-from vldistill.students.build import Sizes, Wanted, init_student, load_student, new_from_scratch, new_student
-from vldistill.students.pixelbert import Pixels
+from vldistill.models.base.checkpoint import ModelSpec, save_model
+from vldistill.models.build import Sizes, Wanted, init_student, load_student, new_from_scratch, new_student
+from vldistill.models.library.config import LxmertConfig, VisualBertConfig
+from vldistill.models.pixelbert.model import Pixels
+from vldistill.models.pixelbert.network import PixelBertConfig
 
 WORDS, D, FEATURES, RESNET, CELL = 40, 16, 6, "test_resnet", 96
 COMMON = {"vocab_size": WORDS, "hidden_size": D, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import save_model
-from vldistill.models.outputs import Capture
-from vldistill.students.build import Wanted, init_student
+from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Wanted, init_student
 from vldistill.teachers.fusion import build_fusion_teacher
 
 LABELS = ["no", "yes", "maybe"]

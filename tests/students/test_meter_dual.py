@@ -10,14 +10,14 @@ from official_meter_layout import LAYERS, PATCH, SIDE, OfficialMeter, additive, 
 
 from vldistill.data.batch import Batch, ImageBatch, Source, TextBatch
 from vldistill.data.transforms import MEAN, STD
-from vldistill.models.checkpoint import save_model
-from vldistill.models.meter import Meter
-from vldistill.models.outputs import Capture
+from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Wanted, init_student, load_student
+from vldistill.models.meter.dual import MeterDual
+from vldistill.models.meter.fusion import Meter
+from vldistill.models.meter.official import convert
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.pretraining import Pretraining
-from vldistill.students.build import Wanted, init_student, load_student
-from vldistill.students.meter_dual import MeterDual
-from vldistill.students.official_meter import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
 LABELS = ["contradiction", "neutral", "entailment"]

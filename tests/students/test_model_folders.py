@@ -13,8 +13,8 @@ import torch
 from transformers import ViltConfig, ViltForQuestionAnswering, ViltModel
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import read_checkpoint, resolve_model
-from vldistill.students.build import load_student
+from vldistill.models.base.checkpoint import read_checkpoint, resolve_model
+from vldistill.models.build import load_student
 
 
 @pytest.fixture

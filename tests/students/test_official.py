@@ -13,11 +13,11 @@ from tiny_regions import CONFIG, WORDS, body, sized, write_words
 
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
-from vldistill.students.build import Wanted, init_student
-from vldistill.students.official import convert
-from vldistill.students.region_texts import PERSONS
-from vldistill.students.uniter import Uniter
-from vldistill.students.vlbert import VlBert
+from vldistill.models.base.converter import convert
+from vldistill.models.base.region_texts import PERSONS
+from vldistill.models.build import Wanted, init_student
+from vldistill.models.uniter.model import Uniter
+from vldistill.models.vlbert.model import VlBert
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import test_official
 import torch
 
 from vldistill.errors import InputError
-from vldistill.models.clip_grid import ClipVilConfig
-from vldistill.students.build import Wanted, init_student
-from vldistill.students.clip_vil import ClipVil
-from vldistill.students.clip_vil_start import Clip
-from vldistill.students.official import convert
+from vldistill.models.base.converter import convert
+from vldistill.models.build import Wanted, init_student
+from vldistill.models.clip_vil.grid import ClipVilConfig
+from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.start import Clip
 
 TOWER = {"image_size": 64, "layers": [2, 1, 3, 1], "width": 4}
 

@@ -16,10 +16,10 @@ from vldistill.data.text import load_tokenizer
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import read_checkpoint
-from vldistill.models.outputs import Capture
-from vldistill.students.build import Wanted, init_student, load_student
-from vldistill.students.official_meter import convert
+from vldistill.models.base.checkpoint import read_checkpoint
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Wanted, init_student, load_student
+from vldistill.models.meter.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
 ANSWERS = ["yes", "no", "two"]

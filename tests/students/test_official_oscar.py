@@ -15,9 +15,9 @@ from tiny_oscar import CONFIG, NAMES, make_batch, scrambled, write_vocabulary
 from vldistill.data.pretext import MLM
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.oscar_fusion import Oscar
-from vldistill.students.build import Wanted, init_student, load_student
-from vldistill.students.official_oscar import convert
+from vldistill.models.build import Wanted, init_student, load_student
+from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.oscar.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
 SETTINGS = {"num_attention_heads": CONFIG.num_attention_heads, "img_layer_norm_eps": 1e-5, "hidden_act": "gelu",

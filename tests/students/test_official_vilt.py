@@ -23,11 +23,11 @@ from vldistill.data.text import SPECIALS
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import fusion_encoder_weights, load_strict, read_checkpoint
-from vldistill.models.vilt import ViltEncoder
-from vldistill.students.build import load_student
-from vldistill.students.official_fusion import read_answers
-from vldistill.students.official_vilt import convert
+from vldistill.models.base.checkpoint import fusion_encoder_weights, load_strict, read_checkpoint
+from vldistill.models.base.fusion_converter import read_answers
+from vldistill.models.build import load_student
+from vldistill.models.vilt.encoder import ViltEncoder
+from vldistill.models.vilt.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
 WORDS = [*SPECIALS, *"abcdefghij", "the", "##e"]

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec, save_model
-from vldistill.models.oscar_fusion import Oscar
-from vldistill.models.outputs import Capture
+from vldistill.models.base.checkpoint import ModelSpec, save_model
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Wanted, init_student
+from vldistill.models.oscar.dual import OscarDual
+from vldistill.models.oscar.fusion import Oscar
 from vldistill.objectives.dide import DiDE
-from vldistill.students.build import Wanted, init_student
-from vldistill.students.oscar_dual import OscarDual
 from vldistill.teachers.fusion import build_fusion_teacher
 
 LABELS = ["False", "True"]

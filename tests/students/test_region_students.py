@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
-from vldistill.models.bert import RegionBertConfig, make_packing
-from vldistill.models.outputs import Capture
-from vldistill.students.uniter import Uniter, box_features
-from vldistill.students.vlbert import VlBert, box_code
+from vldistill.models.base.bert import RegionBertConfig, make_packing
+from vldistill.models.base.outputs import Capture
+from vldistill.models.uniter.model import Uniter, box_features
+from vldistill.models.vlbert.model import VlBert, box_code
 
 D, LAYERS, HEADS, F_SIZE, WORDS = 16, 3, 4, 6, 40
 SIZES = {"vocab_size": WORDS, "hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,

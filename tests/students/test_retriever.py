@@ -7,11 +7,11 @@ import torch
 from transformers import ViltForImageAndTextRetrieval
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec, save_model
-from vldistill.models.fusion import FusionModel
-from vldistill.students.build import Wanted, init_student
-from vldistill.students.dual_encoder import DualEncoder
-from vldistill.students.retriever import load_retriever
+from vldistill.models.base.checkpoint import ModelSpec, save_model
+from vldistill.models.build import Wanted, init_student
+from vldistill.models.retriever import load_retriever
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.teachers.fusion import build_fusion_teacher
 
 RANKING = Wanted("vilt", "caption", 1, [], 8, 10, 0.0, pretraining=("rank",))

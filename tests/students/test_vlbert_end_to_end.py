@@ -17,14 +17,14 @@ from vldistill.data.regions.network import ImageNetwork, RegionNetwork, norms
 from vldistill.data.regions.objects import MASK, Objects
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.bert import RegionBertConfig
-from vldistill.models.checkpoint import ModelSpec, load_strict, read_checkpoint, save_model
-from vldistill.models.outputs import Capture
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.checkpoint import ModelSpec, load_strict, read_checkpoint, save_model
+from vldistill.models.base.converter import convert
+from vldistill.models.base.outputs import Capture
+from vldistill.models.build import Sizes, Wanted, init_student, new_from_scratch, new_student
+from vldistill.models.vlbert.model import VlBert
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.matching import MatchingHead
-from vldistill.students.build import Sizes, Wanted, init_student, new_from_scratch, new_student
-from vldistill.students.official import convert
-from vldistill.students.vlbert import VlBert
 
 TINY = ImageNetwork(blocks=(1, 1, 2, 1), width=4, short_side=32, long_side=64)
 WIDTH = 16

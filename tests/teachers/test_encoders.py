@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from vldistill import artifacts
 from vldistill.errors import InputError
-from vldistill.models import slip
-from vldistill.models.clip import published
+from vldistill.models.base import slip
+from vldistill.models.base.clip import published
 from vldistill.schema_teachers import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import weights
 from vldistill.teachers.build import build_relevance, build_text, build_vision

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from vldistill.data.batch import Batch, Source, TextBatch
-from vldistill.models.outputs import NOTHING
+from vldistill.models.base.outputs import NOTHING
 from vldistill.teachers.text import TextFeatures
 from vldistill.teachers.unimodal import LiveFeatures, UnimodalTeachers
 from vldistill.teachers.words import Relevance

@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
-from vldistill.models.bert import RegionBertConfig
-from vldistill.models.outputs import Output
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.outputs import Output
+from vldistill.models.uniter.model import Uniter
 from vldistill.objectives.base import HardLabels, task_loss
 from vldistill.objectives.smoothness import prediction_divergence
-from vldistill.students.uniter import Uniter
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.loop import Learner
 

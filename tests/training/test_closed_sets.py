@@ -21,7 +21,8 @@ from torch import nn
 from vldistill.data.artifact import open_data
 from vldistill.data.transforms import ImageTransform
 from vldistill.errors import VldistillError
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.build import new_from_scratch, new_student
 from vldistill.objectives.advl import make_map
 from vldistill.objectives.attention import attention_divergence
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
@@ -31,7 +32,6 @@ from vldistill.objectives.scalars import Scalars
 from vldistill.recipe import load_recipe, models_in
 from vldistill.runtime import make_accelerator
 from vldistill.schema import Recipe
-from vldistill.students.build import new_from_scratch, new_student
 from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
 from vldistill.teachers.fusion import TEACHERS

@@ -10,7 +10,7 @@ from torch import nn
 
 from vldistill.data.batch import Batch, TextBatch
 from vldistill.data.records import Record
-from vldistill.models.outputs import Output
+from vldistill.models.base.outputs import Output
 from vldistill.training.inference import Answer, answer, chosen, probabilities, score, score_items, sentence_group
 
 

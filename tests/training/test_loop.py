@@ -11,7 +11,7 @@ from torch import nn
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import EpochBatches
 from vldistill.errors import VldistillError
-from vldistill.models.outputs import NOTHING, Output
+from vldistill.models.base.outputs import NOTHING, Output
 from vldistill.objectives.base import HardLabels
 from vldistill.runtime import Precision, make_accelerator
 from vldistill.training.journal import Journal

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from vldistill.models.fusion import FusionModel
-from vldistill.models.meter_parts import MeterConfig
-from vldistill.models.vilt import EncoderConfig
-from vldistill.students.dual_encoder import DualEncoder
-from vldistill.students.meter_dual import MeterDual
+from vldistill.models.meter.dual import MeterDual
+from vldistill.models.meter.parts import MeterConfig
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.training.optim import (
     linear_factor,
     linear_schedule,

@@ -20,7 +20,7 @@ from vldistill.evaluation.bench_fusions import fusion_rows
 from vldistill.evaluation.bench_precision import precision_rows
 from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
 from vldistill.evaluation.precision import check_precision
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.places import check_file
 from vldistill.runtime import cpu_has_bf16, device_name
 from vldistill.terminal import Table, say, show
@@ -99,7 +99,7 @@ def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor
     if run is None:
         raise InputError("--index needs the RUN that it was built with", hint="vldistill bench RUN --index INDEX")
     from vldistill.evaluation.image_index import ImageIndex, model_fields
-    from vldistill.models.checkpoint import read_checkpoint
+    from vldistill.models.base.checkpoint import read_checkpoint
 
     index = ImageIndex(folder)
     index.check_model(model_fields(run, read_checkpoint(run).spec), run)
@@ -163,9 +163,9 @@ def _model(run: str | None, tokens: tuple[int, ...], *, ranks: bool):
     if run is None:
         config = EncoderConfig(max_position_embeddings=max(40, *tokens))
         return None, config, PAPER_GRID, tokens, 1
-    from vldistill.students.build import load_student
-    from vldistill.students.dual_encoder import DualEncoder
-    from vldistill.students.retriever import load_retriever
+    from vldistill.models.build import load_student
+    from vldistill.models.retriever import load_retriever
+    from vldistill.models.vilt.dual import DualEncoder
 
     model, spec, _ = (load_retriever if ranks else load_student)(run)
     if not isinstance(model, DualEncoder):

@@ -48,25 +48,27 @@ def convert_command(
         told_apart["lowercase"] = None if case is None else case == "uncased"
     check_writable(out)
     if kind == "slip":
-        from vldistill.models import slip
+        from vldistill.models.base import slip
 
         sizes = slip.convert(source, out, **told_apart)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
     elif kind == "declip":
-        from vldistill.students import official_declip
+        from vldistill.models.clip_dual import official as official_declip
 
         config = official_declip.convert(source, out, **told_apart).encoder
         told = {"vision": f"{config.vision_layers} x {config.vision_width}", "shared": config.hidden_size,
                 "text": f"{config.num_hidden_layers} x {config.text_width}"}
     elif kind in _OFFICIAL_FUSION:
-        from vldistill.students import official_meter, official_oscar, official_vilt
+        from vldistill.models.meter.fusion import official as official_meter
+        from vldistill.models.oscar.encoder import official as official_oscar
+        from vldistill.models.vilt.encoder import official as official_vilt
 
         converter = {"vilt": official_vilt, "meter": official_meter, "oscar": official_oscar}[kind]
         spec = converter.convert(source, vocab, out, answers=answers, **told_apart)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
                 "classes": len(spec.labels)}
     else:
-        from vldistill.students.official import convert
+        from vldistill.models.base.converter import convert
 
         spec = convert(kind, source, vocab, out, **told_apart)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}

@@ -30,7 +30,7 @@ from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.probabilities import Probabilities, check_members
 from vldistill.evaluation.results import metrics_table, write_evaluation
 from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
-from vldistill.models.checkpoint import read_spec, resolve_model
+from vldistill.models.base.checkpoint import read_spec, resolve_model
 from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 

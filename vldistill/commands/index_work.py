@@ -20,9 +20,9 @@ from vldistill.errors import InputError
 from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
+from vldistill.models.base.inputs import visual_input
+from vldistill.models.build import load_dual_encoder
 from vldistill.places import check_file, check_writable
-from vldistill.students.build import load_dual_encoder
-from vldistill.students.inputs import visual_input
 from vldistill.terminal import Table, say, show, write_json
 
 INDEXES = Path("artifacts/index")

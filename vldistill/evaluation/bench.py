@@ -24,11 +24,11 @@ from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.evaluation import flops
 from vldistill.evaluation.precision import DTYPES
 from vldistill.evaluation.timing import Timing, measure
-from vldistill.models.fusion import FusionModel
-from vldistill.models.outputs import Capture
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.base.outputs import Capture
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.objectives.dide import DiDE
-from vldistill.students.dual_encoder import DualEncoder
 
 PAPER_GRID = (12, 20)
 STORED = "dual, images from the index"

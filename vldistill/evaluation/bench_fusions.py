@@ -16,14 +16,14 @@ from vldistill.data.batch import Batch, CanvasBatch, RegionBatch
 from vldistill.evaluation import flops
 from vldistill.evaluation.bench import DTYPES, Row, Setting, as_rows, frozen, library_vilt, make_batch
 from vldistill.evaluation.timing import measure
-from vldistill.models.bert import RegionBertConfig
-from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig
-from vldistill.models.pixel_network import PixelBertConfig, PixelNetwork
-from vldistill.students.dual_encoder import DualEncoder
-from vldistill.students.library_fusion import Lxmert, VisualBert
-from vldistill.students.pixelbert import PixelBert
-from vldistill.students.region_student import RegionStudent
-from vldistill.students.uniter import BOX, Uniter
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.region_student import RegionStudent
+from vldistill.models.library.config import LxmertConfig, VisualBertConfig
+from vldistill.models.library.model import Lxmert, VisualBert
+from vldistill.models.pixelbert.model import PixelBert
+from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork
+from vldistill.models.uniter.model import BOX, Uniter
+from vldistill.models.vilt.dual import DualEncoder
 
 REGIONS = (36, 100)
 NETWORK = "resnet50"

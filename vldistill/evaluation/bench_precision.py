@@ -13,7 +13,7 @@ from vldistill.data.batch import Batch
 from vldistill.evaluation.bench import Row, Setting, as_rows, make_batch
 from vldistill.evaluation.precision import DTYPES, Straying, quantised, straying
 from vldistill.evaluation.timing import measure
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.models.vilt.dual import DualEncoder
 
 ANSWERING, LOOKING = "text tower and head", "image tower"
 

@@ -18,8 +18,8 @@ from vldistill.evaluation import flops
 from vldistill.evaluation.bench import Row, Setting, frozen, make_batch
 from vldistill.evaluation.retrieval import ranks_of_vectors
 from vldistill.evaluation.timing import seconds_of
-from vldistill.models.fusion import FusionModel
-from vldistill.students.dual_encoder import DualEncoder
+from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.fusion import FusionModel
 
 PAPER_RATIO = 2509.2
 """40,398 s of ViLT over 16.1 s of DiDE, both ways over Flickr30K's test set (DiDE, Table 4)."""

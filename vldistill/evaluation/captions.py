@@ -22,10 +22,10 @@ from vldistill.evaluation.results import summary_head, write_results
 from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.finite import check_outputs
-from vldistill.models.fusion import FusionModel
+from vldistill.models.base.inputs import plain_dataset
+from vldistill.models.retriever import load_retriever
+from vldistill.models.vilt.fusion import FusionModel
 from vldistill.runtime import device_name
-from vldistill.students.inputs import plain_dataset
-from vldistill.students.retriever import load_retriever
 from vldistill.terminal import Table
 from vldistill.training.vectors import CaptionSet, Encoding, Ranking, caption_set, rank_captions
 

@@ -17,10 +17,10 @@ from vldistill.evaluation.breakdown import measured
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.opened import Opened
-from vldistill.models.checkpoint import ModelSpec, resolve_model
+from vldistill.models.base.checkpoint import ModelSpec, resolve_model
+from vldistill.models.base.inputs import plain_dataset
 from vldistill.places import refuse_links
 from vldistill.recipe import load_recipe
-from vldistill.students.inputs import plain_dataset
 from vldistill.training.inference import Answer, Keep, answer, score_items
 
 

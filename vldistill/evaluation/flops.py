@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vldistill.models.bert import RegionBertConfig
-from vldistill.models.library_fusion import LxmertConfig, VisualBertConfig
-from vldistill.models.vilt import EncoderConfig
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.library.config import LxmertConfig, VisualBertConfig
+from vldistill.models.vilt.encoder import EncoderConfig
 
 Config = EncoderConfig | RegionBertConfig | VisualBertConfig
 

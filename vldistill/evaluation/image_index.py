@@ -36,13 +36,13 @@ from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.finite import check_outputs
-from vldistill.models.checkpoint import ModelSpec, resolve_model
-from vldistill.models.sharded import digest_of_weights
+from vldistill.models.base.checkpoint import ModelSpec, resolve_model
+from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.sharded import digest_of_weights
 from vldistill.store.folder_writer import FolderWriter
 from vldistill.store.layout import Column
 from vldistill.store.reader import Rows
 from vldistill.store.table import read_table
-from vldistill.students.two_towers import TwoTowers
 from vldistill.versions import differences, tell
 
 STAGE = "index"

@@ -16,9 +16,9 @@ from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.finite import check_outputs
-from vldistill.models.checkpoint import ModelSpec
-from vldistill.students.inputs import text_layout
-from vldistill.students.two_towers import TwoTowers
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.inputs import text_layout
 
 _BLOCK = 1 << 14
 """Images that are scored at a time."""

@@ -16,11 +16,11 @@ from vldistill.data.text import WordTokenizer
 from vldistill.data.visual import Draw
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex, model_fields
-from vldistill.models.checkpoint import ModelSpec
-from vldistill.models.fusion import by_record
-from vldistill.models.outputs import NOTHING, Capture, Output, Vectors
-from vldistill.students.inputs import text_layout
-from vldistill.students.two_towers import TwoTowers
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.fusion import by_record
+from vldistill.models.base.inputs import text_layout
+from vldistill.models.base.outputs import NOTHING, Capture, Output, Vectors
 
 
 @dataclass(frozen=True)

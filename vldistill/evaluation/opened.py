@@ -17,8 +17,8 @@ from vldistill.data.text import WordTokenizer
 from vldistill.devices import compute_device
 from vldistill.errors import InputError
 from vldistill.evaluation.precision import lowered
-from vldistill.models.checkpoint import ModelSpec, read_checkpoint, resolve_model
-from vldistill.students.build import load_student, model_of
+from vldistill.models.base.checkpoint import ModelSpec, read_checkpoint, resolve_model
+from vldistill.models.build import load_student, model_of
 from vldistill.threads import use_threads
 
 

@@ -16,7 +16,7 @@ from vldistill.data.sources.jsonl import read_images
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.opened import Opened
-from vldistill.students.inputs import plain_dataset
+from vldistill.models.base.inputs import plain_dataset
 from vldistill.training.inference import probabilities
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.training.inference import Answer, Keep, chosen
 
 _BLOCK = 4096

@@ -15,7 +15,7 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import read_json, read_jsonl
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.evaluate import Evaluation
-from vldistill.models.checkpoint import resolve_model
+from vldistill.models.base.checkpoint import resolve_model
 from vldistill.terminal import Table
 
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"

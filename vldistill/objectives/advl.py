@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import Capture, Output, Taught, View
+from vldistill.models.base.outputs import Capture, Output, Taught, View
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.confidence import FLOOR, confidence, distillation_weight
 from vldistill.objectives.feature import masked_mean, unit_l1

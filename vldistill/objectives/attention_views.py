@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vldistill.models.outputs import QueryKey, View
+from vldistill.models.base.outputs import QueryKey, View
 from vldistill.objectives.attention import attention_loss, joined
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import NOTHING, Output
+from vldistill.models.base.outputs import NOTHING, Output
 from vldistill.objectives.task import (
     answer_bce,
     answer_cross_entropy,

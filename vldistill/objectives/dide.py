@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import Capture, Output, View
+from vldistill.models.base.outputs import Capture, Output, View
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers, over_views
 from vldistill.objectives.base import Objective, Terms, task_loss
 from vldistill.objectives.feature import masked_mse

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import Capture, Output, Taught, View
+from vldistill.models.base.outputs import Capture, Output, Taught, View
 from vldistill.objectives.advl import Advl, take_reference
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.confidence import FLOOR, confidence

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import Batch
 from vldistill.data.pretext import CMC, IGNORED, ITM, MLM, Pretext
-from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.models.base.outputs import NOTHING, Capture, Output
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.contrastive import TEMPERATURE, CrossModalContrast, pair_keys

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vldistill.data.batch import Batch
-from vldistill.models.outputs import NOTHING, Capture, Output
+from vldistill.models.base.outputs import NOTHING, Capture, Output
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.contrastive import TEMPERATURE, CrossModalContrast, pair_keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from vldistill.models.outputs import Output
+from vldistill.models.base.outputs import Output
 
 
 def prediction_divergence(clean: Output, perturbed: Output, target: str) -> Tensor:

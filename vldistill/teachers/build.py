@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import resolve_model
+from vldistill.models.base.checkpoint import resolve_model
 from vldistill.schema_teachers import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import unimodal
 from vldistill.teachers.clip import Clip, ClipText, ClipVision

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from vldistill.data.sequences import Sentence
 from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
-from vldistill.models import slip
-from vldistill.models.clip import load_open_clip, published
-from vldistill.models.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base import slip
+from vldistill.models.base.clip import load_open_clip, published
+from vldistill.models.base.loading import RANDOM, fetched, fixed_random
 from vldistill.teachers.text import TextFeatures, mean_by_word
 from vldistill.teachers.weights import folder_title, frozen, weights_digest
 

@@ -11,12 +11,13 @@ import torch
 from vldistill.data.batch import Batch
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
-from vldistill.models.fusion import Fusion, FusionModel
-from vldistill.models.meter import Meter
-from vldistill.models.oscar_fusion import Oscar
-from vldistill.models.outputs import Capture, Output
-from vldistill.models.pretraining import HEADS, head_weights
+from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
+from vldistill.models.base.fusion import Fusion
+from vldistill.models.base.outputs import Capture, Output
+from vldistill.models.base.pretraining import HEADS, head_weights
+from vldistill.models.meter.fusion import Meter
+from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.vilt.fusion import FusionModel
 
 TEACHERS: dict[str, type[Fusion]] = {"vilt": FusionModel, "meter": Meter, "oscar": Oscar}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vldistill.data.sequences import Sentence
 from vldistill.data.wording import Phrase, owner
-from vldistill.models.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.loading import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, tokenizer_digest, weights_digest
 
 _LONGEST = 512

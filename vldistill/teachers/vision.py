@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vldistill.errors import InputError
-from vldistill.models.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.loading import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, weights_digest
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from vldistill.artifacts import MANIFEST, file_digest, fingerprint, known_digest
 from vldistill.errors import InputError
 from vldistill.finite import check_weights
-from vldistill.models.loading import FILES, weights_file
-from vldistill.models.sharded import digest_of_weights
+from vldistill.models.base.loading import FILES, weights_file
+from vldistill.models.base.sharded import digest_of_weights
 
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""

@@ -11,8 +11,8 @@ from vldistill.data.mixing import MixedDataset
 from vldistill.data.staging import stage_images, stage_regions
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec
-from vldistill.models.recompute import set_recompute
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.recompute import set_recompute
 from vldistill.objectives.base import Objective
 from vldistill.schema import Recipe
 from vldistill.training.caches import Say

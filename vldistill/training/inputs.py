@@ -12,9 +12,9 @@ from vldistill.data.records import Record
 from vldistill.data.text import WordTokenizer
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.inputs import text_layout, visual_input
 from vldistill.schema import Recipe
-from vldistill.students.inputs import text_layout, visual_input
 from vldistill.training.parts import MakeDataset
 
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from vldistill.data.batch import Batch
 from vldistill.data.loading import Loader
 from vldistill.data.transforms import hash_key
-from vldistill.models.outputs import Capture
+from vldistill.models.base.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.batches import Batches
 from vldistill.training.guard import Unvalidated

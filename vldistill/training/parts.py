@@ -10,9 +10,9 @@ from vldistill.data.false_texts import FalseTexts
 from vldistill.data.loading import RecordDataset
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.text import WordTokenizer
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.build import Student
 from vldistill.objectives.base import Objective
-from vldistill.students.build import Student
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.anchor import AnchorInputs

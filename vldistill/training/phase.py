@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from vldistill.data.loading import CleanBatches, check_together, make_loader
-from vldistill.models.checkpoint import save_model
+from vldistill.models.base.checkpoint import save_model
 from vldistill.schema import Recipe
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.batches import eval_pairs

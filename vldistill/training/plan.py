@@ -10,7 +10,7 @@ from vldistill.data.mixing import MixedDataset
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.data.size_rules import size_faults
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.schema import Recipe
 from vldistill.training.batches import describe_batch
 from vldistill.training.methods.table import METHODS

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import resolve_model
-from vldistill.models.sharded import digest_of_weights
+from vldistill.models.base.checkpoint import resolve_model
+from vldistill.models.base.sharded import digest_of_weights
 from vldistill.schema import Recipe
 
 FIELDS = {

@@ -32,8 +32,8 @@ from vldistill.devices import check_card, unused_gpu
 from vldistill.errors import NO_ROOM, InputError, VldistillError
 from vldistill.joining import Together, join
 from vldistill.locking import alone
-from vldistill.models.checkpoint import resolve_model
-from vldistill.models.sharded import digest_of_weights
+from vldistill.models.base.checkpoint import resolve_model
+from vldistill.models.base.sharded import digest_of_weights
 from vldistill.places import check_writable, refuse_links
 from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
 from vldistill.runtime import (

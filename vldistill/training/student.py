@@ -11,13 +11,13 @@ from vldistill.data.sequences import sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.wording import text_of
 from vldistill.errors import InputError
-from vldistill.models.checkpoint import MOST_REGIONS, ModelSpec
+from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
+from vldistill.models.base.inputs import ONE_IMAGE
+from vldistill.models.build import Sizes, Student, Wanted, init_student, new_from_clip, new_from_scratch
+from vldistill.models.clip_vil.start import Clip
+from vldistill.models.pixelbert.model import Pixels
 from vldistill.schema import Recipe
 from vldistill.schema import Student as StudentSection
-from vldistill.students.build import Sizes, Student, Wanted, init_student, new_from_clip, new_from_scratch
-from vldistill.students.clip_vil_start import Clip
-from vldistill.students.inputs import ONE_IMAGE
-from vldistill.students.pixelbert import Pixels
 
 
 def build_student(

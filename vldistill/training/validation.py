@@ -11,7 +11,7 @@ from torch import nn
 
 from vldistill.data.loading import Loader, RecordDataset
 from vldistill.data.records import Record
-from vldistill.models.checkpoint import ModelSpec
+from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.objectives.base import Objective
 from vldistill.training.inference import Answer, answer, score
 from vldistill.training.loop import Watch

@@ -17,7 +17,7 @@ from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.evaluation.retrieval import Ranks, ranks_of_vectors
 from vldistill.finite import check_outputs
-from vldistill.students.two_towers import TwoTowers
+from vldistill.models.base.dual_encoder import TwoTowers
 
 
 @dataclass(frozen=True)

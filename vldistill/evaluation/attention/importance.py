@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vldistill.models.outputs import View
+from vldistill.models.base.outputs import View
 from vldistill.objectives.attention import attention_log_probs, joined
 
 

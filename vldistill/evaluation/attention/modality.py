@@ -13,7 +13,7 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.evaluation.attention.importance import modality_mass
 from vldistill.evaluation.attention.reading import attended, open_one_stream
-from vldistill.models.outputs import Capture
+from vldistill.models.base.outputs import Capture
 
 BATCH = 16
 

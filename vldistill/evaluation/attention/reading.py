@@ -13,8 +13,8 @@ from vldistill.data.records import Record
 from vldistill.errors import InputError
 from vldistill.evaluation.evaluate import check_task
 from vldistill.evaluation.opened import Opened, open_model
-from vldistill.models.outputs import Capture, Output
-from vldistill.students.inputs import plain_dataset
+from vldistill.models.base.inputs import plain_dataset
+from vldistill.models.base.outputs import Capture, Output
 
 ONE_STREAM = ("vilt", "oscar", "uniter", "vlbert", "clip_vil", "pixelbert")
 """Kinds of model in which text and image attend to each other in every layer."""

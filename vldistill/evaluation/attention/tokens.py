@@ -23,7 +23,7 @@ from vldistill.evaluation.words import (
     shown_sequence,
     view_words,
 )
-from vldistill.models.outputs import Capture
+from vldistill.models.base.outputs import Capture
 from vldistill.schema import Recipe
 
 _BATCH = 16

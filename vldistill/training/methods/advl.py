@@ -12,13 +12,13 @@ from vldistill.data.loading import RecordDataset
 from vldistill.data.records import Record
 from vldistill.data.variants import statements_of
 from vldistill.errors import InputError
+from vldistill.models.base.inputs import text_layout
+from vldistill.models.build import Student
 from vldistill.objectives.advl import Advl, Distances, Pathway
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.scalars import Scalars
 from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Start
-from vldistill.students.build import Student
-from vldistill.students.inputs import text_layout
 from vldistill.training.anchor import AnchorInputs
 from vldistill.training.caches import Say, TeacherCaches, WantedFeatures
 from vldistill.training.fusion_teacher import build_teacher

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vldistill.data.artifact import DataArtifact
+from vldistill.models.build import Student
 from vldistill.objectives.base import HardLabels
 from vldistill.schema import DideObjective, LabelsObjective, Recipe
-from vldistill.students.build import Student
 from vldistill.training.caches import Say
 from vldistill.training.methods.base import Method, nothing_to_distil
 from vldistill.training.parts import MakeDataset, Parts

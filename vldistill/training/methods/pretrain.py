@@ -7,7 +7,7 @@ from typing import Any
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.errors import InputError
-from vldistill.models.pretraining import HEADS
+from vldistill.models.base.pretraining import HEADS
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.schema import Recipe
 from vldistill.training.caches import Say

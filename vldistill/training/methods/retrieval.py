@@ -10,9 +10,9 @@ from vldistill.data.false_texts import FalseTexts
 from vldistill.data.pretext import CMC, PRETRAINING, RANK
 from vldistill.errors import InputError
 from vldistill.evaluation.retrieval import recalls
+from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.schema import Recipe, Teachers
-from vldistill.students.two_towers import TwoTowers
 from vldistill.training.caches import Say
 from vldistill.training.fusion_teacher import build_teacher
 from vldistill.training.methods.base import Method, elsewhere, nothing_to_distil

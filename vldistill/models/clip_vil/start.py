@@ -1,0 +1,107 @@
+"""What a CLIP-ViL student starts from: BERT's weights in transformers' layout and CLIP's image network, another CLIP-ViL, or
+nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from vldistill.data.records import read_json
+from vldistill.errors import InputError
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.checkpoint import read_weights, resolve_model
+from vldistill.models.base.official import current_name
+from vldistill.models.clip_vil.grid import RESNET_STRIDE, ClipVilConfig, Tower, check_canvas, is_resnet, read_tower
+
+_BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")
+SHORT_SIDE = 384
+"""Of the published canvases, whose longer side is 640 pixels."""
+_VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
+# What BERT's own pre-training leaves in a published checkpoint, and a buffer of constants.
+_LEFT_OUT = ("cls.", "embeddings.position_ids")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How the student sees. model, weights: see `load_open_clip`; no model: that of the student which it starts from. long_side,
+    frozen, batch_statistics: see `ClipVilConfig`."""
+
+    model: str | None
+    weights: str | None
+    long_side: int
+    frozen: bool
+    batch_statistics: bool
+
+
+def read_bert(source: str) -> tuple[RegionBertConfig, dict[str, Tensor], Path] | None:
+    """Sizes, weights under a student's names and the folder of a BERT in transformers' layout; None where `source` is another
+    model. Raises InputError where it cannot be read, or is a BERT of another kind."""
+    folder = resolve_model(source)
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("model_type") != "bert":
+        return None
+    if config.get("hidden_act", "gelu") != "gelu" or config.get("type_vocab_size", 2) < 2:
+        raise InputError("is a BERT of another kind: GELU and two segments are expected", where=str(folder),
+                         hint="for example google-bert/bert-base-uncased")
+    weights = {}
+    for name, value in read_weights(folder).items():
+        name = current_name(name.removeprefix("bert."))
+        if not name.startswith(_LEFT_OUT):
+            weights[f"bert.{name}"] = value
+    return RegionBertConfig.from_dict(config), weights, folder
+
+
+def new_config(bert: RegionBertConfig, clip: Clip, short: int, dropout: float) -> tuple[ClipVilConfig, Tower]:
+    """The sizes of a student that puts BERT and CLIP together, and the latter, read. short: shorter side of the canvas."""
+    if clip.model is None:
+        raise InputError("a clip_vil student needs CLIP's image network", hint="set student.clip.model=RN50x4 "
+                         "student.clip.weights=openai, or start from a clip_vil model")
+    tower = read_tower(clip.model, clip.weights, short, clip.long_side)
+    sizes = {field.name: getattr(bert, field.name) for field in fields(RegionBertConfig)}
+    sizes |= {"hidden_dropout_prob": dropout, **tower.fields, "long_side": clip.long_side, "frozen": clip.frozen,
+              "batch_statistics": clip.batch_statistics}
+    most = clip.long_side // _cell(tower.fields["tower"])
+    return ClipVilConfig(**(sizes | {"positions": max(most, ClipVilConfig.positions)})), tower
+
+
+def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: Tower) -> dict[str, Tensor]:
+    """All weights of a new student: what it was given, by name, the rest as drawn. own: as drawn. bert: {} for none. What
+    is missing of a part that was given is left out, for `load_strict` to list."""
+    given = [prefix for prefix in _BERT if bert] + [_VISUAL] * (tower.weights is not None)
+    drawn = {name: value for name, value in own.items() if not name.startswith(tuple(given))}
+    return {**drawn, **bert, **{f"{_VISUAL}{name}": value for name, value in (tower.weights or {}).items()}}
+
+
+def continued(found: ClipVilConfig, clip: Clip, short: int, where: str) -> ClipVilConfig:
+    """The sizes of a student that starts from another. Raises InputError where its image network cannot see the canvas."""
+    if clip.model is not None:
+        raise InputError("brings its own image network", where=where,
+                         hint="set student.clip.model=null student.clip.weights=null")
+    check_canvas(found.tower, short, clip.long_side)
+    resized = not is_resnet(found.tower) and short != found.tower["image_size"]
+    if resized or clip.long_side // _cell(found.tower) > found.positions:
+        known = found.tower["image_size"] if resized else found.positions * _cell(found.tower)
+        raise InputError(f"knows positions of {known} pixels, the canvas is {short} x {clip.long_side}", where=where,
+                         hint="set image.size and image.long_side to what it was trained with")
+    return replace(found, long_side=clip.long_side, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
+
+
+def official_config(bert: RegionBertConfig, weights: dict[str, Tensor], source: Path) -> ClipVilConfig:
+    """The sizes of an official checkpoint. bert: those of its BERT. Raises InputError where it has no ResNet of CLIP."""
+    blocks = [_count(weights, f"{_VISUAL}layer{stage}.") for stage in (1, 2, 3, 4)]
+    stem, positions = weights.get(f"{_VISUAL}layer1.0.conv1.weight"), weights.get(f"{_POSITIONS}x_position_embedding.weight")
+    if stem is None or positions is None:
+        raise InputError("is no clip_vil checkpoint: it lacks CLIP's ResNet or the cells' positions", where=str(source),
+                         hint="name the pre-trained model's own file, ..._LXRT.pth")
+    sizes = {**bert.to_dict(), "tower": {"image_size": 224, "layers": blocks, "width": len(stem)}, "positions": len(positions)}
+    return ClipVilConfig.from_dict(sizes)
+
+
+def _count(weights: dict[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
+
+
+def _cell(tower: dict) -> int:
+    return RESNET_STRIDE if is_resnet(tower) else tower["patch_size"]
