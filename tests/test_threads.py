@@ -11,7 +11,7 @@ import pytest
 from programs import ENVIRONMENT
 
 from vldistill import threads
-from vldistill.models.build import STUDENTS
+from vldistill.models.families import families
 from vldistill.recipe import load_recipe
 from vldistill.threads import choose_threads, own_cores, wait_without_spinning
 
@@ -93,5 +93,6 @@ def test_a_command_says_what_it_chose(world, tmp_path):
 
 
 def test_every_student_has_a_size():
-    for kind, student in STUDENTS.items():
+    for family in families():
+        kind, student = family.kind, family.model
         assert all(hasattr(student, name) or name in student.__init__.__code__.co_names for name in ("width", "layers")), kind

@@ -23,7 +23,7 @@ from vldistill.data.worker_limits import need
 from vldistill.models.base import inputs
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.inputs import text_layout, visual_input
-from vldistill.models.build import STUDENTS
+from vldistill.models.families import FAMILIES
 from vldistill.recipe import RECIPES, load_recipe
 from vldistill.schema import Recipe
 from vldistill.training.batches import make_batches
@@ -134,7 +134,7 @@ def test_no_batch_is_larger_than_what_is_asked_for(path, monkeypatch):
 
 
 def test_every_family_has_a_recipe():
-    assert {load_recipe(str(path)).student.kind for path in FILES} | {"vilt"} == STUDENTS.keys()
+    assert {load_recipe(str(path)).student.kind for path in FILES} | {"vilt"} == FAMILIES.keys()
 
 
 def test_a_batch_keeps_its_size_on_the_way_to_another_process():

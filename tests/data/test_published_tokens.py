@@ -28,7 +28,7 @@ from vldistill.data.text import (
     train_tokenizer,
 )
 from vldistill.data.wording import Phrase, reworded, split_words
-from vldistill.models.base.inputs import LAYOUTS
+from vldistill.models.families import FAMILIES, family_of
 from vldistill.teachers.keys import text_key
 from vldistill.teachers.text import TransformersText
 
@@ -152,13 +152,13 @@ def test_sentences_of_people(published):
         assert [one.own.pieces(phrase(text))[0] for text in texts] == one.ids(texts)
 
 
-@pytest.mark.parametrize("kind", sorted(LAYOUTS))
+@pytest.mark.parametrize("kind", sorted(FAMILIES))
 def test_every_student_reads_the_text_itself(published, kind):
     """Ids between [CLS] and [SEP] of every student's layout are the published tokenizer's of the text."""
     text = "What time is it,  3:45 or “12:30”? €5 e\u0301"
     record = Record("1", "classification", ["a.jpg"], split_words(text), written=text)
     for one in published.values():
-        coded = LAYOUTS[kind](one.own, 200)(record)[0]
+        coded = family_of(kind).text_layout(one.own, 200)(record)[0]
         expected = one.ids([text])[0]
         assert coded.ids == [one.own.cls_id, *expected, one.own.sep_id]
         assert coded.words == [None, *one.own.pieces(phrase(text))[1], None]

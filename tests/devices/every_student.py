@@ -29,10 +29,11 @@ from vldistill.data.pretext import CMC, ITM, MLM, RANK
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.dual_encoder import TwoTowers
-from vldistill.models.build import STUDENTS, new_student
+from vldistill.models.build import new_student
 from vldistill.models.clip_dual.towers import ClipConfig
 from vldistill.models.clip_vil.grid import ClipVilConfig
 from vldistill.models.encoders.unimodal import TextConfig, VisionConfig
+from vldistill.models.families import family_of
 from vldistill.models.meter.parts import MeterConfig
 from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.objectives.advl import Advl, Distances, Pathway
@@ -169,7 +170,7 @@ def student_of(kind: str, images: int = 1, classes: int = 3, pretraining: tuple[
     """A small one with fresh weights."""
     if kind in baselines.CONFIGS:
         return new_student(baselines.spec_of(kind, images))
-    made, config = STUDENTS[kind], CONFIGS[kind]
+    made, config = family_of(kind).model, CONFIGS[kind]
     if kind in ONE_CLASS_HEADS:
         return made(config, classes=1 if target == "choice" else classes, target=target)
     if kind == "text_encoder":
@@ -279,7 +280,7 @@ def pretrain(kind: str) -> Iterator[Case]:
 
 
 def retrieval(kind: str) -> Iterator[Case]:
-    if not issubclass(STUDENTS[kind], TwoTowers):
+    if not issubclass(family_of(kind).model, TwoTowers):
         yield Case(student_of(kind, classes=0, pretraining=(RANK,)), replace(batch_of(kind, choices=3)), TextRanking())
         return
     yield Case(student := student_of(kind, classes=0), batch_of(kind), DualRetrieval(depth=student.layers))

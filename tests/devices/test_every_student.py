@@ -15,7 +15,7 @@ import pytest
 from programs import ENVIRONMENT
 from pydantic import ValidationError
 
-from vldistill.models.build import STUDENTS
+from vldistill.models.families import FAMILIES
 from vldistill.schema import OVER_REGIONS, Recipe
 from vldistill.schema_teachers import DUAL_ENCODERS
 from vldistill.training.methods.table import METHODS
@@ -59,7 +59,7 @@ def allowed(kind: str, method: str) -> bool:
     return True
 
 
-PAIRS = [f"{kind}/{method}" for kind in STUDENTS for method in METHODS if allowed(kind, method)]
+PAIRS = [f"{kind}/{method}" for kind in FAMILIES for method in METHODS if allowed(kind, method)]
 
 
 def rows_of(pairs: list[str]) -> list[dict]:
@@ -83,7 +83,7 @@ def check(pairs: list[str]) -> None:
 
 
 def test_the_pairs_are_of_every_kind_and_every_method():
-    assert {pair.split("/")[0] for pair in PAIRS} == set(STUDENTS) and {pair.split("/")[1] for pair in PAIRS} == set(METHODS)
+    assert {pair.split("/")[0] for pair in PAIRS} == set(FAMILIES) and {pair.split("/")[1] for pair in PAIRS} == set(METHODS)
     assert set(SAMPLE) <= set(PAIRS) and {pair.split("/")[1] for pair in SAMPLE} == set(METHODS)
 
 
@@ -94,6 +94,6 @@ def test_a_sample_of_students_and_methods():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", STUDENTS)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_every_student_with_every_method(kind, precision):
     check([f"{precision}/{pair}" for pair in PAIRS if pair.startswith(f"{kind}/")])

@@ -18,7 +18,7 @@ from tiny_teachers import write_bert
 from vldistill.artifacts import file_digest, write_manifest
 from vldistill.errors import InputError
 from vldistill.evaluation.report.tables import TextTable, _plain, to_latex, to_markdown
-from vldistill.models.base.checkpoint import CONFIGS
+from vldistill.models.families import families
 from vldistill.recipe import load_recipe, recipe_fields
 from vldistill.schema_base import is_folder_name
 from vldistill.store.layout import Column
@@ -238,7 +238,7 @@ def test_a_student_that_no_machine_holds(sizes, world, command):
     refused(told, "this machine has")
 
 
-NUMBERS = {name for config in CONFIGS.values() for name, field in config.__dataclass_fields__.items() if field.type == "int"}
+NUMBERS = {name for family in families() for name, field in family.config.__dataclass_fields__.items() if field.type == "int"}
 
 
 @pytest.mark.parametrize("number", [10**12, -1, 10**400])

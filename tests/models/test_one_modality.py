@@ -15,7 +15,8 @@ from vldistill.data.visual import PatchInput, stack_patches
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.build import Sizes, Wanted, init_student, load_student, new_from_scratch
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.build import init_student, load_student, new_from_scratch
 from vldistill.models.encoders.unimodal import pixels_of
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
@@ -24,8 +25,8 @@ SIZES = Sizes(layers=2, width=16, heads=2, feedforward=24, patch=4, image_size=1
 SENTENCE = ("a", "red", "square")
 
 
-def wanted(kind: str, labels: list[str]) -> Wanted:
-    return Wanted(kind, "tagging" if labels else "text", 1, labels, image_size=12, max_length=12, dropout=0.0)
+def wanted(kind: str, labels: list[str]) -> StudentRequest:
+    return StudentRequest(kind, "tagging" if labels else "text", 1, labels, image_size=12, max_length=12, dropout=0.0)
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from vldistill.data.transforms import MEAN, STD, ImageTransform, normalise, patc
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.base.slip import SlipModel
-from vldistill.models.build import Wanted, init_student, load_dual_encoder, load_student, new_from_clip
+from vldistill.models.build import init_student, load_dual_encoder, load_student, new_from_clip
 from vldistill.models.clip_dual.model import ClipDual
 from vldistill.models.clip_dual.official import convert
 from vldistill.models.clip_dual.towers import ClipConfig
@@ -33,10 +34,10 @@ LABELS = ["no", "yes"]
 TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has more green circles than the other one"]
 
 
-def wanted(**changed) -> Wanted:
+def wanted(**changed) -> StudentRequest:
     fields = {"kind": "clip_dual", "task": "nlvr2", "images": 2, "labels": LABELS, "image_size": 24, "max_length": 12,
               "dropout": 0.0}
-    return Wanted(**(fields | changed))
+    return StudentRequest(**(fields | changed))
 
 
 def moved(network: torch.nn.Module, seed: int = 1) -> dict[str, torch.Tensor]:

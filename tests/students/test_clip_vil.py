@@ -20,7 +20,8 @@ from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint, save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.build import Sizes, Wanted, init_student, load_student, new_from_scratch
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.build import init_student, load_student, new_from_scratch
 from vldistill.models.clip_vil.grid import ClipVilConfig, GridTower, read_tower
 from vldistill.models.clip_vil.model import ClipVil
 from vldistill.models.clip_vil.start import Clip
@@ -230,10 +231,10 @@ def test_what_learns(clips, frozen, statistics):
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 
-def wanted(model: str | None, weights: str | None = None, **changed) -> Wanted:
+def wanted(model: str | None, weights: str | None = None, **changed) -> StudentRequest:
     clip = Clip(model, weights, LONG, changed.pop("frozen", False), True)
     fields = {"image_size": SHORT, "max_length": 12, "dropout": 0.0} | changed
-    return Wanted("clip_vil", "snli_ve", 1, LABELS, clip=clip, **fields)
+    return StudentRequest("clip_vil", "snli_ve", 1, LABELS, clip=clip, **fields)
 
 
 @pytest.fixture

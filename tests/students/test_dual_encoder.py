@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import load_strict, save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.build import Wanted, init_student, load_student
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.build import init_student, load_student
 
 LABELS = ["no", "yes", "maybe"]
 
@@ -21,7 +22,7 @@ def start(source, **changed):
     fields = {"kind": "dual_encoder", "task": "snli_ve", "images": 1, "labels": LABELS, "image_size": 8, "max_length": 10,
               "dropout": 0.1}
     keep_head = changed.pop("keep_head", False)
-    return init_student(str(source), Wanted(**(fields | changed)), keep_head=keep_head)
+    return init_student(str(source), StudentRequest(**(fields | changed)), keep_head=keep_head)
 
 
 def refusal(*args, **fields) -> InputError:

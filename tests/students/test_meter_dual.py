@@ -12,7 +12,8 @@ from vldistill.data.batch import Batch, ImageBatch, Source, TextBatch
 from vldistill.data.transforms import MEAN, STD
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.build import Wanted, init_student, load_student
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.build import init_student, load_student
 from vldistill.models.meter.dual import MeterDual
 from vldistill.models.meter.fusion import Meter
 from vldistill.models.meter.official import convert
@@ -37,7 +38,7 @@ def source(tmp_path_factory):
 def start(folder, **changed) -> tuple[MeterDual, object, object]:
     fields = {"kind": "meter_dual", "task": "snli_ve", "images": 1, "labels": LABELS, "image_size": SIDE * PATCH,
               "max_length": 12, "dropout": 0.1}
-    return init_student(str(folder), Wanted(**(fields | changed)), keep_head=False)
+    return init_student(str(folder), StudentRequest(**(fields | changed)), keep_head=False)
 
 
 def batch_of(images: int, rows: int = 3) -> Batch:

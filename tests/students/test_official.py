@@ -13,10 +13,12 @@ from tiny_regions import CONFIG, WORDS, body, sized, write_words
 
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.base.converter import convert
-from vldistill.models.base.region_texts import PERSONS
-from vldistill.models.build import Wanted, init_student
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.build import init_student
+from vldistill.models.uniter import official as official_uniter
 from vldistill.models.uniter.model import Uniter
+from vldistill.models.uniter.texts import PERSONS
+from vldistill.models.vlbert import official as official_vlbert
 from vldistill.models.vlbert.model import VlBert
 
 
@@ -46,8 +48,8 @@ def vlbert() -> dict[str, torch.Tensor]:
     return {f"module.{name}": value for name, value in own.items()}
 
 
-def wanted(kind: str, task: str, labels: list[str], **changed) -> Wanted:
-    return Wanted(kind, task, 1, labels, 0, 20, 0.1, **changed)
+def wanted(kind: str, task: str, labels: list[str], **changed) -> StudentRequest:
+    return StudentRequest(kind, task, 1, labels, 0, 20, 0.1, **changed)
 
 
 @pytest.mark.parametrize("wrapped", ["plain", "villa", "old names", "model_state", "trainer"])
@@ -64,7 +66,7 @@ def test_uniter_and_villa_come_out_weight_for_weight(tmp_path, vocabulary, wrapp
     elif wrapped == "trainer":
         saved = {"state_dict": official, "args": argparse.Namespace(lr=1.0), "best": np.float64(0.5)}
     torch.save(saved, tmp_path / "official.pt")
-    spec = convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    spec = official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     assert (spec.encoder.hidden_size, spec.encoder.num_hidden_layers, spec.encoder.region_size) == (64, 2, 12) and spec.official
     found = load_file(tmp_path / "out/model.safetensors")
     assert found.keys() == {name for name in official if name.startswith("uniter.")}
@@ -74,7 +76,7 @@ def test_uniter_and_villa_come_out_weight_for_weight(tmp_path, vocabulary, wrapp
 
 def test_uniter_grows_its_tables_for_vcr_and_only_there(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
-    convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     choices = ["0", "1", "2", "3"]
     student, spec, _ = init_student(str(tmp_path / "out"), wanted("uniter", "vcr", choices, regions="r"), keep_head=False)
     words, types = (student.uniter.embeddings.get_submodule(f"{name}_embeddings").weight for name in ("word", "token_type"))
@@ -92,7 +94,7 @@ def test_a_second_stage_checkpoint_has_grown_already(tmp_path, vocabulary):
     grown = sized(vocab_size=len(WORDS) + PERSONS, type_vocab_size=4)
     official = body(Uniter(grown, classes=1, target="label"))
     torch.save({"model_state": official}, tmp_path / "official.pt")
-    convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     student, *_ = init_student(str(tmp_path / "out"), wanted("uniter", "vcr", ["0", "1", "2", "3"]), keep_head=False)
     assert all(torch.equal(student.state_dict()[name], value) for name, value in official.items())
 
@@ -101,7 +103,7 @@ def test_vlberts_heads_start_from_pre_training(tmp_path, vocabulary):
     official = vlbert()
     torch.save({"state_dict": official, "optimizer": {"state": {}}, "validation_monitor": {"best": np.float32(1)}},
                tmp_path / "official.model")
-    convert("vlbert", tmp_path / "official.model", vocabulary, tmp_path / "out", lowercase=True)
+    official_vlbert.convert(tmp_path / "official.model", vocabulary, tmp_path / "out", lowercase=True)
     student, *_ = init_student(str(tmp_path / "out"), wanted("vlbert", "vcr", ["0", "1", "2", "3"]), keep_head=False)
     relation = official["module.vlbert.relationsip_head.caption_image_relationship.weight"]
     assert torch.equal(student.classifier[1].weight, relation[1:] - relation[:1])
@@ -130,7 +132,7 @@ class Payload:
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, change, part, capsys):
     torch.save(change(uniter()), tmp_path / "official.pt")
     with pytest.raises(InputError) as caught:
-        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     assert part in str(caught.value) and "\n" not in str(caught.value) and "official.pt" in str(caught.value)
     assert not (tmp_path / "out").exists() and "ran" not in capsys.readouterr().out
 
@@ -138,24 +140,24 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, c
 def test_only_a_converted_model_is_converted_over(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
     for _ in range(2):
-        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
+        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
     with pytest.raises(InputError, match="already exists"):
-        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     manifest = tmp_path / "out/manifest.json"
     manifest.write_text(manifest.read_text().replace('"stage": "convert"', '"stage": "prepare"'))
     with pytest.raises(InputError, match="is an artifact of `prepare`"):
-        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
+        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
 
 
 def test_another_vocabulary_is_refused(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
     vocabulary.write_text("\n".join([*WORDS, "more"]))
     with pytest.raises(InputError, match="the checkpoint has 17"):
-        convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
 
 
 def test_a_student_starts_from_its_own_kind_only(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
-    convert("uniter", tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     with pytest.raises(InputError, match="is a uniter model, from which a vlbert student cannot start"):
         init_student(str(tmp_path / "out"), wanted("vlbert", "vqa", list("xyz")), keep_head=False)

@@ -7,8 +7,9 @@ import test_official
 import torch
 
 from vldistill.errors import InputError
-from vldistill.models.base.converter import convert
-from vldistill.models.build import Wanted, init_student
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.build import init_student
+from vldistill.models.clip_vil import official as official_clip_vil
 from vldistill.models.clip_vil.grid import ClipVilConfig
 from vldistill.models.clip_vil.model import ClipVil
 from vldistill.models.clip_vil.start import Clip
@@ -41,10 +42,10 @@ def clip_vil() -> dict[str, torch.Tensor]:
 def test_clip_vil_comes_out_weight_for_weight(tmp_path, vocabulary, prefix):
     official = clip_vil()
     torch.save({f"{prefix}{name}": value for name, value in official.items()}, tmp_path / "official.pth")
-    spec = convert("clip_vil", tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
+    spec = official_clip_vil.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
     assert (spec.encoder.tower["layers"], spec.encoder.tower["width"], spec.encoder.region_size) == ([2, 1, 3, 1], 4, 128)
     assert (spec.image_size, spec.encoder.long_side, spec.encoder.positions, spec.max_length) == (384, 640, 9, 28)
-    asked = Wanted("clip_vil", "vcr", 1, ["0", "1", "2", "3"], 64, 20, 0.1, clip=Clip(None, None, 96, False, True))
+    asked = StudentRequest("clip_vil", "vcr", 1, ["0", "1", "2", "3"], 64, 20, 0.1, clip=Clip(None, None, 96, False, True))
     student, found, _ = init_student(str(tmp_path / "out"), asked, keep_head=False)
     state = {name: value for name, value in student.state_dict().items() if name.startswith("bert.")}
     assert all(torch.equal(value, official[name]) for name, value in state.items()) and found.encoder.long_side == 96
@@ -64,5 +65,5 @@ def test_a_clip_vil_checkpoint_that_lacks_a_part_is_refused(tmp_path, vocabulary
     del official[name]
     torch.save(official, tmp_path / "official.pth")
     with pytest.raises(InputError, match=part):
-        convert("clip_vil", tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
+        official_clip_vil.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,8 @@ import pytest
 
 from vldistill.data.records import Record
 from vldistill.data.text import train_tokenizer
-from vldistill.models.base.region_texts import NAMES, UniterLayout, VlBertLayout, object_names
+from vldistill.models.uniter.texts import UniterLayout
+from vldistill.models.vlbert.texts import NAMES, VlBertLayout, object_names
 
 OBJECTS = ["person", "cup", "person"]
 QUESTION, ANSWERS, GIVEN = ["why", "is", [2, 0], "here"], [["no"], [[1], "fell"], ["it", "is"], ["here"]], [[1], "is"]

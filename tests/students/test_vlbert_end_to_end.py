@@ -19,9 +19,10 @@ from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.checkpoint import ModelSpec, load_strict, read_checkpoint, save_model
-from vldistill.models.base.converter import convert
 from vldistill.models.base.outputs import Capture
-from vldistill.models.build import Sizes, Wanted, init_student, new_from_scratch, new_student
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.build import init_student, new_from_scratch, new_student
+from vldistill.models.vlbert import official as official_vlbert
 from vldistill.models.vlbert.model import VlBert
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.matching import MatchingHead
@@ -139,8 +140,8 @@ def test_matching_sees_each_image_once():
 LABELS = ["0", "1", "2", "3"]
 
 
-def wanted(network: ImageNetwork | None, weights: str | None = None) -> Wanted:
-    return Wanted("vlbert", "vcr", 1, LABELS, 0, 18, 0.0, regions=None if network else "r", network=network,
+def wanted(network: ImageNetwork | None, weights: str | None = None) -> StudentRequest:
+    return StudentRequest("vlbert", "vcr", 1, LABELS, 0, 18, 0.0, regions=None if network else "r", network=network,
                   network_weights=weights)
 
 
@@ -204,7 +205,7 @@ def test_the_official_checkpoint_of_an_end_to_end_model(tmp_path):
               "object_mask_word_embedding.weight": torch.zeros(1, 64)}
     saved = {f"module.{name}": value for name, value in (own | twice | others).items()}
     torch.save({"state_dict": saved}, tmp_path / "official.model")
-    spec = convert("vlbert", tmp_path / "official.model", path, tmp_path / "out", lowercase=True)
+    spec = official_vlbert.convert(tmp_path / "official.model", path, tmp_path / "out", lowercase=True)
     assert (spec.image_network.blocks, spec.image_network.width) == (TINY.blocks, TINY.width)
     model, found, _ = init_student(str(tmp_path / "out"), replace(wanted(TINY), max_length=20), keep_head=False)
     state = model.state_dict()

@@ -23,6 +23,7 @@ from vldistill.data.transforms import ImageTransform
 from vldistill.errors import VldistillError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.build import new_from_scratch, new_student
+from vldistill.models.families import family_of
 from vldistill.objectives.advl import make_map
 from vldistill.objectives.attention import attention_divergence
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
@@ -34,7 +35,6 @@ from vldistill.runtime import make_accelerator
 from vldistill.schema import Recipe
 from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
-from vldistill.teachers.fusion import TEACHERS
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
 from vldistill.training import build, student
@@ -106,7 +106,7 @@ LOOK_UPS = {
     "image.augment": lambda: ImageTransform(36, 12, NOBODY),
     "student.kind": lambda: new_student(NO_SPEC),
     "student.visual": lambda: student._image_network(with_nobody("quickstart_teacher", "student.visual").student),
-    "teacher.kind": lambda: TEACHERS[NOBODY],
+    "teacher.kind": lambda: family_of(NOBODY),
     "teachers.vision.kind": lambda: VISION[NOBODY],
     "teachers.vision.layer": lambda: vision_at_layer(),
     "teachers.text.kind": lambda: TEXT[NOBODY],

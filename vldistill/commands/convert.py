@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,19 @@ def convert_command(
         sizes = slip.convert(source, out, **told_apart)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
     elif kind == "declip":
-        from vldistill.models.clip_dual import official as official_declip
+        from vldistill.models.clip_dual import official
 
-        config = official_declip.convert(source, out, **told_apart).encoder
+        config = official.convert(source, out, **told_apart).encoder
         told = {"vision": f"{config.vision_layers} x {config.vision_width}", "shared": config.hidden_size,
                 "text": f"{config.num_hidden_layers} x {config.text_width}"}
-    elif kind in _OFFICIAL_FUSION:
-        from vldistill.models.meter.fusion import official as official_meter
-        from vldistill.models.oscar.encoder import official as official_oscar
-        from vldistill.models.vilt.encoder import official as official_vilt
-
-        converter = {"vilt": official_vilt, "meter": official_meter, "oscar": official_oscar}[kind]
-        spec = converter.convert(source, vocab, out, answers=answers, **told_apart)
-        told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size, "task": spec.task or "none",
-                "classes": len(spec.labels)}
     else:
-        from vldistill.models.base.converter import convert
-
-        spec = convert(kind, source, vocab, out, **told_apart)
+        official = import_module(f"vldistill.models.{kind}.official")
+        if kind in _OFFICIAL_FUSION:
+            told_apart["answers"] = answers
+        spec = official.convert(source, vocab, out, **told_apart)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
+        if kind in _OFFICIAL_FUSION:
+            told |= {"task": spec.task or "none", "classes": len(spec.labels)}
     weights = read_manifest(out, CONVERTED, make_it="")["weights"]
     for why, names in weights["left_out"].items():
         more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""

@@ -18,12 +18,12 @@ from vldistill.evaluation.bench import DTYPES, Row, Setting, as_rows, frozen, li
 from vldistill.evaluation.timing import measure
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.region_student import RegionStudent
-from vldistill.models.library.config import LxmertConfig, VisualBertConfig
-from vldistill.models.library.model import Lxmert, VisualBert
+from vldistill.models.lxmert.model import Lxmert, LxmertConfig
 from vldistill.models.pixelbert.model import PixelBert
 from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork
 from vldistill.models.uniter.model import BOX, Uniter
 from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.visualbert.model import VisualBert, VisualBertConfig
 
 REGIONS = (36, 100)
 NETWORK = "resnet50"

@@ -7,8 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.library.config import LxmertConfig, VisualBertConfig
+from vldistill.models.lxmert.model import LxmertConfig
 from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.visualbert.model import VisualBertConfig
 
 Config = EncoderConfig | RegionBertConfig | VisualBertConfig
 

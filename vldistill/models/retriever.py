@@ -8,7 +8,8 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.build import STUDENTS, model_of
+from vldistill.models.build import model_of
+from vldistill.models.families import family_of
 from vldistill.models.vilt.fusion import FusionModel
 
 Retriever = TwoTowers | FusionModel
@@ -25,7 +26,7 @@ def load_retriever(source: str) -> tuple[Retriever, ModelSpec, WordTokenizer]:
     spec, where = checkpoint.spec, str(checkpoint.folder)
     if spec.images != 1:
         raise InputError(f"takes {spec.images} images a record, so it cannot rank them", where=where, hint=_HINT)
-    if issubclass(STUDENTS[spec.kind], TwoTowers):
+    if issubclass(family_of(spec.kind).model, TwoTowers):
         return model_of(checkpoint)
     if spec.kind == "vilt":
         model = FusionModel(spec.encoder, images=1, classes=0, pretraining=(RANK,))

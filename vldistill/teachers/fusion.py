@@ -15,11 +15,7 @@ from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encod
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.outputs import Capture, Output
 from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.meter.fusion import Meter
-from vldistill.models.oscar.fusion import Oscar
-from vldistill.models.vilt.fusion import FusionModel
-
-TEACHERS: dict[str, type[Fusion]] = {"vilt": FusionModel, "meter": Meter, "oscar": Oscar}
+from vldistill.models.families import family_of
 
 
 @dataclass
@@ -71,7 +67,7 @@ def build_fusion_teacher(
                          hint="fine-tune a teacher on this data first: vldistill finetune")
     order = None if labels in ([], spec.labels) else torch.tensor([spec.labels.index(name) for name in labels])
     classes = spec.classes if labels else 0
-    model = TEACHERS[kind](spec.encoder, images=images, classes=classes, pretraining=pretraining)
+    model = family_of(kind).model(spec.encoder, images=images, classes=classes, pretraining=pretraining)
     (name,) = model.towers
     encoder = fusion_encoder_weights(checkpoint, name)
     weights = {f"{name}.{own}": value for own, value in encoder.items()}

@@ -12,9 +12,10 @@ from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
-from vldistill.models.base.inputs import ONE_IMAGE
-from vldistill.models.build import Sizes, Student, Wanted, init_student, new_from_clip, new_from_scratch
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.build import Student, init_student, new_from_scratch
 from vldistill.models.clip_vil.start import Clip
+from vldistill.models.families import family_of
 from vldistill.models.pixelbert.model import Pixels
 from vldistill.schema import Recipe
 from vldistill.schema import Student as StudentSection
@@ -25,8 +26,8 @@ def build_student(
 ) -> tuple[Student, ModelSpec, WordTokenizer]:
     """The student of the recipe with its tokenizer, from `student.init` or from scratch. pretraining: tasks without labels that
     it has heads for; None for a head of the data's labels."""
-    student = recipe.student
-    if student.kind in ONE_IMAGE and data.spec.images != 1:
+    student, family = recipe.student, family_of(recipe.student.kind)
+    if family.one_image and data.spec.images != 1:
         raise InputError(f"has {data.spec.images} images a record, a {student.kind} student sees one", where=str(data.folder),
                          hint="choose a vilt or dual_encoder student")
     if recipe.adversarial is not None and recipe.adversarial.image and data.spec.images != 1:
@@ -34,7 +35,7 @@ def build_student(
                          where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     labels = data.labels if pretraining is None else []
-    wanted = Wanted(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
+    wanted = StudentRequest(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
                     max_length=recipe.text.max_length, dropout=student.dropout,
                     regions=str(Path(recipe.regions.path).resolve()) if store else None,
                     most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
@@ -42,8 +43,8 @@ def build_student(
                     pretraining=pretraining or ())
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
-    if student.kind == "clip_dual" and student.clip.model is not None:
-        return new_from_clip(student.clip.model, student.clip.weights, wanted)
+    if (made := family.with_own_start(wanted)) is not None:
+        return made
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
     texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
@@ -55,7 +56,7 @@ def build_student(
 
 
 def _clip(recipe: Recipe) -> Clip | None:
-    if recipe.student.kind != "clip_vil":
+    if recipe.student.kind not in ("clip_vil", "clip_dual"):
         return None
     return Clip(**recipe.student.clip.model_dump(), long_side=recipe.image.long_side)
 

@@ -22,12 +22,11 @@ from vldistill.evaluation.attention.importance import by_word, text_to_image
 from vldistill.evaluation.opened import open_model
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, View
+from vldistill.models.families import families, family_of
 from vldistill.schema import Recipe
 from vldistill.teachers.fusion import build_fusion_teacher
 from vldistill.teachers.words import is_content, words_of
 
-CROSS_KINDS = ("dual_encoder", "meter_dual", "oscar_dual", "vilt", "meter", "oscar")
-"""Models whose words attend to patches or regions."""
 MOST_WORDS = 4
 EVERY = "all words"
 
@@ -84,9 +83,9 @@ def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Recor
     has no attention of text on an image, or a record another number of images than it takes."""
     opened = open_model(run)
     spec, device = opened.spec, opened.device
-    if spec.kind not in CROSS_KINDS:
+    if not family_of(spec.kind).crosses:
         raise InputError(f"is a {spec.kind} model, whose words are not compared with patches or regions", where=run,
-                         hint=f"name one of: {', '.join(CROSS_KINDS)}")
+                         hint=f"name one of: {', '.join(family.kind for family in families() if family.crosses)}")
     for record in records:
         if len(record.images) != spec.images:
             raise InputError(f"takes {spec.images} image(s), {len(record.images)} were given", where=run,

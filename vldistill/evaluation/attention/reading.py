@@ -15,9 +15,7 @@ from vldistill.evaluation.evaluate import check_task
 from vldistill.evaluation.opened import Opened, open_model
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, Output
-
-ONE_STREAM = ("vilt", "oscar", "uniter", "vlbert", "clip_vil", "pixelbert")
-"""Kinds of model in which text and image attend to each other in every layer."""
+from vldistill.models.families import families, family_of
 
 
 def open_one_stream(source: str, data: DataArtifact) -> Opened:
@@ -25,9 +23,9 @@ def open_one_stream(source: str, data: DataArtifact) -> Opened:
     that it cannot be divided between them."""
     opened = open_model(source)
     check_task(opened.spec, data, source)
-    if opened.spec.kind not in ONE_STREAM:
+    if not family_of(opened.spec.kind).one_stream:
         raise InputError(f"is a {opened.spec.kind} model, whose [CLS] does not attend to both modalities", where=source,
-                         hint=f"name one of: {', '.join(ONE_STREAM)}")
+                         hint=f"name one of: {', '.join(family.kind for family in families() if family.one_stream)}")
     return opened
 
 

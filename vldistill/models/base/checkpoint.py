@@ -22,34 +22,14 @@ from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError, first_line, read_through
 from vldistill.finite import check_weights
-from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.config import ModelConfig
 from vldistill.models.base.loading import unwrapped
 from vldistill.models.base.saving import save_tensors
 from vldistill.models.base.sharded import INDEX, WHOLE, read_file, read_sharded
-from vldistill.models.clip_dual.towers import ClipConfig
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.encoders.unimodal import TextConfig, VisionConfig
-from vldistill.models.library.config import PUBLISHED, LxmertConfig, VisualBertConfig
-from vldistill.models.meter.parts import MeterConfig
-from vldistill.models.oscar.encoder import OscarConfig
-from vldistill.models.pixelbert.network import PixelBertConfig
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.families import FAMILIES, PUBLISHED, family_of
 from vldistill.places import read_regular
 
-Config = (EncoderConfig | RegionBertConfig | VisualBertConfig | LxmertConfig | TextConfig | VisionConfig | MeterConfig
-          | ClipConfig)
-CONFIGS: dict[str, type[Config]] = {
-    "vilt": EncoderConfig, "dual_encoder": EncoderConfig, "uniter": RegionBertConfig, "vlbert": RegionBertConfig,
-    "clip_vil": ClipVilConfig, "visualbert": VisualBertConfig, "lxmert": LxmertConfig, "pixelbert": PixelBertConfig,
-    "text_encoder": TextConfig, "vision_encoder": VisionConfig, "meter": MeterConfig, "meter_dual": MeterConfig,
-    "oscar": OscarConfig, "oscar_dual": OscarConfig, "clip_dual": ClipConfig,
-}
-"""The sizes that a model of each kind has."""
-# What the names of a kind's weights begin with, but not in its file, which a library reads.
-_PREFIXES = {"vision_encoder": "vit."}
-# What a library would not look for in the file of a kind.
-_UNSAVED = {"text_encoder": "mlm_score."}
-
+Config = ModelConfig
 # Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
 _HEADS = ("mlm_score.", "itm_score.", "rank_output.", "classifier.")
 # A buffer of constants in older checkpoints.
@@ -63,7 +43,7 @@ MOST_DEEP, MOST_WIDE = 1 << 10, 1 << 24
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model folder says of itself. kind: a key of CONFIGS. images: per record. labels: names of the head's classes, in
+    """What a model folder says of itself. kind: a key of FAMILIES. images: per record. labels: names of the head's classes, in
     order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text tokens with specials. answer_loss: what a
     VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
     regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
@@ -116,7 +96,7 @@ class ModelSpec:
         """Reads our config.json, or a published model's, which lacks our part: its image is one, ViLT's of shorter side 384."""
         own = config.get("vldistill", {})
         kind = own.get("kind") or PUBLISHED.get(config.get("model_type"), "vilt")
-        encoder = CONFIGS[kind].from_dict(config)
+        encoder = family_of(kind).config.from_dict(config)
         names = config.get("id2label") or {}
         labels = [names[str(index)] for index in range(len(names))]
         # A published ViLT lacks our part.
@@ -146,7 +126,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, spec)
     tokenizer.save(folder)
-    prefix, unsaved = _PREFIXES.get(spec.kind, ""), _UNSAVED.get(spec.kind)
+    family = family_of(spec.kind)
+    prefix, unsaved = family.library_prefix, family.unsaved
     weights = weights or model.state_dict()
     kept = {name: value for name, value in weights.items() if unsaved is None or not name.startswith(unsaved)}
     save_weights(folder, {name.removeprefix(prefix): value for name, value in kept.items()})
@@ -209,7 +190,7 @@ def read_checkpoint(source: str) -> Checkpoint:
     """Reads a model folder (see `resolve_model`). Raises InputError where its files are missing or broken."""
     folder = resolve_model(source)
     spec = read_spec(folder)
-    prefix = _PREFIXES.get(spec.kind, "")
+    prefix = family_of(spec.kind).library_prefix
     weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
     return Checkpoint(folder, spec, weights)
 
@@ -223,9 +204,9 @@ def read_spec(folder: Path) -> ModelSpec:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"is not a model configuration: {first_line(error)}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
-    if PUBLISHED.get(kind, kind) not in CONFIGS:
+    if PUBLISHED.get(kind, kind) not in FAMILIES:
         raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
-                         hint=f"one of {', '.join(CONFIGS)} is expected")
+                         hint=f"one of {', '.join(FAMILIES)} is expected")
     return spec
 
 

@@ -1,38 +1,35 @@
-"""Official checkpoints of UNITER, VILLA, VL-BERT and CLIP-ViL_p, converted to model folders. Every key has a place, or is named
-here with the reason why it has none."""
+"""Official checkpoints of students on a BERT, converted to model folders. Every key has a place, or is named by the family's
+layout with the reason why it has none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.records import read_text
+from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
-from vldistill.models.base.account import CONSTANTS, FRESH, Account, LeftOut, renaming, sort_out
+from vldistill.models.base.account import Account, LeftOut, renaming, sort_out
 from vldistill.models.base.attention_heads import BERT, Stack, heads_of
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.checkpoint import ModelSpec, load_strict, save_weights, write_spec
 from vldistill.models.base.official import current_name, read_official
-from vldistill.models.base.region_start import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
-from vldistill.models.base.region_texts import PERSONS
-from vldistill.models.build import new_student
-from vldistill.models.clip_vil.start import SHORT_SIDE, official_config
-from vldistill.models.vlbert.model import FREQUENCIES
-from vldistill.models.vlbert.network import found_network, network_weights
-
-CLIP = r"bert\.encoder\.visual_model\."
-_BOX_CODE = 4 * 2 * FREQUENCIES
+from vldistill.models.families import family_of
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where an official checkpoint keeps things. renamed: pattern to replacement, applied in order. left_out: what a fine-tuned
-    student has no use for. lowercase: of its BERT's vocabulary. The rest are keys of tables that give sizes."""
+    student has no use for. lowercase: of its BERT's vocabulary. words to region_key: keys of tables that give sizes. beside:
+    features that the last of them has beside a region's. more_words: that it may have behind its BERT's. unread: beginnings of
+    names that a student does not have. fitted: sizes of its own, from those of its BERT, our weights and the file. image_size:
+    shorter side in pixels, 0 where it sees regions. network: by the weights, what it sees pixels by; extra: our weights that the
+    file may lack, of a fresh student."""
 
     kind: str
     renamed: tuple[tuple[str, str], ...]
@@ -43,66 +40,37 @@ class Layout:
     types: str
     encoder: str
     region_key: str
+    beside: int = 0
+    more_words: int = 0
+    unread: tuple[str, ...] = ()
+    fitted: Callable[[RegionBertConfig, dict[str, Tensor], Path], RegionBertConfig] = lambda bert, weights, source: bert
+    image_size: int = 0
+    network: Callable[[dict[str, Tensor]], ImageNetwork | None] = lambda weights: None
+    extra: Callable[[nn.Module, dict[str, Tensor], str], dict[str, Tensor]] = lambda model, weights, where: {}
 
 
-LAYOUTS = {
-    "uniter": Layout(
-        "uniter", ((r"^module\.", ""), (r"^bert\.", "uniter.")),
-        ((r"^cls\.", "pre-training's head for hidden words"), (r"^feat_regress\.", "pre-training's head for regions' features"),
-         (r"^region_classifier\.", "pre-training's head for regions' classes"),
-         (r"^itm_output\.", "pre-training's head for image-text matching"),
-         (r"^(?:vcr|vqa|ve|nlvr2)_output\.", FRESH), (r"\.position_ids$", CONSTANTS)), False,
-        "uniter.embeddings.word_embeddings.weight", "uniter.embeddings.position_embeddings.weight",
-        "uniter.embeddings.token_type_embeddings.weight", "uniter.encoder.layer.", "uniter.img_embeddings.img_linear.weight"),
-    "vlbert": Layout(
-        "vlbert", ((r"^module\.", ""), (r"^vlbert\._module\.", "vlbert."),
-                   (r"^vlbert\.mlm_head\.predictions\.transform\.", TRANSFORM),
-                   (r"^vlbert\.relationsip_head\.caption_image_relationship\.", RELATIONSHIP),
-                   (r"^vlbert\.mvrc_head\.transform\.", OBJECTS)),
-        ((r"^vlbert\.(?:mlm_head|mvrc_head)\.", "pre-training's heads behind their transforms"),
-         (r"^object_mask_(?:word|visual)_embedding\.", "what stands for a hidden region in pre-training"),
-         (r"^aux_text_visual_embedding\.", "what stands for the image of a text alone in pre-training"),
-         (r"^image_feature_extractor\.head\.", "the image network's last stage again, with a pooling behind it"),
-         (r"^image_feature_extractor\.(?:mask_upsample|regularizing_predictor)\.", "the image network's loss on objects"),
-         (r"^(?:final_mlp|cnn_loss_reg)\.", FRESH)), True,
-        "vlbert.word_embeddings.weight", "vlbert.position_embeddings.weight", "vlbert.token_type_embeddings.weight",
-        "vlbert.encoder.layer.", "image_feature_extractor.obj_downsample.1.weight"),
-    # Its image network is a whole CLIP, and its regions have boxes, of which it reads neither text nor places.
-    "clip_vil": Layout(
-        "clip_vil", ((r"^module\.", ""),),
-        ((r"^cls\.", "pre-training's heads for hidden words and matching"),
-         (r"^obj_predict_head\.", "pre-training's head for objects"), (r"^answer_head\.", "pre-training's head for answers"),
-         (r"^bert\.encoder\.visn_fc\.box_", "places of regions, which a grid has not"),
-         (rf"^{CLIP}(?!visual\.)", "CLIP's text side"), (rf"^{CLIP}visual\.attnpool\.", "CLIP's pooling, behind the grid")), True,
-        "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight",
-        "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.", "bert.encoder.visn_fc.visn_fc.weight"),
-}
-
-
-def convert(
-    kind: str, source: Path, vocabulary: Path, out: Path, *, heads: Sequence[int] | None = None, lowercase: bool | None = None,
-    overwrite: bool = False,
+def convert_bert(
+    layout: Layout, source: Path, vocabulary: Path, out: Path, *, heads: Sequence[int] | None = None,
+    lowercase: bool | None = None, overwrite: bool = False,
 ) -> ModelSpec:
-    """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. kind: a key of LAYOUTS. heads: of
+    """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. heads: of
     attention, see `heads_of`. lowercase: of the vocabulary, None for the layout's own. Raises InputError
     where the file cannot be read safely, a key has no place or is missing, the vocabulary is another one, or heads or case cannot
     be told."""
-    layout = LAYOUTS[kind]
     weights, account = renamed(read_official(source), layout, source)
     config = sizes(weights, layout, source, heads)
     tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, layout.lowercase, lowercase))
     known = len(tokenizer.vocabulary)
-    if config.vocab_size not in (known, known + PERSONS):
+    if config.vocab_size not in (known, known + layout.more_words):
         raise InputError(f"has {known:,} tokens, the checkpoint has {config.vocab_size:,}", where=str(vocabulary),
                          hint=f"give the vocab.txt of its BERT ({'uncased' if layout.lowercase else 'cased'})")
-    if kind == "clip_vil":
-        config = official_config(config, weights, source)
-    spec = ModelSpec(kind, config, "", 1, [], SHORT_SIDE if kind == "clip_vil" else 0, config.max_position_embeddings - 2,
-                     official=True, image_network=found_network(weights))
-    student = new_student(replace(spec, labels=["any"]))
+    config = layout.fitted(config, weights, source)
+    spec = ModelSpec(layout.kind, config, "", 1, [], layout.image_size, config.max_position_embeddings - 2, official=True,
+                     image_network=layout.network(weights))
+    student = family_of(layout.kind).new(replace(spec, labels=["any"]))
     head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
-    weights |= network_weights(student, weights, None, str(source))
-    body = {name: value for name, value in weights.items() if not name.startswith(PRETRAINING)}
+    weights |= layout.extra(student, weights, str(source))
+    body = {name: value for name, value in weights.items() if not name.startswith(layout.unread)}
     load_strict(student, {**body, **head}, str(source))
     with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
         tokenizer.save(folder)
@@ -132,12 +100,13 @@ def case_of(vocabulary: Path, own: bool, given: bool | None) -> bool:
 
 
 def sizes(weights: dict[str, Tensor], layout: Layout, source: Path, heads: Sequence[int] | None = None) -> RegionBertConfig:
-    """Those that the shapes of weights under our names tell. heads: see `convert`. Raises InputError where a table is missing."""
+    """Those that the shapes of weights under our names tell. heads: see `convert_bert`. Raises InputError where a
+    table is missing."""
     try:
         words, width = weights[layout.words].shape
         depth = {name.removeprefix(layout.encoder).split(".")[0] for name in weights if name.startswith(layout.encoder)}
         [count] = heads_of({"encoder": Stack(BERT, width)}, heads, source).values()
-        region = weights[layout.region_key].shape[1] - (_BOX_CODE if layout.kind == "vlbert" else 0)
+        region = weights[layout.region_key].shape[1] - layout.beside
         return RegionBertConfig(
             vocab_size=words, hidden_size=width, num_hidden_layers=len(depth), num_attention_heads=count,
             intermediate_size=len(weights[f"{layout.encoder}0.intermediate.dense.bias"]),

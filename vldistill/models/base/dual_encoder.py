@@ -59,10 +59,9 @@ class TwoTowers(Pretrained):
 
     losses: ClassVar[dict[str, str]] = {}
     towers: ClassVar[tuple[str, str]] = ("text_encoder", "image_encoder")
-    starts_from: ClassVar[str]
-    """The kind of fusion model whose encoder both towers start from."""
     image_cls_in_views: ClassVar[bool] = True
-    """Whether that has a CLS of the image too; else views, and what an image tower captures, are of the other tokens alone."""
+    """Whether the fusion model that they come from has a CLS of the image too; else views, and what an image tower captures, are
+    of the other tokens alone."""
 
     def __init__(
         self, text: TextTower, image: ImageTower, *, images: int, classes: int, pretraining: Collection[str] = ()

@@ -12,30 +12,19 @@ from vldistill.data.pixels import PixelInput
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import RegionStore, make_again
-from vldistill.data.sequences import Layout, PlainLayout
+from vldistill.data.sequences import Layout
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.region_texts import UniterLayout, VlBertLayout
+from vldistill.models.families import family_of
 from vldistill.versions import differences, tell
-
-LAYOUTS = {"vilt": PlainLayout, "dual_encoder": PlainLayout, "uniter": UniterLayout, "vlbert": VlBertLayout,
-           "clip_vil": PlainLayout, "visualbert": PlainLayout, "lxmert": PlainLayout, "pixelbert": PlainLayout,
-           "text_encoder": PlainLayout, "vision_encoder": PlainLayout, "meter": PlainLayout, "meter_dual": PlainLayout,
-           "oscar": PlainLayout, "oscar_dual": PlainLayout, "clip_dual": PlainLayout}
-SEES_REGIONS = {"uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual"}
-SEES_CANVASES = {"clip_vil", "pixelbert"}
-SQUARES = {"vision_encoder": "fit", "meter": "crop", "meter_dual": "crop", "clip_dual": "crop"}
-"""Those that see the square in the middle of an image, see `ImageTransform`."""
-ONE_IMAGE = {"vlbert", "clip_vil"}
-"""Those whose records have one image."""
 
 
 def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
     """How the student reads text."""
-    return LAYOUTS[spec.kind](tokenizer, spec.max_length)
+    return family_of(spec.kind).text_layout(tokenizer, spec.max_length)
 
 
 def visual_input(
@@ -48,14 +37,15 @@ def visual_input(
     Raises InputError where there is no store or its features have another width than the student expects, or where there are no
     objects and the student makes its own features of them.
     """
-    if spec.kind == "text_encoder":
+    family = family_of(spec.kind)
+    if family.sees == "nothing":
         return NoImages()
     images = images.turned(upright=True) if spec.upright else images
-    if spec.kind in SEES_CANVASES:
+    if family.sees == "canvas":
         return CanvasInput(images, spec.image_size, spec.encoder.long_side)
-    if spec.kind not in SEES_REGIONS:
+    if family.sees == "patches":
         transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
-                                   square=SQUARES.get(spec.kind, ""), crop_ratio=getattr(spec.encoder, "crop_ratio", 1.0))
+                                   square=family.square, crop_ratio=getattr(spec.encoder, "crop_ratio", 1.0))
         return PatchInput(images, transform, paths, memory)
     if spec.image_network is not None:
         if objects is None:

@@ -105,7 +105,6 @@ class MeterTower(MeterParts):
 class MeterDual(TwoTowers):
     """Both streams of a METER, apart."""
 
-    starts_from = "meter"
     reaches_all = False
     """The projections of layers that no attention loss asks for get no gradient."""
 

@@ -18,7 +18,6 @@ class OscarDual(TwoTowers):
     the regions alone: [I_CLS] is neither a query nor a key of the attention that is compared, as little as its states are.
     """
 
-    starts_from = "oscar"
     image_cls_in_views = False
 
     def __init__(self, config: OscarConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):

@@ -11,8 +11,6 @@ from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 class DualEncoder(TwoTowers):
     """Each tower is a half of a ViLT: its embeddings, all its layers, its norm and its pooler."""
 
-    starts_from = "vilt"
-
     def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
         super().__init__(ViltEncoder(config, image=False), ViltEncoder(config, text=False), images=images, classes=classes,
                          pretraining=pretraining)

@@ -1,0 +1,49 @@
+"""CLIP, SLIP and DeCLIP with DiDE's fusion MLP."""
+
+from __future__ import annotations
+
+from vldistill.data.text import WordTokenizer
+from vldistill.models.base.family import DualFamily, Made, check_length
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.clip_dual.model import ClipDual
+from vldistill.models.clip_dual.start import Towers, load_towers, read_clip, read_slip, scratch_config, sized
+from vldistill.models.clip_dual.towers import ClipConfig
+
+
+class ClipDualFamily(DualFamily):
+    kind = "clip_dual"
+    model = ClipDual
+    config = ClipConfig
+    square = "crop"
+    start = "name a clip_dual model, or what `vldistill convert slip` wrote; a CLIP is student.clip.model"
+
+    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> ClipConfig:
+        config = scratch_config(
+            len(tokenizer.vocabulary),
+            request.max_length,
+            layers=sizes.layers,
+            width=sizes.width,
+            heads=sizes.heads,
+            feedforward=sizes.feedforward,
+            patch=sizes.patch,
+        )
+        return sized(config, request.image_size)
+
+    def fitted(self, found: ClipConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipConfig:
+        return sized(found, request.image_size, where)
+
+    def with_own_start(self, request: StudentRequest) -> Made | None:
+        clip = request.clip
+        return None if clip is None or clip.model is None else self._of(read_clip(clip.model, clip.weights), request)
+
+    def from_library(self, source: str, request: StudentRequest) -> Made | None:
+        """From a SLIP."""
+        slip = read_slip(source)
+        return None if slip is None else self._of(slip, request)
+
+    def _of(self, towers: Towers, request: StudentRequest) -> Made:
+        check_length(request, towers.config.max_position_embeddings, towers.where)
+        spec = self.spec(request, sized(towers.config, request.image_size, towers.where))
+        model = self.new(spec)
+        load_towers(model, towers.weights, towers.where)
+        return model, spec, towers.tokenizer

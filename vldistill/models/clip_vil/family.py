@@ -1,0 +1,30 @@
+"""CLIP-ViL: a BERT over a text and the grid of CLIP's image network."""
+
+from __future__ import annotations
+
+from vldistill.data.text import WordTokenizer
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.canvas_family import CanvasFamily, Weights
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.clip_vil.grid import ClipVilConfig
+from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.start import continued, new_config, started
+
+
+class ClipVilFamily(CanvasFamily):
+    kind = "clip_vil"
+    model = ClipVil
+    config = ClipVilConfig
+    one_image = True
+    start = "name a BERT of transformers, or a clip_vil model"
+
+    def fitted(self, found: ClipVilConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipVilConfig:
+        sizes = super().fitted(found, request, tokenizer, where)
+        return continued(sizes, request.clip, request.image_size, where)
+
+    def joined(self, bert: RegionBertConfig, request: StudentRequest) -> tuple[ClipVilConfig, Weights | None, str]:
+        config, tower = new_config(bert, request.clip, request.image_size, request.dropout)
+        return config, tower.weights, request.clip.model
+
+    def started(self, own: Weights, bert: Weights, network: Weights | None) -> Weights:
+        return started(own, bert, network)

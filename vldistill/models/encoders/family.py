@@ -1,0 +1,63 @@
+"""Encoders of one modality, which are trained to be teachers of ADVL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from vldistill.data.text import WordTokenizer
+from vldistill.models.base.checkpoint import Checkpoint, Config
+from vldistill.models.base.family import Family, common_sizes
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.encoders.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
+
+
+class _Lone(Family):
+    """head: the beginning of its names, as its library has them."""
+
+    head: str
+    start = "name a run of its own kind"
+
+    def fitted(self, found: Config, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> Config:
+        return replace(found, hidden_dropout_prob=request.dropout)
+
+    def continued(self, model: Any, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool) -> dict[str, Tensor]:
+        kept = checkpoint.weights if keep_head else model.state_dict()
+        body = {name: value for name, value in checkpoint.weights.items() if not name.startswith(self.head)}
+        return {**body, **{name: value for name, value in kept.items() if name.startswith(self.head)}}
+
+
+class TextFamily(_Lone):
+    kind = "text_encoder"
+    model = TextEncoder
+    config = TextConfig
+    sees = "nothing"
+    head = unsaved = "mlm_score."
+
+    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> TextConfig:
+        return TextConfig(
+            **common_sizes(request, sizes, tokenizer),
+            attention_probs_dropout_prob=request.dropout,
+            max_position_embeddings=request.max_length,
+        )
+
+
+class VisionFamily(_Lone):
+    kind = "vision_encoder"
+    model = VisionEncoder
+    config = VisionConfig
+    square = "fit"
+    head = "vit.head."
+    library_prefix = "vit."
+
+    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> VisionConfig:
+        return VisionConfig.from_dict(
+            {
+                **common_sizes(request, sizes, tokenizer),
+                "image_size": sizes.image_size,
+                "patch_size": sizes.patch,
+                "max_position_embeddings": request.max_length,
+            }
+        )

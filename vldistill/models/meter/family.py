@@ -1,0 +1,67 @@
+"""METER, and the dual encoder that comes from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vldistill.data.text import WordTokenizer
+from vldistill.errors import InputError
+from vldistill.models.base.family import DualFamily, Family, FusionFamily, common_sizes
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.meter.dual import MeterDual
+from vldistill.models.meter.fusion import Meter
+from vldistill.models.meter.parts import MeterConfig
+
+
+class _Sized(Family):
+    config = MeterConfig
+    square = "crop"
+
+    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> MeterConfig:
+        return self.fitted(
+            MeterConfig(
+                **common_sizes(request, sizes, tokenizer),
+                max_position_embeddings=request.max_length,
+                patch_size=sizes.patch,
+                text_width=sizes.width,
+                text_layers=sizes.layers,
+                text_heads=sizes.heads,
+                text_feedforward=sizes.feedforward,
+                vision_width=sizes.width,
+                vision_layers=sizes.layers,
+                vision_heads=sizes.heads,
+            ),
+            request,
+            tokenizer,
+            "",
+        )
+
+    def fitted(self, found: MeterConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> MeterConfig:
+        """For images of the size asked for, and as many of a record; dropout is one number for states and attention, as in
+        METER's code. Raises InputError where patches do not divide the size."""
+        size, patch = request.image_size, found.patch_size
+        if size % patch:
+            raise InputError(
+                f"image.size {size} is no multiple of METER's patch, {patch}",
+                hint=f"set image.size={size // patch * patch or patch}",
+            )
+        return replace(
+            found,
+            hidden_dropout_prob=request.dropout,
+            image_size=size,
+            attention_probs_dropout_prob=request.dropout,
+            modality_type_vocab_size=max(found.modality_type_vocab_size, request.images + 1),
+        )
+
+
+class MeterFamily(_Sized, FusionFamily):
+    kind = "meter"
+    model = Meter
+
+
+class MeterDualFamily(_Sized, DualFamily):
+    kind = "meter_dual"
+    model = MeterDual
+    fusion = "meter"
+    crosses = True
+    start = "name a meter or meter_dual model"

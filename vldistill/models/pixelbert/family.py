@@ -1,0 +1,30 @@
+"""A baseline in the style of Pixel-BERT: a BERT over a text and the cells of a ResNet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vldistill.data.text import WordTokenizer
+from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.canvas_family import CanvasFamily, Weights
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.pixelbert.model import PixelBert, new_config, started
+from vldistill.models.pixelbert.network import PixelBertConfig
+
+
+class PixelBertFamily(CanvasFamily):
+    kind = "pixelbert"
+    model = PixelBert
+    config = PixelBertConfig
+    start = "name a BERT of transformers, or a pixelbert model"
+
+    def fitted(self, found: PixelBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> PixelBertConfig:
+        return replace(
+            super().fitted(found, request, tokenizer, where), long_side=request.pixels.long_side, sample=request.pixels.sample
+        )
+
+    def joined(self, bert: RegionBertConfig, request: StudentRequest) -> tuple[PixelBertConfig, Weights | None, str]:
+        return *new_config(bert, request.pixels, request.dropout), request.pixels.model
+
+    def started(self, own: Weights, bert: Weights, network: Weights | None) -> Weights:
+        return started(own, bert, network)

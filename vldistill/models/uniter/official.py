@@ -1,0 +1,32 @@
+"""Official checkpoints of UNITER and VILLA. Every key has a place, or is named here with the reason why it has none."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from vldistill.models.base.account import CONSTANTS, FRESH
+from vldistill.models.base.converter import Layout, convert_bert
+from vldistill.models.uniter.texts import PERSONS
+
+OFFICIAL = Layout(
+    "uniter",
+    ((r"^module\.", ""), (r"^bert\.", "uniter.")),
+    (
+        (r"^cls\.", "pre-training's head for hidden words"),
+        (r"^feat_regress\.", "pre-training's head for regions' features"),
+        (r"^region_classifier\.", "pre-training's head for regions' classes"),
+        (r"^itm_output\.", "pre-training's head for image-text matching"),
+        (r"^(?:vcr|vqa|ve|nlvr2)_output\.", FRESH),
+        (r"\.position_ids$", CONSTANTS),
+    ),
+    False,
+    "uniter.embeddings.word_embeddings.weight",
+    "uniter.embeddings.position_embeddings.weight",
+    "uniter.embeddings.token_type_embeddings.weight",
+    "uniter.encoder.layer.",
+    "uniter.img_embeddings.img_linear.weight",
+    more_words=PERSONS,
+)
+
+convert = partial(convert_bert, OFFICIAL)
+"""See `convert_bert`."""

@@ -1,0 +1,30 @@
+"""VisualBert of `transformers` as a baseline."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vldistill.data.text import WordTokenizer
+from vldistill.models.base.family import PlainFamily, common_sizes
+from vldistill.models.base.library_names import library_names
+from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.visualbert.model import VisualBert, VisualBertConfig
+
+
+class VisualBertFamily(PlainFamily):
+    kind = "visualbert"
+    model = VisualBert
+    config = VisualBertConfig
+    sees = "regions"
+    start = "name a VisualBERT of transformers, or a visualbert model"
+
+    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> VisualBertConfig:
+        return VisualBertConfig(
+            **common_sizes(request, sizes, tokenizer),
+            attention_probs_dropout_prob=request.dropout,
+            max_position_embeddings=request.max_length,
+            visual_embedding_dim=sizes.region_size,
+        )
+
+    def names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return library_names(weights, "visual_bert.", ("cls.",))
