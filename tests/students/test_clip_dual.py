@@ -4,6 +4,7 @@ they start from, and what is refused."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -25,10 +26,12 @@ from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.request import StudentRequest
 from vldistill.models.base.slip import SlipModel
-from vldistill.models.build import init_student, load_dual_encoder, load_student, new_from_clip
+from vldistill.models.build import init_student, load_dual_encoder, load_student
 from vldistill.models.clip_dual.model import ClipDual
 from vldistill.models.clip_dual.official import convert
 from vldistill.models.clip_dual.towers import ClipConfig
+from vldistill.models.clip_vil.start import Clip
+from vldistill.models.families import family_of
 
 LABELS = ["no", "yes"]
 TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has more green circles than the other one"]
@@ -95,6 +98,11 @@ def declip(tmp_path_factory):
 def agree(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert found.shape == expected.shape and expected.std() > 0.05
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def new_from_clip(model: str, weights: str | None, request: StudentRequest):
+    clip = Clip(model, weights, long_side=0, frozen=False, batch_statistics=False)
+    return family_of("clip_dual").with_own_start(replace(request, clip=clip))
 
 
 @torch.no_grad()

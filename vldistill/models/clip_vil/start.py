@@ -44,12 +44,12 @@ def new_config(bert: RegionBertConfig, clip: Clip, short: int, dropout: float) -
     return ClipVilConfig(**(sizes | {"positions": max(most, ClipVilConfig.positions)})), tower
 
 
-def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: Tower) -> dict[str, Tensor]:
+def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """All weights of a new student: what it was given, by name, the rest as drawn. own: as drawn. bert: {} for none. What
     is missing of a part that was given is left out, for `load_strict` to list."""
-    given = [prefix for prefix in _BERT if bert] + [_VISUAL] * (tower.weights is not None)
+    given = [prefix for prefix in _BERT if bert] + [_VISUAL] * (tower is not None)
     drawn = {name: value for name, value in own.items() if not name.startswith(tuple(given))}
-    return {**drawn, **bert, **{f"{_VISUAL}{name}": value for name, value in (tower.weights or {}).items()}}
+    return {**drawn, **bert, **{f"{_VISUAL}{name}": value for name, value in (tower or {}).items()}}
 
 
 def continued(found: ClipVilConfig, clip: Clip, short: int, where: str) -> ClipVilConfig:
