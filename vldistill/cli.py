@@ -353,7 +353,7 @@ def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
     open_streams()
     wait_without_spinning()
-    words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words, code = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)], 0
     try:
         with saying_what_to_lower(words):
             app(args=words, standalone_mode=True)

@@ -179,8 +179,8 @@ def test_cache_twenty_times(world):
 
 
 def killed_distill(world: Path, count: int, seed: int, times: int, enough: int = 0) -> tuple[int, int]:
-    """Each run is killed so many times; returns how often one was killed, and how often it left a checkpoint to go on from. enough:
-    of the latter, for which more than `count` runs are killed where a busy machine's come to nothing before."""
+    """Each run is killed so many times; returns how often one was killed, and how often it left a checkpoint to go on from.
+    enough: of the latter, for which more than `count` runs are killed where a busy machine's come to nothing before."""
     place, killed, resumed, longest = world / RUN, 0, 0, 60.0
     for _ in range(min(times, 2)):  # the first may be slower than those that are killed
         shutil.rmtree(world / "runs", ignore_errors=True)
