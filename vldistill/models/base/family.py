@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vldistill.data.sequences import Layout, PlainLayout
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError, first_line
+from vldistill.memory import out_of_memory
 from vldistill.models.base.checkpoint import (
     Checkpoint,
     Config,
@@ -105,6 +106,8 @@ class Family:
         try:
             return self.model.from_spec(spec)
         except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
+            if out_of_memory(error) is not None:
+                raise  # others have taken what there was
             raise InputError(f"a {self.kind} model of these sizes cannot be built: {first_line(error)}", hint=hint) from error
 
     def from_scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Made:
