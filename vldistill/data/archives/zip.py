@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vldistill.data.archives.members import (
     CHUNK,
@@ -36,11 +37,9 @@ class ZipReader:
         if start != b"PK":
             raise DamagedError("is not a zip archive" if start else "is empty (0 bytes)")
         with reading():
-            self._zip = zipfile.ZipFile(path)
+            self._zip = _Zip(path, most)
         self._entries = self._zip.infolist()
         self.needed = sum(entry.file_size for entry in self._entries)
-        if len(self._entries) > most:
-            raise DamagedError(f"has more than {most:,} entries", UNPACK_BY_HAND)
         if sum(entry.compress_size for entry in self._entries) > size:
             raise DamagedError("has members that overlap, as bombs have", UNPACK_BY_HAND)
         self._refuse_bomb(self.needed, size)
@@ -85,3 +84,27 @@ class ZipReader:
         if size > max(HARMLESS_BYTES, self._ratio * packed):
             message = f"unpacks to {size:,} bytes, more than {self._ratio} times its {packed:,}, as a bomb does"
             raise DamagedError(message, UNPACK_BY_HAND)
+
+
+class _Zip(zipfile.ZipFile):
+    """One that stops at an entry too many, where `zipfile` holds all of them before any can be refused."""
+
+    def __init__(self, path: Path, most: int):
+        self._most = most
+        super().__init__(path)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _Entries(self._most) if name == "filelist" else value)
+
+
+class _Entries(list[zipfile.ZipInfo]):
+    """What `zipfile` fills."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self._most = most
+
+    def append(self, entry: zipfile.ZipInfo) -> None:
+        if len(self) == self._most:
+            raise DamagedError(f"has more than {self._most:,} entries", UNPACK_BY_HAND)
+        super().append(entry)
