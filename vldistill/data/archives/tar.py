@@ -82,11 +82,13 @@ class TarReader:
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The content of the file that was told last. Raises DamagedError."""
         self._ended, self._file.left = True, member.size
-        file = self._tar.extractfile(member.handle)
-        assert file is not None
-        with reading():
-            while data := file.read(CHUNK):
-                yield data
+        # It lies where its header ends. `extractfile` copies it twice more.
+        while size := min(self._file.left, CHUNK):
+            with reading():
+                data = self._file.read(size)
+            if len(data) < size:
+                raise DamagedError("is cut off")
+            yield data
         self._ended = False
 
     def _next(self) -> tarfile.TarInfo | None:
@@ -118,7 +120,7 @@ class TarReader:
         if self._tar.offset > self._size if self._plain else self._beyond(self._tar.offset):
             self._ended = True
             fault, hint = ("is cut off", FETCH_AGAIN) if self._plain else (self._bomb, UNPACK_BY_HAND)
-        return Member(info.name, info.size, folder, fault, hint, info)
+        return Member(info.name, info.size, folder, fault, hint)
 
     def _drain(self) -> None:
         # The checksum of a packed file comes at its end.
