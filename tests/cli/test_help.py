@@ -12,7 +12,7 @@ import typer
 
 from vldistill.cli import app
 
-HEAVY = ("torch", "torchvision", "transformers", "accelerate", "timm", "open_clip", "matplotlib")
+HEAVY = ("torch", "torchvision", "transformers", "accelerate", "timm", "open_clip", "matplotlib", "jinja2")
 
 
 def commands(node=None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:

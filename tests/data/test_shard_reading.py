@@ -1,4 +1,4 @@
-"""Reading shards: any image by its path, in any process, and whole tars front to back; every fault is one line."""
+"""Reading shards: any image by its path, in any process; every fault is one line."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from raw_worlds import noise, write_lines
-from shard_worlds import NAMES, lines, pair_world, single_world
+from shard_worlds import NAMES, pair_world, single_world
 
 from vldistill.data import images as image_module
 from vldistill.data.artifact import open_data
@@ -20,7 +20,6 @@ from vldistill.data.images import ImageFolder, ShardImages
 from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
 from vldistill.data.prepare import prepare
 from vldistill.data.sequences import PlainLayout
-from vldistill.data.tars import BLOCK, header, read_shard
 from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.visual import PatchInput
@@ -217,99 +216,6 @@ def test_an_image_that_was_broken_when_it_was_packed_names_tar_and_member(tmp_pa
         list(make_loader(examples, CleanBatches(len(examples), 4)))
     assert caught.value.where == f"{tar}:{member}" and "truncated" in caught.value.message and "\n" not in str(caught.value)
     assert "image images/b.jpg " in caught.value.message
-
-
-# --- front to back ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name, count", [("single", 1), ("pairs", 2)])
-def test_front_to_back_gives_every_record_and_its_files(made, name, count):
-    found = [sample for tar in sorted((made / name / "shards").glob("train-*.tar")) for sample in read_shard(tar)]
-    rows = {row["id"]: row for row in lines(made / name, "train")}
-    for records, files in found:
-        assert len(files) == count and all(record.images == records[0].images for record in records)
-        assert files == [(made / "kept" / name / path).read_bytes() for path in records[0].images]
-        for record in records:
-            assert json.loads(record.to_json()) == rows.pop(record.id)
-    assert not rows and len({tuple(records[0].images) for records, _ in found}) == len(found)
-
-
-def test_reading_can_stop_early(made):
-    records, files = next(read_shard(made / "single/shards/train-000000.tar"))
-    assert records and len(files) == 1
-
-
-def tar_of(*members: tuple[str, bytes], end: bytes = bytes(2 * BLOCK)) -> bytes:
-    parts = [header(name, len(data)) + data + bytes(-len(data) % BLOCK) for name, data in members]
-    return b"".join(parts) + end
-
-
-def rows_of(*images: str, count: int = 1) -> bytes:
-    return json.dumps([{"id": str(i), "task": "vqa", "images": list(images), "text": []} for i in range(count)]).encode()
-
-
-ONE, TWO, PIXELS = rows_of("a.jpg"), rows_of("a.jpg", "b.jpg"), b"x" * 700
-GOOD = (("000000003.json", ONE), ("000000003.0.jpg", PIXELS))
-JSON, IMAGE = ":000000003.json", ":000000003.0.jpg"
-FAULTY = {
-    "nothing": (b"", "", "is cut off after its beginning"),
-    "no end": (tar_of(*GOOD, end=b""), "", "is cut off after 000000003.0.jpg"),
-    "half an end": (tar_of(*GOOD, end=bytes(BLOCK)), "", "does not end as it should, after 000000003.0.jpg"),
-    "more behind the end": (tar_of(*GOOD) + b"x", "", "does not end as it should, after 000000003.0.jpg"),
-    "no tar": (b"{}" * 600, "", "no header as `vldistill prepare` writes it, after its beginning"),
-    "cut in an image": (tar_of(*GOOD)[:2000], IMAGE, "is cut off"),
-    "cut in a header": (tar_of(*GOOD)[: 2 * BLOCK + 50], "", "no header as `vldistill prepare` writes it, after 000000003.json"),
-    "padding that is not empty": (tar_of(*GOOD)[:-1030] + b"x" * 6 + bytes(2 * BLOCK), IMAGE, "is cut off"),
-    "no records": (tar_of(GOOD[1]), IMAGE, "000000003.json was expected here"),
-    "no image": (tar_of(GOOD[0]), JSON, "000000003.0 was expected after it"),
-    "no second image": (tar_of(("000000003.json", TWO), GOOD[1]), JSON, "000000003.1 was expected after it"),
-    "an image too many": (tar_of(*GOOD, ("000000003.1.jpg", b"x")), ":000000003.1.jpg", "000000004.json was expected here"),
-    "another's image": (tar_of(GOOD[0], ("000000004.0.jpg", b"x")), ":000000004.0.jpg", "000000003.0 was expected here"),
-    "a key left out": (tar_of(*GOOD, ("000000005.json", ONE)), ":000000005.json", "000000004.json was expected here"),
-    "another name": (tar_of(("3.json", ONE)), "", "no header as `vldistill prepare` writes it, after its beginning"),
-    "an empty member": (tar_of(("000000003.json", b"")), "", "no header as"),
-    "no JSON": (tar_of(("000000003.json", b"[{"), GOOD[1]), JSON, "not valid JSON"),
-    "no UTF-8": (tar_of(("000000003.json", b'["\xff"]'), GOOD[1]), JSON, "can't decode byte 0xff"),
-    "no list": (tar_of(("000000003.json", b"{}"), GOOD[1]), JSON, "is not a list of records"),
-    "an empty list": (tar_of(("000000003.json", b"[]"), GOOD[1]), JSON, "is not a list of records"),
-    "no record": (tar_of(("000000003.json", b'[{"id": "1"}]'), GOOD[1]), JSON, "missing fields ['images', 'task', 'text']"),
-    "records of several images": (tar_of(("000000003.json", ONE[:-1] + b", " + TWO[1:]), GOOD[1]), JSON, "not all of the same"),
-    "records of no image": (tar_of(("000000003.json", rows_of()), GOOD[1]), JSON, "not all of the same"),
-}
-
-
-@pytest.mark.parametrize("name", FAULTY)
-def test_a_faulty_tar_is_one_error(tmp_path, name):
-    data, where, reason = FAULTY[name]
-    path = tmp_path / "x.tar"
-    path.write_bytes(data)
-    error = refused(lambda: list(read_shard(path)))
-    assert error.where == f"{path}{where}" and reason in error.message
-
-
-def test_what_comes_before_a_fault_is_read(tmp_path):
-    (tmp_path / "x.tar").write_bytes(tar_of(*GOOD, ("000000004.json", b"{")))
-    reader = read_shard(tmp_path / "x.tar")
-    assert next(reader)[1] == [PIXELS]
-    refused(lambda: next(reader))
-    refused(lambda: list(read_shard(tmp_path / "y.tar")))
-
-
-def test_no_change_of_a_header_goes_unseen(tmp_path):
-    """`tarfile` takes a damaged header behind the first for the end of the archive."""
-    whole, start = tar_of(*GOOD), BLOCK * 2
-    assert list(read_shard(write(tmp_path / "x.tar", whole)))
-    for place in range(start, start + BLOCK, 7):
-        changed = bytearray(whole)
-        changed[place] ^= 4
-        refused(lambda data=bytes(changed): list(read_shard(write(tmp_path / "x.tar", data))))
-    huge = whole[:start] + header("000000003.0.jpg", 8**11 - 1) + whole[start + BLOCK :]  # 8 GiB
-    assert refused(lambda: list(read_shard(write(tmp_path / "x.tar", huge)))).message == "is cut off"
-
-
-def write(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
 
 
 # --- by the library that the format is of -------------------------------------------------------------------------------

@@ -84,3 +84,12 @@ def test_no_script_evaluates_text():
     for path in scripts:
         words = [line for line in path.read_text().splitlines() if re.search(r"(^|[;&|({]\s*|\s)eval\s+[\"$]", line)]
         assert words == [], path
+
+
+def test_no_template_lets_text_through_unescaped():
+    templates = list(PACKAGE.rglob("*.html"))
+    assert len(templates) >= 6
+    for path in templates:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(safe|autoescape|xmlattr|Markup)\b", text), path
+        assert "default-src 'none'" in text if path.name == "base.html" else text.startswith('{% extends "base.html" %}'), path

@@ -19,7 +19,6 @@ from PIL import Image
 from vldistill.data.artifact import open_data
 from vldistill.data.images import ImageFolder
 from vldistill.data.prepare import prepare
-from vldistill.data.tars import read_shard
 
 COUNT, SIDE, QUALITY, SAMPLES = 20_000, 224, 60, 1_000
 
@@ -71,12 +70,6 @@ def main(folder: Path) -> None:
         for path in paths[:2000]:
             images.open(path)
         told(f"random reads and decoding, {name}", time.perf_counter() - started, 2000, size // COUNT * 2000)
-    for state in ("warm", "cold"):
-        if state == "cold":
-            drop(tars)
-        started = time.perf_counter()
-        count = sum(len(found) for path in tars for _, found in read_shard(path))
-        told(f"front to back, {state}", time.perf_counter() - started, count, size)
 
 
 if __name__ == "__main__":

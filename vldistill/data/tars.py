@@ -6,23 +6,17 @@ A sample is one tuple of images (1, or 2 for pairs) with all records of its spli
     000000017.0.jpg    the image file as it is, and for pairs 000000017.1.jpg
 
 The key before the first dot is the running number of the sample in its split. Headers are made here rather than by `tarfile`,
-some of whose bytes differ between Python versions: the same input gives the same bytes on any machine. Reading is as strict,
-while `tarfile` takes a damaged header for the end of the archive and passes over what follows.
+some of whose bytes differ between Python versions: the same input gives the same bytes on any machine. Reading is as strict.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from vldistill.data.image_files import SUFFIXES
-from vldistill.data.records import Record, parse_json, record_of
-from vldistill.errors import InputError
 
 BLOCK = 512
 AGAIN = "run the `vldistill prepare` that made it again, with --overwrite"
@@ -90,69 +84,3 @@ class TarWriter:
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
-
-
-def read_shard(path: Path) -> Iterator[tuple[list[Record], list[bytes]]]:
-    """Yields the samples of a tar front to back, which is in a random order: the records, and the files of their images.
-
-    One sample is held at a time. Raises InputError naming the tar and the member where it is not as `prepare` writes it; bytes
-    that changed within an image are left to whoever decodes it.
-    """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), hint=AGAIN) from None
-    with file:
-        members = _members(file, path)
-        number = None
-        for name, data in members:
-            number = int(name[:9]) if number is None else number + 1
-            if name != f"{number:09d}.json":
-                raise _fault(path, name, f"{number:09d}.json was expected here")
-            records = _records(data, path, name)
-            images = []
-            for position in range(len(records[0].images)):
-                part, data = next(members, ("", b""))
-                if not part.startswith(f"{number:09d}.{position}."):
-                    raise _fault(path, part or name, f"{number:09d}.{position} was expected {'here' if part else 'after it'}")
-                images.append(data)
-            yield records, images
-
-
-def _members(file: BinaryIO, path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each member. Raises InputError where one is faulty, or the tar does not end as it should."""
-    before, end = "its beginning", os.fstat(file.fileno()).st_size
-    while block := file.read(BLOCK):
-        if not any(block):
-            if file.read(BLOCK + 1) != bytes(BLOCK):
-                raise InputError(f"does not end as it should, after {before}", where=str(path), hint=AGAIN)
-            return
-        try:
-            name, size = parse_header(block)
-        except ValueError as error:
-            raise InputError(f"{error}, after {before}", where=str(path), hint=AGAIN) from None
-        # A faulty size must not ask for more memory than the file has bytes.
-        data = file.read(min(size, end))
-        if len(data) < size or file.read(-size % BLOCK) != bytes(-size % BLOCK):
-            raise _fault(path, name, "is cut off")
-        yield name, data
-        before = name
-    raise InputError(f"is cut off after {before}", where=str(path), hint=AGAIN)
-
-
-def _records(data: bytes, path: Path, name: str) -> list[Record]:
-    try:
-        rows = parse_json(data.decode("utf-8"))
-        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-            raise ValueError("is not a list of records")
-        records = [record_of(row) for row in rows]
-        images = records[0].images
-        if not isinstance(images, list) or len(images) not in (1, 2) or any(record.images != images for record in records):
-            raise ValueError("holds records that are not all of the same one or two images")
-    except ValueError as error:  # text that is not UTF-8 too
-        raise _fault(path, name, str(error)) from None
-    return records
-
-
-def _fault(path: Path, member: str, message: str) -> InputError:
-    return InputError(message, where=f"{path}:{member}", hint=AGAIN)

@@ -7,6 +7,7 @@ import lzma
 import re
 import stat
 import struct
+import tarfile
 import unicodedata
 import zipfile
 import zlib
@@ -25,6 +26,7 @@ MAX_COMPONENT, MAX_NAME = 255, 4096
 MAX_DEPTH = 64
 FETCH_AGAIN = "fetch it again"
 UNPACK_BY_HAND = "if you trust the archive, unpack it by hand and give its folder"
+_UNPACKING = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -54,12 +56,9 @@ def reading() -> Iterator[None]:
     """Turns what the standard library raises over damaged data into DamagedError; a disk that fails stays an OSError."""
     try:
         yield
-    except (zlib.error, lzma.LZMAError, zipfile.BadZipFile, EOFError, RuntimeError, struct.error, OverflowError,
-            ValueError) as error:
-        raise DamagedError(f"is damaged or cut off: {_first_line(error)}") from None
-    except OSError as error:
-        # The decompressors raise it too, but without a number; EINVAL is a place before the start of the file.
-        if error.errno not in (None, errno.EINVAL):
+    except (*_UNPACKING, EOFError, struct.error, RuntimeError, OverflowError, ValueError, OSError) as error:
+        # The decompressors raise OSError too, but without a number; EINVAL is a place before the start of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise DamagedError(f"is damaged or cut off: {_first_line(error)}") from None
 

@@ -1,7 +1,7 @@
-"""Reading a tar archive, packed or not, once from front to end.
+"""Reading a tar archive, packed or not, once from front to end, by `tarfile`.
 
-Not by `tarfile`: it holds an extended header of any length, may loop for ever over a negative size, and leaves the CRC of
-a .tar.gz unchecked. Read are v7, ustar, GNU and pax archives.
+What `tarfile` takes on trust is checked here: it takes a damaged header for the end of the archive, leaves the checksum at the
+end of a packed file unread, and holds extended headers of any length.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import gzip
 import io
 import lzma
 import os
-from collections.abc import Callable, Iterator
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from vldistill.data.archives.members import (
     CHUNK,
@@ -26,20 +26,17 @@ from vldistill.data.archives.members import (
     reading,
 )
 
-_BLOCK = 512
-_MAX_EXTENDED = 2**20
-# A long name, a long link and two pax headers may precede a member.
-_MAX_IN_A_ROW = 8
-# What xz -9 needs to unpack, four times over.
-_MAX_DICTIONARY = 2**28
-_FILES = (b"0", b"\0", b"7")
+# By what a file is, not by its name: a .tar may be packed.
+_PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+# Of one member; eight times what the longest name takes. Some Pythons take the square of it to read one.
+_MAX_HEADERS = 2**15
+_SENSELESS = "is damaged: a header makes no sense"
 _FAULTS = {
-    b"1": "is a hard link, not a file",
-    b"2": "is a symbolic link, not a file",
-    b"3": "is a device, not a file",
-    b"4": "is a device, not a file",
-    b"6": "is a named pipe, not a file",
-    b"S": "is a sparse file, which is not read",
+    tarfile.LNKTYPE: "is a hard link, not a file",
+    tarfile.SYMTYPE: "is a symbolic link, not a file",
+    tarfile.CHRTYPE: "is a device, not a file",
+    tarfile.BLKTYPE: "is a device, not a file",
+    tarfile.FIFOTYPE: "is a named pipe, not a file",
 }
 
 
@@ -51,14 +48,13 @@ class TarReader:
     """
 
     def __init__(self, path: Path, *, ratio: int):
-        self._raw = path.open("rb")
-        size = os.fstat(self._raw.fileno()).st_size
-        self._file = _unpacked(self._raw)
-        self._plain = self._file is self._raw
-        self._limit = size if self._plain else max(HARMLESS_BYTES, ratio * size)
-        self._bomb = f"unpacks to more than {ratio} times the archive's {size:,} bytes, as a bomb does"
-        self._content = self._left = self._padding = self._members = 0
-        self._ended = False
+        self._raw = path.open("rb", buffering=0)
+        self._size, head = os.fstat(self._raw.fileno()).st_size, self._raw.read(6)
+        self._raw.seek(0)
+        unpacked = next((start(self._raw) for magic, start in _PACKED.items() if head.startswith(magic)), self._raw)
+        self._plain, self._ratio = unpacked is self._raw, ratio
+        self._file = _Bytes(unpacked)
+        self._members, self._ended = 0, False
 
     def __enter__(self) -> TarReader:
         return self
@@ -72,193 +68,86 @@ class TarReader:
         return self._raw.tell()
 
     def __iter__(self) -> Iterator[Member]:
-        while not self._ended and (member := self._next()):
-            self._members += 1
-            yield member
+        if not self._size:
+            raise DamagedError("is empty (0 bytes)")
+        self._file.left = _MAX_HEADERS
+        with reading():
+            try:
+                self._tar = tarfile.TarFile(fileobj=self._file, encoding="utf-8", errors="surrogateescape")
+            except tarfile.ReadError:
+                raise DamagedError("is not a tar archive") from None
+        while not self._ended and (info := self._next()):
+            yield self._member(info)
 
     def chunks(self, member: Member) -> Iterator[bytes]:
         """The content of the file that was told last. Raises DamagedError."""
-        while self._left:
-            yield self._take()
+        self._ended, self._file.left = True, member.size
+        # It lies where its header ends. `extractfile` copies it twice more.
+        while size := min(self._file.left, CHUNK):
+            with reading():
+                data = self._file.read(size)
+            if len(data) < size:
+                raise DamagedError("is cut off")
+            yield data
+        self._ended = False
 
-    def _next(self) -> Member | None:
-        name, size, sparse = None, None, False
-        for _ in range(_MAX_IN_A_ROW):
-            while self._left:
-                self._take()
-            self._exactly(self._padding)
-            self._padding = 0
-            block = self._exactly(_BLOCK)
-            if not block.strip(b"\0"):
-                self._drain()
-                return None
-            kind, length = block[156:157], self._parsed(_checked_size, block)
-            if kind in (b"x", b"X"):
-                records = self._parsed(_pax_records, self._extended(length))
-                name = records.get(b"path", name)
-                size = self._parsed(_decimal, records[b"size"]) if b"size" in records else size
-                sparse = sparse or any(key.startswith(b"GNU.sparse") for key in records)
-            elif kind == b"L":
-                name = self._extended(length).rstrip(b"\0")
-            elif kind in (b"g", b"K"):
-                self._extended(length)
-            else:
-                return self._member(block, kind, _name(block) if name is None else name, length if size is None else size, sparse)
-        raise self._stop("is damaged: extended headers follow each other without a file")
+    def _next(self) -> tarfile.TarInfo | None:
+        self._file.left = _MAX_HEADERS
+        with reading():
+            # At 0 there is none. Python 3.10 would look before it.
+            info = self._tar.next() if self._tar.offset else None
+        self._tar.members.clear()  # type: ignore[attr-defined]  # else it holds all of them
+        if info is None:
+            if len(self._file.last) < tarfile.BLOCKSIZE:
+                raise DamagedError("is cut off")
+            if self._file.last != bytes(tarfile.BLOCKSIZE):
+                raise DamagedError(_SENSELESS)
+            self._drain()
+        elif info.size < 0 or self._tar.offset <= info.offset:
+            raise DamagedError(_SENSELESS if self._members else "is not a tar archive")
+        self._members += 1
+        return info
 
-    def _member(self, block: bytes, kind: bytes, raw_name: bytes, size: int, sparse: bool) -> Member:
-        name = raw_name.decode("utf-8", "surrogateescape")
+    def _member(self, info: tarfile.TarInfo) -> Member:
         # Before 1988 a folder was a file whose name ends so.
-        folder = kind == b"5" or (kind in _FILES and name.endswith("/"))
-        if kind in _FILES and not folder:
-            fault = _FAULTS[b"S"] if sparse else mode_fault(self._parsed(_number, block[100:108]) & 0o7777, False)
-        else:
-            fault = None if folder else _FAULTS.get(kind, f"is of an unknown kind {kind!r}")
-        # Links, devices and folders have no content, whatever their size says.
-        self._left = 0 if kind in b"123456" else size
-        self._padding = -self._left % _BLOCK
-        if self._content + self._left > self._limit:
+        folder = info.isdir() or (info.isreg() and info.name.endswith("/"))
+        fault, hint = _FAULTS.get(info.type), UNPACK_BY_HAND
+        if info.issparse() or any(key.startswith("GNU.sparse") for key in info.pax_headers):
+            fault = "is a sparse file, which is not read"
+        elif not fault and not folder:
+            fault = mode_fault(info.mode & 0o7777, False) if info.isreg() else f"is of an unknown kind {info.type!r}"
+        # Where the next member begins, before anything up to there is read.
+        if self._tar.offset > self._size if self._plain else self._beyond(self._tar.offset):
             self._ended = True
-            return Member(name, size, folder, *(("is cut off", FETCH_AGAIN) if self._plain else (self._bomb, UNPACK_BY_HAND)))
-        return Member(name, size, folder, fault)
-
-    def _extended(self, length: int) -> bytes:
-        if length > _MAX_EXTENDED:
-            raise self._stop(f"is damaged: an extended header has {length:,} bytes")
-        data = self._exactly(length)
-        self._count(length)
-        self._exactly(-length % _BLOCK)
-        return data
-
-    def _take(self) -> bytes:
-        data = self._read(min(self._left, CHUNK))
-        if not data:
-            raise self._stop("is cut off")
-        self._left -= len(data)
-        return self._count(len(data)) or data
+            fault, hint = ("is cut off", FETCH_AGAIN) if self._plain else (self._bomb, UNPACK_BY_HAND)
+        return Member(info.name, info.size, folder, fault, hint)
 
     def _drain(self) -> None:
         # The checksum of a packed file comes at its end.
-        while data := self._read(CHUNK):
-            self._count(len(data))
-        self._ended = True
+        self._file.left = CHUNK
+        with reading():
+            while self._file.read(CHUNK):
+                self._file.left = CHUNK
+                if not self._plain and self._beyond(self._file.tell()):
+                    raise DamagedError(self._bomb, UNPACK_BY_HAND)
 
-    def _exactly(self, length: int) -> bytes:
-        data = self._read(length) if length else b""
-        while len(data) < length and (more := self._read(length - len(data))):
-            data += more
-        if len(data) < length:
-            raise self._stop("is cut off" if self._members else "is not a tar archive" if data else "is empty")
-        return data
+    def _beyond(self, position: int) -> bool:
+        # A header and what fills the last block pack well, and do not count.
+        return position - 2 * tarfile.BLOCKSIZE * self._members > max(HARMLESS_BYTES, self._ratio * self._size)
 
-    def _read(self, length: int) -> bytes:
-        try:
-            with reading():
-                return self._file.read(length)
-        except DamagedError:
-            self._ended = True
-            raise
-
-    def _count(self, length: int) -> None:
-        self._content += length
-        if self._content > self._limit:
-            raise self._stop(self._bomb, UNPACK_BY_HAND)
-
-    def _parsed(self, parse: Callable[[bytes], Any], data: bytes) -> Any:
-        try:
-            return parse(data)
-        except (ValueError, IndexError):
-            raise self._stop("is damaged: a header makes no sense" if self._members else "is not a tar archive") from None
-
-    def _stop(self, message: str, *hint: str) -> DamagedError:
-        self._ended = True
-        return DamagedError(message, *hint)
+    @property
+    def _bomb(self) -> str:
+        return f"unpacks to more than {self._ratio} times the archive's {self._size:,} bytes, as a bomb does"
 
 
-def _unpacked(raw: BinaryIO) -> BinaryIO:
-    # By what it is, not by its name: a .tar may be packed.
-    head = raw.read(6)
-    raw.seek(0)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=raw, mode="rb")
-    if head.startswith(b"BZh"):
-        return io.BufferedReader(_Unpacked(raw, bz2.BZ2Decompressor))
-    if head == b"\xfd7zXZ\0":
-        return io.BufferedReader(_Unpacked(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, _MAX_DICTIONARY)))
-    return raw
+class _Bytes(io.BufferedReader):
+    """The unpacked bytes of a tar. left: how many may be read, to be set before each use. last: what was read last."""
 
+    left, last = 0, b""
 
-class _Unpacked(io.RawIOBase):
-    """A bzip2 or xz file. Its like in the standard library gives xz whatever memory a header asks for."""
-
-    def __init__(self, raw: BinaryIO, start: Callable[[], Any]):
-        self._raw, self._start, self._state = raw, start, start()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while True:
-            data = b""
-            if self._state.eof:
-                # Several streams may follow each other; xz pads with zeros.
-                data = self._state.unused_data.lstrip(b"\0")
-                while not data and (more := self._raw.read(CHUNK)):
-                    data = more.lstrip(b"\0")
-                if not data:
-                    return 0
-                self._state = self._start()
-            elif self._state.needs_input and not (data := self._raw.read(2**16)):
-                raise EOFError("the packed data ends too early")
-            found = self._state.decompress(data, len(buffer))
-            if found:
-                buffer[: len(found)] = found
-                return len(found)
-
-
-def _checked_size(block: bytes) -> int:
-    """The size that a header gives. Raises ValueError where its checksum is wrong (some old ones add signed bytes)."""
-    summed = 256 + sum(block[:148]) + sum(block[156:])
-    if _number(block[148:156]) not in (summed, summed - 256 * sum(byte > 127 for byte in block[:148] + block[156:])):
-        raise ValueError("checksum")
-    return _number(block[124:136])
-
-
-def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or binary where the first bit is set. Raises ValueError, for a negative one too."""
-    if field[0] == 0x80:
-        value = int.from_bytes(field[1:], "big")
-        if value >= 2**62:
-            raise ValueError("too large")
-        return value
-    digits = field.split(b"\0", 1)[0].strip()
-    if digits and not digits.isdigit():
-        raise ValueError("no number")
-    return int(digits or b"0", 8)
-
-
-def _decimal(digits: bytes) -> int:
-    if not digits.isdigit() or len(digits) > 18:
-        raise ValueError("no number")
-    return int(digits)
-
-
-def _name(block: bytes) -> bytes:
-    name, prefix = block[:100].split(b"\0", 1)[0], block[345:500].split(b"\0", 1)[0]
-    # GNU's older format keeps times where ustar has the first part of a name.
-    return prefix + b"/" + name if prefix and block[257:263] == b"ustar\0" else name
-
-
-def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """`LENGTH KEY=VALUE\\n`, repeated. Raises ValueError, IndexError."""
-    records, at = {}, 0
-    while at < len(data):
-        space = data.index(b" ", at, at + 20)
-        end = at + _decimal(data[at:space])
-        if not space + 1 < end <= len(data) or data[end - 1 : end] != b"\n":
-            raise ValueError("length")
-        key, mark, value = data[space + 1 : end - 1].partition(b"=")
-        if not mark:
-            raise ValueError("no key")
-        records[key], at = value, end
-    return records
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= self.left:
+            raise DamagedError(f"is damaged: extended headers of one member have more than {_MAX_HEADERS:,} bytes")
+        self.left -= size
+        self.last = super().read(size)
+        return self.last

@@ -60,8 +60,11 @@ def find_sources(raw: Path, target: Path) -> list[Path]:
             found.append(path)
         else:
             what = "is a folder" if path.is_dir() else "is not a file"
-            problems.add(f"{what} beside the archives", where=str(path),
-                         hint="give a folder of archives and annotation files alone, or unpack by hand")
+            problems.add(
+                f"{what} beside the archives",
+                where=str(path),
+                hint="give a folder of archives and annotation files alone, or unpack by hand",
+            )
     problems.raise_if_any(str(raw))
     if not any(map(is_archive, found)):
         raise InputError("holds no archive", where=str(raw), hint="leave out --unpack to read it as it is")
@@ -79,8 +82,11 @@ def unpacked_before(sources: Sequence[Path], target: Path, *, overwrite: bool = 
     try:
         manifest = artifacts.read_manifest(target, "unpack", make_it="")
     except InputError:
-        raise InputError("already exists, and was not made by unpacking", where=str(target),
-                         hint="give another place with --unpack DIR, or read it with --raw") from None
+        raise InputError(
+            "already exists, and was not made by unpacking",
+            where=str(target),
+            hint="give another place with --unpack DIR, or read it with --raw",
+        ) from None
     same = manifest.get("sources") == _signature(sources)
     if same and manifest.get("holds") == _holds(target):
         return {**manifest, "unchanged": True}
@@ -230,8 +236,11 @@ class _Unpacking:
         if needed > self._room:
             self._room = shutil.disk_usage(self._folder).free
         if needed > self._room:
-            raise VldistillError(f"needs {needed:,} bytes more, {self._room:,} are free", where=str(self._folder.parent),
-                                 hint="free some, or give a place on another disk with --unpack DIR")
+            raise VldistillError(
+                f"needs {needed:,} bytes more, {self._room:,} are free",
+                where=str(self._folder.parent),
+                hint="free some, or give a place on another disk with --unpack DIR",
+            )
         self._room -= needed
 
     def _advance(self, last: bool = False) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from vldistill.data.archives.members import (
     CHUNK,
@@ -33,34 +31,27 @@ class ZipReader:
     """
 
     def __init__(self, path: Path, *, ratio: int, most: int):
-        self._ratio, self.position = ratio, 0
-        self._file = path.open("rb")
-        try:
-            size = os.fstat(self._file.fileno()).st_size
-            count = _count_entries(self._file, most)
-            with reading():
-                self._zip = zipfile.ZipFile(self._file)
-            entries = self._zip.infolist()
-            if len(entries) != count:
-                raise DamagedError("has a directory that contradicts itself")
-            self.needed = sum(entry.file_size for entry in entries)
-            if sum(entry.compress_size for entry in entries) > size:
-                raise DamagedError("has members that overlap, as bombs have", UNPACK_BY_HAND)
-            if self.needed > max(HARMLESS_BYTES, ratio * size):
-                raise _bomb(self.needed, size, ratio)
-        except BaseException:
-            self._file.close()
-            raise
+        self._ratio, self.position, size = ratio, 0, path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start != b"PK":
+            raise DamagedError("is not a zip archive" if start else "is empty (0 bytes)")
+        with reading():
+            self._zip = _Zip(path, most)
+        self._entries = self._zip.infolist()
+        self.needed = sum(entry.file_size for entry in self._entries)
+        if sum(entry.compress_size for entry in self._entries) > size:
+            raise DamagedError("has members that overlap, as bombs have", UNPACK_BY_HAND)
+        self._refuse_bomb(self.needed, size)
 
     def __enter__(self) -> ZipReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._zip.close()
-        self._file.close()
 
     def __iter__(self) -> Iterator[Member]:
-        for entry in self._zip.infolist():
+        for entry in self._entries:
             # `filename` is cut at a NUL.
             name = entry.orig_filename
             folder = name.endswith("/")
@@ -76,58 +67,44 @@ class ZipReader:
         still be read then."""
         entry, start, done = member.handle, self.position, 0
         self.position += entry.compress_size
-        if member.size > max(HARMLESS_BYTES, self._ratio * entry.compress_size):
-            raise _bomb(member.size, entry.compress_size, self._ratio)
+        self._refuse_bomb(member.size, entry.compress_size)
         # `zipfile` would stop at the claimed size, whatever follows: what is really there is counted.
         entry.file_size = _MORE_THAN_ANY
-        with reading():
-            file = self._zip.open(entry)
-        with file:
-            while True:
-                with reading():
-                    chunk = file.read(CHUNK)
+        with reading(), self._zip.open(entry) as file:
+            while chunk := file.read(CHUNK):
                 done += len(chunk)
-                if done > member.size or (not chunk and done < member.size):
-                    found = "more" if done > member.size else f"{done:,}"
-                    raise DamagedError(f"claims {member.size:,} bytes, and has {found}")
-                if not chunk:
-                    return
+                if done > member.size:
+                    raise DamagedError(f"claims {member.size:,} bytes, and has more")
                 self.position = start + entry.compress_size * done // member.size
                 yield chunk
+        if done < member.size:
+            raise DamagedError(f"claims {member.size:,} bytes, and has {done:,}")
+
+    def _refuse_bomb(self, size: int, packed: int) -> None:
+        if size > max(HARMLESS_BYTES, self._ratio * packed):
+            message = f"unpacks to {size:,} bytes, more than {self._ratio} times its {packed:,}, as a bomb does"
+            raise DamagedError(message, UNPACK_BY_HAND)
 
 
-def _bomb(size: int, packed: int, ratio: int) -> DamagedError:
-    return DamagedError(f"unpacks to {size:,} bytes, more than {ratio} times its {packed:,}, as a bomb does", UNPACK_BY_HAND)
+class _Zip(zipfile.ZipFile):
+    """One that stops at an entry too many, where `zipfile` holds all of them before any can be refused."""
+
+    def __init__(self, path: Path, most: int):
+        self._most = most
+        super().__init__(path)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _Entries(self._most) if name == "filelist" else value)
 
 
-def _count_entries(file: BinaryIO, most: int) -> int:
-    """Walks the directory at the end of a zip, since `zipfile` holds all of it before anything can be refused."""
-    start = file.read(4)
-    if not start:
-        raise DamagedError("is empty (0 bytes)")
-    if start[:2] != b"PK":
-        raise DamagedError("is not a zip archive")
-    end = file.seek(0, os.SEEK_END)
-    begin = file.seek(max(0, end - 22 - 65_535 - 76))
-    tail = file.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
-        raise DamagedError("is cut off: its directory, which comes last, is missing")
-    size, position = struct.unpack_from("<I", tail, at + 12)[0], begin + at
-    # The larger numbers of a zip64 stand before it.
-    if at >= 76 and tail[at - 20 : at - 16] == b"PK\6\7" and tail[at - 76 : at - 72] == b"PK\6\6":
-        size, position = struct.unpack_from("<Q", tail, at - 76 + 40)[0], position - 76
-    if size > position:
-        raise DamagedError("is damaged: its directory begins before the file")
-    file.seek(position - size)
-    count = 0
-    while size > 0:
-        head = file.read(46)
-        if len(head) < 46 or head[:4] != b"PK\1\2":
-            raise DamagedError("is damaged: its directory does not hold entries")
-        more = sum(struct.unpack_from("<HHH", head, 28))
-        file.seek(more, os.SEEK_CUR)
-        size, count = size - 46 - more, count + 1
-        if count > most:
-            raise DamagedError(f"has more than {most:,} entries", UNPACK_BY_HAND)
-    return count
+class _Entries(list[zipfile.ZipInfo]):
+    """What `zipfile` fills."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self._most = most
+
+    def append(self, entry: zipfile.ZipInfo) -> None:
+        if len(self) == self._most:
+            raise DamagedError(f"has more than {self._most:,} entries", UNPACK_BY_HAND)
+        super().append(entry)
