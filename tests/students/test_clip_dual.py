@@ -24,13 +24,12 @@ from vldistill.data.transforms import MEAN, STD, ImageTransform, normalise, patc
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.request import Clip, StudentRequest
 from vldistill.models.base.slip import SlipModel
 from vldistill.models.build import init_student, load_dual_encoder, load_student
 from vldistill.models.clip_dual.model import ClipDual
 from vldistill.models.clip_dual.official import convert
 from vldistill.models.clip_dual.towers import ClipConfig
-from vldistill.models.clip_vil.start import Clip
 from vldistill.models.families import family_of
 
 LABELS = ["no", "yes"]

@@ -16,10 +16,9 @@ from vldistill.data.batch import Batch, CanvasBatch, RegionBatch, TextBatch
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import Pixels, Sizes, StudentRequest
 from vldistill.models.build import init_student, load_student, new_from_scratch, new_student
 from vldistill.models.lxmert.model import LxmertConfig
-from vldistill.models.pixelbert.model import Pixels
 from vldistill.models.pixelbert.network import PixelBertConfig
 from vldistill.models.visualbert.model import VisualBertConfig
 

@@ -7,12 +7,11 @@ import test_official
 import torch
 
 from vldistill.errors import InputError
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.request import Clip, StudentRequest
 from vldistill.models.build import init_student
 from vldistill.models.clip_vil import official as official_clip_vil
 from vldistill.models.clip_vil.grid import ClipVilConfig
 from vldistill.models.clip_vil.model import ClipVil
-from vldistill.models.clip_vil.start import Clip
 
 TOWER = {"image_size": 64, "layers": [2, 1, 3, 1], "width": 4}
 

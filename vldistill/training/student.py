@@ -12,11 +12,9 @@ from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import Clip, Pixels, Sizes, StudentRequest
 from vldistill.models.build import Student, init_student, new_from_scratch
-from vldistill.models.clip_vil.start import Clip
 from vldistill.models.families import family_of
-from vldistill.models.pixelbert.model import Pixels
 from vldistill.schema import Recipe
 from vldistill.schema import Student as StudentSection
 

@@ -3,13 +3,14 @@ nothing."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.request import Clip
 from vldistill.models.clip_vil.grid import RESNET_STRIDE, ClipVilConfig, Tower, check_canvas, is_resnet, read_tower
 
 _BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")
@@ -17,18 +18,6 @@ SHORT_SIDE = 384
 """Of the published canvases, whose longer side is 640 pixels."""
 _VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
 
-
-
-@dataclass(frozen=True)
-class Clip:
-    """How the student sees. model, weights: see `load_open_clip`; no model: that of the student which it starts from. long_side,
-    frozen, batch_statistics: see `ClipVilConfig`."""
-
-    model: str | None
-    weights: str | None
-    long_side: int
-    frozen: bool
-    batch_statistics: bool
 
 
 def new_config(bert: RegionBertConfig, clip: Clip, short: int, dropout: float) -> tuple[ClipVilConfig, Tower]:

@@ -11,7 +11,7 @@ as BERT's embeddings have it; one optimiser for all, where the authors train the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from vldistill.models.base.canvases import look
 from vldistill.models.base.heads import classifier, init_weights, initial_std
 from vldistill.models.base.outputs import View
 from vldistill.models.base.region_student import JoinedStudent
+from vldistill.models.base.request import Pixels
 from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork, read_network
 
 _BERT, _NETWORK = "bert.", "network.body."
@@ -75,16 +76,6 @@ class PixelBert(JoinedStudent):
             return cells
         chosen = torch.rand(cells.shape[:2], device=cells.device).topk(count, dim=1).indices.sort(dim=1).values
         return cells.gather(1, chosen[..., None].expand(-1, -1, cells.shape[-1]))
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How the student sees. model, weights: see `read_network`. long_side, sample: see `PixelBertConfig`."""
-
-    model: str
-    weights: str | None
-    long_side: int
-    sample: int
 
 
 def new_config(bert: RegionBertConfig, pixels: Pixels, dropout: float) -> tuple[PixelBertConfig, dict[str, Tensor] | None]:
