@@ -17,7 +17,7 @@ from pathlib import Path
 from reproduce_runs import seeds_of
 
 from vldistill.errors import InputError, VldistillError
-from vldistill.recipe import load_recipe, variant_name
+from vldistill.recipe.load import load_recipe, variant_name
 
 TRAININGS = ("pretrain", "finetune", "distill")
 SEED = "train.seed="

@@ -11,7 +11,7 @@ import typer
 
 from vldistill.cli import app
 from vldistill.data.prepare import SOURCES
-from vldistill.recipe import all_keys, shipped_recipes
+from vldistill.recipe.load import all_keys, shipped_recipes
 
 _COMMAND = re.compile(r"\bvldistill ([a-z]+)(?: ([\w.-]+))?")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")

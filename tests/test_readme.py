@@ -17,8 +17,8 @@ from markdown_it import MarkdownIt
 
 from vldistill.cli import app
 from vldistill.errors import Problems
-from vldistill.recipe import all_keys, load_recipe, shipped_recipes
-from vldistill.recipe_yaml import dump_yaml, parse_yaml
+from vldistill.recipe.load import all_keys, load_recipe, shipped_recipes
+from vldistill.recipe.strict_yaml import dump_yaml, parse_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from vldistill.errors import InputError
-from vldistill.recipe import (
+from vldistill.recipe.load import (
     all_keys,
     copy_recipe,
     dump_recipe,
@@ -373,7 +373,7 @@ def shipped(tmp_path, monkeypatch):
     folder.mkdir()
     for name in ("quickstart_dide", "nlvr2_dide", "vqa_labels"):
         (folder / f"{name}.yaml").write_text(BASE)
-    monkeypatch.setattr("vldistill.recipe.RECIPES", folder)
+    monkeypatch.setattr("vldistill.recipe.load.RECIPES", folder)
     monkeypatch.chdir(tmp_path)
     return folder
 

@@ -12,7 +12,7 @@ from programs import ENVIRONMENT
 
 from vldistill import threads
 from vldistill.models.families import families
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.threads import choose_threads, own_cores, wait_without_spinning
 
 QUICK, VILT = (64, 3), (768, 12)

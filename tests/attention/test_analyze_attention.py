@@ -15,7 +15,7 @@ from vldistill.evaluation.attention.modality import modality_importance
 from vldistill.evaluation.attention.reading import attended, open_one_stream
 from vldistill.evaluation.attention.tokens import word_attention
 from vldistill.models.base.outputs import Capture
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 
 TEACHER, STUDENT = "runs/quickstart_teacher", "runs/quickstart_dide"
 

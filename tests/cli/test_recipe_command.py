@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from vldistill.commands import recipe as module
-from vldistill.recipe import load_recipe, shipped_recipes
+from vldistill.recipe.load import load_recipe, shipped_recipes
 
 
 def test_ls_names_every_shipped_recipe(command):

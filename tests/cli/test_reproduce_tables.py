@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.training.stages import for_stage
 
 ROOT = Path(__file__).parents[2]

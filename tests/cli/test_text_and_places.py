@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from vldistill.cli import _at_home
 from vldistill.errors import InputError
-from vldistill.recipe import load_recipe, models_in
-from vldistill.schema import Recipe
+from vldistill.recipe.load import load_recipe, models_in
+from vldistill.recipe.schema.recipe import Recipe
 
 RECIPES = (
     "quickstart_advl",

@@ -24,8 +24,8 @@ from vldistill.models.base import inputs
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.inputs import text_layout, visual_input
 from vldistill.models.families import FAMILIES
-from vldistill.recipe import RECIPES, load_recipe
-from vldistill.schema import Recipe
+from vldistill.recipe.load import RECIPES, load_recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import make_batches
 
 FILES = sorted(RECIPES.rglob("*.yaml"))

@@ -43,8 +43,8 @@ from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.objectives.scalars import Scalars
+from vldistill.recipe.schema.teachers import DUAL_ENCODERS
 from vldistill.runtime import Precision, make_accelerator
-from vldistill.schema_teachers import DUAL_ENCODERS
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.inference import answer

@@ -16,8 +16,9 @@ from programs import ENVIRONMENT
 from pydantic import ValidationError
 
 from vldistill.models.families import FAMILIES
-from vldistill.schema import OVER_REGIONS, Recipe
-from vldistill.schema_teachers import DUAL_ENCODERS
+from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.student import OVER_REGIONS
+from vldistill.recipe.schema.teachers import DUAL_ENCODERS
 from vldistill.training.methods.table import METHODS
 
 PROGRAM = Path(__file__).with_name("every_student.py")

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from vldistill.data.batch import Batch
 from vldistill.data.loading import EpochBatches, make_loader
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything
-from vldistill.schema import Recipe
 from vldistill.training.build import build_parts
 from vldistill.training.loop import Learner, descend
 from vldistill.training.parts import Parts

@@ -85,7 +85,7 @@ def make_world(folder: Path) -> Path:
     from vldistill.data.prepare import prepare
     from vldistill.data.toy.layouts import write_toy
     from vldistill.models.base.checkpoint import save_model
-    from vldistill.recipe import load_recipe
+    from vldistill.recipe.load import load_recipe
     from vldistill.runtime import seed_everything
     from vldistill.training.build import build_parts
 
@@ -108,7 +108,7 @@ def make_world(folder: Path) -> Path:
 
 def curve(world: Path, name: str, steps: int = STEPS, overrides: tuple[str, ...] = ()) -> dict[str, list]:
     """terms: "loss" and the names of what it is the sum of. steps: [steps, terms], of the first steps of the run."""
-    from vldistill.recipe import load_recipe
+    from vldistill.recipe.load import load_recipe
     from vldistill.training.guard import Guard
     from vldistill.training.run import run_stage
     from vldistill.training.stages import Stage, for_stage

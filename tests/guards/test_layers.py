@@ -14,8 +14,7 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 # From the bottom up. A module may import its own layer and the layers below; names are below `vldistill`, and the longest
 # prefix decides (`evaluation.metrics` is pure and lies far below the rest of `evaluation`).
 LAYERS = [
-    {"errors", "artifacts", "joining", "locking", "staging", "recipe", "recipe_yaml", "schema", "schema_base", "schema_retrieval",
-     "schema_sight", "schema_teachers", "schema_training", "runtime", "terminal", "finite", "places", "threads",
+    {"errors", "artifacts", "joining", "locking", "staging", "recipe", "runtime", "terminal", "finite", "places", "threads",
      "memory", "devices", "versions"},
     {"store"},
     {"objectives", "evaluation.metrics", "evaluation.retrieval", "evaluation.vqa"},
@@ -114,7 +113,7 @@ def test_the_exceptions_are_still_needed():
     ("models/x.py", "from ..training.loop import y", "models.x:1: training.loop"),
     ("models/base/x.py", "import vldistill.models.vilt.dual", "models.base.x:1: models.vilt.dual"),
     ("errors.py", "from . import cli", "errors:1: cli"),
-    ("recipe.py", "from vldistill.data.batch import Batch", "recipe:1: data.batch"),
+    ("recipe/load.py", "from vldistill.data.batch import Batch", "recipe.load:1: data.batch"),
     ("extra/x.py", "", "extra.x: has no layer"),
     ("cli.py", "from vldistill.training.loop import y\nfrom vldistill.evaluation.evaluate import z", None),
     ("objectives/x.py", "from vldistill.data.batch import Batch\nfrom vldistill.models.base.outputs import View", None),

@@ -27,7 +27,7 @@ from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.build import load_student
 from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.models.vilt.fusion import FusionModel
-from vldistill.recipe import dump_recipe, load_recipe
+from vldistill.recipe.load import dump_recipe, load_recipe
 from vldistill.store.layout import Column
 from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 from vldistill.training.checkpoint import State, load_state, save_state

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from mutations import parent_of, places
 
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 BASES = ("quickstart_dide", "quickstart_advl", "quickstart_fusion", "quickstart_retrieval", "dide_vilt_vqa", "advl_vlbert_vcr")

@@ -15,9 +15,8 @@ from vldistill.cli import app
 from vldistill.commands import prepare
 from vldistill.evaluation.image_index import model_fields
 from vldistill.models.base.checkpoint import read_spec
-from vldistill.recipe import all_keys, load_recipe
-from vldistill.schema import Cache
-from vldistill.schema_teachers import Teachers
+from vldistill.recipe.load import all_keys, load_recipe
+from vldistill.recipe.schema.teachers import Cache, Teachers
 from vldistill.training.caches import TeacherCaches
 
 VISION, TEXT, WORDS = {"images"}, {"texts", "words"}, {"words"}

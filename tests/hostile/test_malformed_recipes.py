@@ -11,7 +11,7 @@ from mutations import tree_of
 from recipe_mutations import BASES, SAME, base, malformed, text_of
 
 from vldistill.evaluation.report.runs import read_runs
-from vldistill.recipe import load_recipe, recipe_hash
+from vldistill.recipe.load import load_recipe, recipe_hash
 
 NOTHING = object()
 """What no recipe is equal to."""

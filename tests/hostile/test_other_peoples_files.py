@@ -19,8 +19,8 @@ from vldistill.artifacts import file_digest, write_manifest
 from vldistill.errors import InputError
 from vldistill.evaluation.report.tables import TextTable, _plain, to_latex, to_markdown
 from vldistill.models.families import families
-from vldistill.recipe import load_recipe, recipe_fields
-from vldistill.schema_base import is_folder_name
+from vldistill.recipe.load import load_recipe, recipe_fields
+from vldistill.recipe.schema.base import is_folder_name
 from vldistill.store.layout import Column
 from vldistill.teachers.cache.store import CacheWriter
 

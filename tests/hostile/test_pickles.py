@@ -122,7 +122,7 @@ def test_a_model_folder(form, name, here, outcome):
     ("open_clip", "open_clip_pytorch_model.bin"),
 ])
 def test_a_teacher(kind, name, form, here, outcome):
-    from vldistill.schema_teachers import TextTeacher, VisionTeacher
+    from vldistill.recipe.schema.teachers import TextTeacher, VisionTeacher
     from vldistill.teachers.build import build_text, build_vision
 
     folder = {"timm": write_vit, "transformers": write_bert, "open_clip": write_clip}[kind](here / "teacher")

@@ -25,9 +25,9 @@ from vldistill.data.loading import EpochBatches, make_loader
 from vldistill.data.prepare import prepare
 from vldistill.data.prepare_regions import Target, import_regions
 from vldistill.data.text import train_tokenizer
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything
-from vldistill.schema import Recipe
 from vldistill.training.build import build_parts
 from vldistill.training.caches import TeacherCaches
 from vldistill.training.journal import Journal

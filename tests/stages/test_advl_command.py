@@ -20,7 +20,7 @@ from vldistill.data.loading import EpochBatches, make_loader
 from vldistill.errors import InputError
 from vldistill.models.base.inputs import visual_input
 from vldistill.models.build import load_student
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.teachers.unimodal import CachedFeatures
 from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts

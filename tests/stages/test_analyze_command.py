@@ -14,7 +14,7 @@ from tiny_teachers import write_bert, write_clip
 from vldistill.data.artifact import open_data
 from vldistill.data.records import Record
 from vldistill.evaluation.words import view_words
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.teachers.words import importance
 
 RECIPE = """

@@ -10,7 +10,7 @@ from advl_worlds import advl_recipe, write_teachers
 from PIL import Image
 
 from vldistill.data.loading import make_loader
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts
 from vldistill.training.stages import for_stage

@@ -149,7 +149,7 @@ def test_a_student_whose_labels_stand_in_another_order_than_its_teachers(train, 
     from vldistill.data.loading import CleanBatches, make_loader
     from vldistill.models.base.outputs import NOTHING
     from vldistill.models.build import load_student
-    from vldistill.recipe import load_recipe
+    from vldistill.recipe.load import load_recipe
     from vldistill.training.build import build_parts
 
     steps = ("train.steps=12", "train.validate_every=12", "image.augment=none", "optim.warmup=0", "optim.lr=1e-2")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vldistill.recipe import RECIPES, dump_recipe, load_recipe, shipped_recipes
-from vldistill.schema import Recipe
+from vldistill.recipe.load import RECIPES, dump_recipe, load_recipe, shipped_recipes
+from vldistill.recipe.schema.recipe import Recipe
 
 FILES = sorted(RECIPES.rglob("*.yaml"))
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from vldistill.artifacts import read_manifest, write_manifest
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.training.references import FIELDS, pinned, resolved
 
 TEACHER = "runs/quickstart_teacher/default/seed0"

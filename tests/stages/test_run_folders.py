@@ -10,7 +10,7 @@ import pytest
 
 from vldistill.data.artifact import open_data
 from vldistill.errors import VldistillError
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.training import phase
 from vldistill.training.build import build_parts
 from vldistill.training.loop import Learner

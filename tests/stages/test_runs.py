@@ -13,7 +13,7 @@ import torch
 from vldistill.artifacts import file_digest
 from vldistill.data.sequences import join_parts
 from vldistill.models.build import load_student
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 
 RUNS = {"pretrain": {"task"}, "teacher": {"task"}, "dide": {"soft_label", "attention"}}
 

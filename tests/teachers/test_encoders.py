@@ -17,7 +17,7 @@ from vldistill import artifacts
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.clip import published
-from vldistill.schema_teachers import RelevanceModel, TextTeacher, VisionTeacher
+from vldistill.recipe.schema.teachers import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import weights
 from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.clip import Clip, ClipText, ClipVision

@@ -30,9 +30,9 @@ from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import task_loss
 from vldistill.objectives.matching import SCORES
 from vldistill.objectives.scalars import Scalars
-from vldistill.recipe import load_recipe, models_in
+from vldistill.recipe.load import load_recipe, models_in
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import make_accelerator
-from vldistill.schema import Recipe
 from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
 from vldistill.teachers.text import TransformersText

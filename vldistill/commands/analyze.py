@@ -15,8 +15,8 @@ from vldistill.data.records import Record
 from vldistill.errors import InputError
 from vldistill.evaluation.evaluate import load_data
 from vldistill.places import check_writable, refuse_links
-from vldistill.recipe import load_recipe
-from vldistill.schema import Recipe
+from vldistill.recipe.load import load_recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.terminal import say, show
 from vldistill.training.references import check_teacher, pinned
 

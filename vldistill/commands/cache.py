@@ -8,8 +8,8 @@ from typing import Any
 
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError, VldistillError
-from vldistill.recipe import load_recipe
-from vldistill.schema import Recipe
+from vldistill.recipe.load import load_recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.terminal import Table, say, show
 from vldistill.versions import differences, shown
 

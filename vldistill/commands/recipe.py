@@ -22,7 +22,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help
 @recipe_app.command("ls", epilog="Example: vldistill recipe ls")
 def ls() -> None:
     """List the recipes that ship with the tool."""
-    from vldistill.recipe import load_recipe, shipped_recipes
+    from vldistill.recipe.load import load_recipe, shipped_recipes
 
     paths = shipped_recipes()
     indent = max(len(path.stem) for path in paths) + 2
@@ -37,7 +37,7 @@ def ls() -> None:
 @recipe_app.command("show", epilog="Example: vldistill recipe show quickstart_dide optim.lr=5e-4")
 def show(name: Name, overrides: Overrides = None) -> None:
     """Print a recipe with every default filled in."""
-    from vldistill.recipe import dump_recipe, load_recipe
+    from vldistill.recipe.load import dump_recipe, load_recipe
 
     write(dump_recipe(load_recipe(name, overrides)).removesuffix("\n"))
 
@@ -45,7 +45,7 @@ def show(name: Name, overrides: Overrides = None) -> None:
 @recipe_app.command("check", epilog="Example: vldistill recipe check my_recipe.yaml")
 def check(names: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipe files or names.")]) -> None:
     """Validate recipes without opening any data."""
-    from vldistill.recipe import find_recipe, load_recipe
+    from vldistill.recipe.load import find_recipe, load_recipe
 
     for name in names:
         load_recipe(name)
@@ -55,6 +55,6 @@ def check(names: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Rec
 @recipe_app.command("cp", epilog="Example: vldistill recipe cp quickstart_dide my_recipe.yaml")
 def cp(name: Name, target: Annotated[Path, typer.Argument(metavar="TO", help="File or folder to copy to.")]) -> None:
     """Copy a recipe for editing."""
-    from vldistill.recipe import copy_recipe
+    from vldistill.recipe.load import copy_recipe
 
     say(f"wrote {copy_recipe(name, target)}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import is_first_rank, join_step, launched_processes
-from vldistill.schema import Recipe
 from vldistill.terminal import show
 
 

@@ -20,7 +20,7 @@ from vldistill.evaluation.opened import Opened
 from vldistill.models.base.checkpoint import ModelSpec, resolve_model
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.places import refuse_links
-from vldistill.recipe import load_recipe
+from vldistill.recipe.load import load_recipe
 from vldistill.training.inference import Answer, Keep, answer, score_items
 
 

@@ -19,7 +19,7 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.data.sequences import Sentence, sentences
 from vldistill.errors import InputError
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.keys import pair_key, text_key
 from vldistill.teachers.words import NONE, WordScores, importance, is_content, keyword_scores, words_of
 from vldistill.training.caches import TeacherCaches

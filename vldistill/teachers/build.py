@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import resolve_model
-from vldistill.schema_teachers import RelevanceModel, TextTeacher, VisionTeacher
+from vldistill.recipe.schema.teachers import RelevanceModel, TextTeacher, VisionTeacher
 from vldistill.teachers import unimodal
 from vldistill.teachers.clip import Clip, ClipText, ClipVision
 from vldistill.teachers.text import TransformersText

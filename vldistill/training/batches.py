@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vldistill.data.loading import EpochBatches, RecordDataset
 from vldistill.data.token_batches import TokenBatches
 from vldistill.errors import InputError
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 
 Batches = EpochBatches | TokenBatches
 EVAL_PAIRS = 16

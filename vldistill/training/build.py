@@ -14,7 +14,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.recompute import set_recompute
 from vldistill.objectives.base import Objective
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
 from vldistill.training.inputs import chosen_records, datasets, is_labelled, trainable
 from vldistill.training.methods.table import METHODS

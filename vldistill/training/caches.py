@@ -16,8 +16,8 @@ from vldistill.data.records import Record
 from vldistill.devices import compute_device
 from vldistill.errors import InputError
 from vldistill.places import check_writable
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, launched_processes
-from vldistill.schema import Recipe
 from vldistill.store.disk import check_room
 from vldistill.store.layout import Column, as_keys
 from vldistill.store.manifest import has_begun, store_folder

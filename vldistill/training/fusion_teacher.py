@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vldistill.errors import InputError
-from vldistill.schema import DideObjective, PretrainObjective, Recipe
-from vldistill.schema_retrieval import RetrievalObjective
+from vldistill.recipe.schema.objectives import DideObjective, PretrainObjective, RetrievalObjective
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
 from vldistill.training.parts import Parts
 

@@ -15,7 +15,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.inputs import text_layout, visual_input
 from vldistill.models.families import family_of
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.parts import MakeDataset
 
 

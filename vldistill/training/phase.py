@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from vldistill.data.loading import CleanBatches, check_together, make_loader
 from vldistill.models.base.checkpoint import save_model
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.batches import eval_pairs
 from vldistill.training.best import digests_of, folder_of

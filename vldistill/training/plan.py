@@ -11,7 +11,7 @@ from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.data.size_rules import size_faults
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import describe_batch
 from vldistill.training.methods.table import METHODS
 from vldistill.training.parts import Parts

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.optim import (
     linear_schedule,
     make_optimizer,

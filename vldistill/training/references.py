@@ -14,7 +14,7 @@ from typing import Any
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.sharded import digest_of_weights
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 
 FIELDS = {
     "init": ("student", "init"),

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from vldistill.errors import InputError
-from vldistill.recipe import recipe_fields
-from vldistill.schema import Recipe
+from vldistill.recipe.load import recipe_fields
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.best import restored, tidy
 from vldistill.training.checkpoint import State, best_steps, load_optimizer, optimizer_state, save_state
 from vldistill.training.guard import Guard, threads

@@ -35,7 +35,8 @@ from vldistill.locking import alone
 from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.sharded import digest_of_weights
 from vldistill.places import check_writable, refuse_links
-from vldistill.recipe import dump_recipe, load_recipe, recipe_hash
+from vldistill.recipe.load import dump_recipe, load_recipe, recipe_hash
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import (
     Precision,
     choose_precision,
@@ -46,7 +47,6 @@ from vldistill.runtime import (
     refuse_unlaunched,
     seed_everything,
 )
-from vldistill.schema import Recipe
 from vldistill.threads import Threads, use_threads
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.batches import eval_pairs

@@ -9,8 +9,8 @@ from pathlib import Path
 from vldistill.data.loading import RecordDataset
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import ROWS
-from vldistill.recipe import variant_name
-from vldistill.schema import Recipe
+from vldistill.recipe.load import variant_name
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import Batches, StepPairs, make_batches, step_pairs
 from vldistill.training.loop import Plan
 from vldistill.training.methods.table import METHODS

@@ -15,8 +15,8 @@ from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.models.base.request import Clip, Pixels, Sizes, StudentRequest
 from vldistill.models.build import Student, init_student, new_from_scratch
 from vldistill.models.families import family_of
-from vldistill.schema import Recipe
-from vldistill.schema import Student as StudentSection
+from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.student import Student as StudentSection
 
 
 def build_student(

@@ -23,7 +23,7 @@ from vldistill.evaluation.opened import open_model
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, View
 from vldistill.models.families import families, family_of
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.fusion import build_fusion_teacher
 from vldistill.teachers.words import is_content, words_of
 

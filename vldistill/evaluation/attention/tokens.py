@@ -24,7 +24,7 @@ from vldistill.evaluation.words import (
     view_words,
 )
 from vldistill.models.base.outputs import Capture
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 
 _BATCH = 16
 

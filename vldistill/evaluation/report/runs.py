@@ -14,7 +14,7 @@ from typing import Any
 from vldistill.artifacts import CHECKSUM, MANIFEST, RUN_STAGES, check_digests, file_digest, is_intact
 from vldistill.errors import InputError, Problems
 from vldistill.places import read_regular
-from vldistill.recipe import read_values
+from vldistill.recipe.load import read_values
 
 UNREADABLE = "unreadable"
 _DEPTH = 4

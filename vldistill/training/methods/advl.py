@@ -18,7 +18,8 @@ from vldistill.objectives.advl import Advl, Distances, Pathway
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.scalars import Scalars
-from vldistill.schema import AdvlObjective, LabelsObjective, Recipe, Start
+from vldistill.recipe.schema.objectives import AdvlObjective, LabelsObjective, Start
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.anchor import AnchorInputs
 from vldistill.training.caches import Say, TeacherCaches, WantedFeatures
 from vldistill.training.fusion_teacher import build_teacher

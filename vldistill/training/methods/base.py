@@ -6,7 +6,9 @@ from typing import Any
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.errors import InputError
-from vldistill.schema import LabelsObjective, Recipe, Teachers
+from vldistill.recipe.schema.objectives import LabelsObjective
+from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.teachers import Teachers
 from vldistill.training.caches import Say, WantedFeatures
 from vldistill.training.parts import MakeDataset, Parts
 from vldistill.training.validation import Judge, by_answers

@@ -6,7 +6,8 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.errors import InputError
 from vldistill.models.build import Student
 from vldistill.objectives.dide import DiDE
-from vldistill.schema import DideObjective, PretrainObjective, Recipe
+from vldistill.recipe.schema.objectives import DideObjective, PretrainObjective
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
 from vldistill.training.fusion_teacher import build_teacher
 from vldistill.training.methods.base import Method

@@ -5,7 +5,8 @@ from __future__ import annotations
 from vldistill.data.artifact import DataArtifact
 from vldistill.models.build import Student
 from vldistill.objectives.base import HardLabels
-from vldistill.schema import DideObjective, LabelsObjective, Recipe
+from vldistill.recipe.schema.objectives import DideObjective, LabelsObjective
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
 from vldistill.training.methods.base import Method, nothing_to_distil
 from vldistill.training.parts import MakeDataset, Parts

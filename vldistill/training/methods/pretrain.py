@@ -9,7 +9,7 @@ from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.errors import InputError
 from vldistill.models.base.pretraining import HEADS
 from vldistill.objectives.pretraining import Pretraining
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
 from vldistill.training.fusion_teacher import build_teacher
 from vldistill.training.methods.base import Method, elsewhere

@@ -12,7 +12,8 @@ from vldistill.errors import InputError
 from vldistill.evaluation.retrieval import recalls
 from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
-from vldistill.schema import Recipe, Teachers
+from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.teachers import Teachers
 from vldistill.training.caches import Say
 from vldistill.training.fusion_teacher import build_teacher
 from vldistill.training.methods.base import Method, elsewhere, nothing_to_distil

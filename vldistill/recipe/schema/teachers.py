@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from vldistill.schema_base import Place, Positive, Section
+from pydantic import Field
+
+from vldistill.recipe.schema.base import Place, Positive, Section
 
 DUAL_ENCODERS = {"dual_encoder": "vilt", "meter_dual": "meter", "oscar_dual": "oscar"}
 """Of each kind of dual encoder, the kind of fusion model that it comes from and that can teach it."""
@@ -58,3 +60,13 @@ class Teachers(Section):
     relevance: RelevanceModel | None = None
     batch: Positive = 64
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+class Cache(Section):
+    """Teacher features on disk: build what is missing, require them, or run the teacher live. versions: beside rows of which
+    versions of the libraries that compute them new rows may stand; the last part of a version never matters."""
+
+    path: Place = "artifacts/cache"
+    mode: Literal["auto", "require", "live"] = "auto"
+    versions: Literal["same", "any"] = "same"
+    words: Annotated[int, Field(ge=1, le=32)] = 2  # vectors kept a text: any objective.words up to this can be trained

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 from vldistill.artifacts import fingerprint, write_bytes
 from vldistill.errors import InputError, Problems
 from vldistill.places import check_file
-from vldistill.recipe_yaml import KeyPath, Lines, dump_yaml, parse_yaml
-from vldistill.schema import Recipe
+from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.strict_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 
-_HERE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 # Inside the package once installed, beside it in a checkout.
-RECIPES = next(p for p in (_HERE / "recipes", _HERE.parent / "recipes") if p.is_dir())
+RECIPES = next(p for p in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if p.is_dir())
 MAX_BYTES = 1 << 20
 
 def find_recipe(name: str) -> Path:

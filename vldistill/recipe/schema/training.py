@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vldistill.schema_base import Fraction, NonNegative, Positive, Section
+from vldistill.recipe.schema.base import Fraction, NonNegative, Positive, Section
 
 
 class Optim(Section):

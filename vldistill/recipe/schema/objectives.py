@@ -1,0 +1,245 @@
+"""What a student learns from: one section a method, with what it asks of the rest of the recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vldistill.recipe.schema.base import Fraction, NonNegative, Place, Positive, Section
+from vldistill.recipe.schema.teachers import DUAL_ENCODERS
+
+if TYPE_CHECKING:
+    from vldistill.recipe.schema.recipe import Recipe
+
+if TYPE_CHECKING:
+    pass
+
+AnswerLoss = Literal["bce", "softmax"]
+
+
+class ObjectiveSection(Section):
+    """What every objective's section can."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ValueError where the rest of the recipe does not go with it."""
+
+
+class LabelsObjective(ObjectiveSection):
+    """Ground-truth labels alone. answer_loss concerns VQA: binary cross-entropy for each answer, as ViLT, or one softmax
+    over all answers."""
+
+    kind: Literal["labels"]
+    answer_loss: AnswerLoss = "bce"
+
+
+class DideObjective(ObjectiveSection):
+    """DiDE's distillation; the defaults are the paper's, the other values its ablations (Tables 6 and 7)."""
+
+    kind: Literal["dide"]
+    attention: Literal["cross", "uni", "whole", "none"] = "cross"
+    hidden_states: bool = False
+    soft_labels: bool = True
+    layers: Literal["last", "top", "bottom", "all"] = "last"
+    kl: Literal["forward", "reverse"] = "forward"  # forward: KL(teacher || student)
+    answer_loss: AnswerLoss = "bce"  # VQA: what the teacher was trained with
+    attention_weight: NonNegative = 1.0
+    soft_label_weight: NonNegative = 1.0
+    hidden_state_weight: NonNegative = 1.0
+    hard_label_weight: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> DideObjective:
+        if self.attention == "none" and not (self.hidden_states or self.soft_labels or self.hard_label_weight):
+            raise ValueError("nothing to learn: attention, hidden_states, soft_labels and hard_label_weight are all off")
+        return self
+
+    def check(self, recipe: Recipe) -> None:
+        fitting = dict.fromkeys((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
+        if recipe.student.kind not in fitting:
+            raise ValueError(
+                "objective `dide` needs a student that sees its teacher's patches: one of "
+                f"{', '.join(fitting)}, not {recipe.student.kind}"
+            )
+        needs = self.attention != "none" or self.hidden_states or self.soft_labels
+        if needs and recipe.teacher is None:
+            raise ValueError("objective `dide` needs a `teacher`")
+        if needs:
+            _check_same_family(recipe)
+
+
+class StudentLayers(Section):
+    """Which of the student's layers is distilled, counted from 1; "half" for unimodal teachers, "last" for CLIP's and SLIP's
+    (Table 9). text holds for words too."""
+
+    vision: Literal["half", "last"] | Positive = "half"
+    text: Literal["half", "last"] | Positive = "half"
+
+
+class Start(Section):
+    """Where the learned scalars start. vision (E) and text (F): null for 1 / sqrt(teacher's width)."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    vision: Annotated[float, Field(gt=0)] | None = None
+    text: Annotated[float, Field(gt=0)] | None = None
+
+
+class Anchor(Section):
+    """What an anchored map is fitted on, without labels. data: an artifact; null for the run's own training inputs."""
+
+    data: Place | None = None
+    split: str = "train"
+    records: Positive = 1500
+
+
+class AdvlObjective(ObjectiveSection):
+    """ADVL's distillation beside the task loss; Table 1's rows are its switches.
+
+    words: how many selected words are compared, 0 for none. itm_fraction: share of all steps that step 1 (image-text matching)
+    takes, 0 for one step only. map: from student to teacher features. weights: E, F and T. task: what stands for the task loss;
+    null for the labels.
+    """
+
+    kind: Literal["advl"]
+    vision: bool = True
+    text: bool = True
+    words: Annotated[int, Field(ge=0, le=32)] = 2
+    confidence: bool = True
+    itm_fraction: Fraction = 0.2
+    itm_score: Literal["probability", "logit"] = "probability"
+    itm_temperature: Annotated[float, Field(gt=0)] = 1.0
+    layers: StudentLayers = StudentLayers()
+    map: Literal["identity", "learned", "anchored"] = "learned"
+    anchor: Anchor = Anchor()
+    weights: Literal["learned", "fixed", "uncertainty"] = "learned"
+    start: Start = Start()
+    lr_multiplier: Annotated[float, Field(gt=0)] = 1.0  # of maps and scalars
+    answer_loss: AnswerLoss = "bce"
+    task: DideObjective | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> AdvlObjective:
+        if not (self.vision or self.text or self.words):
+            raise ValueError("nothing to distil: vision, text and words are all off")
+        return self
+
+    def check(self, recipe: Recipe) -> None:
+        if self.task is not None:
+            self.task.check(recipe)
+        if self.vision and recipe.teachers.vision is None:
+            raise ValueError("objective.vision needs `teachers.vision`")
+        if (self.text or self.words) and recipe.teachers.text is None:
+            raise ValueError("objective.text and objective.words need `teachers.text`")
+        if self.words > recipe.cache.words and recipe.cache.mode != "live":
+            raise ValueError(f"objective.words is {self.words}, the cache keeps {recipe.cache.words}: set cache.words")
+
+
+class PretrainObjective(ObjectiveSection):
+    """Pre-training on captions or text alone. tasks: cross-modal contrastive learning (a dual encoder's), masked language
+    modelling, image-text matching. mask: share of the words that are hidden. temperature: where that of CMC starts.
+
+    The defaults need no teacher. DiDE's distillation (Table 5) has attention: cross, soft_labels: true and hard_label_weight: 0;
+    its fields are those of objective `dide`.
+    """
+
+    kind: Literal["pretrain"]
+    tasks: Annotated[list[Literal["cmc", "mlm", "itm"]], Field(min_length=1)] = ["mlm", "itm"]
+    mask: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.07
+    attention: Literal["cross", "uni", "whole", "none"] = "none"
+    layers: Literal["last", "top", "bottom", "all"] = "last"
+    kl: Literal["forward", "reverse"] = "forward"
+    soft_labels: bool = False
+    attention_weight: NonNegative = 1.0
+    soft_label_weight: NonNegative = 1.0
+    hard_label_weight: NonNegative = 1.0
+
+    @property
+    def hidden_states(self) -> bool:
+        return False
+
+    @property
+    def distils(self) -> bool:
+        return self.attention != "none" or self.soft_labels
+
+    @model_validator(mode="after")
+    def _something(self) -> PretrainObjective:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks: each may stand there once")
+        if "cmc" not in self.tasks and not (self.distils or self.hard_label_weight):
+            raise ValueError("nothing to learn: attention, soft_labels and hard_label_weight are all off")
+        if self.soft_labels and self.tasks == ["cmc"]:
+            raise ValueError("soft_labels are of mlm and itm: CMC has none (DiDE, section 3.3.1)")
+        return self
+
+    def check(self, recipe: Recipe) -> None:
+        kind = recipe.student.kind
+        if kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS, "text_encoder"):
+            names = ", ".join((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
+            raise ValueError(f"objective `pretrain` is for a {names} or text_encoder student; this one is {kind}")
+        if "cmc" in self.tasks and kind not in DUAL_ENCODERS:
+            raise ValueError(f"objective.tasks: cmc is for a {' or '.join(DUAL_ENCODERS)} student; this one is {kind}")
+        if self.distils and kind == "text_encoder":
+            raise ValueError("a text_encoder student has no fusion teacher: set objective.attention=none, soft_labels=false")
+        if self.distils and recipe.teacher is None:
+            raise ValueError("objective.attention and objective.soft_labels need a `teacher`")
+        if self.distils:
+            _check_same_family(recipe)
+
+
+class RetrievalObjective(ObjectiveSection):
+    """Image-text retrieval on captions.
+
+    A dual encoder learns by cross-modal contrast (CMC) in the batch; with attention, also from a fusion teacher on the
+    matched pairs, as DiDE has it (fields as of objective `dide`). temperature: where that of CMC starts. A vilt student learns to
+    rank each text above `false_texts` others, drawn from the training set, beside the same image (15 when null, ViLT's own).
+    """
+
+    kind: Literal["retrieval"]
+    attention: Literal["cross", "uni", "whole", "none"] = "none"
+    layers: Literal["last", "top", "bottom", "all"] = "last"
+    kl: Literal["forward", "reverse"] = "forward"
+    attention_weight: NonNegative = 1.0
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.07
+    false_texts: Positive | None = None
+
+    @property
+    def hidden_states(self) -> bool:
+        return False
+
+    @property
+    def soft_labels(self) -> bool:
+        return False
+
+    def check(self, recipe: Recipe) -> None:
+        kind = recipe.student.kind
+        if kind not in ("vilt", "clip_dual", *DUAL_ENCODERS):
+            raise ValueError(f"objective `retrieval` is for a vilt student or a dual encoder; this one is {kind}")
+        if kind == "vilt" and self.attention != "none":
+            raise ValueError("objective.attention of `retrieval` is for a dual encoder; this one is vilt")
+        if kind == "clip_dual" and self.attention != "none":
+            raise ValueError("a clip_dual student has no fusion teacher: set objective.attention=none")
+        if kind != "vilt" and self.false_texts is not None:
+            raise ValueError(f"objective.false_texts is for a vilt student; the batch of a {kind} has its own")
+        if self.attention != "none" and recipe.teacher is None:
+            raise ValueError("objective.attention needs a `teacher`")
+
+
+def _check_same_family(recipe: Recipe) -> None:
+    """A student is shown what its teacher is shown. Raises ValueError where it cannot be."""
+    kind, teacher = recipe.student.kind, recipe.teacher.kind
+    attention = getattr(recipe.objective, "attention", None)
+    if teacher == "meter" and attention in ("uni", "whole"):
+        raise ValueError(
+            f"objective.attention={attention} has no meaning for METER, whose streams meet in cross-attention alone: "
+            "set objective.attention=cross or none"
+        )
+    if teacher not in (kind, DUAL_ENCODERS.get(kind)):
+        raise ValueError(
+            f"a {kind} student does not see what a {teacher} teacher sees: set teacher.kind={DUAL_ENCODERS.get(kind, kind)}"
+        )
+
+
+Objective = Annotated[
+    LabelsObjective | DideObjective | AdvlObjective | PretrainObjective | RetrievalObjective, Field(discriminator="kind")
+]
