@@ -38,8 +38,11 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
             raise InputError(f"split {split!r} has no labels", where=str(data.folder), hint="choose a labelled split")
     student, spec, tokenizer = build_student(recipe, data, method.heads(recipe))
     if recipe.train.gradient_checkpointing and not set_recompute(student):
-        raise InputError(f"train.gradient_checkpointing: a {recipe.student.kind} student computes no layer twice",
-                         where=f"recipe {recipe.name}", hint="leave it out")
+        raise InputError(
+            f"train.gradient_checkpointing: a {recipe.student.kind} student computes no layer twice",
+            where=f"recipe {recipe.name}",
+            hint="leave it out",
+        )
     if data.spec.target == "answers" and method.labelled:
         spec = replace(spec, answer_loss=recipe.objective.answer_loss)
     if recipe.image.exif:
@@ -56,9 +59,7 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     return parts
 
 
-def _mixed_in(
-    recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer, say: Say | None
-) -> list[tuple[RecordDataset, float]]:
+def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer, say: Say | None) -> list[tuple[RecordDataset, float]]:
     """The artifacts of `data.mix`, with their weights."""
     found = []
     for part in recipe.data.mix:

@@ -22,11 +22,19 @@ def build_teacher(
     hidden states, another number of layers or heads; or where its answers come from another kind of loss than the objective reads
     them by."""
     data, spec, labelled = parts.data, parts.spec, pretraining is None
-    teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=data.labels if labelled else [],
-                                   images=data.spec.images, pretraining=pretraining or ())
+    teacher = build_fusion_teacher(
+        recipe.teacher.kind,
+        recipe.teacher.model,
+        labels=data.labels if labelled else [],
+        images=data.spec.images,
+        pretraining=pretraining or (),
+    )
     if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
-        raise InputError("teacher and student have different tokenizers", where=recipe.teacher.model,
-                         hint="start the student from the encoder that the teacher was fine-tuned from")
+        raise InputError(
+            "teacher and student have different tokenizers",
+            where=recipe.teacher.model,
+            hint="start the student from the encoder that the teacher was fine-tuned from",
+        )
     own, other = spec.encoder, teacher.spec.encoder
     pairs = {name: (value, other.sight().get(name)) for name, value in own.sight().items()}
     pairs["image.size"] = (spec.image_size, teacher.spec.image_size)
@@ -38,13 +46,22 @@ def build_teacher(
         pairs |= {"width": (own.hidden_size, other.hidden_size)}
     for name, (mine, theirs) in pairs.items():
         if mine != theirs:
-            raise InputError(f"teacher and student differ in {name}: {theirs} and {mine}", where=recipe.teacher.model,
-                             hint="they must agree to share image patches and attention maps")
+            raise InputError(
+                f"teacher and student differ in {name}: {theirs} and {mine}",
+                where=recipe.teacher.model,
+                hint="they must agree to share image patches and attention maps",
+            )
     learned = teacher.spec.answer_loss
     if labelled and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, chosen.answer_loss):
-        raise InputError(f"the teacher's answers were trained with {learned}, objective.answer_loss is {chosen.answer_loss}",
-                         where=recipe.teacher.model, hint=f"set objective.answer_loss={learned}")
+        raise InputError(
+            f"the teacher's answers were trained with {learned}, objective.answer_loss is {chosen.answer_loss}",
+            where=recipe.teacher.model,
+            hint=f"set objective.answer_loss={learned}",
+        )
     if spec.max_length > other.max_position_embeddings:
-        raise InputError(f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
-                         where=recipe.teacher.model, hint=f"set text.max_length={other.max_position_embeddings}")
+        raise InputError(
+            f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
+            where=recipe.teacher.model,
+            hint=f"set text.max_length={other.max_position_embeddings}",
+        )
     return teacher

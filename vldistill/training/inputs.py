@@ -46,8 +46,11 @@ def trainable(records: Sequence[Record], data: DataArtifact) -> tuple[Sequence[R
         return records, 0
     kept = [record for record in records if record.answers is None or data.vocabulary.knows(record.answers)]
     if not kept:
-        raise InputError("no training question has an answer in the vocabulary", where=str(data.folder),
-                         hint="prepare again with a smaller --min-count")
+        raise InputError(
+            "no training question has an answer in the vocabulary",
+            where=str(data.folder),
+            hint="prepare again with a smaller --min-count",
+        )
     return kept, len(records) - len(kept)
 
 
@@ -59,18 +62,31 @@ def datasets(
     classes = len(data.labels) if data.spec.target == "tags" else None
 
     def dataset(records: Sequence[Record], *, augment: bool) -> RecordDataset:
-        return RecordDataset(records, text_layout(spec, tokenizer), visual[augment], pad_id=tokenizer.pad_id,
-                             vocabulary=data.vocabulary, classes=classes, seed=recipe.train.seed)
+        return RecordDataset(
+            records,
+            text_layout(spec, tokenizer),
+            visual[augment],
+            pad_id=tokenizer.pad_id,
+            vocabulary=data.vocabulary,
+            classes=classes,
+            seed=recipe.train.seed,
+        )
 
     return dataset
 
 
-def build_visual(
-    recipe: Recipe, data: DataArtifact, records: Sequence[Record], spec: ModelSpec, *, augment: bool
-) -> VisualInput:
+def build_visual(recipe: Recipe, data: DataArtifact, records: Sequence[Record], spec: ModelSpec, *, augment: bool) -> VisualInput:
     """How the student sees images, augmented as the recipe says; of `records`, or of too many to be kept."""
     image = recipe.image
     paths = (path for record in records for path in record.images)
     memory = recipe.data.memory if records else bool(recipe.data.memory)
-    return visual_input(spec, data.images, paths=paths, augment=image.augment if augment else "none", shift=image.shift,
-                        noise=image.noise, memory=memory, objects=data.objects if spec.image_network else None)
+    return visual_input(
+        spec,
+        data.images,
+        paths=paths,
+        augment=image.augment if augment else "none",
+        shift=image.shift,
+        noise=image.noise,
+        memory=memory,
+        objects=data.objects if spec.image_network else None,
+    )

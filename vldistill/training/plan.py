@@ -33,13 +33,13 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
     trained += sum(p.numel() for p in parts.objective.parameters() if p.requires_grad)
     rows = {
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
-                + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
-                + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
+        + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
+        + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
         "student": f"{recipe.student.kind} from {_start(recipe)}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": METHODS[recipe.objective.kind].describe(recipe),
         "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
-                           + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
+        + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
         "optimiser": describe_rates(recipe, task.steps, effective.mean),
         "effective batch": describe_batch(recipe, [phase.pairs for phase in phases], world),
         "validation": f"every {_steps(task.plan.validate_every)} on `{recipe.data.val}`; the best is kept",
@@ -82,8 +82,10 @@ def _start(recipe: Recipe) -> str:
 
 def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
     parts = [(recipe.data.path, recipe.data.weight), *((part.path, part.weight) for part in recipe.data.mix)]
-    told = [f"{share} of {Path(path).name}" + (f" (x {weight:g})" if weight != 1 else "")
-            for share, (path, weight) in zip(train.shares, parts, strict=True)]
+    told = [
+        f"{share} of {Path(path).name}" + (f" (x {weight:g})" if weight != 1 else "")
+        for share, (path, weight) in zip(train.shares, parts, strict=True)
+    ]
     return f"an epoch has {', '.join(told)}"
 
 

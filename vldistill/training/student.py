@@ -26,27 +26,51 @@ def build_student(
     it has heads for; None for a head of the data's labels."""
     student, family = recipe.student, family_of(recipe.student.kind)
     if family.one_image and data.spec.images != 1:
-        raise InputError(f"has {data.spec.images} images a record, a {student.kind} student sees one", where=str(data.folder),
-                         hint="choose a vilt or dual_encoder student")
+        raise InputError(
+            f"has {data.spec.images} images a record, a {student.kind} student sees one",
+            where=str(data.folder),
+            hint="choose a vilt or dual_encoder student",
+        )
     if recipe.adversarial is not None and recipe.adversarial.image and data.spec.images != 1:
-        raise InputError(f"has {data.spec.images} images a record, adversarial.image perturbs those of one",
-                         where=str(data.folder), hint="set adversarial.image=false, as VILLA does on NLVR2")
+        raise InputError(
+            f"has {data.spec.images} images a record, adversarial.image perturbs those of one",
+            where=str(data.folder),
+            hint="set adversarial.image=false, as VILLA does on NLVR2",
+        )
     store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
     labels = data.labels if pretraining is None else []
-    wanted = StudentRequest(student.kind, data.task, data.spec.images, labels, image_size=recipe.image.size,
-                    max_length=recipe.text.max_length, dropout=student.dropout,
-                    regions=str(Path(recipe.regions.path).resolve()) if store else None,
-                    most_regions=recipe.regions.most if store else MOST_REGIONS, network=_image_network(student),
-                    network_weights=student.image_network.weights, clip=_clip(recipe), pixels=_pixels(recipe),
-                    pretraining=pretraining or ())
+    wanted = StudentRequest(
+        student.kind,
+        data.task,
+        data.spec.images,
+        labels,
+        image_size=recipe.image.size,
+        max_length=recipe.text.max_length,
+        dropout=student.dropout,
+        regions=str(Path(recipe.regions.path).resolve()) if store else None,
+        most_regions=recipe.regions.most if store else MOST_REGIONS,
+        network=_image_network(student),
+        network_weights=student.image_network.weights,
+        clip=_clip(recipe),
+        pixels=_pixels(recipe),
+        pretraining=pretraining or (),
+    )
     if student.init is not None:
         return init_student(student.init, wanted, keep_head=student.keep_head)
     if (made := family.with_own_start(wanted)) is not None:
         return made
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
-    texts = sorted({part for source in sources for record in source.records(recipe.data.train if source is data else "train")
-                    for sentence in sentences(record) for part in sentence}, key=lambda part: (tuple(part), text_of(part)))
+    texts = sorted(
+        {
+            part
+            for source in sources
+            for record in source.records(recipe.data.train if source is data else "train")
+            for sentence in sentences(record)
+            for part in sentence
+        },
+        key=lambda part: (tuple(part), text_of(part)),
+    )
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
     region_size = store.width if store else wanted.network.features if wanted.network else 0
     sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)

@@ -42,8 +42,14 @@ Judge = Callable[[Validation], dict[str, Any]]
 def by_answers(asked: Validation) -> dict[str, Any]:
     """The task's own metrics, of what the student answers."""
     accelerator, records, spec = asked.accelerator, asked.dataset.records, asked.spec
-    answers = answer(asked.student, asked.watch(asked.loader), spec.labels, accelerator.device, autocast=accelerator.autocast,
-                     tags=spec.target == "tags")
+    answers = answer(
+        asked.student,
+        asked.watch(asked.loader),
+        spec.labels,
+        accelerator.device,
+        autocast=accelerator.autocast,
+        tags=spec.target == "tags",
+    )
     return score(records, _of_all(answers, records, accelerator), spec.labels)
 
 

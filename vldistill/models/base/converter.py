@@ -50,8 +50,14 @@ class Layout:
 
 
 def convert_bert(
-    layout: Layout, source: Path, vocabulary: Path, out: Path, *, heads: Sequence[int] | None = None,
-    lowercase: bool | None = None, overwrite: bool = False,
+    layout: Layout,
+    source: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    heads: Sequence[int] | None = None,
+    lowercase: bool | None = None,
+    overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. heads: of
     attention, see `heads_of`. lowercase: of the vocabulary, None for the layout's own. Raises InputError
@@ -62,11 +68,23 @@ def convert_bert(
     tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, layout.lowercase, lowercase))
     known = len(tokenizer.vocabulary)
     if config.vocab_size not in (known, known + layout.more_words):
-        raise InputError(f"has {known:,} tokens, the checkpoint has {config.vocab_size:,}", where=str(vocabulary),
-                         hint=f"give the vocab.txt of its BERT ({'uncased' if layout.lowercase else 'cased'})")
+        raise InputError(
+            f"has {known:,} tokens, the checkpoint has {config.vocab_size:,}",
+            where=str(vocabulary),
+            hint=f"give the vocab.txt of its BERT ({'uncased' if layout.lowercase else 'cased'})",
+        )
     config = layout.fitted(config, weights, source)
-    spec = ModelSpec(layout.kind, config, "", 1, [], layout.image_size, config.max_position_embeddings - 2, official=True,
-                     image_network=layout.network(weights))
+    spec = ModelSpec(
+        layout.kind,
+        config,
+        "",
+        1,
+        [],
+        layout.image_size,
+        config.max_position_embeddings - 2,
+        official=True,
+        image_network=layout.network(weights),
+    )
     student = family_of(layout.kind).new(replace(spec, labels=["any"]))
     head = {name: value for name, value in student.state_dict().items() if name.startswith("classifier.")}
     weights |= layout.extra(student, weights, str(source))
@@ -94,8 +112,11 @@ def case_of(vocabulary: Path, own: bool, given: bool | None) -> bool:
     capitals = any(token != token.lower() for token in tokens)
     if capitals == own and any(token.removeprefix("##").isalpha() for token in tokens):
         found, wanted = ("has capitals", "uncased") if own else ("has no capitals", "cased")
-        raise InputError(f"{found}, the published model is {wanted}", where=str(vocabulary),
-                         hint="give its own vocab.txt, or say what this one is: --case cased, or --case uncased")
+        raise InputError(
+            f"{found}, the published model is {wanted}",
+            where=str(vocabulary),
+            hint="give its own vocab.txt, or say what this one is: --case cased, or --case uncased",
+        )
     return own
 
 
@@ -108,10 +129,16 @@ def sizes(weights: dict[str, Tensor], layout: Layout, source: Path, heads: Seque
         [count] = heads_of({"encoder": Stack(BERT, width)}, heads, source).values()
         region = weights[layout.region_key].shape[1] - layout.beside
         return RegionBertConfig(
-            vocab_size=words, hidden_size=width, num_hidden_layers=len(depth), num_attention_heads=count,
+            vocab_size=words,
+            hidden_size=width,
+            num_hidden_layers=len(depth),
+            num_attention_heads=count,
             intermediate_size=len(weights[f"{layout.encoder}0.intermediate.dense.bias"]),
-            max_position_embeddings=len(weights[layout.positions]), type_vocab_size=len(weights[layout.types]),
-            region_size=region)
+            max_position_embeddings=len(weights[layout.positions]),
+            type_vocab_size=len(weights[layout.types]),
+            region_size=region,
+        )
     except (KeyError, ValueError) as error:
-        raise InputError(f"is no {layout.kind} checkpoint: it lacks {error}", where=str(source),
-                         hint="name the pre-trained model's own file") from None
+        raise InputError(
+            f"is no {layout.kind} checkpoint: it lacks {error}", where=str(source), hint="name the pre-trained model's own file"
+        ) from None

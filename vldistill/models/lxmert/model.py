@@ -73,6 +73,11 @@ class Lxmert(JoinedStudent):
 
     def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, View]:
         found = self.lxmert(
-            input_ids=text.ids, attention_mask=text.mask, token_type_ids=text.segments.clamp(max=1), visual_feats=image.features,
-            visual_pos=image.boxes, visual_attention_mask=image.mask)
+            input_ids=text.ids,
+            attention_mask=text.mask,
+            token_type_ids=text.segments.clamp(max=1),
+            visual_feats=image.features,
+            visual_pos=image.boxes,
+            visual_attention_mask=image.mask,
+        )
         return found.pooled_output, View(text.mask, image.mask, image.mask)

@@ -12,5 +12,10 @@ class DualEncoder(TwoTowers):
     """Each tower is a half of a ViLT: its embeddings, all its layers, its norm and its pooler."""
 
     def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__(ViltEncoder(config, image=False), ViltEncoder(config, text=False), images=images, classes=classes,
-                         pretraining=pretraining)
+        super().__init__(
+            ViltEncoder(config, image=False),
+            ViltEncoder(config, text=False),
+            images=images,
+            classes=classes,
+            pretraining=pretraining,
+        )

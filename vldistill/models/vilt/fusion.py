@@ -21,8 +21,9 @@ class FusionModel(Fusion):
     towers = ("vilt",)
 
     def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__(ViltEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes,
-                         pretraining=pretraining)
+        super().__init__(
+            ViltEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes, pretraining=pretraining
+        )
 
     def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> Read:
         encoded = self.vilt.encode_pair(text, image, position, capture)

@@ -57,6 +57,10 @@ class VisualBert(JoinedStudent):
 
     def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, View]:
         found = self.visual_bert(
-            input_ids=text.ids, attention_mask=text.mask.long(), token_type_ids=text.segments.clamp(max=1),
-            visual_embeds=image.features, visual_attention_mask=image.mask.long())
+            input_ids=text.ids,
+            attention_mask=text.mask.long(),
+            token_type_ids=text.segments.clamp(max=1),
+            visual_embeds=image.features,
+            visual_attention_mask=image.mask.long(),
+        )
         return found.pooler_output, View(text.mask, image.mask, image.mask)

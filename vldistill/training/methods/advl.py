@@ -41,8 +41,7 @@ class AdvlMethod(Method):
         pairs: list[list[Record]] = [[], []]
         if chosen.itm_fraction:
             splits = (recipe.data.train, recipe.data.val)
-            pairs = [matched_pairs(part.records, data, name)
-                     for part, name in zip((parts.train, parts.val), splits, strict=True)]
+            pairs = [matched_pairs(part.records, data, name) for part, name in zip((parts.train, parts.val), splits, strict=True)]
         anchored = anchor_records(recipe, data, parts.train.records) if chosen.map == "anchored" else None
         caches = TeacherCaches(recipe)
         if say is not None:
@@ -54,8 +53,9 @@ class AdvlMethod(Method):
         widths = {"vision": caches.vision_width, "text": caches.text_width}
         parts.objective = advl = build_advl(chosen, task, depth=student.layers, width=student.width, **widths)
         if chosen.itm_fraction:
-            step_1 = AdvlMatching(advl, width=student.width, depth=student.layers, score=chosen.itm_score,
-                                  temperature=chosen.itm_temperature)
+            step_1 = AdvlMatching(
+                advl, width=student.width, depth=student.layers, score=chosen.itm_score, temperature=chosen.itm_temperature
+            )
             parts.matching = Matching(step_1, dataset(pairs[0], augment=True), dataset(pairs[1], augment=False))
         if anchored:
             source, records = anchored
@@ -100,8 +100,12 @@ def build_advl(chosen: AdvlObjective, task: Objective, *, depth: int, width: int
 
 def build_scalars(start: Start, mode: str, vision: int | None, text: int | None) -> Scalars:
     """E and F start at 1 / sqrt(teacher's width) unless told: unit vectors of that width are about sqrt(width) apart in L1."""
-    return Scalars(temperature=start.temperature, vision=start.vision or (vision or 1) ** -0.5,
-                   text=start.text or (text or 1) ** -0.5, mode=mode)
+    return Scalars(
+        temperature=start.temperature,
+        vision=start.vision or (vision or 1) ** -0.5,
+        text=start.text or (text or 1) ** -0.5,
+        mode=mode,
+    )
 
 
 def _layer(wanted: Any, depth: int, modality: str) -> int:
@@ -115,8 +119,11 @@ def matched_pairs(records: list[Record], data: DataArtifact, split: str) -> list
     """Step 1's matched pairs of a split. Raises InputError where there are too few to mismatch."""
     found = statements_of(records)
     if len({record.images[0] for record in found}) < 2:
-        raise InputError(f"split {split!r} makes {len(found)} matched pairs, of one image at most", where=str(data.folder),
-                         hint="set objective.itm_fraction=0")
+        raise InputError(
+            f"split {split!r} makes {len(found)} matched pairs, of one image at most",
+            where=str(data.folder),
+            hint="set objective.itm_fraction=0",
+        )
     return found
 
 
@@ -127,6 +134,9 @@ def anchor_records(recipe: Recipe, data: DataArtifact, train: list[Record]) -> t
         return data, train[: anchor.records]
     source = open_data(Path(anchor.data))
     if source.spec.images != data.spec.images:
-        raise InputError(f"has {source.spec.images} image(s) a record, {data.folder} has {data.spec.images}",
-                         where=anchor.data, hint="choose another objective.anchor.data")
+        raise InputError(
+            f"has {source.spec.images} image(s) a record, {data.folder} has {data.spec.images}",
+            where=anchor.data,
+            hint="choose another objective.anchor.data",
+        )
     return source, source.records(anchor.split, limit=anchor.records)

@@ -32,8 +32,11 @@ class Method:
     def check_data(self, chosen: Any, data: DataArtifact) -> None:
         """Raises InputError where the data lacks what the recipe's objective needs."""
         if data.spec.target == "none":
-            raise InputError(f"is a `{data.task}` artifact, which has no labels to fine-tune on", where=str(data.folder),
-                             hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl")
+            raise InputError(
+                f"is a `{data.task}` artifact, which has no labels to fine-tune on",
+                where=str(data.folder),
+                hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl",
+            )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...] | None:
         """The student's own tasks that it needs heads for, None for those of the labels."""
@@ -63,8 +66,11 @@ class Method:
 
 def elsewhere(recipe: Recipe, stage: str) -> InputError:
     """For a stage that does not train such a recipe."""
-    return InputError(f"has objective `{recipe.objective.kind}`", where=f"recipe {recipe.name}",
-                      hint=f"train it with: vldistill {stage} --recipe {recipe.name}")
+    return InputError(
+        f"has objective `{recipe.objective.kind}`",
+        where=f"recipe {recipe.name}",
+        hint=f"train it with: vldistill {stage} --recipe {recipe.name}",
+    )
 
 
 def without_teacher(recipe: Recipe) -> Recipe:
@@ -75,5 +81,8 @@ def without_teacher(recipe: Recipe) -> Recipe:
 
 def nothing_to_distil(recipe: Recipe) -> InputError:
     """For `distill` of a recipe without a teacher."""
-    return InputError("has no teacher to distil from", where=f"recipe {recipe.name}",
-                      hint=f"train it with: vldistill finetune --recipe {recipe.name}")
+    return InputError(
+        "has no teacher to distil from",
+        where=f"recipe {recipe.name}",
+        hint=f"train it with: vldistill finetune --recipe {recipe.name}",
+    )

@@ -18,8 +18,11 @@ from vldistill.training.parts import MakeDataset, Parts
 class Dide(Method):
     def for_stage(self, stage: str, recipe: Recipe) -> Recipe:
         if stage == "distill" and recipe.cache.mode == "require" and recipe.teacher is not None:
-            raise InputError(f"cache.mode is `require`, but a {recipe.teacher.kind} teacher has nothing to cache and runs live",
-                             where=f"recipe {recipe.name}", hint="set cache.mode=auto")
+            raise InputError(
+                f"cache.mode is `require`, but a {recipe.teacher.kind} teacher has nothing to cache and runs live",
+                where=f"recipe {recipe.name}",
+                hint="set cache.mode=auto",
+            )
         return super().for_stage(stage, recipe)
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:

@@ -30,20 +30,31 @@ class Pretrain(Method):
     def check_data(self, chosen: Any, data: DataArtifact) -> None:
         """Words are needed, and for matching one image a record."""
         if not data.spec.text or data.spec.target == "choice":
-            raise InputError(f"is a `{data.task}` artifact, whose text cannot be pre-trained on", where=str(data.folder),
-                             hint="choose captions, or text alone")
+            raise InputError(
+                f"is a `{data.task}` artifact, whose text cannot be pre-trained on",
+                where=str(data.folder),
+                hint="choose captions, or text alone",
+            )
         seeing = [PRETRAINING[task] for task in chosen.tasks if task != MLM]
         if seeing and data.spec.images != 1:
-            raise InputError(f"has {data.spec.images} images a record, {seeing[0]} needs one", where=str(data.folder),
-                             hint="set objective.tasks=[mlm]")
+            raise InputError(
+                f"has {data.spec.images} images a record, {seeing[0]} needs one",
+                where=str(data.folder),
+                hint="set objective.tasks=[mlm]",
+            )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...]:
         return tuple(task for task in recipe.objective.tasks if task in HEADS)
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
         chosen, words = recipe.objective, parts.tokenizer
-        parts.objective = Pretraining(**chosen.model_dump(exclude={"kind", "mask"}), depth=parts.student.layers,
-                                      vocabulary=len(words.vocabulary), mask_id=words.mask_id, probability=chosen.mask)
+        parts.objective = Pretraining(
+            **chosen.model_dump(exclude={"kind", "mask"}),
+            depth=parts.student.layers,
+            vocabulary=len(words.vocabulary),
+            mask_id=words.mask_id,
+            probability=chosen.mask,
+        )
         if parts.objective.needs_teacher:
             parts.teacher = build_teacher(recipe, chosen, parts, self.heads(recipe) if chosen.soft_labels else ())
 

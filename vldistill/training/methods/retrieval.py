@@ -42,8 +42,11 @@ class Retrieval(Method):
 
     def check_data(self, chosen: Any, data: DataArtifact) -> None:
         if data.task != "caption":
-            raise InputError(f"is a `{data.task}` artifact, which has no captions to retrieve by", where=str(data.folder),
-                             hint="choose an artifact of coco or flickr30k, or of `vldistill prepare jsonl --task caption`")
+            raise InputError(
+                f"is a `{data.task}` artifact, which has no captions to retrieve by",
+                where=str(data.folder),
+                hint="choose an artifact of coco or flickr30k, or of `vldistill prepare jsonl --task caption`",
+            )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...]:
         return (RANK,) if recipe.student.kind == "vilt" else ()
@@ -74,6 +77,14 @@ class Retrieval(Method):
 def by_recall(asked: Validation) -> dict[str, Any]:
     """Recalls of a dual encoder over a whole split, whose images and texts all processes share out."""
     accelerator = asked.accelerator
-    how = Encoding(asked.pairs, accelerator.device, asked.workers, accelerator.process_index, accelerator.num_processes,
-                   lambda values: accelerator.reduce(values, reduction="sum"), accelerator.autocast, watch=asked.watch)
+    how = Encoding(
+        asked.pairs,
+        accelerator.device,
+        asked.workers,
+        accelerator.process_index,
+        accelerator.num_processes,
+        lambda values: accelerator.reduce(values, reduction="sum"),
+        accelerator.autocast,
+        watch=asked.watch,
+    )
     return recalls(rank_captions(asked.student, asked.dataset, how).ranks)
