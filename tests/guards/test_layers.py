@@ -24,7 +24,7 @@ LAYERS = [
     {"teachers", "students"},
     {"training"},
     {"evaluation"},
-    {"api"},
+    {"api", "reproduce"},
     {"commands"},
     {"", "cli", "__main__"},
 ]
