@@ -6,7 +6,7 @@ that of ViLT, where its authors have a Linear on the last word (VQA) or on the p
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vldistill.data.batch import RegionBatch, TextBatch
 from vldistill.models.heads import classifier, init_weights, initial_std, late_norm_classifier
@@ -61,6 +61,3 @@ class Lxmert(JoinedStudent):
             input_ids=text.ids, attention_mask=text.mask, token_type_ids=text.segments.clamp(max=1), visual_feats=image.features,
             visual_pos=image.boxes, visual_attention_mask=image.mask)
         return found.pooled_output, View(text.mask, image.mask, image.mask)
-
-
-LIBRARY: dict[str, type[nn.Module]] = {"visualbert": VisualBert, "lxmert": Lxmert}
