@@ -162,7 +162,7 @@ def reproduce_advl(asked: Asked, settings: str) -> None:
     """settings: separated by commas; all that the table has where it is empty."""
     chosen(asked.table, advl_tables().names)
     chosen(asked.action, ACTIONS)
-    wanted = settings.split(",") if settings else list(SETTINGS[: 2 if asked.table in advl_tables().lowshot_of else 3])
+    wanted: list[str] = settings.split(",") if settings else list(SETTINGS[: 2 if asked.table in advl_tables().lowshot_of else 3])
     if wrong := [setting for setting in wanted if setting not in SETTINGS]:
         raise InputError(f"--settings {wrong[0]}: one of {', '.join(SETTINGS)}")
     runs = runs_of(asked, wanted)

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from vldistill.errors import InputError, VldistillError
 from vldistill.recipe import load_recipe, variant_name
@@ -25,7 +26,7 @@ class Grid:
 
 
 class _Line(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 

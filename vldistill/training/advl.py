@@ -12,7 +12,7 @@ from vldistill.errors import InputError
 from vldistill.objectives.advl import Advl, Distances, Pathway
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import AdvlMatching
-from vldistill.objectives.scalars import Scalars
+from vldistill.objectives.scalars import Mode, Scalars
 from vldistill.schema import AdvlObjective, Start
 
 
@@ -40,7 +40,7 @@ def build_advl(chosen: AdvlObjective, task: Objective, *, depth: int, width: int
     return Advl(task, distances, build_scalars(chosen.start, chosen.weights, vision, text), confident=chosen.confidence)
 
 
-def build_scalars(start: Start, mode: str, vision: int | None, text: int | None) -> Scalars:
+def build_scalars(start: Start, mode: Mode, vision: int | None, text: int | None) -> Scalars:
     """E and F start at 1 / sqrt(teacher's width) unless told: unit vectors of that width are about sqrt(width) apart in L1."""
     return Scalars(temperature=start.temperature, vision=start.vision or (vision or 1) ** -0.5,
                    text=start.text or (text or 1) ** -0.5, mode=mode)
