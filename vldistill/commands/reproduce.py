@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -88,13 +87,13 @@ def quickstart(
 ) -> None:
     """Do a part of `bin/quickstart`."""
     from vldistill.reproduce import quickstart, quickstart_tables
+    from vldistill.reproduce.tables import chosen
 
-    parts: dict[str, Callable[[], None]] = {
-        "cache": lambda: quickstart.fill_caches(int(of)),
-        "grid": lambda: quickstart.run_grid(int(of)),
-        "advl": lambda: quickstart_tables.advl_quickstart(Path(of)),
-        "dide": lambda: quickstart_tables.dide_quickstart(Path(of)),
-    }
-    if what not in parts:
-        raise InputError(f"invalid choice: {what!r}", hint=f"one of {', '.join(parts)}")
-    parts[what]()
+    runs = {"cache": quickstart.fill_caches, "grid": quickstart.run_grid}
+    tables = {"advl": quickstart_tables.advl_quickstart, "dide": quickstart_tables.dide_quickstart}
+    if chosen(what, [*runs, *tables]) in tables:
+        tables[what](Path(of))
+    elif of.isdigit():
+        runs[what](int(of))
+    else:
+        raise InputError(f"{of!r} is no number of seeds")
