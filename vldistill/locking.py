@@ -55,6 +55,7 @@ class NamedLock:
 
     def take(self) -> bool:
         """Takes the lock if it is free. A refused attempt changes nothing on disk. Raises VldistillError where a disk fails."""
+        self.path.parent.stat()  # filelock would make it
         try:
             # Another look or two: whoever had it may have removed its file since that was opened.
             self._flock.acquire(timeout=0.05, poll_interval=0.01)
@@ -145,10 +146,11 @@ def _lives(owner: OwnerRecord | None) -> bool | None:
         return None
     try:
         os.kill(owner.pid, 0)
-        birth = Path(f"/proc/{owner.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        state, *rest = Path(f"/proc/{owner.pid}/stat").read_text().rpartition(")")[2].split()
     except OSError as error:
         return error.errno != errno.ESRCH
-    return owner.start is None or int(birth) == owner.start % 2**64
+    # One that has ended and that nobody waited for is there as a zombie.
+    return state not in "ZX" and (owner.start is None or int(rest[18]) == owner.start % 2**64)
 
 
 def _name_in(path: Path) -> str:

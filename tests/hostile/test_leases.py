@@ -125,6 +125,20 @@ def test_a_holder_whose_stand_in_was_taken_ends_at_once(tmp_path):
         process.kill()
 
 
+def test_one_of_a_killed_process_that_nobody_waits_for_is_free(tmp_path):
+    """Its parent, as in a container without an init, leaves it a zombie."""
+    words = [sys.executable, "-c", HOLDS, tmp_path / "a"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n" and is_held(tmp_path / ".a.lock")
+        process.kill()
+        assert process.stdout.read() == ""  # it has ended
+        with exclusive(tmp_path / "a"):
+            assert f"pid={os.getpid()}\n" in (tmp_path / ".a.lock.held").read_text()
+    finally:
+        process.communicate()
+
+
 def test_a_long_wait_is_spoken_of_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(locking, "_SILENT_SECONDS", 0.05)
     left_behind(tmp_path / "lock")

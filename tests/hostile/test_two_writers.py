@@ -215,3 +215,6 @@ def test_a_lock_is_no_way_to_write_elsewhere(tmp_path):
     with pytest.raises(OSError), exclusive(tmp_path / "out"):
         pass
     assert (tmp_path / "precious").read_text() == "text"
+    with pytest.raises(FileNotFoundError), exclusive(tmp_path / "gone" / "out"):
+        pass
+    assert not (tmp_path / "gone").exists()
