@@ -150,8 +150,8 @@ def within_parents(target: Path) -> Iterator[None]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left beside `target`, half-written or retired; only under its lock (see `alone`). One that
-    was killed between its two last steps left no `target`, and the old one is then put back."""
+    """Removes what killed processes left beside `target`, half-written or retired; only under its lock (see `exclusive`). One
+    that was killed between its two last steps left no `target`, and the old one is then put back."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9]+\.(building|new|old|tmp)")
     for path in sorted(target.parent.iterdir()):
         if not (found := pattern.fullmatch(path.name)):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
+from quickstart_runs import write_advl, write_dide
 
 from vldistill.recipe import load_recipe
 from vldistill.reproduce.quickstart import jobs
@@ -22,14 +20,6 @@ ON = {  # ADVL, Table 1
 }
 
 
-def left(folder: Path, accuracy: float) -> None:
-    """What a run and its evaluation leave behind."""
-    (folder / "eval/test").mkdir(parents=True)
-    (folder / "eval/test/metrics.json").write_text(json.dumps({"accuracy": accuracy}))
-    (folder / "manifest.json").write_text(json.dumps({"wall_s": 7, "best": {"accuracy": accuracy}}))
-    (folder / "metrics.jsonl").write_text(json.dumps({"split": "val", "step": 5, "accuracy": accuracy}) + "\n")
-
-
 def test_the_runs_are_the_rows_of_table_1():
     found = dict(jobs(2))
     assert len(found) == 2 * (1 + 6 * 2 + 2)
@@ -42,8 +32,7 @@ def test_the_runs_are_the_rows_of_table_1():
 
 
 def test_advls_table_shows_gains_beside_the_papers(tmp_path, well):
-    for name, _ in jobs(2):
-        left(tmp_path / "runs/quickstart_advl" / name, 0.5 if name.startswith("baseline") else 0.6 + 0.02 * int(name[-1]))
+    write_advl(tmp_path, 0.5, 0.6, 0.02)
     lines = well("reproduce", "quickstart", "advl", tmp_path).out.splitlines()
     [row] = [line.replace("│", " ").split() for line in lines if "+ two-step" in line and "untrained" not in line]
     assert row == ["+", "two-step", *["61.0", "±", "1.4", "+11.0", "±", "1.4"] * 2, "40.43", "+9.58"]
@@ -51,11 +40,7 @@ def test_advls_table_shows_gains_beside_the_papers(tmp_path, well):
 
 
 def test_dides_table_shows_shares_of_the_teachers_accuracy(tmp_path, well):
-    left(tmp_path / "runs/quickstart_teacher/default/seed0", 1.0)
-    for name, accuracy in (("hard", 0.5), ("soft", 0.5), ("soft_attention", 0.9)):
-        left(tmp_path / "runs/quickstart_dide" / name / "seed0", accuracy)
-    row = {"variant": "dual, images cached", "speedup": 4.0, "limit": 5.0, "batch": 32}
-    (tmp_path / "bench.json").write_text(json.dumps({"rows": [row], "device": "a CPU"}))
+    write_dide(tmp_path)
     told = well("reproduce", "quickstart", "dide", tmp_path).out
     [line] = [line.replace("│", " ").split() for line in told.splitlines() if "attention" in line]
     assert line[-5:] == ["90.0", "90.0", "%", "1", "7"] and "4.0x the speed" in told

@@ -356,7 +356,7 @@ def test_a_line_that_is_wrong_is_named_and_nothing_written(tmp_path, text, told)
 
 
 @pytest.mark.parametrize("text, options, told", [
-    (DIDE, (), "bin/grid.sh: grid.txt:1: has no --name"),
+    (DIDE, (), "vldistill: grid.txt:1: has no --name"),
     (f"{DIDE} --name a", ("--seeds", "a"), "--seeds a: numbers"),
     (f"{DIDE} --name a", ("--gpus", "many"), "--gpus many is no number above 0"),
     (f"{DIDE} --name a", ("--shards", "0"), "--shards 0 is no number above 0"),

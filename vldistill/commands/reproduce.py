@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vldistill.errors import InputError, VldistillError
-from vldistill.terminal import complain
+from vldistill.errors import InputError
 
 reproduce_app = typer.Typer(
     no_args_is_help=True,
@@ -72,27 +71,24 @@ def grid(
     from vldistill.reproduce.grid import write_grid
     from vldistill.reproduce.tables import seeds_of
 
-    try:
-        drawn = seeds_of(seeds) if seeds else []
-        write_grid(path, folder, seeds=drawn, most_tasks=most_tasks, dry_run=dry_run)
-    except VldistillError as error:
-        complain(f"bin/grid.sh: {error}")
-        raise typer.Exit(error.exit_code) from None
+    write_grid(path, folder, seeds=seeds_of(seeds) if seeds else [], most_tasks=most_tasks, dry_run=dry_run)
 
 
 @reproduce_app.command("quickstart", hidden=True, epilog="Example: vldistill reproduce quickstart dide quickstart")
 def quickstart(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="cache or grid: ADVL's runs; advl or dide: the table.")],
     of: Annotated[str, typer.Argument(metavar="SEEDS|DIR", help="How many seeds, or the folder of the table's runs.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The table's picture, instead of one in DIR.")] = None,
 ) -> None:
     """Do a part of `bin/quickstart`."""
     from vldistill.reproduce import quickstart, quickstart_tables
     from vldistill.reproduce.tables import chosen
 
     runs = {"cache": quickstart.fill_caches, "grid": quickstart.run_grid}
-    tables = {"advl": quickstart_tables.advl_quickstart, "dide": quickstart_tables.dide_quickstart}
-    if chosen(what, [*runs, *tables]) in tables:
-        tables[what](Path(of))
+    if chosen(what, [*runs, "advl", "dide"]) == "advl":
+        quickstart_tables.advl_quickstart(Path(of), out or Path(of, "quickstart-advl.png"))
+    elif what == "dide":
+        quickstart_tables.dide_quickstart(Path(of), out or Path(of, "quickstart.png"))
     elif of.isdigit():
         runs[what](int(of))
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from vldistill.artifacts import building
 from vldistill.errors import InputError, VldistillError
 from vldistill.recipe import load_recipe, variant_name
 from vldistill.terminal import write
@@ -92,12 +93,6 @@ def read_grid(path: Path, seeds: list[int]) -> Grid:
     return grid
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
-    """A file of a new folder: jobs that wait read those of another submission."""
-    with path.open("x", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
 def write_grid(path: Path, folder: Path, *, seeds: list[int], most_tasks: int, dry_run: bool) -> None:
     """The folder, a new one, gets prepare.txt, cache.txt and train-0.txt (with more than `most_tasks` trainings train-1.txt and
     so on), a command's words a line, and runs.txt, the folder of each training; a dry run prints the lines. Raises InputError
@@ -113,7 +108,8 @@ def write_grid(path: Path, folder: Path, *, seeds: list[int], most_tasks: int, d
     files["runs"] = list(grid.train)
     for part, start in enumerate(range(0, len(train), most_tasks)):
         files[f"train-{part}"] = train[start : start + most_tasks]
-    folder.mkdir(parents=True)
-    for name, lines in files.items():
-        write_lines(folder / f"{name}.txt", lines)
+    # A new one: jobs that wait read those of another submission.
+    with building(folder) as new:
+        for name, lines in files.items():
+            (new / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write(f"{len(grid.train)} run(s), {len(grid.cache)} cache line(s), {len(grid.prepare)} of prepare; copied to {folder}")

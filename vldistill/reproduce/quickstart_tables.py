@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 from pathlib import Path
@@ -11,7 +12,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
+from vldistill.artifacts import write_bytes
+from vldistill.places import check_file
 from vldistill.reproduce.quickstart import CONTROLS, MAPS, RECIPE, table_1
 from vldistill.terminal import Table, say, show
 
@@ -67,7 +71,15 @@ def shown(values: list[float], sign: str = "") -> str:
     return f"{mean:{sign}.1f}" + (f" ± {deviation:.1f}" if len(values) > 1 else "")
 
 
-def advl_quickstart(folder: Path) -> None:
+def write_picture(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+    say(f"picture: {path.resolve()}")
+
+
+def advl_quickstart(folder: Path, picture: Path) -> None:
+    check_file(picture)
     baseline = accuracies(folder, "baseline")
     table = Table(
         "",
@@ -90,9 +102,7 @@ def advl_quickstart(folder: Path) -> None:
         measured["anchored"][name] = gains(control, baseline)
         table.add_row(LABELS[name], "", "", shown(control), shown(measured["anchored"][name], "+"), "-", "")
     show(table)
-    picture = folder / "quickstart-advl.png"
     draw(measured, len(baseline), picture)
-    say(f"picture: {picture.resolve()}")
 
 
 def draw(measured: dict[str, dict[str, list[float]]], seeds: int, picture: Path) -> None:
@@ -135,7 +145,7 @@ def draw(measured: dict[str, dict[str, list[float]]], seeds: int, picture: Path)
     axes.set(ylabel="points above no distillation", title=f"ADVL's Table 1 in miniature, 100 of each type, {seeds} seed(s)")
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, loc="upper right")
-    figure.savefig(picture, dpi=150)
+    write_picture(figure, picture)
 
 
 def curve(run: Path) -> tuple[list[int], list[float]]:
@@ -145,7 +155,8 @@ def curve(run: Path) -> tuple[list[int], list[float]]:
     return [row["step"] for row in rows], [row["accuracy"] for row in rows]
 
 
-def dide_quickstart(folder: Path) -> None:
+def dide_quickstart(folder: Path, picture: Path) -> None:
+    check_file(picture)
     teacher = folder / "runs/quickstart_teacher/default/seed0"
     teacher_test = read_json(teacher / "eval/test/metrics.json")["accuracy"]
     teacher_val = read_json(teacher / "manifest.json")["best"]["accuracy"]
@@ -197,5 +208,4 @@ def dide_quickstart(folder: Path) -> None:
     axes.grid(alpha=0.25)
     # To the right, between the lines at chance and the one that climbs, there is nothing.
     axes.legend(loc="center right", bbox_to_anchor=(1.0, 0.34), fontsize=9, frameon=False)
-    figure.savefig(folder / "quickstart.png", dpi=150)
-    say(f"picture: {(folder / 'quickstart.png').resolve()}")
+    write_picture(figure, picture)
