@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -354,7 +355,7 @@ def main(argv: list[str] | None = None) -> Any:
     """Runs the command line; the one place where an error becomes text and an exit code."""
     open_streams()
     wait_without_spinning()
-    words = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words, code = [_at_home(word) for word in (sys.argv[1:] if argv is None else argv)], 0
     try:
         with saying_what_to_lower(words):
             app(args=words, standalone_mode=True)
@@ -362,20 +363,24 @@ def main(argv: list[str] | None = None) -> Any:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
         complain("\n".join(f"vldistill: {line}" for line in str(error).splitlines()))
-        raise SystemExit(error.exit_code) from None
+        code = error.exit_code
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
         found = failed_file(error)
         place = f"{found.name}: " if found is not None else ""
         complain(f"vldistill: {place}{error.strerror or error}")
-        raise SystemExit(1 if error.errno in DISK_ERRORS else 2) from None
+        code = 1 if error.errno in DISK_ERRORS else 2
     except SystemExit as stop:
-        if not stop.code and (failure := output_failure()) is not None:
+        code = stop.code
+        if not code and (failure := output_failure()) is not None:
             complain(f"vldistill: standard output: {failure.strerror}; the work itself is done")
-            raise SystemExit(1) from None
-        if stop.code == INTERRUPTED:
+            code = 1
+        if code == INTERRUPTED:
             trains = words[:1] in (["pretrain"], ["finetune"], ["distill"])
             told = " (--resume auto goes on from the last checkpoint)" if trains else ""
             complain(f"vldistill: interrupted; nothing half-written counts as an artifact{told}")
-        raise
+    if code:
+        # Libraries have work to do at the end of a process, and want room for it: what the error held, a model perhaps, goes now.
+        gc.collect()
+    raise SystemExit(code)

@@ -12,6 +12,7 @@ from vldistill.data.pretext import MLM
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError, first_line
+from vldistill.memory import out_of_memory
 from vldistill.models.bert import RegionBertConfig
 from vldistill.models.checkpoint import (
     CONFIGS,
@@ -108,6 +109,8 @@ def new_student(spec: ModelSpec) -> Student:
     try:
         return kind.from_spec(spec)
     except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
+        if out_of_memory(error) is not None:
+            raise  # others have taken what there was
         raise InputError(f"a {spec.kind} model of these sizes cannot be built: {first_line(error)}", hint=hint) from error
 
 
