@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
+import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLease
 from leases import is_held, left_behind
 
 from vldistill import locking
@@ -146,3 +150,43 @@ def test_a_long_wait_is_spoken_of_once(tmp_path, monkeypatch, capsys):
         pass
     told = capsys.readouterr().err
     assert told == f"note: {tmp_path}/lock is locked by process 1 on host elsewhere since then; waiting up to 0 s for it\n"
+
+
+def _works(place: Path, number: int) -> None:
+    """Ten times alone at its work, if it is not killed at it."""
+    rng = random.Random(number)
+    for _ in range(10):
+        with exclusive(place / "a"):
+            # A name that is there is of one that was killed.
+            before = (place / "in").read_text() if (place / "in").exists() else ""
+            if before and is_running(int(before)):
+                (place / "overlap").touch()
+            (place / "in").write_text(str(os.getpid()))
+            time.sleep(rng.random() * 0.02)
+            if rng.random() < 0.08:
+                os.kill(os.getpid(), signal.SIGKILL)
+            (place / "in").unlink()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no exchange"])
+def test_one_at_a_time_however_the_others_end(tmp_path, monkeypatch, exchange):
+    monkeypatch.setenv("VLDISTILL_LOCK_WAIT", "60")
+    if not exchange:
+        monkeypatch.setattr(SoftFileLease, "_try_break_stale_lock", lambda _: None)
+    context = multiprocessing.get_context("fork")
+    for turn in range(3):
+        processes = [context.Process(target=_works, args=(tmp_path, 10 * turn + number)) for number in range(6)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(100)
+        codes = {process.exitcode for process in processes}
+        assert codes == {0, -signal.SIGKILL} and not (tmp_path / "overlap").exists()
