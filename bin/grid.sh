@@ -43,13 +43,13 @@ done
 
 [ -n "$dry" ] || command -v sbatch > /dev/null || { echo "bin/grid.sh: no sbatch here (call it on a login node, or with --dry-run)" >&2; exit 2; }
 if [ -n "$dry" ]; then
-  exec "$root/bin/in_venv" "$root/bin/grid_lines.py" "$grid" "$out" --seeds "$seeds" --dry-run >&2
+  exec "$root/bin/in_venv" vldistill reproduce grid "$grid" "$out" --seeds "$seeds" --dry-run >&2
 fi
 largest=$(most_tasks)
 [ "$shards" -le "$largest" ] || { echo "bin/grid.sh: --shards $shards: an array has at most $largest tasks here (MaxArraySize)" >&2; exit 2; }
 # The lines are copied into a folder of this submission, so that the file may be edited, and submitted again, while jobs wait.
 lines=$out/lines/$(date +%Y%m%d-%H%M%S)-$$
-"$root/bin/in_venv" "$root/bin/grid_lines.py" "$grid" "$lines" --seeds "$seeds" --most-tasks "$largest" >&2
+"$root/bin/in_venv" vldistill reproduce grid "$grid" "$lines" --seeds "$seeds" --most-tasks "$largest" >&2
 mkdir -p "$out/logs"
 wait_for=$after
 

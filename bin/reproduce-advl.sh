@@ -21,5 +21,5 @@ if [ $# -lt 2 ]; then
 fi
 # sbatch runs a copy of this file from a folder of its own.
 root=${VLDISTILL_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
-[ -f "$root/bin/reproduce_advl.py" ] || root=${SLURM_SUBMIT_DIR:-$PWD}
-exec "$root/bin/in_venv" "$root/bin/reproduce_advl.py" "$@"
+[ -f "$root/bin/in_venv" ] || root=${SLURM_SUBMIT_DIR:-$PWD}
+exec "$root/bin/in_venv" vldistill reproduce advl "$@"

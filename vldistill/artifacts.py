@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.errors import InputError, VldistillError, writing
-from vldistill.locking import alone
+from vldistill.locking import exclusive
 from vldistill.places import check_writable, open_regular, read_regular
 from vldistill.versions import package_versions
 
@@ -116,7 +116,7 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
     refuse_existing(target, overwrite, stage)
     check_writable(target)
     temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
-    with within_parents(target), alone(target), writing(target):
+    with within_parents(target), exclusive(target), writing(target):
         remove_leftovers(target)
         # It may have been finished by another since.
         refuse_existing(target, overwrite, stage)
@@ -150,8 +150,8 @@ def within_parents(target: Path) -> Iterator[None]:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left beside `target`, half-written or retired; only under its lock (see `alone`). One that
-    was killed between its two last steps left no `target`, and the old one is then put back."""
+    """Removes what killed processes left beside `target`, half-written or retired; only under its lock (see `exclusive`). One
+    that was killed between its two last steps left no `target`, and the old one is then put back."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9]+\.(building|new|old|tmp)")
     for path in sorted(target.parent.iterdir()):
         if not (found := pattern.fullmatch(path.name)):
@@ -167,7 +167,7 @@ def remove_leftovers(target: Path) -> None:
 def settle(target: Path) -> None:
     """Puts the old artifact back where a process that replaced it was killed between its two last steps."""
     if not target.exists() and target.parent.is_dir() and any(target.parent.glob(".*.old")):
-        with alone(target):
+        with exclusive(target):
             remove_leftovers(target)
 
 

@@ -31,6 +31,7 @@ from vldistill.commands.options import (
     Workers,
 )
 from vldistill.commands.recipe import recipe_app
+from vldistill.commands.reproduce import reproduce_app
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
 from vldistill.memory import saying_what_to_lower
 from vldistill.terminal import complain, open_streams, output_failure
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(index_app, name="index")
+app.add_typer(reproduce_app, name="reproduce")
 
 
 @app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")

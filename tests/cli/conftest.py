@@ -14,13 +14,16 @@ ADVL = Path(__file__).parents[2] / "bin/reproduce-advl.sh"
 
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
-    """A `vldistill` that notes its words and writes what a training and an evaluation leave behind; `FAIL` names a word that
-    makes it fail with 3."""
+    """A `vldistill` that notes its words and writes what a training and an evaluation leave behind, but for `reproduce`, which
+    is the real one's; `FAIL` names a word that makes it fail with 3."""
     place = tmp_path / "venv/bin"
     place.mkdir(parents=True)
     (place / "vldistill").write_text(f"""#!{sys.executable}
 import json, os, pathlib, sys
 words = sys.argv[1:]
+if words[0] == "reproduce":
+    python = pathlib.Path(sys.argv[0]).with_name("python")
+    os.execv(python, [python, "-m", "vldistill", *words])
 print("STUB", *words, file=open("calls.txt", "a"))
 if os.environ.get("FAIL") in words:
     sys.exit(3)

@@ -1,37 +1,39 @@
-"""The scripts of DiDE's tables: which runs they ask for, that each is a valid recipe, and that nothing is trained twice."""
+"""DiDE's tables, by their scripts: which runs they ask for, that each is a valid recipe, and that nothing is trained twice."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from vldistill.recipe.load import load_recipe
+from vldistill.reproduce.dide import DideRun, dide_tables, steps_before
+from vldistill.reproduce.dide import runs_of as runs_asked
+from vldistill.reproduce.tables import Asked
 from vldistill.training.stages import for_stage
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bin"))
-
-from reproduce_dide import runs_of, steps_before  # noqa: E402 (a script, not a package)
-from reproduce_dide_rows import FULL, FULL_ONLY, TABLES, TOY, rows_of  # noqa: E402
-
 TABLE, TOYS = ROOT / "bin/reproduce-dide-tables.sh", ROOT / "bin/reproduce-dide-toy.sh"
+FULL, TOY = "full", "toy"
+
+
+def runs_of(table: str, world: str, seeds: list[int], only: str | None) -> list[DideRun]:
+    return runs_asked(Asked(table, "list", seeds, only), world)
 
 
 def recipe_of(step):
     return for_stage(step.stage, load_recipe(step.recipe, [f"train.seed={step.seed}", *step.overrides]))
 
 
-WORLDS = [(table, world) for table in TABLES for world in (FULL, TOY) if world is FULL or table not in FULL_ONLY]
-NAMED = [f"{table}-{'full' if world is FULL else 'toy'}" for table, world in WORLDS]
+WORLDS = [(name, world) for name, table in dide_tables().tables.items() for world in table.worlds]
+NAMED = ["-".join(both) for both in WORLDS]
 
 
 def test_the_number_of_runs_by_hand():
     """Rows x tasks x seeds, and one teacher a task."""
     counts: dict[str, list[int]] = {}
     for table, world in WORLDS:
-        counts.setdefault(table, []).append(len(runs_of(table, world, [0, 1, 2, 3][: 4 if world is FULL else 3], None, [])))
+        counts.setdefault(table, []).append(len(runs_of(table, world, [0, 1, 2, 3][: 4 if world == FULL else 3], None)))
     six = [6 * 3 * 4 + 3, 6 * 2 * 3 + 2]
     # CLIP, SLIP, DeCLIP, DiDE and UNITER on three tasks, PixelBERT, VisualBERT and LXMERT on two; three rows of each teacher.
     assert counts.pop("2") == [(5 * 3 + 3 * 2) * 4 + 3] and counts.pop("fig3") == [2 * (3 * 4 + 1)]
@@ -40,7 +42,7 @@ def test_the_number_of_runs_by_hand():
 
 @pytest.mark.parametrize("table, world", WORLDS, ids=NAMED)
 def test_every_run_is_a_valid_recipe_and_has_a_place_of_its_own(table, world):
-    runs = runs_of(table, world, [2], None, [])
+    runs = runs_of(table, world, [2], None)
     folders = [run.step.folder for run in runs]
     assert len(set(folders)) == len(folders)
     for run in runs:
@@ -53,7 +55,7 @@ def test_every_run_is_a_valid_recipe_and_has_a_place_of_its_own(table, world):
 @pytest.mark.parametrize("table, world", WORLDS, ids=NAMED)
 def test_what_a_run_builds_on_comes_before_it(table, world):
     """Every run that a recipe names is made by a step, and that step's own come before it."""
-    runs = runs_of(table, world, [0], None, [])
+    runs = runs_of(table, world, [0], None)
     made: set[str] = set()
     for step in [*steps_before(runs), *(run.step for run in runs if run.row.stage)]:
         recipe = recipe_of(step)
@@ -68,28 +70,28 @@ PAIRS_AND_EPOCHS = {"nlvr2": (128, 20), "snli_ve": (256, 10), "vqa": (256, 10)}
 
 @pytest.mark.parametrize("name", ["clip", "slip", "declip", "dide"])
 def test_table_2s_dual_encoders_have_appendix_as_numbers(name):
-    found = {run.row.task.name: recipe_of(run.step) for run in runs_of("2", FULL, [0], name, []) if run.row.name == name}
+    found = {run.task.name: recipe_of(run.step) for run in runs_of("2", FULL, [0], name) if run.row.name == name}
     assert found.keys() == PAIRS_AND_EPOCHS.keys()
     for task, recipe in found.items():
         batch = recipe.train.batch
         assert (batch.pairs * batch.accumulate, recipe.train.epochs) == PAIRS_AND_EPOCHS[task]
         assert recipe.data.path == f"artifacts/data/{task}" and recipe.image.augment == "randaugment"
-        assert recipe.optim == recipe_of(runs_of("2", FULL, [0], "dide", [])[list(found).index(task)].step).optim
+        assert recipe.optim == recipe_of(runs_of("2", FULL, [0], "dide")[list(found).index(task)].step).optim
         assert recipe.student.kind == ("dual_encoder" if name == "dide" else "clip_dual")
         assert (recipe.objective.kind == "labels") == (name != "dide")
 
 
 def test_table_2s_fusion_rows_learn_from_labels_alone():
-    for run in runs_of("2", FULL, [0], None, []):
+    for run in runs_of("2", FULL, [0], None):
         if run.row.name in ("pixelbert", "visualbert", "lxmert", "uniter"):
             recipe = recipe_of(run.step)
-            assert recipe.student.kind == run.row.name and recipe.data.path == f"artifacts/data/{run.row.task.name}"
-            assert recipe.objective.kind == "labels" and recipe.teachers.vision is None and not run.row.before
+            assert recipe.student.kind == run.row.name and recipe.data.path == f"artifacts/data/{run.task.name}"
+            assert recipe.objective.kind == "labels" and recipe.teachers.vision is None and not run.before
 
 
 def test_figure_3_is_the_papers():
     found = {}
-    for run in runs_of("fig3", FULL, [0], None, []):
+    for run in runs_of("fig3", FULL, [0], None):
         if run.row.stage:
             recipe = recipe_of(run.step)
             objective = (recipe.objective.kind, getattr(recipe.objective, "attention", None))
@@ -113,30 +115,30 @@ def test_a_table_leaves_empty_what_the_paper_does_not_have(stub):
 
 def test_table_6_is_the_papers():
     found = {}
-    for row in rows_of("6", TOY):
-        if row.stage and row.task.name == "ve3":
-            objective = load_recipe(row.task.recipe, [*row.task.overrides, *row.overrides]).objective
-            found[row.name] = (objective.soft_labels, objective.attention, objective.hidden_states)
+    for run in runs_of("6", TOY, [0], "ve3"):
+        if run.row.stage:
+            objective = load_recipe(run.step.recipe, list(run.step.overrides)).objective
+            found[run.row.name] = (objective.soft_labels, objective.attention, objective.hidden_states)
     assert found == {"dide": (True, "cross", False), "no-soft-label": (False, "cross", False),
                      "no-cross-attention": (True, "none", False), "hidden-states": (True, "none", True),
                      "uni-attention": (True, "uni", False), "whole-attention": (True, "whole", False)}
 
 
 def test_table_5_starts_from_what_it_says():
-    for row in rows_of("5", FULL):
-        if row.stage:
-            pretraining, tuning = row.name.split("-")
-            recipe = load_recipe(row.task.recipe, [*row.task.overrides, *row.overrides])
+    for run in runs_of("5", FULL, [0], None):
+        if run.row.stage:
+            pretraining, tuning = run.row.name.split("-")
+            recipe = load_recipe(run.step.recipe, list(run.step.overrides))
             expected = "dandelin/vilt-b32-mlm" if pretraining == "none" else f"runs/dide_vilt_pretrain/{pretraining}/seed0"
-            assert recipe.student.init == expected and (row.stage == "distill") == (tuning == "kd")
-    standard, distilled = (recipe_of(FULL.pretraining[name]).objective for name in ("std", "kd"))
+            assert recipe.student.init == expected and (run.step.stage == "distill") == (tuning == "kd")
+    pretrained = dide_tables().worlds[FULL].pretraining
+    standard, distilled = (recipe_of(pretrained[name]).objective for name in ("std", "kd"))
     assert (standard.distils, standard.hard_label_weight) == (False, 1)
     assert (distilled.attention, distilled.soft_labels, distilled.hard_label_weight) == ("cross", True, 0)
 
 
 def test_table_4_switches_the_attention_alone():
-    found = {row.name: recipe_of(step) for row in rows_of("4", TOY) if row.stage
-             for step in [runs_of("4", TOY, [0], row.name, [])[0].step]}
+    found = {run.row.name: recipe_of(run.step) for run in runs_of("4", TOY, [0], None) if run.row.stage}
     assert {name: recipe.objective.attention for name, recipe in found.items()} == {"dide": "cross", "no-cross-attention": "none"}
     assert {recipe.student.init for recipe in found.values()} == {"runs/quickstart_dide_pretrain/kd/seed0"}
 

@@ -1,30 +1,41 @@
-"""The scripts of ADVL's tables: which runs they ask for, that every one is a valid recipe, and what they do with failures."""
+"""ADVL's tables, by their script: which runs they ask for, that every one is a valid recipe, and what they do with failures."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from vldistill.errors import Problems
 from vldistill.recipe.load import load_recipe
+from vldistill.recipe.strict_yaml import parse_yaml
+from vldistill.reproduce.advl import AdvlRow, AdvlRun, AdvlTables, advl_tables
+from vldistill.reproduce.advl import runs_of as runs_asked
+from vldistill.reproduce.dide import DideTables
+from vldistill.reproduce.tables import Asked
 from vldistill.training.stages import for_stage
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bin"))
-
-from reproduce_advl import runs_of  # noqa: E402 (a script, not a package)
-from reproduce_advl_rows import TABLES, rows_of  # noqa: E402
-
 SCRIPT = ROOT / "bin/reproduce-advl.sh"
 SETTINGS = ["100", "1000", "full"]
+TABLES = [int(name) for name in advl_tables().names]
+
+
+def rows_of(table: int) -> list[AdvlRow]:
+    return advl_tables().rows_of(str(table))
+
+
+def runs_of(table: int, settings: list[str], seeds: list[int]) -> list[AdvlRun]:
+    return runs_asked(Asked(str(table), "list", seeds), settings)
 
 
 def test_the_number_of_runs_by_hand():
     """Rows x (two low-shot settings x 4 seeds + 1); Table 3's rationales are trained on all data only."""
-    counts = {table: len(runs_of(table, SETTINGS, [0, 1, 2, 3], None, [])) for table in (1, 2, 3, 4, 9)}
+    counts = {table: len(runs_of(table, SETTINGS, [0, 1, 2, 3])) for table in (1, 2, 3, 4, 9)}
     assert counts == {1: 7 * 9, 2: 3 * 6 * 9, 3: 7 * 9 + 6, 4: 2 * 7 * 9, 9: 9 * 9}
 
 
@@ -38,9 +49,9 @@ def test_names_are_unique(table):
 def test_every_run_is_a_valid_recipe_for_its_stage(table):
     for row in rows_of(table):
         for setting in ("100", "full"):
-            if setting not in row.paper:
+            if setting not in row.figures:
                 continue
-            [run] = [run for run in runs_of(table, [setting], [2], None, []) if run.row == row]
+            [run] = [run for run in runs_of(table, [setting], [2]) if run.row == row]
             words = run.training
             fields = [word for word in words[4:] if "=" in word]
             recipe = for_stage(words[1], load_recipe(row.recipe, fields))
@@ -127,3 +138,23 @@ def test_the_table_shows_mean_and_deviation_beside_the_papers_figure(stub):
 def test_nonsense_is_refused(stub, words, expected):
     done, calls = stub(*words)
     assert done.returncode == 2 and expected in done.stderr and not calls
+
+
+def mappings(value) -> Iterator[dict]:
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from mappings(inner)
+    if isinstance(value, dict):
+        yield value
+
+
+@pytest.mark.parametrize("name, kind", [("advl.yaml", AdvlTables), ("dide.yaml", DideTables)])
+def test_a_key_that_nothing_reads_is_refused_wherever_it_stands(name, kind):
+    values, _ = parse_yaml((ROOT / "vldistill/reproduce" / name).read_text(), name, Problems())
+    kind.model_validate(values)
+    found = list(mappings(values))
+    assert len(found) > 60
+    for mapping in found:
+        mapping["surprise"] = 1
+        with pytest.raises(ValidationError, match="surprise"):
+            kind.model_validate(values)
+        del mapping["surprise"]

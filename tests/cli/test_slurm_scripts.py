@@ -15,12 +15,9 @@ import pytest
 import slurm_stubs
 
 from vldistill.errors import InputError
+from vldistill.reproduce.grid import write_grid
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "bin"))
-
-import grid_lines  # noqa: E402 (a script, not a package)
-
 BIN = ROOT / "bin"
 JOBS = ("prepare", "cache", "train", "evaluate")
 SHELL = [path for path in sorted(BIN.iterdir()) if path.suffix in (".sh", ".sbatch") or
@@ -28,6 +25,9 @@ SHELL = [path for path in sorted(BIN.iterdir()) if path.suffix in (".sh", ".sbat
 
 NOTING = f"""#!{sys.executable} -S
 import json, os, pathlib, sys
+if sys.argv[1] == "reproduce":
+    python = pathlib.Path(sys.argv[0]).with_name("python")
+    os.execv(python, [python, "-m", "vldistill", *sys.argv[1:]])
 names = ("SLURM_PROCID", "SLURM_RESTART_COUNT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "TOKENIZERS_PARALLELISM",
          "HF_HUB_OFFLINE", "HDF5_USE_FILE_LOCKING", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID",
          "VLDISTILL_LOCK_WAIT")
@@ -351,12 +351,12 @@ DIDE = "distill --recipe quickstart_dide"
 def test_a_line_that_is_wrong_is_named_and_nothing_written(tmp_path, text, told):
     (tmp_path / "grid.txt").write_text(text + "\n")
     with pytest.raises(InputError) as refused:
-        grid_lines.main([str(tmp_path / "grid.txt"), str(tmp_path / "out")])
+        write_grid(tmp_path / "grid.txt", tmp_path / "out", seeds=[], most_tasks=1001, dry_run=False)
     assert told in str(refused.value) and [path.name for path in tmp_path.iterdir()] == ["grid.txt"]
 
 
 @pytest.mark.parametrize("text, options, told", [
-    (DIDE, (), "bin/grid.sh: grid.txt:1: has no --name"),
+    (DIDE, (), "vldistill: grid.txt:1: has no --name"),
     (f"{DIDE} --name a", ("--seeds", "a"), "--seeds a: numbers"),
     (f"{DIDE} --name a", ("--gpus", "many"), "--gpus many is no number above 0"),
     (f"{DIDE} --name a", ("--shards", "0"), "--shards 0 is no number above 0"),

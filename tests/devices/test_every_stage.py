@@ -38,7 +38,7 @@ MORE = {
     "--out {out}/bench.json",
 }
 """Of commands that compute in several precisions: the others."""
-IDLE = {"prepare", "convert", "compare", "report", "recipe"}
+IDLE = {"prepare", "convert", "compare", "report", "recipe", "reproduce"}
 """First words of commands that compute nothing."""
 STORED = {"cache --ls", "analyze --words"}
 """Those that read what a cache holds."""

@@ -16,7 +16,7 @@ from advl_worlds import advl_recipe, write_teachers
 from real_slurm import Ended, until
 from safetensors.torch import load_file
 
-from vldistill.locking import alone
+from vldistill.locking import exclusive
 
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "bin"
@@ -130,7 +130,7 @@ def test_a_run_whose_folder_is_held_waits_and_is_put_back(site, tasks):
     """As by a process of a node that was lost and lives on."""
     run = site.work / f"runs/my recipe/held{tasks}/seed0"
     run.parent.mkdir(parents=True)
-    with alone(run):
+    with exclusive(run):
         job, log, _ = site.train(
             f"held{tasks}", "train.steps=20", options=(f"--ntasks-per-node={tasks}",), VLDISTILL_LOCK_WAIT="2"
         )

@@ -24,7 +24,7 @@ LAYERS = [
     {"teachers"},
     {"training"},
     {"evaluation"},
-    {"api"},
+    {"api", "reproduce"},
     {"commands"},
     {"", "cli", "__main__"},
 ]

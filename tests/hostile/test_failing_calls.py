@@ -160,7 +160,7 @@ NONE = ("ENOLCK", "ENOSYS", "EOPNOTSUPP")
 def locks(path: Path) -> bool:
     """Whether a module takes or looks at locks, by ours or by any way of its own."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("alone", "held", "is_held", "FileLock"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("exclusive", "held", "NamedLock"):
             return True
         if isinstance(node, ast.Import | ast.ImportFrom) and {"fcntl", "filelock", "portalocker"} & {
             getattr(node, "module", None),

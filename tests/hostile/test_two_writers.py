@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import shutil
 import socket
@@ -15,18 +16,17 @@ from forked import ends_of, pair
 from hostile_worlds import raw_data, read_data
 from programs import programs
 
-from vldistill import locking
 from vldistill.artifacts import building, new_manifest, write_manifest
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.base import SourceOptions
 from vldistill.errors import InputError
-from vldistill.locking import BUSY, FileLock, alone
+from vldistill.locking import BUSY, NamedLock, exclusive
 
 HOLD = """
 import sys
 from pathlib import Path
-from vldistill.locking import alone
-with alone(Path(sys.argv[1])):
+from vldistill.locking import exclusive
+with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -191,7 +191,7 @@ def test_four_at_once(place):
 
 def test_a_lock_that_was_removed_under_a_waiting_process_keeps_others_out(tmp_path, monkeypatch):
     """Between opening the lock's file and locking it, its holder may remove it: the lock is then taken on the new one."""
-    first, real, seen = FileLock(tmp_path / "lock", kept=False), locking.fcntl.flock, []
+    first, real, seen = NamedLock(tmp_path / "lock", kept=False), fcntl.flock, []
     assert first.take()
 
     def late(descriptor, how):
@@ -200,11 +200,11 @@ def test_a_lock_that_was_removed_under_a_waiting_process_keeps_others_out(tmp_pa
             first.release()
         return real(descriptor, how)
 
-    monkeypatch.setattr(locking.fcntl, "flock", late)
-    second = FileLock(tmp_path / "lock", kept=False)
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = NamedLock(tmp_path / "lock", kept=False)
     assert second.take() and (tmp_path / "lock").exists()
     monkeypatch.undo()
-    assert not FileLock(tmp_path / "lock").take()
+    assert not NamedLock(tmp_path / "lock").take()
     second.release()
     assert list(tmp_path.iterdir()) == []
 
@@ -212,6 +212,9 @@ def test_a_lock_that_was_removed_under_a_waiting_process_keeps_others_out(tmp_pa
 def test_a_lock_is_no_way_to_write_elsewhere(tmp_path):
     (tmp_path / "precious").write_text("text")
     (tmp_path / ".out.lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError), alone(tmp_path / "out"):
+    with pytest.raises(OSError), exclusive(tmp_path / "out"):
         pass
     assert (tmp_path / "precious").read_text() == "text"
+    with pytest.raises(FileNotFoundError), exclusive(tmp_path / "gone" / "out"):
+        pass
+    assert not (tmp_path / "gone").exists()

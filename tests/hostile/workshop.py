@@ -18,6 +18,7 @@ import pytest
 from hostile_worlds import pictures, raw_data
 from official_checkpoints import OFFICIAL
 from PIL import Image
+from quickstart_runs import write_advl, write_dide
 from tiny_oscar import write_features
 from tiny_teachers import write_bert, write_clip, write_vit
 
@@ -102,6 +103,9 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
     well("analyze", run_of("fusion"), "--modality")
     file, *options = json.loads(Path("official/vilt.json").read_text())
     well("convert", "vilt", file, "converted", *options)
+    write_advl(folder / "quick", 0.5, 0.6, 0.02)
+    write_dide(folder / "quick")
+    Path("grid.txt").write_text("prepare toy\ndistill --recipe advl.yaml --name a\n")
     Path("pairs.jsonl").write_text(
         "".join(
             json.dumps({"id": f"p{number}", "image": f"photos/{number}.png", "text": "is there a red square ?"}) + "\n"
@@ -223,9 +227,13 @@ WRITERS: dict[str, Writer] = {
     "index query .jsonl": Writer("index query found a --out {out}/found.jsonl", overwrites=True),
     "index query .html": Writer("index query found a --out {out}/found.html", overwrites=True),
     "recipe cp": Writer("recipe cp quickstart_dide {out}/mine.yaml"),
+    "reproduce grid": Writer("reproduce grid grid.txt {out}/lines"),
+    "reproduce quickstart advl": Writer("reproduce quickstart advl quick --out {out}/table.png"),
+    "reproduce quickstart dide": Writer("reproduce quickstart dide quick --out {out}/table.png"),
 }
 """Every command that writes files, in each of the ways in which it does."""
-READ_ONLY = {"recipe ls", "recipe show", "recipe check", "doctor"}
+READ_ONLY = {"recipe ls", "recipe show", "recipe check", "doctor", "reproduce advl", "reproduce dide"}
+"""The last two write what the commands write that they run."""
 
 
 def command_of(name: str, out: Path, *more: str) -> list[str]:

@@ -88,6 +88,7 @@ def test_every_module_of_the_wheel_imports(installed):
 def test_an_installed_wheel_prepares_trains_and_evaluates(installed):
     installed.run("vldistill", "prepare", "toy", "--scale", "0.01", "--datasets", "nlvr2")
     assert "quickstart_teacher" in installed.run("vldistill", "recipe", "ls")
+    assert installed.run("vldistill", "reproduce", "dide", "5", "count") == "75\n"
     installed.run(
         "vldistill",
         "finetune",

@@ -19,7 +19,7 @@ from vldistill.data.shards import SHARDS_FOLDER, pack_shards
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE
 from vldistill.errors import InputError, Problems
-from vldistill.locking import alone
+from vldistill.locking import exclusive
 from vldistill.versions import gone_on
 
 Progress = Callable[[int, int], None]
@@ -38,7 +38,7 @@ def add_missing(
         return manifest
     if dry_run:
         return manifest | ({"packed": True} if packing else {}) | ({"added": missing} if missing else {})
-    with alone(out):
+    with exclusive(out):
         # Another may have added to it until now.
         manifest = read_manifest(out, "prepare", make_it="vldistill prepare") | {"unchanged": True}
         for place in (*out.glob(".variants-*"), *out.glob(".shards-*")):

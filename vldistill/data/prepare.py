@@ -31,7 +31,7 @@ from vldistill.data.transforms import ImageTransform
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
-from vldistill.locking import alone
+from vldistill.locking import exclusive
 
 SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] = {
     "vqa": vqa.read,
@@ -309,7 +309,7 @@ def _take_over(out: Path, manifest: dict[str, Any], raw: Path, *, dry_run: bool)
     what was trained on it stays valid."""
     moved = {"raw_root": _root_of(raw), "moved_from": manifest["raw_root"]}
     if not dry_run:
-        with alone(out):
+        with exclusive(out):
             written = artifacts.read_manifest(out, "prepare", make_it="vldistill prepare")
             names = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
             artifacts.write_manifest(out, written | {"raw_root": moved["raw_root"], "inputs": inputs_signature(raw, names),

@@ -23,7 +23,7 @@ from vldistill.data.sources.base import SourceOptions
 from vldistill.data.toy.diverse.layouts import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
 from vldistill.errors import InputError
-from vldistill.locking import alone
+from vldistill.locking import exclusive
 
 RAW_NAME = "toy"
 
@@ -51,7 +51,7 @@ def prepare_toy(
     manifests = []
     for name, (root, target) in targets.items():
         own = _options(name, options)
-        with within_parents(root), alone(root):
+        with within_parents(root), exclusive(root):
             remove_leftovers(root)
             if not overwrite and _is_there(root, seed, scale):
                 manifests.append(prepare(_layout(name), root, target, options=own))

@@ -8,24 +8,24 @@ Laplace distributions whose likelihood the L1 terms are): E / T and F / T where 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.objectives.base import Terms
 
-MODES = ("learned", "fixed", "uncertainty")
+Mode = Literal["learned", "fixed", "uncertainty"]
 FADED = 0.05
 """Share of its start below which a weight over the temperature counts as gone."""
 
 
 class Scalars(nn.Module):
-    """temperature, vision, text: starts of T, E and F, all > 0. mode: one of MODES."""
+    """temperature, vision, text: starts of T, E and F, all > 0."""
 
-    def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: str = "learned"):
+    def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: Mode = "learned"):
         super().__init__()
-        if mode not in MODES:
-            raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
         self.mode, self._starts = mode, {"T": temperature, "E": vision, "F": text}
         # softplus(x) = start
         raw = torch.tensor([temperature, vision, text], dtype=torch.float64).expm1().log().float()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import InputError
-from vldistill.locking import FileLock, is_held
+from vldistill.locking import NamedLock
 from vldistill.store.damage import damaged
 from vldistill.store.layout import Column
 from vldistill.store.manifest import Fields, Manifest, load_manifest
@@ -22,17 +22,19 @@ _MANIFEST_HALF = re.compile(rf"\.{re.escape(MANIFEST)}\.\d+\.tmp\Z")
 _SHARD_FILE = re.compile(r"\.?(?P<shard>shard-\d+)\.(h5|json|h5\.tmp|json\.\d+\.tmp)\Z")
 
 
-def take_place(folder: Path, part: tuple[int, int]) -> FileLock:
+def take_place(folder: Path, part: tuple[int, int]) -> NamedLock:
     """The lock of part (i, n). Raises InputError, with nothing changed, where a live writer has this part, or one of another n,
     whose keys would overlap; what a dead one left is no obstacle."""
     found = [match for path in folder.iterdir() if (match := _LOCK.match(path.name))]
     strangers = {match["file"]: match for match in found if int(match["count"]) != part[1]}
     for name, match in strangers.items():
-        if is_held(folder / name):
-            raise _refusal(FileLock(folder / name), f"part {match['part']} of {match['count']}, which overlaps", part)
+        other = NamedLock(folder / name, named=False)
+        if not other.take():
+            raise _refusal(other, f"part {match['part']} of {match['count']}, which overlaps", part)
+        other.release()
     for name in strangers:
         (folder / name).unlink(missing_ok=True)
-    lock = FileLock(folder / f".writer-{part[0]}-of-{part[1]}.lock")
+    lock = NamedLock(folder / f".writer-{part[0]}-of-{part[1]}.lock")
     if not lock.take():
         raise _refusal(lock, "the same", part)
     return lock
@@ -67,7 +69,7 @@ def is_taken(manifest: Manifest, shard: str) -> bool:
     return shard in manifest.shards or (manifest.folder / f"{shard}.journal").exists()
 
 
-def _refusal(lock: FileLock, what: str, part: tuple[int, int]) -> InputError:
+def _refusal(lock: NamedLock, what: str, part: tuple[int, int]) -> InputError:
     return InputError(f"part {part[0]} of {part[1]} cannot be written: {lock.holder()} is writing {what}",
                       where=str(lock.path.parent), hint=lock.way_out)
 

@@ -120,7 +120,6 @@ class Keeper(Protocol):
 class Loop:
     """What a phase has that changes while it is trained; `best` and `meter` are the loop's own."""
 
-    learner: nn.Module
     optimizer: Optimizer
     schedule: LRScheduler
     batches: Batches
@@ -142,7 +141,7 @@ def fit(
     inner = accelerator.unwrap_model(learner)
     objective, sharded = inner.objective, is_sharded(inner.student)
     meter = Meter(accelerator, plan.accumulate, tolerant=accelerator.mixed_precision == "fp16")
-    loop = Loop(learner, optimizer, schedule, batches, accelerator, meter, Best())
+    loop = Loop(optimizer, schedule, batches, accelerator, meter, Best())
     at = keeper.restore(loop) if keeper is not None else None
     at = at or Position(plan.first, plan.first * plan.accumulate, batches.epoch, 0)
     step, micro, told = at.step, at.micro, set()

@@ -31,7 +31,7 @@ from vldistill.data.regions.store import RegionStore
 from vldistill.devices import check_card, unused_gpu
 from vldistill.errors import NO_ROOM, InputError, VldistillError
 from vldistill.joining import Together, join
-from vldistill.locking import alone
+from vldistill.locking import exclusive
 from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.sharded import digest_of_weights
 from vldistill.places import check_writable, refuse_links
@@ -136,7 +136,7 @@ def _ours(folder: Path) -> Iterator[None]:
     if not is_first_rank():
         yield
         return
-    with within_parents(folder), alone(folder):
+    with within_parents(folder), exclusive(folder):
         remove_leftovers(folder)
         refuse_links(folder, "model", "best", "checkpoints", "metrics.jsonl", "log.txt")
         for half in folder.glob("**/.*.tmp"):  # of a killed process

@@ -41,13 +41,6 @@ class Filter:
     colour: int | None
 
     @property
-    def category(self) -> str:
-        """`colour`, `shape` or `both`."""
-        if self.shape is None:
-            return "colour"
-        return "shape" if self.colour is None else "both"
-
-    @property
     def singular(self) -> str:
         """`red object`, `circle`, `red circle`."""
         noun = "object" if self.shape is None else SHAPES[self.shape]

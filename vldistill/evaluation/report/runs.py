@@ -23,13 +23,12 @@ _DEPTH = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a training. memory, gpu_memory: largest, in bytes. energy: in joules, of what `energy_of` names. None: not recorded."""
+    """Of a training. memory, gpu_memory: largest, in bytes. energy: in joules. None: not recorded."""
 
     seconds: float | None = None
     memory: int | None = None
     gpu_memory: int | None = None
     energy: float | None = None
-    energy_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class RunRecord:
     stage: str
     status: str
     partial: bool = False
-    recipe_hash: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -141,7 +139,7 @@ def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
     own = config.get("vldistill", {})
     return RunRecord(
         folder, str(manifest.get("recipe", recipe)), variant, int(manifest.get("seed", seed)), manifest["stage"], status,
-        partial=bool(manifest.get("partial")), recipe_hash=str(manifest.get("recipe_hash", "")), settings=settings,
+        partial=bool(manifest.get("partial")), settings=settings,
         best=manifest.get("best", {}), curve=_curve(folder), scores=_scores(folder),
         task=own.get("task") or _task_of(data), data=data, data_fingerprint=str(parents.get("data", "")),
         device=str(manifest.get("device", "")), cost=_cost(manifest), taught_by=parents.get("teacher"),
@@ -206,8 +204,7 @@ def _task_of(data: Path | None) -> str:
 
 def _cost(manifest: dict[str, Any]) -> Cost:
     told = manifest.get("cost", {})
-    return Cost(manifest.get("wall_s"), told.get("memory_bytes"), told.get("gpu_memory_bytes"), told.get("energy_j"),
-                told.get("energy_of"))
+    return Cost(manifest.get("wall_s"), told.get("memory_bytes"), told.get("gpu_memory_bytes"), told.get("energy_j"))
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The runs of `bin/quickstart --advl`: python bin/quickstart_advl.py cache|grid SEEDS
+"""The runs of `bin/quickstart --advl`: Table 1's rows in the toy world.
 
 Two processes work through them, each importing the libraries once; a run with its evaluation is one call of the command line.
 """
@@ -9,27 +9,17 @@ import contextlib
 import json
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import entry_points
 from pathlib import Path
+
+from vldistill.reproduce.advl import AdvlRow, advl_tables
+from vldistill.terminal import write
 
 RECIPE = "quickstart_advl"
 RUNS = Path("runs")
-COMPONENTS = ("vision", "text", "confidence", "words", "itm_fraction")
-"""Table 1's columns, as switches of the objective."""
-OFF = {"vision": "false", "text": "false", "confidence": "false", "words": "0", "itm_fraction": "0"}
-ROWS: dict[str, tuple[str, ...]] = {
-    "baseline": (),
-    "vision": ("vision",),
-    "text": ("text",),
-    "both": ("vision", "text"),
-    "confidence": ("vision", "text", "confidence"),
-    "words": ("vision", "text", "confidence", "words"),
-    "two_step": COMPONENTS,
-}
-"""Table 1's rows, by the components that are on."""
 MAPS = {"learned": 0.15, "anchored": 0.5}
 """Kinds of map, and where E and F start with each: what serves it best on draws that are not used here."""
 CONTROLS = {"untrained_words": "words", "untrained_two_step": "two_step"}
@@ -37,9 +27,13 @@ CONTROLS = {"untrained_words": "words", "untrained_two_step": "two_step"}
 WORKERS = 2
 
 
-def overrides(row: str) -> list[str]:
-    """What a row switches off."""
-    return [f"objective.{name}={OFF[name]}" for name in COMPONENTS if name not in ROWS[row]]
+def table_1() -> dict[str, AdvlRow]:
+    """Its rows by the names of their runs here."""
+    return {row.name.replace("-", "_"): row for row in advl_tables().rows_of("1")}
+
+
+def switched_off(row: AdvlRow) -> list[str]:
+    return [field for field in row.overrides if field.startswith("objective.")]
 
 
 def jobs(seeds: int) -> Iterator[tuple[str, list[str]]]:
@@ -47,22 +41,21 @@ def jobs(seeds: int) -> Iterator[tuple[str, list[str]]]:
     for seed in range(seeds):
         own = ["--recipe", RECIPE, f"train.seed={seed}", f"data.train=train-lowshot100-seed{seed}"]
         yield f"baseline/seed{seed}", ["finetune", *own, "--name", "baseline"]
-        for row in ROWS:
-            for kind in MAPS if ROWS[row] else ():
-                name = f"{row}_{kind}"
+        for row_name, row in table_1().items():
+            for kind in MAPS if row.teachers else ():
+                name = f"{row_name}_{kind}"
                 chosen = [f"objective.map={kind}", *(f"objective.start.{weight}={MAPS[kind]}" for weight in ("vision", "text"))]
-                yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *overrides(row), *chosen]
+                yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *switched_off(row), *chosen]
         untrained = [f"teachers.{role}.weights=random" for role in ("vision", "text")]
-        for name, row in CONTROLS.items():
-            yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *overrides(row), *untrained]
+        for name, like in CONTROLS.items():
+            yield f"{name}/seed{seed}", ["distill", *own, "--name", name, *switched_off(table_1()[like]), *untrained]
 
 
 def call(words: list[str]) -> None:
     """`vldistill WORDS` in this process."""
-    from vldistill.cli import main
-
+    [program] = entry_points(group="console_scripts", name="vldistill")
     try:
-        main(words)
+        program.load()(words)
     except SystemExit as leaving:
         if leaving.code:
             raise RuntimeError(f"vldistill {' '.join(words)} left with {leaving.code}") from None
@@ -85,6 +78,7 @@ def run(name: str, words: list[str]) -> str:
 
 def fill_caches(seeds: int) -> None:
     """All that any run will read, so that no two runs write one cache."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     for seed in range(seeds):
         for weights in ("null", "random"):
             chosen = [f"teachers.{role}.weights={weights}" for role in ("vision", "text")]
@@ -92,17 +86,13 @@ def fill_caches(seeds: int) -> None:
 
 
 def run_grid(seeds: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
     started = time.monotonic()
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(run, name, words) for name, words in jobs(seeds)]
         for number, done in enumerate(as_completed(waiting), start=1):
             try:
-                print(f"{done.result()} ({number}/{len(waiting)}, {time.monotonic() - started:.0f} s)", flush=True)
+                write(f"{done.result()} ({number}/{len(waiting)}, {time.monotonic() - started:.0f} s)")
             except Exception:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-
-if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
-    {"cache": fill_caches, "grid": run_grid}[sys.argv[1]](int(sys.argv[2]))

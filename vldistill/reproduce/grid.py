@@ -1,23 +1,17 @@
-"""Checks the file of `bin/grid.sh` and writes what its jobs read:
-
-    python bin/grid_lines.py GRID FOLDER [--seeds K,K] [--most-tasks N] [--dry-run]
-
-FOLDER, a new one, gets prepare.txt, cache.txt and train-0.txt (with more than N trainings train-1.txt and so on), a command's
-words a line, and runs.txt, the folder of each training.
-"""
+"""Checks the file of `bin/grid.sh` and writes what its jobs read."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-from reproduce_runs import seeds_of
-
+from vldistill.artifacts import building
 from vldistill.errors import InputError, VldistillError
 from vldistill.recipe.load import load_recipe, variant_name
+from vldistill.terminal import write
 
 TRAININGS = ("pretrain", "finetune", "distill")
 SEED = "train.seed="
@@ -33,7 +27,7 @@ class Grid:
 
 
 class _Line(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
@@ -99,40 +93,23 @@ def read_grid(path: Path, seeds: list[int]) -> Grid:
     return grid
 
 
-def write_lines(path: Path, lines: list[str]) -> None:
-    """A file of a new folder: jobs that wait read those of another submission."""
-    with path.open("x", encoding="utf-8") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
-def main(words: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="bin/grid.sh")
-    parser.add_argument("grid", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", default="")
-    parser.add_argument("--most-tasks", type=int, default=1001)
-    parser.add_argument("--dry-run", action="store_true")
-    asked = parser.parse_args(words)
-    grid = read_grid(asked.grid, seeds_of(parser, asked.seeds) if asked.seeds else [])
+def write_grid(path: Path, folder: Path, *, seeds: list[int], most_tasks: int, dry_run: bool) -> None:
+    """The folder, a new one, gets prepare.txt, cache.txt and train-0.txt (with more than `most_tasks` trainings train-1.txt and
+    so on), a command's words a line, and runs.txt, the folder of each training; a dry run prints the lines. Raises InputError
+    for the first line that is wrong."""
+    grid = read_grid(path, seeds)
     train = [shlex.join(each) for _, each in grid.train.values()]
     files = {"prepare": [shlex.join(each) for each in grid.prepare], "cache": [shlex.join(each) for each in grid.cache]}
-    if asked.dry_run:
+    if dry_run:
         for name, lines in {**files, "train": train}.items():
             for line in lines:
-                print(f"{name:8}", line.removeprefix(f"{name} "))
+                write(f"{name:8} {line.removeprefix(f'{name} ')}")
         return
     files["runs"] = list(grid.train)
-    for part, start in enumerate(range(0, len(train), asked.most_tasks)):
-        files[f"train-{part}"] = train[start : start + asked.most_tasks]
-    asked.folder.mkdir(parents=True)
-    for name, lines in files.items():
-        write_lines(asked.folder / f"{name}.txt", lines)
-    print(f"{len(grid.train)} run(s), {len(grid.cache)} cache line(s), {len(grid.prepare)} of prepare; copied to {asked.folder}")
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except VldistillError as error:
-        print(f"bin/grid.sh: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    for part, start in enumerate(range(0, len(train), most_tasks)):
+        files[f"train-{part}"] = train[start : start + most_tasks]
+    # A new one: jobs that wait read those of another submission.
+    with building(folder) as new:
+        for name, lines in files.items():
+            (new / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write(f"{len(grid.train)} run(s), {len(grid.cache)} cache line(s), {len(grid.prepare)} of prepare; copied to {folder}")
