@@ -170,11 +170,11 @@ def test_images_of_shards_that_are_broken_are_left_out_as_well(well, command, wo
 
 
 def test_what_takes_a_share_takes_a_list_of_faults_too():
-    """All data sets and both ways to regions go through `prepare`; the other command has tests of its own."""
+    """All data sets and both ways to regions go through `prepare`; the other commands have tests of their own."""
     commands = {}
     for name, one in get_command(app).commands.items():
         commands |= {f"{name} {sub}": part for sub, part in one.commands.items()} if hasattr(one, "commands") else {name: one}
     options = {name: {word for option in part.params for word in option.opts} for name, part in commands.items()}
-    assert {name for name, words in options.items() if "--skip-broken" in words} == {"prepare", "index build"}
+    assert {name for name, words in options.items() if "--skip-broken" in words} == {"prepare", "index build", "predict"}
     assert {name for name, words in options.items() if "--faults" in words} == {"prepare", "index build", "predict"}
     assert IMPORTED.keys() == FORMATS.keys() and len(FORMATS) == 5 and len(NETWORKS) == 2
