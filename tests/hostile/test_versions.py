@@ -38,6 +38,8 @@ HARMLESS = {
     "h5py": "lays files out; rows are written without it",
     "numpy": "sums and sorts",
     "matplotlib": "draws",
+    "jinja2": "fills pages in",
+    "filelock": "keeps others out",
 }
 ELSEWHERE = {"store.manifest": {CACHE.stage}, "training.run": set(RUN_STAGES.split("|"))}
 """Modules whose manifests are of a stage that they are told."""

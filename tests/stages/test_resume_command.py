@@ -14,9 +14,11 @@ import pytest
 from resumed import curve, weights
 
 from vldistill.artifacts import sealed, write_json, write_manifest
-from vldistill.training import checkpoint, phase
+from vldistill.training import checkpoint
 from vldistill.training.checkpoint import newest
 from vldistill.training.guard import PREEMPTED, Guard
+from vldistill.training.methods.base import Method
+from vldistill.training.validation import by_answers
 
 # Two epochs of three batches.
 STEPS = ("train.steps=6", "train.batch.pairs=8", "data.limit=24", "train.log_every=4", "train.validate_every=2",
@@ -201,18 +203,18 @@ def test_other_words_are_refused(world, command, tmp_path):
 def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, command, well, tmp_path, monkeypatch, damage):
     """What it computes again is worse, as it may be on a GPU; the best model is that of step 2, and is written anew from the
     checkpoint of that step where it was damaged meanwhile."""
-    judged, ask, scores = phase._judged, Guard.ask, [0.1, 0.2, 0.3]
+    ask, scores = Guard.ask, [0.1, 0.2, 0.3]
 
     def dies(self, step):
         if step == 3:
             raise RuntimeError("died")
         return ask(self, step)
 
-    def scored(*given):
-        return judged(*given) | {"accuracy": scores.pop(0) if scores else 0.0}
+    def scored(asked):
+        return by_answers(asked) | {"accuracy": scores.pop(0) if scores else 0.0}
 
     arguments = (*DIDE, "--runs", tmp_path, "train.validate_every=1", "train.checkpoint_every=2", "--resume", "auto")
-    monkeypatch.setattr(phase, "_judged", scored)
+    monkeypatch.setattr(Method, "judge", lambda self, parts: scored)
     monkeypatch.setattr(Guard, "ask", dies)
     with pytest.raises(RuntimeError):
         command(*arguments)

@@ -8,28 +8,27 @@ Laplace distributions whose likelihood the L1 terms are): E / T and F / T where 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.objectives.base import Terms
 
-Mode = Literal["learned", "fixed", "uncertainty"]
+MODES = {"learned": True, "fixed": False, "uncertainty": True}
+"""Whether T, E and F learn."""
 FADED = 0.05
 """Share of its start below which a weight over the temperature counts as gone."""
 
 
 class Scalars(nn.Module):
-    """temperature, vision, text: starts of T, E and F, all > 0."""
+    """temperature, vision, text: starts of T, E and F, all > 0. mode: a key of MODES."""
 
-    def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: Mode = "learned"):
+    def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: str = "learned"):
         super().__init__()
         self.mode, self._starts = mode, {"T": temperature, "E": vision, "F": text}
         # softplus(x) = start
         raw = torch.tensor([temperature, vision, text], dtype=torch.float64).expm1().log().float()
-        self.raw = nn.Parameter(raw, requires_grad=mode != "fixed")
+        self.raw = nn.Parameter(raw, requires_grad=MODES[mode])
 
     def values(self) -> dict[str, Tensor]:
         """T, E and F."""

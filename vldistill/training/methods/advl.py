@@ -17,7 +17,7 @@ from vldistill.models.build import Student
 from vldistill.objectives.advl import Advl, Distances, Pathway
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import AdvlMatching
-from vldistill.objectives.scalars import Mode, Scalars
+from vldistill.objectives.scalars import Scalars
 from vldistill.recipe.schema.objectives import AdvlObjective, LabelsObjective, Start
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.anchor import AnchorInputs
@@ -98,7 +98,7 @@ def build_advl(chosen: AdvlObjective, task: Objective, *, depth: int, width: int
     return Advl(task, distances, build_scalars(chosen.start, chosen.weights, vision, text), confident=chosen.confidence)
 
 
-def build_scalars(start: Start, mode: Mode, vision: int | None, text: int | None) -> Scalars:
+def build_scalars(start: Start, mode: str, vision: int | None, text: int | None) -> Scalars:
     """E and F start at 1 / sqrt(teacher's width) unless told: unit vectors of that width are about sqrt(width) apart in L1."""
     return Scalars(
         temperature=start.temperature,
