@@ -3,7 +3,7 @@
     python tests/measure/threads.py [SECONDS]
 
 Each setting in a process of its own, in turn, three times; the best is told, in steps a second. The busy machine has one other
-process that never rests, as on a shared workstation. SECONDS: of one measurement, 3 by default; 8 minutes in all.
+process that never rests, as on a shared workstation. SECONDS: of one measurement, 3 by default; 16 minutes in all.
 """
 
 from __future__ import annotations
