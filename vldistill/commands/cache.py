@@ -61,7 +61,9 @@ def cache_command(
 
 def _cacheable(recipe: Recipe, name: str) -> Recipe:
     """The recipe, as one whose teachers can be stored. Raises InputError where they cannot."""
-    if recipe.objective.kind == "advl":
+    from vldistill.training.methods.table import METHODS
+
+    if METHODS[recipe.objective.kind].cached:
         if recipe.cache.mode == "live":
             return recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"mode": "auto"})})
         return recipe

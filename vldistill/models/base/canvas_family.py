@@ -35,13 +35,16 @@ class CanvasFamily(PlainFamily):
         found = read_bert(source)
         return None if found is None else self._of(request, *found)
 
-    def from_scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Made:
-        bert = RegionBertConfig(
+    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> RegionBertConfig:
+        """Those of its BERT."""
+        return RegionBertConfig(
             **common_sizes(request, sizes, tokenizer),
             attention_probs_dropout_prob=request.dropout,
             max_position_embeddings=request.max_length,
         )
-        return self._of(request, bert, {}, tokenizer)
+
+    def from_scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Made:
+        return self._of(request, self.scratch(request, sizes, tokenizer), {}, tokenizer)
 
     def _of(self, request: StudentRequest, bert: RegionBertConfig, weights: Weights, source: Path | WordTokenizer) -> Made:
         """source: the BERT's folder, or the tokenizer of one without."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ HEAD, FUSION = "classifier.", "fusion."
 PRETRAINED_HEADS = tuple(f"{head}." for head in HEADS.values())
 
 
-class Family:
+class Family(ABC):
     """A kind of model: its classes, how it reads text and images, and what it starts from.
 
     sees: image patches, regions of a store, whole images on a canvas, or no images. square: see `ImageTransform`, of one that
@@ -78,9 +79,9 @@ class Family:
             pretraining=request.pretraining,
         )
 
+    @abstractmethod
     def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Config:
         """The sizes of one from scratch."""
-        raise NotImplementedError
 
     def fitted(self, found: Config, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> Config:
         """The sizes of one that starts from a model of sizes `found`, its own kind's or `fusion`'s. Raises InputError where they
@@ -147,23 +148,23 @@ class Family:
         tokenizer = load_tokenizer(checkpoint.folder)
         spec = self.fitted_spec(self.fitted(found.encoder, request, tokenizer, where), request, found, where)
         model = self.new(spec)
-        if found.kind != self.kind:
-            self.take_over(model, checkpoint, tokenizer)
-            return model, spec, tokenizer
-        if keep_head and found.labels != request.labels:
+        self.fill(model, checkpoint, request, tokenizer, keep_head)
+        return model, spec, tokenizer
+
+    def fill(
+        self, model: Any, checkpoint: Checkpoint, request: StudentRequest, tokenizer: WordTokenizer, keep_head: bool
+    ) -> None:
+        """Fills a fresh model from the one that it starts from. Raises InputError where that does not fit."""
+        where = str(checkpoint.folder)
+        if keep_head and checkpoint.spec.labels != request.labels:
             raise InputError(
                 "has other labels than the data, so its head cannot be kept", where=where, hint="set student.keep_head=false"
             )
         load_strict(model, self.continued(model, checkpoint, request, keep_head), where)
-        return model, spec, tokenizer
 
-    def take_over(self, model: Any, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
-        """Fills a fresh model from one of the kind `fusion`."""
-        raise NotImplementedError
-
+    @abstractmethod
     def continued(self, model: Any, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool) -> dict[str, Tensor]:
         """All weights of a model that starts from another of its kind."""
-        raise NotImplementedError
 
     def completed(self, model: Any, checkpoint: Checkpoint) -> dict[str, Tensor]:
         """All weights of a model that is read as it is."""
@@ -207,7 +208,15 @@ class FusionFamily(Family):
 class DualFamily(Family):
     """Two towers that come from the fusion models of kind `fusion`, see `TwoTowers`."""
 
-    def take_over(self, model: TwoTowers, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
+    def fill(
+        self, model: TwoTowers, checkpoint: Checkpoint, request: StudentRequest, tokenizer: WordTokenizer, keep_head: bool
+    ) -> None:
+        if checkpoint.spec.kind == self.kind:
+            super().fill(model, checkpoint, request, tokenizer, keep_head)
+        else:
+            self._take_over(model, checkpoint, tokenizer)
+
+    def _take_over(self, model: TwoTowers, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
         from vldistill.models.families import family_of
 
         weights = fusion_encoder_weights(checkpoint, *family_of(self.fusion).model.towers)

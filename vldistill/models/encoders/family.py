@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.checkpoint import Checkpoint, Config
+from vldistill.models.base.checkpoint import Checkpoint
 from vldistill.models.base.family import Family, common_sizes
 from vldistill.models.base.request import Sizes, StudentRequest
 from vldistill.models.encoders.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
@@ -19,9 +18,6 @@ class _Lone(Family):
 
     head: str
     start = "name a run of its own kind"
-
-    def fitted(self, found: Config, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> Config:
-        return replace(found, hidden_dropout_prob=request.dropout)
 
     def continued(self, model: Any, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool) -> dict[str, Tensor]:
         kept = checkpoint.weights if keep_head else model.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from vldistill.data.artifact import DataArtifact
@@ -14,7 +15,7 @@ from vldistill.training.parts import MakeDataset, Parts
 from vldistill.training.validation import Judge, by_answers
 
 
-class Method:
+class Method(ABC):
     """How a kind of objective is trained. labelled: whether its records need labels. stage: the command that trains it.
     cached: whether its teachers' features are kept on disk."""
 
@@ -42,22 +43,22 @@ class Method:
         """The student's own tasks that it needs heads for, None for those of the labels."""
         return None
 
+    @abstractmethod
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
         """Puts objective, teachers and data of its own into the parts; a missing cache is built, unless `say` is None (a dry
         run)."""
-        raise NotImplementedError
 
     def features(self, recipe: Recipe) -> WantedFeatures:
-        """The records whose teachers' features are kept, of a method that keeps them."""
-        raise NotImplementedError
+        """The records whose teachers' features are kept, of a method that is `cached`."""
+        return []
 
     def judge(self, parts: Parts) -> Judge:
         """How its validation is judged."""
         return by_answers
 
+    @abstractmethod
     def describe(self, recipe: Recipe) -> str:
         """What the student learns from, for the plan and the log."""
-        raise NotImplementedError
 
     def parents(self, parts: Parts) -> dict[str, str]:
         """Fingerprints of what the run was made from, beside those of every method."""
