@@ -21,18 +21,30 @@ def official_declip(seed: int = 0) -> dict[str, Tensor]:
 
     weights = {
         "logit_scale": torch.full((1,), 2.66),
-        "visual.class_embedding": drawn(WIDTH), "visual.positional_embedding": drawn(SIDE**2 + 1, WIDTH),
-        "visual.proj": drawn(WIDTH, SHARED), "visual.conv1.weight": drawn(WIDTH, 3, PATCH, PATCH),
-        "encode_text.positional_embedding": drawn(CONTEXT, WIDTH), "encode_text.token_embedding.weight": drawn(WORDS, WIDTH),
-        "encode_text.text_projection.weight": drawn(SHARED, WIDTH), "encode_text.text_projection.bias": drawn(SHARED),
-        "text_label_predictor.weight": drawn(7, WIDTH), "text_label_predictor.bias": drawn(7)}
+        "visual.class_embedding": drawn(WIDTH),
+        "visual.positional_embedding": drawn(SIDE**2 + 1, WIDTH),
+        "visual.proj": drawn(WIDTH, SHARED),
+        "visual.conv1.weight": drawn(WIDTH, 3, PATCH, PATCH),
+        "encode_text.positional_embedding": drawn(CONTEXT, WIDTH),
+        "encode_text.token_embedding.weight": drawn(WORDS, WIDTH),
+        "encode_text.text_projection.weight": drawn(SHARED, WIDTH),
+        "encode_text.text_projection.bias": drawn(SHARED),
+        "text_label_predictor.weight": drawn(7, WIDTH),
+        "text_label_predictor.bias": drawn(7),
+    }
     for norm in ("visual.ln_pre", "visual.ln_post", "encode_text.ln_final"):
         weights |= {f"{norm}.weight": 1 + drawn(WIDTH), f"{norm}.bias": drawn(WIDTH)}
     for place in (f"{tower}.transformer.resblocks.{layer}" for tower in ("visual", "encode_text") for layer in range(LAYERS)):
-        weights |= {f"{place}.attn.in_proj_weight": drawn(3 * WIDTH, WIDTH), f"{place}.attn.in_proj_bias": drawn(3 * WIDTH),
-                    f"{place}.attn.out_proj.weight": drawn(WIDTH, WIDTH), f"{place}.attn.out_proj.bias": drawn(WIDTH),
-                    f"{place}.mlp.c_fc.weight": drawn(4 * WIDTH, WIDTH), f"{place}.mlp.c_fc.bias": drawn(4 * WIDTH),
-                    f"{place}.mlp.c_proj.weight": drawn(WIDTH, 4 * WIDTH), f"{place}.mlp.c_proj.bias": drawn(WIDTH)}
+        weights |= {
+            f"{place}.attn.in_proj_weight": drawn(3 * WIDTH, WIDTH),
+            f"{place}.attn.in_proj_bias": drawn(3 * WIDTH),
+            f"{place}.attn.out_proj.weight": drawn(WIDTH, WIDTH),
+            f"{place}.attn.out_proj.bias": drawn(WIDTH),
+            f"{place}.mlp.c_fc.weight": drawn(4 * WIDTH, WIDTH),
+            f"{place}.mlp.c_fc.bias": drawn(4 * WIDTH),
+            f"{place}.mlp.c_proj.weight": drawn(WIDTH, 4 * WIDTH),
+            f"{place}.mlp.c_proj.bias": drawn(WIDTH),
+        }
         for norm in ("ln_1", "ln_2"):
             weights |= {f"{place}.{norm}.weight": 1 + drawn(WIDTH), f"{place}.{norm}.bias": drawn(WIDTH)}
     for head in ("projector.linear1", "projector.bn1", "predictor.layer2"):

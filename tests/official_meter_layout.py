@@ -49,27 +49,52 @@ class OfficialMeter(nn.Module):
     def __init__(self, words: int, types: int = 2, head: str | None = None, outputs: int = 0, *, side: int = SIDE):
         super().__init__()
         block = [ResidualAttentionBlock(VISION_WIDTH, VISION_WIDTH // 64, act_layer=QuickGELU) for _ in range(VISION_LAYERS)]
-        visual = _named(conv1=nn.Conv2d(3, VISION_WIDTH, PATCH, PATCH, bias=False), ln_pre=nn.LayerNorm(VISION_WIDTH),
-                        transformer=_named(resblocks=nn.ModuleList(block)), ln_post=nn.LayerNorm(VISION_WIDTH))
+        visual = _named(
+            conv1=nn.Conv2d(3, VISION_WIDTH, PATCH, PATCH, bias=False),
+            ln_pre=nn.LayerNorm(VISION_WIDTH),
+            transformer=_named(resblocks=nn.ModuleList(block)),
+            ln_post=nn.LayerNorm(VISION_WIDTH),
+        )
         visual.class_embedding = nn.Parameter(torch.zeros(VISION_WIDTH))
         visual.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, VISION_WIDTH))
         self.vit_model = _named(visual=visual, ln_final=nn.LayerNorm(16))  # the latter of CLIP's text side, unused
         self.vit_model.positional_embedding = nn.Parameter(torch.zeros(7, 16))
-        self.text_transformer = RobertaModel(RobertaConfig(
-            vocab_size=words, hidden_size=TEXT_WIDTH, num_hidden_layers=TEXT_LAYERS, num_attention_heads=TEXT_WIDTH // 64,
-            intermediate_size=TEXT_INNER, max_position_embeddings=POSITIONS + 2, type_vocab_size=1, layer_norm_eps=1e-5))
+        self.text_transformer = RobertaModel(
+            RobertaConfig(
+                vocab_size=words,
+                hidden_size=TEXT_WIDTH,
+                num_hidden_layers=TEXT_LAYERS,
+                num_attention_heads=TEXT_WIDTH // 64,
+                intermediate_size=TEXT_INNER,
+                max_position_embeddings=POSITIONS + 2,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+            )
+        )
         self.cross_modal_text_transform = nn.Linear(TEXT_WIDTH, WIDTH)
         self.cross_modal_image_transform = nn.Linear(VISION_WIDTH, WIDTH)
         self.token_type_embeddings = nn.Embedding(types, WIDTH)
-        config = BridgeTowerTextConfig(hidden_size=WIDTH, num_attention_heads=WIDTH // 64, intermediate_size=INNER,
-                                       layer_norm_eps=1e-12, attn_implementation="eager")
+        config = BridgeTowerTextConfig(
+            hidden_size=WIDTH,
+            num_attention_heads=WIDTH // 64,
+            intermediate_size=INNER,
+            layer_norm_eps=1e-12,
+            attn_implementation="eager",
+        )
         for stream in ("text", "image"):
             layers = nn.ModuleList(BridgeTowerBertCrossLayer(config) for _ in range(LAYERS))
             self.add_module(f"cross_modal_{stream}_layers", layers)
             self.add_module(f"cross_modal_{stream}_pooler", _named(dense=nn.Linear(WIDTH, WIDTH)))
         if head:
-            self.add_module(head, nn.Sequential(nn.Linear(2 * WIDTH * (types - 1), 2 * WIDTH), nn.LayerNorm(2 * WIDTH), nn.GELU(),
-                                                nn.Linear(2 * WIDTH, outputs)))
+            self.add_module(
+                head,
+                nn.Sequential(
+                    nn.Linear(2 * WIDTH * (types - 1), 2 * WIDTH),
+                    nn.LayerNorm(2 * WIDTH),
+                    nn.GELU(),
+                    nn.Linear(2 * WIDTH, outputs),
+                ),
+            )
         generator = torch.Generator().manual_seed(3)
         for parameter in self.parameters():
             parameter.data = parameter.data + 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -99,8 +124,13 @@ class OfficialMeter(nn.Module):
     def pooled(self, ids: Tensor, mask: Tensor, pixels: Tensor, image_type: int = 1) -> Tensor:
         """[B, 2 D]."""
         text, image = self.streams(ids, mask, pixels, image_type)
-        return torch.cat([torch.tanh(self.cross_modal_text_pooler.dense(text[:, 0])),
-                          torch.tanh(self.cross_modal_image_pooler.dense(image[:, 0]))], dim=-1)
+        return torch.cat(
+            [
+                torch.tanh(self.cross_modal_text_pooler.dense(text[:, 0])),
+                torch.tanh(self.cross_modal_image_pooler.dense(image[:, 0])),
+            ],
+            dim=-1,
+        )
 
     def weights(self) -> dict[str, Tensor]:
         """As a checkpoint has them, with RoBERTa's buffer of positions."""

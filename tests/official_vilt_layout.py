@@ -12,8 +12,13 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 
 WIDTH, HEADS, LAYERS, INNER, SIDE, PATCH, POSITIONS = 128, 2, 2, 48, 3, 4, 12
 _EPS = 1e-12
-_OLD_NAMES = {"attention.output.dense": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
-              "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
+_OLD_NAMES = {
+    "attention.output.dense": "attn.proj",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
 
 
 class OfficialVilt(nn.Module):
@@ -22,8 +27,9 @@ class OfficialVilt(nn.Module):
     def __init__(self, words: int, types: int, head: str | None = None, outputs: int = 0):
         super().__init__()
         norm = partial(nn.LayerNorm, eps=_EPS)
-        self.text_embeddings = BertEmbeddings(BertConfig(
-            vocab_size=words, hidden_size=WIDTH, max_position_embeddings=POSITIONS, layer_norm_eps=_EPS))
+        self.text_embeddings = BertEmbeddings(
+            BertConfig(vocab_size=words, hidden_size=WIDTH, max_position_embeddings=POSITIONS, layer_norm_eps=_EPS)
+        )
         self.token_type_embeddings = nn.Embedding(types, WIDTH)
         self.transformer = nn.Module()
         self.transformer.cls_token = nn.Parameter(torch.zeros(1, 1, WIDTH))
@@ -31,13 +37,18 @@ class OfficialVilt(nn.Module):
         self.transformer.patch_embed = nn.Module()
         self.transformer.patch_embed.proj = nn.Conv2d(3, WIDTH, PATCH, PATCH)
         self.transformer.blocks = nn.ModuleList(
-            Block(WIDTH, HEADS, INNER / WIDTH, qkv_bias=True, norm_layer=norm) for _ in range(LAYERS))
+            Block(WIDTH, HEADS, INNER / WIDTH, qkv_bias=True, norm_layer=norm) for _ in range(LAYERS)
+        )
         self.transformer.norm = norm(WIDTH)
         self.pooler = nn.Module()
         self.pooler.dense = nn.Linear(WIDTH, WIDTH)
         if head:
-            self.add_module(head, nn.Sequential(nn.Linear(types * WIDTH - WIDTH, 2 * WIDTH), nn.LayerNorm(2 * WIDTH), nn.GELU(),
-                                                nn.Linear(2 * WIDTH, outputs)))
+            self.add_module(
+                head,
+                nn.Sequential(
+                    nn.Linear(types * WIDTH - WIDTH, 2 * WIDTH), nn.LayerNorm(2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, outputs)
+                ),
+            )
         generator = torch.Generator().manual_seed(3)
         for parameter in self.parameters():
             parameter.data = parameter.data + 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -69,16 +80,22 @@ def official_weights(library: dict[str, Tensor], head: str) -> dict[str, Tensor]
             layer, _, part = name.removeprefix("encoder.layer.").partition(".")
             module, kind = part.rsplit(".", 1)
             if module == "attention.attention.query":
-                rows = [library[f"vilt.encoder.layer.{layer}.attention.attention.{each}.{kind}"]
-                        for each in ("query", "key", "value")]
+                rows = [
+                    library[f"vilt.encoder.layer.{layer}.attention.attention.{each}.{kind}"] for each in ("query", "key", "value")
+                ]
                 found[f"transformer.blocks.{layer}.attn.qkv.{kind}"] = torch.cat(rows)
             elif module in _OLD_NAMES:
                 found[f"transformer.blocks.{layer}.{_OLD_NAMES[module]}.{kind}"] = value
             continue
-        for new, old in (("embeddings.text_embeddings.", "text_embeddings."), ("embeddings.cls_token", "transformer.cls_token"),
-                         ("embeddings.position_embeddings", "transformer.pos_embed"), ("classifier.", f"{head}."),
-                         ("embeddings.patch_embeddings.projection.", "transformer.patch_embed.proj."),
-                         ("embeddings.token_type_embeddings.", "token_type_embeddings."), ("layernorm.", "transformer.norm.")):
+        for new, old in (
+            ("embeddings.text_embeddings.", "text_embeddings."),
+            ("embeddings.cls_token", "transformer.cls_token"),
+            ("embeddings.position_embeddings", "transformer.pos_embed"),
+            ("classifier.", f"{head}."),
+            ("embeddings.patch_embeddings.projection.", "transformer.patch_embed.proj."),
+            ("embeddings.token_type_embeddings.", "token_type_embeddings."),
+            ("layernorm.", "transformer.norm."),
+        ):
             if name.startswith(new):
                 name = old + name.removeprefix(new)
                 break

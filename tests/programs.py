@@ -28,8 +28,14 @@ def programs() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     running = []
 
     def begin(*words: object, **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen([sys.executable, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT, **environment})
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ENVIRONMENT, **environment},
+        )
         running.append(process)
         return process
 
@@ -45,9 +51,18 @@ def draw(page: Path, folder: Path, width: int) -> Image.Image:
     """A page as the browser shows it, RGB; folder: of the browser's profile. Fails where the page complains: of errors, or of
     requests that its own rules refuse."""
     picture = folder / "page.png"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars",
-               "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", f"--window-size={width},3000"]
-    told = subprocess.run([CHROMIUM, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True,
-                          timeout=60).stderr.decode()
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={width},3000",
+    ]
+    told = subprocess.run(
+        [CHROMIUM, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True, timeout=60
+    ).stderr.decode()
     assert "CONSOLE" not in told, told
     return Image.open(picture).convert("RGB")

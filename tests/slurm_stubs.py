@@ -65,8 +65,10 @@ def sbatch(home: Path, words: list[str]) -> int:
     tasks = list(range(int(first), int(last or first) + 1))
     (home / "next").write_text(json.dumps(number + len(tasks)))
     code = 0
-    ended = {kind: [json.loads((home / f"job-{before}").read_text()) for before in numbers] for kind, *numbers in
-             (part.split(":") for part in options.get("dependency", "").split(",") if part)}
+    ended = {
+        kind: [json.loads((home / f"job-{before}").read_text()) for before in numbers]
+        for kind, *numbers in (part.split(":") for part in options.get("dependency", "").split(",") if part)
+    }
     if ended.keys() - {"afterok", "afterany"} or any(code != 0 for code in ended.get("afterok", ())):
         code = None  # never satisfied
     else:
@@ -91,9 +93,15 @@ def _run(home: Path, options: dict[str, str], script: str, arguments: list[str],
     log = options["output"].replace("%x", options["job-name"]).replace("%j", str(number))
     log = log.replace("%A_%a", name)
     clean = {key: value for key, value in os.environ.items() if not key.startswith(MINE)}
-    facts = {"SLURM_JOB_ID": number, "SLURM_NTASKS": per_node * nodes, "SLURM_NTASKS_PER_NODE": per_node,
-             "SLURM_JOB_NODELIST": "localhost", "SLURM_SUBMIT_DIR": str(Path.cwd()),
-             "SLURM_CPUS_PER_TASK": os.environ.get("STUB_CPUS", "1"), **array}
+    facts = {
+        "SLURM_JOB_ID": number,
+        "SLURM_NTASKS": per_node * nodes,
+        "SLURM_NTASKS_PER_NODE": per_node,
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_SUBMIT_DIR": str(Path.cwd()),
+        "SLURM_CPUS_PER_TASK": os.environ.get("STUB_CPUS", "1"),
+        **array,
+    }
     for restarts in range(100):
         again = {"SLURM_RESTART_COUNT": restarts} if restarts else {}
         environment = clean | {key: str(value) for key, value in (facts | again).items()}
@@ -130,13 +138,22 @@ def srun(home: Path, words: list[str]) -> int:
     _note(home, "srun", words)
     options, command = _options(list(words))
     # As the site's own default says, a step gets the environment of its job or nothing of it.
-    inherited = dict(os.environ) if options.get("export", os.environ.get("SLURM_EXPORT_ENV", "ALL")) == "ALL" else {
-        name: os.environ[name] for name in ("PATH", "STUB_SLURM")}
+    inherited = (
+        dict(os.environ)
+        if options.get("export", os.environ.get("SLURM_EXPORT_ENV", "ALL")) == "ALL"
+        else {name: os.environ[name] for name in ("PATH", "STUB_SLURM")}
+    )
     count = int(os.environ["SLURM_NTASKS"])
-    facts = {"SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": os.environ["SLURM_JOB_NODELIST"], "SLURM_STEP_NUM_TASKS": str(count),
-             "SLURM_STEP_TASKS_PER_NODE": str(count)}
-    started = [subprocess.Popen(command, env={**inherited, **facts, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
-               for rank in range(count)]
+    facts = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NODELIST": os.environ["SLURM_JOB_NODELIST"],
+        "SLURM_STEP_NUM_TASKS": str(count),
+        "SLURM_STEP_TASKS_PER_NODE": str(count),
+    }
+    started = [
+        subprocess.Popen(command, env={**inherited, **facts, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+        for rank in range(count)
+    ]
     if (tell := os.environ.get("STUB_TELL")) and "SLURM_RESTART_COUNT" not in os.environ:
         while not any(Path(tell).parent.glob(Path(tell).name)) and all(task.poll() is None for task in started):
             time.sleep(0.005)

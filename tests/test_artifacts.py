@@ -174,17 +174,20 @@ def test_a_manifest_reads_back(tmp_path):
 COMMAND = "vldistill prepare toy"
 
 
-@pytest.mark.parametrize("written, fragment", [
-    (None, "it has no manifest.json"),
-    ("{", "is not a manifest"),
-    ("[]", "is not a manifest"),
-    ("{}", "is not a manifest"),
-    ("\udc80", "is not a manifest"),
-    ({"stage": "finetune", "schema": 1, "complete": True}, "is an artifact of `finetune`, one of `prepare` was expected"),
-    ({"stage": "prepare", "schema": 2, "complete": True}, "has schema 2, this version reads 1"),
-    ({"stage": "prepare", "schema": 1, "complete": False}, "is not complete"),
-    ({"stage": "prepare", "schema": 1}, "is not complete"),
-])
+@pytest.mark.parametrize(
+    "written, fragment",
+    [
+        (None, "it has no manifest.json"),
+        ("{", "is not a manifest"),
+        ("[]", "is not a manifest"),
+        ("{}", "is not a manifest"),
+        ("\udc80", "is not a manifest"),
+        ({"stage": "finetune", "schema": 1, "complete": True}, "is an artifact of `finetune`, one of `prepare` was expected"),
+        ({"stage": "prepare", "schema": 2, "complete": True}, "has schema 2, this version reads 1"),
+        ({"stage": "prepare", "schema": 1, "complete": False}, "is not complete"),
+        ({"stage": "prepare", "schema": 1}, "is not complete"),
+    ],
+)
 def test_a_manifest_that_cannot_be_used_names_the_command(tmp_path, written, fragment):
     if written is not None:
         text = written if isinstance(written, str) else json.dumps(written)

@@ -44,8 +44,11 @@ def commands_of(text: str) -> list[str]:
 def blocks_of(markdown: str) -> list[tuple[str, str]]:
     """(language, text) of every block; the language of one that is indented instead of fenced is "indented"."""
     found = MarkdownIt("commonmark").parse(markdown)
-    return [(token.info.strip() if token.type == "fence" else "indented", token.content)
-            for token in found if token.type in ("fence", "code_block")]
+    return [
+        (token.info.strip() if token.type == "fence" else "indented", token.content)
+        for token in found
+        if token.type in ("fence", "code_block")
+    ]
 
 
 def blocks(markdown: str) -> str:
@@ -72,7 +75,7 @@ def check_line(line: str) -> None:
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     if "vldistill" in words[1:] and words[0] != "export":
-        words = words[words.index("vldistill"):]
+        words = words[words.index("vldistill") :]
     if words[0] == "vldistill":
         check(shlex.join(words))
     elif words[0] == "python":
@@ -86,7 +89,7 @@ def check_line(line: str) -> None:
     for script in (word for word in words if word.startswith("bin/")):
         assert (ROOT / script).is_file(), line
     if words[0] == "sbatch" and (name := next(word for word in words if word.startswith("bin/"))).endswith(".sbatch"):
-        rest, stage = words[words.index(name) + 1:], Path(name).stem
+        rest, stage = words[words.index(name) + 1 :], Path(name).stem
         check(shlex.join(["vldistill", *([] if stage == "train" else [stage]), *rest]))
 
 
@@ -177,35 +180,58 @@ def test_the_commands_of_the_scripts():
         check(line)
 
 
-@pytest.mark.parametrize("line", [
-    "vldistill destil --recipe quickstart_dide", "vldistill distill --recipe quickstart_dide --no-such-option",
-    "vldistill distill --recipe quickstart_dide optim.lrr=1", "vldistill distill --recipe quickstart_dibe", "vldistill evaluate",
-    "vldistill recipe list", "vldistill bench --rounds many", "vldistill",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vldistill destil --recipe quickstart_dide",
+        "vldistill distill --recipe quickstart_dide --no-such-option",
+        "vldistill distill --recipe quickstart_dide optim.lrr=1",
+        "vldistill distill --recipe quickstart_dibe",
+        "vldistill evaluate",
+        "vldistill recipe list",
+        "vldistill bench --rounds many",
+        "vldistill",
+    ],
+)
 def test_the_check_sees_what_is_wrong(line):
     with pytest.raises(Exception, match=r"(?s).*"):
         check(line)
 
 
 def test_the_search_finds_commands():
-    text = ("# vldistill none\nHF_HUB_OFFLINE=1 vldistill prepare toy   # the world\n"
-            "vldistill evaluate a \\\n   --split test | tail\ncd x && vldistill doctor > log\n"
-            "vldistill predict r --image a.jpg --text \"is it?\"\n$ vldistill bench\n")
+    text = (
+        "# vldistill none\nHF_HUB_OFFLINE=1 vldistill prepare toy   # the world\n"
+        "vldistill evaluate a \\\n   --split test | tail\ncd x && vldistill doctor > log\n"
+        'vldistill predict r --image a.jpg --text "is it?"\n$ vldistill bench\n'
+    )
     found = [" ".join(line.split()) for line in commands_of(text)]
-    assert found == ["vldistill prepare toy", "vldistill evaluate a --split test", "vldistill doctor",
-                     'vldistill predict r --image a.jpg --text "is it?"', "vldistill bench"]
+    assert found == [
+        "vldistill prepare toy",
+        "vldistill evaluate a --split test",
+        "vldistill doctor",
+        'vldistill predict r --image a.jpg --text "is it?"',
+        "vldistill bench",
+    ]
     for line in found:
         check(line)
     assert commands_of(blocks("text\n```bash\nvldistill doctor\n```\n```yaml\nvldistill: no\n```\n")) == ["vldistill doctor"]
 
 
-@pytest.mark.parametrize(("language", "text"), [
-    ("bash", "cat > grid.txt <<'END'\nprepare vqa\nfinetun --recipe vilt_vqa\nEND\n"), ("bash", "bin/nothing"),
-    ("bash", "python tests/measure/soak.py --hours 2"), ("bash", "rm -r runs"),
-    ("bash", "srun --ntasks-per-node=4 vldistill distill --recipe vilt_vqa optim.lrr=1"),
-    ("bash", "sbatch bin/train.sbatch distil --recipe vilt_vqa"), ("text", "accuracy 1.0\nvldistill doctor\n"),
-    ("json", '{"image": "a.jpg"}  an image'), ("yaml", "optim: {lrr: 1}"), ("python", "import"),
-])
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("bash", "cat > grid.txt <<'END'\nprepare vqa\nfinetun --recipe vilt_vqa\nEND\n"),
+        ("bash", "bin/nothing"),
+        ("bash", "python tests/measure/soak.py --hours 2"),
+        ("bash", "rm -r runs"),
+        ("bash", "srun --ntasks-per-node=4 vldistill distill --recipe vilt_vqa optim.lrr=1"),
+        ("bash", "sbatch bin/train.sbatch distil --recipe vilt_vqa"),
+        ("text", "accuracy 1.0\nvldistill doctor\n"),
+        ("json", '{"image": "a.jpg"}  an image'),
+        ("yaml", "optim: {lrr: 1}"),
+        ("python", "import"),
+    ],
+)
 def test_the_check_of_a_block_sees_what_is_wrong(language, text):
     with pytest.raises(Exception, match=r"(?s).*"):
         LANGUAGES[language](text)

@@ -30,12 +30,15 @@ student:
 train:
   epochs: 3
 """
-DIDE = BASE + """\
+DIDE = (
+    BASE
+    + """\
 teacher:
   model: runs/teacher
 objective:
   kind: dide
-"""  # lines 7-10; a fault appended after it begins at line 11
+"""
+)  # lines 7-10; a fault appended after it begins at line 11
 
 
 @pytest.fixture
@@ -67,8 +70,13 @@ def test_the_smallest_recipe_and_its_defaults(load):
     assert recipe.name == "r" and recipe.train.epochs == 3 and recipe.train.steps is None
     assert recipe.optim.lr == 1e-4 and recipe.optim.betas == [0.9, 0.98] and recipe.objective.kind == "labels"
     distil = load(DIDE).objective
-    assert (distil.attention, distil.soft_labels, distil.hidden_states, distil.layers, distil.kl) == \
-        ("cross", True, False, "last", "forward")
+    assert (distil.attention, distil.soft_labels, distil.hidden_states, distil.layers, distil.kl) == (
+        "cross",
+        True,
+        False,
+        "last",
+        "forward",
+    )
     assert distil.hard_label_weight == 0  # ground truth is off in the paper
 
 
@@ -83,10 +91,12 @@ FAULTS = {
     "unknown key": (BASE + "optim:\n  learning_rate: 1\n", 8, ["unknown key `optim.learning_rate`", "valid here: kind, lr"]),
     "misspelt key": (edited("epochs", "epoch"), 6, ["unknown key `train.epoch`", "did you mean `train.epochs`?"]),
     "key of another section": (BASE + "lr: 0.1\n", 7, ["unknown key `lr`", "did you mean `optim.lr`?"]),
-    "nested unknown key": (BASE + "  batch:\n    pair: 3\n", 8,
-                           ["unknown key `train.batch.pair`", "did you mean `train.batch.pairs`?"]),
-    "key of the other kind": (BASE + "objective:\n  kind: labels\n  attention: uni\n", 9,
-                              ["unknown key `objective.attention`"]),
+    "nested unknown key": (
+        BASE + "  batch:\n    pair: 3\n",
+        8,
+        ["unknown key `train.batch.pair`", "did you mean `train.batch.pairs`?"],
+    ),
+    "key of the other kind": (BASE + "objective:\n  kind: labels\n  attention: uni\n", 9, ["unknown key `objective.attention`"]),
     "misspelt key of a kind": (DIDE + "  atention: uni\n", 11, ["`objective.atention`", "did you mean `objective.attention`?"]),
     "duplicate section": (BASE + "data:\n  path: b\n", 7, ["key `data` appears twice", "first in line 1"]),
     "duplicate key": (BASE + "  seed: 1\n  seed: 2\n", 8, ["key `train.seed` appears twice", "first in line 7"]),
@@ -106,8 +116,11 @@ FAULTS = {
     "fraction of one": (BASE + "optim:\n  betas: [0.9, 1.0]\n", 8, ["`optim.betas.1`", "less than 1"]),
     "list too short": (BASE + "optim:\n  betas: [0.9]\n", 8, ["`optim.betas`", "at least 2"]),
     "item of a list": (BASE + "  trackers:\n    - tensorboard\n    - tensorbord\n", 9, ["`train.trackers.1`", "'tensorbord'"]),
-    "wrong kind of student":
-        (edited("dual_encoder", "bert"), 4, ["`student.kind`", "'clip_vil', 'text_encoder' or 'vision_encoder'"]),
+    "wrong kind of student": (
+        edited("dual_encoder", "bert"),
+        4,
+        ["`student.kind`", "'clip_vil', 'text_encoder' or 'vision_encoder'"],
+    ),
     "value of an ablation": (DIDE + "  attention: crossed\n", 11, ["`objective.attention`", "'crossed'", "'cross', 'uni'"]),
     "wrong kind of the union": (edited("kind: dide", "kind: dyde", DIDE), 10, ["'dyde'", "'labels'", "'dide'"]),
     "union without a kind": (BASE + "objective:\n  attention: uni\n", 7, ["`objective.kind`", "labels, dide"]),
@@ -124,11 +137,17 @@ FAULTS = {
     "steps without milestones": (BASE + "optim:\n  schedule: steps\n", 7, ["`steps` needs milestones"]),
     "milestones that fall": (BASE + "optim:\n  schedule: steps\n  milestones: [2, 1]\n", 7, ["milestones must rise"]),
     "milestones of two kinds": (BASE + "optim:\n  schedule: steps\n  milestones: [0.5, 2]\n", 7, ["fractions below 1, or"]),
-    "a milestone beyond the run": (BASE + "optim:\n  schedule: steps\n  milestones: [1, 3]\n", 1,
-                                   ["optim.milestones: 3 lies beyond the run of 3 epochs"]),
+    "a milestone beyond the run": (
+        BASE + "optim:\n  schedule: steps\n  milestones: [1, 3]\n",
+        1,
+        ["optim.milestones: 3 lies beyond the run of 3 epochs"],
+    ),
     "after comments": (BASE + "# comment\n\nstudent_: 1\n", 9, ["unknown key `student_`", "did you mean `student`?"]),
-    "sizes that do not fit": (edited("dual_encoder", "vilt\n  sizes:\n    width: 10\n    heads: 3"), 5,
-                              ["student.sizes: width 10 is not a multiple of heads 3"]),
+    "sizes that do not fit": (
+        edited("dual_encoder", "vilt\n  sizes:\n    width: 10\n    heads: 3"),
+        5,
+        ["student.sizes: width 10 is not a multiple of heads 3"],
+    ),
     "dide without a teacher": (BASE + "objective:\n  kind: dide\n", 1, ["`dide` needs a `teacher`"]),
     "dide that learns nothing": (DIDE + "  attention: none\n  soft_labels: false\n", 9, ["nothing to learn"]),
     "head of nothing": (edited("dual_encoder", "vilt\n  keep_head: true"), 1, ["keep_head needs student.init"]),
@@ -155,16 +174,20 @@ def test_a_fault_is_one_message_with_its_line(refusal, case):
         assert part in str(error)
 
 
-@pytest.mark.parametrize("text, part", [
-    pytest.param("", "`data` is missing"),
-    pytest.param("# nothing\n", "`data` is missing"),
-    pytest.param(BASE + "name: false\n", "`name` is False"),
-    pytest.param(BASE + "name: 0\n", "`name` is 0"),
-    pytest.param(BASE + "optim:\n  lr: e5\n", "valid number"),
-    pytest.param(BASE + "optim:\n  lr: 1e999\n", "`optim.lr`"),
-    pytest.param(BASE + "  seed: " + "1" * 5000 + "\n", "`train.seed`"),
-    pytest.param(BASE + "  validate_every: often\n", "`train.validate_every` is 'often'"),
-], ids=["empty", "comment", "name false", "name zero", "exponent", "infinite", "long number", "either of two types"])
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        pytest.param("", "`data` is missing"),
+        pytest.param("# nothing\n", "`data` is missing"),
+        pytest.param(BASE + "name: false\n", "`name` is False"),
+        pytest.param(BASE + "name: 0\n", "`name` is 0"),
+        pytest.param(BASE + "optim:\n  lr: e5\n", "valid number"),
+        pytest.param(BASE + "optim:\n  lr: 1e999\n", "`optim.lr`"),
+        pytest.param(BASE + "  seed: " + "1" * 5000 + "\n", "`train.seed`"),
+        pytest.param(BASE + "  validate_every: often\n", "`train.validate_every` is 'often'"),
+    ],
+    ids=["empty", "comment", "name false", "name zero", "exponent", "infinite", "long number", "either of two types"],
+)
 def test_more_faults_are_told_in_one_line(refusal, text, part):
     first = str(refusal(text)).splitlines()[0]
     assert re.match(r"r\.yaml:\d+: ", first) and part in first and "constrained" not in str(refusal(text))
@@ -228,26 +251,60 @@ def test_deep_nesting_is_refused_before_the_rest_is_read(load, monkeypatch):
 # Scalars as YAML 1.2's core schema has them.
 
 
-@pytest.mark.parametrize("written, value", [
-    ("1e-5", 1e-5), ("1E-5", 1e-5), ("1.5e-5", 1.5e-5), ("5.e-4", 5e-4), (".5", 0.5), ("2", 2.0), ("+0.1", 0.1), ("3e-04", 3e-4),
-])
+@pytest.mark.parametrize(
+    "written, value",
+    [
+        ("1e-5", 1e-5),
+        ("1E-5", 1e-5),
+        ("1.5e-5", 1.5e-5),
+        ("5.e-4", 5e-4),
+        (".5", 0.5),
+        ("2", 2.0),
+        ("+0.1", 0.1),
+        ("3e-04", 3e-4),
+    ],
+)
 def test_numbers(load, written, value):
     found = load(BASE + f"optim:\n  lr: {written}\n").optim.lr
     assert found == value and isinstance(found, float)
 
 
-@pytest.mark.parametrize("written, value", [
-    ("no", "no"), ("yes", "yes"), ("on", "on"), ("010", "010"), ("1:30", "1:30"), ("0x1F", "0x1F"), ("1_000", "1_000"),
-    ("2020-01-01", "2020-01-01"), ('"1e-5"', "1e-5"), ("'3'", "3"), ('"true"', "true"), (".inf", ".inf"), ("1.2.3", "1.2.3"),
-    ("=", "="), ("é ü", "é ü"), ("|\n  two\n  lines", "two\nlines\n"),
-])
+@pytest.mark.parametrize(
+    "written, value",
+    [
+        ("no", "no"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("0x1F", "0x1F"),
+        ("1_000", "1_000"),
+        ("2020-01-01", "2020-01-01"),
+        ('"1e-5"', "1e-5"),
+        ("'3'", "3"),
+        ('"true"', "true"),
+        (".inf", ".inf"),
+        ("1.2.3", "1.2.3"),
+        ("=", "="),
+        ("é ü", "é ü"),
+        ("|\n  two\n  lines", "two\nlines\n"),
+    ],
+)
 def test_text_stays_text(load, written, value):
     assert load(BASE + f"description: {written}\n").description == value
 
 
-@pytest.mark.parametrize("written, value", [
-    ("true", True), ("True", True), ("false", False), ("null", None), ("~", None), ("", None),
-])
+@pytest.mark.parametrize(
+    "written, value",
+    [
+        ("true", True),
+        ("True", True),
+        ("false", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+    ],
+)
 def test_constants(load, written, value):
     assert load(edited("path: artifacts/data/toy", f"path: d\n  memory: {written}")).data.memory is value
 
@@ -261,8 +318,17 @@ def test_a_byte_order_mark_and_windows_lines_are_read(load):
 
 def test_overrides_win_and_are_typed(load):
     recipe = load(
-        DIDE, "train.epochs=5", "optim.lr=1e-3", "objective.soft_labels=false", "data.types=[a, b]", "student.init=runs/x",
-        "train.batch.pairs=7", "objective.attention=uni", "optim.betas=[0.9, 0.999]", "name=mine", "data.limit=",
+        DIDE,
+        "train.epochs=5",
+        "optim.lr=1e-3",
+        "objective.soft_labels=false",
+        "data.types=[a, b]",
+        "student.init=runs/x",
+        "train.batch.pairs=7",
+        "objective.attention=uni",
+        "optim.betas=[0.9, 0.999]",
+        "name=mine",
+        "data.limit=",
         "student.sizes={layers: 2, width: 8, heads: 2}",
     )
     assert recipe.train.epochs == 5 and type(recipe.train.epochs) is int
@@ -278,8 +344,16 @@ def test_the_last_override_wins_and_a_value_may_hold_an_equals_sign(load):
 
 
 def test_vlberts_optimiser_reads_back_the_same(load):
-    recipe = load(BASE, "optim.kind=sgd", "optim.momentum=0.9", "optim.lr_scale=per_sample", "optim.schedule=steps",
-                  "optim.milestones=[1, 2]", "optim.factor=0.5", "optim.decay=all")
+    recipe = load(
+        BASE,
+        "optim.kind=sgd",
+        "optim.momentum=0.9",
+        "optim.lr_scale=per_sample",
+        "optim.schedule=steps",
+        "optim.milestones=[1, 2]",
+        "optim.factor=0.5",
+        "optim.decay=all",
+    )
     assert recipe.optim.milestones == [1, 2] and load(dump_recipe(recipe)) == recipe
 
 
@@ -288,17 +362,20 @@ def test_null_swaps_epochs_for_steps(load):
     assert recipe.train.epochs is None and recipe.train.steps == 10
 
 
-@pytest.mark.parametrize("override, parts", [
-    ("train.epochs", ["not of the form key=value", "train.batch.pairs=64"]),
-    ("=3", ["not of the form key=value"]),
-    ("train..epochs=3", ["not of the form key=value"]),
-    ("train.epoch=3", ["unknown key `train.epoch`", "did you mean `train.epochs`?"]),
-    ("train.epochs=x", ["`train.epochs` is 'x'"]),
-    ("train.epochs=1.5", ["`train.epochs` is 1.5"]),
-    ("train.epochs=[1", ["not valid YAML"]),
-    ("train.epochs=*a", ["aliases"]),
-    ("train.epochs=!!int 3", ["tags"]),
-])
+@pytest.mark.parametrize(
+    "override, parts",
+    [
+        ("train.epochs", ["not of the form key=value", "train.batch.pairs=64"]),
+        ("=3", ["not of the form key=value"]),
+        ("train..epochs=3", ["not of the form key=value"]),
+        ("train.epoch=3", ["unknown key `train.epoch`", "did you mean `train.epochs`?"]),
+        ("train.epochs=x", ["`train.epochs` is 'x'"]),
+        ("train.epochs=1.5", ["`train.epochs` is 1.5"]),
+        ("train.epochs=[1", ["not valid YAML"]),
+        ("train.epochs=*a", ["aliases"]),
+        ("train.epochs=!!int 3", ["tags"]),
+    ],
+)
 def test_a_bad_override_is_named(refusal, override, parts):
     error = refusal(BASE, override)
     assert "\n" not in str(error)
@@ -322,8 +399,16 @@ def test_faults_of_file_and_overrides_come_together(refusal):
 
 
 def test_a_written_recipe_reads_back_the_same(load):
-    recipe = load(DIDE, "optim.lr=1e-5", "optim.eps=1e-12", "description='no: [yes] # é'", "data.types=['010', 'no', '1:30', '']",
-                  "train.batch.accumulate=4", "student.init='~'", "optim.clip=1.0")
+    recipe = load(
+        DIDE,
+        "optim.lr=1e-5",
+        "optim.eps=1e-12",
+        "description='no: [yes] # é'",
+        "data.types=['010', 'no', '1:30', '']",
+        "train.batch.accumulate=4",
+        "student.init='~'",
+        "optim.clip=1.0",
+    )
     text = dump_recipe(recipe)
     again = load(text)
     assert again == recipe and dump_recipe(again) == text
@@ -388,10 +473,15 @@ def test_a_recipe_is_found_by_path_or_shipped_name(shipped, tmp_path):
     assert load_recipe("vqa_labels").name == "vqa_labels"
 
 
-@pytest.mark.parametrize("name, hint", [
-    ("quickstart_did", "did you mean recipes/quickstart_dide.yaml?"), ("vqa_label.yaml", "did you mean recipes/vqa_labels.yaml?"),
-    ("zzz", "vldistill recipe ls"), ("elsewhere/quickstart_dide.yaml", "did you mean recipes/quickstart_dide.yaml?"),
-])
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("quickstart_did", "did you mean recipes/quickstart_dide.yaml?"),
+        ("vqa_label.yaml", "did you mean recipes/vqa_labels.yaml?"),
+        ("zzz", "vldistill recipe ls"),
+        ("elsewhere/quickstart_dide.yaml", "did you mean recipes/quickstart_dide.yaml?"),
+    ],
+)
 def test_a_recipe_that_is_not_there(shipped, name, hint):
     with pytest.raises(InputError, match="no such recipe") as caught:
         find_recipe(name)
@@ -411,5 +501,11 @@ def test_copying_never_overwrites(shipped, tmp_path):
 
 def test_every_key_of_both_objectives_is_listed():
     keys = {".".join(key) for key in all_keys()}
-    assert {"data.path", "train.batch.pairs", "objective.attention", "objective.kind", "student.sizes.heads",
-            "teacher.model"} <= keys
+    assert {
+        "data.path",
+        "train.batch.pairs",
+        "objective.attention",
+        "objective.kind",
+        "student.sizes.heads",
+        "teacher.model",
+    } <= keys

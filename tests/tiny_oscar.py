@@ -16,8 +16,15 @@ from vldistill.data.text import SPECIALS
 from vldistill.models.oscar.encoder import OscarConfig
 
 WORDS, FEATURES = 40, 6
-CONFIG = OscarConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24,
-                     max_position_embeddings=20, region_size=FEATURES)
+CONFIG = OscarConfig(
+    vocab_size=WORDS,
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=24,
+    max_position_embeddings=20,
+    region_size=FEATURES,
+)
 TEXTS, REGIONS = (5, 3, 7), (2, 4, 1)
 """Lengths of each row."""
 NAMES = [*SPECIALS, *(f"w{number}" for number in range(WORDS - len(SPECIALS)))]
@@ -49,9 +56,13 @@ def write_features(images: Path, folder: Path, *, width: int = 12) -> None:
         random = np.random.default_rng(zlib.crc32(image.read_bytes()))
         count, corner = int(random.integers(2, 5)), random.random((4, 2)) * 0.5
         boxes = np.concatenate([corner, corner + 0.3, np.full((4, 2), 0.3)], axis=1)[:count]
-        np.savez(folder / f"{image.stem}.npz", norm_bb=boxes.astype(np.float16),
-                 features=random.normal(size=(count, width)).astype(np.float16), conf=np.ones(count, np.float16),
-                 soft_labels=np.ones((count, 3), np.float16))
+        np.savez(
+            folder / f"{image.stem}.npz",
+            norm_bb=boxes.astype(np.float16),
+            features=random.normal(size=(count, width)).astype(np.float16),
+            conf=np.ones(count, np.float16),
+            soft_labels=np.ones((count, 3), np.float16),
+        )
 
 
 def prepare_with_regions(folder: Path, well: Callable[..., object], datasets: str) -> None:

@@ -51,12 +51,16 @@ class Model:
     ) -> list[Prediction]:
         """The `top` likeliest answers, best first. Arguments as `answer`."""
         if not self.labels:
-            raise InputError("has no head, so it cannot answer", where=self._opened.source,
-                             hint="use encode_images and encode_text, or name a fine-tuned model")
+            raise InputError(
+                "has no head, so it cannot answer",
+                where=self._opened.source,
+                hint="use encode_images and encode_text, or name a fine-tuned model",
+            )
         record = one_pair(_paths(images), text)
         if choices is not None and len(choices) > CHOICES:
-            raise InputError(f"chooses one of at most {CHOICES}, {len(choices)} are given", where=self._opened.source,
-                             hint="leave some out")
+            raise InputError(
+                f"chooses one of at most {CHOICES}, {len(choices)} are given", where=self._opened.source, hint="leave some out"
+            )
         if choices is not None:
             record.choices = [split_words(choice) for choice in choices]
         ranked = ranked_answers(self._opened, [record], self._images, batch=1, top=top)[0]
@@ -83,8 +87,10 @@ class Model:
         and text fit."""
         tower, opened = self._tower(), self._opened
         layout = text_layout(opened.spec, opened.tokenizer)
-        records = [Record(str(number), "caption", [], split_words(text), written=text)
-                   for number, text in enumerate([texts] if isinstance(texts, str) else texts)]
+        records = [
+            Record(str(number), "caption", [], split_words(text), written=text)
+            for number, text in enumerate([texts] if isinstance(texts, str) else texts)
+        ]
         found = []
         for some in _chunks(records):
             padded = pad_text([layout(record)[0] for record in some], opened.tokenizer.pad_id).to(device=opened.device)
@@ -95,8 +101,11 @@ class Model:
 
     def _tower(self) -> TwoTowers:
         if not isinstance(self._opened.model, TwoTowers):
-            raise InputError(f"is a {self._opened.spec.kind} model, which has no vectors of images or texts alone",
-                             where=self._opened.source, hint="name the run of a dual encoder")
+            raise InputError(
+                f"is a {self._opened.spec.kind} model, which has no vectors of images or texts alone",
+                where=self._opened.source,
+                hint="name the run of a dual encoder",
+            )
         return self._opened.model
 
 

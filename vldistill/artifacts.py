@@ -184,11 +184,15 @@ def refuse_existing(
         return
     found = _stage(target) if stage is not None else None
     if not target.is_dir() or not (target / MANIFEST).exists() or (stage is not None and found is None):
-        raise InputError("is not an artifact of vldistill, so it is not overwritten", where=str(target),
-                         hint="choose another place")
+        raise InputError(
+            "is not an artifact of vldistill, so it is not overwritten", where=str(target), hint="choose another place"
+        )
     if stage is not None and found not in stage.split("|"):
-        raise InputError(f"is an artifact of `{found}`, so one of `{stage}` does not overwrite it", where=str(target),
-                         hint="choose another place, or remove it yourself")
+        raise InputError(
+            f"is an artifact of `{found}`, so one of `{stage}` does not overwrite it",
+            where=str(target),
+            hint="choose another place, or remove it yourself",
+        )
 
 
 def _stage(folder: Path) -> str | None:
@@ -250,9 +254,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, sealed(manifest))
 
 
-def read_manifest(
-    folder: Path, stage: str, *, make_it: str, partial: bool = False, unsealed: bool = True
-) -> dict[str, Any]:
+def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = False, unsealed: bool = True) -> dict[str, Any]:
     """Reads an artifact's manifest. unsealed: whether one without a checksum, which earlier versions wrote, is believed.
 
     Raises InputError where the folder is missing, is no artifact of `stage` (one of a "|"-separated list), was edited, or is
@@ -271,18 +273,26 @@ def read_manifest(
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError("is not a manifest", where=str(path), hint=f"make the artifact again with: {make_it}") from None
     if not is_intact(manifest) or (CHECKSUM not in manifest and not unsealed):
-        raise InputError("was edited: it is not what its checksum says", where=str(path),
-                         hint=f"make the artifact again with: {make_it}")
+        raise InputError(
+            "was edited: it is not what its checksum says", where=str(path), hint=f"make the artifact again with: {make_it}"
+        )
     manifest.pop(CHECKSUM, None)
     if found not in stage.split("|"):
-        raise InputError(f"is an artifact of `{found}`, one of `{stage}` was expected", where=str(folder),
-                         hint=f"make one with: {make_it}")
+        raise InputError(
+            f"is an artifact of `{found}`, one of `{stage}` was expected", where=str(folder), hint=f"make one with: {make_it}"
+        )
     if manifest.get("schema") != SCHEMA_VERSION:
-        raise InputError(f"has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}", where=str(path),
-                         hint=f"make the artifact again with: {make_it}")
+        raise InputError(
+            f"has schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}",
+            where=str(path),
+            hint=f"make the artifact again with: {make_it}",
+        )
     if not partial and not manifest.get("complete"):
-        raise InputError("is not complete: the command that made it was interrupted or failed", where=str(folder),
-                         hint=f"make it again with: {make_it}")
+        raise InputError(
+            "is not complete: the command that made it was interrupted or failed",
+            where=str(folder),
+            hint=f"make it again with: {make_it}",
+        )
     return manifest
 
 
@@ -305,8 +315,11 @@ def check_fields(manifest: dict[str, Any], where: Path, /, **kinds: type | tuple
     for name, kind in kinds.items():
         value = manifest.get(name)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"`{name}` is {str(value)[:40]!r}" if name in manifest else f"`{name}` is missing",
-                             where=str(where / MANIFEST), hint=made_by(manifest))
+            raise InputError(
+                f"`{name}` is {str(value)[:40]!r}" if name in manifest else f"`{name}` is missing",
+                where=str(where / MANIFEST),
+                hint=made_by(manifest),
+            )
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
@@ -319,8 +332,9 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
         if not path.is_file():
             raise InputError("is named in the manifest but missing", where=str(path), hint=made_by(manifest))
         if path.stat().st_size != sizes.get(name, path.stat().st_size):
-            raise InputError(f"has {path.stat().st_size:,} bytes, its manifest says {sizes[name]:,}", where=str(path),
-                             hint=made_by(manifest))
+            raise InputError(
+                f"has {path.stat().st_size:,} bytes, its manifest says {sizes[name]:,}", where=str(path), hint=made_by(manifest)
+            )
 
 
 def check_digests(folder: Path, manifest: dict[str, Any], *, within: str = "") -> None:

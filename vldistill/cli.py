@@ -38,10 +38,14 @@ from vldistill.terminal import complain, open_streams, output_failure
 from vldistill.threads import wait_without_spinning
 
 app = typer.Typer(
-    name="vldistill", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="vldistill",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Distil vision-language models: a fusion encoder into a dual encoder whose images are encoded once (DiDE), frozen "
-         "unimodal teachers into a fusion student (ADVL).",
+    "unimodal teachers into a fusion student (ADVL).",
     epilog="Start with: vldistill prepare toy",
 )
 app.add_typer(recipe_app, name="recipe")
@@ -115,44 +119,82 @@ def cache(
     """Store frozen teachers' features on disk."""
     from vldistill.commands.cache import cache_command
 
-    cache_command(recipe, overrides or [], shard=shard, limit=limit, prefetch=prefetch, verify=verify, rows=rows, ls=ls,
-                  dry_run=dry_run)
+    cache_command(
+        recipe, overrides or [], shard=shard, limit=limit, prefetch=prefetch, verify=verify, rows=rows, ls=ls, dry_run=dry_run
+    )
 
 
 @app.command(epilog="Example: vldistill pretrain --recipe quickstart_advl_student")
 def pretrain(
-    recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
-    limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+    recipe: RecipeOption,
+    overrides: Overrides = None,
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
+    limit: LimitOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train on captions or text alone, without labels."""
     from vldistill.commands.train import train_command
 
-    train_command("pretrain", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
-                  overwrite=overwrite)
+    train_command(
+        "pretrain",
+        recipe,
+        overrides or [],
+        name=name,
+        runs=runs,
+        limit=limit,
+        resume=resume,
+        dry_run=dry_run,
+        overwrite=overwrite,
+    )
 
 
 @app.command(epilog="Example: vldistill distill --recipe quickstart_dide optim.lr=5e-4")
 def distill(
-    recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
-    limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+    recipe: RecipeOption,
+    overrides: Overrides = None,
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
+    limit: LimitOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a student with its teachers: DiDE, ADVL."""
     from vldistill.commands.train import train_command
 
-    train_command("distill", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
-                  overwrite=overwrite)
+    train_command(
+        "distill", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run, overwrite=overwrite
+    )
 
 
 @app.command(epilog="Example: vldistill finetune --recipe quickstart_teacher")
 def finetune(
-    recipe: RecipeOption, overrides: Overrides = None, name: NameOption = None, runs: RunsOption = Path("runs"),
-    limit: LimitOption = None, resume: Resume = None, dry_run: DryRun = False, overwrite: Overwrite = False,
+    recipe: RecipeOption,
+    overrides: Overrides = None,
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
+    limit: LimitOption = None,
+    resume: Resume = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train on labels alone: baselines, teachers."""
     from vldistill.commands.train import train_command
 
-    train_command("finetune", recipe, overrides or [], name=name, runs=runs, limit=limit, resume=resume, dry_run=dry_run,
-                  overwrite=overwrite)
+    train_command(
+        "finetune",
+        recipe,
+        overrides or [],
+        name=name,
+        runs=runs,
+        limit=limit,
+        resume=resume,
+        dry_run=dry_run,
+        overwrite=overwrite,
+    )
 
 
 @app.command(epilog="Example: vldistill evaluate runs/quickstart_teacher --split val")
@@ -169,9 +211,7 @@ def evaluate(
         Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
     ] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
-    part: Annotated[
-        str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")
-    ] = None,
+    part: Annotated[str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")] = None,
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
     leaderboard: Annotated[
         Path | None, typer.Option("--leaderboard", metavar="FILE", help="vcr, vqa, nlvr2: write what the server reads.")
@@ -182,8 +222,25 @@ def evaluate(
     """Score runs with the official metrics."""
     from vldistill.commands.evaluate import Asked, evaluate_command
 
-    evaluate_command(runs, Asked(data, split, batch, workers, out, limit, precision, index, ensemble, part, domain_shift,
-                                 leaderboard, allow_partial, dry_run))
+    evaluate_command(
+        runs,
+        Asked(
+            data,
+            split,
+            batch,
+            workers,
+            out,
+            limit,
+            precision,
+            index,
+            ensemble,
+            part,
+            domain_shift,
+            leaderboard,
+            allow_partial,
+            dry_run,
+        ),
+    )
 
 
 @app.command(epilog='Example: vldistill predict RUN --image cat.jpg --text "is there a cat?"')
@@ -204,8 +261,19 @@ def predict(
     from vldistill.commands.predict import predict_command
     from vldistill.data.left_out import parse_share
 
-    predict_command(run, images=image or [], text=text, pairs=pairs, out=out, top=top, batch=batch, workers=workers,
-                    skip_broken=parse_share(skip_broken), faults=faults, max_pixels=max_pixels)
+    predict_command(
+        run,
+        images=image or [],
+        text=text,
+        pairs=pairs,
+        out=out,
+        top=top,
+        batch=batch,
+        workers=workers,
+        skip_broken=parse_share(skip_broken),
+        faults=faults,
+        max_pixels=max_pixels,
+    )
 
 
 @app.command(epilog="Example: vldistill compare runs/quickstart_dide/a/seed0 runs/quickstart_dide/b/seed0")
@@ -232,8 +300,9 @@ def bench(
     length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
     rows: Annotated[
         str,
-        typer.Option("--rows", metavar="R,R", show_default=False,
-                     help="speed, pair, capture, step, fusions, retrieval, precision."),
+        typer.Option(
+            "--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, fusions, retrieval, precision."
+        ),
     ] = "speed,pair",
     retrieval: Annotated[bool, typer.Option("--retrieval", help="Only the rows of retrieval.")] = False,
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: images.")] = 1000,
@@ -248,9 +317,20 @@ def bench(
     from vldistill.commands.bench import bench_command
     from vldistill.evaluation.bench_retrieval import RetrievalSize
 
-    bench_command(run, gpu=gpu, batches=_split(batch), precisions=_split(precision), rounds=rounds, lengths=_split(length),
-                  rows=("retrieval",) if retrieval else _split(rows), size=RetrievalSize(images, texts, pairs), index=index,
-                  threads=threads, out=out, dry_run=dry_run)
+    bench_command(
+        run,
+        gpu=gpu,
+        batches=_split(batch),
+        precisions=_split(precision),
+        rounds=rounds,
+        lengths=_split(length),
+        rows=("retrieval",) if retrieval else _split(rows),
+        size=RetrievalSize(images, texts, pairs),
+        index=index,
+        threads=threads,
+        out=out,
+        dry_run=dry_run,
+    )
 
 
 @app.command(epilog="Example: vldistill analyze runs/mine --modality --before runs/plain")
@@ -305,8 +385,9 @@ def report(
 def convert(
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip, declip.",
-                       show_default=False),
+        typer.Argument(
+            metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip, declip.", show_default=False
+        ),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],

@@ -44,8 +44,15 @@ class InputError(VldistillError):
 
     exit_code = 2
 
-    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None, part: str | None = None,
-                 faults: list[InputError] | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        part: str | None = None,
+        faults: list[InputError] | None = None,
+    ):
         super().__init__(message, where=where, hint=hint)
         self.part, self.faults = part, faults or []
 

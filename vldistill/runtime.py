@@ -91,8 +91,12 @@ def join_step() -> None:
         os.environ["MASTER_ADDR"] = _first_host()
     # A port of the job's own, since several jobs may share a node.
     os.environ.setdefault("MASTER_PORT", str(10_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
-    os.environ.update(RANK=os.environ["SLURM_PROCID"], WORLD_SIZE=tasks, LOCAL_RANK=os.environ.get("SLURM_LOCALID", "0"),
-                      LOCAL_WORLD_SIZE=_tasks_here(tasks))
+    os.environ.update(
+        RANK=os.environ["SLURM_PROCID"],
+        WORLD_SIZE=tasks,
+        LOCAL_RANK=os.environ.get("SLURM_LOCALID", "0"),
+        LOCAL_WORLD_SIZE=_tasks_here(tasks),
+    )
 
 
 def _tasks_here(tasks: str) -> str:
@@ -113,15 +117,18 @@ def _first_host() -> str:
         told = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=30, check=True)
         return told.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
-        raise InputError(f"scontrol does not say which nodes {nodes or 'the step'} has",
-                         hint="set MASTER_ADDR to the first node's name") from None
+        raise InputError(
+            f"scontrol does not say which nodes {nodes or 'the step'} has", hint="set MASTER_ADDR to the first node's name"
+        ) from None
 
 
 def refuse_unlaunched() -> None:
     """Raises InputError under `srun` with several tasks that know nothing of each other: each would write the same run."""
     if is_step_task() and "RANK" not in os.environ:
-        raise InputError(f"srun started {os.environ['SLURM_NTASKS']} tasks without ranks",
-                         hint="start one task a node with: srun torchrun ... -m vldistill ...")
+        raise InputError(
+            f"srun started {os.environ['SLURM_NTASKS']} tasks without ranks",
+            hint="start one task a node with: srun torchrun ... -m vldistill ...",
+        )
 
 
 def make_accelerator(
@@ -135,8 +142,11 @@ def make_accelerator(
 
     for plugin in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{plugin}", "").lower() == "true":
-            raise InputError(f"accelerate's {plugin} set-up is not read", where="accelerate launch",
-                             hint="launch without it; train.fsdp=true shares a large student out over the processes")
+            raise InputError(
+                f"accelerate's {plugin} set-up is not read",
+                where="accelerate launch",
+                hint="launch without it; train.fsdp=true shares a large student out over the processes",
+            )
     # accelerate only warns about a tracker that is not installed, and then logs nowhere.
     missing = [name for name in trackers if find_spec(name) is None]
     if missing:
@@ -147,9 +157,11 @@ def make_accelerator(
     several_on_cpu = launched_processes() > 1 and not torch.cuda.is_available()
     return Accelerator(
         cpu=several_on_cpu,
-        mixed_precision={"fp32": "no"}.get(precision.name, precision.name), gradient_accumulation_plugin=accumulation,
+        mixed_precision={"fp32": "no"}.get(precision.name, precision.name),
+        gradient_accumulation_plugin=accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not reaches_all)],
-        log_with=trackers or None, project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+        log_with=trackers or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
 
 

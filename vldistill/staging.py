@@ -84,8 +84,11 @@ def damaged(where: Path | str, message: str, mend: str) -> InputError:
     if copy is None:
         return InputError(message, where=str(where), hint=mend)
     drop(copy)
-    return InputError(message, where=str(where),
-                      hint="it was a copy on this node and is dropped: run the same command again, a run with --resume auto")
+    return InputError(
+        message,
+        where=str(where),
+        hint="it was a copy on this node and is dropped: run the same command again, a run with --resume auto",
+    )
 
 
 def one_a_node(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -136,6 +139,7 @@ def _same(original: Original, copy: Path, names: list[str]) -> bool:
     folder, first = original.folder, original.first
     try:
         return filecmp.cmp(folder / first, copy / first, shallow=False) and all(
-            (folder / name).stat().st_size == (copy / name).stat().st_size for name in names)
+            (folder / name).stat().st_size == (copy / name).stat().st_size for name in names
+        )
     except FileNotFoundError:
         return False

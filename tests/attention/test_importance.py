@@ -22,8 +22,10 @@ def view_of(scores_text: list[float], scores_image: list[float], *, text_mask=No
     text, image = (torch.tensor(values)[None, None, :, None] for values in (scores_text, scores_image))
     asks = torch.zeros_like(text)
     asks[:, :, 0] = 1.0
-    masks = [torch.tensor([mask]) if mask is not None else torch.ones(1, len(values), dtype=torch.bool)
-             for mask, values in ((text_mask, scores_text), (image_mask, scores_image))]
+    masks = [
+        torch.tensor([mask]) if mask is not None else torch.ones(1, len(values), dtype=torch.bool)
+        for mask, values in ((text_mask, scores_text), (image_mask, scores_image))
+    ]
     shown = torch.tensor([visual]) if visual is not None else masks[1]
     return View(masks[0], masks[1], shown, {1: QueryKey(asks, text, torch.zeros_like(image), image)})
 
@@ -35,8 +37,9 @@ def test_the_mass_of_each_modality_is_a_softmax_over_both():
 
 
 def test_padding_gets_nothing_and_what_is_no_region_counts_for_none():
-    view = view_of([0.0, 9.0], [0.0, 0.0, 9.0], text_mask=[True, False], image_mask=[True, True, False],
-                   visual=[False, True, False])
+    view = view_of(
+        [0.0, 9.0], [0.0, 0.0, 9.0], text_mask=[True, False], image_mask=[True, True, False], visual=[False, True, False]
+    )
     vision, text = modality_mass(view, 1)[0, 0].tolist()
     assert vision == pytest.approx(1 / 3) and text == pytest.approx(1 / 3), "the image's own CLS has the third part"
 
@@ -51,9 +54,16 @@ def test_the_mean_over_all_tokens_leaves_padding_out():
 
 def test_tokens_sum_over_heads():
     one, other = view_of([0.0, math.log(2)], [0.0]), view_of([0.0, math.log(6)], [0.0])
-    both = [torch.cat(parts, dim=1) for parts in zip(
-        *((view.qk[1].text_query, view.qk[1].text_key, view.qk[1].image_query, view.qk[1].image_key) for view in (one, other)),
-        strict=True)]
+    both = [
+        torch.cat(parts, dim=1)
+        for parts in zip(
+            *(
+                (view.qk[1].text_query, view.qk[1].text_key, view.qk[1].image_query, view.qk[1].image_key)
+                for view in (one, other)
+            ),
+            strict=True,
+        )
+    ]
     view = View(one.text_mask, one.image_mask, one.visual, {1: QueryKey(*both)})
     assert token_attention(view, 1)[0].tolist() == pytest.approx([1 / 4 + 1 / 8, 2 / 4 + 6 / 8])
 

@@ -29,8 +29,19 @@ COMMANDS = commands()
 
 def test_the_commands_are_these():
     top = {path[0] for path in COMMANDS if len(path) == 1}
-    assert top >= {"prepare", "cache", "pretrain", "distill", "finetune", "evaluate", "predict", "bench", "analyze", "recipe",
-                   "doctor"}
+    assert top >= {
+        "prepare",
+        "cache",
+        "pretrain",
+        "distill",
+        "finetune",
+        "evaluate",
+        "predict",
+        "bench",
+        "analyze",
+        "recipe",
+        "doctor",
+    }
     assert {path[1] for path in COMMANDS if path[:1] == ("recipe",) and len(path) == 2} == {"ls", "show", "check", "cp"}
 
 
@@ -108,15 +119,25 @@ def test_no_help_and_no_recipe_command_imports_a_heavy_library():
 
 
 def test_the_module_runs_from_a_shell_without_torch(tmp_path):
-    run = subprocess.run([sys.executable, "-X", "importtime", "-m", "vldistill", "--help"], capture_output=True, text=True,
-                         check=False, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vldistill", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert run.returncode == 0 and "vldistill prepare toy" in run.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
     assert "vldistill.cli" in imported and imported.isdisjoint(HEAVY)
 
 
 def test_a_refusal_reaches_the_shell(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "vldistill", "distill", "--recipe", "quickstart_dibe"], capture_output=True,
-                         text=True, check=False, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-m", "vldistill", "distill", "--recipe", "quickstart_dibe"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
     assert run.returncode == 2 and run.stdout == "" and list(tmp_path.iterdir()) == []
     assert run.stderr == "vldistill: quickstart_dibe: no such recipe (did you mean recipes/quickstart_dide.yaml?)\n"

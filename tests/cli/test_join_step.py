@@ -12,8 +12,16 @@ from vldistill.errors import InputError
 from vldistill.runtime import join_step, refuse_unlaunched
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TASK = {"SLURM_JOB_ID": "123456", "SLURM_NTASKS": "6", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
-        "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "node1", "SLURM_STEP_TASKS_PER_NODE": "4,2"}
+TASK = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_NTASKS": "6",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "node1",
+    "SLURM_STEP_TASKS_PER_NODE": "4,2",
+}
 
 
 @pytest.fixture
@@ -32,12 +40,20 @@ def joined(tmp_path):
 
 
 def test_a_task_of_a_step_takes_its_rank_from_slurm(joined):
-    assert joined(**TASK) == {"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1",
-                              "MASTER_PORT": str(10_000 + 123456 % 20_000)}
+    assert joined(**TASK) == {
+        "RANK": "5",
+        "WORLD_SIZE": "6",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "node1",
+        "MASTER_PORT": str(10_000 + 123456 % 20_000),
+    }
 
 
-@pytest.mark.parametrize("listed, node, expected", [
-    ("4(x2),3", "0", "4"), ("4(x2),3", "1", "4"), ("4(x2),3", "2", "3"), ("6", "0", "6"), ("2(x3)", "2", "2")])
+@pytest.mark.parametrize(
+    "listed, node, expected",
+    [("4(x2),3", "0", "4"), ("4(x2),3", "1", "4"), ("4(x2),3", "2", "3"), ("6", "0", "6"), ("2(x3)", "2", "2")],
+)
 def test_tasks_of_this_node(joined, listed, node, expected):
     assert joined(**TASK | {"SLURM_STEP_TASKS_PER_NODE": listed, "SLURM_NODEID": node})["LOCAL_WORLD_SIZE"] == expected
 
@@ -47,11 +63,20 @@ def test_what_the_job_set_stays(joined):
     assert found["MASTER_ADDR"] == "10.0.0.1" and found["MASTER_PORT"] == "777" and found["RANK"] == "5"
 
 
-@pytest.mark.parametrize("change", [
-    {"SLURM_STEP_ID": None}, {"SLURM_STEP_ID": "batch"}, {"SLURM_STEP_ID": "extern"}, {"SLURM_STEP_ID": "interactive"},
-    {"SLURM_STEP_ID": "4294967291"}, {"SLURM_STEP_ID": "4294967290"},  # a batch script and an interactive shell, as numbers
-    {"SLURM_NTASKS": "1"}, {"SLURM_NTASKS": None},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"SLURM_STEP_ID": None},
+        {"SLURM_STEP_ID": "batch"},
+        {"SLURM_STEP_ID": "extern"},
+        {"SLURM_STEP_ID": "interactive"},
+        {"SLURM_STEP_ID": "4294967291"},
+        {"SLURM_STEP_ID": "4294967290"},  # a batch script and an interactive shell, as numbers
+        {"SLURM_NTASKS": "1"},
+        {"SLURM_NTASKS": None},
+    ],
+    ids=str,
+)
 def test_what_is_no_task_of_several_is_left_alone(joined, change):
     assert joined(**{name: value for name, value in (TASK | change).items() if value is not None}) == {}
 
@@ -71,8 +96,10 @@ def test_nodes_without_a_name_are_told(joined):
         joined(**TASK | {"PATH": "/nowhere"})
 
 
-@pytest.mark.parametrize(("given", "count"), [
-    ({}, 1), ({"RANK": "0", "WORLD_SIZE": "4"}, 4), ({"SLURM_PROCID": "0"}, 6), ({"RANK": "1", "WORLD_SIZE": "4"}, None)])
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [({}, 1), ({"RANK": "0", "WORLD_SIZE": "4"}, 4), ({"SLURM_PROCID": "0"}, 6), ({"RANK": "1", "WORLD_SIZE": "4"}, None)],
+)
 def test_a_dry_run_counts_the_processes_of_its_launcher(given, count, world, command, tmp_path):
     """The effective batch, and what depends on it; the first process alone says so."""
     programs = slurm_stubs.install(tmp_path)

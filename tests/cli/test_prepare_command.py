@@ -69,12 +69,15 @@ def test_all_faults_are_told_in_one_pass_and_nothing_is_written(command, raw, tr
     assert len(lines) == 6
 
 
-@pytest.mark.parametrize("faulty, reason", [
-    (GOOD | {"id": "5", "image": "images/missing.png"}, "no such file"),
-    ("{", "not valid JSON"),
-    (GOOD | {"id": "0"}, "appears twice"),
-    (GOOD | {"id": "5", "text": " "}, "is empty"),
-])
+@pytest.mark.parametrize(
+    "faulty, reason",
+    [
+        (GOOD | {"id": "5", "image": "images/missing.png"}, "no such file"),
+        ("{", "not valid JSON"),
+        (GOOD | {"id": "0"}, "appears twice"),
+        (GOOD | {"id": "5", "text": " "}, "is empty"),
+    ],
+)
 def test_one_fault_is_one_line(command, raw, faulty, reason):
     append(raw, faulty)
     result = command("prepare", "jsonl", "--raw", raw)
@@ -170,8 +173,11 @@ def test_low_shot_draws_of_the_toy_vcr_are_shown_beside_the_published_shares(com
     words = ("prepare", "vcr", "--raw", "artifacts/raw/toy/vcr", "--out", tmp_path / "vcr", "--lowshot", "1,100")
     result = command(*words)
     assert result.code == 0, result.err
-    rows = {cells[0]: cells[1:] for line in result.out.split("low-shot, 1 questions")[1].splitlines()
-            if len(cells := [cell.strip() for cell in line.strip("│ ").split("│")]) == 8}
+    rows = {
+        cells[0]: cells[1:]
+        for line in result.out.split("low-shot, 1 questions")[1].splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("│ ").split("│")]) == 8
+    }
     published = {"explanation": 38, "activity": 24, "temporal": 13, "mental": 8, "role": 7, "scene": 5, "hypothetical": 5}
     assert {name: rows[name][2] for name in published} == {name: f"{share} %" for name, share in published.items()}
     assert abs(sum(float(rows[name][1].removesuffix(" %")) for name in published) - 100) < 0.5
@@ -198,19 +204,23 @@ def test_a_dry_run_tells_what_it_would_add(well, world, tmp_path, tree):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("words, reason", [
-    ("list --raw x", "--raw means nothing for list"),
-    ("vcr --raw x --seeds 1", "--seeds goes with --lowshot"),
-    (f"vcr --raw x --lowshot 5 --seeds {'1' * 5000}", "is not a list of whole numbers"),
-    ("regions --raw / --format npz", "/: gives the store no name"),
-])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("list --raw x", "--raw means nothing for list"),
+        ("vcr --raw x --seeds 1", "--seeds goes with --lowshot"),
+        (f"vcr --raw x --lowshot 5 --seeds {'1' * 5000}", "is not a list of whole numbers"),
+        ("regions --raw / --format npz", "/: gives the store no name"),
+    ],
+)
 def test_what_is_given_in_vain_is_one_line(command, words, reason):
     result = command("prepare", *words.split())
     assert result.code == 2 and result.err.count("\n") == 1 and reason in result.err and len(result.err) < 200
 
 
-@pytest.mark.parametrize("raw, name", [(".hid", "hid"), ("v1.1", "v1.1"), ("a.b.tsv", "a.b"), ("db/data.mdb", "db"),
-                                       ("raw.zip", "raw.zip")])
+@pytest.mark.parametrize(
+    "raw, name", [(".hid", "hid"), ("v1.1", "v1.1"), ("a.b.tsv", "a.b"), ("db/data.mdb", "db"), ("raw.zip", "raw.zip")]
+)
 def test_a_store_is_called_after_its_source(well, tmp_path, monkeypatch, raw, name):
     monkeypatch.chdir(tmp_path)
     if Path(raw).suffix in (".tsv", ".mdb"):
@@ -280,19 +290,22 @@ def test_refused_archives_are_lines_and_leave_nothing(command, downloads, tree):
     assert lines[1].startswith(f"vldistill: {downloads}/evil.zip:Train.jsonl: differs from train.jsonl in case alone")
 
 
-@pytest.mark.parametrize("words, reason", [
-    ("toy --unpack there", "--unpack means nothing for toy"),
-    ("jsonl --raw raw --unpack there", "raw/images: is a folder beside the archives"),
-    ("jsonl --raw raw/train.jsonl --unpack there", "raw/train.jsonl: is no archive"),
-    ("jsonl --raw nothing --unpack there", "nothing: no such file or folder"),
-    ("jsonl --raw nothing.zip", "nothing.zip: no such folder"),
-    ("vqa --raw downloads", "does not look like VQA v2: found annotations.zip, images.tar.gz, val.jsonl (expected"),
-    ("vqa --raw downloads", "; its archives can be unpacked first: --unpack DIR)"),
-    # Told before the work, not after it.
-    ("vqa --raw downloads --unpack there --labels a,b", "labels means nothing for vqa"),
-    ("jsonl --raw downloads --unpack there --out raw", "raw: already exists"),
-    ("jsonl --raw downloads --unpack raw --overwrite", "raw: already exists, and was not made by unpacking"),
-])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("toy --unpack there", "--unpack means nothing for toy"),
+        ("jsonl --raw raw --unpack there", "raw/images: is a folder beside the archives"),
+        ("jsonl --raw raw/train.jsonl --unpack there", "raw/train.jsonl: is no archive"),
+        ("jsonl --raw nothing --unpack there", "nothing: no such file or folder"),
+        ("jsonl --raw nothing.zip", "nothing.zip: no such folder"),
+        ("vqa --raw downloads", "does not look like VQA v2: found annotations.zip, images.tar.gz, val.jsonl (expected"),
+        ("vqa --raw downloads", "; its archives can be unpacked first: --unpack DIR)"),
+        # Told before the work, not after it.
+        ("vqa --raw downloads --unpack there --labels a,b", "labels means nothing for vqa"),
+        ("jsonl --raw downloads --unpack there --out raw", "raw: already exists"),
+        ("jsonl --raw downloads --unpack raw --overwrite", "raw: already exists, and was not made by unpacking"),
+    ],
+)
 def test_what_cannot_be_unpacked_is_one_line(command, downloads, tree, words, reason):
     before = tree(downloads.parent)
     result = command("prepare", *words.split())
@@ -300,15 +313,18 @@ def test_what_cannot_be_unpacked_is_one_line(command, downloads, tree, words, re
     assert tree(downloads.parent) == before
 
 
-@pytest.mark.parametrize("words, reason", [
-    ("jsonl --raw data/raw --out data", "data: holds what the command reads"),
-    ("jsonl --raw data --out data", "data: is what the command reads"),
-    ("regions --data data --weights random --out data", "data: is what the command reads"),
-    ("regions --data data --weights random --out other", "other: is an artifact of `prepare`"),
-    ("jsonl --raw downloads --unpack data --out data", "data: is what the command reads"),
-    ("jsonl --raw downloads --unpack there --out there/data", "there/data: is where the archives are unpacked"),
-    ("toy --datasets vqa --raw world --out ready", "ready/toy-vqa: is an artifact of `toy`"),
-])
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        ("jsonl --raw data/raw --out data", "data: holds what the command reads"),
+        ("jsonl --raw data --out data", "data: is what the command reads"),
+        ("regions --data data --weights random --out data", "data: is what the command reads"),
+        ("regions --data data --weights random --out other", "other: is an artifact of `prepare`"),
+        ("jsonl --raw downloads --unpack data --out data", "data: is what the command reads"),
+        ("jsonl --raw downloads --unpack there --out there/data", "there/data: is where the archives are unpacked"),
+        ("toy --datasets vqa --raw world --out ready", "ready/toy-vqa: is an artifact of `toy`"),
+    ],
+)
 def test_overwrite_removes_neither_its_input_nor_another_kind(command, well, raw, downloads, tree, words, reason):
     (downloads / "val.jsonl").rename(raw / "val.jsonl")
     for name in ("data", "other"):

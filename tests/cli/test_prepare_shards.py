@@ -18,8 +18,12 @@ def test_what_was_packed_is_told(well, world, tmp_path):
     said = well(*VQA.split(), "--shards", "8", "--out", tmp_path / "a")
     shards = shards_of(tmp_path / "a")
     tars = list((tmp_path / "a/shards").glob("*.tar"))
-    assert shards["train"]["samples"] == 60 and shards["train"]["files"] == 8 and shards["val"] == {
-        "files": 2, "samples": 10, "bytes": sum(tar.stat().st_size for tar in tars if tar.name.startswith("val"))}
+    assert (
+        shards["train"]["samples"] == 60
+        and shards["train"]["files"] == 8
+        and shards["val"]
+        == {"files": 2, "samples": 10, "bytes": sum(tar.stat().st_size for tar in tars if tar.name.startswith("val"))}
+    )
     size = sum(tar.stat().st_size for tar in tars)
     assert f"packed 70 samples into 10 tar(s), {size / 1e6:.1f} MB wrote {tmp_path}/a" in said.flat
 

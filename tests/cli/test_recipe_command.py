@@ -44,7 +44,8 @@ def test_check_tells_each_recipe_and_stops_at_a_bad_one(command, tmp_path):
 def test_cp_copies_once(command, tmp_path):
     assert command("recipe", "cp", "quickstart_dide", tmp_path).code == 0
     assert (tmp_path / "quickstart_dide.yaml").read_text() == next(
-        path for path in shipped_recipes() if path.stem == "quickstart_dide").read_text()
+        path for path in shipped_recipes() if path.stem == "quickstart_dide"
+    ).read_text()
     again = command("recipe", "cp", "quickstart_dide", tmp_path)
     assert again.code == 2 and "already exists" in again.err
 

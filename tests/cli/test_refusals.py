@@ -104,12 +104,19 @@ def test_refusal(command, world, tree, name):
     assert tree(world) == before
 
 
-@pytest.mark.parametrize("line", [
-    "recipe cp quickstart_dide FILE/mine.yaml", "recipe cp quickstart_dide NOWHERE/mine.yaml",
-    "predict runs/quickstart_pretrain --pairs PAIRS --out NOWHERE/answers.jsonl", f"evaluate {DIDE} --out FILE",
-    f"bench {DIDE} --rounds 1 --batch 1 --rows pair --out NOWHERE/bench.json", "finetune -r quickstart_teacher --runs FILE FEW",
-    f"prepare nlvr2 --raw {NLVR2} --out FILE/data",
-], ids=lambda line: " ".join(line.split()[:2]))
+@pytest.mark.parametrize(
+    "line",
+    [
+        "recipe cp quickstart_dide FILE/mine.yaml",
+        "recipe cp quickstart_dide NOWHERE/mine.yaml",
+        "predict runs/quickstart_pretrain --pairs PAIRS --out NOWHERE/answers.jsonl",
+        f"evaluate {DIDE} --out FILE",
+        f"bench {DIDE} --rounds 1 --batch 1 --rows pair --out NOWHERE/bench.json",
+        "finetune -r quickstart_teacher --runs FILE FEW",
+        f"prepare nlvr2 --raw {NLVR2} --out FILE/data",
+    ],
+    ids=lambda line: " ".join(line.split()[:2]),
+)
 def test_a_place_that_cannot_be_written_is_one_line(command, world, few, tmp_path, line):
     """A file where a folder should be, or no folder: told in a line that names it, without a traceback."""
     (tmp_path / "file").write_text("mine")
@@ -130,10 +137,19 @@ def test_bench_on_a_gpu_says_that_there_is_none(command, monkeypatch):
 
 def test_all_faults_of_a_recipe_are_told_with_their_lines(command, tmp_path):
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("data: {path: artifacts/data/toy-nlvr2}\nstudent:\n  kind: vilt\n  dropuot: 0.1\n"
-                      "optim: {lr: fast}\ntrain: {epochs: 3}\ntrain: {epochs: 4}\n")
-    lines = refused(command("finetune", "--recipe", recipe), f"{recipe}:4: ", "did you mean `student.dropout`?", f"{recipe}:5: ",
-                    f"{recipe}:7: ", "appears twice", "3 problems")
+    recipe.write_text(
+        "data: {path: artifacts/data/toy-nlvr2}\nstudent:\n  kind: vilt\n  dropuot: 0.1\n"
+        "optim: {lr: fast}\ntrain: {epochs: 3}\ntrain: {epochs: 4}\n"
+    )
+    lines = refused(
+        command("finetune", "--recipe", recipe),
+        f"{recipe}:4: ",
+        "did you mean `student.dropout`?",
+        f"{recipe}:5: ",
+        f"{recipe}:7: ",
+        "appears twice",
+        "3 problems",
+    )
     assert len(lines) == 4
     assert refused(command("recipe", "check", recipe)) == lines
 

@@ -119,9 +119,14 @@ def test_table_6_is_the_papers():
         if run.row.stage:
             objective = load_recipe(run.step.recipe, list(run.step.overrides)).objective
             found[run.row.name] = (objective.soft_labels, objective.attention, objective.hidden_states)
-    assert found == {"dide": (True, "cross", False), "no-soft-label": (False, "cross", False),
-                     "no-cross-attention": (True, "none", False), "hidden-states": (True, "none", True),
-                     "uni-attention": (True, "uni", False), "whole-attention": (True, "whole", False)}
+    assert found == {
+        "dide": (True, "cross", False),
+        "no-soft-label": (False, "cross", False),
+        "no-cross-attention": (True, "none", False),
+        "hidden-states": (True, "none", True),
+        "uni-attention": (True, "uni", False),
+        "whole-attention": (True, "whole", False),
+    }
 
 
 def test_table_5_starts_from_what_it_says():
@@ -172,12 +177,19 @@ def test_an_array_task_does_its_own_run(stub):
     assert calls[0].startswith("distill --recipe dide_vilt_snli_ve train.seed=1") and len(calls) == 3
 
 
-@pytest.mark.parametrize("words, expected", [
-    (("5",), "bin/reproduce-dide-tables.sh 5 list"), (("9", "all"), "invalid choice"),
-    (("6", "all", "--only", "x"), "mend --only"), (("2", "all", "--toy"), "Table 2 is not for the toy world: leave out --toy"),
-    (("fig3", "list", "--toy"), "Fig. 3 is not for the toy world"),
-    (("6", "run"), "--number 0 to"), (("6", "all", "--seeds", "a"), "numbers"), (("6", "all", "word"), "is no KEY=VALUE"),
-])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (("5",), "bin/reproduce-dide-tables.sh 5 list"),
+        (("9", "all"), "invalid choice"),
+        (("6", "all", "--only", "x"), "mend --only"),
+        (("2", "all", "--toy"), "Table 2 is not for the toy world: leave out --toy"),
+        (("fig3", "list", "--toy"), "Fig. 3 is not for the toy world"),
+        (("6", "run"), "--number 0 to"),
+        (("6", "all", "--seeds", "a"), "numbers"),
+        (("6", "all", "word"), "is no KEY=VALUE"),
+    ],
+)
 def test_what_cannot_be_is_refused_with_2(stub, words, expected):
     done, calls = stub(*words, script=TABLE)
     assert done.returncode == 2 and expected in done.stderr and not calls

@@ -125,16 +125,19 @@ def test_the_table_shows_mean_and_deviation_beside_the_papers_figure(stub):
     assert "-" in stub("1", "table", "--only", "vision")[0].stdout
 
 
-@pytest.mark.parametrize("words, expected", [
-    ((), "bin/reproduce-advl.sh 1 list"),
-    (("5", "list"), "invalid choice"),
-    (("1", "run"), "--number 0 to 62"),
-    (("1", "run", "--number", "63"), "it is 63"),
-    (("1", "list", "--settings", "10"), "--settings 10: one of 100, 1000, full"),
-    (("1", "list", "--seeds", "a"), "--seeds a: numbers"),
-    (("1", "list", "--only", "nothing"), "no run is left"),
-    (("1", "list", "word"), "'word' is no KEY=VALUE"),
-])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ((), "bin/reproduce-advl.sh 1 list"),
+        (("5", "list"), "invalid choice"),
+        (("1", "run"), "--number 0 to 62"),
+        (("1", "run", "--number", "63"), "it is 63"),
+        (("1", "list", "--settings", "10"), "--settings 10: one of 100, 1000, full"),
+        (("1", "list", "--seeds", "a"), "--seeds a: numbers"),
+        (("1", "list", "--only", "nothing"), "no run is left"),
+        (("1", "list", "word"), "'word' is no KEY=VALUE"),
+    ],
+)
 def test_nonsense_is_refused(stub, words, expected):
     done, calls = stub(*words)
     assert done.returncode == 2 and expected in done.stderr and not calls

@@ -20,8 +20,12 @@ from vldistill.reproduce.grid import write_grid
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "bin"
 JOBS = ("prepare", "cache", "train", "evaluate")
-SHELL = [path for path in sorted(BIN.iterdir()) if path.suffix in (".sh", ".sbatch") or
-         (path.is_file() and path.suffix == "" and path.read_text().startswith("#!/usr/bin/env bash"))]
+SHELL = [
+    path
+    for path in sorted(BIN.iterdir())
+    if path.suffix in (".sh", ".sbatch")
+    or (path.is_file() and path.suffix == "" and path.read_text().startswith("#!/usr/bin/env bash"))
+]
 
 NOTING = f"""#!{sys.executable} -S
 import json, os, pathlib, sys
@@ -51,8 +55,15 @@ class Cluster:
     environment: dict[str, str]
 
     def start(self, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(word) for word in words], cwd=self.work, env={**self.environment, **more}, capture_output=True,
-                              text=True, check=False, timeout=60)
+        return subprocess.run(
+            [str(word) for word in words],
+            cwd=self.work,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
 
     def noted(self) -> list[tuple[list[str], dict[str, str]]]:
         """Words and environment of every `vldistill` so far."""
@@ -81,9 +92,19 @@ def cluster(tmp_path):
     work = tmp_path / "my work"
     work.mkdir()
     packages = os.pathsep.join([str(ROOT), *(path for path in sys.path if path)])
-    return Cluster(tmp_path / "slurm", work, {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "STUB_SLURM": str(tmp_path / "slurm"), "VLDISTILL_VENV": str(venv),
-        "PYTHONPATH": packages, "VLDISTILL_ROOT": str(ROOT), "HOME": str(tmp_path), "STUB_CPUS": "3"})
+    return Cluster(
+        tmp_path / "slurm",
+        work,
+        {
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "STUB_SLURM": str(tmp_path / "slurm"),
+            "VLDISTILL_VENV": str(venv),
+            "PYTHONPATH": packages,
+            "VLDISTILL_ROOT": str(ROOT),
+            "HOME": str(tmp_path),
+            "STUB_CPUS": "3",
+        },
+    )
 
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
@@ -110,7 +131,8 @@ def test_a_call_without_arguments_is_told_how(cluster, name):
     # The whole header and nothing else.
     header = [line for line in script.read_text().splitlines()[1:] if line.startswith("# ")]
     assert len(done.stderr.splitlines()) == next(
-        number for number, line in enumerate(script.read_text().splitlines()[1:]) if not line.startswith("# "))
+        number for number, line in enumerate(script.read_text().splitlines()[1:]) if not line.startswith("# ")
+    )
     assert done.stderr.splitlines()[-1] == header[len(done.stderr.splitlines()) - 1].removeprefix("# ")
     assert not cluster.noted()
 
@@ -121,9 +143,18 @@ def test_what_a_job_finds_in_its_environment(cluster):
     assert words == ["distill", "--resume", "auto", "--recipe", "a recipe.yaml", "text=two words"]
     job = int(found["SLURM_JOB_ID"])
     assert found == {
-        "SLURM_PROCID": "0", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(job), "OMP_NUM_THREADS": "3", "SRUN_CPUS_PER_TASK": "3",
-        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HDF5_USE_FILE_LOCKING": "FALSE", "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(10_000 + job % 20_000), "VLDISTILL_LOCK_WAIT": "300"}
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": str(job),
+        "OMP_NUM_THREADS": "3",
+        "SRUN_CPUS_PER_TASK": "3",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HDF5_USE_FILE_LOCKING": "FALSE",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(10_000 + job % 20_000),
+        "VLDISTILL_LOCK_WAIT": "300",
+    }
 
 
 def test_without_a_word_about_the_repository_the_folder_of_submission_is_it(cluster):
@@ -176,8 +207,9 @@ def test_other_codes_are_the_jobs_own(cluster, code):
 @pytest.mark.parametrize("times, ended", [(11, 0), (12, 85)])
 def test_a_controller_that_does_not_answer_is_asked_for_a_minute(cluster, times, ended):
     (cluster.work / "codes").write_text("85 0")
-    cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r", STUB_REFUSED=str(times),
-                  VLDISTILL_REQUEUE_EVERY="0")
+    cluster.start(
+        "sbatch", BIN / "train.sbatch", "distill", "--recipe", "r", STUB_REFUSED=str(times), VLDISTILL_REQUEUE_EVERY="0"
+    )
     assert cluster.ended() == [ended] and ("scontrol refused" in cluster.log()) == (ended == 85)
     assert len([call for call in cluster.calls("scontrol") if call[0] == "requeue"]) == 12
 
@@ -205,8 +237,10 @@ def test_a_notice_before_python_listens_ends_nothing(cluster, env):
         (cluster.home / "bin/env").write_text(f'#!/bin/sh\ncase $1 in --block*) exit 125 ;; esac\nexec {real} "$@"\n')
         (cluster.home / "bin/env").chmod(0o755)
     program = cluster.home.parent / "my venv/bin/vldistill"
-    program.write_text(NOTING.replace("import json", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)\nimport json")
-                       + '\npathlib.Path("pending").write_text(str(signal.SIGUSR2 in signal.sigpending()))\n')
+    program.write_text(
+        NOTING.replace("import json", "import os, signal; os.kill(os.getpid(), signal.SIGUSR2)\nimport json")
+        + '\npathlib.Path("pending").write_text(str(signal.SIGUSR2 in signal.sigpending()))\n'
+    )
     cluster.start("sbatch", BIN / "train.sbatch", "distill", "--recipe", "r")
     assert cluster.ended() == [0] and (cluster.work / "pending").read_text() == str(not env)
 
@@ -240,8 +274,23 @@ distill -r quickstart_dide --name one train.seed=7
 def test_a_grid_is_a_chain_of_jobs(cluster):
     (cluster.work / "my grid.txt").write_text(GRID)
     (cluster.home / "job-77").write_text("0")
-    done = cluster.start(BIN / "grid.sh", "my grid.txt", "--seeds", "0,1", "--gpus", "a100:2", "--shards", "2", "--most", "3",
-                         "--after", "77", "--split", "test", VLDISTILL_SLURM_ARGS="--account=mine --partition=long")
+    done = cluster.start(
+        BIN / "grid.sh",
+        "my grid.txt",
+        "--seeds",
+        "0,1",
+        "--gpus",
+        "a100:2",
+        "--shards",
+        "2",
+        "--most",
+        "3",
+        "--after",
+        "77",
+        "--split",
+        "test",
+        VLDISTILL_SLURM_ARGS="--account=mine --partition=long",
+    )
     assert done.returncode == 0, done.stderr
     submitted = cluster.calls("sbatch")
     names = [next(word.partition("=")[2] for word in call if word.startswith("--job-name=")) for call in submitted]
@@ -253,8 +302,12 @@ def test_a_grid_is_a_chain_of_jobs(cluster):
     assert done.stdout == f"{numbers[-1]}\n", "for --after of another grid"
     sizes = [[word for word in call if word.startswith(("--gpus", "--ntasks", "--nodes", "--array"))] for call in submitted]
     one = "--gpus-per-node=a100:1"
-    assert sizes == [[], [one, "--array=0-1"],
-                     ["--gpus-per-node=a100:2", "--ntasks-per-node=2", "--nodes=1", "--array=0-4%3"], [one]]
+    assert sizes == [
+        [],
+        [one, "--array=0-1"],
+        ["--gpus-per-node=a100:2", "--ntasks-per-node=2", "--nodes=1", "--array=0-4%3"],
+        [one],
+    ]
 
 
 def test_what_a_grids_jobs_do(cluster):
@@ -270,8 +323,10 @@ def test_what_a_grids_jobs_do(cluster):
         ["prepare", "vqa", "--raw", "/data/my vqa"],
         *(["cache", "--recipe", "quickstart_advl", "objective.words=0", "--shard", f"{task}/2"] for task in (0, 1)),
         *(["finetune", *resume, "--recipe", "quickstart_advl", "--name", "baseline", f"train.seed={seed}"] for seed in (0, 1)),
-        *(["distill", *resume, "--recipe", "quickstart_advl", "--name", "advl", "objective.words=0", f"train.seed={seed}"]
-          for seed in (0, 1)),
+        *(
+            ["distill", *resume, "--recipe", "quickstart_advl", "--name", "advl", "objective.words=0", f"train.seed={seed}"]
+            for seed in (0, 1)
+        ),
         ["distill", *resume, "-r", "quickstart_dide", "--name", "one", "train.seed=7"],
         ["evaluate", *runs, "--split", "val"],
         ["report", *runs, "--out", "grids/my grid/report", "--overwrite"],
@@ -283,8 +338,11 @@ def test_more_runs_than_an_array_may_have_are_several_arrays(cluster):
     (cluster.work / "codes").write_text("0 1 0 0 0")
     done = cluster.start(BIN / "grid.sh", "grid.txt", "--seeds", "0,1", "--shards", "2", STUB_MOST_TASKS="2")
     assert done.returncode == 0, done.stderr
-    arrays = [next(word for word in call if word.startswith("--array")) for call in cluster.calls("sbatch") if
-              "--job-name=train" in call]
+    arrays = [
+        next(word for word in call if word.startswith("--array"))
+        for call in cluster.calls("sbatch")
+        if "--job-name=train" in call
+    ]
     assert arrays == ["--array=0-1%8", "--array=0-1%8", "--array=0-0%8"]
     # Each waits for the end of the one before, and evaluation for the success of all.
     assert cluster.ended() == [0, 0, 1, 0, 0, None]
@@ -337,17 +395,23 @@ def test_a_queue_that_takes_no_job_ends_the_grid(cluster):
 DIDE = "distill --recipe quickstart_dide"
 
 
-@pytest.mark.parametrize("text, told", [
-    ("distil --recipe quickstart_dide --name a", "grid.txt:1: begins with 'distil' (one of prepare, pretrain, "),
-    ("\ndistill --recipe quickstart_dibe --name a", "grid.txt:2: "),
-    (f"{DIDE} --name a optim.lrr=1", "lrr"),
-    (DIDE, "grid.txt:1: has no --name"),
-    (f"{DIDE} --name a --overwrite", "unrecognized arguments: --overwrite"),
-    (f"{DIDE}_pretrain --name a", "has objective `pretrain`, which `distill` does not train"),
-    (f"{DIDE} --name a\n{DIDE} --name a optim.lr=1e-4", "grid.txt:2: would write runs/quickstart_dide/a/seed0, as line 1 does"),
-    (f"{DIDE} --name '", "grid.txt:1: no closing quotation"),
-    ("prepare toy", "has no training"),
-])
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("distil --recipe quickstart_dide --name a", "grid.txt:1: begins with 'distil' (one of prepare, pretrain, "),
+        ("\ndistill --recipe quickstart_dibe --name a", "grid.txt:2: "),
+        (f"{DIDE} --name a optim.lrr=1", "lrr"),
+        (DIDE, "grid.txt:1: has no --name"),
+        (f"{DIDE} --name a --overwrite", "unrecognized arguments: --overwrite"),
+        (f"{DIDE}_pretrain --name a", "has objective `pretrain`, which `distill` does not train"),
+        (
+            f"{DIDE} --name a\n{DIDE} --name a optim.lr=1e-4",
+            "grid.txt:2: would write runs/quickstart_dide/a/seed0, as line 1 does",
+        ),
+        (f"{DIDE} --name '", "grid.txt:1: no closing quotation"),
+        ("prepare toy", "has no training"),
+    ],
+)
 def test_a_line_that_is_wrong_is_named_and_nothing_written(tmp_path, text, told):
     (tmp_path / "grid.txt").write_text(text + "\n")
     with pytest.raises(InputError) as refused:
@@ -355,13 +419,16 @@ def test_a_line_that_is_wrong_is_named_and_nothing_written(tmp_path, text, told)
     assert told in str(refused.value) and [path.name for path in tmp_path.iterdir()] == ["grid.txt"]
 
 
-@pytest.mark.parametrize("text, options, told", [
-    (DIDE, (), "vldistill: grid.txt:1: has no --name"),
-    (f"{DIDE} --name a", ("--seeds", "a"), "--seeds a: numbers"),
-    (f"{DIDE} --name a", ("--gpus", "many"), "--gpus many is no number above 0"),
-    (f"{DIDE} --name a", ("--shards", "0"), "--shards 0 is no number above 0"),
-    (f"{DIDE} --name a", ("--seed", "0"), "unknown option --seed"),
-])
+@pytest.mark.parametrize(
+    "text, options, told",
+    [
+        (DIDE, (), "vldistill: grid.txt:1: has no --name"),
+        (f"{DIDE} --name a", ("--seeds", "a"), "--seeds a: numbers"),
+        (f"{DIDE} --name a", ("--gpus", "many"), "--gpus many is no number above 0"),
+        (f"{DIDE} --name a", ("--shards", "0"), "--shards 0 is no number above 0"),
+        (f"{DIDE} --name a", ("--seed", "0"), "unknown option --seed"),
+    ],
+)
 def test_nonsense_is_refused_before_anything_is_submitted(cluster, text, options, told):
     (cluster.work / "grid.txt").write_text(text + "\n")
     done = cluster.start(BIN / "grid.sh", "grid.txt", *options)

@@ -37,8 +37,13 @@ def make(name: str, count: int = 12, width: int = 8, seed: int = 0) -> Image:
     rng = np.random.default_rng(seed + sum(name.encode()))
     start = rng.uniform(0, 200, (count, 2))
     boxes = np.column_stack([start, start + rng.uniform(1, 200, (count, 2))]).astype(np.float32)
-    return Image(name, boxes, rng.standard_normal((count, width)).astype(np.float32),
-                 np.sort(rng.uniform(0.05, 0.95, count))[::-1].copy(), rng.uniform(0, 1, (count, 5)))
+    return Image(
+        name,
+        boxes,
+        rng.standard_normal((count, width)).astype(np.float32),
+        np.sort(rng.uniform(0.05, 0.95, count))[::-1].copy(),
+        rng.uniform(0, 1, (count, 5)),
+    )
 
 
 def coded(values: np.ndarray, kind: str = "<f4") -> str:
@@ -46,8 +51,12 @@ def coded(values: np.ndarray, kind: str = "<f4") -> str:
 
 
 def uniter_arrays(image: Image) -> dict[str, np.ndarray]:
-    return {"features": image.features.astype(np.float16), "norm_bb": image.norm_bb.astype(np.float16),
-            "conf": image.confidence[:, None].astype(np.float16), "soft_labels": image.soft_labels.astype(np.float16)}
+    return {
+        "features": image.features.astype(np.float16),
+        "norm_bb": image.norm_bb.astype(np.float16),
+        "conf": image.confidence[:, None].astype(np.float16),
+        "soft_labels": image.soft_labels.astype(np.float16),
+    }
 
 
 def write_npz(folder: Path, images: list[Image]) -> Path:
@@ -95,9 +104,18 @@ def bottom_up_row(image: Image) -> list[str]:
 
 def lxmert_row(image: Image) -> list[str]:
     count = len(image.boxes)
-    return [f"COCO_val2014_{int(image.name):012d}", str(HEIGHT), str(WIDTH), coded(np.zeros(count), "<i8"),
-            coded(image.confidence), coded(np.zeros(count), "<i8"), coded(np.zeros(count)), str(count), coded(image.boxes),
-            coded(image.features)]
+    return [
+        f"COCO_val2014_{int(image.name):012d}",
+        str(HEIGHT),
+        str(WIDTH),
+        coded(np.zeros(count), "<i8"),
+        coded(image.confidence),
+        coded(np.zeros(count), "<i8"),
+        coded(np.zeros(count)),
+        str(count),
+        coded(image.boxes),
+        coded(image.features),
+    ]
 
 
 def oscar_rows(image: Image) -> np.ndarray:
@@ -110,6 +128,12 @@ def write_tsv(path: Path, rows: list[list[str]]) -> Path:
 
 
 def vlbert_json(image: Image, *, whole: bool = True) -> dict:
-    row = {"image_id": int(image.name), "image_w": WIDTH, "image_h": HEIGHT, "num_boxes": len(image.boxes),
-           "boxes": coded(image.boxes), "features": coded(image.features)}
+    row = {
+        "image_id": int(image.name),
+        "image_w": WIDTH,
+        "image_h": HEIGHT,
+        "num_boxes": len(image.boxes),
+        "boxes": coded(image.boxes),
+        "features": coded(image.features),
+    }
     return row | ({"image_box_feature": coded(image.features.mean(axis=0))} if whole else {})

@@ -6,8 +6,18 @@ from pathlib import Path
 from raw_worlds import noise, write_lines
 
 # Files below images/, and the endings that they have in a tar. The last is a JPEG by its content.
-ENDINGS = {"a.png": "png", "b.jpg": "jpg", "c.webp": "webp", "d.bmp": "bmp", "sub/e.png": "png", "sub/F.JPG": "jpg", "g": "jpg",
-           "h.v2.jpeg": "jpeg", "ü.png": "png", "j.gif": "jpg"}
+ENDINGS = {
+    "a.png": "png",
+    "b.jpg": "jpg",
+    "c.webp": "webp",
+    "d.bmp": "bmp",
+    "sub/e.png": "png",
+    "sub/F.JPG": "jpg",
+    "g": "jpg",
+    "h.v2.jpeg": "jpeg",
+    "ü.png": "png",
+    "j.gif": "jpg",
+}
 NAMES = tuple(ENDINGS)
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "bmp": "BMP", "jpeg": "JPEG"}
 
@@ -24,11 +34,15 @@ def single_world(root: Path) -> list[dict]:
     """25 training lines of 10 images, two or three an image and apart from each other, and 4 validation lines of two of them;
     returns the training rows."""
     write_images(root)
-    rows = [{"id": f"t{i}", "image": f"images/{NAMES[i % 10]}", "text": f"Is it number {i}?", "label": ["no", "yes"][i % 2]}
-            for i in range(25)]
+    rows = [
+        {"id": f"t{i}", "image": f"images/{NAMES[i % 10]}", "text": f"Is it number {i}?", "label": ["no", "yes"][i % 2]}
+        for i in range(25)
+    ]
     write_lines(root / "train.jsonl", rows)
-    write_lines(root / "val.jsonl", [{"id": f"v{i}", "image": f"images/{NAMES[i % 2]}", "text": "Is it?", "label": "yes"}
-                                     for i in range(4)])
+    write_lines(
+        root / "val.jsonl",
+        [{"id": f"v{i}", "image": f"images/{NAMES[i % 2]}", "text": "Is it?", "label": "yes"} for i in range(4)],
+    )
     return rows
 
 

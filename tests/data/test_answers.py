@@ -33,9 +33,7 @@ def test_file_round_trip(tmp_path):
     assert AnswerVocabulary.read(tmp_path) == vocabulary
 
 
-@pytest.mark.parametrize(
-    "value", [[], {}, {"answers": [1]}, {"answers": "yes"}, {"answers": ["a"], "min_count": "9"}, None]
-)
+@pytest.mark.parametrize("value", [[], {}, {"answers": [1]}, {"answers": "yes"}, {"answers": ["a"], "min_count": "9"}, None])
 def test_a_faulty_file_is_refused(value):
     with pytest.raises(InputError, match=r"answers\.json: is not an answer vocabulary"):
         AnswerVocabulary.from_json(value)

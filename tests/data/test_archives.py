@@ -119,11 +119,14 @@ def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
         unpack([inner], tmp_path / "out", overwrite=True)
 
 
-@pytest.mark.parametrize("suffix, free, told", [
-    ("zip", 599_999, r"needs 600,000 bytes more, 599,999 are free"),
-    ("tar.gz", 2**28 - 1, r"needs 268,435,456 bytes more, 268,435,455 are free"),
-    ("json", 2**28, r"needs 536,870,912 bytes more, 268,435,456 are free"),
-])
+@pytest.mark.parametrize(
+    "suffix, free, told",
+    [
+        ("zip", 599_999, r"needs 600,000 bytes more, 599,999 are free"),
+        ("tar.gz", 2**28 - 1, r"needs 268,435,456 bytes more, 268,435,455 are free"),
+        ("json", 2**28, r"needs 536,870,912 bytes more, 268,435,456 are free"),
+    ],
+)
 def test_a_disk_without_room_is_told_before_it_is_full(tmp_path, monkeypatch, suffix, free, told):
     path = tmp_path / f"x.{suffix}"
     if suffix == "zip":

@@ -11,11 +11,20 @@ from vldistill.data.canvas import CanvasInput, fitted_size, on_canvas, stack_can
 from vldistill.data.images import ImageFolder
 
 
-@pytest.mark.parametrize("given, fitted", [
-    ((640, 480), (512, 384)), ((480, 640), (384, 512)), ((500, 500), (384, 384)), ((1000, 600), (640, 384)),
-    ((1000, 400), (640, 256)), ((400, 1000), (256, 640)), ((64, 48), (512, 384)), ((3889, 1000), (640, 165)),
-    ((2000, 1), (640, 1)),
-])
+@pytest.mark.parametrize(
+    "given, fitted",
+    [
+        ((640, 480), (512, 384)),
+        ((480, 640), (384, 512)),
+        ((500, 500), (384, 384)),
+        ((1000, 600), (640, 384)),
+        ((1000, 400), (640, 256)),
+        ((400, 1000), (256, 640)),
+        ((64, 48), (512, 384)),
+        ((3889, 1000), (640, 165)),
+        ((2000, 1), (640, 1)),
+    ],
+)
 def test_sizes_by_hand(given, fitted):
     assert fitted_size(*given, 384, 640) == fitted
 

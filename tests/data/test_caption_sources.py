@@ -250,7 +250,7 @@ def value(rng, depth):
     kind = rng.randrange(8 if depth else 5)
     if kind > 4:
         members = [value(rng, depth - 1) for _ in range(rng.randrange(4))]
-        return members if kind == 5 else {f"{i}\"\\é": member for i, member in enumerate(members)}
+        return members if kind == 5 else {f'{i}"\\é': member for i, member in enumerate(members)}
     return [
         None,
         rng.random() < 0.5,

@@ -9,9 +9,18 @@ from transformers import AutoTokenizer, CLIPTokenizer
 from vldistill.data.text import clip_tokenizer, load_tokenizer
 
 TOKENIZERS = {mask: clip_tokenizer(mask=mask) for mask in (False, True)}
-TRICKY = ["The left image contains twice the number of dogs.", "I don't think it's 42 o'clock; we've 1,234.5 DOGS!!",
-          "Café naïve — “quotes” ’s", "cat\U0001f431\U0001f436 日本語 ΣΊΣΥΦΟΣ İstanbul", "&lt;b&gt; R&amp;amp;D (a)/(b)",
-          "e\u0301cole \ufb01ne 'S 'LL 'd n't", "½ ² ________ ???", "schÃ¶n", "x" * 90, ""]
+TRICKY = [
+    "The left image contains twice the number of dogs.",
+    "I don't think it's 42 o'clock; we've 1,234.5 DOGS!!",
+    "Café naïve — “quotes” ’s",
+    "cat\U0001f431\U0001f436 日本語 ΣΊΣΥΦΟΣ İstanbul",
+    "&lt;b&gt; R&amp;amp;D (a)/(b)",
+    "e\u0301cole \ufb01ne 'S 'LL 'd n't",
+    "½ ² ________ ???",
+    "schÃ¶n",
+    "x" * 90,
+    "",
+]
 
 
 @pytest.mark.parametrize("text", TRICKY)

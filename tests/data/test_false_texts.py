@@ -23,8 +23,9 @@ class NoPixels:
 
 
 def captions(texts: list[str], images: list[str], seed: int = 0) -> RecordDataset:
-    records = [Record(str(row), "caption", [image], text.split())
-               for row, (text, image) in enumerate(zip(texts, images, strict=True))]
+    records = [
+        Record(str(row), "caption", [image], text.split()) for row, (text, image) in enumerate(zip(texts, images, strict=True))
+    ]
     return RecordDataset(records, PlainLayout(TOKENIZER, 8), NoPixels(), pad_id=TOKENIZER.pad_id, seed=seed)
 
 

@@ -162,12 +162,16 @@ def test_the_number_of_faults_that_are_held_has_a_limit(tmp_path, monkeypatch):
     refused([write_tar(tmp_path / "x.tar", *[(f"../{i}", b"") for i in range(9)])], "3 problems in", lines=4)
 
 
-@pytest.mark.parametrize("make, suffix, most", [
-    (zip_bomb, "zip", 0),
-    (lambda path: zip_bomb(path, claims=50_000), "zip", 50_000),
-    (lambda path: zip_bomb(path, claims=15 * 2**20), "zip", 15 * 2**20),
-    (tar_bomb, "tar.gz", None),
-], ids=["zip", "zip that lies", "zip that lies less", "tar.gz"])
+@pytest.mark.parametrize(
+    "make, suffix, most",
+    [
+        (zip_bomb, "zip", 0),
+        (lambda path: zip_bomb(path, claims=50_000), "zip", 50_000),
+        (lambda path: zip_bomb(path, claims=15 * 2**20), "zip", 15 * 2**20),
+        (tar_bomb, "tar.gz", None),
+    ],
+    ids=["zip", "zip that lies", "zip that lies less", "tar.gz"],
+)
 def test_a_bomb_is_refused_before_it_has_grown(tmp_path, monkeypatch, make, suffix, most):
     path = make(tmp_path / f"x.{suffix}")
     size = path.stat().st_size

@@ -22,8 +22,14 @@ def world(folder, rows: list[dict], split: str = "train"):
 
 
 def test_tags_become_sorted_indices_of_the_label_names(tmp_path):
-    raw = world(tmp_path / "raw", [{"image": "a.png", "tags": ["sky", "dog", "sky"]}, {"image": "a.png", "tags": []},
-                                   {"image": "a.png", "tags": ["grass"]}])
+    raw = world(
+        tmp_path / "raw",
+        [
+            {"image": "a.png", "tags": ["sky", "dog", "sky"]},
+            {"image": "a.png", "tags": []},
+            {"image": "a.png", "tags": ["grass"]},
+        ],
+    )
     manifest = prepare("jsonl", raw, tmp_path / "out")
     assert manifest["task"] == "tagging" and manifest["labels"] == ["dog", "grass", "sky"]
     assert manifest["counts"]["train"]["by_label"] == {"dog": 1, "grass": 1, "sky": 1}

@@ -74,53 +74,62 @@ def test_vcr_every_key_word_gives_its_type(name, phrase):
         assert vcr_question_type(words(f"{form.capitalize()} [0,1] ?")) == name
 
 
-@pytest.mark.parametrize("name, text", [
-    ("explanation", "Why is [0] pointing at [1] ?"),
-    ("explanation", "How come [0] is alone ?"),
-    ("explanation", "How does [2] know [0] ?"),
-    ("explanation", "How do [2] and [0] know each other ?"),
-    ("mental", "What is [0] thinking ?"),
-    ("temporal", "What will [0] do next ?"),
-    ("scene", "Where are [0,1] ?"),
-    ("scene", "What time of day is it ?"),
-    ("role", "What is the relationship between [0] and [1] ?"),
-    ("role", "What is [0] 's occupation ?"),
-    ("role", "Are [0,1] married ?"),
-    ("hypothetical", "What would [0] say ?"),
-    ("activity", "What is [0] doing ?"),
-])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("explanation", "Why is [0] pointing at [1] ?"),
+        ("explanation", "How come [0] is alone ?"),
+        ("explanation", "How does [2] know [0] ?"),
+        ("explanation", "How do [2] and [0] know each other ?"),
+        ("mental", "What is [0] thinking ?"),
+        ("temporal", "What will [0] do next ?"),
+        ("scene", "Where are [0,1] ?"),
+        ("scene", "What time of day is it ?"),
+        ("role", "What is the relationship between [0] and [1] ?"),
+        ("role", "What is [0] 's occupation ?"),
+        ("role", "Are [0,1] married ?"),
+        ("hypothetical", "What would [0] say ?"),
+        ("activity", "What is [0] doing ?"),
+    ],
+)
 def test_vcr_questions(name, text):
     assert vcr_question_type(words(text)) == name
 
 
-@pytest.mark.parametrize("name, text", [
-    ("explanation", "Why is [0] feeling angry ?"),
-    ("explanation", "How does [0] feel ?"),
-    ("explanation", "What is [0] doing and why ?"),
-    ("mental", "What is [0] thinking before [1] speaks ?"),
-    ("mental", "Where is [0] , who is upset ?"),
-    ("mental", "Would [0] be angry ?"),
-    ("temporal", "What happened near [0] ?"),
-    ("temporal", "What would [0] do after that ?"),
-    ("temporal", "What is [0] doing next ?"),
-    ("scene", "Where would [0] go ?"),
-    ("scene", "Are [0,1] strangers from near here ?"),
-    ("role", "Would [0,1] be married ?"),
-    ("hypothetical", "What is [0] doing if [1] falls ?"),
-])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("explanation", "Why is [0] feeling angry ?"),
+        ("explanation", "How does [0] feel ?"),
+        ("explanation", "What is [0] doing and why ?"),
+        ("mental", "What is [0] thinking before [1] speaks ?"),
+        ("mental", "Where is [0] , who is upset ?"),
+        ("mental", "Would [0] be angry ?"),
+        ("temporal", "What happened near [0] ?"),
+        ("temporal", "What would [0] do after that ?"),
+        ("temporal", "What is [0] doing next ?"),
+        ("scene", "Where would [0] go ?"),
+        ("scene", "Are [0,1] strangers from near here ?"),
+        ("role", "Would [0,1] be married ?"),
+        ("hypothetical", "What is [0] doing if [1] falls ?"),
+    ],
+)
 def test_vcr_earlier_type_wins(name, text):
     assert vcr_question_type(words(text)) == name
 
 
-@pytest.mark.parametrize("text", [
-    "What is [0] holding ?",
-    "How [0] does it ?",  # the tag parts the phrase
-    "How did [0] come ?",
-    "What is the mayor 's lifetime wish ?",  # may, time and if are not words here
-    "[0] ?",
-    "?",
-    "",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is [0] holding ?",
+        "How [0] does it ?",  # the tag parts the phrase
+        "How did [0] come ?",
+        "What is the mayor 's lifetime wish ?",  # may, time and if are not words here
+        "[0] ?",
+        "?",
+        "",
+    ],
+)
 def test_vcr_default(text):
     assert vcr_question_type(words(text)) == VCR_DEFAULT == "activity"
 
@@ -136,39 +145,50 @@ def test_vcr_spelling():
 # --- VQA's groups -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, text", [
-    ("is/are/was", "Is there a dog?"),
-    ("is/are/was", "Are these zebras?"),
-    ("is/are/was", "Was this photo taken indoors?"),
-    ("is/are/was", "Isn't it late?"),
-    ("do/does/can", "Do you see a man?"),
-    ("do/does/can", "Does the cat look happy?"),
-    ("do/does/can", "Can you eat this?"),
-    ("do/does/can", "Can't he see?"),
-    ("how many", "How many people are there?"),
-    ("what color", "What color is the bus?"),
-    ("what color", "What colour are the walls?"),
-    ("what is/are", "What is the man doing?"),
-    ("what is/are", "What's on the table?"),
-    ("what is/are", "What is the color of the bus?"),
-    ("other what", "What kind of bird is it?"),
-    ("other what", "What colored bus is it?"),
-    ("other what", "What?"),
-    ("where/which", "Which side is lit?"),
-    ("who/why/other", "Who is it?"),
-    ("who/why/other", "How much is it?"),
-    ("who/why/other", "Has it rained?"),
-    ("who/why/other", "On what is it?"),
-    ("who/why/other", "?"),
-    ("who/why/other", ""),
-])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("is/are/was", "Is there a dog?"),
+        ("is/are/was", "Are these zebras?"),
+        ("is/are/was", "Was this photo taken indoors?"),
+        ("is/are/was", "Isn't it late?"),
+        ("do/does/can", "Do you see a man?"),
+        ("do/does/can", "Does the cat look happy?"),
+        ("do/does/can", "Can you eat this?"),
+        ("do/does/can", "Can't he see?"),
+        ("how many", "How many people are there?"),
+        ("what color", "What color is the bus?"),
+        ("what color", "What colour are the walls?"),
+        ("what is/are", "What is the man doing?"),
+        ("what is/are", "What's on the table?"),
+        ("what is/are", "What is the color of the bus?"),
+        ("other what", "What kind of bird is it?"),
+        ("other what", "What colored bus is it?"),
+        ("other what", "What?"),
+        ("where/which", "Which side is lit?"),
+        ("who/why/other", "Who is it?"),
+        ("who/why/other", "How much is it?"),
+        ("who/why/other", "Has it rained?"),
+        ("who/why/other", "On what is it?"),
+        ("who/why/other", "?"),
+        ("who/why/other", ""),
+    ],
+)
 def test_vqa_groups(name, text):
     assert vqa_question_group(split_words(text)) == name
 
 
 def test_vqa_table():
-    assert list(VQA_GROUPS) == ["is/are/was", "do/does/can", "how many", "what color", "what is/are", "other what",
-                                "where/which", "who/why/other"]
+    assert list(VQA_GROUPS) == [
+        "is/are/was",
+        "do/does/can",
+        "how many",
+        "what color",
+        "what is/are",
+        "other what",
+        "where/which",
+        "who/why/other",
+    ]
     for name, openings in VQA_GROUPS.items():
         for opening in openings:
             assert vqa_question_group([*opening.upper().split(), "this", "?"]) == name
@@ -194,8 +214,9 @@ def generated(task: str, rng: random.Random, size: int) -> list[Record]:
             if task == "snli_ve":
                 records.append(entailment(f"{i}#{j}", str(i), rng.choices(range(3), (6, 3, 1))[0]))
             else:
-                opening = rng.choices([openings[0] if openings else "who" for openings in VQA_GROUPS.values()],
-                                      (40, 5, 12, 10, 14, 12, 4, 3))[0]
+                opening = rng.choices(
+                    [openings[0] if openings else "who" for openings in VQA_GROUPS.values()], (40, 5, 12, 10, 14, 12, 4, 3)
+                )[0]
                 records.append(question(f"{i}{j}", str(i), f"{opening} red is it?"))
     rng.shuffle(records)
     return records
@@ -382,18 +403,21 @@ def test_fixed_draws():
 # --- refusals -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("records, task, per_type, message", [
-    ([], "nlvr2", 5, "task 'nlvr2' has no low-shot rules.*vcr, snli_ve, vqa"),
-    ([], "vcr", 0, "at least 1"),
-    ([vcr("a", "role"), vcr("b", None)], "vcr", 1, "1 of 2 records are without a label and a question type.*'b'"),
-    ([vcr("a", "role", label=None)], "vcr", 1, "without a label"),
-    ([vcr("a", "yes/no")], "vcr", 1, "question type"),
-    ([entailment("a", "1", None)], "snli_ve", 1, "without a label"),
-    ([entailment("a", "1", 3)], "snli_ve", 1, "label of the artifact's list"),
-    ([entailment("a", "1", -1)], "snli_ve", 1, "label of the artifact's list"),
-    ([Record("a", "vqa", ["1.jpg"], ["is", "it"])], "vqa", 1, "without answers"),
-    ([vcr("a", "role"), vcr("b", "role"), vcr("b", "scene")], "vcr", 1, "'b' appears 2 times"),
-])
+@pytest.mark.parametrize(
+    "records, task, per_type, message",
+    [
+        ([], "nlvr2", 5, "task 'nlvr2' has no low-shot rules.*vcr, snli_ve, vqa"),
+        ([], "vcr", 0, "at least 1"),
+        ([vcr("a", "role"), vcr("b", None)], "vcr", 1, "1 of 2 records are without a label and a question type.*'b'"),
+        ([vcr("a", "role", label=None)], "vcr", 1, "without a label"),
+        ([vcr("a", "yes/no")], "vcr", 1, "question type"),
+        ([entailment("a", "1", None)], "snli_ve", 1, "without a label"),
+        ([entailment("a", "1", 3)], "snli_ve", 1, "label of the artifact's list"),
+        ([entailment("a", "1", -1)], "snli_ve", 1, "label of the artifact's list"),
+        ([Record("a", "vqa", ["1.jpg"], ["is", "it"])], "vqa", 1, "without answers"),
+        ([vcr("a", "role"), vcr("b", "role"), vcr("b", "scene")], "vcr", 1, "'b' appears 2 times"),
+    ],
+)
 def test_refusals(records, task, per_type, message):
     with pytest.raises(InputError, match=message):
         draw(records, task, per_type, 0, LABELS)

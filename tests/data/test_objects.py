@@ -25,15 +25,20 @@ def cells(*ranges: tuple[int, int, int, int]) -> np.ndarray:
     return mask
 
 
-@pytest.mark.parametrize("polygons, expected", [
-    ([[[2, 3], [5, 3], [5, 7], [2, 7]]], cells((2, 5, 3, 7))),
-    ([[[2, 7], [5, 7], [5, 3], [2, 3]]], cells((2, 5, 3, 7))),  # the other way round
-    ([[[0, 0], [1, 0], [1, 1], [0, 1]], [[12, 12], [13, 12], [13, 13], [12, 13]]], cells((0, 1, 0, 1), (12, 13, 12, 13))),
-    ([[[0, 0], [3, 0], [0, 3]]], cells((0, 3, 0, 0), (0, 2, 1, 1), (0, 1, 2, 2), (0, 0, 3, 3))),
-    ([[[1, 1], [9, 1], [9, 9], [6, 9], [6, 4], [4, 4], [4, 9], [1, 9]]], cells((1, 9, 1, 4), (1, 4, 4, 9), (6, 9, 4, 9))),
-    ([[[-50, -50], [50, -50], [50, 50], [-50, 50]]], cells((0, 13, 0, 13))),  # none may leave the box
-    ([[]], cells()), ([], cells()), ([[[4, 5]]], cells((4, 4, 5, 5))),
-])
+@pytest.mark.parametrize(
+    "polygons, expected",
+    [
+        ([[[2, 3], [5, 3], [5, 7], [2, 7]]], cells((2, 5, 3, 7))),
+        ([[[2, 7], [5, 7], [5, 3], [2, 3]]], cells((2, 5, 3, 7))),  # the other way round
+        ([[[0, 0], [1, 0], [1, 1], [0, 1]], [[12, 12], [13, 12], [13, 13], [12, 13]]], cells((0, 1, 0, 1), (12, 13, 12, 13))),
+        ([[[0, 0], [3, 0], [0, 3]]], cells((0, 3, 0, 0), (0, 2, 1, 1), (0, 1, 2, 2), (0, 0, 3, 3))),
+        ([[[1, 1], [9, 1], [9, 9], [6, 9], [6, 4], [4, 4], [4, 9], [1, 9]]], cells((1, 9, 1, 4), (1, 4, 4, 9), (6, 9, 4, 9))),
+        ([[[-50, -50], [50, -50], [50, 50], [-50, 50]]], cells((0, 13, 0, 13))),  # none may leave the box
+        ([[]], cells()),
+        ([], cells()),
+        ([[[4, 5]]], cells((4, 4, 5, 5))),
+    ],
+)
 def test_masks_by_hand(polygons, expected):
     np.testing.assert_array_equal(object_mask(polygons, BOX), expected)
 
@@ -44,8 +49,14 @@ def test_a_mask_is_drawn_inside_its_box():
     np.testing.assert_array_equal(object_mask(half, [10, 20, 37, 47]), cells((0, 6, 0, 13)))
 
 
-ROW = {"image": "vcr1images/m/1.jpg", "width": 20, "height": 10, "names": ["person", "gizmo"],
-       "boxes": [[0, 0, 13, 9, 0.9], [-5, 2, 30, 4, 0.5]], "polygons": [[[[0, 0], [3, 0], [3, 9], [0, 9]]], []]}
+ROW = {
+    "image": "vcr1images/m/1.jpg",
+    "width": 20,
+    "height": 10,
+    "names": ["person", "gizmo"],
+    "boxes": [[0, 0, 13, 9, 0.9], [-5, 2, 30, 4, 0.5]],
+    "polygons": [[[[0, 0], [3, 0], [3, 9], [0, 9]]], []],
+}
 
 
 def test_objects_of_a_line():
@@ -70,8 +81,10 @@ def test_an_image_without_objects():
 
 def test_each_image_is_read_where_it_stands(tmp_path):
     names = ['a "quoted" \\ é.jpg', "b.jpg", "c.jpg"]
-    rows = [{**ROW, "image": name, **{part: ROW[part][:place] for part in ("boxes", "names", "polygons")}}
-            for place, name in enumerate(names)]
+    rows = [
+        {**ROW, "image": name, **{part: ROW[part][:place] for part in ("boxes", "names", "polygons")}}
+        for place, name in enumerate(names)
+    ]
     write_lines(tmp_path / "regions.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
     index = pickle.loads(pickle.dumps(ObjectIndex(tmp_path / "regions.jsonl")))
     assert list(index) == names and [index.count(name) for name in names] == [len(index[name]) for name in names] == [0, 1, 2]

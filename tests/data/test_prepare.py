@@ -58,10 +58,7 @@ def test_fingerprint_follows_the_content(tmp_path):
     jsonl_world(tmp_path / "raw")
     first = prepare("jsonl", tmp_path / "raw", tmp_path / "one")["fingerprint"]
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "two")["fingerprint"] == first
-    assert (
-        prepare("jsonl", tmp_path / "raw", tmp_path / "3", options=SourceOptions(labels=("yes", "no")))["fingerprint"]
-        != first
-    )
+    assert prepare("jsonl", tmp_path / "raw", tmp_path / "3", options=SourceOptions(labels=("yes", "no")))["fingerprint"] != first
     (tmp_path / "raw" / "images" / "a.png").write_bytes((tmp_path / "raw" / "images" / "a.png").read_bytes() + b"\0")
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "four")["fingerprint"] != first
 

@@ -48,8 +48,9 @@ def found(network, root, wanted, batch=8):
     return dict(extract(network, ImageFolder(root), wanted, device=torch.device("cpu"), batch=batch))
 
 
-@pytest.mark.parametrize("size, expected", [((640, 480), (800, 600)), ((600, 900), (600, 900)), ((3000, 600), (1200, 240)),
-                                            ((36, 36), (600, 600))])
+@pytest.mark.parametrize(
+    "size, expected", [((640, 480), (800, 600)), ((600, 900), (600, 900)), ((3000, 600), (1200, 240)), ((36, 36), (600, 600))]
+)
 def test_sizes(size, expected):
     assert resized(Image.new("RGB", size)).size == expected
 
@@ -142,11 +143,14 @@ def test_images_of_one_name_are_refused_before_any_work(tmp_path, monkeypatch):
         extract_regions(data, Target(tmp_path / "out"), weights="random")
 
 
-@pytest.mark.parametrize("name, damage, message", [
-    ("regions.jsonl", lambda text: text[:-20], "differs from what its manifest"),
-    ("regions.jsonl", None, "is named in the manifest but missing"),
-    ("images.jsonl", lambda text: text.replace('"width": 36', '"width": 37'), "differs from what its manifest"),
-])
+@pytest.mark.parametrize(
+    "name, damage, message",
+    [
+        ("regions.jsonl", lambda text: text[:-20], "differs from what its manifest"),
+        ("regions.jsonl", None, "is named in the manifest but missing"),
+        ("images.jsonl", lambda text: text.replace('"width": 36', '"width": 37'), "differs from what its manifest"),
+    ],
+)
 @pytest.mark.parametrize("grid", [None, 2])
 def test_an_edited_artifact_is_refused(world, tmp_path, name, damage, message, grid):
     shutil.copytree("artifacts/data/toy-vcr", tmp_path / "data")
@@ -157,11 +161,14 @@ def test_an_edited_artifact_is_refused(world, tmp_path, name, damage, message, g
     assert refusal.value.where == str(path)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"width": 9}, "m/1.jpg is 8 x 6, its metadata says 9 x 6"),
-    ({"boxes": [[0, 0, 4, 4, 1], [8, 0, 9, 4, 1]]}, "m/1.jpg: box 1 has no area inside the image"),
-    ({"boxes": [[0, 0, 4, 4, 1], [1, 1, 3, 3, 1.5]]}, "m/1.jpg: a confidence is not in 0 to 1"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"width": 9}, "m/1.jpg is 8 x 6, its metadata says 9 x 6"),
+        ({"boxes": [[0, 0, 4, 4, 1], [8, 0, 9, 4, 1]]}, "m/1.jpg: box 1 has no area inside the image"),
+        ({"boxes": [[0, 0, 4, 4, 1], [1, 1, 3, 3, 1.5]]}, "m/1.jpg: a confidence is not in 0 to 1"),
+    ],
+)
 def test_boxes_that_are_not_of_their_image_are_refused(tmp_path, changes, message):
     test_vcr.world(tmp_path / "raw", test_vcr.row(), metadata=test_vcr.METADATA | changes)
     prepare("vcr", tmp_path / "raw", tmp_path / "data")
@@ -196,12 +203,15 @@ def test_weights_without_a_classifier_or_counts_are_whole(tmp_path):
     build_backbone(str(tmp_path / "resnet.pth"))
 
 
-@pytest.mark.parametrize("found, message", [
-    (lambda: shaped("resnet50"), "tensors are missing, layer3"),
-    (lambda: {"lm_head.weight": torch.zeros(3)}, "tensors are missing, conv1.weight first"),
-    (lambda: {key: torch.zeros(()) for key in shaped(BACKBONE)}, "tensors have another shape, conv1.weight first"),
-    (lambda: shaped("resnet152"), "tensors have no place"),
-])
+@pytest.mark.parametrize(
+    "found, message",
+    [
+        (lambda: shaped("resnet50"), "tensors are missing, layer3"),
+        (lambda: {"lm_head.weight": torch.zeros(3)}, "tensors are missing, conv1.weight first"),
+        (lambda: {key: torch.zeros(()) for key in shaped(BACKBONE)}, "tensors have another shape, conv1.weight first"),
+        (lambda: shaped("resnet152"), "tensors have no place"),
+    ],
+)
 def test_weights_of_another_network_are_refused(tmp_path, found, message):
     torch.save(found(), tmp_path / "weights.pth")
     with pytest.raises(InputError, match=message) as refusal:
@@ -211,16 +221,20 @@ def test_weights_of_another_network_are_refused(tmp_path, found, message):
 
 def test_weights_that_cannot_be_had_are_one_error(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
-    for weights, message in ((str(tmp_path / "gone"), "no such file"), (str(tmp_path / "broken.safetensors"), "cannot be had"),
-                             (None, "cannot be had")):
+    for weights, message in (
+        (str(tmp_path / "gone"), "no such file"),
+        (str(tmp_path / "broken.safetensors"), "cannot be had"),
+        (None, "cannot be had"),
+    ):
         with pytest.raises(InputError, match=message):
             build_backbone(weights)
 
 
 def test_from_the_command_line(world, well, small, tmp_path):
     """The toy VCR's own boxes, and a grid for data without any."""
-    shown = well("prepare", "regions", "--data", "artifacts/data/toy-vcr", "--weights", "random", "--limit", "5",
-                 "--out", tmp_path / "vcr").flat
+    shown = well(
+        "prepare", "regions", "--data", "artifacts/data/toy-vcr", "--weights", "random", "--limit", "5", "--out", tmp_path / "vcr"
+    ).flat
     assert "regions from random · partial" in shown and "2,048" in shown
     store = RegionStore(tmp_path / "vcr")
     lines = (world / "artifacts/data/toy-vcr/regions.jsonl").read_text().splitlines()
@@ -231,24 +245,39 @@ def test_from_the_command_line(world, well, small, tmp_path):
         expected = np.array(row["boxes"])[:, :4] / 36
         np.testing.assert_allclose(regions.boxes, expected, atol=1e-6)
         assert regions.features.shape == (len(expected), 2048) and regions.confidence.tolist() == [1.0] * len(expected)
-    cells = ("prepare", "regions", "--data", "artifacts/data/toy-vqa", "--weights", "random", "--limit", "2", "--grid", "3",
-             "--out", tmp_path / "vqa")
+    cells = (
+        "prepare",
+        "regions",
+        "--data",
+        "artifacts/data/toy-vqa",
+        "--weights",
+        "random",
+        "--limit",
+        "2",
+        "--grid",
+        "3",
+        "--out",
+        tmp_path / "vqa",
+    )
     well(*cells)
     store = RegionStore(tmp_path / "vqa")
     assert store.manifest["boxes"] == 18 and store.manifest["confidence"] is False
     assert "up to date" in well(*cells).flat
 
 
-@pytest.mark.parametrize("words, message", [
-    ([], "one of --raw and --data"),
-    (["--raw", "artifacts", "--data", "artifacts/data/toy-vqa"], "one of --raw and --data"),
-    (["--raw", "artifacts", "--grid", "3"], "--grid goes with --data"),
-    (["--data", "artifacts/data/toy-vqa", "--boxes", "1,2"], "--boxes goes with --raw"),
-    (["--raw", "artifacts", "--lowshot", "100"], "--lowshot means nothing for regions"),
-    (["--raw", "artifacts", "--boxes", "10"], "not two numbers"),
-    (["--raw", "artifacts", "--format", "zip"], "--format zip is not known"),
-    (["--data", "artifacts/data/gone"], "no such artifact"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "one of --raw and --data"),
+        (["--raw", "artifacts", "--data", "artifacts/data/toy-vqa"], "one of --raw and --data"),
+        (["--raw", "artifacts", "--grid", "3"], "--grid goes with --data"),
+        (["--data", "artifacts/data/toy-vqa", "--boxes", "1,2"], "--boxes goes with --raw"),
+        (["--raw", "artifacts", "--lowshot", "100"], "--lowshot means nothing for regions"),
+        (["--raw", "artifacts", "--boxes", "10"], "not two numbers"),
+        (["--raw", "artifacts", "--format", "zip"], "--format zip is not known"),
+        (["--data", "artifacts/data/gone"], "no such artifact"),
+    ],
+)
 def test_refusals(world, command, words, message):
     result = command("prepare", "regions", *words)
     assert result.code == 2 and message in result.err and result.err.count("\n") == 1

@@ -101,8 +101,12 @@ FAULTS = {
     "npz with boxes outside": (lambda p: npz(p, norm_bb=WIDE), "outside the image"),
     "npz with boxes inside out": (lambda p: npz(p, norm_bb=INSIDE_OUT), "end before they begin"),
     "npz of another width": (lambda p: npz(p, features=GOOD.features[:, :4]), "has 4 features a box"),
-    "npz without a box": (lambda p: npz(p, features=GOOD.features[:0], norm_bb=GOOD.norm_bb[:0], conf=GOOD.confidence[:0],
-                                        soft_labels=GOOD.soft_labels[:0]), "0 boxes"),
+    "npz without a box": (
+        lambda p: npz(
+            p, features=GOOD.features[:0], norm_bb=GOOD.norm_bb[:0], conf=GOOD.confidence[:0], soft_labels=GOOD.soft_labels[:0]
+        ),
+        "0 boxes",
+    ),
     "npz of objects": (lambda p: npz(p, features=np.array([Evil()], dtype=object)), "no npz file of numbers"),
     "npz with text for confidences": (lambda p: npz(p, conf=np.array(["a"] * 12)), "`confidence` holds <U1"),
     "npz with times for confidences": (lambda p: npz(p, conf=np.zeros(12, "datetime64[s]")), "`confidence` holds datetime64"),
@@ -180,18 +184,21 @@ def test_all_faults_are_told_at_once(tmp_path):
 PACKED = {name.encode(): files.packed_array(array) for name, array in files.uniter_arrays(GOOD).items()}
 
 
-@pytest.mark.parametrize("value, message", [
-    (b"\xc1", "no msgpack map"),
-    ({b"features": {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": [1], b"data": b"cos\nsystem\n"}}, "array of '|O'"),
-    ({b"features": {b"nd": True, b"type": "<f2", b"kind": b"", b"shape": [3, 5], b"data": b"\0\0"}}, "no msgpack map"),
-    ({b"features": 3}, "lacks `features`"),
-    ([1, 2], "no msgpack map"),
-    ({b"features": {b"nd": True, b"type": "<f3", b"kind": b"", b"shape": [1], b"data": b"123"}}, "no msgpack map"),
-    (b"\x81\x91\x01\x02", "no msgpack map"),  # a list for a key
-    ({**PACKED, b"conf": [1.0] * 12}, "`confidence` is of type list"),
-    ({**PACKED, b"conf": b"1" * 12}, "`confidence` is of type bytes"),
-    ({**PACKED, b"soft_labels": 3}, "`soft_labels` is of type int"),
-])
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (b"\xc1", "no msgpack map"),
+        ({b"features": {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": [1], b"data": b"cos\nsystem\n"}}, "array of '|O'"),
+        ({b"features": {b"nd": True, b"type": "<f2", b"kind": b"", b"shape": [3, 5], b"data": b"\0\0"}}, "no msgpack map"),
+        ({b"features": 3}, "lacks `features`"),
+        ([1, 2], "no msgpack map"),
+        ({b"features": {b"nd": True, b"type": "<f3", b"kind": b"", b"shape": [1], b"data": b"123"}}, "no msgpack map"),
+        (b"\x81\x91\x01\x02", "no msgpack map"),  # a list for a key
+        ({**PACKED, b"conf": [1.0] * 12}, "`confidence` is of type list"),
+        ({**PACKED, b"conf": b"1" * 12}, "`confidence` is of type bytes"),
+        ({**PACKED, b"soft_labels": 3}, "`soft_labels` is of type int"),
+    ],
+)
 def test_hostile_msgpack_is_refused(tmp_path, value, message):
     msgpack = pytest.importorskip("msgpack")
     pytest.importorskip("lmdb")
@@ -226,12 +233,15 @@ def test_a_rule_that_cannot_be_met_is_refused(tmp_path, rule):
         import_regions(files.write_npz(tmp_path / "npz", IMAGES), Target(tmp_path / "out"), rule=rule)
 
 
-@pytest.mark.parametrize("name, kind, message", [
-    ("folder", "tsv", "folder: is a folder, tsv comes as a file"),
-    ("folder", "oscar", "folder: is a folder, oscar comes as a file"),
-    ("file", "npz", "file: is a file, npz comes as a folder"),
-    ("gone", "npz", "gone: no such file or folder"),
-])
+@pytest.mark.parametrize(
+    "name, kind, message",
+    [
+        ("folder", "tsv", "folder: is a folder, tsv comes as a file"),
+        ("folder", "oscar", "folder: is a folder, oscar comes as a file"),
+        ("file", "npz", "file: is a file, npz comes as a folder"),
+        ("gone", "npz", "gone: no such file or folder"),
+    ],
+)
 def test_a_format_that_does_not_come_so_is_refused(tmp_path, name, kind, message):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()

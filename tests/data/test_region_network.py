@@ -30,8 +30,12 @@ def network() -> RegionNetwork:
     torch.manual_seed(0)
     made = RegionNetwork(TINY)
     for norm in norms(made):
-        for values, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -0.5, 0.5), (norm.running_mean, -0.5, 0.5),
-                                  (norm.running_var, 0.5, 2.0)):
+        for values, low, high in (
+            (norm.weight, 0.5, 1.5),
+            (norm.bias, -0.5, 0.5),
+            (norm.running_mean, -0.5, 0.5),
+            (norm.running_var, 0.5, 2.0),
+        ):
             values.data.uniform_(low, high)
     return made
 
@@ -45,8 +49,14 @@ def seen(seed: int, width: int = 90, height: int = 40, count: int = 3) -> tuple[
 
 
 def normed(values, state, name):
-    return F.batch_norm(values, state[f"{name}.running_mean"], state[f"{name}.running_var"], state[f"{name}.weight"],
-                        state[f"{name}.bias"], eps=1e-5)
+    return F.batch_norm(
+        values,
+        state[f"{name}.running_mean"],
+        state[f"{name}.running_var"],
+        state[f"{name}.weight"],
+        state[f"{name}.bias"],
+        eps=1e-5,
+    )
 
 
 def block(values, state, name, stride=1, dilation=1):
@@ -75,8 +85,12 @@ def expected(state, pixels: np.ndarray, box: list[float], mask: np.ndarray) -> t
     xs = x1 + (torch.arange(MASK) + 0.5) * max(x2 - x1, 1) / MASK
     ys = y1 + (torch.arange(MASK) + 0.5) * max(y2 - y1, 1) / MASK
     rows, columns = values.shape[2:]
-    grid = torch.stack(torch.meshgrid(2 * xs.clamp(0, columns - 1) / (columns - 1) - 1,
-                                      2 * ys.clamp(0, rows - 1) / (rows - 1) - 1, indexing="xy"), dim=-1)
+    grid = torch.stack(
+        torch.meshgrid(
+            2 * xs.clamp(0, columns - 1) / (columns - 1) - 1, 2 * ys.clamp(0, rows - 1) / (rows - 1) - 1, indexing="xy"
+        ),
+        dim=-1,
+    )
     cells = F.grid_sample(values, grid[None], align_corners=True)
     for number in range(TINY.blocks[3]):
         cells = block(cells, state, f"roi_head_feature_extractor.{number}", dilation=2)
@@ -125,9 +139,14 @@ def test_pixels_lose_their_mean_and_the_canvas_is_empty():
     assert prepared(red, torch.tensor([[1, 1]])).flatten().argmax() == 2  # last, since BGR
 
 
-@pytest.mark.parametrize("size, fitted, canvas", [
-    ((640, 480), (800, 600), (600, 1200)), ((480, 640), (600, 800), (1200, 600)), ((1920, 800), (1200, 500), (600, 1200)),
-])
+@pytest.mark.parametrize(
+    "size, fitted, canvas",
+    [
+        ((640, 480), (800, 600), (600, 1200)),
+        ((480, 640), (600, 800), (1200, 600)),
+        ((1920, 800), (1200, 500), (600, 1200)),
+    ],
+)
 def test_sizes_are_the_published_ones(size, fitted, canvas):
     assert fit(Image.new("RGB", size), 600, 1200).size == fitted and ImageNetwork().canvas(*fitted) == canvas
 
@@ -175,8 +194,15 @@ def test_no_more_objects_than_asked_for(source):
 
 def test_features_computed_once_are_those_of_a_student_before_training(network, source):
     """The student in training mode: neither its norms nor anything else of its network acts differently there."""
-    config = RegionBertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                              type_vocab_size=3, region_size=TINY.features)
+    config = RegionBertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        type_vocab_size=3,
+        region_size=TINY.features,
+    )
     student = VlBert(config, classes=1, target="choice", network=TINY).train()
     state = {f"image_feature_extractor.{name}": value for name, value in network.state_dict().items()}
     assert not student.load_state_dict(state, strict=False).unexpected_keys
@@ -195,8 +221,18 @@ def test_features_computed_once_are_those_of_a_student_before_training(network, 
 def test_from_the_command_line(world, well, command, tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "ImageNetwork", lambda: TINY)
     torch.save(layout(RegionNetwork(TINY)), tmp_path / "resnet.model")
-    arguments = ("prepare", "regions", "--data", "artifacts/data/toy-vcr", "--network", "vlbert", "--limit", "3", "--out",
-                 tmp_path / "store")
+    arguments = (
+        "prepare",
+        "regions",
+        "--data",
+        "artifacts/data/toy-vcr",
+        "--network",
+        "vlbert",
+        "--limit",
+        "3",
+        "--out",
+        tmp_path / "store",
+    )
     shown = well(*arguments, "--weights", tmp_path / "resnet.model").flat
     store = RegionStore(tmp_path / "store")
     assert "vlbert" in shown and store.features == "vlbert" and len(store) == 3 and store.width == TINY.features
@@ -213,8 +249,10 @@ def test_from_the_command_line(world, well, command, tmp_path, monkeypatch):
 
 def layout(network: RegionNetwork) -> dict[str, torch.Tensor]:
     """A network's weights under torchvision's names, with a classifier."""
-    renamed = {name.replace("backbone.", "").replace("roi_head_feature_extractor.", "layer4."): value
-               for name, value in network.state_dict().items()}
+    renamed = {
+        name.replace("backbone.", "").replace("roi_head_feature_extractor.", "layer4."): value
+        for name, value in network.state_dict().items()
+    }
     return renamed | {"fc.weight": torch.zeros(2, TINY.features), "fc.bias": torch.zeros(2)}
 
 
@@ -225,7 +263,9 @@ def test_names_are_torchvisions_by_stage():
         own = RegionNetwork(ImageNetwork()).state_dict()
     shapes = layout(RegionNetwork(TINY))
     assert names == {name.replace("backbone.", "").replace("roi_head_feature_extractor.", "layer4.") for name in own} | {
-        "fc.weight", "fc.bias"}
+        "fc.weight",
+        "fc.bias",
+    }
     assert "layer4.0.downsample.0.weight" in shapes
 
 
@@ -237,11 +277,17 @@ def test_weights_of_a_file_are_loaded_whole(network, tmp_path):
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-@pytest.mark.parametrize("change, part", [
-    (lambda weights: {name: value for name, value in weights.items() if name != "conv1.weight"}, "are missing, backbone.conv1"),
-    (lambda weights: weights | {"layer3.9.conv1.weight": torch.zeros(1)}, "have no place, backbone.layer3.9"),
-    (lambda weights: weights | {"layer4.0.bn1.bias": torch.zeros(1)}, "have another shape, roi_head_feature_extractor.0"),
-])
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (
+            lambda weights: {name: value for name, value in weights.items() if name != "conv1.weight"},
+            "are missing, backbone.conv1",
+        ),
+        (lambda weights: weights | {"layer3.9.conv1.weight": torch.zeros(1)}, "have no place, backbone.layer3.9"),
+        (lambda weights: weights | {"layer4.0.bn1.bias": torch.zeros(1)}, "have another shape, roi_head_feature_extractor.0"),
+    ],
+)
 def test_weights_that_do_not_fit_are_refused(network, tmp_path, change, part):
     torch.save(change(layout(network)), tmp_path / "resnet.model")
     with pytest.raises(InputError, match=part) as refusal:

@@ -39,19 +39,22 @@ def same(regions: Regions, image: files.Image, *, confidence: bool = False, soft
         np.testing.assert_allclose(regions.soft_labels, image.soft_labels, atol=1e-3)
 
 
-@pytest.mark.parametrize("name, key", [
-    ("train2014/COCO_train2014_000000000009.jpg", "9"),
-    ("coco_val2014_000000000009.npz", "9"),
-    ("flickr30k_000004804607632.npz", "4804607632"),
-    ("flickr30k-images/4804607632.jpg", "4804607632"),
-    ("nlvr2_dev-850-0-img0.npz", "dev-850-0-img0"),
-    ("images/train/12/dev-850-0-img0.png", "dev-850-0-img0"),
-    ("vcr_gt_val_1054_Potter_01.34.16.084-01.34.18.985@0.npz", "1054_Potter_01.34.16.084-01.34.18.985@0"),
-    ("vcr1images/lsmdc_1054/1054_Potter_01.34.16.084-01.34.18.985@0.jpg", "1054_Potter_01.34.16.084-01.34.18.985@0"),
-    ("vg_000000002370.npz", "2370"),
-    ("0", "0"),
-    ("000", "0"),
-])
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("train2014/COCO_train2014_000000000009.jpg", "9"),
+        ("coco_val2014_000000000009.npz", "9"),
+        ("flickr30k_000004804607632.npz", "4804607632"),
+        ("flickr30k-images/4804607632.jpg", "4804607632"),
+        ("nlvr2_dev-850-0-img0.npz", "dev-850-0-img0"),
+        ("images/train/12/dev-850-0-img0.png", "dev-850-0-img0"),
+        ("vcr_gt_val_1054_Potter_01.34.16.084-01.34.18.985@0.npz", "1054_Potter_01.34.16.084-01.34.18.985@0"),
+        ("vcr1images/lsmdc_1054/1054_Potter_01.34.16.084-01.34.18.985@0.jpg", "1054_Potter_01.34.16.084-01.34.18.985@0"),
+        ("vg_000000002370.npz", "2370"),
+        ("0", "0"),
+        ("000", "0"),
+    ],
+)
 def test_an_image_has_one_key_whatever_it_is_called(name, key):
     assert image_key(name) == key
 
@@ -160,8 +163,16 @@ def test_images_never_straddle_shards_and_come_back_in_any_order(tmp_path):
     rows = writer.close()
     shards = sorted(tmp_path.glob("*.h5"))
     assert len(shards) > 5 and writer.images == 59 and writer.boxes == sum(len(image.boxes) for image in images)
-    manifest = {"schema": 1, "stage": "regions", "complete": True, "images": 59, "width": 8, "features": "detector", **rows,
-                "sizes": {path.name: path.stat().st_size for path in shards}}
+    manifest = {
+        "schema": 1,
+        "stage": "regions",
+        "complete": True,
+        "images": 59,
+        "width": 8,
+        "features": "detector",
+        **rows,
+        "sizes": {path.name: path.stat().st_size for path in shards},
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     found = RegionStore(tmp_path)
     for image in reversed(images):
@@ -204,11 +215,14 @@ def test_a_limit_is_marked_partial_and_a_dry_run_writes_nothing(tmp_path):
     assert manifest["partial"] and manifest["images"] == 2
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda path: path.unlink(), "missing"),
-    (lambda path: path.write_bytes(path.read_bytes()[:-100]), "bytes, its manifest says"),
-    (lambda path: path.write_bytes(b"\0" * path.stat().st_size), "is damaged"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "bytes, its manifest says"),
+        (lambda path: path.write_bytes(b"\0" * path.stat().st_size), "is damaged"),
+    ],
+)
 def test_a_damaged_store_is_one_error(tmp_path, damage, message):
     bring(files.write_npz(tmp_path / "npz", IMAGES), tmp_path / "out")
     damage(tmp_path / "out" / "shard-0000.h5")
@@ -304,8 +318,11 @@ def test_features_are_called_by_what_their_files_say(tmp_path, well):
     cells = np.array([[side[j], side[i], side[j + 1], side[i + 1]] for i in range(3) for j in range(3)])
     plain = {"features": image.features.astype(np.float16), "norm_bb": image.norm_bb.astype(np.float16)}
     grid = {**files.uniter_arrays(image), "norm_bb": np.column_stack([cells, cells[:, 2:] - cells[:, :2]]).astype(np.float16)}
-    for name, arrays, expected in (("detector", files.uniter_arrays(image), "detector"), ("plain", plain, "imported"),
-                                   ("grid", grid, "imported")):
+    for name, arrays, expected in (
+        ("detector", files.uniter_arrays(image), "detector"),
+        ("plain", plain, "imported"),
+        ("grid", grid, "imported"),
+    ):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "9.npz", **arrays)
         told = well("prepare", "regions", "--raw", tmp_path / name, "--out", tmp_path / f"{name}-store", "--boxes", "1,100").out

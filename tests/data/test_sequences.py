@@ -59,9 +59,16 @@ def test_the_longest_part_gives_way_and_the_separators_stay(tokenizer, length):
         assert len(text.ids) == len(text.words) == len(text.segments) == len(text.tags)
 
 
-@pytest.mark.parametrize("lengths, budget, kept", [
-    ([5, 2, 3], 8, [3, 2, 3]), ([2, 2], 9, [2, 2]),
-    ([4, 4], 5, [2, 3]), ([1, 9], 0, [0, 0]), ([3], -2, [0]), ([7, 1, 7], 9, [4, 1, 4]),
-])
+@pytest.mark.parametrize(
+    "lengths, budget, kept",
+    [
+        ([5, 2, 3], 8, [3, 2, 3]),
+        ([2, 2], 9, [2, 2]),
+        ([4, 4], 5, [2, 3]),
+        ([1, 9], 0, [0, 0]),
+        ([3], -2, [0]),
+        ([7, 1, 7], 9, [4, 1, 4]),
+    ],
+)
 def test_shortening_by_hand(lengths, budget, kept):
     assert shorten(lengths, budget) == kept

@@ -227,8 +227,10 @@ def test_webdataset_reads_and_decodes_the_tars(tmp_path):
     for i, path in enumerate(paths):
         (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
         noise((9, 7), seed=i).save(tmp_path / "raw" / path)
-    write_lines(tmp_path / "raw/train.jsonl", [{"id": f"{path}-{i}", "images": [path, paths[0]], "text": "Is it?", "label": "yes"}
-                                               for i in range(2) for path in paths])
+    write_lines(
+        tmp_path / "raw/train.jsonl",
+        [{"id": f"{path}-{i}", "images": [path, paths[0]], "text": "Is it?", "label": "yes"} for i in range(2) for path in paths],
+    )
     prepare("jsonl", tmp_path / "raw", tmp_path / "out", shards=3)
     urls = [str(path) for path in sorted((tmp_path / "out/shards").glob("*.tar"))]
     found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))

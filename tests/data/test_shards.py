@@ -56,10 +56,14 @@ def test_a_sample_is_an_image_with_all_its_records(tmp_path):
         assert sample[f"0.{ending}"] == (tmp_path / "raw" / path).read_bytes()
     # Two images of train stand in val too, and are packed with it again.
     assert [len(json.loads(sample["json"])) for sample in samples(tmp_path / "out", "val")] == [2, 2]
-    sizes = {split: sum(len(data) for name, data in packed(tmp_path / "out").items() if name.startswith(split))
-             for split in ("train", "val")}
-    assert manifest["shards"] == {"train": {"files": 3, "samples": 10, "bytes": sizes["train"]},
-                                  "val": {"files": 1, "samples": 2, "bytes": sizes["val"]}}
+    sizes = {
+        split: sum(len(data) for name, data in packed(tmp_path / "out").items() if name.startswith(split))
+        for split in ("train", "val")
+    }
+    assert manifest["shards"] == {
+        "train": {"files": 3, "samples": 10, "bytes": sizes["train"]},
+        "val": {"files": 1, "samples": 2, "bytes": sizes["val"]},
+    }
 
 
 def test_a_tar_holds_so_many_samples_and_the_last_the_rest(tmp_path):
@@ -128,13 +132,21 @@ def test_a_limit_packs_what_it_leaves(tmp_path):
 def test_progress_tells_what_is_counted(tmp_path):
     single_world(tmp_path / "raw")
     told = []
-    prepare("jsonl", tmp_path / "raw", tmp_path / "out", shards=4, progress=lambda *done: told.append(("images", *done)),
-            packing=lambda *done: told.append(("samples", *done)))
+    prepare(
+        "jsonl",
+        tmp_path / "raw",
+        tmp_path / "out",
+        shards=4,
+        progress=lambda *done: told.append(("images", *done)),
+        packing=lambda *done: told.append(("samples", *done)),
+    )
     assert told == [("images", 10, 10), ("samples", 12, 12)]
 
 
-@pytest.mark.parametrize(("arguments", "reason"), [
-    ({"shards": 0}, "shards is 0"), ({"shards": 5, "check_images": False}, "--shards needs images that are checked")])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [({"shards": 0}, "shards is 0"), ({"shards": 5, "check_images": False}, "--shards needs images that are checked")],
+)
 def test_what_cannot_be_packed_is_refused(tmp_path, arguments, reason):
     single_world(tmp_path / "raw")
     with pytest.raises(InputError, match=reason):
@@ -169,11 +181,14 @@ def changing(monkeypatch, change):
     monkeypatch.setattr(image_files, "check_images", checked)
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "has changed since it was checked"),
-    (lambda path: path.unlink(), "no such file"),
-    (lambda path: path.write_bytes(b""), "is empty"),
-])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "has changed since it was checked"),
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+    ],
+)
 def test_an_image_that_changes_before_it_is_packed_is_an_error(tmp_path, monkeypatch, tree, change, reason):
     single_world(tmp_path / "raw")
     image = tmp_path / "raw/images/b.jpg"

@@ -22,21 +22,27 @@ CASES = [
     ("1a", "What will happen next ?", "[1] will run .", "[1] will run ."),
     ("1b", "What would [0] do if [1] fell ?", "[0] would help .", "if [1] fell [0] would help ."),
     ("1c", "What will [0] do after lunch ?", "Rest .", "after lunch rest ."),
-    *[("1d", f"What {verb} [0] doing ?", "[0] is running .", "[0] is running .")
-      for verb in ("is", "are", "was", "has", "do", "did")],
+    *[
+        ("1d", f"What {verb} [0] doing ?", "[0] is running .", "[0] is running .")
+        for verb in ("is", "are", "was", "has", "do", "did")
+    ],
     ("1e", "What would [0] say ?", "No .", "no ."),
     *[("1f", f"What {verb} [0] say ?", "Hello .", "hello .") for verb in ("will", "might")],
     ("2a", "Whose house is this ?", "[0] 's", "[0] 's is this"),
     ("2a", "Whose children are they ?", "[0] 's", "[0] 's are they"),
-    *[("3a", f"Why {verb} [0,2] sad today ?", "They lost .", f"[0,2] {verb} sad today because they lost .")
-      for verb in ("does", "do", "are", "is", "did", "would")],
+    *[
+        ("3a", f"Why {verb} [0,2] sad today ?", "They lost .", f"[0,2] {verb} sad today because they lost .")
+        for verb in ("does", "do", "are", "is", "did", "would")
+    ],
     ("4a", "How would [0] react if [1] left ?", "[0] would cry .", "if [1] left [0] would cry ."),
     ("4b", "How does [0] feel ?", "[0] is sad .", "[0] is sad ."),
     ("4b", "How are [0,1] feeling ?", "They are sad .", "they are sad ."),
     *[("4c", f"How {verb} [0] here ?", "By car .", "by car .") for verb in ("do", "will", "is")],
     ("5a", "Where are they ?", "In [2] .", "in [2] ."),
-    *[("6a", f"{verb} [0] at home ?", "Yes , [0] sleeps .", f"[0] {verb.lower()} at home , [0] sleeps .")
-      for verb in ("Is", "Can", "Does", "Do", "Was", "Are", "Did", "Will")],
+    *[
+        ("6a", f"{verb} [0] at home ?", "Yes , [0] sleeps .", f"[0] {verb.lower()} at home , [0] sleeps .")
+        for verb in ("Is", "Can", "Does", "Do", "Was", "Are", "Did", "Will")
+    ],
     ("6a", "Is [0] at home ?", "No , [0] left .", "[0] is not at home , [0] left ."),
     ("6a", "Is [0] at home ?", "Yes , no doubt .", "[0] is at home , no doubt ."),  # yes outweighs no
     ("6a", "Is [0] at home ?", "Surely , maybe .", "[0] is at home , maybe ."),  # neither counts as yes; its word goes
@@ -53,41 +59,47 @@ def test_each_template(template, question, answer, statement):
     assert (found.template, found.words) == (template, words(statement))
 
 
-@pytest.mark.parametrize("template, question, statement", [
-    ("1a", "what will happen next ? if", "it is ."),  # 1a asks for the first five words only
-    ("1f", "what will happen next", "it is ."),  # no question mark: 1f
-    ("1f", "what will happen next to [0] ?", "it is ."),
-    ("1b", "what is [0] doing after if ?", "if it is ."),  # 1b before 1c and 1d
-    ("1b", "what would [0] do if so ?", "if so it is ."),  # 1b before 1e
-    ("1c", "what is [0] doing after this ?", "after this it is ."),  # 1c before 1d
-    ("1c", "what will happen after this ?", "after this it is ."),  # 1c before 1f
-    ("2a", "whose are these , what is it ?", "it is . is it"),  # is before are
-    ("4a", "how will [0] feel if so ?", "if so it is ."),  # 4a before 4b and 4c
-    ("4b", "how is [0] feeling ?", "it is ."),  # 4b before 4c
-    ("4b", "how does the feel matter ?", "it is ."),
-    ("5a", "where is [0] if not here ?", "it is ."),  # if counts after what and how only
-    ("7a", "who will feel it after all ?", "it is ."),
-])
+@pytest.mark.parametrize(
+    "template, question, statement",
+    [
+        ("1a", "what will happen next ? if", "it is ."),  # 1a asks for the first five words only
+        ("1f", "what will happen next", "it is ."),  # no question mark: 1f
+        ("1f", "what will happen next to [0] ?", "it is ."),
+        ("1b", "what is [0] doing after if ?", "if it is ."),  # 1b before 1c and 1d
+        ("1b", "what would [0] do if so ?", "if so it is ."),  # 1b before 1e
+        ("1c", "what is [0] doing after this ?", "after this it is ."),  # 1c before 1d
+        ("1c", "what will happen after this ?", "after this it is ."),  # 1c before 1f
+        ("2a", "whose are these , what is it ?", "it is . is it"),  # is before are
+        ("4a", "how will [0] feel if so ?", "if so it is ."),  # 4a before 4b and 4c
+        ("4b", "how is [0] feeling ?", "it is ."),  # 4b before 4c
+        ("4b", "how does the feel matter ?", "it is ."),
+        ("5a", "where is [0] if not here ?", "it is ."),  # if counts after what and how only
+        ("7a", "who will feel it after all ?", "it is ."),
+    ],
+)
 def test_the_first_rule_that_fits_is_taken(template, question, statement):
     found = vcr_statement(words(question), words("it is ."))
     assert (found.template, found.words) == (template, words(statement))
 
 
-@pytest.mark.parametrize("question", [
-    "What does [0] want ?",  # does is not in 1d's list
-    "What [0] wants ?",
-    "Whose was it ?",
-    "Why not ?",
-    "Why [0] ?",
-    "How did [0] come ?",
-    "How old [0] must be ?",
-    "When does [0] sleep ?",
-    "Could [0] sleep ?",
-    "[0] sleeps ?",
-    "What",
-    "?",
-    "",
-])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What does [0] want ?",  # does is not in 1d's list
+        "What [0] wants ?",
+        "Whose was it ?",
+        "Why not ?",
+        "Why [0] ?",
+        "How did [0] come ?",
+        "How old [0] must be ?",
+        "When does [0] sleep ?",
+        "Could [0] sleep ?",
+        "[0] sleeps ?",
+        "What",
+        "?",
+        "",
+    ],
+)
 def test_without_a_rule_the_two_are_joined(question):
     found = vcr_statement(words(question), words("Who knows .")).words
     assert found == words(question.lower() + " who knows .")
@@ -100,13 +112,16 @@ def test_only_a_question_mark_is_cut_off():
     assert vcr_statement(words("what would [0] do if sad"), words("cry")).words == words("if sad cry")
 
 
-@pytest.mark.parametrize("question, statement", [
-    ("what is it ?", ""),
-    ("why is [0] sad ?", "[0] is sad because"),
-    ("is [0] sad ?", "[0] is sad"),
-    ("whose is it ?", "is it"),
-    ("when ?", "when ?"),
-])
+@pytest.mark.parametrize(
+    "question, statement",
+    [
+        ("what is it ?", ""),
+        ("why is [0] sad ?", "[0] is sad because"),
+        ("is [0] sad ?", "[0] is sad"),
+        ("whose is it ?", "is it"),
+        ("when ?", "when ?"),
+    ],
+)
 def test_empty_answers(question, statement):
     assert vcr_statement(words(question), []).words == words(statement)
 

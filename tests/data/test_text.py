@@ -157,11 +157,15 @@ def test_broken_folders(tmp_path):
     assert caught.value.where.endswith("tokenizer.json")
 
 
-@pytest.mark.parametrize("files", [
-    {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "tokenizer_config.json": "{"},
-    {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[MASK]\n"},
-    {"vocab.txt": "[PAD]\n\udcff\n"},
-], ids=["config", "no SEP", "not UTF-8"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "tokenizer_config.json": "{"},
+        {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[MASK]\n"},
+        {"vocab.txt": "[PAD]\n\udcff\n"},
+    ],
+    ids=["config", "no SEP", "not UTF-8"],
+)
 def test_broken_vocabulary_folders(tmp_path, files):
     for name, text in files.items():
         (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))

@@ -66,8 +66,11 @@ def nlvr2_images(root: Path, split: str, row: dict) -> tuple[Path, Path]:
 
 def see(scene: Scene) -> list[tuple[str, str]]:
     """(colour, shape) of every object in view, without the library's own counting."""
-    return [(COLOURS[kind % 4], SHAPES[kind // 4]) for cell, kind in enumerate(scene.kinds.tolist())
-            if kind != EMPTY and cell != scene.covered]
+    return [
+        (COLOURS[kind % 4], SHAPES[kind // 4])
+        for cell, kind in enumerate(scene.kinds.tolist())
+        if kind != EMPTY and cell != scene.covered
+    ]
 
 
 def number_of(phrase: str, scene: Scene) -> int:
@@ -307,17 +310,26 @@ def test_a_dataset_does_not_depend_on_the_others(tmp_path):
 
 
 def test_sizes_and_counts(tmp_path):
-    counts = write_toy(tmp_path, datasets=("nlvr2", "coco"), sizes={"nlvr2": {"train": 7, "dev": 4, "test1": 4},
-                                                                    "coco": {"train": 6, "val": 4, "test": 4}})
-    assert counts == {"nlvr2/train": 56, "nlvr2/dev": 32, "nlvr2/test1": 32,
-                      "coco/train": 30, "coco/val": 20, "coco/test": 20}
+    counts = write_toy(
+        tmp_path,
+        datasets=("nlvr2", "coco"),
+        sizes={"nlvr2": {"train": 7, "dev": 4, "test1": 4}, "coco": {"train": 6, "val": 4, "test": 4}},
+    )
+    assert counts == {"nlvr2/train": 56, "nlvr2/dev": 32, "nlvr2/test1": 32, "coco/train": 30, "coco/val": 20, "coco/test": 20}
     assert len(lines(tmp_path / "nlvr2" / "train.json")) == 56
 
 
-@pytest.mark.parametrize("wrong", [
-    {"datasets": ("vqa", "gqa")}, {"sizes": {"coco": {"dev": 3}}}, {"scale": 0.0}, {"scale": float("nan")},
-    {"seed": -1}, {"scale": 1000.0},
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"datasets": ("vqa", "gqa")},
+        {"sizes": {"coco": {"dev": 3}}},
+        {"scale": 0.0},
+        {"scale": float("nan")},
+        {"seed": -1},
+        {"scale": 1000.0},
+    ],
+)
 def test_a_wrong_argument_is_refused_and_nothing_is_written(tmp_path, wrong):
     with pytest.raises(InputError):
         write_toy(tmp_path / "toy", **wrong)
@@ -342,9 +354,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_sprites_stay_in_their_cells_and_differ():
-    scenes = [
-        Scene(np.full(9, kind), np.full(9, size), np.arange(JITTERS)) for kind in range(KINDS) for size in range(SIZES)
-    ]
+    scenes = [Scene(np.full(9, kind), np.full(9, size), np.arange(JITTERS)) for kind in range(KINDS) for size in range(SIZES)]
     empty = render([Scene(np.full(9, EMPTY), np.zeros(9, int), np.zeros(9, int))])[0]
     assert len(np.unique(empty.reshape(-1, 3), axis=0)) == 1
     cells = render(scenes).reshape(-1, GRID, CELL, GRID, CELL, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, CELL, CELL, 3)

@@ -36,9 +36,13 @@ def test_flickr30k_has_five_captions_a_picture(toy):
         assert (toy / "flickr30k" / "flickr30k-images" / image["filename"]).is_file()
 
 
-@pytest.mark.parametrize("split, name, folder, rows", [
-    ("train", "Train_GCC-training.tsv", "training", 100), ("val", "Validation_GCC-1.1.0-Validation.tsv", "validation", 10),
-])
+@pytest.mark.parametrize(
+    "split, name, folder, rows",
+    [
+        ("train", "Train_GCC-training.tsv", "training", 100),
+        ("val", "Validation_GCC-1.1.0-Validation.tsv", "validation", 10),
+    ],
+)
 def test_gcc_is_a_list_of_addresses_some_of_which_are_dead(toy, split, name, folder, rows):
     table = [line.split("\t") for line in (toy / "gcc" / name).read_text().splitlines()]
     assert len(table) == rows and all(len(row) == 2 and row[1].startswith("http://") for row in table)
@@ -48,8 +52,9 @@ def test_gcc_is_a_list_of_addresses_some_of_which_are_dead(toy, split, name, fol
 
 
 def test_sbu_is_two_files_aligned_by_line(toy):
-    captions, addresses = ((toy / "sbu" / f"SBU_captioned_photo_dataset_{part}.txt").read_text().splitlines()
-                           for part in ("captions", "urls"))
+    captions, addresses = (
+        (toy / "sbu" / f"SBU_captioned_photo_dataset_{part}.txt").read_text().splitlines() for part in ("captions", "urls")
+    )
     assert len(captions) == len(addresses) == 60 and len(list((toy / "sbu" / "images").rglob("*.jpg"))) == 58
 
 
@@ -76,12 +81,15 @@ def test_a_region_is_around_what_its_phrase_says(toy):
         assert not rest.any()
 
 
-@pytest.mark.parametrize("name, records", [
-    ("flickr30k", {"train": 500, "val": 100, "test": 100}),
-    ("gcc", {"train": 96, "val": 9}),
-    ("sbu", {"train": 58}),
-    ("visual_genome", None),
-])
+@pytest.mark.parametrize(
+    "name, records",
+    [
+        ("flickr30k", {"train": 500, "val": 100, "test": 100}),
+        ("gcc", {"train": 96, "val": 9}),
+        ("sbu", {"train": 58}),
+        ("visual_genome", None),
+    ],
+)
 def test_the_loaders_of_the_real_data_read_it(toy, tmp_path, name, records):
     manifest = prepare(name, toy / name, tmp_path / "out")
     assert manifest["task"] == "caption"

@@ -112,8 +112,12 @@ def raw(tmp_path_factory):
 
 
 def test_the_data_sets_are_read_as_what_they_are(raw, tmp_path):
-    kinds = {"diverse_captions": ("caption", "caption"), "diverse_images": (None, "tagging"),
-             "diverse_texts": ("text", "text"), "diverse_vqa": (None, "vqa")}
+    kinds = {
+        "diverse_captions": ("caption", "caption"),
+        "diverse_images": (None, "tagging"),
+        "diverse_texts": ("text", "text"),
+        "diverse_vqa": (None, "vqa"),
+    }
     for name, (asked, task) in kinds.items():
         manifest = prepare("jsonl", raw / name, tmp_path / name, options=SourceOptions(task=asked, min_answer_count=1))
         assert manifest["task"] == task
@@ -130,8 +134,15 @@ def test_the_data_sets_are_read_as_what_they_are(raw, tmp_path):
 
 
 def test_prepare_toy_makes_artifacts_that_low_shot_sets_can_be_added_to(tmp_path):
-    [manifest] = prepare_toy(tmp_path / "data", tmp_path / "raw", seed=0, scale=0.02, options=SourceOptions(), overwrite=False,
-                             datasets=("diverse_vqa",))
+    [manifest] = prepare_toy(
+        tmp_path / "data",
+        tmp_path / "raw",
+        seed=0,
+        scale=0.02,
+        options=SourceOptions(),
+        overwrite=False,
+        datasets=("diverse_vqa",),
+    )
     assert manifest["task"] == "vqa"
     again = prepare("jsonl", tmp_path / "raw/toy/diverse_vqa", tmp_path / "data/toy-diverse_vqa", variants=Variants((5,)))
     assert again["unchanged"] and len(again["added"]) == 4

@@ -178,8 +178,11 @@ def test_layout(toy):
         assert [row["annot_id"] for row in rows] == [f"{split}-{i}" for i in range(len(rows))]
         for row in rows:
             labelled = split != "test"
-            assert all((f"{part}_{name}" in row) == labelled
-                       for part in ("answer", "rationale") for name in ("label", "orig", "match_iter", "sources"))
+            assert all(
+                (f"{part}_{name}" in row) == labelled
+                for part in ("answer", "rationale")
+                for name in ("label", "orig", "match_iter", "sources")
+            )
             assert len(row["answer_choices"]) == len(row["rationale_choices"]) == 4
             assert len({json.dumps(predicate(choice)) for choice in row["answer_choices"]}) == 4
             assert (toy / "vcr1images" / row["img_fn"]).is_file()

@@ -30,17 +30,20 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 # Size.
 
 
-@pytest.mark.parametrize("width, height, expected", [
-    (640, 480, (512, 384)),    # 480 -> 384 is times 0.8: 512, a multiple of 32
-    (480, 640, (384, 512)),
-    (500, 375, (512, 384)),
-    (384, 384, (384, 384)),
-    (640, 360, (608, 352)),    # 682 is over 639: both times 639 / 640, so 639 and 359.4, down to 608 and 352
-    (1920, 1080, (608, 352)),
-    (2000, 100, (608, 32)),    # 639 and 31.95: 32
-    (10_000, 10, (608, 32)),   # 0.6 pixels high: at least one patch
-    (7, 7, (384, 384)),
-])
+@pytest.mark.parametrize(
+    "width, height, expected",
+    [
+        (640, 480, (512, 384)),  # 480 -> 384 is times 0.8: 512, a multiple of 32
+        (480, 640, (384, 512)),
+        (500, 375, (512, 384)),
+        (384, 384, (384, 384)),
+        (640, 360, (608, 352)),  # 682 is over 639: both times 639 / 640, so 639 and 359.4, down to 608 and 352
+        (1920, 1080, (608, 352)),
+        (2000, 100, (608, 32)),  # 639 and 31.95: 32
+        (10_000, 10, (608, 32)),  # 0.6 pixels high: at least one patch
+        (7, 7, (384, 384)),
+    ],
+)
 def test_known_sizes(width, height, expected):
     assert vilt_size(width, height, 384, 32) == expected
 
@@ -151,8 +154,12 @@ def test_shifts_move_the_picture_by_at_most_so_many_pixels():
     for sample in range(200):
         moved = JITTER.shifted(PIXELS, (0, 0, sample, 0))
         assert moved.shape == PIXELS.shape and moved.dtype == np.uint8
-        match = [(down, right) for down in range(-2, 3) for right in range(-2, 3)
-                 if np.array_equal(moved[2:-2, 2:-2], PIXELS[2 + down : 30 + down, 2 + right : 38 + right])]
+        match = [
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if np.array_equal(moved[2:-2, 2:-2], PIXELS[2 + down : 30 + down, 2 + right : 38 + right])
+        ]
         assert len(match) == 1
         down, right = match[0]
         rows, columns = np.clip(np.arange(32) + down, 0, 31), np.clip(np.arange(40) + right, 0, 39)
@@ -343,8 +350,13 @@ def test_reading_a_sample_does_not_change_what_is_kept(dataset):
 
 
 def test_padding_helpers_by_hand():
-    text = pad_text([EncodedText([2, 7, 3], [None, 0, None], [0, 0, 1], [None, 5, None]), EncodedText([2, 3], [None] * 2, [0, 0],
-                    [None] * 2)], 9)
+    text = pad_text(
+        [
+            EncodedText([2, 7, 3], [None, 0, None], [0, 0, 1], [None, 5, None]),
+            EncodedText([2, 3], [None] * 2, [0, 0], [None] * 2),
+        ],
+        9,
+    )
     assert text.ids.tolist() == [[2, 7, 3], [2, 3, 9]] and text.mask.tolist() == [[True] * 3, [True, True, False]]
     assert text.words.tolist() == [[-1, 0, -1], [-1] * 3] and text.segments.tolist() == [[0, 0, 1], [0] * 3]
     assert text.tags.tolist() == [[-1, 5, -1], [-1] * 3]

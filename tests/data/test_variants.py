@@ -15,9 +15,15 @@ from vldistill.data.records import Record
 from vldistill.data.variants import Variants, lowshot_name, make_variants, statements_of
 from vldistill.errors import InputError
 
-OPENINGS = {"explanation": "why is", "activity": "what is he doing to", "temporal": "what happened before",
-            "mental": "is he upset at", "role": "what is the occupation of", "scene": "where is",
-            "hypothetical": "what would be if not for"}
+OPENINGS = {
+    "explanation": "why is",
+    "activity": "what is he doing to",
+    "temporal": "what happened before",
+    "mental": "is he upset at",
+    "role": "what is the occupation of",
+    "scene": "where is",
+    "hypothetical": "what would be if not for",
+}
 
 
 def vcr_rows(count: int) -> list[Record]:
@@ -108,8 +114,11 @@ def test_snli_ve(tmp_path):
 
 def test_vqa(tmp_path):
     questions = [("What color is the bus ?", "red"), ("Is it a dog ?", "yes"), ("How many dogs are there ?", "2")]
-    rows = [Record(f"{i}-{k}", "vqa", [f"{i}.jpg"], text.split(), answers=[answer] * 10, type="other")
-            for i in range(3) for k, (text, answer) in enumerate(questions)]
+    rows = [
+        Record(f"{i}-{k}", "vqa", [f"{i}.jpg"], text.split(), answers=[answer] * 10, type="other")
+        for i in range(3)
+        for k, (text, answer) in enumerate(questions)
+    ]
     write(tmp_path, "train", rows)
     entries = make_variants(tmp_path, tmp_path, "vqa", None, ["train-lowshot1-seed0", "train-statements"])
     assert len(entries["train-lowshot1-seed0"]["by_type"]) == 8 and entries["train-lowshot1-seed0"]["records"] == 3
@@ -118,8 +127,12 @@ def test_vqa(tmp_path):
 
 @pytest.mark.parametrize(
     ("asked", "reason"),
-    [(Variants(lowshot=(100,)), "--lowshot means nothing for nlvr2"), (Variants(shift=True), "--domain-shift means nothing"),
-     (Variants(statements=True), "--statements means nothing")])
+    [
+        (Variants(lowshot=(100,)), "--lowshot means nothing for nlvr2"),
+        (Variants(shift=True), "--domain-shift means nothing"),
+        (Variants(statements=True), "--statements means nothing"),
+    ],
+)
 def test_a_task_without_rules_is_refused(asked, reason):
     with pytest.raises(InputError, match=reason):
         asked.check("nlvr2")

@@ -13,8 +13,21 @@ from pathlib import Path
 LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
     # Port 0: any that is free.
-    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-                   "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"],
+    "accelerate": [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ],
 }
 
 
@@ -26,9 +39,7 @@ def launch(folder: Path, *arguments: str | Path, launcher: str = "torchrun") -> 
         return run_whole(command, folder, environment, 240)
 
 
-def run_whole(
-    command: list[str], folder: Path, environment: dict[str, str], seconds: float
-) -> subprocess.CompletedProcess[str]:
+def run_whole(command: list[str], folder: Path, environment: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
     """A program to its end. Where it takes longer, all that it started is ended with it: a launcher's processes would go on."""
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -41,8 +41,12 @@ def test_all_that_advl_learns_gets_its_gradient_from_both_processes(world, tmp_p
     halves = [gradients(matching, parts, accelerator, batch, seed=rank) for rank, batch in enumerate(batches)]
     alone = whole | {name: (value + halves[1][name]) / 2 for name, value in halves[0].items()}
     learned = {f"{place}scalars.raw" for place in ("task.", "matching.advl.")}
-    learned |= {f"{place}distances.maps.{name}.{part}" for place in ("task.", "matching.advl.") for name in MAPS
-                for part in ("weight", "bias")}
+    learned |= {
+        f"{place}distances.maps.{name}.{part}"
+        for place in ("task.", "matching.advl.")
+        for name in MAPS
+        for part in ("weight", "bias")
+    }
     assert learned <= first.keys() == alone.keys()
     for name in learned:
         assert (first[name] != 0).all() if name.endswith("raw") else first[name].abs().sum() > 0, name

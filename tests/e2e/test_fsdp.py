@@ -28,8 +28,10 @@ optim: {lr: 1e-3, eps: 1e-3, clip: 1.0}
 train: {steps: 4, batch: {pairs: 4}, eval_pairs: 16, log_every: 1, validate_every: 2}
 """
 SIZES = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24}, dropout: 0.0"
-TEACHERS = ("teachers={vision: {kind: timm, model: teachers/vit}, text: {kind: transformers, model: teachers/bert}, "
-            "relevance: {kind: open_clip, model: teachers/clip, weights: random}}")
+TEACHERS = (
+    "teachers={vision: {kind: timm, model: teachers/vit}, text: {kind: transformers, model: teachers/bert}, "
+    "relevance: {kind: open_clip, model: teachers/clip, weights: random}}"
+)
 ADVL = "objective={kind: advl, answer_loss: softmax, itm_fraction: 0.5, map: anchored, anchor: {records: 16}}"
 REGIONS = ("regions={path: artifacts/regions/toy, most: 3}", "text.max_length=30")
 NLVR2 = "data.path=artifacts/data/toy-nlvr2"
@@ -42,25 +44,41 @@ def region_student(kind: str) -> tuple[str, ...]:
 
 
 CASES = {
-    "vilt": ("finetune",), "accumulated": ("finetune", "train.batch.accumulate=2"),
-    "recomputed": ("finetune", "train.gradient_checkpointing=true"), "bf16": ("finetune", "train.precision=bf16"),
+    "vilt": ("finetune",),
+    "accumulated": ("finetune", "train.batch.accumulate=2"),
+    "recomputed": ("finetune", "train.gradient_checkpointing=true"),
+    "bf16": ("finetune", "train.precision=bf16"),
     "advl": ("distill", TEACHERS, ADVL),
     **{kind: ("finetune", *region_student(kind)) for kind in ("uniter", "vlbert", "visualbert", "lxmert", "oscar")},
     "villa": ("finetune", *region_student("uniter"), "adversarial={steps: 2, image: true}"),
     "oscar_dual": ("finetune", NLVR2, *region_student("oscar_dual")),
-    "pixelbert": ("finetune", "image={size: 64, long_side: 96}",
-                  f"student={{kind: pixelbert, {SIZES}, pixels: {{model: test_resnet, weights: random, sample: 1}}}}"),
-    "clip_vil": ("finetune", "image={size: 32, long_side: 64}",
-                 f"student={{kind: clip_vil, {SIZES}, clip: {{model: teachers/grid_clip}}}}"),
+    "pixelbert": (
+        "finetune",
+        "image={size: 64, long_side: 96}",
+        f"student={{kind: pixelbert, {SIZES}, pixels: {{model: test_resnet, weights: random, sample: 1}}}}",
+    ),
+    "clip_vil": (
+        "finetune",
+        "image={size: 32, long_side: 64}",
+        f"student={{kind: clip_vil, {SIZES}, clip: {{model: teachers/grid_clip}}}}",
+    ),
     "dual_encoder": ("finetune", NLVR2, "student.kind=dual_encoder"),
     "meter": ("finetune", NLVR2, METER, *PATCHES),
     "meter_dual": ("finetune", NLVR2, METER.replace("meter", "meter_dual"), *PATCHES),
     "clip_dual": ("finetune", NLVR2, f"student={{kind: clip_dual, {SIZES}}}", *PATCHES),
     "retrieval": ("finetune", "data.path=artifacts/data/toy-coco", "objective={kind: retrieval}", "student.kind=dual_encoder"),
-    "pretraining": ("pretrain", "data.path=artifacts/data/toy-coco", "objective={kind: pretrain, tasks: [cmc, mlm, itm]}",
-                    "student.kind=dual_encoder"),
-    "text_encoder": ("pretrain", "data.path=artifacts/data/toy-coco", "objective={kind: pretrain, tasks: [mlm]}",
-                     f"student={{kind: text_encoder, {SIZES}}}"),
+    "pretraining": (
+        "pretrain",
+        "data.path=artifacts/data/toy-coco",
+        "objective={kind: pretrain, tasks: [cmc, mlm, itm]}",
+        "student.kind=dual_encoder",
+    ),
+    "text_encoder": (
+        "pretrain",
+        "data.path=artifacts/data/toy-coco",
+        "objective={kind: pretrain, tasks: [mlm]}",
+        f"student={{kind: text_encoder, {SIZES}}}",
+    ),
     "vision_encoder": ("finetune", "data.path=artifacts/data/toy-diverse_images", "student.kind=vision_encoder"),
 }
 
@@ -91,8 +109,9 @@ def test_what_is_learnt_is_the_same(here, tmp_path, case):
     stage, *fields = CASES[case]
     runs = []
     for name in ("false", "true"):
-        ended = forked.pair(here, tmp_path / name, stage, "-r", "small.yaml", "--runs", tmp_path, "--name", name, *fields,
-                            f"train.fsdp={name}")
+        ended = forked.pair(
+            here, tmp_path / name, stage, "-r", "small.yaml", "--runs", tmp_path, "--name", name, *fields, f"train.fsdp={name}"
+        )
         assert [code for code, _ in forked.ends_of(ended)] == [0, 0], ended[0].err[-3000:]
         runs.append(tmp_path / "small" / name / "seed0")
         assert ("over 2 processes (FSDP)" in ended[0].out) == (name == "true")
@@ -111,8 +130,24 @@ def test_what_is_learnt_is_the_same(here, tmp_path, case):
 
 
 def pair(here: Path, runs: Path, name: str, *fields: str) -> list:
-    return forked.pair(here, runs / name, "distill", "-r", "small.yaml", "--runs", runs, "--name", name, TEACHERS, ADVL,
-                       "train.steps=30", "train.validate_every=10", "--resume", "auto", *fields)
+    return forked.pair(
+        here,
+        runs / name,
+        "distill",
+        "-r",
+        "small.yaml",
+        "--runs",
+        runs,
+        "--name",
+        name,
+        TEACHERS,
+        ADVL,
+        "train.steps=30",
+        "train.validate_every=10",
+        "--resume",
+        "auto",
+        *fields,
+    )
 
 
 @pytest.mark.slow

@@ -16,8 +16,20 @@ from forked import ends_of, pair
 from vldistill.training.guard import PREEMPTED, Guard
 
 STEPS = 40
-ARGUMENTS = ("distill", "-r", "quickstart_dide", "--name", "a", f"train.steps={STEPS}", "train.batch.pairs=4",
-             "train.log_every=1", "train.validate_every=25", "train.eval_pairs=32", "--resume", "auto")
+ARGUMENTS = (
+    "distill",
+    "-r",
+    "quickstart_dide",
+    "--name",
+    "a",
+    f"train.steps={STEPS}",
+    "train.batch.pairs=4",
+    "train.log_every=1",
+    "train.validate_every=25",
+    "train.eval_pairs=32",
+    "--resume",
+    "auto",
+)
 
 
 def curve(run: Path) -> list[dict]:

@@ -20,8 +20,15 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 BIN = ROOT / "bin"
 # With AdamW's usual 1e-8 a gradient that is nothing but rounding moves a weight by a whole step, either way.
-STEPS = ("train.steps=12", "train.validate_every=12", "train.log_every=1", "train.eval_pairs=8", "train.checkpoint_every=1",
-         "optim.lr=1e-4", "optim.eps=1e-3")
+STEPS = (
+    "train.steps=12",
+    "train.validate_every=12",
+    "train.log_every=1",
+    "train.eval_pairs=8",
+    "train.checkpoint_every=1",
+    "optim.lr=1e-4",
+    "optim.eps=1e-3",
+)
 RECIPE = advl_recipe("""
 objective: {kind: advl, answer_loss: softmax}
 train: {steps: 2, batch: {pairs: 8}, eval_pairs: 32, log_every: 1, validate_every: 2}
@@ -39,8 +46,14 @@ def submit(tmp_path):
     programs = slurm_stubs.install(tmp_path / "slurm")
     # A console script lies beside the interpreter, in the environment or outside of one.
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
-    given = {**os.environ, "PATH": path, "STUB_SLURM": str(tmp_path / "slurm"), "VLDISTILL_ROOT": str(ROOT),
-             "VLDISTILL_VENV": sys.prefix, "PYTHONPATH": str(ROOT)}
+    given = {
+        **os.environ,
+        "PATH": path,
+        "STUB_SLURM": str(tmp_path / "slurm"),
+        "VLDISTILL_ROOT": str(ROOT),
+        "VLDISTILL_VENV": sys.prefix,
+        "PYTHONPATH": str(ROOT),
+    }
 
     def start(folder: Path, *words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
         return run_whole([str(word) for word in words], folder, {**given, **more}, 300)
@@ -51,8 +64,18 @@ def submit(tmp_path):
 def test_two_tasks_that_were_put_back_equal_one_process_with_the_doubled_batch(world, well, submit, tmp_path):
     runs, log = tmp_path / "my runs", tmp_path / "train.log"
     arguments = ("distill", "--recipe", "quickstart_dide", "--runs", runs, *STEPS)
-    done = submit(world, "sbatch", "--ntasks-per-node=2", f"--output={log}", BIN / "train.sbatch", *arguments, "--name", "two",
-                  "train.batch.pairs=4", STUB_TELL=f"{runs}/quickstart_dide/two/seed0/checkpoints/step-*")
+    done = submit(
+        world,
+        "sbatch",
+        "--ntasks-per-node=2",
+        f"--output={log}",
+        BIN / "train.sbatch",
+        *arguments,
+        "--name",
+        "two",
+        "train.batch.pairs=4",
+        STUB_TELL=f"{runs}/quickstart_dide/two/seed0/checkpoints/step-*",
+    )
     assert done.returncode == 0, done.stderr
     told = log.read_text()
     assert "SIGUSR2" in told and "goes back into the queue, restart 1 of at most 20" in told, told

@@ -27,15 +27,18 @@ def printed_by_two(world: Path, log: Path, how: str, *words: str) -> str:
     return "".join(process.out for process in processes)
 
 
-@pytest.mark.parametrize("how, stage, recipe, field", [
-    # Attention alone leaves the head without a gradient, which several processes must be told.
-    ("torchrun", "distill", "quickstart_dide", "objective.soft_labels=false"),
-    # Every pair is compared with those of the other process, too. Without words, since each process hides others.
-    ("none", "pretrain", "quickstart_dide_pretrain", "objective={kind: pretrain, tasks: [cmc]}"),
-    pytest.param("accelerate", "distill", "quickstart_dide", "objective.attention=none", marks=pytest.mark.slow),
-    # Each process holds half of the student (for every kind, see test_fsdp.py).
-    ("none", "distill", "quickstart_dide", "train.fsdp=true"),
-])
+@pytest.mark.parametrize(
+    "how, stage, recipe, field",
+    [
+        # Attention alone leaves the head without a gradient, which several processes must be told.
+        ("torchrun", "distill", "quickstart_dide", "objective.soft_labels=false"),
+        # Every pair is compared with those of the other process, too. Without words, since each process hides others.
+        ("none", "pretrain", "quickstart_dide_pretrain", "objective={kind: pretrain, tasks: [cmc]}"),
+        pytest.param("accelerate", "distill", "quickstart_dide", "objective.attention=none", marks=pytest.mark.slow),
+        # Each process holds half of the student (for every kind, see test_fsdp.py).
+        ("none", "distill", "quickstart_dide", "train.fsdp=true"),
+    ],
+)
 def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path, how, stage, recipe, field):
     arguments = (stage, "-r", recipe, "--runs", str(tmp_path / "runs"), field, *STEPS)
     out = printed_by_two(world, tmp_path / "two", how, *arguments, "--name", "two", "train.batch.pairs=4")
@@ -47,7 +50,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(world, well, tmp_path, h
     files = [(Path(row["run"]) / "metrics.jsonl").read_text().splitlines() for row in (result, one)]
     for ours, theirs in zip(*[map(json.loads, lines) for lines in files], strict=True):
         assert {name: ours[name] for name in ours if name.startswith(("loss", "negatives"))} == pytest.approx(
-            {name: theirs[name] for name in theirs if name.startswith(("loss", "negatives"))}, rel=1e-3)
+            {name: theirs[name] for name in theirs if name.startswith(("loss", "negatives"))}, rel=1e-3
+        )
     first, second = (load_file(Path(row["run"]) / "model/model.safetensors") for row in (result, one))
     assert first.keys() == second.keys()
     for name, value in first.items():

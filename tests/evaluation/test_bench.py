@@ -14,8 +14,16 @@ from vldistill.evaluation.bench_retrieval import RetrievalSize, retrieval_rows
 from vldistill.models.vilt.dual import DualEncoder
 from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
-TINY = EncoderConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                     image_size=32, patch_size=8, max_position_embeddings=20)
+TINY = EncoderConfig(
+    vocab_size=50,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    image_size=32,
+    patch_size=8,
+    max_position_embeddings=20,
+)
 LENGTHS, PATCHES = (12, 5), 12
 
 
@@ -43,9 +51,14 @@ def test_rows_and_their_limits(passes, images, group):
     rows = {(row.variant, row.tokens): row for row in bench.speed_rows(setting(), images=images)}
     fusion, image = (images * count for count in (flops.fusion_flops(12, PATCHES, TINY), flops.image_flops(PATCHES, TINY)))
     text = {tokens: flops.text_flops(tokens, TINY) + images * flops.fuse_flops(TINY) for tokens in LENGTHS}
-    limits = {("fusion, transformers", 12): 1, ("fusion, ours", 12): 1, ("dual, online", 12): fusion / (text[12] + image),
-              ("dual, encoding images", 12): fusion / image, ("dual, images cached", 12): fusion / text[12],
-              ("dual, images cached", 5): fusion / text[5]}
+    limits = {
+        ("fusion, transformers", 12): 1,
+        ("fusion, ours", 12): 1,
+        ("dual, online", 12): fusion / (text[12] + image),
+        ("dual, encoding images", 12): fusion / image,
+        ("dual, images cached", 12): fusion / text[12],
+        ("dual, images cached", 5): fusion / text[5],
+    }
     assert {key: row.limit for key, row in rows.items()} == pytest.approx(limits)
     reference = rows["fusion, transformers", 12]
     for row in rows.values():
@@ -58,7 +71,8 @@ def test_rows_and_their_limits(passes, images, group):
 
 def test_the_pair_rows_are_those_of_two_images():
     assert {(row.group, row.variant, row.tokens, row.limit) for row in bench.pair_rows(setting())} == {
-        (row.group, row.variant, row.tokens, row.limit) for row in bench.speed_rows(setting(), images=2)}
+        (row.group, row.variant, row.tokens, row.limit) for row in bench.speed_rows(setting(), images=2)
+    }
 
 
 def test_the_text_tower_runs_once_for_two_images(passes):
@@ -77,8 +91,12 @@ def test_cached_images_give_the_answers_of_the_whole_student():
 
 def test_rows_of_capturing_and_of_training():
     captured = bench.capture_rows(setting())
-    assert [row.variant for row in captured] == ["inference, plain", "inference, last q and k", "training, plain",
-                                                 "training, last q and k"]
+    assert [row.variant for row in captured] == [
+        "inference, plain",
+        "inference, last q and k",
+        "training, plain",
+        "training, last q and k",
+    ]
     assert [row.speedup == 1 for row in captured] == [True, False, True, False] and all(row.limit is None for row in captured)
     alone, taught = bench.step_rows(setting())
     assert (alone.variant, taught.variant) == ("student alone", "with its teacher")
@@ -95,8 +113,13 @@ def test_every_group_runs_in_bfloat16(group):
 
 def test_the_rows_of_retrieval(passes):
     rows = retrieval_rows(setting(), RetrievalSize(images=3, texts=7, pairs=5))
-    assert [row.variant for row in rows] == ["fusion, every pair, from 5", "dual, end to end", "dual, encoding images",
-                                             "dual, encoding texts", "dual, scores and ranks"]
+    assert [row.variant for row in rows] == [
+        "fusion, every pair, from 5",
+        "dual, end to end",
+        "dual, encoding images",
+        "dual, encoding texts",
+        "dual, scores and ranks",
+    ]
     reading, whole, *parts = rows
     pair, image, text = (flops.fusion_flops(12, PATCHES, TINY), flops.image_flops(PATCHES, TINY), flops.text_flops(12, TINY))
     needed = [21 * pair, 3 * image + 7 * text + 2 * 21 * 16, 3 * image, 7 * text, 2 * 21 * 16]
@@ -130,8 +153,20 @@ def few_rows(result) -> dict:
 
 
 def test_the_command_on_a_student_of_two_images(world, well, tmp_path):
-    result = well("bench", "runs/quickstart_dide", "--batch", "2,3", "--rounds", "1", "--length", "16,8", "--rows", "speed",
-                  "--out", tmp_path / "bench.json")
+    result = well(
+        "bench",
+        "runs/quickstart_dide",
+        "--batch",
+        "2,3",
+        "--rounds",
+        "1",
+        "--length",
+        "16,8",
+        "--rows",
+        "speed",
+        "--out",
+        tmp_path / "bench.json",
+    )
     assert set(few_rows(result)) == {f"two images/fp32/batch{batch}/text{tokens}" for batch in (2, 3) for tokens in (16, 8)}
     written = json.loads((tmp_path / "bench.json").read_text())
     assert set(written) >= {"device", "torch", "rows"}
@@ -141,8 +176,17 @@ def test_the_command_on_a_student_of_two_images(world, well, tmp_path):
 
 
 def test_the_command_on_a_student_of_one_image(world, well, few, tmp_path):
-    run = well("distill", "-r", "quickstart_dide", "data.path=artifacts/data/toy-vqa", "teacher.model=runs/quickstart_pretrain",
-               "objective.answer_loss=softmax", "--runs", tmp_path, *few).last["run"]
+    run = well(
+        "distill",
+        "-r",
+        "quickstart_dide",
+        "data.path=artifacts/data/toy-vqa",
+        "teacher.model=runs/quickstart_pretrain",
+        "objective.answer_loss=softmax",
+        "--runs",
+        tmp_path,
+        *few,
+    ).last["run"]
     found = few_rows(well("bench", run, "--batch", "2", "--rounds", "1", "--length", "99,8", "--rows", "speed,step,capture"))
     assert set(found) == {"one image/fp32/batch2/text16", "one image/fp32/batch2/text8"}  # no text is longer than the model's
 

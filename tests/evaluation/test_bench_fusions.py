@@ -13,11 +13,23 @@ from vldistill.evaluation import bench_fusions, flops
 from vldistill.evaluation.bench import Setting
 from vldistill.models.vilt.encoder import EncoderConfig
 
-TINY = EncoderConfig(vocab_size=50, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32,
-                     image_size=64, patch_size=32, max_position_embeddings=20)
+TINY = EncoderConfig(
+    vocab_size=50,
+    hidden_size=16,
+    num_hidden_layers=4,
+    num_attention_heads=2,
+    intermediate_size=32,
+    image_size=64,
+    patch_size=32,
+    max_position_embeddings=20,
+)
 SETTING = Setting(TINY, (2, 4), 2, (12, 5), "fp32", torch.device("cpu"), 1)
-VARIANTS = ["ViLT", "Pixel-BERT-R50", *(f"{name}, {count} regions" for name in ("VisualBERT", "LXMERT", "UNITER")
-                                        for count in (36, 100)), "dual, images cached"]
+VARIANTS = [
+    "ViLT",
+    "Pixel-BERT-R50",
+    *(f"{name}, {count} regions" for name in ("VisualBERT", "LXMERT", "UNITER") for count in (36, 100)),
+    "dual, images cached",
+]
 
 
 @pytest.fixture(autouse=True)

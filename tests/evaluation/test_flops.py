@@ -13,8 +13,16 @@ from vldistill.models.vilt.dual import DualEncoder
 from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.models.vilt.fusion import FusionModel
 
-TINY = EncoderConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-                     image_size=32, patch_size=8, max_position_embeddings=20)
+TINY = EncoderConfig(
+    vocab_size=50,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=96,
+    image_size=32,
+    patch_size=8,
+    max_position_embeddings=20,
+)
 ROWS = 3
 
 
@@ -34,7 +42,8 @@ def test_formulas_are_what_the_counter_counts(tokens, grid):
     assert flops.text_flops(tokens, TINY) == counted(lambda: dual.encode_text(batch.text))
     assert flops.image_flops(patches, TINY) == counted(lambda: dual.encode_image(batch.images[0]))
     assert flops.fusion_flops(tokens, patches, TINY) == counted(
-        lambda: fusion.vilt.pool(fusion.vilt.encode_pair(batch.text, batch.images[0]).hidden))
+        lambda: fusion.vilt.pool(fusion.vilt.encode_pair(batch.text, batch.images[0]).hidden)
+    )
     assert flops.fuse_flops(TINY) == counted(lambda: dual.fusion(torch.zeros(ROWS, 2 * TINY.hidden_size)))
 
 

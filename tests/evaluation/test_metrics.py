@@ -18,8 +18,12 @@ def test_consistency_asks_for_every_pair_of_a_sentence():
 
 def test_means_are_ordered_by_count_then_name():
     means = mean_by(["b", "a", None, "a", "b", "c"], [1, 0, 0.3, 1, 1, 0.6])
-    assert means == {"a": {"mean": 0.5, "count": 2}, "b": {"mean": 1.0, "count": 2}, "-": {"mean": 0.3, "count": 1},
-                     "c": {"mean": 0.6, "count": 1}}
+    assert means == {
+        "a": {"mean": 0.5, "count": 2},
+        "b": {"mean": 1.0, "count": 2},
+        "-": {"mean": 0.3, "count": 1},
+        "c": {"mean": 0.6, "count": 1},
+    }
     assert list(means) == ["a", "b", "-", "c"]
 
 

@@ -16,8 +16,16 @@ from vldistill.evaluation.precision import check_precision, lowered, quantised, 
 from vldistill.models.vilt.encoder import EncoderConfig
 
 CPU = torch.device("cpu")
-TINY = EncoderConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                     image_size=32, patch_size=8, max_position_embeddings=20)
+TINY = EncoderConfig(
+    vocab_size=50,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    image_size=32,
+    patch_size=8,
+    max_position_embeddings=20,
+)
 
 
 def test_straying_by_hand():
@@ -44,8 +52,10 @@ def test_the_context_decides_the_precision(name):
         assert model(torch.ones(1, 4)).dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
-@pytest.mark.parametrize("name, device, expected", [
-    ("fp8", CPU, "not known"), ("fp16", CPU, "needs a GPU"), ("int8", torch.device("cuda"), "is for the CPU")])
+@pytest.mark.parametrize(
+    "name, device, expected",
+    [("fp8", CPU, "not known"), ("fp16", CPU, "needs a GPU"), ("int8", torch.device("cuda"), "is for the CPU")],
+)
 def test_what_a_device_has_not_is_refused(name, device, expected):
     with pytest.raises(InputError, match=expected):
         check_precision(name, device)
@@ -75,8 +85,22 @@ def test_rows_say_how_far_both_parts_stray(images):
 def test_the_command_compares_all_precisions_at_once(well, tmp_path, world):
     out = tmp_path / "bench.json"
     run = "runs/quickstart_dide/default/seed0"
-    told = well("bench", run, "--rows", "precision", "--precision", "fp32,int8", "--batch", "4", "--rounds", "1", "--length", "8",
-                "--out", out)
+    told = well(
+        "bench",
+        run,
+        "--rows",
+        "precision",
+        "--precision",
+        "fp32,int8",
+        "--batch",
+        "4",
+        "--rounds",
+        "1",
+        "--length",
+        "8",
+        "--out",
+        out,
+    )
     rows = json.loads(out.read_text())["rows"]
     assert [row["precision"] for row in rows] == ["fp32", "int8"] * 2 and told.out.count("precision, batch 4") == 1
     assert "text tower and head, int8: least cosine to fp32" in told.out
@@ -93,10 +117,13 @@ def test_evaluate_in_int8_answers_as_in_fp32(well, world, tmp_path):
     assert any(a["confidence"] != b["confidence"] for a, b in zip(*found.values(), strict=True))
 
 
-@pytest.mark.parametrize("words, expected", [
-    (("bench", "--precision", "int8"), "is for --rows precision"),
-    (("evaluate", "runs/quickstart_dide", "--precision", "fp16"), "needs a GPU"),
-])
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (("bench", "--precision", "int8"), "is for --rows precision"),
+        (("evaluate", "runs/quickstart_dide", "--precision", "fp16"), "needs a GPU"),
+    ],
+)
 def test_refusals(command, world, words, expected):
     result = command(*words)
     assert result.code == 2 and expected in result.err and len(result.err.splitlines()) == 1

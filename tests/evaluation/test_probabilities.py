@@ -27,7 +27,10 @@ def test_the_mean_is_taken_by_the_names_of_records_and_labels():
     assert pool.of(["q3", "q1"]).tolist() == [pytest.approx([0.4, 0.6]), pytest.approx([0.75, 0.25])]
     given = pool.answers(["q1", "q2", "q3"])
     assert [(one.id, one.prediction, one.confidence) for one in given] == [
-        ("q1", "no", pytest.approx(0.75)), ("q2", "no", pytest.approx(0.55)), ("q3", "yes", pytest.approx(0.6))]
+        ("q1", "no", pytest.approx(0.75)),
+        ("q2", "no", pytest.approx(0.55)),
+        ("q3", "yes", pytest.approx(0.6)),
+    ]
 
 
 def test_tags_are_those_of_the_mean():

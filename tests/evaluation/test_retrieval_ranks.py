@@ -23,12 +23,15 @@ def test_places_by_hand():
     assert places(scores, [0, 0, 1, 2]) == ([1, 3, 1, 2], [1, 2, 2])
 
 
-@pytest.mark.parametrize("scores, owner, image, text", [
-    ([[1.0, 1.0], [1.0, 1.0]], [0, 1], [2, 2], [2, 2]),  # everything alike finds nothing
-    ([[1.0, 0.0], [1.0, 0.0], [1.0, 5.0]], [0, 0, 1], [1, 1, 1], [2, 1]),  # ties with another's text count, with its own not
-    ([[math.nan, 0.0], [0.0, 1.0]], [0, 1], [2, 1], [2, 1]),  # no number is behind everything
-    ([[1.0, math.nan], [0.0, 1.0]], [0, 1], [2, 1], [1, 2]),  # and ahead where it is another's
-])
+@pytest.mark.parametrize(
+    "scores, owner, image, text",
+    [
+        ([[1.0, 1.0], [1.0, 1.0]], [0, 1], [2, 2], [2, 2]),  # everything alike finds nothing
+        ([[1.0, 0.0], [1.0, 0.0], [1.0, 5.0]], [0, 0, 1], [1, 1, 1], [2, 1]),  # ties with another's text count, with its own not
+        ([[math.nan, 0.0], [0.0, 1.0]], [0, 1], [2, 1], [2, 1]),  # no number is behind everything
+        ([[1.0, math.nan], [0.0, 1.0]], [0, 1], [2, 1], [1, 2]),  # and ahead where it is another's
+    ],
+)
 def test_ties_and_what_is_no_number_count_against(scores, owner, image, text):
     assert places(scores, owner) == (image, text)
 
@@ -52,5 +55,15 @@ def test_blocks_agree_with_a_whole_sort(monkeypatch, block, shuffled):
 
 def test_recalls_by_hand():
     found = recalls(Ranks(torch.tensor([1, 1, 6, 11]), torch.tensor([1, 5])))
-    assert found == {"accuracy": 0.5, "ir_r1": 0.5, "ir_r5": 0.5, "ir_r10": 0.75, "tr_r1": 0.5, "tr_r5": 1.0, "tr_r10": 1.0,
-                     "mean_recall": pytest.approx(4.25 / 6), "count": 4, "images": 2}
+    assert found == {
+        "accuracy": 0.5,
+        "ir_r1": 0.5,
+        "ir_r5": 0.5,
+        "ir_r10": 0.75,
+        "tr_r1": 0.5,
+        "tr_r5": 1.0,
+        "tr_r10": 1.0,
+        "mean_recall": pytest.approx(4.25 / 6),
+        "count": 4,
+        "images": 2,
+    }

@@ -10,16 +10,19 @@ import pytest
 from vldistill.evaluation.significance import bootstrap_interval, mcnemar_exact
 
 
-@pytest.mark.parametrize("only_a, only_b, p", [
-    (0, 0, 1.0),
-    (1, 0, 1.0),  # 2 / 2
-    (0, 5, 2 / 32),
-    (0, 10, 2 / 1024),
-    (1, 5, 2 * (1 + 6) / 64),
-    (2, 8, 2 * (1 + 10 + 45) / 1024),
-    (3, 3, 1.0),  # twice 42 of 64 is more than all
-    (3, 4, 1.0),  # twice 64 of 128
-])
+@pytest.mark.parametrize(
+    "only_a, only_b, p",
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),  # 2 / 2
+        (0, 5, 2 / 32),
+        (0, 10, 2 / 1024),
+        (1, 5, 2 * (1 + 6) / 64),
+        (2, 8, 2 * (1 + 10 + 45) / 1024),
+        (3, 3, 1.0),  # twice 42 of 64 is more than all
+        (3, 4, 1.0),  # twice 64 of 128
+    ],
+)
 def test_mcnemar_by_hand(only_a, only_b, p):
     assert mcnemar_exact(only_a, only_b) == pytest.approx(p, rel=1e-12) == mcnemar_exact(only_b, only_a)
 

@@ -11,10 +11,18 @@ from vldistill.evaluation.timing import measure, peak_memory, percentile
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("values, percent, expected", [
-    ([4.0, 1.0, 3.0, 2.0], 95, 4.0), ([4.0, 1.0, 3.0, 2.0], 50, 2.0), ([7.0], 95, 7.0), (list(range(1, 101)), 95, 95),
-    (list(range(1, 21)), 95, 19), ([1.0, 2.0], 0, 1.0), ([1.0, 2.0, 3.0], 100, 3.0),
-])
+@pytest.mark.parametrize(
+    "values, percent, expected",
+    [
+        ([4.0, 1.0, 3.0, 2.0], 95, 4.0),
+        ([4.0, 1.0, 3.0, 2.0], 50, 2.0),
+        ([7.0], 95, 7.0),
+        (list(range(1, 101)), 95, 95),
+        (list(range(1, 21)), 95, 19),
+        ([1.0, 2.0], 0, 1.0),
+        ([1.0, 2.0, 3.0], 100, 3.0),
+    ],
+)
 def test_percentile_is_the_nearest_rank(values, percent, expected):
     assert percentile(values, percent) == expected
 

@@ -15,8 +15,11 @@ from vldistill.evaluation.words_figure import words_figure
 from vldistill.evaluation.words_page import words_page
 
 HOSTILE = '<script>alert("1")</script>'
-SCORES = {"S": np.array([0.0, 0.5, 0.0, 0.25, -0.1]), "S_v": np.array([0.0, 0.3, 0.0, 0.15, -0.3]),
-          "S_l": np.array([0.0, 0.8, 0.0, 0.4, 0.0])}
+SCORES = {
+    "S": np.array([0.0, 0.5, 0.0, 0.25, -0.1]),
+    "S_v": np.array([0.0, 0.3, 0.0, 0.15, -0.3]),
+    "S_l": np.array([0.0, 0.8, 0.0, 0.4, 0.0]),
+}
 TEXT = ScoredText((("is", HOSTILE, "?"), ("person1 and person3", "$fox$")), SCORES, [1, 3])
 
 
@@ -70,8 +73,10 @@ def test_the_page_shows_every_word_three_times_with_its_figures():
     assert text.count("0.300") >= 2  # the scale of S_v, and the table
 
 
-@pytest.mark.parametrize("hostile", [HOSTILE, "\"><img src=x onerror=alert(1)>", "' onmouseover='x", "</style><script>",
-                                     "&lt;dog", "\u202edog", "<!--dog"])
+@pytest.mark.parametrize(
+    "hostile",
+    [HOSTILE, '"><img src=x onerror=alert(1)>', "' onmouseover='x", "</style><script>", "&lt;dog", "\u202edog", "<!--dog"],
+)
 def test_text_of_any_kind_stays_text(hostile):
     text = ScoredText((("red", hostile, "dog", "on", "skates"),), SCORES, [0, 2])
     plain = Page(words_page(view(ScoredText((("red", "big", "dog", "on", "skates"),), SCORES, [0, 2]))))

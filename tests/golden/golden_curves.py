@@ -50,9 +50,14 @@ teacher: {kind: vilt, model: WORLD/models/TEACHER}
 """
 _PRETRAIN = "objective: {kind: pretrain, tasks: [mlm, itm]}"
 _FUSIONS = {"start": ("coco", _PRETRAIN), "pretrained": ("coco", _PRETRAIN), "answering": ("nlvr2", "objective: {kind: labels}")}
-_DIDE = {"pretrain": ("coco", "pretrained", "{kind: pretrain, tasks: [cmc, mlm, itm], attention: cross, soft_labels: true, "
-                                            "hard_label_weight: 0}"),
-         "finetune": ("nlvr2", "answering", "{kind: dide}")}
+_DIDE = {
+    "pretrain": (
+        "coco",
+        "pretrained",
+        "{kind: pretrain, tasks: [cmc, mlm, itm], attention: cross, soft_labels: true, hard_label_weight: 0}",
+    ),
+    "finetune": ("nlvr2", "answering", "{kind: dide}"),
+}
 # Fifty steps of ADVL's first step need one more, since a run ends with the task.
 _ADVL = {"matching": (0.98, STEPS + 1), "task": (0, STEPS)}
 
@@ -65,15 +70,20 @@ def _recipes() -> dict[str, str]:
     """By name, with WORLD for the folder."""
     from advl_worlds import advl_recipe
 
-    found = {name: f"data: {{path: WORLD/data/{data}}}\n{objective}{_SEEN}{_SCRATCH}{_TRAIN.replace('STEPS', '1')}"
-             for name, (data, objective) in _FUSIONS.items()}
+    found = {
+        name: f"data: {{path: WORLD/data/{data}}}\n{objective}{_SEEN}{_SCRATCH}{_TRAIN.replace('STEPS', '1')}"
+        for name, (data, objective) in _FUSIONS.items()
+    }
     for name, (data, teacher, objective) in _DIDE.items():
-        found[f"dide {name}"] = (f"data: {{path: WORLD/data/{data}}}\nobjective: {objective}{_SEEN}"
-                                 f"{_DUAL.replace('TEACHER', teacher)}{_TRAIN.replace('STEPS', str(STEPS))}")
+        found[f"dide {name}"] = (
+            f"data: {{path: WORLD/data/{data}}}\nobjective: {objective}{_SEEN}"
+            f"{_DUAL.replace('TEACHER', teacher)}{_TRAIN.replace('STEPS', str(STEPS))}"
+        )
     for name, (share, steps) in _ADVL.items():
         objective = f"objective: {{kind: advl, answer_loss: softmax, itm_fraction: {share}}}\ncache: {{mode: live}}"
-        found[f"advl {name}"] = advl_recipe(objective + _TRAIN.replace("STEPS", str(steps)), data="WORLD/data/vqa",
-                                            teachers="WORLD/teachers")
+        found[f"advl {name}"] = advl_recipe(
+            objective + _TRAIN.replace("STEPS", str(steps)), data="WORLD/data/vqa", teachers="WORLD/teachers"
+        )
     return found
 
 
@@ -136,9 +146,13 @@ def this_platform() -> dict[str, str]:
     told = Path("/proc/cpuinfo").read_text().partition("\n\n")[0] if Path("/proc/cpuinfo").exists() else ""
     # A virtual machine may call all of a maker's processors by one name.
     parts = re.findall(r"^(?:model name|cpu family|model)\s*:\s*(.*)$", told, re.M)
-    return {"cpu": ", ".join(sorted(parts)) or platform.processor(), "machine": platform.machine(),
-            "instructions": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
-            **{name: metadata.version(name) for name in PACKAGES}}
+    return {
+        "cpu": ", ".join(sorted(parts)) or platform.processor(),
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        **{name: metadata.version(name) for name in PACKAGES},
+    }
 
 
 def start_drawn() -> str:

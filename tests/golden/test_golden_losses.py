@@ -19,8 +19,12 @@ pytestmark = pytest.mark.skipif(start_drawn() != GOLDEN["start"], reason="this t
 TOLERANCE = 1e-5
 FEW = 3
 # Changes one weight by a hundredth.
-CHANGED = {"advl matching": "objective.start={vision: 0.2525}", "advl task": "objective.start={text: 0.2525}",
-           "dide pretrain": "objective.soft_label_weight=1.01", "dide finetune": "objective.attention_weight=1.01"}
+CHANGED = {
+    "advl matching": "objective.start={vision: 0.2525}",
+    "advl task": "objective.start={text: 0.2525}",
+    "dide pretrain": "objective.soft_label_weight=1.01",
+    "dide finetune": "objective.attention_weight=1.01",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,10 @@ def differences(name: str, found: dict[str, list], steps: int = STEPS) -> list[f
     rounded to a share of 1."""
     golden = GOLDEN["curves"][name]
     assert found["terms"] == golden["terms"] and len(found["steps"]) == steps
-    return [max(abs(one - other) for one, other in zip(*rows, strict=True)) / abs(rows[1][0])
-            for rows in zip(found["steps"], golden["steps"][:steps], strict=True)]
+    return [
+        max(abs(one - other) for one, other in zip(*rows, strict=True)) / abs(rows[1][0])
+        for rows in zip(found["steps"], golden["steps"][:steps], strict=True)
+    ]
 
 
 def check(name: str, found: dict[str, list], steps: int = STEPS, *, same: bool) -> None:
@@ -82,8 +88,12 @@ def test_another_process_and_a_lesser_processor(tmp_path, instructions):
     environment = {**os.environ, **ENVIRONMENT}
     if instructions:
         environment |= {"ATEN_CPU_CAPABILITY": instructions, "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
-    subprocess.run([sys.executable, Path(__file__).with_name("golden_curves.py"), tmp_path / "losses.json"], check=True,
-                   env=environment, capture_output=True)
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("golden_curves.py"), tmp_path / "losses.json"],
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
     told = json.loads((tmp_path / "losses.json").read_text())
     assert (told["platform"] == this_platform()) == (instructions is None)
     for name, found in told["curves"].items():

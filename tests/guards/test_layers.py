@@ -14,8 +14,22 @@ PACKAGE = Path(vldistill.__file__).resolve().parent
 # From the bottom up. A module may import its own layer and the layers below; names are below `vldistill`, and the longest
 # prefix decides (`evaluation.metrics` is pure and lies far below the rest of `evaluation`).
 LAYERS = [
-    {"errors", "artifacts", "joining", "locking", "staging", "recipe", "runtime", "terminal", "finite", "places", "threads",
-     "memory", "devices", "versions"},
+    {
+        "errors",
+        "artifacts",
+        "joining",
+        "locking",
+        "staging",
+        "recipe",
+        "runtime",
+        "terminal",
+        "finite",
+        "places",
+        "threads",
+        "memory",
+        "devices",
+        "versions",
+    },
     {"store"},
     {"objectives", "evaluation.metrics", "evaluation.retrieval", "evaluation.vqa"},
     {"data"},
@@ -30,8 +44,16 @@ LAYERS = [
 ]
 # The losses are pure, but say in their signatures what they read: three modules of plain containers.
 ALLOWED = {("objectives", "data.batch"), ("objectives", "data.pretext"), ("objectives", "models.base.outputs")}
-BANNED = ["weights_only=False", "allow_pickle=True", "yaml.load(", "trust_remote_code=True", "import click", "from click",
-          "output_attentions=True", "import *"]
+BANNED = [
+    "weights_only=False",
+    "allow_pickle=True",
+    "yaml.load(",
+    "trust_remote_code=True",
+    "import click",
+    "from click",
+    "output_attentions=True",
+    "import *",
+]
 MAX_LINES = 400
 
 
@@ -96,29 +118,33 @@ def test_imports_run_one_way():
 
 def test_the_exceptions_are_still_needed():
     modules = module_names(PACKAGE)
-    used = {(package_of(module), target) for module, path in modules.items()
-            for _, target in imports_of(path, module, set(modules))}
+    used = {
+        (package_of(module), target) for module, path in modules.items() for _, target in imports_of(path, module, set(modules))
+    }
     assert used >= ALLOWED
 
 
-@pytest.mark.parametrize("file, source, fault", [
-    ("data/x.py", "from vldistill.teachers.fusion import T", "data.x:1: teachers.fusion"),
-    ("teachers/x.py", "import vldistill.training.loop", "teachers.x:1: training.loop"),
-    ("models/x.py", "def f():\n    from vldistill.teachers import fusion", "models.x:2: teachers"),
-    ("objectives/x.py", "from vldistill.models.base import heads, outputs", "objectives.x:1: models.base.heads"),
-    ("objectives/x.py", "from vldistill.data.text import y", "objectives.x:1: data.text"),
-    ("evaluation/metrics.py", "from vldistill.data.batch import Batch", "evaluation.metrics:1: data.batch"),
-    ("evaluation/vqa.py", "from vldistill.evaluation.evaluate import y", "evaluation.vqa:1: evaluation.evaluate"),
-    ("training/x.py", "from vldistill.evaluation.evaluate import y", "training.x:1: evaluation.evaluate"),
-    ("models/x.py", "from ..training.loop import y", "models.x:1: training.loop"),
-    ("models/base/x.py", "import vldistill.models.vilt.dual", "models.base.x:1: models.vilt.dual"),
-    ("errors.py", "from . import cli", "errors:1: cli"),
-    ("recipe/load.py", "from vldistill.data.batch import Batch", "recipe.load:1: data.batch"),
-    ("extra/x.py", "", "extra.x: has no layer"),
-    ("cli.py", "from vldistill.training.loop import y\nfrom vldistill.evaluation.evaluate import z", None),
-    ("objectives/x.py", "from vldistill.data.batch import Batch\nfrom vldistill.models.base.outputs import View", None),
-    ("training/x.py", "from vldistill.evaluation.metrics import y\nimport torch.training", None),
-])
+@pytest.mark.parametrize(
+    "file, source, fault",
+    [
+        ("data/x.py", "from vldistill.teachers.fusion import T", "data.x:1: teachers.fusion"),
+        ("teachers/x.py", "import vldistill.training.loop", "teachers.x:1: training.loop"),
+        ("models/x.py", "def f():\n    from vldistill.teachers import fusion", "models.x:2: teachers"),
+        ("objectives/x.py", "from vldistill.models.base import heads, outputs", "objectives.x:1: models.base.heads"),
+        ("objectives/x.py", "from vldistill.data.text import y", "objectives.x:1: data.text"),
+        ("evaluation/metrics.py", "from vldistill.data.batch import Batch", "evaluation.metrics:1: data.batch"),
+        ("evaluation/vqa.py", "from vldistill.evaluation.evaluate import y", "evaluation.vqa:1: evaluation.evaluate"),
+        ("training/x.py", "from vldistill.evaluation.evaluate import y", "training.x:1: evaluation.evaluate"),
+        ("models/x.py", "from ..training.loop import y", "models.x:1: training.loop"),
+        ("models/base/x.py", "import vldistill.models.vilt.dual", "models.base.x:1: models.vilt.dual"),
+        ("errors.py", "from . import cli", "errors:1: cli"),
+        ("recipe/load.py", "from vldistill.data.batch import Batch", "recipe.load:1: data.batch"),
+        ("extra/x.py", "", "extra.x: has no layer"),
+        ("cli.py", "from vldistill.training.loop import y\nfrom vldistill.evaluation.evaluate import z", None),
+        ("objectives/x.py", "from vldistill.data.batch import Batch\nfrom vldistill.models.base.outputs import View", None),
+        ("training/x.py", "from vldistill.evaluation.metrics import y\nimport torch.training", None),
+    ],
+)
 def test_the_check_sees_what_it_should(tmp_path, file, source, fault):
     for known in ("models/base/heads.py", "models/base/outputs.py", "cli.py", file):
         (tmp_path / known).parent.mkdir(parents=True, exist_ok=True)

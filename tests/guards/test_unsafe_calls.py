@@ -18,8 +18,20 @@ MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "she
 """That run what they read, or read what is run."""
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
-YAML = {f"yaml.{name}" for name in ("load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all", "Loader",
-                                   "FullLoader", "UnsafeLoader", "load")}
+YAML = {
+    f"yaml.{name}"
+    for name in (
+        "load_all",
+        "full_load",
+        "full_load_all",
+        "unsafe_load",
+        "unsafe_load_all",
+        "Loader",
+        "FullLoader",
+        "UnsafeLoader",
+        "load",
+    )
+}
 ALLOWED = {"weights_only": True, "allow_pickle": False, "trust_remote_code": False, "shell": False}
 """What an argument of this name has to be, wherever one is given."""
 NEEDED = {"torch.load": "weights_only", "np.load": "allow_pickle", "numpy.load": "allow_pickle"}
@@ -52,22 +64,34 @@ def faults_of(text: str) -> Iterator[str]:
                     yield f"{node.lineno}: {called} with {name}={ast.unparse(given[name])}"
 
 
-@pytest.mark.parametrize("text, fault", [
-    ("import pickle", "1: import pickle"), ("from pickle import loads", "1: import pickle"),
-    ("import joblib.x", "1: import joblib.x"),
-    ("x = eval(y)", "1: eval"), ("run = exec", "1: exec"), ("x.eval()", None), ("re.compile('a')", None),
-    ("torch.load(f)", "1: torch.load without weights_only=True"), ("torch.load(f, weights_only=True)", None),
-    ("torch.load(f, weights_only = flag)", "1: torch.load with weights_only=flag"),
-    ("np.load(f)", "1: np.load without allow_pickle=False"), ("np.load(f, allow_pickle=False)", None),
-    ("np.save(f, x, allow_pickle=1 == 1)", "1: np.save with allow_pickle=1 == 1"),
-    ("m.from_pretrained(n, trust_remote_code=True)", "1: m.from_pretrained with trust_remote_code=True"),
-    ("AutoModel.from_pretrained(n)", "1: AutoModel.from_pretrained without trust_remote_code=False"),
-    ("t.AutoModel.from_config(c)", "1: t.AutoModel.from_config without trust_remote_code=False"),
-    ("AutoTokenizer.from_pretrained(n, trust_remote_code=False)", None), ("BertModel.from_pretrained(n)", None),
-    ("yaml.safe_load(f)", None), ("yaml.load(f, Loader=yaml.SafeLoader)", "1: yaml.load"),
-    ("Base = yaml.FullLoader", "1: yaml.FullLoader"),
-    ("subprocess.run(w, shell=True)", "1: subprocess.run with shell=True"), ("os.system(w)", "1: os.system"),
-])
+@pytest.mark.parametrize(
+    "text, fault",
+    [
+        ("import pickle", "1: import pickle"),
+        ("from pickle import loads", "1: import pickle"),
+        ("import joblib.x", "1: import joblib.x"),
+        ("x = eval(y)", "1: eval"),
+        ("run = exec", "1: exec"),
+        ("x.eval()", None),
+        ("re.compile('a')", None),
+        ("torch.load(f)", "1: torch.load without weights_only=True"),
+        ("torch.load(f, weights_only=True)", None),
+        ("torch.load(f, weights_only = flag)", "1: torch.load with weights_only=flag"),
+        ("np.load(f)", "1: np.load without allow_pickle=False"),
+        ("np.load(f, allow_pickle=False)", None),
+        ("np.save(f, x, allow_pickle=1 == 1)", "1: np.save with allow_pickle=1 == 1"),
+        ("m.from_pretrained(n, trust_remote_code=True)", "1: m.from_pretrained with trust_remote_code=True"),
+        ("AutoModel.from_pretrained(n)", "1: AutoModel.from_pretrained without trust_remote_code=False"),
+        ("t.AutoModel.from_config(c)", "1: t.AutoModel.from_config without trust_remote_code=False"),
+        ("AutoTokenizer.from_pretrained(n, trust_remote_code=False)", None),
+        ("BertModel.from_pretrained(n)", None),
+        ("yaml.safe_load(f)", None),
+        ("yaml.load(f, Loader=yaml.SafeLoader)", "1: yaml.load"),
+        ("Base = yaml.FullLoader", "1: yaml.FullLoader"),
+        ("subprocess.run(w, shell=True)", "1: subprocess.run with shell=True"),
+        ("os.system(w)", "1: os.system"),
+    ],
+)
 def test_the_check_sees_what_it_should(text, fault):
     assert list(faults_of(text)) == ([fault] if fault else [])
 

@@ -51,9 +51,15 @@ def raw_data(folder: Path, count: int = 6, images: int = 3) -> Path:
     """The user's own questions with answers, so many to train on and two more."""
     names = pictures(folder / "images", images)
     for split, records in (("train", count), ("val", 2)):
-        rows = [{"id": f"{split}{number}", "image": f"images/{names[number % images]}",
-                 "text": " ".join([*WORDS[number % 6 :], *["more"] * (number // 6)]),
-                 "answers": ["yes", "no"][number % 2 :]} for number in range(records)]
+        rows = [
+            {
+                "id": f"{split}{number}",
+                "image": f"images/{names[number % images]}",
+                "text": " ".join([*WORDS[number % 6 :], *["more"] * (number // 6)]),
+                "answers": ["yes", "no"][number % 2 :],
+            }
+            for number in range(records)
+        ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -75,8 +81,9 @@ def read_data(folder: Path) -> Any:
         records = data.records(split)
         found[split] = [asdict(record) for record in records]
         found[f"{split} streamed"] = [asdict(record) for record in data.stream(split)]
-        found[f"{split} images"] = [(digests[path].hex(), data.images.open(path).tobytes()) for record in records
-                                    for path in record.images]
+        found[f"{split} images"] = [
+            (digests[path].hex(), data.images.open(path).tobytes()) for record in records for path in record.images
+        ]
     return found
 
 
@@ -91,17 +98,38 @@ def make_regions(place: Path) -> Path:
     writer, random = RegionWriter(folder, shard_rows=12), np.random.default_rng(0)
     for number in range(1, 5):
         count = 4 + number
-        writer.add(str(number), Regions(
-            random.standard_normal((count, 8)).astype(np.float16), np.sort(random.random((count, 4)), axis=1).astype(np.float32),
-            random.random(count).astype(np.float16), random.random((count, 3)).astype(np.float16),
-            random.standard_normal(8).astype(np.float16), (640, 480)))
+        writer.add(
+            str(number),
+            Regions(
+                random.standard_normal((count, 8)).astype(np.float16),
+                np.sort(random.random((count, 4)), axis=1).astype(np.float32),
+                random.random(count).astype(np.float16),
+                random.random((count, 3)).astype(np.float16),
+                random.standard_normal(8).astype(np.float16),
+                (640, 480),
+            ),
+        )
     rows = writer.close()
     shards = sorted(folder.iterdir())
     width, classes, confidence, whole = writer.shape
-    write_manifest(folder, new_manifest(
-        "regions", features="detector", images=writer.images, boxes=writer.boxes, width=width, classes=classes,
-        confidence=confidence, image_features=whole, **rows, sizes={path.name: path.stat().st_size for path in shards},
-        files={path.name: artifacts.file_digest(path) for path in shards}, fingerprint="f", complete=True))
+    write_manifest(
+        folder,
+        new_manifest(
+            "regions",
+            features="detector",
+            images=writer.images,
+            boxes=writer.boxes,
+            width=width,
+            classes=classes,
+            confidence=confidence,
+            image_features=whole,
+            **rows,
+            sizes={path.name: path.stat().st_size for path in shards},
+            files={path.name: artifacts.file_digest(path) for path in shards},
+            fingerprint="f",
+            complete=True,
+        ),
+    )
     return folder
 
 
@@ -125,8 +153,13 @@ def make_cache(place: Path) -> Path:
     with CacheWriter(place, "swin", {"teacher": "swin", "layer": 12}, _COLUMNS) as writer:
         pending = writer.pending(KEYS, lengths)
         writer.reserve(pending)
-        writer.put(pending.indices, {"pooled": np.resize(KEYS.astype(np.float16), (40, 16)),
-                                     "scores": np.arange(lengths["scores"].sum(), dtype=np.float32)})
+        writer.put(
+            pending.indices,
+            {
+                "pooled": np.resize(KEYS.astype(np.float16), (40, 16)),
+                "scores": np.arange(lengths["scores"].sum(), dtype=np.float32),
+            },
+        )
     return writer.folder
 
 
@@ -135,8 +168,12 @@ def read_cache(folder: Path) -> Any:
     rows = cache.find(KEYS)
     if (rows < 0).any():  # to be computed once more
         return {"missing": rows.tolist()}
-    return {"fields": cache.fields, "complete": cache.complete, "pooled": cache.read(rows, "pooled").tolist(),
-            "scores": [cache.read_ragged(row, "scores").tolist() for row in rows.tolist()]}
+    return {
+        "fields": cache.fields,
+        "complete": cache.complete,
+        "pooled": cache.read(rows, "pooled").tolist(),
+        "scores": [cache.read_ragged(row, "scores").tolist() for row in rows.tolist()],
+    }
 
 
 # --- models and runs ---------------------------------------------------------------------------------------------------------
@@ -145,8 +182,16 @@ def read_cache(folder: Path) -> Any:
 def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     """A ViLT of two layers, 16 wide, with a head of three classes."""
     tokenizer = train_tokenizer([WORDS, ["two", "dogs", "run"]], 80)
-    encoder = EncoderConfig(vocab_size=len(tokenizer.vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                            intermediate_size=24, image_size=8, patch_size=4, max_position_embeddings=12)
+    encoder = EncoderConfig(
+        vocab_size=len(tokenizer.vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=8,
+        patch_size=4,
+        max_position_embeddings=12,
+    )
     spec = ModelSpec("vilt", encoder, "snli_ve", 1, ["no", "yes", "maybe"], 8, 12)
     torch.manual_seed(seed)
     save_model(folder, FusionModel(encoder, images=1, classes=3), spec, tokenizer)
@@ -176,21 +221,49 @@ def make_run(place: Path) -> Path:
     rows = [{"step": step, "split": split, "loss": 1 / step} for step in range(1, 9) for split in ("train", "val")]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     kept = [folder / "recipe.yaml", folder / "metrics.jsonl", *sorted((folder / "model").iterdir())]
-    write_manifest(folder, new_manifest(
-        "distill", recipe="tiny", recipe_hash="h", overrides=[], seed=0, parents={"data": "d" * 64}, data=str(place / "gone"),
-        counts={"train": 8, "val": 2}, partial=False, status="complete", device="CPU", precision="fp32", wall_s=2.0,
-        best={"step": 4, "accuracy": 0.5}, cost={"seconds": 2.0}, complete=True,
-        files={path.relative_to(folder).as_posix(): file_digest(path) for path in kept}))
+    write_manifest(
+        folder,
+        new_manifest(
+            "distill",
+            recipe="tiny",
+            recipe_hash="h",
+            overrides=[],
+            seed=0,
+            parents={"data": "d" * 64},
+            data=str(place / "gone"),
+            counts={"train": 8, "val": 2},
+            partial=False,
+            status="complete",
+            device="CPU",
+            precision="fp32",
+            wall_s=2.0,
+            best={"step": 4, "accuracy": 0.5},
+            cost={"seconds": 2.0},
+            complete=True,
+            files={path.relative_to(folder).as_posix(): file_digest(path) for path in kept},
+        ),
+    )
     write_answers(folder / "eval" / "val", right=3)
     return folder
 
 
 def write_answers(folder: Path, *, right: int) -> None:
     """Six answers, so many of them right."""
-    rows = [{"id": f"v{number}", "prediction": ["no", "yes"][number < right], "confidence": 0.75,
-             "score": float(number < right), "type": "ab"[number % 2]} for number in range(6)]
-    write_results(folder, [json.dumps(row) for row in rows], {"source": "x", "split": "val", "data": "d" * 64, "partial": False,
-                                                              "accuracy": right / 6, "count": 6})
+    rows = [
+        {
+            "id": f"v{number}",
+            "prediction": ["no", "yes"][number < right],
+            "confidence": 0.75,
+            "score": float(number < right),
+            "type": "ab"[number % 2],
+        }
+        for number in range(6)
+    ]
+    write_results(
+        folder,
+        [json.dumps(row) for row in rows],
+        {"source": "x", "split": "val", "data": "d" * 64, "partial": False, "accuracy": right / 6, "count": 6},
+    )
 
 
 def read_run(folder: Path) -> Any:
@@ -255,16 +328,29 @@ class _Sight:
 def make_index(place: Path) -> Path:
     names, root = pictures(place / "pictures", 5), ImageFolder(place / "pictures")
     known = {name: ImageInfo(f"{number:040x}", 6, 8) for number, name in enumerate(names)}
-    build_index(place / "index", _Towers(), {"kind": "tiny", "weights": "w", "places": 2}, Source(root, root.root, known),
-                _Sight(root), batch=2, device=torch.device("cpu"), source="tiny")
+    build_index(
+        place / "index",
+        _Towers(),
+        {"kind": "tiny", "weights": "w", "places": 2},
+        Source(root, root.root, known),
+        _Sight(root),
+        batch=2,
+        device=torch.device("cpu"),
+        source="tiny",
+    )
     return place / "index"
 
 
 def read_index(folder: Path) -> Any:
     index = ImageIndex(folder)
     rows = [index.place_of(bytes.fromhex(f"{number:040x}"), str(number)) for number in range(5)]
-    return {"rows": index.rows, "fields": index.fields, "model": index.model, "places": rows,
-            "vectors": index.of(slice(None)).tolist()}
+    return {
+        "rows": index.rows,
+        "fields": index.fields,
+        "model": index.model,
+        "places": rows,
+        "vectors": index.of(slice(None)).tolist(),
+    }
 
 
 KINDS = {

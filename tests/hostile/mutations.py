@@ -107,8 +107,23 @@ def another(path: Path, chosen: random.Random) -> str:
     return f"the content of {other.name}"
 
 
-ANY: list[Damage] = [cut, cut, flip, flip, flip, zeros, empty, gone, folder_instead, dangling, loop, appended, noise, doubled,
-                     another]
+ANY: list[Damage] = [
+    cut,
+    cut,
+    flip,
+    flip,
+    flip,
+    zeros,
+    empty,
+    gone,
+    folder_instead,
+    dangling,
+    loop,
+    appended,
+    noise,
+    doubled,
+    another,
+]
 
 
 # --- text --------------------------------------------------------------------------------------------------------------------

@@ -62,9 +62,17 @@ def number_for_text(values, chosen) -> str:
 
 
 def out_of_range(values, chosen) -> str:
-    path = chosen.choice([("optim", "lr"), ("optim", "eps"), ("train", "log_every"), ("text", "max_length"), ("image", "size"),
-                          ("train", "batch", "accumulate")])
-    given = chosen.choice([0, -1, -10**30])
+    path = chosen.choice(
+        [
+            ("optim", "lr"),
+            ("optim", "eps"),
+            ("train", "log_every"),
+            ("text", "max_length"),
+            ("image", "size"),
+            ("train", "batch", "accumulate"),
+        ]
+    )
+    given = chosen.choice([0, -1, -(10**30)])
     parent_of(values, path)[path[-1]] = given
     return f"{'.'.join(path)}: {given}"
 
@@ -88,15 +96,25 @@ def both_lengths(values, chosen) -> str:
 
 
 def unknown_choice(values, chosen) -> str:
-    path = chosen.choice([("student", "kind"), ("objective", "kind"), ("train", "precision"), ("optim", "kind"),
-                          ("image", "augment")])
+    path = chosen.choice(
+        [("student", "kind"), ("objective", "kind"), ("train", "precision"), ("optim", "kind"), ("image", "augment")]
+    )
     given = chosen.choice(["os.system", "../vilt", "VILT", "", "vilt\0", "𝓿ilt"])
     parent_of(values, path)[path[-1]] = given
     return f"{'.'.join(path)}: {given!r}"
 
 
-VALUES = [unknown_key, wrong_type, text_for_a_table, number_for_text, out_of_range, not_finite, missing, both_lengths,
-          unknown_choice]
+VALUES = [
+    unknown_key,
+    wrong_type,
+    text_for_a_table,
+    number_for_text,
+    out_of_range,
+    not_finite,
+    missing,
+    both_lengths,
+    unknown_choice,
+]
 
 
 # --- changed text ------------------------------------------------------------------------------------------------------------
@@ -115,9 +133,18 @@ def twice(text, chosen):
 
 
 def tag(text, chosen):
-    given = chosen.choice(["!!python/object/apply:os.system ['touch executed']", "!!python/name:os.system ''", "!!binary aGk=",
-                           "!!python/object/new:subprocess.Popen [['touch', 'executed']]", "!own 1", "!!timestamp 2020-01-01",
-                           "!!python/module:os ''", "!!set {a, b}"])
+    given = chosen.choice(
+        [
+            "!!python/object/apply:os.system ['touch executed']",
+            "!!python/name:os.system ''",
+            "!!binary aGk=",
+            "!!python/object/new:subprocess.Popen [['touch', 'executed']]",
+            "!own 1",
+            "!!timestamp 2020-01-01",
+            "!!python/module:os ''",
+            "!!set {a, b}",
+        ]
+    )
     return insert(text, chosen, f"name: {given}" if chosen.random() < 0.5 else f"zzz: {given}").encode()
 
 
@@ -133,12 +160,28 @@ def merge(text, chosen):
 
 
 def nested(text, chosen):
-    return insert(text, chosen, f"zzz: {chosen.choice(['[', '{a: '])* chosen.choice([30, 5000])}").encode()
+    return insert(text, chosen, f"zzz: {chosen.choice(['[', '{a: ']) * chosen.choice([30, 5000])}").encode()
 
 
 def broken(text, chosen):
-    line = chosen.choice(["zzz: [1, 2", "zzz: {a: ", "zzz: 'open", 'zzz: "\\q"', "\tzzz: 1", "zzz: : :", "- zzz", "%YAML 9.9",
-                          "? zzz", "zzz: a: b", "zzz: @at", "zzz: `tick`", "}", "zzz"])
+    line = chosen.choice(
+        [
+            "zzz: [1, 2",
+            "zzz: {a: ",
+            "zzz: 'open",
+            'zzz: "\\q"',
+            "\tzzz: 1",
+            "zzz: : :",
+            "- zzz",
+            "%YAML 9.9",
+            "? zzz",
+            "zzz: a: b",
+            "zzz: @at",
+            "zzz: `tick`",
+            "}",
+            "zzz",
+        ]
+    )
     return insert(text, chosen, line).encode()
 
 
@@ -189,16 +232,34 @@ def cut_within(text, chosen):
 
 
 TEXTS: list[Callable[[str, random.Random], bytes]] = [
-    twice, tag, tag, alias, merge, nested, broken, broken, documents, control, encoding, bytes_between, key_flipped, nothing,
-    large, cut_within]
+    twice,
+    tag,
+    tag,
+    alias,
+    merge,
+    nested,
+    broken,
+    broken,
+    documents,
+    control,
+    encoding,
+    bytes_between,
+    key_flipped,
+    nothing,
+    large,
+    cut_within,
+]
 
 
 # --- text that means the same ------------------------------------------------------------------------------------------------
 
 SAME: list[Callable[[str], bytes]] = [
-    lambda text: b"\xef\xbb\xbf" + text.encode(), lambda text: text.replace("\n", "\r\n").encode(),
-    lambda text: b"# first\n" + text.encode() + b"\n# last\n", lambda text: ("---\n" + text + "...\n").encode(),
-    lambda text: text.rstrip("\n").encode(), lambda text: text_of(dict(reversed(list(yaml.safe_load(text).items())))).encode(),
+    lambda text: b"\xef\xbb\xbf" + text.encode(),
+    lambda text: text.replace("\n", "\r\n").encode(),
+    lambda text: b"# first\n" + text.encode() + b"\n# last\n",
+    lambda text: ("---\n" + text + "...\n").encode(),
+    lambda text: text.rstrip("\n").encode(),
+    lambda text: text_of(dict(reversed(list(yaml.safe_load(text).items())))).encode(),
 ]
 
 

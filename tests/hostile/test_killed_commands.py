@@ -130,8 +130,10 @@ def rows_of(folder: Path) -> dict[str, dict]:
         keys = cache._opened.snapshot.keys
         rows = cache.find(keys)
         there = np.flatnonzero(rows >= 0)
-        found[place.parent.name] = {keys[row].tobytes().hex(): [cache.read(rows[[row]], column.name).tobytes()
-                                                               for column in cache.columns] for row in there}
+        found[place.parent.name] = {
+            keys[row].tobytes().hex(): [cache.read(rows[[row]], column.name).tobytes() for column in cache.columns]
+            for row in there
+        }
     return found
 
 

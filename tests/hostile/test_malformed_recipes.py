@@ -76,10 +76,14 @@ def test_a_recipe_that_is_no_file(what, tmp_path, command):
 
 def write_bomb(path, kind: str) -> None:
     """50 MB of text, 100,000 levels, or nine aliases of nine aliases."""
-    path.write_bytes({
-        "aliases": b"a0: &a0 [x]\n" + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9))
-                                               for n in range(1, 40)),
-        "nesting": b"a: " + b"[" * 100_000 + b"]" * 100_000, "length": b"a: [1]\n" * (50_000_000 // 7)}[kind])
+    path.write_bytes(
+        {
+            "aliases": b"a0: &a0 [x]\n"
+            + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 40)),
+            "nesting": b"a: " + b"[" * 100_000 + b"]" * 100_000,
+            "length": b"a: [1]\n" * (50_000_000 // 7),
+        }[kind]
+    )
 
 
 BOMBS = ("aliases", "nesting", "length")
@@ -89,7 +93,7 @@ BOMBS = ("aliases", "nesting", "length")
 def test_a_report_passes_over_a_bomb_beside_a_run(kind, tmp_path):
     write_bomb(make_run(tmp_path) / "recipe.yaml", kind)
     started = time.process_time()
-    record, = read_runs([tmp_path])
+    (record,) = read_runs([tmp_path])
     assert time.process_time() - started < 1 and record.settings == {} and record.problem is not None
 
 

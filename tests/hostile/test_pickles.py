@@ -59,8 +59,11 @@ def exported() -> bytes:
 
 
 FORMS = {
-    "pickle": plain, "torch archive": lambda: saved({"model": {"weight": Bomb()}}), "torch, beside weights": lambda: saved(
-        {"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": Bomb()}), "numpy": array, "export": exported,
+    "pickle": plain,
+    "torch archive": lambda: saved({"model": {"weight": Bomb()}}),
+    "torch, beside weights": lambda: saved({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": Bomb()}),
+    "numpy": array,
+    "export": exported,
     "torch, old form": lambda: pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2) + pickle.dumps(1001, protocol=2) + plain(),
 }
 """Of bombs: what the file holds."""
@@ -80,8 +83,11 @@ def is_refused(result, *names: str) -> None:
 
 
 def test_the_bombs_are_none_of_wet_powder(here):
-    for name, load in (("pickle", pickle.loads), ("numpy", lambda data: np.load(io.BytesIO(data), allow_pickle=True)),
-                       ("torch archive", lambda data: torch.load(io.BytesIO(data), weights_only=False))):
+    for name, load in (
+        ("pickle", pickle.loads),
+        ("numpy", lambda data: np.load(io.BytesIO(data), allow_pickle=True)),
+        ("torch archive", lambda data: torch.load(io.BytesIO(data), weights_only=False)),
+    ):
         load(FORMS[name]())
         (here / MARKER).rmdir()
 
@@ -97,8 +103,11 @@ def test_convert(kind, form, here, command):
         path = here / "official.pt"
     path.write_bytes(FORMS[form]())
     (here / "vocab").mkdir()
-    for name, text in (("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"), ("vocab.json", "{}"),
-                       ("merges.txt", "#version: 0.2\n")):
+    for name, text in (
+        ("vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"),
+        ("vocab.json", "{}"),
+        ("merges.txt", "#version: 0.2\n"),
+    ):
         (here / "vocab" / name).write_text(text)
     vocabulary = here / "vocab" if kind == "meter" else here / "vocab" / "vocab.txt"
     options = () if kind in ("slip", "declip") else ("--vocab", vocabulary)
@@ -116,11 +125,17 @@ def test_a_model_folder(form, name, here, outcome):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind, name", [
-    ("timm", "model.safetensors"), ("timm", "pytorch_model.bin"), ("transformers", "model.safetensors"),
-    ("transformers", "pytorch_model.bin"), ("open_clip", "open_clip_model.safetensors"),
-    ("open_clip", "open_clip_pytorch_model.bin"),
-])
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("timm", "model.safetensors"),
+        ("timm", "pytorch_model.bin"),
+        ("transformers", "model.safetensors"),
+        ("transformers", "pytorch_model.bin"),
+        ("open_clip", "open_clip_model.safetensors"),
+        ("open_clip", "open_clip_pytorch_model.bin"),
+    ],
+)
 def test_a_teacher(kind, name, form, here, outcome):
     from vldistill.recipe.schema.teachers import TextTeacher, VisionTeacher
     from vldistill.teachers.build import build_text, build_vision
@@ -128,6 +143,7 @@ def test_a_teacher(kind, name, form, here, outcome):
     folder = {"timm": write_vit, "transformers": write_bert, "open_clip": write_clip}[kind](here / "teacher")
     (folder / "model.safetensors").unlink(missing_ok=True)
     (folder / name).write_bytes(FORMS[form]())
+
     def network(teacher):
         return teacher.clip.network if kind == "open_clip" else teacher.network
 
@@ -136,8 +152,9 @@ def test_a_teacher(kind, name, form, here, outcome):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["features.pt", "npz/a.npz", "lmdb/data.mdb", "features.zip", "features.tsv", "features.pkl",
-                                  "features.npy"])
+@pytest.mark.parametrize(
+    "name", ["features.pt", "npz/a.npz", "lmdb/data.mdb", "features.zip", "features.tsv", "features.pkl", "features.npy"]
+)
 def test_region_features(name, form, here, command):
     path = here / name
     path.parent.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 from hostile_worlds import raw_data
 from mutations import tree_of
 
-NAMES = ["with space Ünïcödé 画像", "-it's \"quoted\" back\\slash", "a[b]*?{c} $HOME ~ %s {0}", "line\nbreak"]
+NAMES = ["with space Ünïcödé 画像", '-it\'s "quoted" back\\slash', "a[b]*?{c} $HOME ~ %s {0}", "line\nbreak"]
 RECIPE = """
 data: {{path: {data}}}
 image: {{size: 36}}
@@ -40,8 +40,11 @@ def all_stages(well, place: Path, raw: Path) -> dict[str, Path]:
     well("finetune", "--recipe", at["teacher.yaml"], "--runs", at["runs"], "--name", "a")
     teacher = at["runs"] / "teacher" / "a" / "seed0"
     rest = f"teacher: {{kind: vilt, model: {quoted(teacher)}}}"
-    at["dide.yaml"].write_text(RECIPE.format(data=quoted(at["data"]), kind="dual_encoder", more=f", init: {quoted(teacher)}",
-                                             rest=rest, objective="dide"))
+    at["dide.yaml"].write_text(
+        RECIPE.format(
+            data=quoted(at["data"]), kind="dual_encoder", more=f", init: {quoted(teacher)}", rest=rest, objective="dide"
+        )
+    )
     well("distill", "--recipe", at["dide.yaml"], "--runs", at["runs"], "--name", "a", "--resume", "auto")
     student = at["runs"] / "dide" / "a" / "seed0"
     for run in (teacher, student):
@@ -96,8 +99,7 @@ def test_every_stage_through_links_and_without_touching_what_is_raw(tmp_path, we
     finally:
         for path in everything:
             path.chmod(0o755)
-    assert sorted(path.name for path in real.iterdir()) == [
-        "data", "dide.yaml", "index", "page", "runs", "teacher.yaml"]
+    assert sorted(path.name for path in real.iterdir()) == ["data", "dide.yaml", "index", "page", "runs", "teacher.yaml"]
 
 
 def test_no_stage_asks_the_network(tmp_path, well, monkeypatch):
@@ -118,8 +120,20 @@ def test_no_stage_asks_the_network(tmp_path, well, monkeypatch):
 SECRET = "secret.png"
 
 
-@pytest.mark.parametrize("path", [f"../{SECRET}", f"images/../../{SECRET}", "~/x.png", "$HOME/x.png", "${SECRET}",
-                                  "/etc/hostname", "link.png", "folder/secret.png", "loop/secret.png"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"../{SECRET}",
+        f"images/../../{SECRET}",
+        "~/x.png",
+        "$HOME/x.png",
+        "${SECRET}",
+        "/etc/hostname",
+        "link.png",
+        "folder/secret.png",
+        "loop/secret.png",
+    ],
+)
 def test_an_image_outside_of_the_raw_folder_is_not_read(path, tmp_path, command, monkeypatch):
     raw = raw_data(tmp_path / "raw")
     (raw / "images/0.png").rename(tmp_path / SECRET)

@@ -88,9 +88,13 @@ def test_prepare(place, command, well, holding, tree):
 
 def test_regions(place, command, holding):
     (place / "npz").mkdir()
-    np.savez(place / "npz" / "coco_train2014_000000000009.npz", features=np.zeros((2, 4), np.float16),
-             norm_bb=np.tile(np.array([0, 0, 1, 1, 1, 1], np.float16), (2, 1)), conf=np.ones((2, 1), np.float16),
-             soft_labels=np.ones((2, 3), np.float16))
+    np.savez(
+        place / "npz" / "coco_train2014_000000000009.npz",
+        features=np.zeros((2, 4), np.float16),
+        norm_bb=np.tile(np.array([0, 0, 1, 1, 1, 1], np.float16), (2, 1)),
+        conf=np.ones((2, 1), np.float16),
+        soft_labels=np.ones((2, 3), np.float16),
+    )
     process = holding(place / "store")
     is_turned_away(command("prepare", "regions", "--raw", "npz", "--out", "store"), process, "store")
     assert {path.name for path in place.iterdir()} == {"npz", "raw", ".store.lock"}

@@ -25,8 +25,13 @@ class Zygote:
     def __enter__(self) -> Zygote:
         from programs import ENVIRONMENT
 
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         env={**os.environ, **ENVIRONMENT, **self._environment})
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **ENVIRONMENT, **self._environment},
+        )
         assert self._process.stdout.readline() == "ready\n"
         return self
 
@@ -41,8 +46,13 @@ class Zygote:
 
     def begin(self, folder: Path, *words: object, fork: bool = True, **environment: str) -> int:
         """Starts `vldistill WORDS` in a folder, with more environment variables; returns its process number."""
-        request = {"words": [str(word) for word in words], "folder": str(folder), "log": str(self._log), "fork": fork,
-                   "environment": environment}
+        request = {
+            "words": [str(word) for word in words],
+            "folder": str(folder),
+            "log": str(self._log),
+            "fork": fork,
+            "environment": environment,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())

@@ -23,7 +23,12 @@ RANDOM = np.random.default_rng(0)
 
 
 def write(
-    root: Path, name: str, keys: np.ndarray, values: np.ndarray, parts: int = 1, batch: int = 256,
+    root: Path,
+    name: str,
+    keys: np.ndarray,
+    values: np.ndarray,
+    parts: int = 1,
+    batch: int = 256,
 ) -> tuple[FeatureCache, float]:
     """The cache, and the seconds from opening its writer to having closed it."""
     columns, started = [Column("value", values.dtype.name, values.shape[1:])], time.perf_counter()
@@ -31,7 +36,7 @@ def write(
         with CacheWriter(root, name, {"parts": parts}, columns, (part, parts)) as writer:
             writer.reserve(pending := writer.pending(keys))
             for first in range(0, len(pending), batch):
-                places = pending.indices[first:first + batch]
+                places = pending.indices[first : first + batch]
                 writer.put(places, {"value": values[places]})
     return FeatureCache(writer.folder), time.perf_counter() - started
 
@@ -54,7 +59,7 @@ def told(what: str, ours: float, bare: float, count: int) -> None:
 
 def gather(values, places: np.ndarray) -> None:
     for first in range(0, len(places), BATCH):
-        values(places[first:first + BATCH])
+        values(places[first : first + BATCH])
 
 
 def compare(name: str, folder: Path, keys: np.ndarray, array: Path, count: int) -> None:
@@ -63,11 +68,20 @@ def compare(name: str, folder: Path, keys: np.ndarray, array: Path, count: int) 
     rows = FeatureCache(folder).find(keys)[places]
     warm(f"{name}, random batches of {BATCH}", folder, array, rows, places)
     files = [array, *folder.glob("shard-*")]
-    for what, some, before in [("with opening and checks", count, lambda: None), ("cold", count, lambda: drop(files)),
-                               ("cold", 512, lambda: drop(files))]:
-        told(f"{name}, {some:,} rows, {what}", *best(
-            lambda some=some: gather(reader(folder), rows[:some]), lambda some=some: gather(bare_reader(array), places[:some]),
-            before=before), some)
+    for what, some, before in [
+        ("with opening and checks", count, lambda: None),
+        ("cold", count, lambda: drop(files)),
+        ("cold", 512, lambda: drop(files)),
+    ]:
+        told(
+            f"{name}, {some:,} rows, {what}",
+            *best(
+                lambda some=some: gather(reader(folder), rows[:some]),
+                lambda some=some: gather(bare_reader(array), places[:some]),
+                before=before,
+            ),
+            some,
+        )
 
 
 def warm(name: str, folder: Path, array: Path, rows: np.ndarray, places: np.ndarray) -> None:
@@ -95,14 +109,16 @@ def main(folder: Path) -> None:
         cache, took = write(folder / "cache", "pooled", keys[:50_000], pooled)
         seconds.append(took)
     size = sum(path.stat().st_size for path in cache.folder.iterdir())
-    print(f"write, 50,000 x 1,024, with sums and syncs: {pooled.nbytes / min(seconds) / 1e6:.0f} MB/s best, "
-          f"{pooled.nbytes / sorted(seconds)[ROUNDS // 2] / 1e6:.0f} median; {size / pooled.nbytes:.4f} of the values' size")
+    print(
+        f"write, 50,000 x 1,024, with sums and syncs: {pooled.nbytes / min(seconds) / 1e6:.0f} MB/s best, "
+        f"{pooled.nbytes / sorted(seconds)[ROUNDS // 2] / 1e6:.0f} median; {size / pooled.nbytes:.4f} of the values' size"
+    )
     np.save(folder / "pooled.npy", pooled)
     compare("pooled", cache.folder, keys[:50_000], folder / "pooled.npy", 20_000)
     eight, _ = write(folder / "cache", "pooled", keys[:50_000], pooled, parts=8)
     compare("pooled, 8 shards", eight.folder, keys[:50_000], folder / "pooled.npy", 20_000)
 
-    tokens = np.tile(pooled.reshape(-1)[:4000 * 197 * 48].reshape(4000, 197, 48), 16)
+    tokens = np.tile(pooled.reshape(-1)[: 4000 * 197 * 48].reshape(4000, 197, 48), 16)
     cache, took = write(folder / "cache", "tokens", keys[:4000], tokens, batch=32)
     print(f"write, 4,000 x 197 x 768: {tokens.nbytes / took / 1e6:.0f} MB/s")
     np.save(folder / "tokens.npy", tokens)

@@ -64,9 +64,13 @@ def write_world(folder: Path) -> None:
         Image.fromarray(pixels).resize((640, 480)).save(raw / f"{number}.jpg")
         corners = np.sort(values.uniform(0, 1, (REGIONS, 2, 2)), axis=1).reshape(REGIONS, 4)
         sides = corners[:, 2:] - corners[:, :2]
-        np.savez(folder / "features" / f"{number}.npz", features=values.random((REGIONS, 2048)).astype(np.float16),
-                 conf=np.ones(REGIONS, np.float16), norm_bb=np.concatenate([corners, sides], axis=1).astype(np.float16),
-                 soft_labels=np.ones((REGIONS, 3), np.float16))
+        np.savez(
+            folder / "features" / f"{number}.npz",
+            features=values.random((REGIONS, 2048)).astype(np.float16),
+            conf=np.ones(REGIONS, np.float16),
+            norm_bb=np.concatenate([corners, sides], axis=1).astype(np.float16),
+            soft_labels=np.ones((REGIONS, 3), np.float16),
+        )
         texts.append(drawn.choices(vocabulary, k=WORDS))
         rows.append({"id": str(number), "image": f"{number}.jpg", "text": " ".join(texts[-1]), "label": number % 2})
     for split in ("train", "val"):
@@ -75,8 +79,16 @@ def write_world(folder: Path) -> None:
     import_regions(folder / "features", Target(folder / "regions"))
     (folder / "roberta").mkdir()
     train_tokenizer(texts, 2000).save(folder / "roberta")
-    sizes = {"vocab_size": 50265, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
-             "intermediate_size": 4096, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+    sizes = {
+        "vocab_size": 50265,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+    }
     (folder / "roberta/config.json").write_text(json.dumps({"model_type": "roberta", **sizes}))
 
 
@@ -91,8 +103,19 @@ def trainer(recipe: Recipe, parts: Parts, teacher: Teacher | None, accelerator: 
     plan, journal = Plan(0, STEPS, 1, STEPS, STEPS, None, 0), Journal(folder, STEPS, active=False)
 
     def train() -> None:
-        fit(learner, teacher, optimizer, schedule, loader, batches, accelerator, plan, journal,
-            validate=lambda: {"accuracy": 0.0}, save=None)
+        fit(
+            learner,
+            teacher,
+            optimizer,
+            schedule,
+            loader,
+            batches,
+            accelerator,
+            plan,
+            journal,
+            validate=lambda: {"accuracy": 0.0},
+            save=None,
+        )
 
     return train
 

@@ -14,8 +14,30 @@ from pathlib import Path
 
 from measuring import start
 
-WORDS = ("the", "a", "man", "woman", "dog", "is", "in", "on", "at", "his", "her", "looking", "running", "sitting", "table", "red",
-         "street", "two", "people", "near", "because", "person")
+WORDS = (
+    "the",
+    "a",
+    "man",
+    "woman",
+    "dog",
+    "is",
+    "in",
+    "on",
+    "at",
+    "his",
+    "her",
+    "looking",
+    "running",
+    "sitting",
+    "table",
+    "red",
+    "street",
+    "two",
+    "people",
+    "near",
+    "because",
+    "person",
+)
 SNLI_VE_LINES, SNLI_VE_IMAGES = 500_000, 31_783
 VCR_LINES, VCR_IMAGES = 200_000, 80_000
 
@@ -29,8 +51,14 @@ def write_snli_ve(folder: Path, rng: random.Random) -> int:
     with (folder / "snli_ve_train.jsonl").open("w") as file:
         for i in range(SNLI_VE_LINES):
             image = str(1_000_000_000 + i % SNLI_VE_IMAGES)
-            row = {"gold_label": labels[i % 3], "sentence1": " ".join(sentence(rng, 13)), "sentence2": " ".join(sentence(rng, 7)),
-                   "pairID": f"{image}.jpg#{i}", "captionID": f"{image}.jpg#0", "Flickr30K_ID": image}
+            row = {
+                "gold_label": labels[i % 3],
+                "sentence1": " ".join(sentence(rng, 13)),
+                "sentence2": " ".join(sentence(rng, 7)),
+                "pairID": f"{image}.jpg#{i}",
+                "captionID": f"{image}.jpg#0",
+                "Flickr30K_ID": image,
+            }
             file.write(json.dumps(row) + "\n")
     return SNLI_VE_LINES
 
@@ -43,8 +71,13 @@ def tagged(rng: random.Random, words: int) -> list:
 
 def write_vcr(folder: Path, rng: random.Random) -> int:
     objects = ["person", "person", "car", "chair"]
-    metadata = {"boxes": [[1.5, 2.5, 30.0, 40.0, 0.9]] * 4, "segms": [[[[1.0, 2.0], [3.0, 4.0], [5.0, 1.0]]]] * 4,
-                "names": objects, "width": 640, "height": 360}
+    metadata = {
+        "boxes": [[1.5, 2.5, 30.0, 40.0, 0.9]] * 4,
+        "segms": [[[[1.0, 2.0], [3.0, 4.0], [5.0, 1.0]]]] * 4,
+        "names": objects,
+        "width": 640,
+        "height": 360,
+    }
     text = json.dumps(metadata)
     for i in range(VCR_IMAGES):
         place = folder / "vcr1images" / f"movie_{i % 1000}" / f"clip_{i}.json"
@@ -54,11 +87,21 @@ def write_vcr(folder: Path, rng: random.Random) -> int:
         for i in range(VCR_LINES):
             image = i * VCR_IMAGES // VCR_LINES
             name = f"movie_{image % 1000}/clip_{image}"
-            row = {"movie": f"movie_{image % 1000}", "objects": objects, "img_fn": f"{name}.jpg", "metadata_fn": f"{name}.json",
-                   "question": tagged(rng, 7), "answer_choices": [tagged(rng, 8) for _ in range(4)],
-                   "rationale_choices": [tagged(rng, 16) for _ in range(4)], "answer_label": i % 4,
-                   "rationale_label": (i + 1) % 4, "annot_id": f"train-{i}", "img_id": f"train-{image}", "question_orig": "",
-                   "answer_orig": ""}
+            row = {
+                "movie": f"movie_{image % 1000}",
+                "objects": objects,
+                "img_fn": f"{name}.jpg",
+                "metadata_fn": f"{name}.json",
+                "question": tagged(rng, 7),
+                "answer_choices": [tagged(rng, 8) for _ in range(4)],
+                "rationale_choices": [tagged(rng, 16) for _ in range(4)],
+                "answer_label": i % 4,
+                "rationale_label": (i + 1) % 4,
+                "annot_id": f"train-{i}",
+                "img_id": f"train-{image}",
+                "question_orig": "",
+                "answer_orig": "",
+            }
             file.write(json.dumps(row) + "\n")
     return VCR_LINES
 
@@ -71,8 +114,9 @@ def main(folder: Path) -> None:
         lines = write(raw, random.Random(0))
         command = ["vldistill", "prepare", name, "--raw", str(raw), "--out", str(folder / f"{name}-artifact"), "--images", "none"]
         started = time.perf_counter()
-        child = os.posix_spawnp(command[0], command, os.environ,
-                                file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)])
+        child = os.posix_spawnp(
+            command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        )
         _, status, used = os.wait4(child, 0)
         seconds = time.perf_counter() - started
         if status:

@@ -48,8 +48,19 @@ def resident(process: int) -> float:
 def watched(folder: Path, recipe: str, minutes: int) -> tuple[list[float], int]:
     """Megabytes at the end of each minute, and the exit code."""
     run, held = folder / f"runs/{recipe}/soak/seed0", []
-    process = vldistill(folder, "distill", "-r", recipe, "--name", "soak", "--overwrite", "train.steps=10000000",
-                        "train.checkpoint_minutes=1", "train.validate_every=200", "train.log_every=10")
+    process = vldistill(
+        folder,
+        "distill",
+        "-r",
+        recipe,
+        "--name",
+        "soak",
+        "--overwrite",
+        "train.steps=10000000",
+        "train.checkpoint_minutes=1",
+        "train.validate_every=200",
+        "train.log_every=10",
+    )
     print("minute  resident MB  checkpoints  steps", flush=True)
     for minute in range(1, minutes + 1):
         time.sleep(60)

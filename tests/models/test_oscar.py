@@ -25,8 +25,17 @@ class Reference:
 
     def __init__(self, encoder: OscarEncoder):
         self.weights, config = encoder.state_dict(), encoder.config
-        sizes = {name: getattr(config, name) for name in (
-            "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")}
+        sizes = {
+            name: getattr(config, name)
+            for name in (
+                "vocab_size",
+                "hidden_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "intermediate_size",
+                "layer_norm_eps",
+            )
+        }
         self.bert, self.eps = BertModel(BertConfig(**sizes, attn_implementation="eager")).eval(), config.img_layer_norm_eps
         own = {name: value for name, value in self.weights.items() if name.startswith(("encoder.", "pooler."))}
         found = self.bert.load_state_dict(own, strict=False)
@@ -34,12 +43,18 @@ class Reference:
 
     def text(self, batch: Batch, row: int, length: int) -> torch.Tensor:
         """[1, t, D]: word, position and segment, normed."""
-        word, position, segment = (self.weights[f"embeddings.{name}_embeddings.weight"]
-                                   for name in ("word", "position", "token_type"))
-        states = torch.stack([word[batch.text.ids[row, place]] + position[place] + segment[batch.text.segments[row, place]]
-                              for place in range(length)])
-        return F.layer_norm(states, (D,), self.weights["embeddings.LayerNorm.weight"], self.weights["embeddings.LayerNorm.bias"],
-                            1e-12)[None]
+        word, position, segment = (
+            self.weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
+        )
+        states = torch.stack(
+            [
+                word[batch.text.ids[row, place]] + position[place] + segment[batch.text.segments[row, place]]
+                for place in range(length)
+            ]
+        )
+        return F.layer_norm(
+            states, (D,), self.weights["embeddings.LayerNorm.weight"], self.weights["embeddings.LayerNorm.bias"], 1e-12
+        )[None]
 
     def regions(self, batch: Batch, place: int, row: int, count: int) -> torch.Tensor:
         """[1, r, D]: a map of feature and box; a norm only where there are weights for it."""
@@ -81,12 +96,18 @@ def test_text_and_regions_in_one_sequence_are_the_librarys_bert(config, padded):
         torch.testing.assert_close(logits[row], head(pooled[0]), rtol=0, atol=1e-5)
         before = reference.bert.encoder.layer[0](states)  # what layer 2's projections read
         before = before[0] if isinstance(before, tuple) else before
-        query, key = (part(before)[0].unflatten(-1, (CONFIG.num_attention_heads, -1)).transpose(0, 1)
-                      for part in (layer.query, layer.key))
+        query, key = (
+            part(before)[0].unflatten(-1, (CONFIG.num_attention_heads, -1)).transpose(0, 1) for part in (layer.query, layer.key)
+        )
         kept, hidden = found.view.qk[2], found.view.hidden[1]
-        for mine, theirs in ((kept.text_query[row, :, :text], query[:, :text]), (kept.text_key[row, :, :text], key[:, :text]),
-                             (kept.image_query[row, :, :count], query[:, text:]), (kept.image_key[row, :, :count], key[:, text:]),
-                             (hidden[0][row, :text], before[0, :text]), (hidden[1][row, :count], before[0, text:])):
+        for mine, theirs in (
+            (kept.text_query[row, :, :text], query[:, :text]),
+            (kept.text_key[row, :, :text], key[:, :text]),
+            (kept.image_query[row, :, :count], query[:, text:]),
+            (kept.image_key[row, :, :count], key[:, text:]),
+            (hidden[0][row, :text], before[0, :text]),
+            (hidden[1][row, :count], before[0, text:]),
+        ):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
@@ -102,8 +123,10 @@ def test_two_images_are_two_passes_and_the_official_head(padded):
     assert len(output.views) == 2
     for row in range(len(batch)):
         text = reference.text(batch, row, int(batch.text.mask[row].sum()))
-        pooled = [reference(torch.cat([text, reference.regions(batch, place, row, counts[place][row])], dim=1))[1][0]
-                  for place in (0, 1)]
+        pooled = [
+            reference(torch.cat([text, reference.regions(batch, place, row, counts[place][row])], dim=1))[1][0]
+            for place in (0, 1)
+        ]
         inner = (weights["classifier.0.weight"] @ torch.cat(pooled) + weights["classifier.0.bias"]).clamp(min=0)
         expected = weights["classifier.2.weight"] @ inner + weights["classifier.2.bias"]
         torch.testing.assert_close(output.logits[row], expected, rtol=0, atol=1e-5)

@@ -12,8 +12,14 @@ from vldistill.models.base.outputs import Capture
 from vldistill.models.base.recompute import set_recompute
 from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64,
-         "hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "hidden_dropout_prob": 0.3,
+    "attention_probs_dropout_prob": 0.3,
+}
 CAPTURE = Capture(qk=frozenset({2, 6}), hidden=frozenset({3}))
 
 
@@ -23,8 +29,9 @@ def bert():
 
 
 def vilt():
-    encoder = ViltEncoder(EncoderConfig(vocab_size=10, max_position_embeddings=8, modality_type_vocab_size=2, image_size=8,
-                                        patch_size=4, **SIZES))
+    encoder = ViltEncoder(
+        EncoderConfig(vocab_size=10, max_position_embeddings=8, modality_type_vocab_size=2, image_size=8, patch_size=4, **SIZES)
+    )
     return encoder, lambda states, mask: encoder._encode(states, mask, CAPTURE)
 
 
@@ -42,8 +49,11 @@ def passes(encoder, encode) -> tuple[dict[str, torch.Tensor], int]:
     encoder.zero_grad()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         found = encode(states, mask)
-        outputs = {"hidden": found.hidden, "layer": found.layers[3],
-                   **{f"{name}{number}": part for number in (2, 6) for name, part in zip("qk", found.qk[number], strict=True)}}
+        outputs = {
+            "hidden": found.hidden,
+            "layer": found.layers[3],
+            **{f"{name}{number}": part for number in (2, 6) for name, part in zip("qk", found.qk[number], strict=True)},
+        }
         loss = sum((number + 1) * (value * value).sum() for number, value in enumerate(outputs.values()))
     loss.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in encoder.named_parameters() if parameter.grad is not None}
@@ -79,16 +89,35 @@ def test_a_model_without_such_an_encoder_says_so():
 METER = "student={{kind: {}, sizes: {{layers: 2, width: 16, heads: 2, feedforward: 24, patch: 6}}}}"
 
 
-@pytest.mark.parametrize("stage, recipe, fields", [
-    ("finetune", "quickstart_teacher", ()),
-    ("finetune", "quickstart_teacher", (METER.format("meter"), "image.size=12")),
-    ("finetune", "quickstart_teacher", (METER.format("meter_dual"), "image.size=12")),
-    ("distill", "quickstart_dide", ()),
-    ("distill", "quickstart_dide", ("objective.attention=whole", "objective.hidden_states=true")),
-])
+@pytest.mark.parametrize(
+    "stage, recipe, fields",
+    [
+        ("finetune", "quickstart_teacher", ()),
+        ("finetune", "quickstart_teacher", (METER.format("meter"), "image.size=12")),
+        ("finetune", "quickstart_teacher", (METER.format("meter_dual"), "image.size=12")),
+        ("distill", "quickstart_dide", ()),
+        ("distill", "quickstart_dide", ("objective.attention=whole", "objective.hidden_states=true")),
+    ],
+)
 def test_a_run_learns_the_same(world, well, few, tmp_path, stage, recipe, fields):
-    runs = [Path(well(stage, "-r", recipe, "--runs", tmp_path / name, "--name", name, *few, *fields, "student.dropout=0.2",
-                      f"train.gradient_checkpointing={name}").last["run"]) for name in ("true", "false")]
+    runs = [
+        Path(
+            well(
+                stage,
+                "-r",
+                recipe,
+                "--runs",
+                tmp_path / name,
+                "--name",
+                name,
+                *few,
+                *fields,
+                "student.dropout=0.2",
+                f"train.gradient_checkpointing={name}",
+            ).last["run"]
+        )
+        for name in ("true", "false")
+    ]
     first, second = ((run / "model/model.safetensors").read_bytes() for run in runs)
     assert first == second
 

@@ -19,8 +19,15 @@ from vldistill.objectives.attention_views import cross_modal_attention_loss
 
 PATCH = 8
 CONFIG = EncoderConfig(
-    vocab_size=40, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, image_size=32,
-    patch_size=PATCH, max_position_embeddings=10, modality_type_vocab_size=3,
+    vocab_size=40,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    image_size=32,
+    patch_size=PATCH,
+    max_position_embeddings=10,
+    modality_type_vocab_size=3,
 )
 # (height, width) in patches: the table's own 4 x 4, and others that need it resized; all but the first are padded.
 GRIDS = [(4, 4), (3, 5), (2, 3), (1, 6)]
@@ -79,8 +86,9 @@ def library_forward(model: ViltModel, text, grids: list[tuple[int, int]], *, pla
     for row, pixels in enumerate(pixels_of(grids)):
         values[row, :, : pixels.shape[0], : pixels.shape[1]] = chw(pixels)
         mask[row, : pixels.shape[0], : pixels.shape[1]] = 1
-    return model(input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=values, pixel_mask=mask,
-                 image_token_type_idx=place + 1)
+    return model(
+        input_ids=text.ids, attention_mask=text.mask.long(), pixel_values=values, pixel_mask=mask, image_token_type_idx=place + 1
+    )
 
 
 @torch.no_grad()
@@ -92,8 +100,12 @@ def test_rows_of_a_padded_batch_do_not_see_its_padding(encoder, row):
     count = 1 + GRIDS[row][0] * GRIDS[row][1]
     text = texts_of(LENGTHS, slice(row, row + 1))
     length = text.ids.shape[1]
-    torch.testing.assert_close(encoder.encode_pair(text, some, 0).hidden[:, : length + count],
-                               encoder.encode_pair(text, alone, 0).hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        encoder.encode_pair(text, some, 0).hidden[:, : length + count],
+        encoder.encode_pair(text, alone, 0).hidden,
+        atol=1e-5,
+        rtol=0,
+    )
     pooled = [encoder.pool(encoder.encode_image(images, 0).hidden) for images in (some, alone)]
     torch.testing.assert_close(*pooled, atol=1e-5, rtol=0)
 
@@ -250,8 +262,16 @@ def test_captured_projections_equal_an_independent_computation(encoder):
 # What each half has no use for.
 OTHER_HALF = {
     "text": ["cls_token", "position_embeddings", "patch_embeddings.projection.weight", "patch_embeddings.projection.bias"],
-    "image": [f"text_embeddings.{name}" for name in ("word_embeddings.weight", "position_embeddings.weight",
-                                                     "token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")],
+    "image": [
+        f"text_embeddings.{name}"
+        for name in (
+            "word_embeddings.weight",
+            "position_embeddings.weight",
+            "token_type_embeddings.weight",
+            "LayerNorm.weight",
+            "LayerNorm.bias",
+        )
+    ],
 }
 
 
@@ -300,8 +320,15 @@ def test_patches_times_the_weight_are_the_convolution(encoder):
 def test_fresh_weights():
     """BERT's initialisation, in proportion to 1 / sqrt(width): 0.02 at 768, so 0.0566 at 96."""
     torch.manual_seed(0)
-    config = EncoderConfig(vocab_size=200, hidden_size=96, num_hidden_layers=1, num_attention_heads=2, intermediate_size=200,
-                           image_size=64, patch_size=8)
+    config = EncoderConfig(
+        vocab_size=200,
+        hidden_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=200,
+        image_size=64,
+        patch_size=8,
+    )
     for name, value in ViltEncoder(config).state_dict().items():
         if "norm" in name.lower() and name.endswith("weight"):
             assert (value == 1).all(), name

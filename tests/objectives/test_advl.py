@@ -49,11 +49,17 @@ def test_a_words_feature_is_the_mean_of_its_tokens():
     assert features[0, :, 0].tolist() == [5.0, 2.0, 0.0, 0.0] and valid.tolist() == [[True, True, False, False]]
 
 
-@pytest.mark.parametrize("sure, reference, temperature, weight", [
-    (0.5, 0.5, 1.0, 0.5), (0.25, 0.5, 1.0, 1 / (1 + math.exp(-1))), (1.0, 0.5, 1.0, 1 / (1 + math.exp(0.5))),
-    (0.8, 0.2, 1.0, 1 / (1 + math.exp(0.375))),  # C_avg under the floor of 0.5
-    (0.8, 0.8, 2.0, 0.25), (0.6, 0.9, 0.5, 2 / (1 + math.exp(-0.5))),
-])
+@pytest.mark.parametrize(
+    "sure, reference, temperature, weight",
+    [
+        (0.5, 0.5, 1.0, 0.5),
+        (0.25, 0.5, 1.0, 1 / (1 + math.exp(-1))),
+        (1.0, 0.5, 1.0, 1 / (1 + math.exp(0.5))),
+        (0.8, 0.2, 1.0, 1 / (1 + math.exp(0.375))),  # C_avg under the floor of 0.5
+        (0.8, 0.8, 2.0, 0.25),
+        (0.6, 0.9, 0.5, 2 / (1 + math.exp(-0.5))),
+    ],
+)
 def test_the_weight_of_equation_2_by_hand(sure, reference, temperature, weight):
     given = distillation_weight(torch.tensor([sure]), torch.tensor(reference), torch.tensor(temperature))
     assert float(given) == pytest.approx(weight, rel=1e-6)
@@ -69,7 +75,8 @@ def test_info_nce_lies_between_its_bounds():
     assert float(itm_info_nce(torch.tensor([[1.0, 0.0, 0.0]]))) == pytest.approx(math.log(1 + 2 / math.e))
     assert float(itm_info_nce(torch.tensor([[0.0, 1.0, 1.0]]))) == pytest.approx(math.log(1 + 2 * math.e))
     assert float(itm_info_nce(torch.tensor([[0.3, 0.3, 0.3], [1.0, 0.0, 0.0]]))) == pytest.approx(
-        (math.log(3) + math.log(1 + 2 / math.e)) / 2)
+        (math.log(3) + math.log(1 + 2 / math.e)) / 2
+    )
 
 
 def test_a_mismatch_is_never_the_same_and_uniform_among_the_others():
@@ -147,12 +154,21 @@ def world(records: int, choices: int = 1, *, images: int = 1, seed: int = 0):
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw)
 
-    views = [View(torch.ones(rows, T).bool(), torch.ones(rows, V).bool(), torch.tensor([[False, True, True, True]] * rows), {},
-                  {1: (random(rows, T, D), random(rows, V, D)), 2: (random(rows, T, D), random(rows, V, D))})
-             for _ in range(images)]
+    views = [
+        View(
+            torch.ones(rows, T).bool(),
+            torch.ones(rows, V).bool(),
+            torch.tensor([[False, True, True, True]] * rows),
+            {},
+            {1: (random(rows, T, D), random(rows, V, D)), 2: (random(rows, T, D), random(rows, V, D))},
+        )
+        for _ in range(images)
+    ]
     text = TextBatch(torch.zeros(rows, T).long(), torch.ones(rows, T).bool(), torch.tensor([[-1, 0, 1]] * rows))
-    sources = [Source((f"{row}.jpg",) * images, tuple(((f"text {row} {choice}",),) for choice in range(choices)))
-               for row in range(records)]
+    sources = [
+        Source((f"{row}.jpg",) * images, tuple(((f"text {row} {choice}",),) for choice in range(choices)))
+        for row in range(records)
+    ]
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.5]])[:records] if choices == 1 else random(records, choices)
     batch = Batch([str(row) for row in range(records)], text, [], torch.arange(records) % 2, sources)
     vision = [random(records, D) for _ in range(images)]
@@ -247,8 +263,12 @@ def test_the_maps_lead_from_the_student_and_teachers_take_no_gradient():
         make_map("identity", 4, 6)
     assert make_map("learned", 4, 6).weight.shape == (6, 4)
     output, taught, batch = world(2)
-    objective = Advl(HardLabels("label"), Distances(width=D, map="learned", vision=Pathway(1, D), text=Pathway(1, D), words=None),
-                     Scalars(), confident=True)
+    objective = Advl(
+        HardLabels("label"),
+        Distances(width=D, map="learned", vision=Pathway(1, D), text=Pathway(1, D), words=None),
+        Scalars(),
+        confident=True,
+    )
     states = output.views[0].hidden[1]
     for value in (*states, taught.vision[0], taught.text):
         value.requires_grad_()
@@ -292,8 +312,13 @@ def arranged_world(records: int = 4):
         def __getitem__(self, rows):
             return Rows(self.values[rows])
 
-    batch = Batch(batch.ids, TextBatch(torch.arange(records)[:, None].repeat(1, T), batch.text.mask, batch.text.words),
-                  [Rows(images[0])], None, batch.sources)
+    batch = Batch(
+        batch.ids,
+        TextBatch(torch.arange(records)[:, None].repeat(1, T), batch.text.mask, batch.text.words),
+        [Rows(images[0])],
+        None,
+        batch.sources,
+    )
     return output, taught, batch
 
 
@@ -314,17 +339,29 @@ def test_each_pair_stands_beside_another_text_and_another_image():
 
 def test_pairs_without_a_true_mismatch_are_left_out_of_the_loss():
     _, _, batch = arranged_world()
-    same = [Source(("a.jpg",), ((("one",),),)), Source(("a.jpg",), ((("two",),),)), Source(("a.jpg",), ((("three",),),)),
-            Source(("b.jpg",), ((("four",),),))]
+    same = [
+        Source(("a.jpg",), ((("one",),),)),
+        Source(("a.jpg",), ((("two",),),)),
+        Source(("a.jpg",), ((("three",),),)),
+        Source(("b.jpg",), ((("four",),),)),
+    ]
     objective = AdvlMatching(advl(), width=D, depth=2)
     arranged = objective.arrange(Batch(batch.ids, batch.text, batch.images, None, same))
     assert arranged.text.ids[4:8, 0].tolist()[:3] == [3, 3, 3]  # the only text of another image
     lonely = [Source(("a.jpg",), ((("one",),),))] * 4
     arranged = objective.arrange(Batch(batch.ids, batch.text, batch.images, None, lonely))
     output = world(3)[0]
-    triple = Output(torch.zeros(12, 2), [View(*(part.repeat(4, 1) for part in (v.text_mask, v.image_mask, v.visual)), {},
-                                             {n: (a.repeat(4, 1, 1), b.repeat(4, 1, 1)) for n, (a, b) in v.hidden.items()})
-                                        for v in output.views])
+    triple = Output(
+        torch.zeros(12, 2),
+        [
+            View(
+                *(part.repeat(4, 1) for part in (v.text_mask, v.image_mask, v.visual)),
+                {},
+                {n: (a.repeat(4, 1, 1), b.repeat(4, 1, 1)) for n, (a, b) in v.hidden.items()},
+            )
+            for v in output.views
+        ],
+    )
     scores, valid = objective.ranked(triple, arranged)
     assert scores.shape == (4, 3) and not valid.any()
     terms = objective(triple, world(4)[1], arranged)
@@ -338,8 +375,10 @@ def test_step_1_ranks_the_pair_and_distils_it_alone(score, temperature):
     arranged = objective.arrange(batch)
     view = output.views[0]
     draw = torch.Generator().manual_seed(9)
-    hidden = {layer: tuple(torch.cat([part, torch.randn(8, *part.shape[1:], generator=draw)]) for part in states)
-              for layer, states in view.hidden.items()}
+    hidden = {
+        layer: tuple(torch.cat([part, torch.randn(8, *part.shape[1:], generator=draw)]) for part in states)
+        for layer, states in view.hidden.items()
+    }
     whole = View(*(part[:1].repeat(12, 1) for part in (view.text_mask, view.image_mask, view.visual)), {}, hidden)
     terms = objective(Output(torch.zeros(12, 2), [whole]), taught, arranged)
     text, image = hidden[2]

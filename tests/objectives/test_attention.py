@@ -35,8 +35,9 @@ def block(student_q, student_k, teacher_q, teacher_k, rows, keys, kl: str) -> fl
                     continue
                 both = []
                 for query, key in ((student_q, student_k), (teacher_q, teacher_k)):
-                    scores = [sum(float(x) * float(y) for x, y in zip(query[b, h, row], key[b, h, k], strict=True))
-                              for k in valid]
+                    scores = [
+                        sum(float(x) * float(y) for x, y in zip(query[b, h, row], key[b, h, k], strict=True)) for k in valid
+                    ]
                     powers = np.exp(np.array(scores) / math.sqrt(D) - max(scores) / math.sqrt(D))
                     both.append(powers / powers.sum())
                 student, teacher = both
@@ -54,8 +55,10 @@ def reference(student: QueryKey, teacher: QueryKey, mode: str, kl: str) -> float
 
     masks = {"text": TEXT.numpy(), "image": IMAGE.numpy()}
     if mode == "whole":
-        joined = [np.concatenate([text, image], axis=2) for text, image in zip(parts("text", "text"), parts("image", "image"),
-                                                                              strict=True)]
+        joined = [
+            np.concatenate([text, image], axis=2)
+            for text, image in zip(parts("text", "text"), parts("image", "image"), strict=True)
+        ]
         mask = np.concatenate([masks["text"], masks["image"]], axis=1)
         return block(*joined, mask, mask, kl)
     pairs = {"cross": [("text", "image"), ("image", "text")], "uni": [("text", "text"), ("image", "image")]}[mode]

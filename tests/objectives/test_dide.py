@@ -59,17 +59,21 @@ def in_order(value) -> str:
     return ",".join(sorted(value)) or "default"
 
 
-@pytest.mark.parametrize("fields, terms", [
-    ({}, {"soft_label", "attention"}),
-    ({"attention": "uni"}, {"soft_label", "attention"}),
-    ({"attention": "whole"}, {"soft_label", "attention"}),
-    ({"attention": "none"}, {"soft_label"}),
-    ({"soft_labels": False}, {"attention"}),
-    ({"hidden_states": True}, {"soft_label", "attention", "hidden_state"}),
-    ({"hidden_states": True, "attention": "none"}, {"soft_label", "hidden_state"}),
-    ({"hard_label_weight": 0.5}, {"task", "soft_label", "attention"}),
-    ({"hard_label_weight": 1.0, "soft_labels": False, "attention": "none"}, {"task"}),
-], ids=in_order)
+@pytest.mark.parametrize(
+    "fields, terms",
+    [
+        ({}, {"soft_label", "attention"}),
+        ({"attention": "uni"}, {"soft_label", "attention"}),
+        ({"attention": "whole"}, {"soft_label", "attention"}),
+        ({"attention": "none"}, {"soft_label"}),
+        ({"soft_labels": False}, {"attention"}),
+        ({"hidden_states": True}, {"soft_label", "attention", "hidden_state"}),
+        ({"hidden_states": True, "attention": "none"}, {"soft_label", "hidden_state"}),
+        ({"hard_label_weight": 0.5}, {"task", "soft_label", "attention"}),
+        ({"hard_label_weight": 1.0, "soft_labels": False, "attention": "none"}, {"task"}),
+    ],
+    ids=in_order,
+)
 def test_terms_of_each_ablation(fields, terms):
     found = objective(**fields)(output(1), output(2), batch())
     assert set(found) == terms
@@ -89,8 +93,10 @@ def test_default_terms_are_the_pure_losses_of_the_last_layer(attention, kl):
 def test_two_images_are_summed():
     student, teacher = output(1, images=2), output(2, images=2)
     both = objective(hidden_states=True)(student, teacher, batch())
-    single = [objective(hidden_states=True)(Output(student.logits, [own]), Output(teacher.logits, [other]), batch())
-              for own, other in zip(student.views, teacher.views, strict=True)]
+    single = [
+        objective(hidden_states=True)(Output(student.logits, [own]), Output(teacher.logits, [other]), batch())
+        for own, other in zip(student.views, teacher.views, strict=True)
+    ]
     for term in ("attention", "hidden_state"):
         torch.testing.assert_close(both[term], single[0][term] + single[1][term])
         assert single[0][term] != single[1][term]
@@ -102,10 +108,19 @@ def test_another_number_of_images_than_the_teacher_is_an_error():
         objective()(output(1, images=1), output(2, images=2), batch())
 
 
-@pytest.mark.parametrize("mapping, depth, layers", [
-    ("last", 12, (12,)), ("top", 12, (7, 8, 9, 10, 11, 12)), ("bottom", 12, (1, 2, 3, 4, 5, 6)), ("all", 3, (1, 2, 3)),
-    ("top", 4, (3, 4)), ("bottom", 4, (1, 2)), ("last", 1, (1,)), ("all", 1, (1,)),
-])
+@pytest.mark.parametrize(
+    "mapping, depth, layers",
+    [
+        ("last", 12, (12,)),
+        ("top", 12, (7, 8, 9, 10, 11, 12)),
+        ("bottom", 12, (1, 2, 3, 4, 5, 6)),
+        ("all", 3, (1, 2, 3)),
+        ("top", 4, (3, 4)),
+        ("bottom", 4, (1, 2)),
+        ("last", 1, (1,)),
+        ("all", 1, (1,)),
+    ],
+)
 def test_layers_mapping(mapping, depth, layers):
     assert mapped_layers(mapping, depth) == layers
 
@@ -115,18 +130,24 @@ def test_several_layers_are_averaged():
     found = objective(layers="top", hidden_states=True)(student, teacher, batch())
     own, other = student.views[0], teacher.views[0]
     attention = [cross_modal_attention_loss(own.qk[n], other.qk[n], TEXT, IMAGES[0], kl="forward") for n in (3, 4)]
-    hidden = [masked_mse(own.hidden[n][0], other.hidden[n][0], TEXT) + masked_mse(own.hidden[n][1], other.hidden[n][1], IMAGES[0])
-              for n in (3, 4)]
+    hidden = [
+        masked_mse(own.hidden[n][0], other.hidden[n][0], TEXT) + masked_mse(own.hidden[n][1], other.hidden[n][1], IMAGES[0])
+        for n in (3, 4)
+    ]
     torch.testing.assert_close(found["attention"], sum(attention) / 2)
     torch.testing.assert_close(found["hidden_state"], sum(hidden) / 2)
 
 
-@pytest.mark.parametrize("fields, capture", [
-    ({}, Capture(qk=(4,))),
-    ({"attention": "none"}, Capture()),
-    ({"layers": "bottom", "hidden_states": True}, Capture(qk=(1, 2), hidden=(1, 2))),
-    ({"layers": "all", "attention": "none", "hidden_states": True}, Capture(hidden=(1, 2, 3, 4))),
-], ids=str)
+@pytest.mark.parametrize(
+    "fields, capture",
+    [
+        ({}, Capture(qk=(4,))),
+        ({"attention": "none"}, Capture()),
+        ({"layers": "bottom", "hidden_states": True}, Capture(qk=(1, 2), hidden=(1, 2))),
+        ({"layers": "all", "attention": "none", "hidden_states": True}, Capture(hidden=(1, 2, 3, 4))),
+    ],
+    ids=str,
+)
 def test_only_what_is_compared_is_captured(fields, capture):
     made = objective(**fields)
     assert made.student_capture == made.teacher_capture == capture
@@ -164,9 +185,14 @@ def test_hard_labels_alone_need_no_teacher():
 SCORES = torch.tensor([[0.0, 0.3, 1.0], [0.6, 0.0, 0.0]])
 
 
-@pytest.mark.parametrize("loss, function, target", [
-    ("label", label_cross_entropy, TARGET), ("answer_bce", answer_bce, SCORES), ("answer_softmax", answer_cross_entropy, SCORES),
-])
+@pytest.mark.parametrize(
+    "loss, function, target",
+    [
+        ("label", label_cross_entropy, TARGET),
+        ("answer_bce", answer_bce, SCORES),
+        ("answer_softmax", answer_cross_entropy, SCORES),
+    ],
+)
 def test_the_supervised_objective(loss, function, target):
     made, student = HardLabels(loss), output(1)
     assert made.student_capture == made.teacher_capture == NOTHING and not made.needs_teacher
@@ -177,8 +203,16 @@ def test_the_supervised_objective(loss, function, target):
 
 @pytest.mark.parametrize("attention", ["cross", "uni", "whole"])
 def test_gradient_reaches_the_student_and_never_the_teacher(attention):
-    config = EncoderConfig(vocab_size=11, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8,
-                           image_size=4, patch_size=2, max_position_embeddings=6)
+    config = EncoderConfig(
+        vocab_size=11,
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=4,
+        patch_size=2,
+        max_position_embeddings=6,
+    )
     torch.manual_seed(0)
     student = DualEncoder(config, images=1, classes=CLASSES).train()
     model = FusionModel(config, images=1, classes=CLASSES).eval().requires_grad_(False)

@@ -89,8 +89,17 @@ def batch(pairs: int = 4) -> Batch:
     return Batch([str(row) for row in range(pairs)], TextBatch(ids, words >= 0, words), [image], None, sources)
 
 
-CONFIG = EncoderConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-                       image_size=4, patch_size=2, max_position_embeddings=6, hidden_dropout_prob=0.0)
+CONFIG = EncoderConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    image_size=4,
+    patch_size=2,
+    max_position_embeddings=6,
+    hidden_dropout_prob=0.0,
+)
 
 
 def model(kind: type, seed: int = 0):
@@ -181,8 +190,14 @@ def test_each_task_has_a_term_and_sums(tasks):
     assert metrics["accuracy"] == pytest.approx(sum(metrics[f"accuracy/{task}"] for task in tasks) / len(tasks))
 
 
-@pytest.mark.parametrize("fields, reaches", [({}, True), ({"hard_label_weight": 0.0}, False),
-                                             ({"hard_label_weight": 0.0, "soft_labels": True, "attention": "cross"}, True)])
+@pytest.mark.parametrize(
+    "fields, reaches",
+    [
+        ({}, True),
+        ({"hard_label_weight": 0.0}, False),
+        ({"hard_label_weight": 0.0, "soft_labels": True, "attention": "cross"}, True),
+    ],
+)
 def test_every_parameter_has_a_gradient_where_the_objective_says_so(fields, reaches):
     one, student = objective("cmc", "mlm", "itm", **fields), model(DualEncoder)
     arranged = one.arrange(batch(16))

@@ -18,8 +18,9 @@ def grid(toy_world, well, few, tmp_path_factory):
         patch.chdir(toy_world)
         for stage, name in (("distill", "attention"), ("finetune", "hard")):
             for seed in (0, 1):
-                run = well(stage, "-r", "quickstart_dide", *few, f"train.seed={seed}", "--name", name, "--runs",
-                           folder / "runs").last["run"]
+                run = well(
+                    stage, "-r", "quickstart_dide", *few, f"train.seed={seed}", "--name", name, "--runs", folder / "runs"
+                ).last["run"]
                 well("evaluate", run, "--split", "test")
         # Without what other tests have left there.
         shutil.rmtree(Path("runs/quickstart_teacher/default/seed0/eval"), ignore_errors=True)

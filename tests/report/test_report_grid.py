@@ -56,8 +56,12 @@ def test_runs_that_failed_are_flagged_and_not_counted(write_run, tmp_path):
     told = dict(line.rsplit(": ", 1) for line in problems_of([group]) if "seed1" in line or "seed2" not in line)
     assert told[str(tmp_path / "runs/mine/soft/seed1")] == "failed"
     assert [line.split("seed")[-1] for line in problems_of([group])] == [
-        "1: failed", "2: partial: not on all data", "3: not finished: running, or killed", "4: its manifest.json cannot be read",
-        "5: its recipe.yaml cannot be read"]
+        "1: failed",
+        "2: partial: not on all data",
+        "3: not finished: running, or killed",
+        "4: its manifest.json cannot be read",
+        "5: its recipe.yaml cannot be read",
+    ]
     assert killed.name == "seed3"
 
 
@@ -103,16 +107,25 @@ def test_every_published_row_has_figures_in_percent_and_a_condition():
     assert tables == {("DiDE", number) for number in "24567"} | {("ADVL", number) for number in "12349"}
 
 
-@pytest.mark.parametrize("variant, settings, task, data, column, expected", [
-    # DiDE, Table 6: soft labels alone, NLVR2 test-P.
-    ("soft", {"student": {"kind": "dual_encoder", "init": "runs/fusion"}}, "nlvr2", "train", "test", ("DiDE", "6", 51.1)),
-    ("hard", {"student": {"kind": "vilt"}, "objective": {"kind": "labels"}}, "snli_ve", "train", "val", ("DiDE", "2", 76.6)),
-    # ADVL, Table 4: VL-BERT on SNLI-VE with 100 of each type.
-    ("x", {"student": {"kind": "vlbert"}, "objective": {"kind": "labels"}}, "snli_ve", "train-lowshot100-seed1", "val",
-     ("ADVL", "4", 53.28)),
-    ("x", {"student": {"kind": "vlbert"}, "objective": {"kind": "labels"}}, "snli_ve", "train", "val", ("ADVL", "4", 74.66)),
-    ("x", {"student": {"kind": "vlbert"}, "objective": {"kind": "labels"}}, "nlvr2", "train", "val", None),
-])
+@pytest.mark.parametrize(
+    "variant, settings, task, data, column, expected",
+    [
+        # DiDE, Table 6: soft labels alone, NLVR2 test-P.
+        ("soft", {"student": {"kind": "dual_encoder", "init": "runs/fusion"}}, "nlvr2", "train", "test", ("DiDE", "6", 51.1)),
+        ("hard", {"student": {"kind": "vilt"}, "objective": {"kind": "labels"}}, "snli_ve", "train", "val", ("DiDE", "2", 76.6)),
+        # ADVL, Table 4: VL-BERT on SNLI-VE with 100 of each type.
+        (
+            "x",
+            {"student": {"kind": "vlbert"}, "objective": {"kind": "labels"}},
+            "snli_ve",
+            "train-lowshot100-seed1",
+            "val",
+            ("ADVL", "4", 53.28),
+        ),
+        ("x", {"student": {"kind": "vlbert"}, "objective": {"kind": "labels"}}, "snli_ve", "train", "val", ("ADVL", "4", 74.66)),
+        ("x", {"student": {"kind": "vlbert"}, "objective": {"kind": "labels"}}, "nlvr2", "train", "val", None),
+    ],
+)
 def test_a_paper_s_figure_stands_beside_its_method_task_and_split(write_run, variant, settings, task, data, column, expected):
     write_run("default", recipe="fusion")
     merged = {**METHODS.get(variant, {}), **settings, "data": {"train": data}}
@@ -152,8 +165,18 @@ def test_the_grid_as_text(write_run, tmp_path):
     assert r"other & a\_b\% & 1 & 50.00 & -- & 10 \\" in latex and r"51.00 $\pm$ 1.41" in latex
     rows = list(csv.DictReader(io.StringIO(to_csv(grid, "toy"))))
     assert len(rows) == 4 and rows[1] | {"std": ""} == {
-        "data": "toy", "recipe": "mine", "variant": "soft", "split": "test", "metric": "accuracy", "mean": "52", "std": "",
-        "runs_with_figure": "1", "runs": "2", "published": "", "source": ""}
+        "data": "toy",
+        "recipe": "mine",
+        "variant": "soft",
+        "split": "test",
+        "metric": "accuracy",
+        "mean": "52",
+        "std": "",
+        "runs_with_figure": "1",
+        "runs": "2",
+        "published": "",
+        "source": "",
+    }
     assert float(rows[0]["std"]) == pytest.approx(2**0.5, abs=1e-5)
 
 

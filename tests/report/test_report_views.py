@@ -17,8 +17,10 @@ from vldistill.evaluation.report.tables import make_grid
 
 
 def test_each_logged_quantity_has_a_curve(write_run, tmp_path):
-    curve = [{"step": step, "split": "train", "epoch": 0, "loss": 1 / step, "loss/attention": 0.1, "w": 0.5, "pairs": 8}
-             for step in (1, 2, 3)] + [{"step": 3, "split": "val", "accuracy": 0.5, "count": 9}]
+    curve = [
+        {"step": step, "split": "train", "epoch": 0, "loss": 1 / step, "loss/attention": 0.1, "w": 0.5, "pairs": 8}
+        for step in (1, 2, 3)
+    ] + [{"step": 3, "split": "val", "accuracy": 0.5, "count": 9}]
     for seed in (0, 1):
         write_run("soft", seed, curve=curve)
     charts = curve_charts(group_runs(read_runs([tmp_path / "runs"])))

@@ -61,10 +61,13 @@ def advl_world(tmp_path_factory, well):
         for row in rows:
             boxes = np.array(row["boxes"], np.float32)[:, :4] / np.array([row["width"], row["height"]] * 2, np.float32)
             sides = np.stack([boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], axis=1)
-            np.savez(features / f"{row['image'].rsplit('/', 1)[-1].removesuffix('.jpg')}.npz",
-                     features=random.normal(size=(len(boxes), 12)).astype(np.float16), conf=np.ones(len(boxes), np.float16),
-                     norm_bb=np.concatenate([boxes, sides], axis=1).clip(0, 1).astype(np.float16),
-                     soft_labels=np.ones((len(boxes), 3), np.float16))
+            np.savez(
+                features / f"{row['image'].rsplit('/', 1)[-1].removesuffix('.jpg')}.npz",
+                features=random.normal(size=(len(boxes), 12)).astype(np.float16),
+                conf=np.ones(len(boxes), np.float16),
+                norm_bb=np.concatenate([boxes, sides], axis=1).clip(0, 1).astype(np.float16),
+                soft_labels=np.ones((len(boxes), 3), np.float16),
+            )
         well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
     write_teachers(folder / "teachers")
     (folder / "advl.yaml").write_text(RECIPE)
@@ -95,9 +98,22 @@ def rows(run, split: str) -> list[dict]:
 @pytest.mark.parametrize("part", ["answers", "rationales"])
 def test_each_part_of_vcr_trains_by_the_defaults(here, well, tmp_path, part):
     """The matched pairs of step 1 are the questions' statements, whichever records are there."""
-    result = well("distill", "-r", "advl.yaml", here, "data.path=artifacts/data/toy-vcr", f"data.part={part}",
-                  "text.max_length=40", "train.batch.pairs=4", "train.steps=2", "train.validate_every=2",
-                  "--runs", tmp_path / "runs", "--name", part)
+    result = well(
+        "distill",
+        "-r",
+        "advl.yaml",
+        here,
+        "data.path=artifacts/data/toy-vcr",
+        f"data.part={part}",
+        "text.max_length=40",
+        "train.batch.pairs=4",
+        "train.steps=2",
+        "train.validate_every=2",
+        "--runs",
+        tmp_path / "runs",
+        "--name",
+        part,
+    )
     assert [("loss/itm" in row) for row in rows(result.last["run"], "train")] == [True, False]
 
 
@@ -107,8 +123,19 @@ def test_cached_and_live_teachers_train_alike(here, well, tmp_path, precision, a
     teachers': within it the images' distances were 4 in 10,000 apart, even with teachers this small."""
     losses = {}
     for mode in ("auto", "require", "live"):
-        result = well("distill", "-r", "advl.yaml", here, f"cache.mode={mode}", "--runs", tmp_path / "runs", "--name", mode,
-                      f"train.precision={precision}", "teachers.precision=fp32")
+        result = well(
+            "distill",
+            "-r",
+            "advl.yaml",
+            here,
+            f"cache.mode={mode}",
+            "--runs",
+            tmp_path / "runs",
+            "--name",
+            mode,
+            f"train.precision={precision}",
+            "teachers.precision=fp32",
+        )
         losses[mode] = rows(result.last["run"], "train")
         assert ("to compute" in result.out) == (mode == "auto")
         assert ("teacher: live" in result.out) == (mode == "live")
@@ -121,8 +148,21 @@ def test_cached_and_live_teachers_train_alike(here, well, tmp_path, precision, a
 def test_every_part_is_logged_and_the_first_step_matches(here, well, tmp_path):
     result = well("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "--name", "a", "objective.itm_fraction=0.4")
     found = rows(result.last["run"], "train")
-    common = {"loss", "loss/vision", "loss/text", "loss/words", "distance/vision", "distance/text", "distance/words", "w", "C",
-              "C_avg", "T", "E", "F"}
+    common = {
+        "loss",
+        "loss/vision",
+        "loss/text",
+        "loss/words",
+        "distance/vision",
+        "distance/text",
+        "distance/words",
+        "w",
+        "C",
+        "C_avg",
+        "T",
+        "E",
+        "F",
+    }
     assert all(common <= row.keys() for row in found)
     assert [("loss/itm" in row, "loss/task" in row) for row in found] == [(True, False)] * 2 + [(False, True)] * 3
     for row in found:
@@ -142,24 +182,32 @@ def test_teachers_of_one_name_are_told_apart_and_time_is_of_a_kind_of_rows(here,
     for place, seed in (("a", 7), ("b", 8)):
         write_vit(tmp_path / place / "timm", seed=seed)
     results = [well("cache", "-r", "advl.yaml", here, f"teachers.vision.model={tmp_path / place / 'timm'}") for place in "ab"]
-    named = [re.search(rf"{re.escape(str(tmp_path / place))}/timm \(weights (\w+)\) in .*: 60 images to compute", result.out)
-             for place, result in zip("ab", results, strict=True)]
+    named = [
+        re.search(rf"{re.escape(str(tmp_path / place))}/timm \(weights (\w+)\) in .*: 60 images to compute", result.out)
+        for place, result in zip("ab", results, strict=True)
+    ]
     listed = re.findall(r"timm-[0-9a-f]{12}\b.*\b([0-9a-f]{8})\W+image\b", well("cache", "--ls", here, "-r", "advl.yaml").out)
     assert sorted(listed) == sorted({found[1] for found in named}) and len(listed) == 2
     progress = re.findall(r"^(.+): ([\d,]+)/([\d,]+) rows, .* s left of them$", results[0].out, re.M)
     computed = re.findall(r"([\d,]+) (images|texts|words) to compute", results[0].out)
     counts = {role: int(count.replace(",", "")) for count, role in computed}
     assert {kind: int(todo.replace(",", "")) for kind, _, todo in progress} == {
-        "images": counts["images"], "texts": counts["texts"], "words": counts["words"]} and len(progress) == 3
+        "images": counts["images"],
+        "texts": counts["texts"],
+        "words": counts["words"],
+    } and len(progress) == 3
 
 
-@pytest.mark.parametrize("overrides, terms", [
-    (("objective.text=false", "objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"vision"}),
-    (("objective.vision=false", "objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"text"}),
-    (("objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"vision", "text"}),
-    (("objective.words=0", "objective.itm_fraction=0"), {"vision", "text"}),
-    (("objective.itm_fraction=0",), {"vision", "text", "words"}),
-])
+@pytest.mark.parametrize(
+    "overrides, terms",
+    [
+        (("objective.text=false", "objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"vision"}),
+        (("objective.vision=false", "objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"text"}),
+        (("objective.words=0", "objective.confidence=false", "objective.itm_fraction=0"), {"vision", "text"}),
+        (("objective.words=0", "objective.itm_fraction=0"), {"vision", "text"}),
+        (("objective.itm_fraction=0",), {"vision", "text", "words"}),
+    ],
+)
 def test_rows_of_table_1_are_overrides_of_one_recipe(here, well, tmp_path, overrides, terms):
     result = well("distill", "-r", "advl.yaml", here, "--runs", tmp_path / "runs", "train.steps=2", *overrides)
     found = rows(result.last["run"], "train")[-1]
@@ -205,8 +253,11 @@ TOKENS = "train.batch={tokens: 900, accumulate: 2}"
 def test_batches_of_tokens_say_their_pairs_and_keep_to_them(here, well, tmp_path):
     arguments = ("-r", "regions.yaml", here, TOKENS, "train.steps=3", "objective.itm_fraction=0.4")
     result = well("distill", *arguments, "--runs", tmp_path / "runs")
-    found = re.search(r"effective batch: ([\d.]+) \((\d+) to (\d+)\) pairs = batches of at most 900 tokens x 2 accumulated x 1 "
-                      r"process\(es\); while matching ([\d.]+) \((\d+) to (\d+)\)", result.out)
+    found = re.search(
+        r"effective batch: ([\d.]+) \((\d+) to (\d+)\) pairs = batches of at most 900 tokens x 2 accumulated x 1 "
+        r"process\(es\); while matching ([\d.]+) \((\d+) to (\d+)\)",
+        result.out,
+    )
     mean, least, most, *matching = map(float, found.groups())
     assert least <= mean <= most and matching[1] <= matching[0] <= matching[2]
     first, *others = rows(result.last["run"], "train")
@@ -232,11 +283,15 @@ def test_epochs_of_token_batches_are_counted(here, well):
     assert int(steps) % 3 == 0 and float(epochs) == pytest.approx(3, abs=0.2)
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (("train.batch={tokens: 90}",), "alone has"), (("train.batch.tokens=900",), "give one of `pairs` and `tokens`"),
-    ((TOKENS, "optim.lr_scale=per_sample"), "per_sample needs train.batch.pairs"),
-    ((TOKENS, "student.kind=vilt"), "train.batch.tokens is for students over regions"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (("train.batch={tokens: 90}",), "alone has"),
+        (("train.batch.tokens=900",), "give one of `pairs` and `tokens`"),
+        ((TOKENS, "optim.lr_scale=per_sample"), "per_sample needs train.batch.pairs"),
+        ((TOKENS, "student.kind=vilt"), "train.batch.tokens is for students over regions"),
+    ],
+)
 def test_batches_of_tokens_that_cannot_be_are_refused(here, command, tmp_path, overrides, part):
     refused = command("finetune", "-r", "regions.yaml", "--runs", tmp_path / "runs", *overrides)
     assert refused.code == 2 and part in refused.err and len(refused.err.splitlines()) == 1, refused.err
@@ -306,8 +361,10 @@ def test_swapped_pairs_of_step_1_find_their_rows(here, well):
     well("cache", "-r", "advl.yaml", here, "--limit", "40")
     parts = build_parts(load_recipe("advl.yaml", [here, "data.limit=40"]))
     batch = next(iter(make_loader(parts.matching.train, EpochBatches(len(parts.matching.train), 16, seed=0))))
-    pairs, arranged = ([(source.images[0], source.sentences[0]) for source in sources]
-                       for sources in (batch.sources, parts.matching.objective.arrange(batch).sources))
+    pairs, arranged = (
+        [(source.images[0], source.sentences[0]) for source in sources]
+        for sources in (batch.sources, parts.matching.objective.arrange(batch).sources)
+    )
     features, swapped = parts.teacher.features, sorted(set(arranged) - set(pairs))
     assert isinstance(features, CachedFeatures) and len(swapped) > 16
     assert len(features.images([path for path, _ in arranged])) == len(features.sentences([text for _, text in arranged])) == 48
@@ -340,13 +397,21 @@ def test_dry_runs_write_nothing(here, well, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("overrides, part", [
-    ((), "no such cache"), (("teachers.text.layer=1",), "layer is last there, 1 is asked for"),
-    (("cache.words=3",), "most is 2 there, 3 is asked for"), (("data.train=val",), "lacks"),
-    (("objective.words=5",), "objective.words is 5, the cache keeps 2"), (("objective.layers.text=7",), "has 2 layers"),
-    (("teachers.vision=null",), "needs `teachers.vision`"), (("teachers.text.model=nowhere/at/all",), "nowhere/at/all"),
-    (("adversarial.steps=2",), "for a uniter student"), (("student.kind=uniter",), "needs `regions`"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        ((), "no such cache"),
+        (("teachers.text.layer=1",), "layer is last there, 1 is asked for"),
+        (("cache.words=3",), "most is 2 there, 3 is asked for"),
+        (("data.train=val",), "lacks"),
+        (("objective.words=5",), "objective.words is 5, the cache keeps 2"),
+        (("objective.layers.text=7",), "has 2 layers"),
+        (("teachers.vision=null",), "needs `teachers.vision`"),
+        (("teachers.text.model=nowhere/at/all",), "nowhere/at/all"),
+        (("adversarial.steps=2",), "for a uniter student"),
+        (("student.kind=uniter",), "needs `regions`"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path, overrides, part):
     if overrides and part != "no such cache":
         well("cache", "-r", "advl.yaml", here)
@@ -355,9 +420,14 @@ def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments, part", [
-    (("--shard", "3/3"), "is not i/n"), (("--shard", "x"), "is not i/n"), (("--ls", "--verify"), "three things"),
-])
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (("--shard", "3/3"), "is not i/n"),
+        (("--shard", "x"), "is not i/n"),
+        (("--ls", "--verify"), "three things"),
+    ],
+)
 def test_options_of_cache_are_judged(here, command, arguments, part):
     refused = command("cache", "-r", "advl.yaml", here, *arguments)
     assert refused.code == 2 and part in refused.err
@@ -365,8 +435,16 @@ def test_options_of_cache_are_judged(here, command, arguments, part):
 
 def test_live_teachers_run_in_the_precision_of_the_recipe(here, well, tmp_path):
     """bf16 teachers say nearly the same as fp32 ones, and not quite: the field reaches them."""
-    live = ("-r", "advl.yaml", "cache.mode=live", "train.steps=1", "objective.itm_fraction=0", "objective.confidence=false",
-            "--runs", tmp_path / "runs")
+    live = (
+        "-r",
+        "advl.yaml",
+        "cache.mode=live",
+        "train.steps=1",
+        "objective.itm_fraction=0",
+        "objective.confidence=false",
+        "--runs",
+        tmp_path / "runs",
+    )
     full = well("distill", *live, "teachers.precision=fp32", "--name", "full").last["run"]
     half = well("distill", *live, "teachers.precision=bf16", "--name", "half").last["run"]
     [one], [other] = rows(full, "train"), rows(half, "train")
@@ -374,10 +452,15 @@ def test_live_teachers_run_in_the_precision_of_the_recipe(here, well, tmp_path):
     assert one["distance/text"] != other["distance/text"]
 
 
-@pytest.mark.parametrize("recipe, fields, step", [
-    ("advl.yaml", ("objective.itm_fraction=0.4",), 1), ("advl.yaml", ("objective.itm_fraction=0.4",), 2),
-    ("advl.yaml", ("objective.itm_fraction=0.4", "objective.map=anchored"), 4),
-    ("regions.yaml", ("adversarial.image=true", "optim.kind=sgd", "optim.momentum=0.9"), 3)])
+@pytest.mark.parametrize(
+    "recipe, fields, step",
+    [
+        ("advl.yaml", ("objective.itm_fraction=0.4",), 1),
+        ("advl.yaml", ("objective.itm_fraction=0.4",), 2),
+        ("advl.yaml", ("objective.itm_fraction=0.4", "objective.map=anchored"), 4),
+        ("regions.yaml", ("adversarial.image=true", "optim.kind=sgd", "optim.momentum=0.9"), 3),
+    ],
+)
 def test_what_was_told_to_leave_goes_on_bit_by_bit(here, command, well, leaving, tmp_path, recipe, fields, step):
     """In either of ADVL's steps, at the border between them, with anchored maps, and between VILLA's passes."""
     arguments = ("distill", "-r", recipe, here, *fields, "train.log_every=2", "--name", "a")

@@ -28,8 +28,12 @@ teachers:
 objective: {kind: advl, vision: false, text: false, words: 2, itm_fraction: 0}
 train: {steps: 1, batch: {pairs: 4}}
 """
-TEXTS = ["a red dog <script>alert(1)</script> sleeps", "the blue boat & the \"harbour\"", "is a child painting a bridge ?",
-         "two horses $x^2$ cross a river"]
+TEXTS = [
+    "a red dog <script>alert(1)</script> sleeps",
+    'the blue boat & the "harbour"',
+    "is a child painting a bridge ?",
+    "two horses $x^2$ cross a river",
+]
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +98,11 @@ def test_a_record_with_choices_shows_the_right_one_and_its_tags_as_words(here):
     recipe, data = load_recipe("run/recipe.yaml"), open_data(Path("data"))
     common = {"id": "q", "task": "vcr", "images": ["val0.png"], "objects": ["person", "person", "cup"]}
     text, choices = ["why", "is", [0], "smiling", "?"], [[[0, 1], "dance"], ["because", "of", [2]]]
-    records = [Record(text=text, choices=choices, label=1, **common), Record(text=text, choices=choices, **common),
-               Record(text=text, choices=choices, given=["she", "won"], label=0, **common)]
+    records = [
+        Record(text=text, choices=choices, label=1, **common),
+        Record(text=text, choices=choices, **common),
+        Record(text=text, choices=choices, given=["she", "won"], label=0, **common),
+    ]
     right, unknown, reason = view_words(Path("run"), recipe, data, records, "val", 3).samples
     assert right.text.sentence == (("why", "is", "person1", "smiling", "?"), ("because", "of", "cup3"))
     assert right.facts == "choice 2 of 2, the right one" and unknown.facts == "choice 1 of 2"
@@ -133,14 +140,19 @@ def test_a_run_of_another_objective_is_refused(here, well, command, tmp_path):
     assert len(refused.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments, part", [
-    (("run",), "nothing to show (say what: --words, --tokens, --modality, --attention)"),
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (("run",), "nothing to show (say what: --words, --tokens, --modality, --attention)"),
         (("nobody", "--words"), "nobody: no such run"),
-    (("bert", "--words"), "bert: holds no complete run"), (("words.yaml", "--words"), "holds no complete run"),
-    (("run", "--words", "--split", "dev"), "no split 'dev'"), (("run", "--words", "--data", "raw"), "is not an artifact"),
-    (("run", "--words", "--out", "words.pdf"), "ends neither in .html nor in .png"),
-    (("run", "--words", "--out", "taken.html"), "already exists"),
-])
+        (("bert", "--words"), "bert: holds no complete run"),
+        (("words.yaml", "--words"), "holds no complete run"),
+        (("run", "--words", "--split", "dev"), "no split 'dev'"),
+        (("run", "--words", "--data", "raw"), "is not an artifact"),
+        (("run", "--words", "--out", "words.pdf"), "ends neither in .html nor in .png"),
+        (("run", "--words", "--out", "taken.html"), "already exists"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(here, command, tree, arguments, part):
     Path("taken.html").write_text("mine")
     before = tree(here)

@@ -16,8 +16,12 @@ from vldistill.models.base.slip import SlipModel
 CLIP = "student={{kind: clip_dual, clip: {{model: {folder}, weights: random}}, dropout: 0.0}}"
 INIT = "student={{kind: clip_dual, init: {folder}, dropout: 0.0}}"
 SCRATCH = "student={kind: clip_dual, dropout: 0.0, sizes: {layers: 1, width: 16, heads: 2, feedforward: 24, patch: 6}}"
-SIZES = {"clip": ("image.size=24", "text.max_length=12"), "slip": ("image.size=32", "text.max_length=12"),
-         "declip": (f"image.size={SIDE * PATCH}", "text.max_length=14"), "scratch": ("image.size=12", "text.max_length=12")}
+SIZES = {
+    "clip": ("image.size=24", "text.max_length=12"),
+    "slip": ("image.size=32", "text.max_length=12"),
+    "declip": (f"image.size={SIDE * PATCH}", "text.max_length=14"),
+    "scratch": ("image.size=12", "text.max_length=12"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +29,31 @@ def sources(tmp_path_factory, well) -> dict[str, Path]:
     """Folders of a small CLIP (open_clip's), SLIP and DeCLIP, the latter two converted from their published layouts."""
     folder = tmp_path_factory.mktemp("sources")
     found = {"clip": write_clip(folder / "clip"), "slip": folder / "slip", "declip": folder / "declip"}
-    sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 32},
-             "width": 64, "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+    sizes = {
+        "architecture": "vit_base_patch16_224",
+        "options": {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 32},
+        "width": 64,
+        "layers": 1,
+        "heads": 1,
+        "shared": 8,
+        "context": 12,
+        "vocabulary": 49408,
+    }
     weights = {f"module.{name}": value for name, value in SlipModel(**sizes).state_dict().items()}
     weights["module.visual.pos_embed"] = torch.randn(1, 197, 64)  # the converter knows images of 224 pixels
     torch.save({"state_dict": weights}, folder / "slip.pt")
     torch.save({"model": official_declip(), "last_iter": 1}, folder / "declip.pth.tar")
     for kind, file in (("slip", "slip.pt"), ("declip", "declip.pth.tar")):
         told = well("convert", kind, folder / file, found[kind], "--heads", "1").last
-    assert told == {"model": str(found["declip"]), "kind": "declip", "vision": "2 x 64", "shared": 24, "text": "2 x 64",
-                    "kept": len(official_declip()) - 10, "left_out": 10}
+    assert told == {
+        "model": str(found["declip"]),
+        "kind": "declip",
+        "vision": "2 x 64",
+        "shared": 24,
+        "text": "2 x 64",
+        "kept": len(official_declip()) - 10,
+        "left_out": 10,
+    }
     return found
 
 
@@ -71,27 +90,43 @@ def test_a_converted_declip_ranks_answers_queries_and_learns_by_contrast(sources
     assert asked.code == 0 and "3" in asked.out
     run = train("finetune", "quickstart_retrieval", *student("declip", sources), "teacher=null", "objective={kind: retrieval}")
     assert all(row["loss/cmc"] > 0 for row in run.losses())
-    again = train("finetune", "quickstart_retrieval", INIT.format(folder=run.folder), *SIZES["declip"], "teacher=null",
-                  "objective={kind: retrieval}", "--name", "again")
+    again = train(
+        "finetune",
+        "quickstart_retrieval",
+        INIT.format(folder=run.folder),
+        *SIZES["declip"],
+        "teacher=null",
+        "objective={kind: retrieval}",
+        "--name",
+        "again",
+    )
     assert "init" in again.manifest["parents"]
 
 
-@pytest.mark.parametrize("fields, part", [
-    (("objective={kind: dide}", "teacher={kind: vilt, model: runs/quickstart_teacher}"), "a clip_dual student is a baseline"),
-    (("objective={kind: pretrain}",), "a baseline: it is trained by objective {kind: labels}, or retrieval"),
-    (("objective={kind: advl}",), "a clip_dual student is a baseline"),
-    (("objective={kind: retrieval, attention: cross}", "teacher={kind: vilt, model: runs/quickstart_teacher}"),
-     "a clip_dual student has no fusion teacher: set objective.attention=none"),
-    (("student.dropout=0.1",), "CLIP has no dropout: a clip_dual student needs student.dropout=0.0"),
-    (("student.init=runs/quickstart_teacher",), "student.init brings its own CLIP"),
-    (("student.clip.frozen=true",), "student.clip and image.long_side are for a clip_vil student"),
-    (("student.kind=vilt",), "student.clip and image.long_side are for a clip_vil student"),
-    (("student.clip={}", "student.init=runs/quickstart_teacher"), "is a vilt model, from which a clip_dual student cannot start"),
-    (("student.clip.model=ViT-B-32", "student.clip.weights=gone"), "open_clip knows no weights 'gone' of it"),
-    (("student.clip.model=gone",), "gone: cannot be loaded"),
-    (("text.max_length=13",), "has 12 text positions, text.max_length is 13"),
-    (("image.size=25",), "image.size 25 is no multiple of CLIP's patch, 8"),
-])
+@pytest.mark.parametrize(
+    "fields, part",
+    [
+        (("objective={kind: dide}", "teacher={kind: vilt, model: runs/quickstart_teacher}"), "a clip_dual student is a baseline"),
+        (("objective={kind: pretrain}",), "a baseline: it is trained by objective {kind: labels}, or retrieval"),
+        (("objective={kind: advl}",), "a clip_dual student is a baseline"),
+        (
+            ("objective={kind: retrieval, attention: cross}", "teacher={kind: vilt, model: runs/quickstart_teacher}"),
+            "a clip_dual student has no fusion teacher: set objective.attention=none",
+        ),
+        (("student.dropout=0.1",), "CLIP has no dropout: a clip_dual student needs student.dropout=0.0"),
+        (("student.init=runs/quickstart_teacher",), "student.init brings its own CLIP"),
+        (("student.clip.frozen=true",), "student.clip and image.long_side are for a clip_vil student"),
+        (("student.kind=vilt",), "student.clip and image.long_side are for a clip_vil student"),
+        (
+            ("student.clip={}", "student.init=runs/quickstart_teacher"),
+            "is a vilt model, from which a clip_dual student cannot start",
+        ),
+        (("student.clip.model=ViT-B-32", "student.clip.weights=gone"), "open_clip knows no weights 'gone' of it"),
+        (("student.clip.model=gone",), "gone: cannot be loaded"),
+        (("text.max_length=13",), "has 12 text positions, text.max_length is 13"),
+        (("image.size=25",), "image.size 25 is no multiple of CLIP's patch, 8"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(sources, world, command, tmp_path, fields, part):
     chosen = (*student("clip", sources), *fields)
     refused = command("finetune", "--recipe", "quickstart_teacher", "--runs", tmp_path / "runs", *chosen)
@@ -102,8 +137,9 @@ def test_what_does_not_fit_is_refused_in_one_line(sources, world, command, tmp_p
 def test_a_broken_slip_folder_and_a_vocabulary_in_vain_are_refused(sources, world, command, tmp_path):
     (tmp_path / "slip").mkdir()
     (tmp_path / "slip/config.json").write_text('{"model_type": "slip", "sizes": {"width": 64}}')
-    refused = command("finetune", "--recipe", "quickstart_teacher", "--runs", tmp_path / "runs",
-                      INIT.format(folder=tmp_path / "slip"))
+    refused = command(
+        "finetune", "--recipe", "quickstart_teacher", "--runs", tmp_path / "runs", INIT.format(folder=tmp_path / "slip")
+    )
     assert refused.code == 2 and "is not a model configuration" in refused.err and "vldistill convert slip" in refused.err
     refused = command("convert", "declip", tmp_path / "x.pth", tmp_path / "out", "--vocab", tmp_path / "vocab.txt")
     assert refused.code == 2 and "--vocab means nothing for declip" in refused.err

@@ -65,31 +65,53 @@ def test_a_run_answers_and_is_continued(here, well, tmp_path):
     run = well("finetune", "-r", "vqa.yaml", "--runs", tmp_path / "runs").last["run"]
     image = next(here.glob("artifacts/raw/toy/vqa/**/*.jpg"), None) or next(here.glob("artifacts/raw/toy/vqa/**/*.png"))
     assert 0 < well("predict", run, "--image", image, "--text", "is there a red circle?").last["confidence"] <= 1
-    further = well("finetune", "-r", "vqa.yaml", "--runs", tmp_path / "runs", "--name", "further", f"student.init={run}",
-                   "student.keep_head=true", "student.clip={frozen: true}").last["run"]
+    further = well(
+        "finetune",
+        "-r",
+        "vqa.yaml",
+        "--runs",
+        tmp_path / "runs",
+        "--name",
+        "further",
+        f"student.init={run}",
+        "student.keep_head=true",
+        "student.clip={frozen: true}",
+    ).last["run"]
     first, second = (json.loads(Path(one, "manifest.json").read_text()) for one in (run, further))
     assert "init" in second["parents"] and "init" not in first["parents"]
     assert "seen by the image network of student.init, frozen" in Path(further, "log.txt").read_text()
 
 
 def test_it_is_distilled_in_two_steps(here, well, tmp_path):
-    result = well("distill", "-r", "vqa.yaml", "--runs", tmp_path / "runs", "cache.mode=live", "train.steps=3",
-                  "teachers.vision={kind: timm, model: teachers/vit}", "teachers.text={kind: transformers, model: teachers/bert}",
-                  "objective={kind: advl, words: 1, itm_fraction: 0.4}")
+    result = well(
+        "distill",
+        "-r",
+        "vqa.yaml",
+        "--runs",
+        tmp_path / "runs",
+        "cache.mode=live",
+        "train.steps=3",
+        "teachers.vision={kind: timm, model: teachers/vit}",
+        "teachers.text={kind: transformers, model: teachers/bert}",
+        "objective={kind: advl, words: 1, itm_fraction: 0.4}",
+    )
     terms = [{name for name in row if name.startswith("loss/")} for row in rows(result.last["run"], "train")]
     assert {"loss/itm", "loss/vision", "loss/text"} <= terms[0] and {"loss/task", "loss/vision", "loss/words"} <= terms[-1]
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (("student.clip.model=null",), "a clip_vil student from scratch needs student.clip.model"),
-    (("student.init=teachers/bert", "student.clip.model=null"), "needs CLIP's image network"),
-    (("student.kind=vilt",), "student.clip and image.long_side are for a clip_vil student"),
-    (("image.augment=jitter",), "image.augment must be none"),
-    (("image.size=40",), "a canvas of 40 x 64 pixels does not fit cells of 32"),
-    (("student.clip.model=teachers/gone",), "teachers/gone: is no model of open_clip, and no folder"),
-    (("student.init=teachers/vit",), "teachers/vit/config.json: is a None model"),
-    (("objective={kind: dide}", "teacher.model=runs/x"), "objective `dide` needs a student that sees its teacher's patches"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (("student.clip.model=null",), "a clip_vil student from scratch needs student.clip.model"),
+        (("student.init=teachers/bert", "student.clip.model=null"), "needs CLIP's image network"),
+        (("student.kind=vilt",), "student.clip and image.long_side are for a clip_vil student"),
+        (("image.augment=jitter",), "image.augment must be none"),
+        (("image.size=40",), "a canvas of 40 x 64 pixels does not fit cells of 32"),
+        (("student.clip.model=teachers/gone",), "teachers/gone: is no model of open_clip, and no folder"),
+        (("student.init=teachers/vit",), "teachers/vit/config.json: is a None model"),
+        (("objective={kind: dide}", "teacher.model=runs/x"), "objective `dide` needs a student that sees its teacher's patches"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(here, command, tmp_path, overrides, part):
     refused = command("finetune", "-r", "vqa.yaml", "--runs", tmp_path / "runs", *overrides)
     assert refused.code == 2 and part in refused.err and refused.err.count("\n") == 1, refused.err

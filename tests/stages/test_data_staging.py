@@ -39,7 +39,8 @@ def test_a_run_reads_the_copy_and_is_the_same(packed, disk, train, well, monkeyp
     [copy] = (path for path in disk.iterdir() if path.is_dir())
     assert copy.name.startswith("vqa-shards-")
     assert {path.name: path.stat().st_size for path in copy.iterdir()} == {
-        path.name: path.stat().st_size for path in (packed / "shards").iterdir()}
+        path.name: path.stat().st_size for path in (packed / "shards").iterdir()
+    }
     # Where the data lie is nothing that a run depends on.
     assert staged.manifest["parents"] == plain.manifest["parents"] and staged.manifest["data"] == plain.manifest["data"]
 
@@ -75,8 +76,12 @@ def test_regions_are_read_from_a_copy_that_the_model_does_not_name(world, disk, 
     write_features(tmp_path, tmp_path / "features")
     store = tmp_path / "regions"
     well("prepare", "regions", "--raw", tmp_path / "features", "--out", store, "--boxes", "1,100")
-    fields = ("quickstart_pretrain", f"regions={{path: {store}, most: 3}}", "text.max_length=30",
-              "student={kind: uniter, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24}, dropout: 0.0}")
+    fields = (
+        "quickstart_pretrain",
+        f"regions={{path: {store}, most: 3}}",
+        "text.max_length=30",
+        "student={kind: uniter, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24}, dropout: 0.0}",
+    )
     staged = train("finetune", *fields, "--name", "staged")
     assert json.loads((staged.folder / "model/config.json").read_text())["vldistill"]["regions"] == str(store)
     place = stage_regions(store, print)

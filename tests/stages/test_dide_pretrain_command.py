@@ -40,8 +40,10 @@ def test_the_standard_rows_know_no_teacher(train):
 
 def test_it_gives_the_same_twice_and_with_workers(train):
     fields = ("data.limit=40",)
-    runs = [train("pretrain", "quickstart_dide_pretrain", *fields, f"data.workers={workers}", runs=str(place))
-            for place, workers in enumerate((0, 0, 2))]
+    runs = [
+        train("pretrain", "quickstart_dide_pretrain", *fields, f"data.workers={workers}", runs=str(place))
+        for place, workers in enumerate((0, 0, 2))
+    ]
     assert runs[0].losses() == runs[1].losses() == runs[2].losses()
 
 
@@ -79,8 +81,14 @@ def test_a_pretrained_fusion_encoder_goes_on_with_its_heads(train):
 
 
 def test_the_plan_says_what_is_mixed(world, well):
-    plan = well("pretrain", "-r", "quickstart_dide_pretrain", "--dry-run", "data.weight=2",
-                "data.mix=[{path: artifacts/data/toy-gcc, weight: 0.5}]").flat
+    plan = well(
+        "pretrain",
+        "-r",
+        "quickstart_dide_pretrain",
+        "--dry-run",
+        "data.weight=2",
+        "data.mix=[{path: artifacts/data/toy-gcc, weight: 0.5}]",
+    ).flat
     assert "of toy-coco (x 2)" in plan and "of toy-gcc (x 0.5)" in plan
     assert "cross-modal contrast + masked language modelling (15 % of the words) + image-text matching, from attention" in plan
 

@@ -50,8 +50,19 @@ def test_it_trains_is_evaluated_and_goes_on(recipe, well, command, tmp_path):
     assert refused.code == 2 and "chooses one of several texts" in refused.err and refused.err.count("\n") == 1
     with pytest.raises(InputError, match="needs the boxes of objects"):
         vldistill.load(result.last["run"]).answer(photo, "hi", choices=["one", "two"])
-    again = well("finetune", "-r", recipe, f"student.init={result.last['run']}", "student.image_network.weights=null",
-                 "student.keep_head=true", "train.steps=1", "--runs", runs, "--name", "b")
+    again = well(
+        "finetune",
+        "-r",
+        recipe,
+        f"student.init={result.last['run']}",
+        "student.image_network.weights=null",
+        "student.keep_head=true",
+        "train.steps=1",
+        "--runs",
+        runs,
+        "--name",
+        "b",
+    )
     before, after = (load_file(Path(run.last["run"]) / "model/model.safetensors") for run in (result, again))
     moved = {name for name, value in after.items() if not value.equal(before[name])}
     assert {"image_feature_extractor.backbone.layer2.0.conv2.weight", "cnn_loss_reg.2.weight", "classifier.1.weight"} <= moved
@@ -61,9 +72,16 @@ def test_it_trains_is_evaluated_and_goes_on(recipe, well, command, tmp_path):
 
 def test_it_is_distilled_in_two_steps_from_teachers_of_the_clean_image(recipe, well, tmp_path):
     write_vit(tmp_path / "vit")
-    result = well("distill", "-r", recipe, "--runs", tmp_path / "runs", "cache.mode=live",
-                  f"teachers.vision={{kind: timm, model: {tmp_path / 'vit'}}}",
-                  "objective={kind: advl, text: false, words: 0, itm_fraction: 0.4}")
+    result = well(
+        "distill",
+        "-r",
+        recipe,
+        "--runs",
+        tmp_path / "runs",
+        "cache.mode=live",
+        f"teachers.vision={{kind: timm, model: {tmp_path / 'vit'}}}",
+        "objective={kind: advl, text: false, words: 0, itm_fraction: 0.4}",
+    )
     terms = [{name for name in row if name.startswith("loss/")} for row in rows(result.last["run"], "train")]
     assert terms == [{"loss/itm", "loss/vision"}] + 2 * [{"loss/task", "loss/objects", "loss/vision"}]
 
@@ -73,16 +91,19 @@ def test_batches_of_tokens_count_the_objects(recipe, well):
     assert "pairs = batches of at most 900 tokens x 1 accumulated" in shown
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (("data.path=artifacts/data/toy-vqa", "data.part=both"), "needs the boxes of objects"),
-    (("student.image_network.weights=null",), "has no image network to start from"),
-    (("student.image_network.weights=gone.pth",), "gone.pth: no such file"),
-    (("student.kind=uniter",), "visual end_to_end is for a vlbert student"),
-    (("regions={path: artifacts/regions}",), "leave out `regions`"),
-    (("image.augment=jitter",), "image.augment=jitter does not go with student.visual=end_to_end"),
-    (("student.visual=regions", "regions={path: artifacts/regions}"), "image_network needs visual=end_to_end"),
-    (("student.image_network.short_side=100",), "short_side 100 is longer than long_side 64"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (("data.path=artifacts/data/toy-vqa", "data.part=both"), "needs the boxes of objects"),
+        (("student.image_network.weights=null",), "has no image network to start from"),
+        (("student.image_network.weights=gone.pth",), "gone.pth: no such file"),
+        (("student.kind=uniter",), "visual end_to_end is for a vlbert student"),
+        (("regions={path: artifacts/regions}",), "leave out `regions`"),
+        (("image.augment=jitter",), "image.augment=jitter does not go with student.visual=end_to_end"),
+        (("student.visual=regions", "regions={path: artifacts/regions}"), "image_network needs visual=end_to_end"),
+        (("student.image_network.short_side=100",), "short_side 100 is longer than long_side 64"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(recipe, command, tmp_path, overrides, part):
     refused = command("finetune", "-r", recipe, "--runs", tmp_path / "runs", *overrides)
     assert refused.code == 2 and part in refused.err and refused.err.count("\n") == 1, refused.err

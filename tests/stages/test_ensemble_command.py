@@ -56,7 +56,7 @@ def test_an_ensemble_has_a_folder_of_its_own_beside_the_first_run(train, well, c
     shown = well("evaluate", student.folder, teacher.folder, "--ensemble", "--dry-run").flat
     assert "average 2 runs on val" in shown and "MB of probabilities" in shown and not (student.folder / "eval").exists()
     well("evaluate", student.folder, teacher.folder, "--ensemble")
-    folder, = student.folder.parent.glob("ensemble-*")
+    (folder,) = student.folder.parent.glob("ensemble-*")
     assert {path.name for path in (folder / "eval/val").iterdir()} == {"metrics.json", "predictions.jsonl"}
     assert (student.folder / "eval/val/metrics.json").exists() and (teacher.folder / "eval/val/metrics.json").exists()
     assert folder.name in well("evaluate", student.folder, teacher.folder, "--ensemble", "--dry-run").out
@@ -133,16 +133,29 @@ def here(vcr, monkeypatch) -> Path:
 
 
 def numbers(path: Path) -> dict[str, list[float]]:
-    return {row.pop("annot_id"): [float(value) for value in row.values()]
-            for row in csv.DictReader(path.read_text().splitlines())}
+    return {
+        row.pop("annot_id"): [float(value) for value in row.values()] for row in csv.DictReader(path.read_text().splitlines())
+    }
 
 
 def test_a_vcr_file_of_labelled_data_is_that_of_the_same_questions_without_labels(here, well, tmp_path):
     """So all four rationale questions are asked as `prepare` asks them of the test split, though val has only one of them."""
     seen, blind = tmp_path / "val.csv", tmp_path / "test.csv"
     result = well("evaluate", FIRST, "--out", tmp_path / "val", "--leaderboard", seen)
-    well("evaluate", FIRST, "--data", "blind", "--split", "test", "--batch", "7", "--out", tmp_path / "test",
-         "--leaderboard", blind)
+    well(
+        "evaluate",
+        FIRST,
+        "--data",
+        "blind",
+        "--split",
+        "test",
+        "--batch",
+        "7",
+        "--out",
+        tmp_path / "test",
+        "--leaderboard",
+        blind,
+    )
     one, other = numbers(seen), numbers(blind)
     ids = [row["annot_id"] for row in lines(here / "raw/test.jsonl")]
     assert list(one) == ids == list(other) and faults_of("vcr", blind.read_text(), ids) == []

@@ -32,7 +32,8 @@ def test_accuracy_and_consistency_are_those_of_the_predictions(world, well, tmp_
     assert metrics["accuracy"] == pytest.approx(sum(right) / len(right)) and metrics["count"] == len(records) == 40
     assert metrics["consistency"] == pytest.approx(sum(map(all, groups.values())) / len(groups)) and len(groups) == 20
     assert {name: part["mean"] for name, part in metrics["by_type"].items()} == {
-        name: pytest.approx(sum(hits) / len(hits)) for name, hits in types.items()}
+        name: pytest.approx(sum(hits) / len(hits)) for name, hits in types.items()
+    }
     assert metrics["split"] == "test" and metrics["source"] == DIDE and metrics["partial"] is False
     assert metrics["data"] == json.loads((world / "artifacts/data/toy-nlvr2/manifest.json").read_text())["fingerprint"]
     assert all(0 < row["confidence"] <= 1 for row in predictions)
@@ -97,8 +98,10 @@ def own(toy_world, well, tmp_path_factory) -> Path:
     folder = toy_world / "artifacts/raw/toy/vqa"
     for number, row in enumerate(questions):
         (raw / f"{number}.jpg").write_bytes((folder / row["images"][0]).read_bytes())
-    rows = [{"id": row["id"], "image": f"{i}.jpg", "text": " ".join(row["text"]), "label": row["answers"][0]}
-            for i, row in enumerate(questions)]
+    rows = [
+        {"id": row["id"], "image": f"{i}.jpg", "text": " ".join(row["text"]), "label": row["answers"][0]}
+        for i, row in enumerate(questions)
+    ]
     for split in ("train", "val"):
         (raw / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (raw / "test.jsonl").write_text("".join(json.dumps({k: v for k, v in row.items() if k != "label"}) + "\n" for row in rows))
@@ -162,14 +165,24 @@ def test_a_student_whose_labels_stand_in_another_order_than_its_teachers(train, 
     batch = next(iter(make_loader(parts.train, CleanBatches(len(parts.train), 8))))
     own_order, plain = parts.teacher(batch, NOTHING).logits, model(batch).logits
     assert (own_order == plain[:, [1, 0]]).all() and (plain[:, 0] != plain[:, 1]).all()
-    scores = [well("evaluate", teacher.folder, "--data", own / name, "--out", tmp_path / f"{name}-teacher").last["accuracy"]
-              for name in ("yes-no", "no-yes")]
+    scores = [
+        well("evaluate", teacher.folder, "--data", own / name, "--out", tmp_path / f"{name}-teacher").last["accuracy"]
+        for name in ("yes-no", "no-yes")
+    ]
     assert scores[0] == scores[1]
 
 
 def test_a_teacher_that_lacks_a_label_is_refused(world, command, few, tmp_path):
-    result = command("distill", "-r", "quickstart_dide", "data.path=artifacts/data/toy-snli_ve", "teacher.model=" + VQA,
-                     "--runs", tmp_path, *few)
+    result = command(
+        "distill",
+        "-r",
+        "quickstart_dide",
+        "data.path=artifacts/data/toy-snli_ve",
+        "teacher.model=" + VQA,
+        "--runs",
+        tmp_path,
+        *few,
+    )
     assert result.code == 2 and "does not know 3 of the data's labels: contradiction" in result.err
     assert list(tmp_path.iterdir()) == []
 
@@ -193,8 +206,10 @@ def test_predict_and_evaluate_give_the_same_answers(world, well, tmp_path):
     for record in records:
         for image in record["images"]:
             (tmp_path / Path(image).name).write_bytes((root / image).read_bytes())
-    rows = [{"id": row["id"], "images": [Path(image).name for image in row["images"]], "text": " ".join(row["text"])}
-            for row in records]
+    rows = [
+        {"id": row["id"], "images": [Path(image).name for image in row["images"]], "text": " ".join(row["text"])}
+        for row in records
+    ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     printed = [json.loads(line) for line in well("predict", DIDE, "--pairs", pairs, "--batch", "5").out.splitlines()]
     expected = lines(tmp_path / "eval/predictions.jsonl")
@@ -205,12 +220,15 @@ def test_predict_and_evaluate_give_the_same_answers(world, well, tmp_path):
     assert lines(tmp_path / "answers.jsonl") == printed and "12 answers" in result.out
 
 
-@pytest.mark.parametrize("faulty, reason", [
-    ({"image": "0.jpg", "text": "hi"}, "1"),
-    ({"images": ["0.jpg", "gone.jpg"], "text": "hi"}, "pairs.jsonl:2: "),
-    ({"images": ["0.jpg", "0.jpg"]}, "pairs.jsonl:2: `text` is missing"),
-    ("{", "pairs.jsonl:2: not valid JSON"),
-])
+@pytest.mark.parametrize(
+    "faulty, reason",
+    [
+        ({"image": "0.jpg", "text": "hi"}, "1"),
+        ({"images": ["0.jpg", "gone.jpg"], "text": "hi"}, "pairs.jsonl:2: "),
+        ({"images": ["0.jpg", "0.jpg"]}, "pairs.jsonl:2: `text` is missing"),
+        ("{", "pairs.jsonl:2: not valid JSON"),
+    ],
+)
 def test_faulty_pairs_are_refused(world, command, own, tmp_path, faulty, reason):
     (tmp_path / "0.jpg").write_bytes((own / "0.jpg").read_bytes())
     good = {"images": ["0.jpg", "0.jpg"], "text": "is there a red circle?"}

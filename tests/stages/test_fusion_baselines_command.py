@@ -22,8 +22,12 @@ student:
 optim: {{lr: 1e-3}}
 train: {{steps: 2, batch: {{pairs: 4}}, eval_pairs: 16, log_every: 1}}
 """
-REGIONS = ("regions={path: artifacts/regions/toy, most: 3}", "student.pixels={model: resnet50, weights: null, sample: 0}",
-           "image.size=384", "image.long_side=640")
+REGIONS = (
+    "regions={path: artifacts/regions/toy, most: 3}",
+    "student.pixels={model: resnet50, weights: null, sample: 0}",
+    "image.size=384",
+    "image.long_side=640",
+)
 TASKS = {"vqa": 1, "nlvr2": 2}
 
 
@@ -71,22 +75,35 @@ def test_pixelbert_starts_from_a_bert_answers_and_is_continued(here, well, tmp_p
     run = well("finetune", "-r", "vqa.yaml", "student.init=bert", "--runs", tmp_path / "runs").last["run"]
     image = next(path for path in here.glob("artifacts/raw/toy/vqa/**/*") if path.suffix in (".jpg", ".png"))
     assert 0 < well("predict", run, "--image", image, "--text", "is there a red circle?").last["confidence"] <= 1
-    further = well("finetune", "-r", "vqa.yaml", "--runs", tmp_path / "runs", "--name", "further", f"student.init={run}",
-                   "student.keep_head=true", "student.pixels.sample=0").last["run"]
+    further = well(
+        "finetune",
+        "-r",
+        "vqa.yaml",
+        "--runs",
+        tmp_path / "runs",
+        "--name",
+        "further",
+        f"student.init={run}",
+        "student.keep_head=true",
+        "student.pixels.sample=0",
+    ).last["run"]
     assert "init" in json.loads(Path(further, "manifest.json").read_text())["parents"]
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (("student.kind=lxmert",), "a lxmert student needs `regions`"),
-    (("student.kind=vilt",), "image.long_side are for a clip_vil student"),
-    (("student.kind=vilt", "image.long_side=640"), "student.pixels is for a pixelbert student"),
-    (("image.augment=jitter",), "a pixelbert student sees images as they are"),
-    (("image.size=128",), "image.size 128 is longer than image.long_side 96"),
-    (("objective={kind: advl}",), "a pixelbert student is a baseline"),
-    (("student.pixels.model=gone",), "gone: is no model of timm"),
-    (("student.kind=vlbert", *REGIONS), "has 2 images a record, a vlbert student sees one"),
-    (("student.kind=uniter", *REGIONS, "adversarial={image: true}"), "set adversarial.image=false"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (("student.kind=lxmert",), "a lxmert student needs `regions`"),
+        (("student.kind=vilt",), "image.long_side are for a clip_vil student"),
+        (("student.kind=vilt", "image.long_side=640"), "student.pixels is for a pixelbert student"),
+        (("image.augment=jitter",), "a pixelbert student sees images as they are"),
+        (("image.size=128",), "image.size 128 is longer than image.long_side 96"),
+        (("objective={kind: advl}",), "a pixelbert student is a baseline"),
+        (("student.pixels.model=gone",), "gone: is no model of timm"),
+        (("student.kind=vlbert", *REGIONS), "has 2 images a record, a vlbert student sees one"),
+        (("student.kind=uniter", *REGIONS, "adversarial={image: true}"), "set adversarial.image=false"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(here, command, tmp_path, overrides, part):
     refused = command("finetune", "-r", "nlvr2.yaml", "--runs", tmp_path / "runs", *overrides)
     assert refused.code == 2 and part in refused.err and refused.err.count("\n") == 1, refused.err

@@ -26,13 +26,17 @@ def runs(toy_world, tmp_path_factory, well, few):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(toy_world)
         pretrained = well("pretrain", "-r", "quickstart_dide_pretrain", "--runs", folder / "runs", *few).last["run"]
-        answering = well("finetune", "-r", "quickstart_dide", "data.path=artifacts/data/toy-snli_ve", "--runs", folder / "runs",
-                         *few).last["run"]
+        answering = well(
+            "finetune", "-r", "quickstart_dide", "data.path=artifacts/data/toy-snli_ve", "--runs", folder / "runs", *few
+        ).last["run"]
         well("index", "build", pretrained, "artifacts/data/toy-coco", "--out", folder / "captions", "--batch", "7")
         well("index", "build", answering, "artifacts/data/toy-snli_ve", "--out", folder / "answers")
         well("index", "build", DIDE, "artifacts/data/toy-nlvr2", "--out", folder / "pairs")
-    return {"captions": (pretrained, folder / "captions"), "answers": (answering, folder / "answers"),
-            "pairs": (DIDE, folder / "pairs")}
+    return {
+        "captions": (pretrained, folder / "captions"),
+        "answers": (answering, folder / "answers"),
+        "pairs": (DIDE, folder / "pairs"),
+    }
 
 
 @pytest.mark.parametrize("kind, places", [("captions", 1), ("pairs", 2)])
@@ -113,7 +117,7 @@ def test_the_page_stands_alone_and_escapes(world, runs, well, tmp_path, texts):
     page = tmp_path / "found.html"
     well("index", "query", runs["captions"][1], "--texts", tmp_path / "texts.txt", "--top", "3", "--out", page)
     html = page.read_text()
-    assert html.count("<img src=\"data:image/jpeg;base64,") == 3 * texts and html.count("<section>") == texts
+    assert html.count('<img src="data:image/jpeg;base64,') == 3 * texts and html.count("<section>") == texts
     assert "<b>a circle</b>" not in html and "&lt;b&gt;a circle" in html
     assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "") and "<script" not in html
 

@@ -49,8 +49,11 @@ def test_edited_answers_are_refused(world, command, tmp_path):
 def test_pairs_may_carry_answers_or_labels_on_some_lines(world, well, tmp_path):
     image = next((world / "artifacts/raw/toy/vqa/train2014").glob("*.jpg"))
     shutil.copy(image, tmp_path / "a.jpg")
-    lines = [{"image": "a.jpg", "text": "is there a red circle?", "answers": ["yes"]}, {"image": "a.jpg", "text": "how many?"},
-             {"id": "mine", "image": "a.jpg", "text": "what?", "label": "x"}]
+    lines = [
+        {"image": "a.jpg", "text": "is there a red circle?", "answers": ["yes"]},
+        {"image": "a.jpg", "text": "how many?"},
+        {"id": "mine", "image": "a.jpg", "text": "what?", "label": "x"},
+    ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "answers.jsonl"
     well("predict", "runs/quickstart_pretrain", "--pairs", tmp_path / "pairs.jsonl", "--out", out)

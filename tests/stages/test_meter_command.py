@@ -19,8 +19,14 @@ def taught(train):
     teacher = train("finetune", "quickstart_teacher", *SCRATCH, "optim.cross_lr_multiplier=5", "--name", "meter")
 
     def distil(*arguments: str):
-        return train("distill", "quickstart_dide", f"student={{kind: meter_dual, init: {teacher.folder}}}", "image.size=12",
-                     f"teacher={{kind: meter, model: {teacher.folder}}}", *arguments)
+        return train(
+            "distill",
+            "quickstart_dide",
+            f"student={{kind: meter_dual, init: {teacher.folder}}}",
+            "image.size=12",
+            f"teacher={{kind: meter, model: {teacher.folder}}}",
+            *arguments,
+        )
 
     return teacher, distil
 
@@ -50,24 +56,36 @@ def test_a_converted_meter_is_what_training_starts_from(world, well, train, tmp_
     told = well("convert", "meter", tmp_path / "meter.ckpt", out, "--vocab", tmp_path / "roberta", "--heads", HEADS)
     sizes = {"model": str(out), "kind": "meter", "layers": 2, "width": 128, "task": "nlvr2", "classes": 2}
     assert told.last.items() >= sizes.items() and told.last["kept"] > told.last["left_out"]
-    run = train("distill", "quickstart_dide", f"student={{kind: meter_dual, init: {out}}}", "image.size=12", "text.max_length=12",
-                f"teacher={{kind: meter, model: {out}}}")
+    run = train(
+        "distill",
+        "quickstart_dide",
+        f"student={{kind: meter_dual, init: {out}}}",
+        "image.size=12",
+        "text.max_length=12",
+        f"teacher={{kind: meter, model: {out}}}",
+    )
     assert run.manifest["complete"] and (run.folder / "model/tokenizer.json").exists()
     assert not (run.folder / "model/vocab.txt").exists()
     assert well("evaluate", run.folder).last["accuracy"] == pytest.approx(run.rows("val")[-1]["accuracy"])
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (("objective.attention=uni",), "objective.attention=uni has no meaning for METER"),
-    (("objective.attention=whole",), "set objective.attention=cross or none"),
-    (("student.kind=dual_encoder",), "a dual_encoder student does not see what a meter teacher sees: set teacher.kind=vilt"),
-    (("teacher.kind=vilt",), "a meter_dual student does not see what a vilt teacher sees: set teacher.kind=meter"),
-    (("teacher.model=runs/quickstart_teacher",), "is a vilt model, a meter teacher was expected"),
-    (("image.size=13",), "image.size 13 is no multiple of METER's patch"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (("objective.attention=uni",), "objective.attention=uni has no meaning for METER"),
+        (("objective.attention=whole",), "set objective.attention=cross or none"),
+        (("student.kind=dual_encoder",), "a dual_encoder student does not see what a meter teacher sees: set teacher.kind=vilt"),
+        (("teacher.kind=vilt",), "a meter_dual student does not see what a vilt teacher sees: set teacher.kind=meter"),
+        (("teacher.model=runs/quickstart_teacher",), "is a vilt model, a meter teacher was expected"),
+        (("image.size=13",), "image.size 13 is no multiple of METER's patch"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(overrides, part, world, command, tmp_path):
-    chosen = ("student={kind: meter_dual, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 6}}", "image.size=12",
-              "teacher={kind: meter, model: runs/none}")
+    chosen = (
+        "student={kind: meter_dual, sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 6}}",
+        "image.size=12",
+        "teacher={kind: meter, model: runs/none}",
+    )
     refused = command("distill", "--recipe", "quickstart_dide", "--runs", tmp_path / "runs", *chosen, *overrides)
     assert refused.code == 2 and part in refused.err and refused.err.count("\n") == 1, refused.err
     assert not (tmp_path / "runs").exists()

@@ -31,8 +31,16 @@ def trained(tmp_path_factory, well):
         prepare_with_regions(folder, well, "vqa,nlvr2,coco")
         Path("oscar.yaml").write_text(RECIPE)
         well("finetune", "-r", "oscar.yaml", "--name", "teacher")
-        well("distill", "-r", "oscar.yaml", *DUAL, f"student.init={TEACHER}", f"teacher={{kind: oscar, model: {TEACHER}}}",
-             "--name", "student")
+        well(
+            "distill",
+            "-r",
+            "oscar.yaml",
+            *DUAL,
+            f"student.init={TEACHER}",
+            f"teacher={{kind: oscar, model: {TEACHER}}}",
+            "--name",
+            "student",
+        )
     return folder
 
 
@@ -72,8 +80,10 @@ def test_stored_regions_answer_as_the_regions_themselves(here, well, tmp_path):
     plain = well("evaluate", STUDENT, "--split", "val", "--out", tmp_path / "plain").last
     stored = well("evaluate", STUDENT, "--split", "val", "--index", tmp_path / "index", "--out", tmp_path / "stored").last
     assert stored["accuracy"] == plain["accuracy"]
-    answers = [[json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
-               for name in ("plain", "stored")]
+    answers = [
+        [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
+        for name in ("plain", "stored")
+    ]
     for own, other in zip(*answers, strict=True):
         assert own["id"] == other["id"] and own["prediction"] == other["prediction"]
         assert own["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
@@ -88,8 +98,16 @@ def test_an_official_folder_becomes_the_teacher(here, well, tmp_path):
     (folder / "config.json").write_text('{"num_attention_heads": 2}')
     told = well("convert", "oscar", folder, tmp_path / "oscar", "--vocab", f"{TEACHER}/model/vocab.txt")
     assert told.last["task"] == "nlvr2" and told.last["classes"] == 2 and "task nlvr2" in told.out
-    result = well("distill", "-r", "oscar.yaml", *DUAL, f"student.init={tmp_path / 'oscar'}", "--runs", tmp_path / "runs",
-                  f"teacher={{kind: oscar, model: {tmp_path / 'oscar'}}}")
+    result = well(
+        "distill",
+        "-r",
+        "oscar.yaml",
+        *DUAL,
+        f"student.init={tmp_path / 'oscar'}",
+        "--runs",
+        tmp_path / "runs",
+        f"teacher={{kind: oscar, model: {tmp_path / 'oscar'}}}",
+    )
     assert len(losses(result.last["run"])) == 2
 
 
@@ -97,30 +115,48 @@ def test_one_image_is_learned_in_the_same_way(here, well, tmp_path):
     run = well("finetune", "-r", "oscar.yaml", "data.path=artifacts/data/toy-vqa", "--runs", tmp_path / "runs").last["run"]
     assert 0 <= well("evaluate", run, "--split", "val").last["accuracy"] <= 1
     assert {name for name in load_file(f"{run}/model/model.safetensors") if name.startswith("classifier")} == {
-        "classifier.0.weight", "classifier.0.bias"}
+        "classifier.0.weight",
+        "classifier.0.bias",
+    }
 
 
 def test_captions_are_learned_before_any_task_and_the_index_is_asked(here, well, tmp_path):
     changed = ("data.path=artifacts/data/toy-coco", "--runs", tmp_path / "runs")
     teacher = well("pretrain", "-r", "oscar.yaml", *changed, "objective={kind: pretrain, tasks: [mlm, itm]}", "--name", "whole")
     model = teacher.last["run"]
-    run = well("pretrain", "-r", "oscar.yaml", *changed, "student.kind=oscar_dual", f"student.init={model}",
-               f"teacher={{kind: oscar, model: {model}}}", "objective={kind: pretrain, tasks: [cmc, mlm, itm], attention: cross, "
-               "soft_labels: true, hard_label_weight: 0}").last["run"]
-    terms = {"loss/cmc", "loss/cmc/attention", "loss/mlm/soft_label", "loss/mlm/attention", "loss/itm/soft_label",
-             "loss/itm/attention"}
+    run = well(
+        "pretrain",
+        "-r",
+        "oscar.yaml",
+        *changed,
+        "student.kind=oscar_dual",
+        f"student.init={model}",
+        f"teacher={{kind: oscar, model: {model}}}",
+        "objective={kind: pretrain, tasks: [cmc, mlm, itm], attention: cross, soft_labels: true, hard_label_weight: 0}",
+    ).last["run"]
+    terms = {
+        "loss/cmc",
+        "loss/cmc/attention",
+        "loss/mlm/soft_label",
+        "loss/mlm/attention",
+        "loss/itm/soft_label",
+        "loss/itm/attention",
+    }
     assert all(terms <= row.keys() and all(np.isfinite(row[name]) for name in terms) for row in losses(run))
     well("index", "build", run, "artifacts/data/toy-coco", "--out", tmp_path / "index")
     found = well("index", "query", tmp_path / "index", "two red circles", "--top", "3").last
     assert found["best"].startswith(("train2014/", "val2014/")) and -1 <= found["score"] <= 1
 
 
-@pytest.mark.parametrize("overrides, part", [
-    (("regions=null",), "a oscar student needs `regions`"),
-    ((*DUAL, "teacher={kind: vilt, model: x}"), "does not see what a vilt teacher sees: set teacher.kind=oscar"),
-    ((*DUAL,), "needs a `teacher`"),
-    ((f"student.init={STUDENT}",), "is a oscar_dual model, from which a oscar student cannot start"),
-])
+@pytest.mark.parametrize(
+    "overrides, part",
+    [
+        (("regions=null",), "a oscar student needs `regions`"),
+        ((*DUAL, "teacher={kind: vilt, model: x}"), "does not see what a vilt teacher sees: set teacher.kind=oscar"),
+        ((*DUAL,), "needs a `teacher`"),
+        ((f"student.init={STUDENT}",), "is a oscar_dual model, from which a oscar student cannot start"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_one_line(here, command, tmp_path, overrides, part):
     stage = "distill" if DUAL[1] in overrides else "finetune"
     refused = command(stage, "-r", "oscar.yaml", "--runs", tmp_path / "runs", *overrides)

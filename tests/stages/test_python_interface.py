@@ -20,7 +20,9 @@ DIDE, TEACHER, VQA, FUSION = (f"runs/quickstart_{name}" for name in ("dide", "te
 
 
 def test_the_lines_of_the_readme(toy_world, monkeypatch, tmp_path):
-    block, = [text for text in re.findall(r"^```python\n(.*?)^```", README.read_text(), re.S | re.M) if "vldistill.load" in text]
+    (block,) = [
+        text for text in re.findall(r"^```python\n(.*?)^```", README.read_text(), re.S | re.M) if "vldistill.load" in text
+    ]
     code = [line for line in block.splitlines() if line.strip() and not line.startswith("#")]
     assert len(code) == 3
     (tmp_path / "runs").symlink_to(toy_world / "runs")

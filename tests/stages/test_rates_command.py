@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-SGD = ("optim.kind=sgd", "optim.momentum=0.9", "optim.lr=1e-4", "optim.lr_scale=per_sample", "optim.warmup=1",
-       "optim.schedule=steps", "optim.milestones=[2, 3]", "train.steps=4", "train.batch.accumulate=2")
+SGD = (
+    "optim.kind=sgd",
+    "optim.momentum=0.9",
+    "optim.lr=1e-4",
+    "optim.lr_scale=per_sample",
+    "optim.warmup=1",
+    "optim.schedule=steps",
+    "optim.milestones=[2, 3]",
+    "train.steps=4",
+    "train.batch.accumulate=2",
+)
 
 
 def test_a_rate_for_a_sample_grows_with_the_batch_and_falls_at_milestones(train):

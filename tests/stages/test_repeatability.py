@@ -17,8 +17,10 @@ def equal(one, other) -> bool:
 
 
 def test_same_seed_same_run(train):
-    first, again, other = (train("distill", "quickstart_dide", *LONGER, f"train.seed={seed}", runs=name)
-                           for seed, name in ((3, "a"), (3, "b"), (4, "c")))
+    first, again, other = (
+        train("distill", "quickstart_dide", *LONGER, f"train.seed={seed}", runs=name)
+        for seed, name in ((3, "a"), (3, "b"), (4, "c"))
+    )
     assert len(first.losses()) == 4
     assert first.losses() == again.losses() and first.rows("val") == again.rows("val")
     assert equal(weights(first), weights(again))
@@ -26,8 +28,9 @@ def test_same_seed_same_run(train):
 
 
 def test_workers_change_nothing(train):
-    alone, helped = (train("distill", "quickstart_dide", *LONGER, f"data.workers={workers}", runs=str(workers))
-                     for workers in (0, 2))
+    alone, helped = (
+        train("distill", "quickstart_dide", *LONGER, f"data.workers={workers}", runs=str(workers)) for workers in (0, 2)
+    )
     assert alone.losses() == helped.losses() and alone.rows("val") == helped.rows("val")
     assert equal(weights(alone), weights(helped))
 

@@ -21,8 +21,14 @@ from vldistill.training.methods.base import Method
 from vldistill.training.validation import by_answers
 
 # Two epochs of three batches.
-STEPS = ("train.steps=6", "train.batch.pairs=8", "data.limit=24", "train.log_every=4", "train.validate_every=2",
-         "train.eval_pairs=64")
+STEPS = (
+    "train.steps=6",
+    "train.batch.pairs=8",
+    "data.limit=24",
+    "train.log_every=4",
+    "train.validate_every=2",
+    "train.eval_pairs=64",
+)
 DIDE = ("distill", "-r", "quickstart_dide", "--name", "a", *STEPS)
 
 
@@ -34,8 +40,9 @@ def whole(toy_world, well, tmp_path_factory):
         return Path(well(*DIDE, "--runs", tmp_path_factory.mktemp("whole")).last["run"])
 
 
-@pytest.mark.parametrize("step, number", [(1, signal.SIGUSR2), (3, signal.SIGTERM), (4, signal.SIGUSR2), (5, signal.SIGTERM),
-                                          (6, signal.SIGUSR2)])
+@pytest.mark.parametrize(
+    "step, number", [(1, signal.SIGUSR2), (3, signal.SIGTERM), (4, signal.SIGUSR2), (5, signal.SIGTERM), (6, signal.SIGUSR2)]
+)
 def test_what_was_told_to_leave_goes_on_bit_by_bit(world, command, well, whole, leaving, tmp_path, step, number):
     runs = ("--runs", tmp_path, "--resume", "auto")
     with leaving(step, number):
@@ -141,10 +148,12 @@ def test_what_would_make_another_run_is_refused_by_name(left, command, tree, tmp
     data, other = "artifacts/data/toy-nlvr2", tmp_path / "data"
     other.symlink_to(Path(data).resolve())
     before = tree(run)
-    for field, told in (("optim.lr=5e-4", "optim.lr was 0.0012, is 0.0005"),
-                        ("train.batch.pairs=4", "train.batch.pairs was 8, is 4"),
-                        ("student.init=runs/quickstart_fusion", "init has changed since"),
-                        (f"data.path={other}", f"data.path was '{data}', is '{other}'")):
+    for field, told in (
+        ("optim.lr=5e-4", "optim.lr was 0.0012, is 0.0005"),
+        ("train.batch.pairs=4", "train.batch.pairs was 8, is 4"),
+        ("student.init=runs/quickstart_fusion", "init has changed since"),
+        (f"data.path={other}", f"data.path was '{data}', is '{other}'"),
+    ):
         refused = command(*arguments, field)
         assert refused.code == 2 and told in refused.err and "start anew with --overwrite" in refused.err, refused.err
     assert tree(run) == before
@@ -254,10 +263,16 @@ def test_a_notice_that_was_held_while_python_started_is_heard(world, tmp_path):
     assert not (tmp_path / "quickstart_dide/a/seed0").exists()
 
 
-BOTH = {"answers": ("distill", "quickstart_dide"), "recalls": ("finetune", "quickstart_retrieval"),
-        "pretext": ("pretrain", "quickstart_dide_pretrain")}
-OWN = {"answers": (), "recalls": ("objective.attention=none", "student.init=runs/quickstart_pretrain"),
-       "pretext": ("teacher.model=runs/quickstart_fusion", "student.init=runs/quickstart_pretrain")}
+BOTH = {
+    "answers": ("distill", "quickstart_dide"),
+    "recalls": ("finetune", "quickstart_retrieval"),
+    "pretext": ("pretrain", "quickstart_dide_pretrain"),
+}
+OWN = {
+    "answers": (),
+    "recalls": ("objective.attention=none", "student.init=runs/quickstart_pretrain"),
+    "pretext": ("teacher.model=runs/quickstart_fusion", "student.init=runs/quickstart_pretrain"),
+}
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -277,6 +292,7 @@ def test_a_validation_that_is_left_begins_anew(world, command, well, tmp_path, m
                 if at.get("due") and number == 1:
                     os.kill(os.getpid(), signal.SIGUSR2)
                 yield batch
+
         return watch(self, told())
 
     at: dict[str, bool] = {}

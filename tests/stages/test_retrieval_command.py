@@ -30,8 +30,7 @@ def runs(toy_world, well, few, tmp_path_factory) -> dict[str, Path]:
             ("none", "distill", "quickstart_retrieval", ["objective.attention=none"]),
             ("plain", "finetune", "quickstart_retrieval", []),
         ):
-            result = well(stage, "-r", recipe, "--runs", folder, *few, *extra, "--name",
-                          "default" if name == "teacher" else name)
+            result = well(stage, "-r", recipe, "--runs", folder, *few, *extra, "--name", "default" if name == "teacher" else name)
             found[name] = Path(result.last["run"])
     return found
 
@@ -94,16 +93,33 @@ def test_a_fusion_encoder_reads_every_pair(world, well, runs, tmp_path):
     dataset = plain_dataset(records, data.images, tokenizer, spec)
     captions = caption_set(records)
     [batch] = make_loader(dataset, [[(CLEAN, row) for row in range(12)]])
-    scores = torch.cat([model(Batch(batch.ids, batch.text, [batch.images[0][torch.full((12,), row)]], None)).logits
-                        for row in captions.first], dim=1)
+    scores = torch.cat(
+        [model(Batch(batch.ids, batch.text, [batch.images[0][torch.full((12,), row)]], None)).logits for row in captions.first],
+        dim=1,
+    )
     expected = ranks_of_scores(scores, captions.owner)
     assert [row["image_rank"] for row in found] == expected.image.tolist()
     assert [row["text_rank"] for row in found] == expected.text[captions.owner].tolist()
 
 
 def test_the_bench_of_a_run(world, well, runs, tmp_path):
-    result = well("bench", "--retrieval", runs["attention"], "--images", "7", "--texts", "20", "--pairs", "5", "--batch", "3",
-                  "--rounds", "1", "--out", tmp_path / "bench.json")
+    result = well(
+        "bench",
+        "--retrieval",
+        runs["attention"],
+        "--images",
+        "7",
+        "--texts",
+        "20",
+        "--pairs",
+        "5",
+        "--batch",
+        "3",
+        "--rounds",
+        "1",
+        "--out",
+        tmp_path / "bench.json",
+    )
     assert "extrapolated from 5 pairs to 140" in result.flat and "2,509x" in result.flat and "36x36 pixels" in result.flat
     [ratio] = result.last["speedup"].values()
     measured = {row["variant"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
@@ -127,8 +143,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("words, expected", REFUSALS.values(), ids=REFUSALS)
 def test_what_cannot_be_is_refused_in_one_line(world, command, tmp_path, words, expected):
-    extra = ["--out", tmp_path / "out"] if words.startswith("evaluate") else [] if words.startswith("bench") else [
-        "--runs", tmp_path]
+    extra = (
+        ["--out", tmp_path / "out"] if words.startswith("evaluate") else [] if words.startswith("bench") else ["--runs", tmp_path]
+    )
     result = command(*words.split(), *extra)
     assert result.code == 2 and expected in result.err and len(result.err.splitlines()) == 1
     assert not any(tmp_path.iterdir())

@@ -38,8 +38,18 @@ def test_an_existing_run_is_refused_then_replaced(train, command, few, tmp_path,
 def test_a_bad_recipe_does_not_cost_the_old_run(train, command, few, tmp_path, tree):
     run = train("finetune", "quickstart_teacher", "--name", "mine")
     before = tree(run.folder)
-    bad = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path / "runs", "--name", "mine", "--overwrite", *few,
-                  "student.init=runs/nobody")
+    bad = command(
+        "finetune",
+        "-r",
+        "quickstart_teacher",
+        "--runs",
+        tmp_path / "runs",
+        "--name",
+        "mine",
+        "--overwrite",
+        *few,
+        "student.init=runs/nobody",
+    )
     assert bad.code == 2 and tree(run.folder) == before
 
 
@@ -115,15 +125,25 @@ def test_an_interruption_is_told_in_words(world, monkeypatch, command, few, tmp_
     assert result.err.startswith("vldistill: interrupted") and "--resume auto goes on" in result.err
 
 
-@pytest.mark.parametrize("words", [
-    "evaluate RUN", "evaluate ..", "predict RUN --image PICTURE --image PICTURE --text hi", "bench RUN",
-    "distill -r quickstart_dide teacher.model=RUN", "finetune -r quickstart_teacher student.init=RUN",
-], ids=lambda words: words.split()[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate RUN",
+        "evaluate ..",
+        "predict RUN --image PICTURE --image PICTURE --text hi",
+        "bench RUN",
+        "distill -r quickstart_dide teacher.model=RUN",
+        "finetune -r quickstart_teacher student.init=RUN",
+    ],
+    ids=lambda words: words.split()[0],
+)
 def test_later_commands_refuse_an_interrupted_run(world, monkeypatch, command, few, tmp_path, words):
     _, folder, _ = stopped(monkeypatch, command, few, tmp_path, KeyboardInterrupt())
     picture = next(Path("artifacts/raw/toy/vqa/val2014").iterdir())
-    line = [word.replace("RUN", str(folder)).replace("PICTURE", str(picture)).replace("..", str(folder.parent.parent))
-            for word in words.split()]
+    line = [
+        word.replace("RUN", str(folder)).replace("PICTURE", str(picture)).replace("..", str(folder.parent.parent))
+        for word in words.split()
+    ]
     if line[0] in ("distill", "finetune"):
         line += ["--runs", str(tmp_path / "later"), *few]
     result = command(*line)
@@ -138,8 +158,19 @@ def test_a_failed_run_says_so(world, monkeypatch, command, few, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(world, command, few, tmp_path):
-    result = command("finetune", "-r", "quickstart_teacher", "--runs", tmp_path, "--name", "nan", *few, "optim.lr=1e30",
-                     "optim.warmup=0", "train.steps=5")
+    result = command(
+        "finetune",
+        "-r",
+        "quickstart_teacher",
+        "--runs",
+        tmp_path,
+        "--name",
+        "nan",
+        *few,
+        "optim.lr=1e30",
+        "optim.warmup=0",
+        "train.steps=5",
+    )
     assert result.code == 1 and "Traceback" not in result.err
     told = re.match(r"vldistill: loss, loss/task is not finite at step \d, in a batch of records (.*) \(lower", result.err)
     assert told, result.err
@@ -159,8 +190,17 @@ def test_the_best_validation_is_the_one_kept(train, well):
 
 
 def test_accumulation_counts_optimiser_steps(train):
-    run = train("distill", "quickstart_dide", "train.batch.accumulate=3", "train.steps=null", "train.epochs=1",
-                "train.batch.pairs=40", "train.validate_every=epoch", "optim.warmup=2", "optim.lr=1e-3")
+    run = train(
+        "distill",
+        "quickstart_dide",
+        "train.batch.accumulate=3",
+        "train.steps=null",
+        "train.epochs=1",
+        "train.batch.pairs=40",
+        "train.validate_every=epoch",
+        "optim.warmup=2",
+        "optim.lr=1e-3",
+    )
     rows = run.rows("train")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]  # 480 records, 12 batches of 40, 3 for a step
     assert run.rows("val")[-1]["step"] == 4 and {row["epoch"] for row in rows} == {0}

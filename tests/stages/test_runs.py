@@ -82,7 +82,12 @@ def test_a_model_folder_stands_alone(world, well, tmp_path, monkeypatch):
         ids = join_parts(tokenizer, (("is", "there", "a", "red", "circle", "?"),), 16).ids
         assert tokenizer.vocabulary["[UNK]"] not in ids
         assert {path.name for path in (tmp_path / name).iterdir()} == {
-            "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+        }
     picture = next((world / "artifacts/raw/toy/vqa/val2014").iterdir())
     assert well("predict", "pretrain", "--image", picture, "--text", "is there a red circle?").last["prediction"]
 
@@ -150,8 +155,13 @@ def test_snli_ve(train):
 def test_vqa(train):
     """Many answers with soft scores: binary cross-entropy against the teacher's sigmoids."""
     teacher = train("finetune", "quickstart_pretrain", "objective.answer_loss=bce", "student.init=runs/quickstart_pretrain")
-    student = train("distill", "quickstart_dide", "data.path=artifacts/data/toy-vqa", f"teacher.model={teacher.folder}",
-                    "objective.hard_label_weight=1")
+    student = train(
+        "distill",
+        "quickstart_dide",
+        "data.path=artifacts/data/toy-vqa",
+        f"teacher.model={teacher.folder}",
+        "objective.hard_label_weight=1",
+    )
     assert set(student.losses()[0]) == {"loss", "loss/task", "loss/soft_label", "loss/attention", "grad_norm"}
     names = json.loads(Path("artifacts/data/toy-vqa/answers.json").read_text())["answers"]
     assert load_student(str(student.folder))[1].labels == names

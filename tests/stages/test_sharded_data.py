@@ -35,15 +35,21 @@ def untimed(rows: list[dict]) -> list[dict]:
 def test_shards_give_the_figures_of_files(artifacts, train, well, tmp_path, dataset, recipe, workers):
     plain, sharded = artifacts(dataset)
     assert fingerprint(plain) == fingerprint(sharded)
-    runs = [train("finetune", recipe, f"data.path={data}", f"data.workers={count}", "image.augment=randaugment", runs=name)
-            for data, count, name in ((plain, 0, "plain"), (sharded, workers, "sharded"))]
+    runs = [
+        train("finetune", recipe, f"data.path={data}", f"data.workers={count}", "image.augment=randaugment", runs=name)
+        for data, count, name in ((plain, 0, "plain"), (sharded, workers, "sharded"))
+    ]
     assert runs[0].losses() == runs[1].losses() and untimed(runs[0].rows("val")) == untimed(runs[1].rows("val"))
     results = []
     for run, count in zip(runs, (0, workers), strict=True):
         well("evaluate", run.folder, "--workers", str(count))
         metrics = json.loads((run.folder / "eval/val/metrics.json").read_text())
-        results.append(({key: value for key, value in metrics.items() if key not in TIMES},
-                        (run.folder / "eval/val/predictions.jsonl").read_bytes()))
+        results.append(
+            (
+                {key: value for key, value in metrics.items() if key not in TIMES},
+                (run.folder / "eval/val/predictions.jsonl").read_bytes(),
+            )
+        )
     assert results[0] == results[1]
     # What was trained on the files is evaluated on the shards, which are the same data.
     well("evaluate", runs[0].folder, "--data", sharded, "--out", tmp_path / "crossed")
@@ -60,8 +66,16 @@ def test_a_damaged_shard_ends_a_run_with_one_line(artifacts, command, few, tmp_p
         data = bytearray(tar.read_bytes())
         data[len(data) - 2000] ^= 1  # within the last image
         tar.write_bytes(data)
-    result = command("finetune", "-r", "quickstart_pretrain", f"data.path={sharded}", "--runs", tmp_path / "runs", *few,
-                     "train.batch.pairs=400")
+    result = command(
+        "finetune",
+        "-r",
+        "quickstart_pretrain",
+        f"data.path={sharded}",
+        "--runs",
+        tmp_path / "runs",
+        *few,
+        "train.batch.pairs=400",
+    )
     assert result.code == 2 and result.err.count("\n") == 1 and "Traceback" not in result.err
     assert "differs from what was packed" in result.err and f"{sharded}/shards/train-" in result.err and ".0.jpg: " in result.err
 
@@ -84,8 +98,10 @@ def test_region_features_are_computed_from_shards(artifacts, well, monkeypatch, 
 def test_lost_shards_are_told_before_anything_is_written(artifacts, command, tmp_path):
     _, sharded = artifacts("vqa")
     (sharded / "shards/val-000000.tar").unlink()
-    for words in (("finetune", "-r", "quickstart_pretrain", f"data.path={sharded}", "--runs", tmp_path / "runs"),
-                  ("evaluate", "runs/quickstart_pretrain", "--data", sharded, "--out", tmp_path / "runs")):
+    for words in (
+        ("finetune", "-r", "quickstart_pretrain", f"data.path={sharded}", "--runs", tmp_path / "runs"),
+        ("evaluate", "runs/quickstart_pretrain", "--data", sharded, "--out", tmp_path / "runs"),
+    ):
         refused = command(*words)
         assert refused.code == 2 and refused.err.count("\n") == 1 and not (tmp_path / "runs").exists()
         assert f"{sharded}/shards/val-000000.tar: is named in the manifest but missing" in refused.err

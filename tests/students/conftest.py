@@ -75,8 +75,14 @@ def fusion_model(spec: ModelSpec, seed: int) -> FusionModel:
 def fusion(tmp_path_factory) -> Toolbox:
     tokenizer = train_tokenizer([sentence.split() for sentence in SENTENCES], 120)
     encoder = EncoderConfig(
-        vocab_size=len(tokenizer.vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        image_size=8, patch_size=PATCH, max_position_embeddings=10,
+        vocab_size=len(tokenizer.vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=8,
+        patch_size=PATCH,
+        max_position_embeddings=10,
     )
     spec = ModelSpec("vilt", encoder, "snli_ve", 1, ["no", "yes", "maybe"], 8, 10)
     model = fusion_model(spec, 1)

@@ -37,8 +37,15 @@ TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has
 
 
 def wanted(**changed) -> StudentRequest:
-    fields = {"kind": "clip_dual", "task": "nlvr2", "images": 2, "labels": LABELS, "image_size": 24, "max_length": 12,
-              "dropout": 0.0}
+    fields = {
+        "kind": "clip_dual",
+        "task": "nlvr2",
+        "images": 2,
+        "labels": LABELS,
+        "image_size": 24,
+        "max_length": 12,
+        "dropout": 0.0,
+    }
     return StudentRequest(**(fields | changed))
 
 
@@ -76,8 +83,16 @@ def clip(tmp_path_factory):
 def slip_folder(tmp_path_factory):
     """A small SLIP in its published layout, and the folder that it was converted to."""
     folder = tmp_path_factory.mktemp("slip")
-    sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": 128, "depth": 2, "num_heads": 2}, "width": 64,
-             "layers": 2, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+    sizes = {
+        "architecture": "vit_base_patch16_224",
+        "options": {"embed_dim": 128, "depth": 2, "num_heads": 2},
+        "width": 64,
+        "layers": 2,
+        "heads": 1,
+        "shared": 8,
+        "context": 12,
+        "vocabulary": 49408,
+    }
     network = SlipModel(**sizes)
     network.load_state_dict(moved(network))
     torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, folder / "slip.pt")
@@ -223,11 +238,18 @@ def test_a_student_from_scratch_has_weights_of_clips_size():
     assert all(0.015 < value < 0.03 for value in spread.values()), spread
 
 
-@pytest.mark.parametrize("changed", [
-    {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 8}}, {"vision_cfg": {"pool_type": "avg"}}, {"text_cfg": {"vocab_size": 99}},
-    {"text_cfg": {"norm_kwargs": {"eps": 1e-6}}}, {"quick_gelu": False, "text_cfg": {"act_kwargs": {"approximate": "tanh"}}},
-    {"vision_cfg": {"attentional_pool": True, "attn_pooler_heads": 1}}, {"text_cfg": {"no_causal_mask": True}},
-])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 8}},
+        {"vision_cfg": {"pool_type": "avg"}},
+        {"text_cfg": {"vocab_size": 99}},
+        {"text_cfg": {"norm_kwargs": {"eps": 1e-6}}},
+        {"quick_gelu": False, "text_cfg": {"act_kwargs": {"approximate": "tanh"}}},
+        {"vision_cfg": {"attentional_pool": True, "attn_pooler_heads": 1}},
+        {"text_cfg": {"no_causal_mask": True}},
+    ],
+)
 def test_another_pair_of_towers_is_refused(tmp_path, changed):
     write_clip(tmp_path / "other")
     path = tmp_path / "other/open_clip_config.json"
@@ -247,23 +269,29 @@ def test_an_activation_of_its_own_is_kept(tmp_path):
     assert (spec.encoder.text_activation, spec.encoder.vision_activation) == ("gelu", "gelu")
 
 
-@pytest.mark.parametrize("fields, part", [
-    ({"image_size": 25}, r"image.size 25 is no multiple of CLIP's patch, 8[\s\S]*set image.size=24"),
-    ({"max_length": 13}, "has 12 text positions, text.max_length is 13"),
-])
+@pytest.mark.parametrize(
+    "fields, part",
+    [
+        ({"image_size": 25}, r"image.size 25 is no multiple of CLIP's patch, 8[\s\S]*set image.size=24"),
+        ({"max_length": 13}, "has 12 text positions, text.max_length is 13"),
+    ],
+)
 def test_what_does_not_fit_is_refused(clip, fields, part):
     with pytest.raises(InputError, match=part):
         new_from_clip(str(clip[0]), None, wanted(**fields))
 
 
-@pytest.mark.parametrize("name, value, part", [
-    ("visual.conv1.weight", None, "is no DeCLIP checkpoint: it lacks 'visual.conv1.weight'"),
-    ("encode_text.text_projection.bias", None, "is no DeCLIP checkpoint: it lacks 'text_projection.bias'"),
-    ("encode_text.token_embedding.weight", torch.zeros(8, 64), "has 8 tokens, DeCLIP's vocabulary has 49,409"),
-    ("visual.extra", torch.zeros(1), "unexpected visual.extra"),
-    ("projector_x.weight", torch.zeros(1), "unexpected projector_x.weight"),
-    ("visual.ln_pre.bias", None, "missing visual.ln_pre.bias"),
-])
+@pytest.mark.parametrize(
+    "name, value, part",
+    [
+        ("visual.conv1.weight", None, "is no DeCLIP checkpoint: it lacks 'visual.conv1.weight'"),
+        ("encode_text.text_projection.bias", None, "is no DeCLIP checkpoint: it lacks 'text_projection.bias'"),
+        ("encode_text.token_embedding.weight", torch.zeros(8, 64), "has 8 tokens, DeCLIP's vocabulary has 49,409"),
+        ("visual.extra", torch.zeros(1), "unexpected visual.extra"),
+        ("projector_x.weight", torch.zeros(1), "unexpected projector_x.weight"),
+        ("visual.ln_pre.bias", None, "missing visual.ln_pre.bias"),
+    ],
+)
 def test_a_file_that_is_no_declip_is_refused(tmp_path, name, value, part):
     weights = official_declip() | {f"module.{name}": value}
     torch.save({"model": {key: held for key, held in weights.items() if held is not None}}, tmp_path / "x.pth")

@@ -106,20 +106,29 @@ def test_the_grid_of_a_vit_is_its_tokens_without_cls(clips):
     assert larger.weights["positional_embedding"].shape == (26, 64) and larger.fields["tower"]["image_size"] == 40
 
 
-@pytest.mark.parametrize("kind, sides, part", [
-    ("resnet", (64, 90), "does not fit cells of 32"), ("resnet", (96, 64), "does not fit cells of 32"),
-    ("vit", (24, 32), "is not square"), ("vit", (20, 20), "does not fit cells of 8"),
-])
+@pytest.mark.parametrize(
+    "kind, sides, part",
+    [
+        ("resnet", (64, 90), "does not fit cells of 32"),
+        ("resnet", (96, 64), "does not fit cells of 32"),
+        ("vit", (24, 32), "is not square"),
+        ("vit", (20, 20), "does not fit cells of 8"),
+    ],
+)
 def test_a_canvas_that_does_not_fit_is_refused(clips, kind, sides, part):
     with pytest.raises(InputError, match=part):
         read_tower(str(clips[kind]), None, *sides)
 
 
-@pytest.mark.parametrize("model, weights, part", [
-    ("RN50x5", "random", "is no model of open_clip"), ("RN50x4", "opanai", "knows no weights 'opanai'"),
-    ("ViT-B-16-SigLIP", "random", "no image network of CLIP's own"),
-    ("coca_ViT-B-32", "random", "no image network of CLIP's own"),
-])
+@pytest.mark.parametrize(
+    "model, weights, part",
+    [
+        ("RN50x5", "random", "is no model of open_clip"),
+        ("RN50x4", "opanai", "knows no weights 'opanai'"),
+        ("ViT-B-16-SigLIP", "random", "no image network of CLIP's own"),
+        ("coca_ViT-B-32", "random", "no image network of CLIP's own"),
+    ],
+)
 def test_what_is_no_clip_is_refused(model, weights, part):
     with pytest.raises(InputError, match=part):
         read_tower(model, weights, 384, 640)
@@ -145,8 +154,10 @@ def row_states(state, visual: nn.Module, given: Batch, row: int, canvas: np.ndar
     places = state["bert.embeddings.position_embeddings.weight"][:length]
     kinds = state["bert.embeddings.token_type_embeddings.weight"][text.segments[row, :length].clamp(max=1)]
     first = norm(words + places + kinds, state, "bert.embeddings.LayerNorm")
-    grid, across, down = library_grid(visual, canvas), *(state[f"bert.encoder.visual_pos.{axis}_position_embedding.weight"]
-                                                         for axis in "xy")
+    grid, across, down = (
+        library_grid(visual, canvas),
+        *(state[f"bert.encoder.visual_pos.{axis}_position_embedding.weight"] for axis in "xy"),
+    )
     cells = torch.stack([grid[:, i, j] + across[i] + down[j] for i in range(grid.shape[1]) for j in range(grid.shape[2])])
     second = norm(linear(cells, state, "bert.encoder.visn_fc.visn_fc"), state, "bert.encoder.visn_fc.visn_layer_norm")
     return torch.cat([first, second])[None]
@@ -251,8 +262,10 @@ def test_starts_from_berts_and_clips_weights(clips, bert, old):
     file = bert / "model.safetensors"
     given = load_file(file)
     if old:  # as published: below `bert.`, with its heads and the old names of norms
-        renamed = {re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)): value
-                   for name, value in given.items()}
+        renamed = {
+            re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)): value
+            for name, value in given.items()
+        }
         published = {f"bert.{name}": value for name, value in renamed.items()}
         save_file(published | {"cls.predictions.bias": torch.zeros(3)}, file)
     student, spec, tokenizer = init_student(str(bert), wanted(str(clips["resnet"])), keep_head=False)
@@ -265,11 +278,17 @@ def test_starts_from_berts_and_clips_weights(clips, bert, old):
     assert len(tokenizer.vocabulary) == spec.encoder.vocab_size
 
 
-@pytest.mark.parametrize("change, part", [
-    (lambda weights: weights.update({"encoder.layer.7.output.dense.bias": torch.zeros(16)}), "unexpected bert.encoder.layer.7"),
-    (lambda weights: weights.pop("pooler.dense.bias"), "missing bert.pooler.dense.bias"),
-    (lambda weights: weights.update({"pooler.dense.bias": torch.zeros(3)}), "bert.pooler.dense.bias has shape"),
-])
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (
+            lambda weights: weights.update({"encoder.layer.7.output.dense.bias": torch.zeros(16)}),
+            "unexpected bert.encoder.layer.7",
+        ),
+        (lambda weights: weights.pop("pooler.dense.bias"), "missing bert.pooler.dense.bias"),
+        (lambda weights: weights.update({"pooler.dense.bias": torch.zeros(3)}), "bert.pooler.dense.bias has shape"),
+    ],
+)
 def test_a_bert_with_other_keys_is_refused(clips, bert, change, part):
     weights = load_file(bert / "model.safetensors")
     change(weights)
@@ -305,5 +324,11 @@ def test_a_model_folder_keeps_all_and_is_continued(clips, tmp_path):
     far = replace(wanted(None), clip=Clip(None, None, 26 * 32, False, True))
     with pytest.raises(InputError, match="knows positions of 800 pixels, the canvas is 64 x 832"):
         init_student(str(tmp_path / "model"), far, keep_head=False)
-    assert new_from_scratch(replace(far, clip=replace(far.clip, model=str(clips["resnet"]), weights="random")),
-                            Sizes(1, D, HEADS, 24, 8, 8, 0), tokenizer)[1].encoder.positions == 26
+    assert (
+        new_from_scratch(
+            replace(far, clip=replace(far.clip, model=str(clips["resnet"]), weights="random")),
+            Sizes(1, D, HEADS, 24, 8, 8, 0),
+            tokenizer,
+        )[1].encoder.positions
+        == 26
+    )

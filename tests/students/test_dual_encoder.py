@@ -19,8 +19,15 @@ LABELS = ["no", "yes", "maybe"]
 
 def start(source, **changed):
     """A student from `source`, with the arguments that fit the small fusion model."""
-    fields = {"kind": "dual_encoder", "task": "snli_ve", "images": 1, "labels": LABELS, "image_size": 8, "max_length": 10,
-              "dropout": 0.1}
+    fields = {
+        "kind": "dual_encoder",
+        "task": "snli_ve",
+        "images": 1,
+        "labels": LABELS,
+        "image_size": 8,
+        "max_length": 10,
+        "dropout": 0.1,
+    }
     keep_head = changed.pop("keep_head", False)
     return init_student(str(source), StudentRequest(**(fields | changed)), keep_head=keep_head)
 
@@ -32,11 +39,19 @@ def refusal(*args, **fields) -> InputError:
     return caught.value
 
 
-TEXT_ONLY = {"embeddings.text_embeddings.word_embeddings.weight", "embeddings.text_embeddings.position_embeddings.weight",
-             "embeddings.text_embeddings.token_type_embeddings.weight", "embeddings.text_embeddings.LayerNorm.weight",
-             "embeddings.text_embeddings.LayerNorm.bias"}
-IMAGE_ONLY = {"embeddings.cls_token", "embeddings.position_embeddings", "embeddings.patch_embeddings.projection.weight",
-              "embeddings.patch_embeddings.projection.bias"}
+TEXT_ONLY = {
+    "embeddings.text_embeddings.word_embeddings.weight",
+    "embeddings.text_embeddings.position_embeddings.weight",
+    "embeddings.text_embeddings.token_type_embeddings.weight",
+    "embeddings.text_embeddings.LayerNorm.weight",
+    "embeddings.text_embeddings.LayerNorm.bias",
+}
+IMAGE_ONLY = {
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.projection.bias",
+}
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -68,10 +83,17 @@ def test_head_shapes_are_the_papers(fusion):
     """Fusion MLP 2D -> 2D -> D on [text; image]; the head D -> 2D -> classes, or 2D -> 2D -> classes for pairs."""
     for images in (1, 2):
         student, *_ = start(fusion.folder, images=images)
-        shapes = {name: tuple(value.shape) for name, value in student.state_dict().items()
-                  if name.startswith(("fusion", "classifier")) and value.ndim == 2}
-        assert shapes == {"fusion.0.weight": (32, 32), "fusion.3.weight": (16, 32),
-                          "classifier.0.weight": (32, 16 * images), "classifier.3.weight": (3, 32)}
+        shapes = {
+            name: tuple(value.shape)
+            for name, value in student.state_dict().items()
+            if name.startswith(("fusion", "classifier")) and value.ndim == 2
+        }
+        assert shapes == {
+            "fusion.0.weight": (32, 32),
+            "fusion.3.weight": (16, 32),
+            "classifier.0.weight": (32, 16 * images),
+            "classifier.3.weight": (3, 32),
+        }
 
 
 @torch.no_grad()
@@ -82,6 +104,7 @@ def test_pairs_encode_the_text_once_and_each_image_once(fusion):
     def count(name):
         def hook(*_):
             counts[name] += 1
+
         return hook
 
     student.text_encoder.encoder.layer[0].register_forward_hook(count("text"))
@@ -155,8 +178,9 @@ def test_save_and_load_is_equal_to_the_bit(fusion, tmp_path, kind, images):
     save_model(tmp_path / "out", student, spec, tokenizer)
     loaded, read, words = load_student(str(tmp_path / "out"))
     assert read == spec and words.vocabulary == tokenizer.vocabulary and not loaded.training
-    assert {name: value.shape for name, value in loaded.state_dict().items()} == \
-        {name: value.shape for name, value in student.state_dict().items()}
+    assert {name: value.shape for name, value in loaded.state_dict().items()} == {
+        name: value.shape for name, value in student.state_dict().items()
+    }
     assert all(torch.equal(value, student.state_dict()[name]) for name, value in loaded.state_dict().items())
     batch = fusion.batch(images=images)
     assert torch.equal(loaded(batch).logits, student(batch).logits)
@@ -170,8 +194,9 @@ def test_keep_head(fusion, tmp_path, kind):
     kept, *_ = start(tmp_path / "out", kind=kind, keep_head=True)
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in kept.state_dict().items())
     fresh, *_ = start(tmp_path / "out", kind=kind)
-    assert {name.partition(".")[0] for name, value in fresh.state_dict().items()
-            if not torch.equal(value, first.state_dict()[name])} == {"classifier"}
+    assert {
+        name.partition(".")[0] for name, value in fresh.state_dict().items() if not torch.equal(value, first.state_dict()[name])
+    } == {"classifier"}
 
 
 def test_a_continued_student_may_take_pairs(fusion, tmp_path):
@@ -222,8 +247,10 @@ def rewritten(fusion, folder, change, **fields):
     return folder
 
 
-@pytest.mark.parametrize("kind, key", [("vilt", "vilt.layernorm.weight"), ("dual_encoder", "text_encoder.layernorm.weight"),
-                                       ("dual_encoder", "fusion.0.weight")])
+@pytest.mark.parametrize(
+    "kind, key",
+    [("vilt", "vilt.layernorm.weight"), ("dual_encoder", "text_encoder.layernorm.weight"), ("dual_encoder", "fusion.0.weight")],
+)
 def test_a_missing_key_is_named(fusion, tmp_path, kind, key):
     folder = rewritten(fusion, tmp_path / "out", lambda weights: weights.pop(key), kind=kind)
     error = refusal(folder, kind=kind)
@@ -237,11 +264,14 @@ def test_a_key_missing_from_the_fusion_model_is_named(fusion, tmp_path):
     assert "missing pooler.dense.bias" in refusal(folder).message
 
 
-@pytest.mark.parametrize("kind, key", [
-    ("vilt", "vilt.adapter.weight"),
-    ("dual_encoder", "text_encoder.adapter.weight"),
-    pytest.param("dual_encoder", "adapter.weight"),
-])
+@pytest.mark.parametrize(
+    "kind, key",
+    [
+        ("vilt", "vilt.adapter.weight"),
+        ("dual_encoder", "text_encoder.adapter.weight"),
+        pytest.param("dual_encoder", "adapter.weight"),
+    ],
+)
 def test_a_key_without_a_place_is_named(fusion, tmp_path, kind, key):
     folder = rewritten(fusion, tmp_path / "out", lambda weights: weights.update({key: torch.zeros(1)}), kind=kind)
     with pytest.raises(InputError, match=f"unexpected {key}"):

@@ -75,8 +75,12 @@ def library_pooled(kind: str, model, text: TextBatch, image: RegionBatch, row: i
     ids, types = text.ids[row : row + 1, :length], text.segments[row : row + 1, :length].clamp(max=1)
     features, boxes = image.features[row : row + 1, :count], image.boxes[row : row + 1, :count]
     if kind == "visualbert":
-        return model(input_ids=ids, token_type_ids=types, visual_embeds=features,
-                     visual_token_type_ids=torch.ones(features.shape[:2], dtype=torch.long)).pooler_output
+        return model(
+            input_ids=ids,
+            token_type_ids=types,
+            visual_embeds=features,
+            visual_token_type_ids=torch.ones(features.shape[:2], dtype=torch.long),
+        ).pooler_output
     return model(input_ids=ids, token_type_ids=types, visual_feats=features, visual_pos=boxes).pooled_output
 
 
@@ -89,10 +93,13 @@ def test_agrees_with_direct_calls_of_the_library_on_its_own_folder(tmp_path, kin
     save_model(tmp_path, student, spec, TOKENIZER)
     theirs, told = LIBRARY[kind].from_pretrained(tmp_path, output_loading_info=True)
     assert not told["missing_keys"] and set(told["unexpected_keys"]) == {
-        name for name in student.state_dict() if name.startswith("classifier.")}
+        name for name in student.state_dict() if name.startswith("classifier.")
+    }
     given = batch(kind, images)
-    rows = [torch.cat([library_pooled(kind, theirs.eval(), given.text, image, row) for image in given.images], dim=-1)
-            for row in range(len(TEXTS))]
+    rows = [
+        torch.cat([library_pooled(kind, theirs.eval(), given.text, image, row) for image in given.images], dim=-1)
+        for row in range(len(TEXTS))
+    ]
     output = student(given)
     torch.testing.assert_close(output.logits, student.classifier(torch.cat(rows)), atol=1e-5, rtol=0)
     assert [view.visual.sum(1).tolist() for view in output.views] == [list(REGIONS)] * images
@@ -100,12 +107,23 @@ def test_agrees_with_direct_calls_of_the_library_on_its_own_folder(tmp_path, kin
     assert read == spec and torch.equal(again(given).logits, output.logits)
 
 
-@pytest.mark.parametrize("kind, whole, sizes, head", [
-    ("visualbert", VisualBertForPreTraining, LibraryVisualBertConfig(
-        **COMMON, num_hidden_layers=2, visual_embedding_dim=FEATURES), "cls."),
-    ("lxmert", LxmertForPreTraining, LibraryLxmertConfig(
-        **COMMON, l_layers=2, x_layers=1, r_layers=1, visual_feat_dim=FEATURES, num_qa_labels=5), "answer_head."),
-])
+@pytest.mark.parametrize(
+    "kind, whole, sizes, head",
+    [
+        (
+            "visualbert",
+            VisualBertForPreTraining,
+            LibraryVisualBertConfig(**COMMON, num_hidden_layers=2, visual_embedding_dim=FEATURES),
+            "cls.",
+        ),
+        (
+            "lxmert",
+            LxmertForPreTraining,
+            LibraryLxmertConfig(**COMMON, l_layers=2, x_layers=1, r_layers=1, visual_feat_dim=FEATURES, num_qa_labels=5),
+            "answer_head.",
+        ),
+    ],
+)
 @pytest.mark.parametrize("bare", [False, True])
 def test_starts_from_a_folder_of_the_library(tmp_path, kind, whole, sizes, head, bare):
     published = scrambled(LIBRARY[kind](sizes) if bare else whole(sizes))
@@ -169,8 +187,9 @@ def test_pixelbert_reads_the_pooled_map_of_its_network():
         found = network.forward_features((((image.transpose(1, 2) if upright else image) - mean) / std)[None])
         height, width = found.shape[2:]
         assert (height, width) == ((4, 2) if upright else (2, 4))
-        cells = torch.stack([found[0, :, y : y + 2, x : x + 2].amax((1, 2)) for y in range(0, height, 2)
-                             for x in range(0, width, 2)])
+        cells = torch.stack(
+            [found[0, :, y : y + 2, x : x + 2].amax((1, 2)) for y in range(0, height, 2) for x in range(0, width, 2)]
+        )
         seen = F.linear(cells, state["cells.dense.weight"], state["cells.dense.bias"])
         kind = state["bert.embeddings.token_type_embeddings.weight"][1]
         seen = F.layer_norm(seen + kind, (D,), state["cells.LayerNorm.weight"], state["cells.LayerNorm.bias"], 1e-12)
@@ -210,10 +229,14 @@ def test_pixelbert_starts_from_a_network_and_from_itself(tmp_path):
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in kept.items())
 
 
-@pytest.mark.parametrize("model, weights, part", [
-    ("no_such_net", "random", "is no model of timm"), (RESNET, "gone.pth", "no such file"),
-    ("test_vit", "random", "is no ResNet"),
-])
+@pytest.mark.parametrize(
+    "model, weights, part",
+    [
+        ("no_such_net", "random", "is no model of timm"),
+        (RESNET, "gone.pth", "no such file"),
+        ("test_vit", "random", "is no ResNet"),
+    ],
+)
 def test_networks_that_do_not_serve(model, weights, part):
     wanted = StudentRequest("pixelbert", "vqa", 1, LABELS, 64, 20, 0.1, pixels=Pixels(model, weights, 128, 0))
     with pytest.raises(InputError, match=part):

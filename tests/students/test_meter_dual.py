@@ -36,8 +36,15 @@ def source(tmp_path_factory):
 
 
 def start(folder, **changed) -> tuple[MeterDual, object, object]:
-    fields = {"kind": "meter_dual", "task": "snli_ve", "images": 1, "labels": LABELS, "image_size": SIDE * PATCH,
-              "max_length": 12, "dropout": 0.1}
+    fields = {
+        "kind": "meter_dual",
+        "task": "snli_ve",
+        "images": 1,
+        "labels": LABELS,
+        "image_size": SIDE * PATCH,
+        "max_length": 12,
+        "dropout": 0.1,
+    }
     return init_student(str(folder), StudentRequest(**(fields | changed)), keep_head=False)
 
 
@@ -47,8 +54,10 @@ def batch_of(images: int, rows: int = 3) -> Batch:
     ids = torch.randint(4, 30, (rows, 8), generator=generator).masked_fill(~mask, 1)
     words = torch.arange(8).expand(rows, -1).masked_fill(~mask, -1).index_fill(1, torch.tensor([0]), -1)
     whole = torch.ones(rows, SIDE**2, dtype=torch.bool)
-    shown = [ImageBatch(torch.randn(rows, SIDE**2, 3 * PATCH**2, generator=generator), whole, [(SIDE, SIDE)] * rows)
-             for _ in range(images)]
+    shown = [
+        ImageBatch(torch.randn(rows, SIDE**2, 3 * PATCH**2, generator=generator), whole, [(SIDE, SIDE)] * rows)
+        for _ in range(images)
+    ]
     sources = [Source((f"{row}.png",), (((f"text {row}",),),)) for row in range(rows)]
     return Batch([str(row) for row in range(rows)], TextBatch(ids, mask, words), shown, torch.arange(rows) % 3, sources)
 
@@ -146,8 +155,12 @@ def test_a_teacher_against_itself_has_no_attention_loss(source):
 
 @pytest.mark.parametrize("layers, images", [("last", 1), ("all", 2)])
 def test_the_attention_loss_reaches_the_projections_of_its_layers(source, tmp_path, layers, images):
-    official = OfficialMeter(write_vocabulary(tmp_path / "roberta"), images + 1, "nlvr2_classifier" if images == 2 else
-                             "snli_classifier", 2 if images == 2 else 3)
+    official = OfficialMeter(
+        write_vocabulary(tmp_path / "roberta"),
+        images + 1,
+        "nlvr2_classifier" if images == 2 else "snli_classifier",
+        2 if images == 2 else 3,
+    )
     torch.save({"state_dict": official.weights()}, tmp_path / "meter.ckpt")
     convert(tmp_path / "meter.ckpt", tmp_path / "roberta", tmp_path / "out")
     labels = ["False", "True"] if images == 2 else LABELS
@@ -159,8 +172,9 @@ def test_the_attention_loss_reaches_the_projections_of_its_layers(source, tmp_pa
     terms["attention"].backward()
     reached = {name for name, value in student.named_parameters() if value.grad is not None and value.grad.abs().sum() > 0}
     # A key's bias shifts all scores of a query alike, so it has no gradient but rounding.
-    asked = {name for name in projections(student)
-             if name.endswith("weight") and (layers == "all" or f"_layers.{LAYERS - 1}." in name)}
+    asked = {
+        name for name in projections(student) if name.endswith("weight") and (layers == "all" or f"_layers.{LAYERS - 1}." in name)
+    }
     assert asked and asked <= reached
     if layers == "last":
         assert not {name for name in projections(student) if "_layers.0." in name} & reached

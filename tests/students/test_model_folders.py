@@ -94,13 +94,17 @@ def test_a_malicious_pickle_is_refused_and_not_run(pickled, tmp_path, form):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("content", [
-    pytest.param(b""),
-    b"hello",
-    pytest.param(["a", "list"]),
-    {"state_dict": {"vilt.layernorm.weight": torch.zeros(1)}},
-    pytest.param({"vilt.layernorm.weight": 3.0}),
-], ids=["empty", "garbage", "list", "nested", "number"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b""),
+        b"hello",
+        pytest.param(["a", "list"]),
+        {"state_dict": {"vilt.layernorm.weight": torch.zeros(1)}},
+        pytest.param({"vilt.layernorm.weight": 3.0}),
+    ],
+    ids=["empty", "garbage", "list", "nested", "number"],
+)
 def test_a_broken_pickle_is_one_message(pickled, content):
     error = refusal(pickled(content))
     assert "pickled" in error.where and "\n" not in str(error)
@@ -121,10 +125,16 @@ def test_a_broken_safetensors_file_is_one_message(fusion, tmp_path, keep):
     assert error.where == str(path) and error.message.startswith("cannot be read: ")
 
 
-@pytest.mark.parametrize("config, fragment", [
-    ("{", "is not a model configuration"), ("[]", "is not a model configuration"), ('{"id2label": {"3": "a"}}', "configuration"),
-    ('{"model_type": "bert"}', "is a 'bert' model"), ("{}", "is a None model"),
-])
+@pytest.mark.parametrize(
+    "config, fragment",
+    [
+        ("{", "is not a model configuration"),
+        ("[]", "is not a model configuration"),
+        ('{"id2label": {"3": "a"}}', "configuration"),
+        ('{"model_type": "bert"}', "is a 'bert' model"),
+        ("{}", "is a None model"),
+    ],
+)
 def test_another_configuration_is_refused(fusion, tmp_path, config, fragment):
     shutil.copytree(fusion.folder, tmp_path / "other")
     (tmp_path / "other" / "config.json").write_text(config)
@@ -132,9 +142,13 @@ def test_another_configuration_is_refused(fusion, tmp_path, config, fragment):
     assert fragment in error.message and error.where.endswith("config.json")
 
 
-@pytest.mark.parametrize("missing, fragment", [
-    ("model.safetensors", "holds no model.safetensors"), ("tokenizer", "no tokenizer.json"),
-])
+@pytest.mark.parametrize(
+    "missing, fragment",
+    [
+        ("model.safetensors", "holds no model.safetensors"),
+        ("tokenizer", "no tokenizer.json"),
+    ],
+)
 def test_a_missing_file_is_named(fusion, tmp_path, missing, fragment):
     shutil.copytree(fusion.folder, tmp_path / "part")
     for path in (tmp_path / "part").iterdir():

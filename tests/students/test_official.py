@@ -29,22 +29,30 @@ def vocabulary(tmp_path):
 
 def uniter() -> dict[str, torch.Tensor]:
     """As the UNITER repository saves a pre-trained model: its heads stand beside it."""
-    heads = {"cls.predictions.bias": torch.zeros(3), "feat_regress.bias": torch.zeros(3), "itm_output.weight": torch.zeros(2, 64),
-             "region_classifier.net.0.bias": torch.zeros(3)}
+    heads = {
+        "cls.predictions.bias": torch.zeros(3),
+        "feat_regress.bias": torch.zeros(3),
+        "itm_output.weight": torch.zeros(2, 64),
+        "region_classifier.net.0.bias": torch.zeros(3),
+    }
     return body(Uniter(CONFIG, classes=1, target="label")) | heads
 
 
 def vlbert() -> dict[str, torch.Tensor]:
     """As VL-BERT's pre-training saves it, on the processes' wrapper."""
     own = body(VlBert(sized(type_vocab_size=3), classes=1, target="label"))
-    own |= {"vlbert.relationsip_head.caption_image_relationship.weight": torch.randn(2, 64),
-            "vlbert.relationsip_head.caption_image_relationship.bias": torch.randn(2),
-            "vlbert.mlm_head.predictions.transform.dense.weight": torch.randn(64, 64),
-            "vlbert.mlm_head.predictions.transform.dense.bias": torch.randn(64),
-            "vlbert.mlm_head.predictions.transform.LayerNorm.weight": torch.randn(64),
-            "vlbert.mlm_head.predictions.transform.LayerNorm.bias": torch.randn(64),
-            "vlbert.mlm_head.predictions.bias": torch.zeros(3), "vlbert.mvrc_head.transform.dense.bias": torch.zeros(3),
-            "object_mask_word_embedding.weight": torch.zeros(1, 64), "object_mask_visual_embedding.weight": torch.zeros(1, 12)}
+    own |= {
+        "vlbert.relationsip_head.caption_image_relationship.weight": torch.randn(2, 64),
+        "vlbert.relationsip_head.caption_image_relationship.bias": torch.randn(2),
+        "vlbert.mlm_head.predictions.transform.dense.weight": torch.randn(64, 64),
+        "vlbert.mlm_head.predictions.transform.dense.bias": torch.randn(64),
+        "vlbert.mlm_head.predictions.transform.LayerNorm.weight": torch.randn(64),
+        "vlbert.mlm_head.predictions.transform.LayerNorm.bias": torch.randn(64),
+        "vlbert.mlm_head.predictions.bias": torch.zeros(3),
+        "vlbert.mvrc_head.transform.dense.bias": torch.zeros(3),
+        "object_mask_word_embedding.weight": torch.zeros(1, 64),
+        "object_mask_visual_embedding.weight": torch.zeros(1, 12),
+    }
     return {f"module.{name}": value for name, value in own.items()}
 
 
@@ -59,8 +67,10 @@ def test_uniter_and_villa_come_out_weight_for_weight(tmp_path, vocabulary, wrapp
     if wrapped == "villa":
         saved = {re.sub(r"^uniter\.", "bert.", name): value for name, value in official.items()}
     elif wrapped == "old names":
-        saved = {re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)): value
-                 for name, value in official.items()}
+        saved = {
+            re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)): value
+            for name, value in official.items()
+        }
     elif wrapped == "model_state":
         saved = {"model_state": official, "step": 3}
     elif wrapped == "trainer":
@@ -85,7 +95,7 @@ def test_uniter_grows_its_tables_for_vcr_and_only_there(tmp_path, vocabulary):
     assert torch.equal(words[: len(WORDS)], before["uniter.embeddings.word_embeddings.weight"])
     known = before["uniter.embeddings.token_type_embeddings.weight"]
     assert torch.equal(types, torch.cat([known, known[:1], known[:1]]))
-    assert 0 < float(words[len(WORDS):].std().detach()) < 0.2 and spec.official and spec.regions == "r"
+    assert 0 < float(words[len(WORDS) :].std().detach()) < 0.2 and spec.official and spec.regions == "r"
     student, *_ = init_student(str(tmp_path / "out"), wanted("uniter", "snli_ve", ["a", "b", "c"]), keep_head=False)
     assert len(student.uniter.embeddings.word_embeddings.weight) == len(WORDS)
 
@@ -101,8 +111,10 @@ def test_a_second_stage_checkpoint_has_grown_already(tmp_path, vocabulary):
 
 def test_vlberts_heads_start_from_pre_training(tmp_path, vocabulary):
     official = vlbert()
-    torch.save({"state_dict": official, "optimizer": {"state": {}}, "validation_monitor": {"best": np.float32(1)}},
-               tmp_path / "official.model")
+    torch.save(
+        {"state_dict": official, "optimizer": {"state": {}}, "validation_monitor": {"best": np.float32(1)}},
+        tmp_path / "official.model",
+    )
     official_vlbert.convert(tmp_path / "official.model", vocabulary, tmp_path / "out", lowercase=True)
     student, *_ = init_student(str(tmp_path / "out"), wanted("vlbert", "vcr", ["0", "1", "2", "3"]), keep_head=False)
     relation = official["module.vlbert.relationsip_head.caption_image_relationship.weight"]
@@ -122,13 +134,23 @@ class Payload:
         return (print, ("ran",))
 
 
-@pytest.mark.parametrize("change, part", [
-    (lambda weights: weights | {"uniter.surprise.weight": torch.zeros(1)}, "unexpected uniter.surprise.weight"),
-    (lambda weights: {n: v for n, v in weights.items() if n != "uniter.pooler.dense.bias"}, "missing uniter.pooler.dense.bias"),
-    (lambda weights: {n: v for n, v in weights.items() if "word_embeddings" not in n}, "it lacks 'uniter.embeddings.word_embedd"),
-    (lambda weights: {"state_dict": {"a": 1}}, "no table of tensors"), (lambda weights: [], "no table of tensors"),
-    (lambda weights: {"state_dict": weights, "x": Payload()}, "which is not read"),
-])
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (lambda weights: weights | {"uniter.surprise.weight": torch.zeros(1)}, "unexpected uniter.surprise.weight"),
+        (
+            lambda weights: {n: v for n, v in weights.items() if n != "uniter.pooler.dense.bias"},
+            "missing uniter.pooler.dense.bias",
+        ),
+        (
+            lambda weights: {n: v for n, v in weights.items() if "word_embeddings" not in n},
+            "it lacks 'uniter.embeddings.word_embedd",
+        ),
+        (lambda weights: {"state_dict": {"a": 1}}, "no table of tensors"),
+        (lambda weights: [], "no table of tensors"),
+        (lambda weights: {"state_dict": weights, "x": Payload()}, "which is not read"),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, change, part, capsys):
     torch.save(change(uniter()), tmp_path / "official.pt")
     with pytest.raises(InputError) as caught:

@@ -27,13 +27,22 @@ def clip_vil() -> dict[str, torch.Tensor]:
     """As CLIP-ViL's pre-training saves it: a whole CLIP inside, and heads and boxes of LXMERT's beside it."""
     config = ClipVilConfig(**(test_official.CONFIG.to_dict() | {"region_size": 128}), tower=TOWER, positions=9)
     torch.manual_seed(4)
-    own = {name: torch.rand_like(value) if value.is_floating_point() else value + 5
-           for name, value in ClipVil(config, classes=1, target="label").state_dict().items() if name.startswith("bert.")}
+    own = {
+        name: torch.rand_like(value) if value.is_floating_point() else value + 5
+        for name, value in ClipVil(config, classes=1, target="label").state_dict().items()
+        if name.startswith("bert.")
+    }
     clip = "bert.encoder.visual_model."
-    heads = {"cls.predictions.bias": torch.zeros(3), "obj_predict_head.transform.dense.bias": torch.zeros(3),
-             "answer_head.logit_fc.0.bias": torch.zeros(3), "bert.encoder.visn_fc.box_fc.weight": torch.zeros(64, 4),
-             "bert.encoder.visn_fc.box_layer_norm.bias": torch.zeros(64), f"{clip}logit_scale": torch.zeros(()),
-             f"{clip}transformer.resblocks.0.ln_1.bias": torch.zeros(4), f"{clip}visual.attnpool.k_proj.bias": torch.zeros(4)}
+    heads = {
+        "cls.predictions.bias": torch.zeros(3),
+        "obj_predict_head.transform.dense.bias": torch.zeros(3),
+        "answer_head.logit_fc.0.bias": torch.zeros(3),
+        "bert.encoder.visn_fc.box_fc.weight": torch.zeros(64, 4),
+        "bert.encoder.visn_fc.box_layer_norm.bias": torch.zeros(64),
+        f"{clip}logit_scale": torch.zeros(()),
+        f"{clip}transformer.resblocks.0.ln_1.bias": torch.zeros(4),
+        f"{clip}visual.attnpool.k_proj.bias": torch.zeros(4),
+    }
     return own | heads
 
 
@@ -50,15 +59,19 @@ def test_clip_vil_comes_out_weight_for_weight(tmp_path, vocabulary, prefix):
     assert all(torch.equal(value, official[name]) for name, value in state.items()) and found.encoder.long_side == 96
     left_out = ("cls.", "obj_", "answer_", "bert.encoder.visn_fc.box_")
     assert {name for name in official.keys() - state.keys() if "visual_model" not in name} == {
-        name for name in official if name.startswith(left_out)}
+        name for name in official if name.startswith(left_out)
+    }
 
 
-@pytest.mark.parametrize("name, part", [
-    ("bert.encoder.visual_model.visual.layer1.0.conv1.weight", "it lacks CLIP's ResNet"),
-    ("bert.encoder.visual_pos.x_position_embedding.weight", "it lacks CLIP's ResNet or the cells' positions"),
-    ("bert.encoder.visn_fc.visn_fc.weight", "is no clip_vil checkpoint: it lacks"),
-    ("bert.encoder.visual_model.visual.layer3.1.bn2.running_var", "missing bert.encoder.visual_model.visual.layer3.1.bn2"),
-])
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("bert.encoder.visual_model.visual.layer1.0.conv1.weight", "it lacks CLIP's ResNet"),
+        ("bert.encoder.visual_pos.x_position_embedding.weight", "it lacks CLIP's ResNet or the cells' positions"),
+        ("bert.encoder.visn_fc.visn_fc.weight", "is no clip_vil checkpoint: it lacks"),
+        ("bert.encoder.visual_model.visual.layer3.1.bn2.running_var", "missing bert.encoder.visual_model.visual.layer3.1.bn2"),
+    ],
+)
 def test_a_clip_vil_checkpoint_that_lacks_a_part_is_refused(tmp_path, vocabulary, name, part):
     official = clip_vil()
     del official[name]

@@ -24,8 +24,11 @@ from vldistill.models.meter.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
 ANSWERS = ["yes", "no", "two"]
-HEADS = {"vqa_classifier": (2, ANSWERS), "nlvr2_classifier": (3, ["False", "True"]),
-         "snli_classifier": (2, ["contradiction", "neutral", "entailment"])}
+HEADS = {
+    "vqa_classifier": (2, ANSWERS),
+    "nlvr2_classifier": (3, ["False", "True"]),
+    "snli_classifier": (2, ["contradiction", "neutral", "entailment"]),
+}
 ROWS = 3
 
 
@@ -98,26 +101,39 @@ def test_states_and_cross_attention_are_the_official_ones(converted, vocabulary)
     torch.testing.assert_close(states[1], image, atol=1e-5, rtol=1e-5)
     # The text layer's queries read the text and its keys the image, the image layer's the other way round.
     held = view.qk[LAYERS]
-    for part, name in ((held.text_query, "text query"), (held.image_key, "text key"), (held.image_query, "image query"),
-                       (held.text_key, "image key")):
+    for part, name in (
+        (held.text_query, "text query"),
+        (held.image_key, "text key"),
+        (held.image_query, "image query"),
+        (held.text_key, "image key"),
+    ):
         rows = batch.text.mask if part.shape[2] == 9 else ...
         torch.testing.assert_close(part.transpose(1, 2).flatten(2)[rows], seen[name][rows], atol=1e-5, rtol=1e-5)
 
 
 def test_every_weight_is_kept_under_its_own_name(converted, vocabulary):
     official = OfficialMeter(vocabulary[1], 2)
-    heads = {"mlm_score.bias": torch.randn(vocabulary[1]), "mlm_score.decoder.weight": torch.randn(vocabulary[1], 128),
-             "itm_score.fc.weight": torch.randn(2, 256), "itm_score.fc.bias": torch.randn(2)}
+    heads = {
+        "mlm_score.bias": torch.randn(vocabulary[1]),
+        "mlm_score.decoder.weight": torch.randn(vocabulary[1], 128),
+        "itm_score.fc.weight": torch.randn(2, 256),
+        "itm_score.fc.bias": torch.randn(2),
+    }
     for part in ("dense", "LayerNorm"):
         shape = (128, 128) if part == "dense" else (128,)
         heads |= {f"mlm_score.transform.{part}.weight": torch.randn(shape), f"mlm_score.transform.{part}.bias": torch.randn(128)}
     folder, spec = converted(official.weights() | heads)
     assert spec.task == "" and spec.labels == []
     found = load_file(folder / "model.safetensors")
-    back = {name.removeprefix("meter.").replace("mlm_score.decoder.bias", "mlm_score.bias"): value
-            for name, value in found.items()}
-    unused = ("vit_model.positional_embedding", "vit_model.ln_final.", "text_transformer.pooler.",
-              "text_transformer.embeddings.position_ids")
+    back = {
+        name.removeprefix("meter.").replace("mlm_score.decoder.bias", "mlm_score.bias"): value for name, value in found.items()
+    }
+    unused = (
+        "vit_model.positional_embedding",
+        "vit_model.ln_final.",
+        "text_transformer.pooler.",
+        "text_transformer.embeddings.position_ids",
+    )
     given = {name: value for name, value in (official.weights() | heads).items() if not name.startswith(unused)}
     assert back.keys() == given.keys() and all(torch.equal(back[name], value) for name, value in given.items())
     teacher = build_fusion_teacher("meter", str(folder), labels=[], images=1, pretraining=(MLM, ITM))
@@ -153,16 +169,27 @@ def test_another_image_size_resizes_the_positions_bicubically_and_a_second_image
     assert caught.value.hint == "set image.size=16"
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda weights: weights | {"cross_modal_text_layers.0.surprise": torch.zeros(1)},
-     "unexpected meter.cross_modal_text_layers.0"),
-    (lambda weights: {n: v for n, v in weights.items() if n != "cross_modal_image_pooler.dense.bias"},
-     "missing meter.cross_modal_image_pooler.dense.bias"),
-    (lambda weights: {n: v for n, v in weights.items() if not n.startswith("text_transformer.")},
-     "is no meter checkpoint: it lacks"),
-    (lambda weights: weights | {"text_transformer.embeddings.word_embeddings.weight": torch.zeros(9, 64)},
-     "tokens, the checkpoint has 9"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda weights: weights | {"cross_modal_text_layers.0.surprise": torch.zeros(1)},
+            "unexpected meter.cross_modal_text_layers.0",
+        ),
+        (
+            lambda weights: {n: v for n, v in weights.items() if n != "cross_modal_image_pooler.dense.bias"},
+            "missing meter.cross_modal_image_pooler.dense.bias",
+        ),
+        (
+            lambda weights: {n: v for n, v in weights.items() if not n.startswith("text_transformer.")},
+            "is no meter checkpoint: it lacks",
+        ),
+        (
+            lambda weights: weights | {"text_transformer.embeddings.word_embeddings.weight": torch.zeros(9, 64)},
+            "tokens, the checkpoint has 9",
+        ),
+    ],
+)
 def test_what_does_not_fit_is_named(change, message, converted, vocabulary):
     with pytest.raises(InputError, match=message):
         converted(change(OfficialMeter(vocabulary[1], 2).weights()))

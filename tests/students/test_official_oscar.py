@@ -21,8 +21,13 @@ from vldistill.models.oscar.fusion import Oscar
 from vldistill.models.oscar.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 
-SETTINGS = {"num_attention_heads": CONFIG.num_attention_heads, "img_layer_norm_eps": 1e-5, "hidden_act": "gelu",
-            "img_feature_dim": CONFIG.region_size + 6, "classifier": "mlp"}
+SETTINGS = {
+    "num_attention_heads": CONFIG.num_attention_heads,
+    "img_layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+    "img_feature_dim": CONFIG.region_size + 6,
+    "classifier": "mlp",
+}
 
 
 @pytest.fixture
@@ -47,8 +52,10 @@ def official(tmp_path):
 def fine_tuned(images: int, classes: int, config=CONFIG) -> tuple[Oscar, dict[str, torch.Tensor]]:
     """A model with a head, and its weights under the official names."""
     model = scrambled(Oscar(config, images=images, classes=classes))
-    weights = {re.sub(r"^classifier\.0\.", "classifier.", name) if images == 1 else name: value
-               for name, value in model.state_dict().items()}
+    weights = {
+        re.sub(r"^classifier\.0\.", "classifier.", name) if images == 1 else name: value
+        for name, value in model.state_dict().items()
+    }
     return model, weights | {"bert.embeddings.position_ids": torch.arange(20)[None]}
 
 
@@ -60,8 +67,10 @@ def pretrained() -> dict[str, torch.Tensor]:
     del weights["mlm_score.decoder.weight"]
     weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
     weights |= {"cls.seq_relationship.weight": torch.zeros(2, 16), "cls.seq_relationship.bias": torch.zeros(2)}
-    return {re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)): value
-            for name, value in weights.items()}
+    return {
+        re.sub(r"LayerNorm\.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm\.bias$", "LayerNorm.beta", name)): value
+        for name, value in weights.items()
+    }
 
 
 @torch.no_grad()
@@ -128,15 +137,26 @@ class Payload:
         return (print, ("ran",))
 
 
-@pytest.mark.parametrize("change, settings, part", [
-    (lambda weights: weights | {"bert.surprise": torch.zeros(1)}, {}, "unexpected bert.surprise"),
-    (lambda weights: {n: v for n, v in weights.items() if n != "bert.pooler.dense.bias"}, {}, "missing bert.pooler.dense.bias"),
-    (lambda weights: {n: v for n, v in weights.items() if "img_embedding" not in n}, {}, "it lacks 'bert.img_embedding.weight'"),
-    (lambda weights: {"weights": weights, "x": Payload()}, {}, "which is not read"),
-    (lambda weights: weights, {"num_attention_heads": 3}, "says 3 heads, the weights are 16 wide"),
-    (lambda weights: weights, {"num_attention_heads": "4"}, "num_attention_heads is '4', a number was expected"),
-    (lambda weights: weights, {"hidden_act": "relu"}, "hidden_act is 'relu', OSCAR's is gelu"),
-])
+@pytest.mark.parametrize(
+    "change, settings, part",
+    [
+        (lambda weights: weights | {"bert.surprise": torch.zeros(1)}, {}, "unexpected bert.surprise"),
+        (
+            lambda weights: {n: v for n, v in weights.items() if n != "bert.pooler.dense.bias"},
+            {},
+            "missing bert.pooler.dense.bias",
+        ),
+        (
+            lambda weights: {n: v for n, v in weights.items() if "img_embedding" not in n},
+            {},
+            "it lacks 'bert.img_embedding.weight'",
+        ),
+        (lambda weights: {"weights": weights, "x": Payload()}, {}, "which is not read"),
+        (lambda weights: weights, {"num_attention_heads": 3}, "says 3 heads, the weights are 16 wide"),
+        (lambda weights: weights, {"num_attention_heads": "4"}, "num_attention_heads is '4', a number was expected"),
+        (lambda weights: weights, {"hidden_act": "relu"}, "hidden_act is 'relu', OSCAR's is gelu"),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, official, capsys, change, settings, part):
     folder = official(change(fine_tuned(2, 2)[1]), **settings)
     with pytest.raises(InputError) as caught:

@@ -62,8 +62,10 @@ def inputs(images: int) -> tuple[Batch, list[torch.Tensor]]:
     """A batch, and its pixels [B, 3, H, W]."""
     generator = torch.Generator().manual_seed(6)
     ids = torch.randint(5, len(WORDS), (ROWS, 7), generator=generator)
-    drawn = [torch.randint(0, 256, (ROWS, SIDE * PATCH, SIDE * PATCH, 3), generator=generator, dtype=torch.uint8)
-             for _ in range(images)]
+    drawn = [
+        torch.randint(0, 256, (ROWS, SIDE * PATCH, SIDE * PATCH, 3), generator=generator, dtype=torch.uint8)
+        for _ in range(images)
+    ]
     views = [stack_patches([patchify(row.numpy(), PATCH) for row in pixels], [(SIDE, SIDE)] * ROWS) for pixels in drawn]
     text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool))
     return Batch([""] * ROWS, text, views, None), [(pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5 for pixels in drawn]
@@ -71,10 +73,18 @@ def inputs(images: int) -> tuple[Batch, list[torch.Tensor]]:
 
 def extra_heads() -> dict[str, torch.Tensor]:
     """Pre-training's and retrieval's."""
-    sizes = {"mlm_score.transform.dense.weight": (WIDTH, WIDTH), "mlm_score.transform.dense.bias": (WIDTH,),
-             "mlm_score.transform.LayerNorm.weight": (WIDTH,), "mlm_score.transform.LayerNorm.bias": (WIDTH,),
-             "mlm_score.decoder.weight": (len(WORDS), WIDTH), "mlm_score.bias": (len(WORDS),), "itm_score.fc.weight": (2, WIDTH),
-             "itm_score.fc.bias": (2,), "rank_output.weight": (1, WIDTH), "rank_output.bias": (1,)}
+    sizes = {
+        "mlm_score.transform.dense.weight": (WIDTH, WIDTH),
+        "mlm_score.transform.dense.bias": (WIDTH,),
+        "mlm_score.transform.LayerNorm.weight": (WIDTH,),
+        "mlm_score.transform.LayerNorm.bias": (WIDTH,),
+        "mlm_score.decoder.weight": (len(WORDS), WIDTH),
+        "mlm_score.bias": (len(WORDS),),
+        "itm_score.fc.weight": (2, WIDTH),
+        "itm_score.fc.bias": (2,),
+        "rank_output.weight": (1, WIDTH),
+        "rank_output.bias": (1,),
+    }
     generator = torch.Generator().manual_seed(7)
     return {name: torch.randn(shape, generator=generator) for name, shape in sizes.items()}
 
@@ -158,8 +168,12 @@ def lightning(monkeypatch):
 def test_a_trainers_objects_are_read_as_plain_ones_without_its_code(tmp_path, vocabulary, answers, saved, lightning):
     attributes, callback = lightning
     official = OfficialVilt(len(WORDS), 2, "vqa_classifier", len(ANSWERS))
-    path = saved(official.weights(), hyper_parameters=attributes(config=attributes(seed=0)), callbacks={callback: {"best": 1.0}},
-                 optimizer_states=[{"state": {}}])
+    path = saved(
+        official.weights(),
+        hyper_parameters=attributes(config=attributes(seed=0)),
+        callbacks={callback: {"best": 1.0}},
+        optimizer_states=[{"state": {}}],
+    )
     for name in [name for name in sys.modules if name.startswith("pytorch_lightning")]:
         del sys.modules[name]
     convert(path, vocabulary, tmp_path / "out", answers=answers)
@@ -173,13 +187,16 @@ class Payload:
         return (print, ("ran",))
 
 
-@pytest.mark.parametrize("change, beside, part", [
-    (lambda weights: weights | {"transformer.surprise": torch.zeros(1)}, {}, "unexpected transformer.surprise"),
-    (lambda weights: {n: v for n, v in weights.items() if n != "pooler.dense.bias"}, {}, "missing vilt.pooler.dense.bias"),
-    (lambda weights: {n: v for n, v in weights.items() if "qkv.bias" not in n}, {}, "attention.attention.query.bias"),
-    (lambda weights: {n: v for n, v in weights.items() if "word_embeddings" not in n}, {}, "is no vilt checkpoint: it lacks"),
-    (lambda weights: weights, {"hyper_parameters": Payload()}, "which is not read"),
-])
+@pytest.mark.parametrize(
+    "change, beside, part",
+    [
+        (lambda weights: weights | {"transformer.surprise": torch.zeros(1)}, {}, "unexpected transformer.surprise"),
+        (lambda weights: {n: v for n, v in weights.items() if n != "pooler.dense.bias"}, {}, "missing vilt.pooler.dense.bias"),
+        (lambda weights: {n: v for n, v in weights.items() if "qkv.bias" not in n}, {}, "attention.attention.query.bias"),
+        (lambda weights: {n: v for n, v in weights.items() if "word_embeddings" not in n}, {}, "is no vilt checkpoint: it lacks"),
+        (lambda weights: weights, {"hyper_parameters": Payload()}, "which is not read"),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, saved, capsys, change, beside, part):
     path = saved(change(OfficialVilt(len(WORDS), 3, "nlvr2_classifier", 2).weights()), **beside)
     with pytest.raises(InputError) as caught:
@@ -203,17 +220,32 @@ def test_answers_are_asked_for_where_they_are_needed_and_nowhere_else(tmp_path, 
         convert(path, vocabulary, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", [
-    ANSWERS, {"min_count": 9, "answers": ANSWERS}, {"model_type": "vilt", "id2label": dict(enumerate(ANSWERS))},
-], ids=["list", "ours", "theirs"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        ANSWERS,
+        {"min_count": 9, "answers": ANSWERS},
+        {"model_type": "vilt", "id2label": dict(enumerate(ANSWERS))},
+    ],
+    ids=["list", "ours", "theirs"],
+)
 def test_where_answers_may_be_named(tmp_path, content):
     (tmp_path / "answers.json").write_text(json.dumps(content))
     assert read_answers(tmp_path) == read_answers(tmp_path / "answers.json") == ANSWERS
 
 
-@pytest.mark.parametrize("content", [
-    {}, "yes", ["a", "a"], ["a", 1], {"id2label": {"0": "a", "2": "b"}}, {"answers": 3},
-], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        "yes",
+        ["a", "a"],
+        ["a", 1],
+        {"id2label": {"0": "a", "2": "b"}},
+        {"answers": 3},
+    ],
+    ids=str,
+)
 def test_answers_that_are_none(tmp_path, content):
     (tmp_path / "answers.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"does not name each answer once|none of number [01]"):

@@ -23,8 +23,16 @@ from vldistill.teachers.fusion import build_fusion_teacher
 
 LABELS = ["False", "True"]
 LAST = CONFIG.num_hidden_layers
-TEXT_ONLY = {f"embeddings.{name}" for name in (
-    "word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight", "LayerNorm.weight", "LayerNorm.bias")}
+TEXT_ONLY = {
+    f"embeddings.{name}"
+    for name in (
+        "word_embeddings.weight",
+        "position_embeddings.weight",
+        "token_type_embeddings.weight",
+        "LayerNorm.weight",
+        "LayerNorm.bias",
+    )
+}
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,13 @@ from vldistill.models.uniter.model import Uniter, box_features
 from vldistill.models.vlbert.model import VlBert, box_code
 
 D, LAYERS, HEADS, F_SIZE, WORDS = 16, 3, 4, 6, 40
-SIZES = {"vocab_size": WORDS, "hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-         "intermediate_size": 32}
+SIZES = {
+    "vocab_size": WORDS,
+    "hidden_size": D,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 32,
+}
 CONFIG = RegionBertConfig(**SIZES, max_position_embeddings=20, type_vocab_size=4, region_size=F_SIZE)
 TEXTS, REGIONS = (5, 3, 7, 4), (2, 4, 1, 3)  # lengths of each row
 
@@ -79,8 +84,11 @@ def uniter_row(state, given: Batch, row: int, choices: int) -> torch.Tensor:
     first = norm(words + positions + types[text.segments[row, :length]], state, "uniter.embeddings.LayerNorm")
     x1, y1, x2, y2 = regions.boxes[record, :count].T
     seven = torch.stack([x1, y1, x2, y2, x2 - x1, y2 - y1, (x2 - x1) * (y2 - y1)], dim=1)
-    image = norm(linear(regions.features[record, :count], state, "uniter.img_embeddings.img_linear"), state,
-                 "uniter.img_embeddings.img_layer_norm")
+    image = norm(
+        linear(regions.features[record, :count], state, "uniter.img_embeddings.img_linear"),
+        state,
+        "uniter.img_embeddings.img_layer_norm",
+    )
     place = norm(linear(seven, state, "uniter.img_embeddings.pos_linear"), state, "uniter.img_embeddings.pos_layer_norm")
     second = norm(image + place + types[1], state, "uniter.img_embeddings.LayerNorm")
     return torch.cat([first, second])[None]
@@ -218,8 +226,10 @@ def test_boxes_by_hand():
 
 
 BERT_LAYER = {f"attention.self.{part}.{kind}" for part in ("query", "key", "value") for kind in ("weight", "bias")} | {
-    f"{part}.{kind}" for part in ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense",
-                                  "output.LayerNorm") for kind in ("weight", "bias")}
+    f"{part}.{kind}"
+    for part in ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
+    for kind in ("weight", "bias")
+}
 
 
 def named(*parts: str) -> set[str]:
@@ -229,23 +239,41 @@ def named(*parts: str) -> set[str]:
 def test_names_are_the_official_checkpoints():
     body = {f"encoder.layer.{n}.{name}" for n in range(LAYERS) for name in BERT_LAYER} | named("pooler.dense")
     tables = {"word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"}
-    uniter = {f"embeddings.{name}" for name in tables | named("LayerNorm")} | {"img_embeddings.mask_embedding.weight"} | {
-        f"img_embeddings.{name}" for name in named("img_linear", "img_layer_norm", "pos_linear", "pos_layer_norm", "LayerNorm")}
+    uniter = (
+        {f"embeddings.{name}" for name in tables | named("LayerNorm")}
+        | {"img_embeddings.mask_embedding.weight"}
+        | {
+            f"img_embeddings.{name}"
+            for name in named("img_linear", "img_layer_norm", "pos_linear", "pos_layer_norm", "LayerNorm")
+        }
+    )
     own = {name for name in Uniter(CONFIG, classes=3, target="label").state_dict() if not name.startswith("classifier.")}
     assert own == {f"uniter.{name}" for name in uniter | body}
     vlbert = tables | {"end_embedding.weight"} | named("embedding_LayerNorm", "visual_ln_text", "visual_ln_object")
     own = {name for name in VlBert(CONFIG, classes=3, target="label").state_dict() if not name.startswith("classifier.")}
     assert own == {f"vlbert.{name}" for name in vlbert | body} | {"object_linguistic_embeddings.weight"} | named(
-        "image_feature_extractor.obj_downsample.1")
+        "image_feature_extractor.obj_downsample.1"
+    )
 
 
 def test_heads_are_each_systems_own():
-    shapes = {(kind.__name__, target): [tuple(value.shape) for name, value in kind(CONFIG, classes=classes, target=target)
-                                        .state_dict().items() if name.startswith("classifier.") and value.ndim == 2]
-              for kind in (Uniter, VlBert) for target, classes in (("answers", 9), ("label", 3), ("choice", 1))}
-    assert shapes == {("Uniter", "answers"): [(2 * D, D), (9, 2 * D)], ("Uniter", "label"): [(2 * D, D), (3, 2 * D)],
-                      ("Uniter", "choice"): [(2 * D, D), (2, 2 * D)], ("VlBert", "answers"): [(D, D), (9, D)],
-                      ("VlBert", "label"): [(3, D)], ("VlBert", "choice"): [(1, D)]}
+    shapes = {
+        (kind.__name__, target): [
+            tuple(value.shape)
+            for name, value in kind(CONFIG, classes=classes, target=target).state_dict().items()
+            if name.startswith("classifier.") and value.ndim == 2
+        ]
+        for kind in (Uniter, VlBert)
+        for target, classes in (("answers", 9), ("label", 3), ("choice", 1))
+    }
+    assert shapes == {
+        ("Uniter", "answers"): [(2 * D, D), (9, 2 * D)],
+        ("Uniter", "label"): [(2 * D, D), (3, 2 * D)],
+        ("Uniter", "choice"): [(2 * D, D), (2, 2 * D)],
+        ("VlBert", "answers"): [(D, D), (9, D)],
+        ("VlBert", "label"): [(3, D)],
+        ("VlBert", "choice"): [(1, D)],
+    }
     assert Uniter.losses == {"label": "label_bce", "choice": "choice_pairs"} and VlBert.losses["choice"] == "choice_bce"
 
 

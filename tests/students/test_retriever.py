@@ -87,8 +87,10 @@ def test_a_ranking_model_teaches_attention_to_a_student_without_labels(fusion, t
     assert torch.equal(student.text_encoder.pooler.dense.weight, own.vilt.pooler.dense.weight) and student.classifier is None
 
 
-@pytest.mark.parametrize("kind, heads, images, expected", [
-    ("vilt", ("mlm",), 1, "has neither rank_output nor itm_score"), ("dual_encoder", (), 2, "takes 2 images a record")])
+@pytest.mark.parametrize(
+    "kind, heads, images, expected",
+    [("vilt", ("mlm",), 1, "has neither rank_output nor itm_score"), ("dual_encoder", (), 2, "takes 2 images a record")],
+)
 def test_who_cannot_rank_is_refused(fusion, tmp_path, kind, heads, images, expected):
     saved(fusion, tmp_path, kind, heads, images)
     with pytest.raises(InputError, match=expected):

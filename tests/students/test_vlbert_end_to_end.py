@@ -29,9 +29,18 @@ from vldistill.objectives.matching import MatchingHead
 
 TINY = ImageNetwork(blocks=(1, 1, 2, 1), width=4, short_side=32, long_side=64)
 WIDTH = 16
-CONFIG = RegionBertConfig(vocab_size=30, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-                          hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=20,
-                          type_vocab_size=3, region_size=TINY.features)
+CONFIG = RegionBertConfig(
+    vocab_size=30,
+    hidden_size=WIDTH,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    max_position_embeddings=20,
+    type_vocab_size=3,
+    region_size=TINY.features,
+)
 
 
 def student(network: ImageNetwork | None = TINY, seed: int = 0) -> VlBert:
@@ -84,8 +93,11 @@ def test_a_step_leaves_norms_and_their_statistics_as_they_are():
     for _ in range(2):
         sum(HardLabels("choice_bce")(model(batch()), None, batch()).values()).backward()
         optimizer.step()
-    moved = {name.removeprefix("image_feature_extractor.") for name, value in model.state_dict().items()
-             if name.startswith("image_feature_extractor.") and not torch.equal(value, before[name])}
+    moved = {
+        name.removeprefix("image_feature_extractor.")
+        for name, value in model.state_dict().items()
+        if name.startswith("image_feature_extractor.") and not torch.equal(value, before[name])
+    }
     assert moved and all(name.startswith(("backbone.layer2", "backbone.layer3", "roi_head", "obj_downsample")) for name in moved)
     assert not any(".bn" in name or "downsample.1" in name for name in moved if not name.startswith("obj_"))
     assert model.training and not any(norm.training for norm in norms(model))
@@ -141,8 +153,9 @@ LABELS = ["0", "1", "2", "3"]
 
 
 def wanted(network: ImageNetwork | None, weights: str | None = None) -> StudentRequest:
-    return StudentRequest("vlbert", "vcr", 1, LABELS, 0, 18, 0.0, regions=None if network else "r", network=network,
-                  network_weights=weights)
+    return StudentRequest(
+        "vlbert", "vcr", 1, LABELS, 0, 18, 0.0, regions=None if network else "r", network=network, network_weights=weights
+    )
 
 
 @pytest.fixture
@@ -177,11 +190,18 @@ def test_a_network_comes_from_a_file_where_the_checkpoint_has_none(tmp_path, tok
     spec = ModelSpec("vlbert", replace(CONFIG, vocab_size=len(tokenizer.vocabulary)), "vcr", 1, LABELS, 0, 18, regions="r")
     save_model(tmp_path / "model", new_student(spec), spec, tokenizer)
     network = RegionNetwork(TINY).state_dict()
-    torch.save({name.replace("backbone.", "").replace("roi_head_feature_extractor.", "layer4."): value
-                for name, value in network.items()}, tmp_path / "resnet.pth")
+    torch.save(
+        {
+            name.replace("backbone.", "").replace("roi_head_feature_extractor.", "layer4."): value
+            for name, value in network.items()
+        },
+        tmp_path / "resnet.pth",
+    )
     sizes = Sizes(1, 16, 2, 24, 8, 8, TINY.features)
-    for make in (lambda weights: init_student(str(tmp_path / "model"), wanted(TINY, weights), keep_head=False),
-                 lambda weights: new_from_scratch(wanted(TINY, weights), sizes, tokenizer)):
+    for make in (
+        lambda weights: init_student(str(tmp_path / "model"), wanted(TINY, weights), keep_head=False),
+        lambda weights: new_from_scratch(wanted(TINY, weights), sizes, tokenizer),
+    ):
         state = make(str(tmp_path / "resnet.pth"))[0].state_dict()
         assert all(torch.equal(state[f"image_feature_extractor.{name}"], value) for name, value in network.items())
         with pytest.raises(InputError, match="has no image network to start from"):
@@ -199,10 +219,12 @@ def test_the_official_checkpoint_of_an_end_to_end_model(tmp_path):
     own = {name: value for name, value in own.items() if "num_batches" not in name}
     head = "image_feature_extractor.roi_head_feature_extractor."
     twice = {name.replace(head, "image_feature_extractor.head.0."): value for name, value in own.items() if name.startswith(head)}
-    others = {"vlbert.mvrc_head.transform.dense.weight": torch.randn(64, 64),
-              "vlbert.mvrc_head.transform.dense.bias": torch.randn(64),
-              "vlbert.mvrc_head.region_cls_pred.weight": torch.zeros(3, 64),
-              "object_mask_word_embedding.weight": torch.zeros(1, 64)}
+    others = {
+        "vlbert.mvrc_head.transform.dense.weight": torch.randn(64, 64),
+        "vlbert.mvrc_head.transform.dense.bias": torch.randn(64),
+        "vlbert.mvrc_head.region_cls_pred.weight": torch.zeros(3, 64),
+        "object_mask_word_embedding.weight": torch.zeros(1, 64),
+    }
     saved = {f"module.{name}": value for name, value in (own | twice | others).items()}
     torch.save({"state_dict": saved}, tmp_path / "official.model")
     spec = official_vlbert.convert(tmp_path / "official.model", path, tmp_path / "out", lowercase=True)

@@ -55,8 +55,14 @@ def test_an_inner_layer_is_that_blocks_output_after_the_norm(tiny, pictures):
 def test_maps_are_pooled_over_their_places_whatever_their_order(name, pictures):
     """Swin's family keeps channels last, a ResNet has them first."""
     teacher = TimmVision(name, weights="random")
-    states = teacher.network.forward_features(torch.stack([timm.data.create_transform(
-        **timm.data.resolve_model_data_config(teacher.network), is_training=False)(picture) for picture in pictures[:1]]))
+    states = teacher.network.forward_features(
+        torch.stack(
+            [
+                timm.data.create_transform(**timm.data.resolve_model_data_config(teacher.network), is_training=False)(picture)
+                for picture in pictures[:1]
+            ]
+        )
+    )
     axis = states.shape.index(teacher.width, 1)
     places = [dimension for dimension in (1, 2, 3) if dimension != axis]
     torch.testing.assert_close(teacher(pictures[:1]), states.mean(places), atol=1e-5, rtol=0)
@@ -71,8 +77,11 @@ def test_random_weights_are_always_the_same_and_draw_nothing_from_the_caller(tin
 
 
 def test_teachers_are_frozen_and_in_evaluation(tiny):
-    for network in (TimmVision(str(tiny / "vit")).network, TransformersText(str(tiny / "bert")).network,
-                    Clip("open_clip", str(tiny / "clip"), "random").network):
+    for network in (
+        TimmVision(str(tiny / "vit")).network,
+        TransformersText(str(tiny / "bert")).network,
+        Clip("open_clip", str(tiny / "clip"), "random").network,
+    ):
         assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
 
 
@@ -94,8 +103,10 @@ def test_a_sentence_is_its_first_token_and_a_word_the_mean_of_its_own(tiny):
     words = features.words[1]
     assert words.shape == (6, 16) and len(features.words[0]) == 6
     ids = tokenizer("two blue squares", "the dog sleeps").input_ids
-    whole = {name: [place for place, token in enumerate(ids) if token == tokenizer.convert_tokens_to_ids(name)]
-             for name in ("two", "dog", "sleeps")}
+    whole = {
+        name: [place for place, token in enumerate(ids) if token == tokenizer.convert_tokens_to_ids(name)]
+        for name in ("two", "dog", "sleeps")
+    }
     for name, place in (("two", 0), ("dog", 4), ("sleeps", 5)):
         torch.testing.assert_close(words[place], pair[whole[name]].mean(0), atol=1e-5, rtol=0)
     split = library(**tokenizer("circle?red", return_tensors="pt")).last_hidden_state[0]
@@ -142,8 +153,12 @@ def test_clips_towers_agree_with_open_clip(tiny, pictures):
     library = clip.network
     pixels = torch.stack([clip.transform(picture) for picture in pictures])
     embeddings, patches = clip.images(pictures)
-    torch.testing.assert_close(embeddings, library.encode_image(pixels)[0] if isinstance(library.encode_image(pixels), tuple)
-                               else library.encode_image(pixels), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        embeddings,
+        library.encode_image(pixels)[0] if isinstance(library.encode_image(pixels), tuple) else library.encode_image(pixels),
+        atol=1e-5,
+        rtol=0,
+    )
     torch.testing.assert_close(ClipVision(clip)(pictures), patches.mean(1), atol=1e-5, rtol=0)
     text = "two blue squares run"
     ids, place = clip.tokens(text.split())
@@ -173,8 +188,16 @@ def test_openais_weights_come_with_quick_gelu():
 def slip_checkpoint(path, *, width: int = 64) -> dict[str, torch.Tensor]:
     """As SLIP's trainer saves one, with its arguments and its self-supervised head."""
     torch.manual_seed(2)
-    sizes = {"architecture": "vit_base_patch16_224", "options": {"embed_dim": width, "depth": 1, "num_heads": 1}, "width": 64,
-             "layers": 1, "heads": 1, "shared": 8, "context": 12, "vocabulary": 49408}
+    sizes = {
+        "architecture": "vit_base_patch16_224",
+        "options": {"embed_dim": width, "depth": 1, "num_heads": 1},
+        "width": 64,
+        "layers": 1,
+        "heads": 1,
+        "shared": 8,
+        "context": 12,
+        "vocabulary": 49408,
+    }
     weights = {f"module.{name}": torch.randn_like(value) * 0.1 for name, value in slip.SlipModel(**sizes).state_dict().items()}
     weights["module.image_mlp.layer1.weight"] = torch.zeros(2)
     torch.save({"epoch": 3, "state_dict": weights, "args": argparse.Namespace(model="SLIP"), "best_acc1": 1.0}, path)
@@ -195,8 +218,9 @@ def test_slip_is_converted_and_gives_features(tmp_path, pictures):
     torch.testing.assert_close(embeddings, states[:, 0] @ clip.network.image_projection, atol=1e-4, rtol=0)
     assert ClipText(clip)([ONE, TWO]).whole.shape == (2, 64)
     # ImageNet's normalisation, not CLIP's.
-    assert "0.485" in str(clip.transform) or any(abs(float(mean) - 0.485) < 1e-3 for step in clip.transform.transforms
-                                                 for mean in np.atleast_1d(getattr(step, "mean", [])))
+    assert "0.485" in str(clip.transform) or any(
+        abs(float(mean) - 0.485) < 1e-3 for step in clip.transform.transforms for mean in np.atleast_1d(getattr(step, "mean", []))
+    )
 
 
 def test_a_file_that_is_no_slip_checkpoint_is_refused(tmp_path):
@@ -216,7 +240,7 @@ def test_fields_change_with_whatever_changes_the_features(tiny, tmp_path):
     assert TimmVision(str(tiny / "vit"), layer=1).fields["layer"] != first["layer"]
     shutil.copytree(tiny / "vit", tmp_path / "copy/vit")
     assert TimmVision(str(tmp_path / "copy/vit")).fields == first  # wherever it lies
-    config = (tmp_path / "copy/vit/config.json")
+    config = tmp_path / "copy/vit/config.json"
     config.write_text(config.read_text().replace('"crop_pct": 1.0', '"crop_pct": 0.9'))
     assert TimmVision(str(tmp_path / "copy/vit")).fields["transform"] != first["transform"]
     text = TransformersText(str(tiny / "bert")).fields
@@ -254,10 +278,13 @@ def test_published_weights_that_are_not_here_have_no_hash_and_cannot_be_loaded()
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("make, part", [
-    (lambda: TimmVision("no_such_model").fields, "is no model of timm"),
-    (lambda: Clip("slip", "nowhere"), "vldistill convert slip"),
-])
+@pytest.mark.parametrize(
+    "make, part",
+    [
+        (lambda: TimmVision("no_such_model").fields, "is no model of timm"),
+        (lambda: Clip("slip", "nowhere"), "vldistill convert slip"),
+    ],
+)
 def test_what_is_not_there_is_refused(make, part):
     with pytest.raises(InputError, match=part):
         make()

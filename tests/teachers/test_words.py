@@ -30,17 +30,30 @@ def test_selection_ranks_content_words_and_breaks_ties_by_place():
     assert select(words, visual, language, 2).dtype == np.int16
 
 
-@pytest.mark.parametrize("word, content", [
-    ("telegram", True), ("?", False), ("The", False), ("person1 and person3", True), ("is", False), ("", False), ("don't", False),
-    ("dog's", True), ("2", True), ("...", False),
-])
+@pytest.mark.parametrize(
+    "word, content",
+    [
+        ("telegram", True),
+        ("?", False),
+        ("The", False),
+        ("person1 and person3", True),
+        ("is", False),
+        ("", False),
+        ("don't", False),
+        ("dog's", True),
+        ("2", True),
+        ("...", False),
+    ],
+)
 def test_content_words(word, content):
     assert is_content(word) is content
 
 
 def test_keyword_scores_are_yakes_inverted():
-    expected = {word: 1 / (1 + float(score)) for word, score in yake.KeywordExtractor(lan="en", n=1, top=100, dedup_lim=1.0)
-                .extract_keywords(" ".join(TEXT))}
+    expected = {
+        word: 1 / (1 + float(score))
+        for word, score in yake.KeywordExtractor(lan="en", n=1, top=100, dedup_lim=1.0).extract_keywords(" ".join(TEXT))
+    }
     scores = dict(zip(TEXT, keyword_scores(TEXT).tolist(), strict=True))
     assert scores["telegram"] == pytest.approx(expected["telegram"], rel=1e-6) and scores["coat"] > scores["man"] > 0
     assert scores["the"] == scores["?"] == scores["person4"] == 0  # the last is no word to YAKE

@@ -17,9 +17,18 @@ from vldistill.objectives.smoothness import prediction_divergence
 from vldistill.training.adversarial import Adversarial
 from vldistill.training.loop import Learner
 
-CONFIG = RegionBertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                          hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=9, type_vocab_size=4,
-                          region_size=5)
+CONFIG = RegionBertConfig(
+    vocab_size=20,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+    max_position_embeddings=9,
+    type_vocab_size=4,
+    region_size=5,
+)
 LOSSES = {"label": "label_bce", "choice": "choice_pairs"}
 
 
@@ -54,8 +63,9 @@ def by_hand(learner: Learner, batch: Batch, target: str, *, steps: int, lr: floa
         deltas = moved
     total = sum(losses)
     total.backward()
-    return float(total.detach()), {name: parameter.grad.clone() for name, parameter in student.named_parameters()
-                                   if parameter.grad is not None}
+    return float(total.detach()), {
+        name: parameter.grad.clone() for name, parameter in student.named_parameters() if parameter.grad is not None
+    }
 
 
 @pytest.mark.parametrize("target", ["label", "choice"])

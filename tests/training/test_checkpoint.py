@@ -14,8 +14,16 @@ from vldistill.training.checkpoint import State, load_optimizer, load_state, new
 
 
 def state_at(step: int) -> State:
-    return State(0, step, step, 0, step, {"best": {"step": 1, "metrics": None}}, {"student.w": torch.arange(4.0) + step},
-                 {"processes": 1, "threads": 1})
+    return State(
+        0,
+        step,
+        step,
+        0,
+        step,
+        {"best": {"step": 1, "metrics": None}},
+        {"student.w": torch.arange(4.0) + step},
+        {"processes": 1, "threads": 1},
+    )
 
 
 def test_what_is_saved_is_loaded_and_the_newest_are_kept(tmp_path):

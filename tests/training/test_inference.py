@@ -81,8 +81,14 @@ def test_answers_to_other_records_are_an_error():
         score([nlvr2("dev-1-0-0", 0)], [Answer("dev-1-0-1", "False", 1.0)], ["False", "True"])
 
 
-@pytest.mark.parametrize("identifier, group", [
-    ("dev-850-0-1", "dev-850-*-1"), ("test1-3-1-0", "test1-3-*-0"), ("train-1-2-3", "train-1-*-3"), ("mine-7", "mine-7"),
-])
+@pytest.mark.parametrize(
+    "identifier, group",
+    [
+        ("dev-850-0-1", "dev-850-*-1"),
+        ("test1-3-1-0", "test1-3-*-0"),
+        ("train-1-2-3", "train-1-*-3"),
+        ("mine-7", "mine-7"),
+    ],
+)
 def test_the_sentence_of_a_pair(identifier, group):
     assert sentence_group(identifier) == group

@@ -71,8 +71,22 @@ class Recorder(torch.optim.SGD):
 class Trained:
     """One training, and all there is to know about it."""
 
-    def __init__(self, folder, *, pairs=16, accumulate=1, steps=6, every=3, log=1, clip=None, warmup=0, lr=0.5, student=None,
-                 scores=(), seed=0):
+    def __init__(
+        self,
+        folder,
+        *,
+        pairs=16,
+        accumulate=1,
+        steps=6,
+        every=3,
+        log=1,
+        clip=None,
+        warmup=0,
+        lr=0.5,
+        student=None,
+        scores=(),
+        seed=0,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.student, self.folder, self.saved, self.validated = student or Student(), folder, [], []
         self.batches = EpochBatches(COUNT, pairs, seed=seed)
@@ -92,8 +106,19 @@ class Trained:
 
         self.best = None
         with Journal(folder, steps, active=True) as journal:
-            self.best = fit(learner, None, optimizer, schedule, self.loader, self.batches, accelerator,
-                            Plan(0, steps, accumulate, every, log, clip, seed), journal, validate=validate, save=save)
+            self.best = fit(
+                learner,
+                None,
+                optimizer,
+                schedule,
+                self.loader,
+                self.batches,
+                accelerator,
+                Plan(0, steps, accumulate, every, log, clip, seed),
+                journal,
+                validate=validate,
+                save=save,
+            )
 
     def rows(self, split: str) -> list[dict]:
         rows = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
@@ -188,8 +213,19 @@ def test_the_teacher_gets_every_batch_and_the_capture(tmp_path):
     accelerator = make_accelerator(Precision("fp32", "test"), 1, [], folder)
     learner, prepared = accelerator.prepare(Learner(student, HardLabels("label")), optimizer)
     with Journal(folder, 4, active=True) as journal:
-        fit(learner, teacher, prepared, linear_schedule(optimizer, 0, 4), loader, batches, accelerator,
-            Plan(0, 4, 1, 4, 1, None, 0), journal, validate=lambda: {"accuracy": 0.0}, save=lambda step: {})
+        fit(
+            learner,
+            teacher,
+            prepared,
+            linear_schedule(optimizer, 0, 4),
+            loader,
+            batches,
+            accelerator,
+            Plan(0, 4, 1, 4, 1, None, 0),
+            journal,
+            validate=lambda: {"accuracy": 0.0},
+            save=lambda step: {},
+        )
     assert [capture for _, capture in seen] == [NOTHING] * 4
     assert [ids for ids, _ in seen] == [[str(index) for _, index in keys] for keys in loader.asked[:4]]
 

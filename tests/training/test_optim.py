@@ -23,20 +23,45 @@ from vldistill.training.optim import (
     warmup_steps,
 )
 
-TINY = EncoderConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, image_size=8,
-                     patch_size=4, max_position_embeddings=6)
+TINY = EncoderConfig(
+    vocab_size=20,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=12,
+    image_size=8,
+    patch_size=4,
+    max_position_embeddings=6,
+)
 
 
-@pytest.mark.parametrize("warmup, total, steps", [
-    (0.1, 100, 10), (0, 100, 0), (5, 100, 5), (0.05, 1200, 60), (200, 100, 100), (0.1, 4, 0), (1, 10, 1), (0.5, 3, 2),
-])
+@pytest.mark.parametrize(
+    "warmup, total, steps",
+    [
+        (0.1, 100, 10),
+        (0, 100, 0),
+        (5, 100, 5),
+        (0.05, 1200, 60),
+        (200, 100, 100),
+        (0.1, 4, 0),
+        (1, 10, 1),
+        (0.5, 3, 2),
+    ],
+)
 def test_warmup_is_a_fraction_below_one_and_else_a_count(warmup, total, steps):
     assert warmup_steps(warmup, total) == steps
 
 
-@pytest.mark.parametrize("warmup, total, factors", [
-    (2, 6, [0.5, 1, 1, 0.75, 0.5, 0.25]), (0, 4, [1, 0.75, 0.5, 0.25]), (3, 3, [1 / 3, 2 / 3, 1]), (0, 1, [1]), (1, 1, [1]),
-])
+@pytest.mark.parametrize(
+    "warmup, total, factors",
+    [
+        (2, 6, [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        (0, 4, [1, 0.75, 0.5, 0.25]),
+        (3, 3, [1 / 3, 2 / 3, 1]),
+        (0, 1, [1]),
+        (1, 1, [1]),
+    ],
+)
 def test_linear_factor(warmup, total, factors):
     assert [linear_factor(step, warmup, total) for step in range(total)] == pytest.approx(factors)
     assert linear_factor(total, warmup, total) == 0 and linear_factor(total + 5, warmup, total) == 0
@@ -103,8 +128,9 @@ def test_frozen_parameters_are_left_out():
 def test_decay_shrinks_weights_and_not_biases():
     student = FusionModel(TINY, images=1, classes=2)
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    optimizer = make_optimizer(parameter_groups(student, nn.Module(), weight_decay=0.5, lr=0.1, head_lr_multiplier=1),
-                               betas=(0.9, 0.98), eps=1e-8)
+    optimizer = make_optimizer(
+        parameter_groups(student, nn.Module(), weight_decay=0.5, lr=0.1, head_lr_multiplier=1), betas=(0.9, 0.98), eps=1e-8
+    )
     for parameter in student.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -145,10 +171,16 @@ def test_vlberts_rates_come_out_as_its_configurations_have_them():
     assert phase_rate(7e-5, "none", 64) == 7e-5
 
 
-@pytest.mark.parametrize("milestones, length, total, steps", [
-    ([14, 18, 26], 30, 300, [140, 180, 260]), ([14, 18, 26], 30, 240, [112, 144, 208]), ([0.5, 0.75], 30, 80, [40, 60]),
-    ([100], 1000, 1000, [100]), ([1.5], 3, 10, [5]),
-])
+@pytest.mark.parametrize(
+    "milestones, length, total, steps",
+    [
+        ([14, 18, 26], 30, 300, [140, 180, 260]),
+        ([14, 18, 26], 30, 240, [112, 144, 208]),
+        ([0.5, 0.75], 30, 80, [40, 60]),
+        ([100], 1000, 1000, [100]),
+        ([1.5], 3, 10, [5]),
+    ],
+)
 def test_milestones_keep_their_place_in_a_shorter_phase(milestones, length, total, steps):
     assert milestone_steps(milestones, length, total) == steps
 

@@ -40,15 +40,24 @@ class Squares:
 
 @pytest.fixture
 def dataset() -> RecordDataset:
-    records = [Record(str(row), "caption", [image], text.split())
-               for row, (text, image) in enumerate(zip(TEXTS, IMAGES, strict=True))]
+    records = [
+        Record(str(row), "caption", [image], text.split()) for row, (text, image) in enumerate(zip(TEXTS, IMAGES, strict=True))
+    ]
     return RecordDataset(records, PlainLayout(TOKENIZER, 12), Squares(), pad_id=TOKENIZER.pad_id)
 
 
 @pytest.fixture(scope="module")
 def model() -> DualEncoder:
-    config = EncoderConfig(vocab_size=len(TOKENIZER.vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                           intermediate_size=24, image_size=8, patch_size=4, max_position_embeddings=12)
+    config = EncoderConfig(
+        vocab_size=len(TOKENIZER.vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        image_size=8,
+        patch_size=4,
+        max_position_embeddings=12,
+    )
     torch.manual_seed(0)
     found = DualEncoder(config, images=1, classes=0)
     for parameter in found.parameters():
@@ -98,6 +107,9 @@ def test_ranking_reads_each_image_and_each_text_once(dataset, model, monkeypatch
     assert model.training and sum(done) == 9 and set(found.seconds) == {"images", "texts", "ranking"}
     model.eval()
     first = caption_set(dataset.records)
-    expected = ranks_of_vectors(F.normalize(encode_texts(model, dataset, how(3)), dim=1),
-                                F.normalize(encode_images(model, dataset, first.first, how(3)), dim=1), first.owner)
+    expected = ranks_of_vectors(
+        F.normalize(encode_texts(model, dataset, how(3)), dim=1),
+        F.normalize(encode_images(model, dataset, first.first, how(3)), dim=1),
+        first.owner,
+    )
     assert torch.equal(found.ranks.image, expected.image) and torch.equal(found.ranks.text, expected.text)

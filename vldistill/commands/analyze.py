@@ -73,14 +73,22 @@ class View:
 
 
 def analyze_command(
-    run: str, *, wanted: dict[str, bool], asked: Asked, data: Path | None, split: str, out: Path | None, dry_run: bool,
+    run: str,
+    *,
+    wanted: dict[str, bool],
+    asked: Asked,
+    data: Path | None,
+    split: str,
+    out: Path | None,
+    dry_run: bool,
     overwrite: bool,
 ) -> None:
     """Writes one view of a run; the last line of standard output is JSON. wanted: by name of VIEWS."""
     names = [name for name, chosen in wanted.items() if chosen]
     if len(names) != 1:
-        raise InputError("several views at once" if names else "nothing to show",
-                         hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}")
+        raise InputError(
+            "several views at once" if names else "nothing to show", hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}"
+        )
     name, view = names[0], VIEWS[names[0]]
     _check_asked(name, view, asked)
     if out is not None:
@@ -190,8 +198,14 @@ def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
     from vldistill.evaluation.attention.modality_page import modality_page
     from vldistill.evaluation.words import drawn
 
-    view = view_modality(str(subject.folder), asked.before, subject.data, drawn(subject.records, samples), subject.split,
-                         first_only=asked.queries == "cls")
+    view = view_modality(
+        str(subject.folder),
+        asked.before,
+        subject.data,
+        drawn(subject.records, samples),
+        subject.split,
+        first_only=asked.queries == "cls",
+    )
     for name, found in view.shown:
         told = ", ".join(f"{key} {value:.4f}" for key, value in found.averages.items())
         say(f"{name}: {told}" if view.before else told)
@@ -217,8 +231,10 @@ def _draw_attention(subject: Subject, asked: Asked, samples: int) -> Drawn:
     return Drawn(lambda: cross_page(view), lambda: cross_figures(view), {"samples": len(view.samples), "layer": view.layer, **kl})
 
 
-VIEWS = {"words": View(_check_words, _draw_words, 12),
-         "tokens": View(_any_run, _draw_tokens, 12, compares=True),
-         "modality": View(_any_run, _draw_modality, 256, compares=True),
-         "attention": View(_check_attention, _draw_attention, 4, sentence=True)}
+VIEWS = {
+    "words": View(_check_words, _draw_words, 12),
+    "tokens": View(_any_run, _draw_tokens, 12, compares=True),
+    "modality": View(_any_run, _draw_modality, 256, compares=True),
+    "attention": View(_check_attention, _draw_attention, 4, sentence=True),
+}
 """By option."""

@@ -31,8 +31,19 @@ ROWS = (*MEASURES, RETRIEVAL, PRECISION)
 
 
 def bench_command(
-    run: str | None, *, gpu: bool, batches: tuple[str, ...], precisions: tuple[str, ...], rounds: int, lengths: tuple[str, ...],
-    rows: tuple[str, ...], size: RetrievalSize, index: Path | None, threads: int | None, out: Path | None, dry_run: bool,
+    run: str | None,
+    *,
+    gpu: bool,
+    batches: tuple[str, ...],
+    precisions: tuple[str, ...],
+    rounds: int,
+    lengths: tuple[str, ...],
+    rows: tuple[str, ...],
+    size: RetrievalSize,
+    index: Path | None,
+    threads: int | None,
+    out: Path | None,
+    dry_run: bool,
 ) -> None:
     """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
     sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
@@ -52,9 +63,16 @@ def bench_command(
         rows = tuple(dict.fromkeys("speed" if name == "pair" else name for name in rows))
     stored = _stored(index, run)
     name = device_name(device)
-    plan = {"device": name, "model": run or "random weights at ViLT-B/32's size", "image": _pixels(grid, config),
-            "text tokens": ", ".join(map(str, tokens)), "batch": ", ".join(map(str, sizes)), "precision": ", ".join(precisions),
-            "measures": ", ".join(rows), "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts"}
+    plan = {
+        "device": name,
+        "model": run or "random weights at ViLT-B/32's size",
+        "image": _pixels(grid, config),
+        "text tokens": ", ".join(map(str, tokens)),
+        "batch": ", ".join(map(str, sizes)),
+        "precision": ", ".join(precisions),
+        "measures": ", ".join(rows),
+        "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts",
+    }
     if RETRIEVAL in rows:
         plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
     if "bf16" in precisions and not gpu and not cpu_has_bf16():
@@ -108,14 +126,25 @@ def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor
 
 def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
     """One group of rows; the first is the reference of the ratios."""
-    table = Table("", title=f"{rows[0].group}, batch {batch}, {precision} (limit: the ratio in FLOP)", box=None, pad_edge=False,
-                  padding=(0, 1))
+    table = Table(
+        "",
+        title=f"{rows[0].group}, batch {batch}, {precision} (limit: the ratio in FLOP)",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1),
+    )
     once = all(row.p50 is None for row in rows)
     table.figures("tokens", *(("s",) if once else ("min s", "p50 s", "p95 s", "peak MiB")), "ratio", "limit")
     for row in rows:
         spread = [] if once else [*map(_short, (row.p50, row.p95)), "-" if row.peak_mb is None else f"{row.peak_mb:.0f}"]
-        table.add_row(row.variant, str(row.tokens), _short(row.seconds), *spread, _ratio(row.speedup),
-                      "-" if row.limit is None else _ratio(row.limit))
+        table.add_row(
+            row.variant,
+            str(row.tokens),
+            _short(row.seconds),
+            *spread,
+            _ratio(row.speedup),
+            "-" if row.limit is None else _ratio(row.limit),
+        )
     return table
 
 
@@ -153,8 +182,9 @@ def _device(gpu: bool) -> torch.device:
     check_card()
     if not torch.cuda.is_available():
         reason = "torch was built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
-        raise InputError(f"--gpu: {unused_gpu() or reason}",
-                         hint="leave out --gpu to measure on the CPU; `vldistill doctor` says what is here")
+        raise InputError(
+            f"--gpu: {unused_gpu() or reason}", hint="leave out --gpu to measure on the CPU; `vldistill doctor` says what is here"
+        )
     return torch.device("cuda")
 
 
@@ -169,8 +199,9 @@ def _model(run: str | None, tokens: tuple[int, ...], *, ranks: bool):
 
     model, spec, _ = (load_retriever if ranks else load_student)(run)
     if not isinstance(model, DualEncoder):
-        raise InputError(f"is a {spec.kind} model, only a dual_encoder over patches is measured", where=run,
-                         hint="name a dual_encoder's run")
+        raise InputError(
+            f"is a {spec.kind} model, only a dual_encoder over patches is measured", where=run, hint="name a dual_encoder's run"
+        )
     side = spec.image_size // spec.encoder.patch_size
     lengths = tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
     return model, spec.encoder, (side, side), lengths, spec.images

@@ -17,7 +17,15 @@ PLAIN_EVERY_SECONDS = 15
 
 
 def cache_command(
-    recipe: str | None, overrides: list[str], *, shard: str, limit: int | None, prefetch: bool, verify: bool, rows: int, ls: bool,
+    recipe: str | None,
+    overrides: list[str],
+    *,
+    shard: str,
+    limit: int | None,
+    prefetch: bool,
+    verify: bool,
+    rows: int,
+    ls: bool,
     dry_run: bool,
 ) -> None:
     """Builds what a recipe's objective needs, or does what one of the switches says."""
@@ -43,9 +51,11 @@ def cache_command(
     part = _part(shard)
     missing = {role: len(keys) for role, keys in caches.missing(inputs).items()}
     if dry_run:
-        table = {role: f"{len(caches.parts[role].keys(inputs)):,} wanted, {count:,} missing; in "
-                       f"{caches.parts[role].cache.folder if caches.parts[role].cache else chosen.cache.path}"
-                 for role, count in missing.items()}
+        table = {
+            role: f"{len(caches.parts[role].keys(inputs)):,} wanted, {count:,} missing; in "
+            f"{caches.parts[role].cache.folder if caches.parts[role].cache else chosen.cache.path}"
+            for role, count in missing.items()
+        }
         show(plan_table(f"cache {chosen.name}", table))
         return
     started = time.monotonic()
@@ -55,8 +65,14 @@ def cache_command(
     left = sum(len(keys) for keys in caches.missing(inputs).values())
     wanted = sum(len(own.keys(inputs)) for own in caches.parts.values())
     _say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))
-    last_line({"rows": wanted - left, "missing": left, "wall_s": round(time.monotonic() - started, 1),
-               "caches": [str(own.cache.folder) for own in caches.parts.values() if own.cache is not None]})
+    last_line(
+        {
+            "rows": wanted - left,
+            "missing": left,
+            "wall_s": round(time.monotonic() - started, 1),
+            "caches": [str(own.cache.folder) for own in caches.parts.values() if own.cache is not None],
+        }
+    )
 
 
 def _cacheable(recipe: Recipe, name: str) -> Recipe:
@@ -69,8 +85,11 @@ def _cacheable(recipe: Recipe, name: str) -> Recipe:
         return recipe
     if recipe.teacher is None:
         raise InputError("nothing to cache: the recipe has no teacher", where=name, hint="train it with: vldistill finetune")
-    raise InputError(f"nothing to cache: a {recipe.teacher.kind} teacher runs live, its attention maps are too large to store",
-                     where=name, hint=f"go on with: vldistill distill --recipe {name}")
+    raise InputError(
+        f"nothing to cache: a {recipe.teacher.kind} teacher runs live, its attention maps are too large to store",
+        where=name,
+        hint=f"go on with: vldistill distill --recipe {name}",
+    )
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -18,8 +18,14 @@ from vldistill.places import check_file
 from vldistill.terminal import Table, say, show
 
 _LEAST_P = 1e-4
-_CELLS = {"count": "records", "changed": "changed", "both_right": "both right", "only_a": "only A", "only_b": "only B",
-          "both_wrong": "both wrong"}
+_CELLS = {
+    "count": "records",
+    "changed": "changed",
+    "both_right": "both right",
+    "only_a": "only A",
+    "only_b": "only B",
+    "both_wrong": "both wrong",
+}
 _SCORES = {"score_a": "A %", "score_b": "B %", "difference": "B - A"}
 
 
@@ -123,8 +129,11 @@ def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record:
     if record is not None:
         first = sequences(record)[0]
         parts = first if record.choices is None else first[:-1]
-        found |= {"images": record.images, "text": " ".join(readable(part, record.objects) for part in parts),
-                  "right": _right(record, data)}
+        found |= {
+            "images": record.images,
+            "text": " ".join(readable(part, record.objects) for part in parts),
+            "right": _right(record, data),
+        }
     for key, side in (("a", a), ("b", b)):
         row = side.rows[name]
         found[key] = {"answer": _answer(row, record), "confidence": row["confidence"], "score": row.get("score")}

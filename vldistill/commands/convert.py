@@ -26,7 +26,14 @@ _DIGITS = 4
 
 
 def convert_command(
-    kind: str, source: Path, out: Path, *, vocab: Path | None, answers: Path | None, heads: str | None, case: str | None,
+    kind: str,
+    source: Path,
+    out: Path,
+    *,
+    vocab: Path | None,
+    answers: Path | None,
+    heads: str | None,
+    case: str | None,
     overwrite: bool,
 ) -> None:
     """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
@@ -35,9 +42,14 @@ def convert_command(
     if (vocab is None) != (kind in _OWN_VOCABULARY):
         if vocab is not None:
             raise InputError(f"--vocab means nothing for {kind}", hint="leave it out")
-        raise InputError("--vocab is missing", hint=(
-            "give the folder of its RoBERTa, with vocab.json and merges.txt" if kind == "meter"
-            else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"))
+        raise InputError(
+            "--vocab is missing",
+            hint=(
+                "give the folder of its RoBERTa, with vocab.json and merges.txt"
+                if kind == "meter"
+                else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"
+            ),
+        )
     if answers is not None and kind not in _OFFICIAL_FUSION:
         raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
     if case not in (None, "cased", "uncased"):
@@ -57,8 +69,11 @@ def convert_command(
         from vldistill.models.clip_dual import official
 
         config = official.convert(source, out, **told_apart).encoder
-        told = {"vision": f"{config.vision_layers} x {config.vision_width}", "shared": config.hidden_size,
-                "text": f"{config.num_hidden_layers} x {config.text_width}"}
+        told = {
+            "vision": f"{config.vision_layers} x {config.vision_width}",
+            "shared": config.hidden_size,
+            "text": f"{config.num_hidden_layers} x {config.text_width}",
+        }
     else:
         official = import_module(f"vldistill.models.{kind}.official")
         if kind in _OFFICIAL_FUSION:
@@ -80,6 +95,7 @@ def convert_command(
 def _numbers(text: str) -> tuple[int, ...]:
     values = split_list(text)
     if not values or not all(value.isascii() and value.isdigit() and len(value) <= _DIGITS and int(value) for value in values):
-        raise InputError(f"--heads {text[:60]} is no number of heads",
-                         hint="give one, or one for each Transformer, as in 12,12,12")
+        raise InputError(
+            f"--heads {text[:60]} is no number of heads", hint="give one, or one for each Transformer, as in 12,12,12"
+        )
     return tuple(map(int, values))

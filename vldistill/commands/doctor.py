@@ -46,8 +46,10 @@ def _limits() -> Iterator[tuple[str, str, str]]:
         yield "note", "/dev/shm", "not here: set data.workers=0"
     else:
         yield "ok" if shared > 2**30 else "note", "/dev/shm", f"{shared / 2**20:,.0f} MiB free, for batches of data.workers"
-    for subject, limit, least, option in (("open files", resource.RLIMIT_NOFILE, 4096, "n"),
-                                          ("processes", resource.RLIMIT_NPROC, 1024, "u")):
+    for subject, limit, least, option in (
+        ("open files", resource.RLIMIT_NOFILE, 4096, "n"),
+        ("processes", resource.RLIMIT_NPROC, 1024, "u"),
+    ):
         soft, hard = resource.getrlimit(limit)
         enough = hard == resource.RLIM_INFINITY or hard >= least
         yield "ok" if enough else "note", subject, f"{_shown(soft)}, at most {_shown(hard)} (ulimit -{option})"
@@ -73,9 +75,15 @@ def _torch() -> Iterator[tuple[str, str, str]]:
             properties = torch.cuda.get_device_properties(index)
             told = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
             usable = runs_on((properties.major, properties.minor), torch.cuda.get_arch_list())
-            yield ("ok", f"GPU {index}", told) if usable else (
-                "missing", f"GPU {index}", f"{told}: this torch has no code for compute capability {properties.major}."
-                                           f"{properties.minor}; {MEND}")
+            yield (
+                ("ok", f"GPU {index}", told)
+                if usable
+                else (
+                    "missing",
+                    f"GPU {index}",
+                    f"{told}: this torch has no code for compute capability {properties.major}.{properties.minor}; {MEND}",
+                )
+            )
         nccl = torch.distributed.is_nccl_available()
         yield ("ok", "NCCL", ".".join(map(str, torch.cuda.nccl.version()))) if nccl else ("note", "NCCL", "not in this torch")
     elif (unused := unused_gpu()) is not None:

@@ -83,13 +83,15 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
     _check_models(artifacts, asked)
     parts = _parts(artifacts, asked)
     tasks = {source: [_task(data, split, asked, parts[source]) for split in asked.splits] for source, data in artifacts.items()}
-    folders = {(source, split): _folder(source, data, split, asked)
-               for source, data in artifacts.items() for split in asked.splits}
+    folders = {
+        (source, split): _folder(source, data, split, asked) for source, data in artifacts.items() for split in asked.splits
+    }
     common = artifacts[runs[0]]
     together = {split: _together(runs, common, split, asked) for split in asked.splits if asked.ensemble}
     if asked.leaderboard is not None:
-        check_leaderboard(asked.leaderboard, common, asked.split, partial=tasks[runs[0]][0].partial,
-                          allow_partial=asked.allow_partial)
+        check_leaderboard(
+            asked.leaderboard, common, asked.split, partial=tasks[runs[0]][0].partial, allow_partial=asked.allow_partial
+        )
     if asked.dry_run:
         _show_plan(runs, artifacts, tasks, folders, together, asked)
         return
@@ -117,8 +119,11 @@ def _whole_test(asked: Asked, data: DataArtifact) -> Asked:
     if asked.leaderboard is None or data.task != "vqa" or asked.split != "test-dev":
         return asked
     if "test" not in data.splits:
-        raise InputError("has no split `test`, and the server wants an answer to every test question", where=str(data.folder),
-                         hint="prepare the data with v2_OpenEnded_mscoco_test2015_questions.json")
+        raise InputError(
+            "has no split `test`, and the server wants an answer to every test question",
+            where=str(data.folder),
+            hint="prepare the data with v2_OpenEnded_mscoco_test2015_questions.json",
+        )
     say("note: the file has all questions of test, as the server wants it; the server scores test-dev among them")
     return replace(asked, split="test")
 
@@ -126,8 +131,11 @@ def _whole_test(asked: Asked, data: DataArtifact) -> Asked:
 def _check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
     if asked.precision != "fp32":
         raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
-    for option, given in (("--ensemble", asked.ensemble), ("--leaderboard", asked.leaderboard is not None),
-                          ("--domain-shift", asked.domain_shift)):
+    for option, given in (
+        ("--ensemble", asked.ensemble),
+        ("--leaderboard", asked.leaderboard is not None),
+        ("--domain-shift", asked.domain_shift),
+    ):
         if given:
             raise InputError(f"{option} is for tasks with answers, not for captions", hint="leave it out")
     others = [source for source, data in artifacts.items() if data.task != "caption"]
@@ -141,14 +149,21 @@ def _check_models(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
     for source, data in artifacts.items():
         check_task(specs[source], data, source)
         if asked.domain_shift and asked.split + SUFFIX not in data.variants:
-            raise InputError(f"has no {asked.split}{SUFFIX}", where=str(data.folder), hint="make it with: vldistill prepare "
-                             f"{data.manifest.get('dataset', data.task)} --domain-shift, and the --raw and --out of the artifact")
+            raise InputError(
+                f"has no {asked.split}{SUFFIX}",
+                where=str(data.folder),
+                hint="make it with: vldistill prepare "
+                f"{data.manifest.get('dataset', data.task)} --domain-shift, and the --raw and --out of the artifact",
+            )
     if asked.ensemble:
         (first, common), *others = artifacts.items()
         for source, data in others:
             if data.fingerprint != common.fingerprint:
-                raise InputError(f"was trained on {data.folder}, {first} on {common.folder}", where=source,
-                                 hint="say on which data they are averaged, with --data")
+                raise InputError(
+                    f"was trained on {data.folder}, {first} on {common.folder}",
+                    where=source,
+                    hint="say on which data they are averaged, with --data",
+                )
         check_members(specs)
 
 
@@ -159,18 +174,25 @@ def _parts(artifacts: dict[str, DataArtifact], asked: Asked) -> dict[str, str]:
         raise InputError(f"--part {asked.part}: no such part", hint=f"one of {', '.join(PARTS_OF_VCR)}")
     others = [source for source, data in artifacts.items() if data.task != "vcr"]
     if asked.part is not None and others:
-        raise InputError(f"--part is for VCR, {artifacts[others[0]].folder} is of {artifacts[others[0]].task}", where=others[0],
-                         hint="leave it out")
+        raise InputError(
+            f"--part is for VCR, {artifacts[others[0]].folder} is of {artifacts[others[0]].task}",
+            where=others[0],
+            hint="leave it out",
+        )
     own = {source: trained_part(source) for source in artifacts}
     parts = {source: asked.part or part for source, part in own.items()}
     if asked.ensemble and len(set(parts.values())) > 1:
         told = ", ".join(f"{source} on {part}" for source, part in parts.items())
-        raise InputError(f"the runs were trained on different parts of VCR: {told}",
-                         hint="average runs of one part, or give --part")
+        raise InputError(
+            f"the runs were trained on different parts of VCR: {told}", hint="average runs of one part, or give --part"
+        )
     lacking = [source for source, part in parts.items() if part != BOTH]
     if asked.leaderboard is not None and lacking:
-        raise InputError(f"was trained on {parts[lacking[0]]} alone, and the leaderboard wants rationales and answers",
-                         where=lacking[0], hint="train it with data.part=both, or pass --part both to look at the format")
+        raise InputError(
+            f"was trained on {parts[lacking[0]]} alone, and the leaderboard wants rationales and answers",
+            where=lacking[0],
+            hint="train it with data.part=both, or pass --part both to look at the format",
+        )
     return parts
 
 
@@ -179,8 +201,12 @@ def _parts(artifacts: dict[str, DataArtifact], asked: Asked) -> dict[str, str]:
 
 def _task(data: DataArtifact, split: str, asked: Asked, part: str = BOTH) -> Task:
     records = data.records(split, part=part, limit=asked.limit)
-    return Task(split, records, other_rationales(records) if asked.leaderboard is not None else [],
-                bool(asked.limit or data.manifest.get("partial")))
+    return Task(
+        split,
+        records,
+        other_rationales(records) if asked.leaderboard is not None else [],
+        bool(asked.limit or data.manifest.get("partial")),
+    )
 
 
 def _folder(source: str, data: DataArtifact, split: str, asked: Asked) -> Path:
@@ -196,19 +222,33 @@ def _together(runs: list[str], data: DataArtifact, split: str, asked: Asked) -> 
 
 
 def _show_plan(
-    runs: list[str], artifacts: dict[str, DataArtifact], tasks: dict[str, list[Task]], folders: dict[tuple[str, str], Path],
-    together: dict[str, Path], asked: Asked,
+    runs: list[str],
+    artifacts: dict[str, DataArtifact],
+    tasks: dict[str, list[Task]],
+    folders: dict[tuple[str, str], Path],
+    together: dict[str, Path],
+    asked: Asked,
 ) -> None:
     for source in runs:
         for task in tasks[source]:
-            show(plan_table(f"evaluate {source}", {
-                "data": f"{artifacts[source].folder}, {task.split}: {len(task.records)} records",
-                "writes": str(folders[source, task.split])}))
+            show(
+                plan_table(
+                    f"evaluate {source}",
+                    {
+                        "data": f"{artifacts[source].folder}, {task.split}: {len(task.records)} records",
+                        "writes": str(folders[source, task.split]),
+                    },
+                )
+            )
     for task in tasks[runs[0]]:
         if task.split in together:
             size = Probabilities.size(len(task.records) + len(task.unscored), len(artifacts[runs[0]].labels))
-            show(plan_table(f"average {len(runs)} runs on {task.split}", {
-                "memory": f"{_bytes(size)} of probabilities", "writes": str(together[task.split])}))
+            show(
+                plan_table(
+                    f"average {len(runs)} runs on {task.split}",
+                    {"memory": f"{_bytes(size)} of probabilities", "writes": str(together[task.split])},
+                )
+            )
     if asked.leaderboard is not None:
         show(plan_table("leaderboard", {"writes": str(asked.leaderboard)}))
 
@@ -221,8 +261,12 @@ def _bytes(size: int) -> str:
 
 
 def _run(
-    runs: list[str], artifacts: dict[str, DataArtifact], tasks: dict[str, list[Task]], folders: dict[tuple[str, str], Path],
-    together: dict[str, Path], asked: Asked,
+    runs: list[str],
+    artifacts: dict[str, DataArtifact],
+    tasks: dict[str, list[Task]],
+    folders: dict[tuple[str, str], Path],
+    together: dict[str, Path],
+    asked: Asked,
 ) -> None:
     stored = ImageIndex(asked.index) if asked.index is not None else None
     common = artifacts[runs[0]]
@@ -235,18 +279,37 @@ def _run(
             if task.split not in pools and (asked.ensemble or (asked.leaderboard is not None and common.task == "vcr")):
                 pools[task.split] = Probabilities([record.id for record in [*task.records, *task.unscored]], opened.spec.labels)
             pool = pools.get(task.split)
-            found.append(evaluate_split(
-                opened, artifacts[source], task.split, task.records, batch=asked.batch, partial=task.partial,
-                workers=asked.workers, index=stored, unscored=task.unscored,
-                keep=pool.member(opened.spec.labels) if pool is not None else None))
+            found.append(
+                evaluate_split(
+                    opened,
+                    artifacts[source],
+                    task.split,
+                    task.records,
+                    batch=asked.batch,
+                    partial=task.partial,
+                    workers=asked.workers,
+                    index=stored,
+                    unscored=task.unscored,
+                    keep=pool.member(opened.spec.labels) if pool is not None else None,
+                )
+            )
         results.append(_finish(found, artifacts[source], [folders[source, task.split] for task in tasks[source]]))
     evaluated = found[0]
     if asked.ensemble:
         tags = opened.gives_tags
         del opened
-        found = [scored(tuple(runs), common, task.split, task.records,
-                        pools[task.split].answers([record.id for record in task.records], tags=tags),
-                        seconds=sum(row["seconds"] for row in results), partial=task.partial) for task in tasks[runs[0]]]
+        found = [
+            scored(
+                tuple(runs),
+                common,
+                task.split,
+                task.records,
+                pools[task.split].answers([record.id for record in task.records], tags=tags),
+                seconds=sum(row["seconds"] for row in results),
+                partial=task.partial,
+            )
+            for task in tasks[runs[0]]
+        ]
         evaluated = found[0]
         results.append(_finish(found, common, [together[task.split] for task in tasks[runs[0]]]))
     if asked.leaderboard is not None:
@@ -275,9 +338,14 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
     first = found[0]
     who = {"run": first.sources[0]} if len(first.sources) == 1 else {"ensemble": list(first.sources)}
     metrics = _rounded(first.metrics or {})
-    return {**who, "split": first.split, **metrics, "seconds": round(sum(one.seconds for one in found), 2),
-            **({"partial": True} if first.partial else {}),
-            **({"drop": _rounded(shift.get("drop", {}))} if shift is not None else {})}
+    return {
+        **who,
+        "split": first.split,
+        **metrics,
+        "seconds": round(sum(one.seconds for one in found), 2),
+        **({"partial": True} if first.partial else {}),
+        **({"drop": _rounded(shift.get("drop", {}))} if shift is not None else {}),
+    }
 
 
 def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> None:
@@ -285,21 +353,35 @@ def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> 
     stored = ImageIndex(asked.index) if asked.index is not None else None
     folders = {source: _folder(source, data, asked.split, replace(asked, ensemble=False)) for source, data in artifacts.items()}
     if asked.dry_run:
-        _show_plan(runs, artifacts, {source: [_task(data, asked.split, asked)] for source, data in artifacts.items()},
-                   {(source, asked.split): folder for source, folder in folders.items()}, {}, asked)
+        _show_plan(
+            runs,
+            artifacts,
+            {source: [_task(data, asked.split, asked)] for source, data in artifacts.items()},
+            {(source, asked.split): folder for source, folder in folders.items()},
+            {},
+            asked,
+        )
         return
     check_writable(*folders.values())
     results = []
     for source in runs:
         data, folder = artifacts[source], folders[source]
         with Watching() as watch:
-            found = evaluate_captions(source, data, asked.split, batch=asked.batch, limit=asked.limit, workers=asked.workers,
-                                      watch=watch, index=stored)
+            found = evaluate_captions(
+                source, data, asked.split, batch=asked.batch, limit=asked.limit, workers=asked.workers, watch=watch, index=stored
+            )
         write_captions(found, folder, data)
         seconds = sum(found.seconds.values())
         _show(source, data, asked.split, found.partial, captions_table(found), folder, seconds)
-        results.append({"run": source, "split": asked.split, **_rounded(found.metrics), "seconds": round(seconds, 2),
-                        **({"partial": True} if found.partial else {})})
+        results.append(
+            {
+                "run": source,
+                "split": asked.split,
+                **_rounded(found.metrics),
+                "seconds": round(seconds, 2),
+                **({"partial": True} if found.partial else {}),
+            }
+        )
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 

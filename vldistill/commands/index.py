@@ -9,8 +9,12 @@ import typer
 
 from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
 
-index_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep a dual encoder's image vectors, and ask them.",
-                        epilog='Example: vldistill index query INDEX "two dogs on a beach" --out dogs.html')
+index_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Keep a dual encoder's image vectors, and ask them.",
+    epilog='Example: vldistill index query INDEX "two dogs on a beach" --out dogs.html',
+)
 
 
 @index_app.command("build", epilog="Example: vldistill index build runs/dide_vilt_flickr30k photos --out artifacts/index/photos")

@@ -42,30 +42,57 @@ def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_r
     visual = visual_input(spec, source.images, memory=False)
     sizes = ((path, *info.size(spec.upright)) for path, info in source.known.items())
     badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
-    show(plan_table("index build", {
-        "model": run, "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
-        "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
-                   f"{size / 2**20:,.1f} MiB",
-        **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}), "writes": str(target)}))
+    show(
+        plan_table(
+            "index build",
+            {
+                "model": run,
+                "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
+                "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
+                f"{size / 2**20:,.1f} MiB",
+                **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}),
+                "writes": str(target),
+            },
+        )
+    )
     if dry_run:
         return
     refuse_existing(target, overwrite, STAGE)
     device = compute_device()
     started = time.perf_counter()
     with Watching() as watch:
-        manifest = build_index(target, model.to(device), model_fields(run, spec), source, visual, batch=batch, device=device,
-                               overwrite=overwrite, tick=watch(len(source.known), "images", None), source=run,
-                                encoded=str(images), partial=limit is not None,
-                               **({"left_out": asdict(found.left_out)} if found.left_out else {}),
-                               **({} if source.images.most_pixels == MAX_PIXELS else {"max_pixels": source.images.most_pixels}))
+        manifest = build_index(
+            target,
+            model.to(device),
+            model_fields(run, spec),
+            source,
+            visual,
+            batch=batch,
+            device=device,
+            overwrite=overwrite,
+            tick=watch(len(source.known), "images", None),
+            source=run,
+            encoded=str(images),
+            partial=limit is not None,
+            **({"left_out": asdict(found.left_out)} if found.left_out else {}),
+            **({} if source.images.most_pixels == MAX_PIXELS else {"max_pixels": source.images.most_pixels}),
+        )
     seconds = time.perf_counter() - started
     say(f"wrote {target} after {seconds:.1f} s")
     last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})
 
 
 def query_command(
-    folder: Path, text: str | None, *, texts: Path | None, top: int, answer: str | None, run: str | None, out: Path | None,
-    verify: bool, overwrite: bool,
+    folder: Path,
+    text: str | None,
+    *,
+    texts: Path | None,
+    top: int,
+    answer: str | None,
+    run: str | None,
+    out: Path | None,
+    verify: bool,
+    overwrite: bool,
 ) -> None:
     """Prints the best images of one text, or writes those of one or many; the last line of standard output is JSON."""
     if (text is None) == (texts is None):
@@ -93,8 +120,9 @@ def query_command(
         title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
         write_text(out, results_page(title, told, asked, hits, index.images()))
     elif out is not None:
-        write_text(out, "".join(json.dumps(_row(one, found), ensure_ascii=False) + "\n"
-                                for one, found in zip(asked, hits, strict=True)))
+        write_text(
+            out, "".join(json.dumps(_row(one, found), ensure_ascii=False) + "\n" for one, found in zip(asked, hits, strict=True))
+        )
     elif len(asked) == 1:
         show(_table(hits[0]))
     else:
@@ -104,8 +132,15 @@ def query_command(
         say(f"wrote {out}")
     if out is not None or len(asked) == 1:
         best = hits[0][0]
-        last_line({"texts": len(asked), "images": len(index), "best": best.path, "score": round(best.score, 4),
-                   "seconds": round(seconds, 3)})
+        last_line(
+            {
+                "texts": len(asked),
+                "images": len(index),
+                "best": best.path,
+                "score": round(best.score, 4),
+                "seconds": round(seconds, 3),
+            }
+        )
 
 
 def _lines(path: Path) -> list[str]:

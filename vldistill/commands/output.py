@@ -27,7 +27,7 @@ def split_list(text: str) -> tuple[str, ...]:
     try:
         [parts] = csv.reader([text], skipinitialspace=True, strict=True)
     except (csv.Error, ValueError):
-        raise InputError(f"{text[:80]} has a quote that does not end", hint='as in: --labels \'"yes, sir",no\'') from None
+        raise InputError(f"{text[:80]} has a quote that does not end", hint="as in: --labels '\"yes, sir\",no'") from None
     return tuple(part.strip() for part in parts if part.strip())
 
 

@@ -17,8 +17,18 @@ from vldistill.terminal import complain, say, write_json
 
 
 def predict_command(
-    run: str, *, images: list[Path], text: str | None, pairs: Path | None, out: Path | None, top: int, batch: int, workers: int,
-    skip_broken: float = 0.0, faults: Path | None = None, max_pixels: int | None = None,
+    run: str,
+    *,
+    images: list[Path],
+    text: str | None,
+    pairs: Path | None,
+    out: Path | None,
+    top: int,
+    batch: int,
+    workers: int,
+    skip_broken: float = 0.0,
+    faults: Path | None = None,
+    max_pixels: int | None = None,
 ) -> None:
     """Answers one pair, or writes the answers to a JSONL of pairs."""
     if pairs is not None:
@@ -39,7 +49,14 @@ def predict_command(
 
 
 def _predict_pairs(
-    run: str, pairs: Path, out: Path | None, batch: int, top: int, workers: int, skip_broken: float, faults: Path | None,
+    run: str,
+    pairs: Path,
+    out: Path | None,
+    batch: int,
+    top: int,
+    workers: int,
+    skip_broken: float,
+    faults: Path | None,
     max_pixels: int | None,
 ) -> None:
     if out is not None and out.exists():
@@ -50,8 +67,15 @@ def _predict_pairs(
     if left is not None:
         complain(str(left))  # standard output holds answers alone
     answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)
-    found = [{"id": record.id, "prediction": ranked[0][0], "confidence": round(ranked[0][1], 6),
-              "top": [[label, round(p, 6)] for label, p in ranked]} for record, ranked in zip(records, answers, strict=True)]
+    found = [
+        {
+            "id": record.id,
+            "prediction": ranked[0][0],
+            "confidence": round(ranked[0][1], 6),
+            "top": [[label, round(p, 6)] for label, p in ranked],
+        }
+        for record, ranked in zip(records, answers, strict=True)
+    ]
     if out is None:
         for one in found:
             write_json(one)

@@ -68,11 +68,17 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
         raise InputError(f"--images {asked.images} is not known", hint="decode, header or none")
     if asked.raw is None:
         raise InputError("--raw is missing", hint=f"vldistill prepare {asked.dataset} --raw FOLDER, the official download")
-    options = SourceOptions(min_answer_count=asked.min_count, vqa_split=asked.vqa_split, labels=split_list(asked.labels),
-                            val_directories=split_list(asked.val_directories), task=asked.task,
-                            splits=split_list(asked.splits) or None)
-    variants = Variants(_distinct("--lowshot", asked.lowshot), _distinct("--seeds", asked.seeds), asked.domain_shift,
-                        asked.statements)
+    options = SourceOptions(
+        min_answer_count=asked.min_count,
+        vqa_split=asked.vqa_split,
+        labels=split_list(asked.labels),
+        val_directories=split_list(asked.val_directories),
+        task=asked.task,
+        splits=split_list(asked.splits) or None,
+    )
+    variants = Variants(
+        _distinct("--lowshot", asked.lowshot), _distinct("--seeds", asked.seeds), asked.domain_shift, asked.statements
+    )
     raw, target, skip = asked.raw, asked.out or Path("artifacts/data") / name, parse_share(asked.skip_broken)
     if not asked.dry_run:
         check_writable(target, asked.unpack, asked.faults)
@@ -83,10 +89,22 @@ def _prepare_source(name: str, asked: SimpleNamespace) -> None:
             return
     with all_faults(asked.faults) as problems:
         manifest = _prepare_with_progress(
-            name, raw, target, options=options, limit=asked.limit, overwrite=asked.overwrite,
-            decode_images=asked.images == "decode", check_images=asked.images != "none", follow_links=asked.follow_links,
-            dry_run=asked.dry_run, variants=variants, shards=asked.shards, skip_broken=skip, max_pixels=asked.max_pixels,
-            problems=problems)
+            name,
+            raw,
+            target,
+            options=options,
+            limit=asked.limit,
+            overwrite=asked.overwrite,
+            decode_images=asked.images == "decode",
+            check_images=asked.images != "none",
+            follow_links=asked.follow_links,
+            dry_run=asked.dry_run,
+            variants=variants,
+            shards=asked.shards,
+            skip_broken=skip,
+            max_pixels=asked.max_pixels,
+            problems=problems,
+        )
     _print(manifest, target, asked.dry_run)
 
 
@@ -95,12 +113,18 @@ def _prepare_toy(asked: SimpleNamespace) -> None:
     chosen = tuple(_toy_dataset(given) for given in split_list(asked.datasets)) or DATASETS
     if asked.dry_run:
         names = f"{{{','.join(chosen)}}}"
-        show(plan_table("prepare toy", {"writes raw files": raw / "toy" / names,
-                                                 "writes artifacts": folder / f"toy-{names}"}))
+        show(plan_table("prepare toy", {"writes raw files": raw / "toy" / names, "writes artifacts": folder / f"toy-{names}"}))
         return
     check_writable(folder, raw)
-    manifests = prepare_toy(folder, raw, seed=asked.seed, scale=asked.scale, overwrite=asked.overwrite, datasets=chosen,
-                            options=SourceOptions(min_answer_count=asked.min_count))
+    manifests = prepare_toy(
+        folder,
+        raw,
+        seed=asked.seed,
+        scale=asked.scale,
+        overwrite=asked.overwrite,
+        datasets=chosen,
+        options=SourceOptions(min_answer_count=asked.min_count),
+    )
     for name, manifest in zip(chosen, manifests, strict=True):
         _print(manifest, folder / f"toy-{name}", dry_run=False)
 

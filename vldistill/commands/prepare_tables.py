@@ -73,8 +73,10 @@ def render_lowshot(manifest: dict[str, Any], names: list[str]) -> list[Table]:
     """One table for each size drawn: each type's share of the training records (for VCR beside the published one), what every
     type got with each seed, and the draw's share of the training set beside the paper's."""
     entries = {name: manifest["variants"][name] for name in names if manifest["variants"][name]["kind"] == "lowshot"}
-    return [_lowshot_table(manifest, number, [entry for entry in entries.values() if entry["per_type"] == number])
-            for number in sorted({entry["per_type"] for entry in entries.values()})]
+    return [
+        _lowshot_table(manifest, number, [entry for entry in entries.values() if entry["per_type"] == number])
+        for number in sorted({entry["per_type"] for entry in entries.values()})
+    ]
 
 
 def _lowshot_table(manifest: dict[str, Any], number: int, drawn: list[dict[str, Any]]) -> Table:
@@ -134,12 +136,16 @@ def render_regions(manifest: dict[str, Any]) -> Table:
     table = _titled(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""), show_header=False)
     table.words("", no_wrap=True)
     table.figures("")
-    rows = {"images": f"{manifest['images']:,}", "boxes": f"{manifest['boxes']:,}",
-            "boxes an image": f"{manifest['boxes'] / manifest['images']:.1f}", "features a box": f"{manifest['width']:,}",
-            "confidences": "yes" if manifest["confidence"] else "no",
-            "detector's classes": "no" if manifest["classes"] is None else f"{manifest['classes']:,}",
-            "whole-image feature": "yes" if manifest["image_features"] else "no",
-            "size": f"{sum(manifest['sizes'].values()) / 2**20:,.1f} MiB"}
+    rows = {
+        "images": f"{manifest['images']:,}",
+        "boxes": f"{manifest['boxes']:,}",
+        "boxes an image": f"{manifest['boxes'] / manifest['images']:.1f}",
+        "features a box": f"{manifest['width']:,}",
+        "confidences": "yes" if manifest["confidence"] else "no",
+        "detector's classes": "no" if manifest["classes"] is None else f"{manifest['classes']:,}",
+        "whole-image feature": "yes" if manifest["image_features"] else "no",
+        "size": f"{sum(manifest['sizes'].values()) / 2**20:,.1f} MiB",
+    }
     if left := manifest.get("left_out"):
         rows["left out, being broken"] = f"{left['images']:,}"
     for name, value in rows.items():

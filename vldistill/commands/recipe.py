@@ -12,8 +12,12 @@ import typer
 
 from vldistill.terminal import say, write
 
-recipe_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show, check and copy recipes.",
-                         epilog="Example: vldistill recipe show quickstart_dide")
+recipe_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show, check and copy recipes.",
+    epilog="Example: vldistill recipe show quickstart_dide",
+)
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the name of one that ships with the tool.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.")]

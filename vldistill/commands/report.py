@@ -28,9 +28,16 @@ def report_command(
     report = build_report(sources, title=title, samples=0 if out is None or dry_run else samples)
     if dry_run:
         groups = [group for task in report.tasks for group in task.groups]
-        show(plan_table("report", {
-            "runs": report.told, "groups": ", ".join(group.name for group in groups),
-            "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out"}))
+        show(
+            plan_table(
+                "report",
+                {
+                    "runs": report.told,
+                    "groups": ", ".join(group.name for group in groups),
+                    "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out",
+                },
+            )
+        )
         return
     tables = [(task.title, text_table(task.grid), task.grid) for task in report.tasks]
     for name, table, grid in tables:
@@ -52,12 +59,14 @@ def report_command(
 
     started = time.perf_counter()
     page = report_page(report)
-    write_files({
-        out / MARKDOWN: "\n".join(f"## {name}\n\n{to_markdown(table)}" for name, table, _ in tables),
-        out / LATEX: "\n".join(f"% {name}\n{to_latex(table)}" for name, table, _ in tables),
-        out / CSV: "".join(to_csv(grid, name, head=not place) for place, (name, _, grid) in enumerate(tables)),
-        out / PAGE: page,
-    })
+    write_files(
+        {
+            out / MARKDOWN: "\n".join(f"## {name}\n\n{to_markdown(table)}" for name, table, _ in tables),
+            out / LATEX: "\n".join(f"% {name}\n{to_latex(table)}" for name, table, _ in tables),
+            out / CSV: "".join(to_csv(grid, name, head=not place) for place, (name, _, grid) in enumerate(tables)),
+            out / PAGE: page,
+        }
+    )
     told = f"{len(page) / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
     say(f"wrote {out / PAGE} ({told}), {MARKDOWN}, {LATEX}, {CSV}")
     last_line({"report": str(out / PAGE), **summary})
@@ -86,9 +95,11 @@ def _shifts(shifts) -> None:
     table = Table("run", title="attention of [CLS] on vision and text, before and after training", box=None, pad_edge=False)
     table.figures("vision", "text", "gap", "-> vision", "text", "gap")
     for shift in shifts:
-        cells = [cell for found in (shift.before, shift.after)
-                 for cell in (["–"] * 3 if found is None
-                              else [f"{found.vision:.4f}", f"{found.text:.4f}", f"{found.gap:+.4f}"])]
+        cells = [
+            cell
+            for found in (shift.before, shift.after)
+            for cell in (["–"] * 3 if found is None else [f"{found.vision:.4f}", f"{found.text:.4f}", f"{found.gap:+.4f}"])
+        ]
         table.add_row(shift.name, *cells)
     show(table)
     say()

@@ -17,8 +17,16 @@ def _load(recipe: str, overrides: list[str], limit: int | None = None) -> Recipe
 
 
 def train_command(
-    stage_name: str, recipe: str, overrides: list[str], *, name: str | None, runs: Path, limit: int | None, dry_run: bool,
-    overwrite: bool, resume: str | None,
+    stage_name: str,
+    recipe: str,
+    overrides: list[str],
+    *,
+    name: str | None,
+    runs: Path,
+    limit: int | None,
+    dry_run: bool,
+    overwrite: bool,
+    resume: str | None,
 ) -> None:
     """`vldistill pretrain`, `finetune` and `distill`."""
     if resume not in (None, "auto"):
@@ -40,5 +48,6 @@ def train_command(
         return
     manifest = run_stage(stage)
     best = manifest["best"]
-    last_line({"run": str(stage.folder), "accuracy": round(best["accuracy"], 4), "step": best["step"],
-               "wall_s": manifest["wall_s"]})
+    last_line(
+        {"run": str(stage.folder), "accuracy": round(best["accuracy"], 4), "step": best["step"], "wall_s": manifest["wall_s"]}
+    )

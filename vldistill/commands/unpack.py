@@ -52,8 +52,9 @@ def _unpack_with_progress(sources: list[Path], target: Path, overwrite: bool) ->
         return unpack(sources, target, overwrite=overwrite)
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console,
-                  transient=True) as progress:
+    with Progress(
+        *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True
+    ) as progress:
         bar = progress.add_task("unpacking", total=None)
 
         def advance(done: int, total: int) -> None:

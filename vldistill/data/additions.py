@@ -56,8 +56,9 @@ def _lacking(out: Path, manifest: dict[str, Any], variants: Variants, shards: in
     missing = [name for name in names if name not in manifest["variants"]]
     packed = manifest["options"].get("shards")
     if None not in (shards, packed) and shards != packed:
-        raise InputError(f"already has shards, of {packed:,} samples", where=str(out),
-                         hint=f"pass --overwrite, or --shards {packed}")
+        raise InputError(
+            f"already has shards, of {packed:,} samples", where=str(out), hint=f"pass --overwrite, or --shards {packed}"
+        )
     return missing, shards is not None and packed is None
 
 

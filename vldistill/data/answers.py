@@ -61,11 +61,7 @@ class AnswerVocabulary:
         """The reverse of `to_json`. Raises InputError naming `where` if the value is no vocabulary."""
         names = value.get("answers") if isinstance(value, dict) else None
         min_count = value.get("min_count", 1) if isinstance(value, dict) else None
-        if (
-            not isinstance(names, list)
-            or not all(isinstance(name, str) for name in names)
-            or type(min_count) is not int
-        ):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or type(min_count) is not int:
             raise InputError(
                 "is not an answer vocabulary",
                 where=where,

@@ -77,8 +77,11 @@ class DataArtifact:
             for name in types:
                 if name not in known:
                     near = difflib.get_close_matches(name, known, 1)
-                    raise InputError(f"split {split!r} has no type {name!r}", where=str(path),
-                                     hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}")
+                    raise InputError(
+                        f"split {split!r} has no type {name!r}",
+                        where=str(path),
+                        hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}",
+                    )
             records = [record for record in records if record.type in types]
         kept = {"both": (True, False), "answers": (True,), "rationales": (False,)}[part]
         records = [record for record in records if (record.given is None) in kept]
@@ -92,8 +95,9 @@ class DataArtifact:
 
     def _of_split(self, split: str) -> Path:
         if split not in self.splits:
-            raise InputError(f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder),
-                             hint="choose one of them")
+            raise InputError(
+                f"has no split {split!r}; it has {', '.join(self.splits)}", where=str(self.folder), hint="choose one of them"
+            )
         return self.verified(f"{split}.jsonl")
 
     def _some(self, records: Sequence[Record], split: str, path: Path) -> Sequence[Record]:
@@ -140,12 +144,24 @@ def open_data(folder: Path) -> DataArtifact:
     make_it = _command_for(folder)
     manifest = read_manifest(folder, "prepare", make_it=make_it)
     manifest.setdefault("variants", {})
-    check_fields(manifest, folder, variants=dict, task=str, counts=dict, files=dict, fingerprint=str, raw_root=str,
-                 labels=(list, type(None)))
+    check_fields(
+        manifest,
+        folder,
+        variants=dict,
+        task=str,
+        counts=dict,
+        files=dict,
+        fingerprint=str,
+        raw_root=str,
+        labels=(list, type(None)),
+    )
     check_fields(manifest["variants"], folder, **dict.fromkeys(manifest["variants"], dict))
     if manifest["task"] not in TASKS:
-        raise InputError(f"holds a task that this version does not know: {manifest['task'][:40]!r}", where=str(folder / MANIFEST),
-                         hint=f"make it again with: {make_it}")
+        raise InputError(
+            f"holds a task that this version does not know: {manifest['task'][:40]!r}",
+            where=str(folder / MANIFEST),
+            hint=f"make it again with: {make_it}",
+        )
     images = _open_images(folder, manifest)
     data = DataArtifact(folder, manifest, None, images)
     if ANSWERS_FILE in manifest["files"] or (folder / ANSWERS_FILE).exists():
@@ -186,11 +202,18 @@ def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
         check_fields(manifest, folder, shards=dict)
         for part in manifest["shards"].values():
             if not isinstance(part, dict) or type(part.get("files")) is not int or part["files"] > len(manifest["files"]):
-                raise InputError("`shards` are not those of its files", where=str(folder / MANIFEST),
-                                 hint=f"make it again with: {_command_from('RAW_FOLDER', folder, manifest)} --overwrite")
-        return ShardImages(folder / SHARDS_FOLDER, tar_names(manifest["shards"]),
-                           manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"), most)
+                raise InputError(
+                    "`shards` are not those of its files",
+                    where=str(folder / MANIFEST),
+                    hint=f"make it again with: {_command_from('RAW_FOLDER', folder, manifest)} --overwrite",
+                )
+        return ShardImages(
+            folder / SHARDS_FOLDER, tar_names(manifest["shards"]), manifest["files"].get(f"{SHARDS_FOLDER}/{INDEX_FILE}"), most
+        )
     if not Path(manifest["raw_root"]).is_dir():
-        raise InputError(f"its raw folder {manifest['raw_root']} is gone", where=str(folder / "manifest.json"),
-                         hint=f"put it back, or name its new place: {_command_from('NEW_PLACE', folder, manifest)}")
+        raise InputError(
+            f"its raw folder {manifest['raw_root']} is gone",
+            where=str(folder / "manifest.json"),
+            hint=f"put it back, or name its new place: {_command_from('NEW_PLACE', folder, manifest)}",
+        )
     return ImageFolder(Path(manifest["raw_root"]), most_pixels=most)

@@ -174,5 +174,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         move = {"device": device, "non_blocking": True}
-        return replace(self, text=self.text.to(**move), images=[image.to(**move) for image in self.images],
-                       target=None if self.target is None else self.target.to(**move))
+        return replace(
+            self,
+            text=self.text.to(**move),
+            images=[image.to(**move) for image in self.images],
+            target=None if self.target is None else self.target.to(**move),
+        )

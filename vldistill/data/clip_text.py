@@ -26,15 +26,25 @@ def clip_byte_pairs(*, mask: bool = False) -> Tokenizer:
     source = SimpleTokenizer()
     specials = [MASK, START, END] if mask else [START, END]
     tokens = [*list(source.encoder)[:-2], *specials]  # open_clip's own start and end have other names
-    pairs = BPE({token: index for index, token in enumerate(tokens)}, list(source.bpe_ranks), unk_token=END,
-                continuing_subword_prefix="", end_of_word_suffix=WORD_END, fuse_unk=False)
+    pairs = BPE(
+        {token: index for index, token in enumerate(tokens)},
+        list(source.bpe_ranks),
+        unk_token=END,
+        continuing_subword_prefix="",
+        end_of_word_suffix=WORD_END,
+        fuse_unk=False,
+    )
     tokenizer = Tokenizer(pairs)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "),
-                                                 normalizers.Lowercase()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
     # The second one only turns bytes into letters.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = ByteLevelDecoder()
     tokenizer.add_special_tokens(specials)
     first, last = ((name, tokenizer.token_to_id(name)) for name in (START, END))
@@ -56,8 +66,12 @@ def cleaned_text(phrase: Phrase) -> tuple[str, list[int | None]]:
     stood there: "&amp;" is the word of "&"."""
     text = cleaned(phrase.text)
     # Spaces are collapsed, so only what is between them is compared.
-    given = [(own, word) for letter, word in zip(phrase.text, phrase.owners(), strict=True) for own in letter.lower()
-             if not own.isspace()]
+    given = [
+        (own, word)
+        for letter, word in zip(phrase.text, phrase.owners(), strict=True)
+        for own in letter.lower()
+        if not own.isspace()
+    ]
     kept = [place for place, letter in enumerate(text) if not letter.isspace()]
     before, after = "".join(letter for letter, _ in given), "".join(text[place] for place in kept)
     owners: list[int | None] = [None] * len(text)

@@ -58,12 +58,17 @@ class FalseTexts(Dataset):
 
     def _check(self) -> None:
         images, texts, both = Counter(self._images), Counter(self._texts), Counter(zip(self._images, self._texts, strict=True))
-        others = [len(self) - images[image] - texts[text] + both[image, text]
-                  for image, text in zip(self._images, self._texts, strict=True)]
+        others = [
+            len(self) - images[image] - texts[text] + both[image, text]
+            for image, text in zip(self._images, self._texts, strict=True)
+        ]
         least = min(range(len(others)), key=others.__getitem__)
         if others[least] < self.count:
-            raise InputError(f"record {self.records[least].id} has {others[least]} texts of other images, "
-                             f"objective.false_texts is {self.count}", hint="take more data, or set it lower")
+            raise InputError(
+                f"record {self.records[least].id} has {others[least]} texts of other images, "
+                f"objective.false_texts is {self.count}",
+                hint="take more data, or set it lower",
+            )
 
 
 def _numbered(values: Sequence) -> list[int]:

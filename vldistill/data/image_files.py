@@ -176,9 +176,7 @@ def _cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _existing(
-    root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str], follow_links: bool
-) -> list[str]:
+def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str], follow_links: bool) -> list[str]:
     """The paths that name a regular file inside `root`: one listing per folder, not a stat per image."""
     folders: dict[str, list[str]] = {}
     for path in paths:
@@ -198,8 +196,7 @@ def _existing(
             fault = f"the folder {_shown(str(place))} is a link that leaves the raw folder", _TRUST
         if fault is not None:
             many = f"{len(members):,} images" if len(members) > 1 else f"image {_shown(members[0])}"
-            problems.add(f"{many}: {fault[0]}", where=where_of.get(members[0]), hint=fault[1], part=IMAGE,
-                         count=len(members))
+            problems.add(f"{many}: {fault[0]}", where=where_of.get(members[0]), hint=fault[1], part=IMAGE, count=len(members))
             continue
         near = NearNames(entries)
         for path in members:
@@ -280,9 +277,7 @@ def _read(path: str) -> bytes:
     except IsADirectoryError:
         raise _BadImage("is a folder, an image was expected", "name an image file") from None
     except (OSError, ValueError) as error:
-        raise _BadImage(
-            f"cannot be read: {getattr(error, 'strerror', None) or error}", "check its permissions"
-        ) from None
+        raise _BadImage(f"cannot be read: {getattr(error, 'strerror', None) or error}", "check its permissions") from None
 
 
 def _open_header(data: bytes, most_pixels: int) -> Image.Image:

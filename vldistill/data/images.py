@@ -51,8 +51,11 @@ class ImageFolder:
     def _within(self, path: str) -> Path:
         """Raises InputError where a path, which an artifact of somebody else gives, leads out of the folder."""
         if self.root != _ANYWHERE and (path.startswith("/") or ".." in path.split("/")):
-            raise InputError(f"image path {path[:200]!r} leaves the raw folder", where=str(self.root),
-                             hint="prepare the data again: vldistill prepare")
+            raise InputError(
+                f"image path {path[:200]!r} leaves the raw folder",
+                where=str(self.root),
+                hint="prepare the data again: vldistill prepare",
+            )
         return self.root / path
 
 

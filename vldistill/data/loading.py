@@ -50,8 +50,15 @@ class RecordDataset(Dataset):
     None where it is an index."""
 
     def __init__(
-        self, records: Sequence[Record], layout: Layout, visual: VisualInput, *, pad_id: int,
-        vocabulary: AnswerVocabulary | None = None, classes: int | None = None, seed: int = 0,
+        self,
+        records: Sequence[Record],
+        layout: Layout,
+        visual: VisualInput,
+        *,
+        pad_id: int,
+        vocabulary: AnswerVocabulary | None = None,
+        classes: int | None = None,
+        seed: int = 0,
     ):
         self.records, self.visual, self.seed, self.max_length = records, visual, seed, layout.max_length
         self.classes = classes if vocabulary is None else len(vocabulary.names)
@@ -67,9 +74,10 @@ class RecordDataset(Dataset):
         """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions of an image
         beside it, for each image, times its sequences."""
         if self._lengths is None:
-            self._lengths = [len(texts) * sum(max(len(text.ids) for text in texts) + self._regions_of(image)
-                                              for image in record.images)
-                             for texts, record in zip(self._texts, self.records, strict=True)]
+            self._lengths = [
+                len(texts) * sum(max(len(text.ids) for text in texts) + self._regions_of(image) for image in record.images)
+                for texts, record in zip(self._texts, self.records, strict=True)
+            ]
         return self._lengths
 
     @cached_property
@@ -112,8 +120,10 @@ class RecordDataset(Dataset):
 
     def _example(self, epoch: int, index: int) -> Example:
         record = self.records[index]
-        views = [self.visual.read(path, None if epoch == CLEAN else (self.seed, epoch, index, position))
-                 for position, path in enumerate(record.images)]
+        views = [
+            self.visual.read(path, None if epoch == CLEAN else (self.seed, epoch, index, position))
+            for position, path in enumerate(record.images)
+        ]
         return Example(record.id, self._texts[index], views, self._targets[index], self._sources[index])
 
     def _target(self, record: Record) -> int | dict[int, float] | None:
@@ -142,8 +152,9 @@ class Collator:
             return faulty
         images = [self.visual.stack([example.views[v] for example in examples]) for v in range(len(examples[0].views))]
         text = pad_text([text for example in examples for text in example.texts], self.pad_id)
-        return Batch([e.id for e in examples], text, images, self._targets([e.target for e in examples]),
-                     [e.source for e in examples])
+        return Batch(
+            [e.id for e in examples], text, images, self._targets([e.target for e in examples]), [e.source for e in examples]
+        )
 
     def _targets(self, targets: list[int | dict[int, float] | None]) -> torch.Tensor | None:
         if any(target is None for target in targets):
@@ -168,8 +179,12 @@ def pad_text(texts: list[EncodedText], pad_id: int) -> TextBatch:
         return torch.from_numpy(values)
 
     return TextBatch(
-        filled([text.ids for text in texts], pad_id), torch.from_numpy(mask), filled([text.words for text in texts], -1),
-        filled([text.segments for text in texts], 0), filled([text.tags for text in texts], -1))
+        filled([text.ids for text in texts], pad_id),
+        torch.from_numpy(mask),
+        filled([text.words for text in texts], -1),
+        filled([text.segments for text in texts], 0),
+        filled([text.tags for text in texts], -1),
+    )
 
 
 class EpochBatches:
@@ -256,13 +271,16 @@ class Loader:
                 if workers == 0 or not text.startswith(("DataLoader ", "Too many open files")):
                     raise
                 if "timed out" not in text:  # one was killed, or cannot hand its batch on
-                    raise VldistillError(f"a process that reads images has ended: {text}",
-                                         hint=f"{limits_now()}; set data.workers lower, or to 0") from None
+                    raise VldistillError(
+                        f"a process that reads images has ended: {text}", hint=f"{limits_now()}; set data.workers lower, or to 0"
+                    ) from None
             hurried = hurried or (now if self._told() else None)
             limit = timeout(_LOADER_SECONDS).total_seconds()
             if now - started > limit or (hurried is not None and now - hurried > _HURRIED_SECONDS):
-                raise VldistillError(f"no batch in {now - started:.0f} s from {workers} process(es) that read images",
-                                     hint=f"{limits_now()}; set data.workers=0 to see what they do; {VARIABLE} allows more")
+                raise VldistillError(
+                    f"no batch in {now - started:.0f} s from {workers} process(es) that read images",
+                    hint=f"{limits_now()}; set data.workers=0 to see what they do; {VARIABLE} allows more",
+                )
 
 
 def check_together(*loaders: Loader) -> None:
@@ -273,14 +291,23 @@ def check_together(*loaders: Loader) -> None:
 
 
 def make_loader(
-    dataset: Dataset, batches: EpochBatches | CleanBatches | list[list[Key]], *, workers: int = 0,
+    dataset: Dataset,
+    batches: EpochBatches | CleanBatches | list[list[Key]],
+    *,
+    workers: int = 0,
     told: Callable[[], bool] = lambda: False,
 ) -> Loader:
     """A loader over `batches` of a `RecordDataset` or what can stand for one. told: see `Loader`."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
 
-    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                        persistent_workers=workers > 0, timeout=_SLICE_SECONDS if workers else 0)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        timeout=_SLICE_SECONDS if workers else 0,
+    )
     return Loader(loader, told, lambda: need_of(dataset, batches, workers))
 
 

@@ -147,8 +147,16 @@ def prepare(
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
         lines = len({fault.where for fault in problems.items})
-        images = _images(data.root or raw, writer.where_of, problems, decode_images, check_images, follow_links, progress,
-                         max_pixels or image_files.MAX_PIXELS)
+        images = _images(
+            data.root or raw,
+            writer.where_of,
+            problems,
+            decode_images,
+            check_images,
+            follow_links,
+            progress,
+            max_pixels or image_files.MAX_PIXELS,
+        )
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
         left = None
@@ -166,8 +174,10 @@ def prepare(
         if told := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
             data.notes.append(f"{told}, as ViLT sees them (384 pixels, patches of 32)")
         if turned := [path for path, info in images.items() if info.turned]:
-            data.notes.append(f"{len(turned):,} of {len(images):,} images lie on their side by their EXIF data ({turned[0]}); "
-                              "students see them as they are stored, with image.exif=true upright")
+            data.notes.append(
+                f"{len(turned):,} of {len(images):,} images lie on their side by their EXIF data ({turned[0]}); "
+                "students see them as they are stored, with image.exif=true upright"
+            )
         manifest = artifacts.new_manifest(
             "prepare",
             dataset=name,
@@ -265,7 +275,13 @@ def _images(
 ) -> dict[str, ImageInfo]:
     if check:
         return image_files.check_images(
-            root, where_of, problems, where_of, decode=decode, follow_links=follow_links, progress=progress,
+            root,
+            where_of,
+            problems,
+            where_of,
+            decode=decode,
+            follow_links=follow_links,
+            progress=progress,
             most_pixels=most_pixels,
         )
     image_files.check_paths(where_of, problems, where_of)
@@ -300,8 +316,10 @@ def _is_a_copy(out: Path, manifest: dict[str, Any], raw: Path, paths: list[str])
     if not (out / IMAGES_FILE).exists():
         return True
     rows = [json.loads(line) for line in read_text(out / IMAGES_FILE).splitlines()]
-    return all(artifacts.file_digest(Path(_root_of(raw)) / row["path"], "sha1") == row["sha1"]
-               for row in rows[:: max(1, len(rows) // _LOOKED_AT)])
+    return all(
+        artifacts.file_digest(Path(_root_of(raw)) / row["path"], "sha1") == row["sha1"]
+        for row in rows[:: max(1, len(rows) // _LOOKED_AT)]
+    )
 
 
 def _take_over(out: Path, manifest: dict[str, Any], raw: Path, *, dry_run: bool) -> dict[str, Any]:
@@ -312,6 +330,13 @@ def _take_over(out: Path, manifest: dict[str, Any], raw: Path, *, dry_run: bool)
         with exclusive(out):
             written = artifacts.read_manifest(out, "prepare", make_it="vldistill prepare")
             names = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
-            artifacts.write_manifest(out, written | {"raw_root": moved["raw_root"], "inputs": inputs_signature(raw, names),
-                                                     "inputs_sizes": inputs_signature(raw, names, times=False)})
+            artifacts.write_manifest(
+                out,
+                written
+                | {
+                    "raw_root": moved["raw_root"],
+                    "inputs": inputs_signature(raw, names),
+                    "inputs_sizes": inputs_signature(raw, names, times=False),
+                },
+            )
     return manifest | moved

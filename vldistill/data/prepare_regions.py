@@ -49,8 +49,10 @@ class BoxRule:
     def check(self) -> None:
         """Raises InputError for numbers that cannot be."""
         if not 0 <= self.threshold <= 1 or not 1 <= self.fewest <= self.most:
-            raise InputError(f"--threshold {self.threshold:g} --boxes {self.fewest},{self.most} cannot be met",
-                             hint="--threshold 0.2 --boxes 10,100")
+            raise InputError(
+                f"--threshold {self.threshold:g} --boxes {self.fewest},{self.most} cannot be met",
+                hint="--threshold 0.2 --boxes 10,100",
+            )
 
 
 def detect_format(path: Path) -> str:
@@ -69,8 +71,11 @@ def detect_format(path: Path) -> str:
         for name, suffixes in (("tsv", {".tsv"}), ("oscar", {".pt", ".pth"}), ("vl-bert", {".zip"}), ("uniter-lmdb", {".mdb"})):
             if path.suffix.lower() in suffixes:
                 return name
-    raise InputError("does not look like region features", where=str(path),
-                     hint="data.mdb, .npz or .json files in a folder, or a .tsv, .pt or .zip file; see --format")
+    raise InputError(
+        "does not look like region features",
+        where=str(path),
+        hint="data.mdb, .npz or .json files in a folder, or a .tsv, .pt or .zip file; see --format",
+    )
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,14 @@ def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, ta
     def found() -> Iterator[tuple[str, Regions]]:
         wanted = boxes(target.problems)
         there = _whole(artifact, [one.path for one in wanted], target)
-        return extract(build_backbone(weights), artifact.images, [one for one in wanted if one.path in there], device=_device(),
-                       batch=batch, problems=target.lenient)
+        return extract(
+            build_backbone(weights),
+            artifact.images,
+            [one for one in wanted if one.path in there],
+            device=_device(),
+            batch=batch,
+            problems=target.lenient,
+        )
 
     return {"boxes": source}, BACKBONE, found
 
@@ -184,8 +195,11 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
 
     objects = artifact.objects
     if grid is not None or objects is None:
-        raise InputError(f"--network vlbert sees a data set's objects, {'a grid' if grid else 'this one'} has none",
-                         where=str(artifact.folder), hint="leave --network out")
+        raise InputError(
+            f"--network vlbert sees a data set's objects, {'a grid' if grid else 'this one'} has none",
+            where=str(artifact.folder),
+            hint="leave --network out",
+        )
     if weights is None:  # no hub has them
         raise InputError("--network vlbert needs --weights", hint="name the file of bottom-up attention's ResNet-101")
     boxes, _ = boxes_of(artifact, None, target.limit)
@@ -193,8 +207,15 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
     def found() -> Iterator[tuple[str, Regions]]:
         wanted = [one.path for one in boxes(target.problems)]
         there = _whole(artifact, wanted, target)
-        return extract_vlbert(build_vlbert(weights), artifact.images, objects, [path for path in wanted if path in there],
-                              device=_device(), batch=batch, problems=target.lenient)
+        return extract_vlbert(
+            build_vlbert(weights),
+            artifact.images,
+            objects,
+            [path for path in wanted if path in there],
+            device=_device(),
+            batch=batch,
+            problems=target.lenient,
+        )
 
     return {"boxes": "annotated", "network": VLBERT}, VLBERT, found
 
@@ -205,8 +226,14 @@ def _whole(artifact: DataArtifact, paths: list[str], target: Target) -> Collecti
     there, images = paths, artifact.images
     if isinstance(images, ImageFolder):
         links = bool(artifact.manifest.get("options", {}).get("follow_links"))
-        there = check_images(images.root, paths, target.problems, dict.fromkeys(paths, str(artifact.folder)),
-                             follow_links=links, most_pixels=images.most_pixels)
+        there = check_images(
+            images.root,
+            paths,
+            target.problems,
+            dict.fromkeys(paths, str(artifact.folder)),
+            follow_links=links,
+            most_pixels=images.most_pixels,
+        )
     settled(target.problems, target.skip_broken, len(there), str(artifact.folder))
     return set(there)
 
@@ -219,8 +246,12 @@ def _device():
 
 
 def _build(
-    entries: Callable[[], Iterator[Whole]], target: Target, source: Path, options: dict[str, Any],
-    features: str | Callable[[RegionWriter], str], signature: str,
+    entries: Callable[[], Iterator[Whole]],
+    target: Target,
+    source: Path,
+    options: dict[str, Any],
+    features: str | Callable[[RegionWriter], str],
+    signature: str,
 ) -> dict[str, Any]:
     started = time.monotonic()
     options = {**options, "limit": target.limit, **({"skip_broken": target.skip_broken} if target.skip_broken else {})}
@@ -230,8 +261,9 @@ def _build(
         return kept
     artifacts.refuse_inputs_in(target.out, source)
     artifacts.refuse_existing(target.out, target.overwrite, STAGE)
-    manifest = artifacts.new_manifest(STAGE, source=str(source.resolve()), options=options, inputs=signature,
-                                      partial=target.limit is not None)
+    manifest = artifacts.new_manifest(
+        STAGE, source=str(source.resolve()), options=options, inputs=signature, partial=target.limit is not None
+    )
     if target.dry_run:
         return manifest
     with artifacts.building(target.out, overwrite=target.overwrite, stage=STAGE) as folder:
@@ -243,14 +275,23 @@ def _build(
         shards = sorted(folder.iterdir())
         features = features if isinstance(features, str) else features(writer)
         manifest |= {
-            "features": features, "images": writer.images, "boxes": writer.boxes, "width": width, "classes": classes,
-            "confidence": confidence, "image_features": whole, **rows,
+            "features": features,
+            "images": writer.images,
+            "boxes": writer.boxes,
+            "width": width,
+            "classes": classes,
+            "confidence": confidence,
+            "image_features": whole,
+            **rows,
             "sizes": {path.name: path.stat().st_size for path in shards},
             "files": {path.name: artifacts.file_digest(path) for path in shards},
             **({} if left is None else {"left_out": asdict(left)}),
         }
-        manifest |= {"fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),
-                     "wall_s": round(time.monotonic() - started, 2), "complete": True}
+        manifest |= {
+            "fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),
+            "wall_s": round(time.monotonic() - started, 2),
+            "complete": True,
+        }
         artifacts.write_manifest(folder, manifest)
     return manifest
 

@@ -66,8 +66,11 @@ def _is_there(root: Path, seed: int, scale: float) -> bool:
         return False
     found = read_manifest(root, "toy", make_it="vldistill prepare toy --overwrite")
     if (found.get("seed"), found.get("scale")) != (seed, scale):
-        raise InputError(f"is a toy world of --seed {found.get('seed')} --scale {found.get('scale')}", where=str(root),
-                         hint="ask for the same, pass --overwrite, or give other places with --raw and --out")
+        raise InputError(
+            f"is a toy world of --seed {found.get('seed')} --scale {found.get('scale')}",
+            where=str(root),
+            hint="ask for the same, pass --overwrite, or give other places with --raw and --out",
+        )
     return True
 
 

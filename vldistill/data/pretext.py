@@ -42,4 +42,3 @@ class Pretext(Batch):
     def hidden_words(self) -> Tensor:
         """[K, T] targets of the pairs of MLM."""
         return self.hidden[self.pairs[self.rows[MLM], 0]]
-

@@ -57,8 +57,11 @@ class RecordFile(Sequence[Record]):
         try:
             return record_of(json.loads(line))
         except (ValueError, TypeError) as error:
-            raise InputError(f"is not a record: {error}", where=f"{self.path}:{index + 1}",
-                             hint="make the artifact again with `vldistill prepare`") from None
+            raise InputError(
+                f"is not a record: {error}",
+                where=f"{self.path}:{index + 1}",
+                hint="make the artifact again with `vldistill prepare`",
+            ) from None
 
 
 class Mapped(Sequence, Generic[Found]):

@@ -90,6 +90,7 @@ class Record:
 # One encoder: `json.dumps` makes a new one for every record.
 _ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
+
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for key, value in pairs:

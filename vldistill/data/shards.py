@@ -70,7 +70,12 @@ def path_key(path: str) -> int:
 
 
 def pack_shards(
-    folder: Path, out: Path, root: Path, splits: Sequence[str], images: Mapping[str, ImageInfo], size: int,
+    folder: Path,
+    out: Path,
+    root: Path,
+    splits: Sequence[str],
+    images: Mapping[str, ImageInfo],
+    size: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Packed:
     """Packs splits of the artifact `folder` into `out`, a new folder, `size` samples a tar; `progress(done, total)` counts
@@ -173,8 +178,11 @@ def _loaded(samples: Iterator[_Sample], root: Path, images: Mapping[str, ImageIn
 def _read(root: Path, path: str, sha1: str) -> bytes:
     data = read_image(root / path)
     if hashlib.sha1(data, usedforsecurity=False).hexdigest() != sha1:
-        raise InputError("has changed since it was checked", where=str(root / path),
-                         hint="is something still writing there? prepare again when it is done")
+        raise InputError(
+            "has changed since it was checked",
+            where=str(root / path),
+            hint="is something still writing there? prepare again when it is done",
+        )
     return data
 
 
@@ -190,6 +198,9 @@ def _write_index(path: Path, rows: bytearray, images: int) -> None:
     table = np.frombuffer(rows, INDEX_TYPE)
     _, first = np.unique(table["key"], return_index=True)
     if len(first) != images:
-        raise InputError(f"{images:,} images have {len(first):,} keys, so the index cannot tell them apart", where=str(path),
-                         hint="rename the image folder, or leave --shards out")
+        raise InputError(
+            f"{images:,} images have {len(first):,} keys, so the index cannot tell them apart",
+            where=str(path),
+            hint="rename the image folder, or leave --shards out",
+        )
     np.save(path, table[first])

@@ -185,17 +185,19 @@ class WordRules:
 
 # Table 5. The stored text of the paper garbles two cells: "Wide" beside Boy and "I cinaic" beside Girl. They are read as
 # one cell for two rows each, Male for Man and Boy, Female for Woman and Girl. The plural rows are ours.
-SNLI_VE_RULES = WordRules({
-    "man": "male",
-    "men": "males",
-    "boy": "male",
-    "boys": "males",
-    "woman": "female",
-    "women": "females",
-    "girl": "female",
-    "girls": "females",
-    "people": "persons",
-})
+SNLI_VE_RULES = WordRules(
+    {
+        "man": "male",
+        "men": "males",
+        "boy": "male",
+        "boys": "males",
+        "woman": "female",
+        "women": "females",
+        "girl": "female",
+        "girls": "females",
+        "people": "persons",
+    }
+)
 
 # Table 6. "I CISOII" is read as Person, one cell for the four pronoun rows. The paper says that "initial words of questions"
 # are replaced, and the rows end in a question mark, so that a form is matched against the whole question: "What is the man

@@ -67,12 +67,12 @@ def _answer(question: Words, answer: Words) -> Words:
 
 def _clause_and_answer(marker: str) -> Form:
     """The question from `marker` on, then the answer."""
-    return lambda question, answer: question[question.index(marker):] + answer
+    return lambda question, answer: question[question.index(marker) :] + answer
 
 
 def _answer_and_clause(marker: str) -> Form:
     """The answer, then the question from `marker` on."""
-    return lambda question, answer: answer + question[question.index(marker):]
+    return lambda question, answer: answer + question[question.index(marker) :]
 
 
 def _because(question: Words, answer: Words) -> Words:

@@ -30,8 +30,23 @@ _NAME = re.compile(rf"([0-9]{{9}})\.(json|[01]\.(?:{'|'.join(_SUFFIXES)}))")
 
 def header(name: str, size: int) -> bytes:
     """A member's header, 512 bytes: a plain file of mode 0644, with no owner and no time."""
-    parts = [name.encode("ascii"), b"0000644", b"0000000", b"0000000", b"%011o" % size, b"%011o" % 0, b" " * 8, b"0", b"",
-             b"ustar\x0000", b"", b"", b"", b"", b""]
+    parts = [
+        name.encode("ascii"),
+        b"0000644",
+        b"0000000",
+        b"0000000",
+        b"%011o" % size,
+        b"%011o" % 0,
+        b" " * 8,
+        b"0",
+        b"",
+        b"ustar\x0000",
+        b"",
+        b"",
+        b"",
+        b"",
+        b"",
+    ]
     # The checksum is of the header with blanks in its place.
     parts[6] = b"%06o\0 " % sum(_HEADER.pack(*parts))
     return _HEADER.pack(*parts)

@@ -57,8 +57,9 @@ class WordTokenizer:
     def _special(self, name: str) -> int:
         index = self._tokenizer.token_to_id(name)
         if index is None:
-            raise InputError(f"the tokenizer has no {name} token",
-                             hint="BERT's WordPiece or the byte pairs of RoBERTa or CLIP are expected")
+            raise InputError(
+                f"the tokenizer has no {name} token", hint="BERT's WordPiece or the byte pairs of RoBERTa or CLIP are expected"
+            )
         return index
 
     @property
@@ -98,8 +99,11 @@ class WordTokenizer:
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
         names = {f"{role}_token": name for role, name in self._names.items()}
         if self.kind != "wordpiece":
-            ends = {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")} if self.kind == "clip" else {
-                "bos_token": self._names["cls"], "eos_token": self._names["sep"]}
+            ends = (
+                {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")}
+                if self.kind == "clip"
+                else {"bos_token": self._names["cls"], "eos_token": self._names["sep"]}
+            )
             library = "CLIPTokenizer" if self.kind == "clip" else "RobertaTokenizer"
             write_json(folder / "tokenizer_config.json", {"tokenizer_class": library, **names, **ends})
             return
@@ -126,8 +130,9 @@ def train_tokenizer(texts: Iterable[Sequence[Word]], size: int) -> WordTokenizer
     """A lower-casing WordPiece vocabulary of at most `size` tokens, trained on texts or word lists; the same input gives the
     same vocabulary."""
     tokenizer = _untrained()
-    lines = [words.text if isinstance(words, Phrase) else " ".join(word for word in words if isinstance(word, str))
-             for words in texts]
+    lines = [
+        words.text if isinstance(words, Phrase) else " ".join(word for word in words if isinstance(word, str)) for words in texts
+    ]
     normal = [tokenizer.normalizer.normalize_str(line) for line in lines]
     pieces = {piece for line in normal for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(line)}
     # The trainer numbers letters inside words in the order of a hash table; named beforehand, their order is fixed.

@@ -68,9 +68,7 @@ def lowshot_name(number: int, seed: int) -> str:
     return f"train-lowshot{number}-seed{seed}"
 
 
-def make_variants(
-    folder: Path, out: Path, task: str, labels: list[str] | None, names: list[str]
-) -> dict[str, dict[str, Any]]:
+def make_variants(folder: Path, out: Path, task: str, labels: list[str] | None, names: list[str]) -> dict[str, dict[str, Any]]:
     """Reads splits of the artifact `folder` and writes `out/<name>.jsonl` for each name of `Variants.names`; returns their
     manifest entries."""
     entries: dict[str, dict[str, Any]] = {}
@@ -106,8 +104,15 @@ def _draw_all(folder: Path, out: Path, task: str, labels: list[str], names: list
         drawn = draw(records, task, number, seed, labels)
         chosen[name] = {record.id for record in drawn.records}
         by_type = {kind: asdict(count) for kind, count in drawn.by_type.items()}
-        entries[name] = {"kind": "lowshot", "parent": "train", "per_type": number, "seed": seed, "unit": drawn.unit,
-                         "records": len(drawn.records), "by_type": by_type}
+        entries[name] = {
+            "kind": "lowshot",
+            "parent": "train",
+            "per_type": number,
+            "seed": seed,
+            "unit": drawn.unit,
+            "records": len(drawn.records),
+            "by_type": by_type,
+        }
     for name in names:
         with (out / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(line for line, row in _lines(source) if row["id"] in chosen[name])
@@ -118,8 +123,16 @@ def _light(row: dict[str, Any], task: str) -> Record:
     """Only what a draw reads, since it looks at the whole split at once."""
     text = row["text"][:4] if task == "vqa" else []
     answers = [""] if row.get("answers") else None
-    return Record(row["id"], row["task"], row["images"], text, label=row.get("label"), answers=answers, type=row.get("type"),
-                  given=[] if "given" in row else None)
+    return Record(
+        row["id"],
+        row["task"],
+        row["images"],
+        text,
+        label=row.get("label"),
+        answers=answers,
+        type=row.get("type"),
+        given=[] if "given" in row else None,
+    )
 
 
 # --- rewriting, record by record ------------------------------------------------------------------------------------------

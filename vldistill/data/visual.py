@@ -61,8 +61,12 @@ class PatchInput:
         return *self._patches(path, draw), self.transform.noise_draw(draw)
 
     def stack(self, items: list[Patches]) -> ImageBatch:
-        return stack_patches([rows for rows, _, _ in items], [grid for _, grid, _ in items],
-                             draws=[draw for _, _, draw in items], noise=self.transform.noise)
+        return stack_patches(
+            [rows for rows, _, _ in items],
+            [grid for _, grid, _ in items],
+            draws=[draw for _, _, draw in items],
+            noise=self.transform.noise,
+        )
 
     def largest(self, most: int | None = None) -> list[Patches]:
         width, height = self.transform.largest()

@@ -33,8 +33,7 @@ class SplitCounts:
 
     def add(self, record: Record, data: SourceData) -> None:
         self.records += 1
-        self.labelled = self.labelled or any(
-            target is not None for target in (record.label, record.answers, record.tags))
+        self.labelled = self.labelled or any(target is not None for target in (record.label, record.answers, record.tags))
         self.images.update(record.images)
         if record.type is not None:
             self.types[record.type] += 1

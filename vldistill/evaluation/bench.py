@@ -117,8 +117,9 @@ def speed_rows(
     """Fusion against dual encoder, with one image a text or (NLVR2) two: then the fusion encoder passes twice, and the dual
     encoder reads the text once. `dual`: a trained one, else random weights. stored: reads the vectors of so many images at each
     place from disk, for a row of its own."""
-    config = EncoderConfig(**{**setting.config.to_dict(),
-                              "modality_type_vocab_size": max(images + 1, setting.config.modality_type_vocab_size)})
+    config = EncoderConfig(
+        **{**setting.config.to_dict(), "modality_type_vocab_size": max(images + 1, setting.config.modality_type_vocab_size)}
+    )
     longest = setting.longest
     fusion = frozen(FusionModel(config, images=images, classes=3), setting)
     dual = frozen(dual or DualEncoder(config, images=images, classes=3), setting)
@@ -140,7 +141,8 @@ def speed_rows(
             calls[f"dual, images cached|{tokens}"] = lambda b=batches[tokens]: dual.fuse(dual.encode_text(b.text), cached)
             if stored is not None:
                 calls[f"{STORED}|{tokens}"] = lambda b=batches[tokens]: dual.fuse(
-                    dual.encode_text(b.text), [vectors.to(cached[0]) for vectors in stored(len(b))])
+                    dual.encode_text(b.text), [vectors.to(cached[0]) for vectors in stored(len(b))]
+                )
         timings = measure(calls, rounds=setting.rounds, device=setting.device)
     reference = images * flops.fusion_flops(longest, setting.patches, config)
     offline = images * flops.image_flops(setting.patches, config)
@@ -148,8 +150,7 @@ def speed_rows(
     for name in calls:
         kind, tokens = name.split("|")
         text = flops.text_flops(int(tokens), config) + images * flops.fuse_flops(config)
-        own = {"dual, online": text + offline, "dual, encoding images": offline, "dual, images cached": text,
-               STORED: text}
+        own = {"dual, online": text + offline, "dual, encoding images": offline, "dual, images cached": text, STORED: text}
         needed[name] = own.get(kind, reference)
     return as_rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
 
@@ -166,8 +167,11 @@ def capture_rows(setting: Setting) -> list[Row]:
     batch = make_batch(setting, longest)
     last = Capture(qk=(config.num_hidden_layers,))
     with torch.inference_mode():
-        timings = measure({"inference, plain|": lambda: fusion(batch), "inference, last q and k|": lambda: fusion(batch, last)},
-                          rounds=setting.rounds, device=setting.device)
+        timings = measure(
+            {"inference, plain|": lambda: fusion(batch), "inference, last q and k|": lambda: fusion(batch, last)},
+            rounds=setting.rounds,
+            device=setting.device,
+        )
     rows = as_rows("capture", setting, timings, None, {})
     student = DualEncoder(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
 
@@ -177,8 +181,11 @@ def capture_rows(setting: Setting) -> list[Row]:
         (output.logits.float().square().mean() + extra).backward()
         student.zero_grad(set_to_none=True)
 
-    timings = measure({"training, plain|": lambda: step(Capture()), "training, last q and k|": lambda: step(last)},
-                      rounds=setting.rounds, device=setting.device)
+    timings = measure(
+        {"training, plain|": lambda: step(Capture()), "training, last q and k|": lambda: step(last)},
+        rounds=setting.rounds,
+        device=setting.device,
+    )
     return rows + as_rows("capture", setting, timings, None, {})
 
 
@@ -210,11 +217,16 @@ def step_rows(setting: Setting) -> list[Row]:
             loss = sum(objective(student(batch, objective.student_capture), taught, batch).values())
         descend(loss)
 
-    timings = measure({f"student alone|{longest}": plain, f"with its teacher|{longest}": distilled}, rounds=setting.rounds,
-                      device=setting.device)
+    timings = measure(
+        {f"student alone|{longest}": plain, f"with its teacher|{longest}": distilled},
+        rounds=setting.rounds,
+        device=setting.device,
+    )
     # Held before the call: the student's weights and AdamW's two states, and the teacher's weights.
-    held = {f"student alone|{longest}": 3 * _mebibytes(student),
-            f"with its teacher|{longest}": 3 * _mebibytes(student) + _mebibytes(teacher)}
+    held = {
+        f"student alone|{longest}": 3 * _mebibytes(student),
+        f"with its teacher|{longest}": 3 * _mebibytes(student) + _mebibytes(teacher),
+    }
     timings = {name: replace(t, peak_mb=None if t.peak_mb is None else t.peak_mb + held[name]) for name, t in timings.items()}
     own = 3 * (flops.text_flops(longest, config) + flops.image_flops(setting.patches, config) + flops.fuse_flops(config))
     both = own + flops.fusion_flops(longest, setting.patches, config)
@@ -234,8 +246,21 @@ def as_rows(
     for name, timing in timings.items():
         variant, tokens = name.split("|")
         limit = reference / needed[name] if reference else None
-        rows.append(Row(group, variant, setting.batch, int(tokens or setting.longest), setting.precision, timing.minimum,
-                        timing.p50, timing.p95, timing.peak_mb, first / timing.minimum, limit))
+        rows.append(
+            Row(
+                group,
+                variant,
+                setting.batch,
+                int(tokens or setting.longest),
+                setting.precision,
+                timing.minimum,
+                timing.p50,
+                timing.p95,
+                timing.peak_mb,
+                first / timing.minimum,
+                limit,
+            )
+        )
     return rows
 
 

@@ -77,19 +77,28 @@ def _region_students(setting: Setting) -> dict[str, tuple[RegionStudent, Callabl
     uniter = RegionBertConfig(**sizes, num_hidden_layers=depth, region_size=FEATURES)
     head = {"images": 1, "classes": 3, "target": "label"}
     return {
-        "VisualBERT": (frozen(VisualBert(visualbert, **head), setting),
-                       lambda regions: flops.stream_flops(longest, regions, visualbert)),
+        "VisualBERT": (
+            frozen(VisualBert(visualbert, **head), setting),
+            lambda regions: flops.stream_flops(longest, regions, visualbert),
+        ),
         "LXMERT": (frozen(Lxmert(lxmert, **head), setting), lambda regions: flops.lxmert_flops(longest, regions, lxmert)),
-        "UNITER": (frozen(Uniter(uniter, **head), setting),
-                   lambda regions: flops.stream_flops(longest, regions, uniter, boxes=BOX)),
+        "UNITER": (
+            frozen(Uniter(uniter, **head), setting),
+            lambda regions: flops.stream_flops(longest, regions, uniter, boxes=BOX),
+        ),
     }
 
 
 def _pixelbert(setting: Setting) -> tuple[PixelBert, float]:
     """The student, and the FLOP of a pass."""
     height, width = _pixels(setting)
-    config = PixelBertConfig(**_sizes(setting), num_hidden_layers=setting.config.num_hidden_layers, network=NETWORK,
-                             region_size=FEATURES, long_side=width)
+    config = PixelBertConfig(
+        **_sizes(setting),
+        num_hidden_layers=setting.config.num_hidden_layers,
+        network=NETWORK,
+        region_size=FEATURES,
+        long_side=width,
+    )
     model = frozen(PixelBert(config, images=1, classes=3, target="label"), setting)
     with torch.inference_mode():
         cells = model.network(_canvases(setting).pixels[:1]).shape[1]
@@ -104,8 +113,9 @@ def _pixels(setting: Setting) -> tuple[int, int]:
 
 
 def _canvases(setting: Setting) -> CanvasBatch:
-    pixels = torch.randint(0, 256, (setting.batch, 3, *_pixels(setting)), generator=torch.Generator().manual_seed(0),
-                           dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (setting.batch, 3, *_pixels(setting)), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     rows = torch.arange(setting.batch, device=setting.device)
     return CanvasBatch(pixels.to(setting.device), [False] * setting.batch, rows)
 

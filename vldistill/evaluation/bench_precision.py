@@ -39,9 +39,7 @@ class _Lowered:
         self.cached = [self.model.encode_image(image, place) for place, image in enumerate(self.images)]
 
 
-def precision_rows(
-    setting: Setting, precisions: Sequence[str], dual: DualEncoder | None = None, *, images: int = 1
-) -> list[Row]:
+def precision_rows(setting: Setting, precisions: Sequence[str], dual: DualEncoder | None = None, *, images: int = 1) -> list[Row]:
     """Both parts of the dual encoder in each precision, fp32 first; the ratio is to fp32 of the same part. A note says
     how far its vectors and answers stray on the batch. dual: a trained one
     for so many images a record, else random weights."""

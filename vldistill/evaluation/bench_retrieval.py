@@ -60,11 +60,29 @@ def retrieval_rows(setting: Setting, size: RetrievalSize = RetrievalSize(), dual
     reading = pairs * flops.fusion_flops(tokens, setting.patches, config)
     of_images, of_texts = size.images * flops.image_flops(setting.patches, config), size.texts * flops.text_flops(tokens, config)
     scoring = 2 * pairs * config.hidden_size
-    rows = {f"fusion, every pair, from {size.pairs}": (whole, reading),
-            END_TO_END: (images + texts + ranked, of_images + of_texts + scoring), "dual, encoding images": (images, of_images),
-            "dual, encoding texts": (texts, of_texts), "dual, scores and ranks": (ranked, scoring)}
-    return [Row("retrieval", name, setting.batch, tokens, setting.precision, seconds, None, None, None, whole / seconds,
-                reading / needed) for name, (seconds, needed) in rows.items()]
+    rows = {
+        f"fusion, every pair, from {size.pairs}": (whole, reading),
+        END_TO_END: (images + texts + ranked, of_images + of_texts + scoring),
+        "dual, encoding images": (images, of_images),
+        "dual, encoding texts": (texts, of_texts),
+        "dual, scores and ranks": (ranked, scoring),
+    }
+    return [
+        Row(
+            "retrieval",
+            name,
+            setting.batch,
+            tokens,
+            setting.precision,
+            seconds,
+            None,
+            None,
+            None,
+            whole / seconds,
+            reading / needed,
+        )
+        for name, (seconds, needed) in rows.items()
+    ]
 
 
 def _timed(call: Callable[[Batch], Tensor], batch: Batch, count: int, device: torch.device) -> tuple[float, Tensor]:
@@ -79,8 +97,9 @@ def _timed(call: Callable[[Batch], Tensor], batch: Batch, count: int, device: to
 
 def _first(batch: Batch, count: int) -> Batch:
     rows = torch.arange(count, device=batch.text.ids.device)
-    return replace(batch, ids=batch.ids[:count], text=batch.text[rows], images=[image[rows] for image in batch.images],
-                   target=None)
+    return replace(
+        batch, ids=batch.ids[:count], text=batch.text[rows], images=[image[rows] for image in batch.images], target=None
+    )
 
 
 def _rank(texts: Tensor, images: Tensor, owner: Tensor) -> object:

@@ -51,6 +51,7 @@ def _vcr(records: list[Record], items: list[float], answers: list[Answer]) -> di
 
 def _by(records: list[Record], items: list[float], belongs: Callable[[Record], bool], key: str, name: str) -> dict[str, Any]:
     """The mean score by an entry of `meta`; empty where no record has it."""
-    pairs = [(record.meta[key], item) for record, item in zip(records, items, strict=True)
-             if belongs(record) and key in record.meta]
+    pairs = [
+        (record.meta[key], item) for record, item in zip(records, items, strict=True) if belongs(record) and key in record.meta
+    ]
     return {name: mean_by(*zip(*pairs, strict=True))} if pairs else {}

@@ -49,7 +49,14 @@ class CaptionEvaluation:
 
 
 def evaluate_captions(
-    source: str, data: DataArtifact, split: str, *, batch: int, limit: int | None, workers: int = 0, watch: Watch,
+    source: str,
+    data: DataArtifact,
+    split: str,
+    *,
+    batch: int,
+    limit: int | None,
+    workers: int = 0,
+    watch: Watch,
     index: ImageIndex | None = None,
 ) -> CaptionEvaluation:
     """Ranks the images of a split by each of its captions, and its captions by each image. index: where image vectors come from,
@@ -130,10 +137,13 @@ def _beside(image: ImageBatch, text: TextBatch) -> Batch:
 def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifact) -> None:
     """Writes metrics.json and predictions.jsonl: of each caption `image_rank`, the place of its image among all images, and
     `text_rank`, the place among all texts of the first text of its image."""
-    places = zip(evaluation.records, evaluation.ranks.image.tolist(), evaluation.ranks.text[evaluation.found.owner].tolist(),
-                 strict=True)
-    lines = [json.dumps({"id": record.id, "image": record.images[0], "image_rank": image, "text_rank": text}, ensure_ascii=False)
-             for record, image, text in places]
+    places = zip(
+        evaluation.records, evaluation.ranks.image.tolist(), evaluation.ranks.text[evaluation.found.owner].tolist(), strict=True
+    )
+    lines = [
+        json.dumps({"id": record.id, "image": record.images[0], "image_rank": image, "text_rank": text}, ensure_ascii=False)
+        for record, image, text in places
+    ]
     seconds = {name: round(value, 3) for name, value in evaluation.seconds.items()}
     head = summary_head([evaluation.source], evaluation.split, data, evaluation.partial)
     write_results(folder, lines, {**head, "seconds": seconds, "ties": "count against", **evaluation.metrics})

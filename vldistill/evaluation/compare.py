@@ -45,18 +45,28 @@ def _holder(source: str) -> Path:
 def check_same(a: Scored, b: Scored) -> None:
     """Raises InputError where the two are not of the same records, or only some of these have scores."""
     if a.metrics["data"] != b.metrics["data"]:
-        raise InputError(f"was scored on data {b.metrics['data'][:12]}, {a.source} on {a.metrics['data'][:12]}", where=b.source,
-                         hint="evaluate both on one data artifact, with `vldistill evaluate --data`")
+        raise InputError(
+            f"was scored on data {b.metrics['data'][:12]}, {a.source} on {a.metrics['data'][:12]}",
+            where=b.source,
+            hint="evaluate both on one data artifact, with `vldistill evaluate --data`",
+        )
     if a.metrics["split"] != b.metrics["split"]:
-        raise InputError(f"was scored on {b.metrics['split']}, {a.source} on {a.metrics['split']}", where=b.source,
-                         hint="evaluate both on one split")
+        raise InputError(
+            f"was scored on {b.metrics['split']}, {a.source} on {a.metrics['split']}",
+            where=b.source,
+            hint="evaluate both on one split",
+        )
     odd = len(a.rows.keys() ^ b.rows.keys())
     if odd:
-        raise InputError(f"{odd:,} records are in one of the two evaluations only", where=f"{a.folder}, {b.folder}",
-                         hint="evaluate both with `vldistill evaluate`, without --limit or with the same")
+        raise InputError(
+            f"{odd:,} records are in one of the two evaluations only",
+            where=f"{a.folder}, {b.folder}",
+            hint="evaluate both with `vldistill evaluate`, without --limit or with the same",
+        )
     if len({"score" in row for side in (a, b) for row in side.rows.values()}) > 1:
-        raise InputError("some records have scores and some have none", where=f"{a.folder}, {b.folder}",
-                         hint="evaluate both again")
+        raise InputError(
+            "some records have scores and some have none", where=f"{a.folder}, {b.folder}", hint="evaluate both again"
+        )
 
 
 def comparison(a: Scored, b: Scored) -> dict[str, Any]:

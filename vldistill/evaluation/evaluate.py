@@ -54,8 +54,11 @@ def trained_on(source: str) -> DataArtifact:
     check_fields(manifest, run, data=str, parents=dict)
     data, expected = open_data(Path(manifest["data"])), str(manifest["parents"].get("data"))
     if data.fingerprint != expected:
-        raise InputError(f"was trained on data {expected[:12]}, {data.folder} now holds {data.fingerprint[:12]}", where=source,
-                         hint=f"train it again, or name the data on purpose with --data {data.folder}")
+        raise InputError(
+            f"was trained on data {expected[:12]}, {data.folder} now holds {data.fingerprint[:12]}",
+            where=source,
+            hint=f"train it again, or name the data on purpose with --data {data.folder}",
+        )
     return data
 
 
@@ -79,8 +82,9 @@ def part_of(records: Sequence[Record]) -> str:
 
 def _run_folder(source: str) -> Path:
     if not Path(source).exists():
-        raise InputError("no such run", where=source,
-                         hint="make it with `vldistill finetune` or `distill`; a hub model needs --data and --out")
+        raise InputError(
+            "no such run", where=source, hint="make it with `vldistill finetune` or `distill`; a hub model needs --data and --out"
+        )
     return find_run(Path(source))
 
 
@@ -89,16 +93,31 @@ def check_task(spec: ModelSpec, data: DataArtifact, source: str) -> None:
     if not spec.labels:
         raise InputError("has no head, so it cannot answer", where=source, hint="name a fine-tuned model")
     if spec.images != data.spec.images:
-        raise InputError(f"takes {spec.images} image(s) a record, {data.folder} has {data.spec.images}", where=source,
-                         hint="choose another data artifact")
+        raise InputError(
+            f"takes {spec.images} image(s) a record, {data.folder} has {data.spec.images}",
+            where=source,
+            hint="choose another data artifact",
+        )
     if data.labels and not set(spec.labels) & set(data.labels):
-        raise InputError(f"answers {', '.join(spec.labels[:3])}..., {data.folder} asks for {', '.join(data.labels[:3])}...",
-                         where=source, hint="choose another data artifact")
+        raise InputError(
+            f"answers {', '.join(spec.labels[:3])}..., {data.folder} asks for {', '.join(data.labels[:3])}...",
+            where=source,
+            hint="choose another data artifact",
+        )
 
 
 def evaluate_split(
-    opened: Opened, data: DataArtifact, split: str, records: list[Record], *, batch: int, partial: bool, workers: int = 0,
-    index: ImageIndex | None = None, unscored: Sequence[Record] = (), keep: Keep | None = None,
+    opened: Opened,
+    data: DataArtifact,
+    split: str,
+    records: list[Record],
+    *,
+    batch: int,
+    partial: bool,
+    workers: int = 0,
+    index: ImageIndex | None = None,
+    unscored: Sequence[Record] = (),
+    keep: Keep | None = None,
 ) -> Evaluation:
     """Answers records of a split with one model and scores them against the data's own labels, matched by name.
 
@@ -121,7 +140,13 @@ def evaluate_split(
 
 
 def scored(
-    sources: tuple[str, ...], data: DataArtifact, split: str, records: list[Record], answers: list[Answer], *, seconds: float,
+    sources: tuple[str, ...],
+    data: DataArtifact,
+    split: str,
+    records: list[Record],
+    answers: list[Answer],
+    *,
+    seconds: float,
     partial: bool,
 ) -> Evaluation:
     """The evaluation of answers, of one model or of several together."""
@@ -140,14 +165,23 @@ def evaluation_folder(
     if not (run / MANIFEST).exists():
         raise InputError("is not a run, so there is no place for its results", where=source, hint="give one with --out")
     own = read_json(run / MANIFEST).get("parents", {}).get("data")
-    name = [split, *[f"on-{data.folder.name}"] * (own != data.fingerprint), *[f"limit{limit}"] * bool(limit),
-            *[precision] * (precision != "fp32"), *[part] * (part not in (None, trained_part(source)))]
+    name = [
+        split,
+        *[f"on-{data.folder.name}"] * (own != data.fingerprint),
+        *[f"limit{limit}"] * bool(limit),
+        *[precision] * (precision != "fp32"),
+        *[part] * (part not in (None, trained_part(source))),
+    ]
     refuse_links(run, "eval", f"eval/{'-'.join(name)}")
     return run / "eval" / "-".join(name)
 
 
 def ensemble_folder(
-    sources: Iterable[str], data: DataArtifact, split: str, limit: int | None = None, precision: str = "fp32",
+    sources: Iterable[str],
+    data: DataArtifact,
+    split: str,
+    limit: int | None = None,
+    precision: str = "fp32",
     part: str | None = None,
 ) -> Path:
     """ensemble-<8 digits of which models>/eval/SPLIT beside the first run, else named as `evaluation_folder`; the digits do not

@@ -57,8 +57,13 @@ def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
     folder = resolve_model(source)
     weights = digest_of_weights(folder) or file_digest(folder / "pytorch_model.bin")
     # The rest of the configuration decides how an image is cut, squared and normalised.
-    fields = {"kind": spec.kind, "config": fingerprint(spec.encoder.to_dict())[:32], "weights": weights, **spec.encoder.sight(),
-              "places": spec.images}
+    fields = {
+        "kind": spec.kind,
+        "config": fingerprint(spec.encoder.to_dict())[:32],
+        "weights": weights,
+        **spec.encoder.sight(),
+        "places": spec.images,
+    }
     if spec.regions is None:
         return fields | {"image_size": spec.image_size, **({"upright": True} if spec.upright else {})}
     return fields | {"regions": RegionStore(Path(spec.regions)).manifest["fingerprint"], "most_regions": spec.most_regions}
@@ -75,8 +80,17 @@ class Source:
 
 @torch.inference_mode()
 def build_index(
-    target: Path, model: TwoTowers, fields: dict[str, Any], images: Source, visual: VisualInput, *, batch: int,
-    device: torch.device, overwrite: bool = False, tick: Tick = lambda count: None, **manifest: Any,
+    target: Path,
+    model: TwoTowers,
+    fields: dict[str, Any],
+    images: Source,
+    visual: VisualInput,
+    *,
+    batch: int,
+    device: torch.device,
+    overwrite: bool = False,
+    tick: Tick = lambda count: None,
+    **manifest: Any,
 ) -> dict[str, Any]:
     """Encodes all images at each place of a record and writes the folder whole; returns its manifest. fields: of the model, see
     `model_fields`. manifest: further fields of the manifest. Raises InputError where `target` is taken, or an image cannot be
@@ -95,10 +109,21 @@ def build_index(
         rows = [json.dumps(info.to_row(path), ensure_ascii=False) for path, info in images.known.items()]
         write_text(folder / IMAGES, "\n".join(rows) + "\n")
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-        written = new_manifest(STAGE, model=fields, images=fingerprint(rows), counts={"images": len(paths)}, files=files,
-                               root=str(images.root.resolve()) if images.root else None, **writer.fields(), **manifest)
-        written |= {"sizes": {name: (folder / name).stat().st_size for name in files},
-                    "fingerprint": fingerprint([fields, written["images"]]), "complete": True}
+        written = new_manifest(
+            STAGE,
+            model=fields,
+            images=fingerprint(rows),
+            counts={"images": len(paths)},
+            files=files,
+            root=str(images.root.resolve()) if images.root else None,
+            **writer.fields(),
+            **manifest,
+        )
+        written |= {
+            "sizes": {name: (folder / name).stat().st_size for name in files},
+            "fingerprint": fingerprint([fields, written["images"]]),
+            "complete": True,
+        }
         write_manifest(folder, written)
     return written
 
@@ -148,8 +173,11 @@ class ImageIndex:
         for name, value in self.fields.items():
             if fields.get(name) != value:
                 other = str(fields.get(name))[:12]
-                raise InputError(f"was built with another model: {name} {str(value)[:12]}, {source} has {other}",
-                                 where=str(self.folder), hint=f"build it again with: vldistill index build {source} IMAGES")
+                raise InputError(
+                    f"was built with another model: {name} {str(value)[:12]}, {source} has {other}",
+                    where=str(self.folder),
+                    hint=f"build it again with: vldistill index build {source} IMAGES",
+                )
         tell(differences(self.manifest), self.folder, self._mend)
 
     def verify(self) -> None:
@@ -164,8 +192,11 @@ class ImageIndex:
         try:
             return self._numbers[sha1.hex()]
         except KeyError:
-            raise InputError(f"has no vectors of image {path}", where=str(self.folder),
-                             hint="build it of these images with: vldistill index build RUN IMAGES") from None
+            raise InputError(
+                f"has no vectors of image {path}",
+                where=str(self.folder),
+                hint="build it of these images with: vldistill index build RUN IMAGES",
+            ) from None
 
     def of(self, rows: Sequence[int] | np.ndarray | slice) -> Tensor:
         """[R, P, D] vectors of the rows. Raises InputError where a block that is needed for them was changed on disk."""
@@ -179,8 +210,11 @@ class ImageIndex:
         """The images themselves, as the model saw them. Raises InputError where they are no files, or their folder is gone."""
         root = self.manifest["root"]
         if root is None or not Path(root).is_dir():
-            raise InputError(f"its images are gone: {root}" if root else "its images lie in shards", where=str(self.folder),
-                             hint="leave out the page, or build the index of a folder")
+            raise InputError(
+                f"its images are gone: {root}" if root else "its images lie in shards",
+                where=str(self.folder),
+                hint="leave out the page, or build the index of a folder",
+            )
         most = self.manifest.get("max_pixels") or MAX_PIXELS
         return ImageFolder(Path(root), upright=bool(self.fields.get("upright")), most_pixels=most)
 

@@ -37,16 +37,29 @@ class Searcher:
     """Scores the images of an index. answer: of a model with labels, the one whose probability ranks the images. Raises
     InputError where the model needs an answer, has none of that name, or reads several images a record."""
 
-    def __init__(self, index: ImageIndex, model: TwoTowers, spec: ModelSpec, tokenizer: WordTokenizer, answer: str | None,
-                 device: torch.device):
+    def __init__(
+        self,
+        index: ImageIndex,
+        model: TwoTowers,
+        spec: ModelSpec,
+        tokenizer: WordTokenizer,
+        answer: str | None,
+        device: torch.device,
+    ):
         where = str(index.folder)
         if spec.images != 1:
-            raise InputError(f"its model reads {spec.images} images a record, so it cannot rank single ones", where=where,
-                             hint="`vldistill evaluate --index` uses it")
+            raise InputError(
+                f"its model reads {spec.images} images a record, so it cannot rank single ones",
+                where=where,
+                hint="`vldistill evaluate --index` uses it",
+            )
         if spec.labels and answer not in spec.labels:
             asked = "its model answers questions" if answer is None else f"its model does not know the answer {answer!r}"
-            raise InputError(asked, where=where, hint=f"give --answer, one of: {', '.join(spec.labels[:8])}"
-                             + (", ..." if len(spec.labels) > 8 else ""))
+            raise InputError(
+                asked,
+                where=where,
+                hint=f"give --answer, one of: {', '.join(spec.labels[:8])}" + (", ..." if len(spec.labels) > 8 else ""),
+            )
         if not spec.labels and answer is not None:
             raise InputError("its model compares images with texts and has no answers", where=where, hint="leave out --answer")
         self._index, self._model, self._tokenizer, self._device = index, model.to(device), tokenizer, device
@@ -67,17 +80,25 @@ class Searcher:
             stop = min(start + _BLOCK, len(self._index))
             scores = self._scores(vectors, self._index.of(slice(start, stop))[:, 0].to(self._device)).cpu()
             numbers = torch.arange(start, stop)
-            best = [_top(torch.cat([found, row]), torch.cat([known, numbers]), top)
-                    for (found, known), row in zip(best, scores, strict=True)]
-        return [[Hit(number, self._index.rows[number]["path"], score)
-                 for score, number in zip(found.tolist(), known.tolist(), strict=True)] for found, known in best]
+            best = [
+                _top(torch.cat([found, row]), torch.cat([known, numbers]), top)
+                for (found, known), row in zip(best, scores, strict=True)
+            ]
+        return [
+            [
+                Hit(number, self._index.rows[number]["path"], score)
+                for score, number in zip(found.tolist(), known.tolist(), strict=True)
+            ]
+            for found, known in best
+        ]
 
     def _scores(self, texts: Tensor, images: Tensor) -> Tensor:
         """[T, D] and [N, D] to [T, N]."""
         if self._class is None:
             return F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
-        return torch.stack([self._model.fuse(text.expand(len(images), -1), [images]).float().softmax(dim=-1)[:, self._class]
-                            for text in texts])
+        return torch.stack(
+            [self._model.fuse(text.expand(len(images), -1), [images]).float().softmax(dim=-1)[:, self._class] for text in texts]
+        )
 
 
 def _top(scores: Tensor, numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -72,13 +72,19 @@ class Indexed(nn.Module):
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C]; nothing is captured."""
         text = self.model.encode_text(batch.text)
-        images = [self.encode_image(stored, place).repeat_interleave(batch.choices, 0)
-                  for place, stored in enumerate(batch.images)]
+        images = [
+            self.encode_image(stored, place).repeat_interleave(batch.choices, 0) for place, stored in enumerate(batch.images)
+        ]
         return Output(by_record(self.model.fuse(text, images), batch), [], vectors=Vectors(text, images))
 
 
 def stored_dataset(
-    index: ImageIndex, model: nn.Module, records: list[Record], data: DataArtifact, tokenizer: WordTokenizer, spec: ModelSpec,
+    index: ImageIndex,
+    model: nn.Module,
+    records: list[Record],
+    data: DataArtifact,
+    tokenizer: WordTokenizer,
+    spec: ModelSpec,
     source: str,
 ) -> RecordDataset:
     """Records with the stored vectors of their images. Raises InputError where the index is another model's, or the model reads

@@ -25,13 +25,17 @@ def check_leaderboard(path: Path, data: DataArtifact, split: str, *, partial: bo
     """Raises InputError where there can be no file: the task has no leaderboard of a known format, the split is no official one,
     records are missing and that is not asked for, ids are not VQA's, or the file is there already."""
     if data.task not in FORMATS:
-        raise InputError(f"there is no leaderboard file for {data.task}", where=str(data.folder),
-                         hint=f"there is for {', '.join(FORMATS)}")
+        raise InputError(
+            f"there is no leaderboard file for {data.task}", where=str(data.folder), hint=f"there is for {', '.join(FORMATS)}"
+        )
     if split in data.variants:
         raise InputError(f"{split} is not a split of the leaderboard", where=str(data.folder), hint="choose test, or val to try")
     if partial and not allow_partial:
-        raise InputError("a leaderboard file of some records only is worth nothing to its server", where=str(path),
-                         hint="leave out --limit and use whole data, or pass --allow-partial to look at the format")
+        raise InputError(
+            "a leaderboard file of some records only is worth nothing to its server",
+            where=str(path),
+            hint="leave out --limit and use whole data, or pass --allow-partial to look at the format",
+        )
     if path.exists():
         raise InputError("already exists", where=str(path), hint="choose another name")
 
@@ -47,8 +51,11 @@ def other_rationales(records: Sequence[Record]) -> list[Record]:
         question = answered.get(record.id.removesuffix(":r"))
         if question is None or question.label is None:
             continue
-        found += [replace(record, id=f"{record.id}{place}", given=words, label=None)
-                  for place, words in enumerate(question.choices) if place != question.label]
+        found += [
+            replace(record, id=f"{record.id}{place}", given=words, label=None)
+            for place, words in enumerate(question.choices)
+            if place != question.label
+        ]
     return found
 
 
@@ -70,8 +77,11 @@ def write_submission(path: Path, task: str, text: str, ids: Sequence[str]) -> No
     faults = faults_of(task, text, ids)
     if faults:
         more = f", and {len(faults) - _SHOWN:,} more" if len(faults) > _SHOWN else ""
-        raise InputError(f"would not be accepted, so it is not written: {'; '.join(faults[:_SHOWN])}{more}", where=str(path),
-                         hint="look at the run's predictions")
+        raise InputError(
+            f"would not be accepted, so it is not written: {'; '.join(faults[:_SHOWN])}{more}",
+            where=str(path),
+            hint="look at the run's predictions",
+        )
     write_files({path: text})
 
 

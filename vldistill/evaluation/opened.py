@@ -58,5 +58,8 @@ def _check_regions(source: str, spec: ModelSpec) -> None:
     kept = read_json(manifest).get("parents", {}).get("regions")
     found = RegionStore(Path(spec.regions)).manifest["fingerprint"]
     if kept is not None and found != kept:
-        raise InputError(f"holds other regions, {found[:12]}, than {source} was trained on, {kept[:12]}", where=spec.regions,
-                         hint="put the store back that it was trained on, or train it again")
+        raise InputError(
+            f"holds other regions, {found[:12]}, than {source} was trained on, {kept[:12]}",
+            where=spec.regions,
+            hint="put the store back that it was trained on, or train it again",
+        )

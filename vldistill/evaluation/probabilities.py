@@ -64,12 +64,18 @@ def check_members(specs: dict[str, ModelSpec]) -> None:
     (first, wanted), *others = specs.items()
     for source, spec in others:
         if {spec.task, wanted.task} - {""} == {spec.task, wanted.task} and spec.task != wanted.task:
-            raise InputError(f"answers {spec.task}, {first} answers {wanted.task}: they cannot be averaged", where=source,
-                             hint="name runs of one task")
+            raise InputError(
+                f"answers {spec.task}, {first} answers {wanted.task}: they cannot be averaged",
+                where=source,
+                hint="name runs of one task",
+            )
         unknown = sorted(set(spec.labels) ^ set(wanted.labels))
         if unknown:
-            raise InputError(f"and {first} have other labels: only one of them knows {_some(unknown)}", where=source,
-                             hint="name runs that were trained on the same labels")
+            raise InputError(
+                f"and {first} have other labels: only one of them knows {_some(unknown)}",
+                where=source,
+                hint="name runs that were trained on the same labels",
+            )
 
 
 def _some(names: list[str]) -> str:

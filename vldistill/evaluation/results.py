@@ -21,8 +21,14 @@ from vldistill.terminal import Table
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 MOST_TYPES = 20
 HEADINGS = {"accuracy": "accuracy", "consistency": "consistency", "q_to_a": "Q -> A", "qa_to_r": "QA -> R", "q_to_ar": "Q -> AR"}
-_SECTIONS = {"by_type": "by type", "by_question_type": "by question type", "by_label": "by right label",
-             "q_to_a_by_type": "Q -> A by type", "qa_to_r_by_type": "QA -> R by type", "by_shift": "Q -> A by shift"}
+_SECTIONS = {
+    "by_type": "by type",
+    "by_question_type": "by question type",
+    "by_label": "by right label",
+    "q_to_a_by_type": "Q -> A by type",
+    "qa_to_r_by_type": "QA -> R by type",
+    "by_shift": "Q -> A by shift",
+}
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, data: DataArtifact, **more: Any) -> None:
@@ -38,8 +44,11 @@ def write_evaluation(evaluation: Evaluation, folder: Path, data: DataArtifact, *
             row["type"] = record.type
         lines.append(json.dumps(row, ensure_ascii=False))
     head = summary_head(evaluation.sources, evaluation.split, data, evaluation.partial)
-    write_results(folder, lines, {**head, "seconds": round(evaluation.seconds, 2),
-                                  **(evaluation.metrics or {"count": len(evaluation.records)}), **more})
+    write_results(
+        folder,
+        lines,
+        {**head, "seconds": round(evaluation.seconds, 2), **(evaluation.metrics or {"count": len(evaluation.records)}), **more},
+    )
 
 
 def write_results(folder: Path, predictions: Sequence[str], metrics: dict[str, Any]) -> None:
@@ -61,8 +70,11 @@ def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, di
     metrics, problems = read_json(folder / METRICS), Problems()
     told = isinstance(metrics, dict) and all(isinstance(metrics.get(name), str) for name in ("data", "split"))
     if not told or not is_intact(metrics):
-        raise InputError("was edited: it is not what its checksum says" if told else "is not what `evaluate` writes",
-                         where=str(folder / METRICS), hint=again)
+        raise InputError(
+            "was edited: it is not what its checksum says" if told else "is not what `evaluate` writes",
+            where=str(folder / METRICS),
+            hint=again,
+        )
     metrics.pop(CHECKSUM, None)
     # An evaluation by an earlier version has no digest.
     files = metrics.pop("files", None)
@@ -71,8 +83,11 @@ def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, di
     rows: dict[str, dict[str, Any]] = {}
     for where, row in read_jsonl(folder / PREDICTIONS, problems):
         if "prediction" not in row and "image_rank" in row:
-            raise InputError("holds ranks of captions, not answers", where=str(folder / PREDICTIONS),
-                             hint="compare the recalls that `vldistill evaluate` prints")
+            raise InputError(
+                "holds ranks of captions, not answers",
+                where=str(folder / PREDICTIONS),
+                hint="compare the recalls that `vldistill evaluate` prints",
+            )
         if fault := _fault_of(row):
             problems.add(fault, where=where, hint=again)
         elif row["id"] in rows:
@@ -118,8 +133,9 @@ def metrics_table(evaluation: Evaluation) -> Table:
         if name in metrics:
             error = metrics.get("ece" if name == "accuracy" else f"{name}_ece")
             count = f"{metrics['count']:,}" if name == "accuracy" else ""
-            table.add_row(heading, percent(metrics[name]), *_cells(table, "" if error is None else percent(error)), count,
-                          style="bold")
+            table.add_row(
+                heading, percent(metrics[name]), *_cells(table, "" if error is None else percent(error)), count, style="bold"
+            )
     for name, heading in _SECTIONS.items():
         parts = metrics.get(name, {})
         # VCR's types of both parts together say nothing that those of each part do not.

@@ -21,8 +21,11 @@ def shift_result(standard: Evaluation, shifted: Evaluation) -> dict[str, Any]:
     """
     kept = {record.id for record in shifted.records}
     pairs = [(record, item) for record, item in zip(standard.records, standard.items, strict=True) if record.id in kept]
-    found: dict[str, Any] = {"standard": _accuracies(standard.metrics), "shifted": _accuracies(shifted.metrics),
-                             "count": len(pairs)}
+    found: dict[str, Any] = {
+        "standard": _accuracies(standard.metrics),
+        "shifted": _accuracies(shifted.metrics),
+        "count": len(pairs),
+    }
     # The first N records of both may have few in common, or none.
     if len(pairs) == len(kept):
         same = _accuracies(summarise(*map(list, zip(*pairs, strict=True))))

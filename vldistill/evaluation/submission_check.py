@@ -32,8 +32,11 @@ def vcr_faults(text: str, ids: Sequence[str]) -> list[str]:
     rows = list(csv.reader(io.StringIO(text)))
     if not rows or tuple(rows[0]) != COLUMNS:
         return [f"the header is not {', '.join(COLUMNS[:3])} ... {COLUMNS[-1]}"]
-    faults = [f"line {number} has {len(row)} columns of {len(COLUMNS)}"
-              for number, row in enumerate(rows[1:], start=2) if len(row) != len(COLUMNS)]
+    faults = [
+        f"line {number} has {len(row)} columns of {len(COLUMNS)}"
+        for number, row in enumerate(rows[1:], start=2)
+        if len(row) != len(COLUMNS)
+    ]
     if faults:
         return faults
     for row in rows[1:]:
@@ -65,8 +68,11 @@ def vqa_faults(text: str, ids: Sequence[str]) -> list[str]:
 def nlvr2_faults(text: str, ids: Sequence[str]) -> list[str]:
     """See `faults_of`."""
     rows = [line.split(",") for line in text.splitlines()]
-    faults = [f"line {number} is not `identifier,True` or `identifier,False`: {','.join(row)[:80]}"
-              for number, row in enumerate(rows, start=1) if len(row) != 2 or row[1] not in ("True", "False")]
+    faults = [
+        f"line {number} is not `identifier,True` or `identifier,False`: {','.join(row)[:80]}"
+        for number, row in enumerate(rows, start=1)
+        if len(row) != 2 or row[1] not in ("True", "False")
+    ]
     return faults or _id_faults([row[0] for row in rows], ids)
 
 

@@ -37,8 +37,10 @@ def measure(
         for name, call in variants.items():
             seconds[name].append(seconds_of(call, device))
     peaks = {name: peak_memory(call, device) if memory else None for name, call in variants.items()}
-    return {name: Timing(min(values), statistics.median(values), percentile(values, 95), peaks[name])
-            for name, values in seconds.items()}
+    return {
+        name: Timing(min(values), statistics.median(values), percentile(values, 95), peaks[name])
+        for name, values in seconds.items()
+    }
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:

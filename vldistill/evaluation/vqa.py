@@ -51,9 +51,7 @@ _CONTRACTED = (
 
 
 def _contraction_table(contracted: str) -> dict[str, str]:
-    table = {
-        form[:i] + form[i + 1 :]: form for form in contracted.split() for i, mark in enumerate(form) if mark == "'"
-    }
+    table = {form[:i] + form[i + 1 :]: form for form in contracted.split() for i, mark in enumerate(form) if mark == "'"}
     # The one entry of the official table that goes the other way.
     return {**table, "somebody'd": "somebodyd"}
 

@@ -29,9 +29,13 @@ THUMBNAIL = 360
 BEFORE, AFTER = "before", "after"
 ATTENTION = (BEFORE, AFTER)
 """Symbols of attention, of which every word has some; importance is of content words alone."""
-MEANINGS = {BEFORE: "attention without distillation", AFTER: "attention of the run",
-            "S": "importance: the two scores, each over its sum", "S_v": "CLIP's cosine of image and word",
-            "S_l": "YAKE's score as a keyword"}
+MEANINGS = {
+    BEFORE: "attention without distillation",
+    AFTER: "attention of the run",
+    "S": "importance: the two scores, each over its sum",
+    "S_v": "CLIP's cosine of image and word",
+    "S_l": "YAKE's score as a keyword",
+}
 SCALE = "the scale ends at the text's largest score"
 UNJUDGED = "stop word or punctuation: not judged"
 
@@ -61,8 +65,10 @@ class ScoredText:
         values = self.scores[symbol]
         rank = {place: number for number, place in enumerate(self.selected, start=1)}
         judged = symbol in ATTENTION
-        flat = [ShadedWord(word, float(value), float(shade) if judged or is_content(word) else None, rank.get(place, 0))
-                for place, (word, value, shade) in enumerate(zip(words_of(self.sentence), values, shades(values), strict=True))]
+        flat = [
+            ShadedWord(word, float(value), float(shade) if judged or is_content(word) else None, rank.get(place, 0))
+            for place, (word, value, shade) in enumerate(zip(words_of(self.sentence), values, shades(values), strict=True))
+        ]
         ends = np.cumsum([len(part) for part in self.sentence]).tolist()
         return [flat[end - len(part) : end] for part, end in zip(self.sentence, ends, strict=True)]
 
@@ -115,8 +121,10 @@ class WordView:
     def told(self) -> str:
         """Under the title."""
         anew = len(self.samples) - self.stored
-        return (f"{len(self.samples):,} of {self.total:,} records of {self.data}. "
-                f"Scores by {self.judge}: {self.stored:,} from the cache, {anew:,} computed anew.")
+        return (
+            f"{len(self.samples):,} of {self.total:,} records of {self.data}. "
+            f"Scores by {self.judge}: {self.stored:,} from the cache, {anew:,} computed anew."
+        )
 
     @property
     def stored(self) -> int:
@@ -165,11 +173,17 @@ def plain_sample(record: Record, data: DataArtifact) -> Sample:
 def check_selects_words(recipe: Recipe, run: Path) -> None:
     """Raises InputError where the run's recipe is not ADVL's, or compares no words."""
     if recipe.objective.kind != "advl":
-        raise InputError(f"was trained by `{recipe.objective.kind}`, not by `advl`, and selected no words", where=str(run),
-                         hint="train one that does: vldistill distill --recipe advl_swin_roberta")
+        raise InputError(
+            f"was trained by `{recipe.objective.kind}`, not by `advl`, and selected no words",
+            where=str(run),
+            hint="train one that does: vldistill distill --recipe advl_swin_roberta",
+        )
     if not recipe.objective.words:
-        raise InputError("was trained with objective.words=0, and selected no words", where=str(run),
-                         hint="train it again with objective.words=2")
+        raise InputError(
+            "was trained with objective.words=0, and selected no words",
+            where=str(run),
+            hint="train it again with objective.words=2",
+        )
 
 
 class _Judge:

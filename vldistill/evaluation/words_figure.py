@@ -30,8 +30,10 @@ def words_figure(view: View) -> bytes:
     for sample in view.samples:
         sheet.sample(sample)
     if sheet.y > _MOST:
-        raise InputError(f"{len(view.samples)} texts make a picture {sheet.y:,.0f} pixels high, the most is {_MOST:,}",
-                         hint="give a smaller --samples, or a name that ends in .html")
+        raise InputError(
+            f"{len(view.samples)} texts make a picture {sheet.y:,.0f} pixels high, the most is {_MOST:,}",
+            hint="give a smaller --samples, or a name that ends in .html",
+        )
     # The font that comes along does not know every script; a box stands for what it lacks.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")

@@ -116,8 +116,12 @@ class Advl(Objective):
         factors = {"vision": values["E"], "text": values["F"], "words": values["F"]}
         distances = self.distances(student, teacher, batch)
         readings = {f"distance/{name}": value.detach().mean() for name, value in distances.items()}
-        readings |= {"w": weight.detach().mean(), "C": sure.mean(), "C_avg": reference.clone(),
-                     **{name: value.detach() for name, value in values.items()}}
+        readings |= {
+            "w": weight.detach().mean(),
+            "C": sure.mean(),
+            "C_avg": reference.clone(),
+            **{name: value.detach() for name, value in values.items()},
+        }
         terms = {name: (weight * factors[name] * value).mean() for name, value in distances.items()}
         return terms | self.scalars.regulariser(self.used, over_temperature=self.confident), readings
 

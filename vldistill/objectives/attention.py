@@ -40,8 +40,14 @@ def attention_divergence(
 
 
 def attention_loss(
-    student_query: Tensor, student_key: Tensor, teacher_query: Tensor, teacher_key: Tensor,
-    query_mask: Tensor, key_mask: Tensor, *, kl: str = "forward",
+    student_query: Tensor,
+    student_key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    query_mask: Tensor,
+    key_mask: Tensor,
+    *,
+    kl: str = "forward",
 ) -> Tensor:
     """Divergence of one attention block: queries of one set of tokens against keys of one set (each [B, H, ., d])."""
     student = attention_log_probs(student_query, student_key, key_mask)

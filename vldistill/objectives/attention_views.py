@@ -19,8 +19,12 @@ def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
     (7, 8, 9, 10, 11, 12)
     """
     half = max(depth // 2, 1)
-    ranges = {"last": range(depth, depth + 1), "top": range(depth - half + 1, depth + 1), "bottom": range(1, half + 1),
-              "all": range(1, depth + 1)}
+    ranges = {
+        "last": range(depth, depth + 1),
+        "top": range(depth - half + 1, depth + 1),
+        "bottom": range(1, half + 1),
+        "all": range(1, depth + 1),
+    }
     return tuple(ranges[mapping])
 
 

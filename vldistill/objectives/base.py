@@ -63,9 +63,16 @@ class Objective(nn.Module):
         return []
 
 
-TASK_LOSSES = {"label": label_cross_entropy, "label_bce": label_bce, "answer_bce": answer_bce,
-               "answer_softmax": answer_cross_entropy, "choice": label_cross_entropy, "choice_bce": choice_bce,
-               "choice_pairs": choice_pairs, "tags": answer_bce}
+TASK_LOSSES = {
+    "label": label_cross_entropy,
+    "label_bce": label_bce,
+    "answer_bce": answer_bce,
+    "answer_softmax": answer_cross_entropy,
+    "choice": label_cross_entropy,
+    "choice_bce": choice_bce,
+    "choice_pairs": choice_pairs,
+    "tags": answer_bce,
+}
 
 
 def task_loss(name: str, output: Output, target: Tensor) -> Tensor:

@@ -22,9 +22,19 @@ class DiDE(Objective):
     """
 
     def __init__(
-        self, *, loss: str, depth: int, attention: str = "cross", hidden_states: bool = False, soft_labels: bool = True,
-        layers: str = "last", kl: str = "forward", attention_weight: float = 1.0, soft_label_weight: float = 1.0,
-        hidden_state_weight: float = 1.0, hard_label_weight: float = 0.0,
+        self,
+        *,
+        loss: str,
+        depth: int,
+        attention: str = "cross",
+        hidden_states: bool = False,
+        soft_labels: bool = True,
+        layers: str = "last",
+        kl: str = "forward",
+        attention_weight: float = 1.0,
+        soft_label_weight: float = 1.0,
+        hidden_state_weight: float = 1.0,
+        hard_label_weight: float = 0.0,
     ):
         super().__init__()
         self.attention, self.hidden_states, self.soft_labels, self.kl = attention, hidden_states, soft_labels, kl

@@ -66,10 +66,17 @@ class AdvlMatching(Objective):
         own = torch.arange(len(batch))
         text_rows = torch.cat([own, torch.where(texts < 0, own, texts), own]).to(batch.text.ids.device)
         image_rows = torch.cat([own, own, torch.where(images < 0, own, images)]).to(batch.text.ids.device)
-        sources = [replace(batch.sources[image], sentences=batch.sources[text].sentences)
-                   for image, text in zip(image_rows.tolist(), text_rows.tolist(), strict=True)]
-        return Batch([batch.ids[row] for row in text_rows.tolist()], batch.text[text_rows],
-                     [image[image_rows] for image in batch.images], None, sources)
+        sources = [
+            replace(batch.sources[image], sentences=batch.sources[text].sentences)
+            for image, text in zip(image_rows.tolist(), text_rows.tolist(), strict=True)
+        ]
+        return Batch(
+            [batch.ids[row] for row in text_rows.tolist()],
+            batch.text[text_rows],
+            [image[image_rows] for image in batch.images],
+            None,
+            sources,
+        )
 
     def ranked(self, student: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, 3] scores of an arranged batch over the temperature, the matched pair's first, and [B] bool: whether a pair has a
@@ -86,8 +93,13 @@ class AdvlMatching(Objective):
         scores, valid = self.ranked(student, batch)
         matching = itm_info_nce(scores[valid]) if valid.any() else 0.0 * scores.sum()
         count = len(batch) // ROWS
-        pairs = replace(batch, ids=batch.ids[:count], text=batch.text[torch.arange(count, device=scores.device)],
-                        sources=batch.sources[:count], images=[])
+        pairs = replace(
+            batch,
+            ids=batch.ids[:count],
+            text=batch.text[torch.arange(count, device=scores.device)],
+            sources=batch.sources[:count],
+            images=[],
+        )
         distilled, self.readings = self.advl.distilled(_first(student, count), teacher, pairs, scores, self.reference)
         return {"itm": matching} | distilled
 
@@ -126,7 +138,14 @@ def _ids(values: list) -> Tensor:
 
 def _first(output: Output, count: int) -> Output:
     """The first `count` sequences of an output."""
-    views = [View(view.text_mask[:count], view.image_mask[:count], view.visual[:count], {},
-                  {layer: (text[:count], image[:count]) for layer, (text, image) in view.hidden.items()})
-             for view in output.views]
+    views = [
+        View(
+            view.text_mask[:count],
+            view.image_mask[:count],
+            view.visual[:count],
+            {},
+            {layer: (text[:count], image[:count]) for layer, (text, image) in view.hidden.items()},
+        )
+        for view in output.views
+    ]
     return Output(output.logits[:count], views)

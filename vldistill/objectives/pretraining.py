@@ -36,9 +36,20 @@ class Pretraining(Objective):
     teacher_reads_arranged = True
 
     def __init__(
-        self, tasks: Sequence[str], *, depth: int, vocabulary: int, mask_id: int, probability: float = 0.15,
-        attention: str = "none", layers: str = "last", kl: str = "forward", soft_labels: bool = False,
-        attention_weight: float = 1.0, soft_label_weight: float = 1.0, hard_label_weight: float = 1.0,
+        self,
+        tasks: Sequence[str],
+        *,
+        depth: int,
+        vocabulary: int,
+        mask_id: int,
+        probability: float = 0.15,
+        attention: str = "none",
+        layers: str = "last",
+        kl: str = "forward",
+        soft_labels: bool = False,
+        attention_weight: float = 1.0,
+        soft_label_weight: float = 1.0,
+        hard_label_weight: float = 1.0,
         temperature: float = TEMPERATURE,
     ):
         super().__init__()
@@ -81,9 +92,17 @@ class Pretraining(Objective):
         if hidden is not None and len(texts) > 1:
             hidden = torch.cat([hidden, torch.full_like(hidden, IGNORED)])
         text = replace(batch.text[own.repeat(len(texts)).to(device)], ids=torch.cat(texts))
-        return Pretext(batch.ids, text, batch.images, None, batch.sources, torch.cat(pairs).to(device),
-                       {task: found.to(device) for task, found in rows.items()}, hidden,
-                       None if matched is None else matched.to(device))
+        return Pretext(
+            batch.ids,
+            text,
+            batch.images,
+            None,
+            batch.sources,
+            torch.cat(pairs).to(device),
+            {task: found.to(device) for task, found in rows.items()},
+            hidden,
+            None if matched is None else matched.to(device),
+        )
 
     def forward(self, student: Output, teacher: Output | None, batch: Pretext) -> Terms:
         terms: Terms = {}
@@ -91,8 +110,7 @@ class Pretraining(Objective):
             terms[CMC] = self.contrast(*_matched(student, batch), pair_keys(batch.sources, batch.text.ids.device))
             self.readings = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
         if MLM in self.tasks:
-            terms |= self._answered(MLM, student.words, teacher.words if self.soft_labels else None, batch,
-                                    masked_language_loss)
+            terms |= self._answered(MLM, student.words, teacher.words if self.soft_labels else None, batch, masked_language_loss)
         if ITM in self.tasks:
             terms |= self._answered(ITM, student.matching, teacher.matching if self.soft_labels else None, batch, F.cross_entropy)
         if self.match is not None:
@@ -125,8 +143,11 @@ class Pretraining(Objective):
     def summary(self, sums: dict[str, float]) -> dict[str, Any]:
         """Of each task its accuracy, and of all their mean."""
         parts = {task: sums[f"{task}/right"] / max(sums[f"{task}/count"], 1) for task in self.tasks}
-        return {"accuracy": sum(parts.values()) / len(parts), "count": int(max(sums[f"{task}/count"] for task in self.tasks)),
-                **{f"accuracy/{task}": value for task, value in parts.items()}}
+        return {
+            "accuracy": sum(parts.values()) / len(parts),
+            "count": int(max(sums[f"{task}/count"] for task in self.tasks)),
+            **{f"accuracy/{task}": value for task, value in parts.items()},
+        }
 
 
 def _matched(student: Output, batch: Pretext) -> tuple[Tensor, Tensor]:

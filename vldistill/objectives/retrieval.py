@@ -22,7 +22,13 @@ class DualRetrieval(Objective):
     reaches_all = False  # the MLP that fuses both towers is not asked
 
     def __init__(
-        self, *, depth: int, attention: str = "none", layers: str = "last", kl: str = "forward", attention_weight: float = 1.0,
+        self,
+        *,
+        depth: int,
+        attention: str = "none",
+        layers: str = "last",
+        kl: str = "forward",
+        attention_weight: float = 1.0,
         temperature: float = TEMPERATURE,
     ):
         super().__init__()

@@ -49,6 +49,8 @@ class Scalars(nn.Module):
         for name in used:
             share = now[name] / now["T"] / (self._starts[name] / self._starts["T"])
             if share < FADED:
-                told.append(f"{name}/T has fallen to {100 * share:.1f} % of its start: the student hardly hears this teacher any "
-                            "more (objective.weights=fixed keeps it)")
+                told.append(
+                    f"{name}/T has fallen to {100 * share:.1f} % of its start: the student hardly hears this teacher any "
+                    "more (objective.weights=fixed keeps it)"
+                )
         return told

@@ -21,6 +21,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 RECIPES = next(p for p in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if p.is_dir())
 MAX_BYTES = 1 << 20
 
+
 def find_recipe(name: str) -> Path:
     """The recipe that `name` means: a path, or the stem of one that ships with the tool."""
     path = Path(name).expanduser()
@@ -100,8 +101,12 @@ def _is_text(parts: KeyPath, given: str) -> bool:
     for part in parts[:-1]:
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
         models = [inner for annotation in annotations for inner in models_in(annotation)]
-    kinds = [{get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(found) or (found,)}
-             for model in models if parts[-1] in model.model_fields for found in [model.model_fields[parts[-1]].annotation]]
+    kinds = [
+        {get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(found) or (found,)}
+        for model in models
+        if parts[-1] in model.model_fields
+        for found in [model.model_fields[parts[-1]].annotation]
+    ]
     if not kinds or any(kind - {str, type(None)} for kind in kinds) or given.strip()[:1] in ("'", '"'):
         return False
     return not any(type(None) in kind for kind in kinds) or given.strip() not in ("null", "~", "")
@@ -206,8 +211,9 @@ def dump_recipe(recipe: Recipe) -> str:
 def recipe_hash(recipe: Recipe) -> str:
     """Fingerprint of everything but the name, the description, the seed and when checkpoints are saved, so that seeds of one
     variant share it."""
-    values = recipe.model_dump(exclude={"name": True, "description": True,
-                                        "train": {"seed", "checkpoint_minutes", "checkpoint_every"}})
+    values = recipe.model_dump(
+        exclude={"name": True, "description": True, "train": {"seed", "checkpoint_minutes", "checkpoint_every"}}
+    )
     return fingerprint(values)
 
 

@@ -79,8 +79,11 @@ def _walk(node: yaml.Node, path: KeyPath, source: str, lines: Lines, problems: P
         key = key_node.value
         if key in table:
             first = lines[(*path, key)].rsplit(":", 1)[-1]
-            problems.add(f"key `{'.'.join(map(str, (*path, key)))}` appears twice, first in line {first}", where=at,
-                         hint="keep one of them")
+            problems.add(
+                f"key `{'.'.join(map(str, (*path, key)))}` appears twice, first in line {first}",
+                where=at,
+                hint="keep one of them",
+            )
             continue
         lines[(*path, key)] = at
         table[key] = _walk(value_node, (*path, key), source, lines, problems)

@@ -25,7 +25,7 @@ def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
 def append(descriptor: int, data: bytes) -> None:
     """The same at the end of a file that was opened for appending."""
     while data:
-        data = data[os.write(descriptor, data):]
+        data = data[os.write(descriptor, data) :]
 
 
 def sync_folder(folder: Path) -> None:
@@ -49,9 +49,13 @@ def check_room(path: Path, needed: int) -> None:
     write."""
     free = free_bytes(path.parent)
     if needed > free:
-        raise VldistillError(f"needs {needed:,} bytes, {free:,} are free", where=str(path),
-                             hint="free some space, or name a place on another disk")
+        raise VldistillError(
+            f"needs {needed:,} bytes, {free:,} are free", where=str(path), hint="free some space, or name a place on another disk"
+        )
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY and needed > limit:
-        raise VldistillError(f"needs {needed:,} bytes in one file, {limit:,} are allowed", where=str(path),
-                             hint="raise the limit of file size: ulimit -f unlimited")
+        raise VldistillError(
+            f"needs {needed:,} bytes in one file, {limit:,} are allowed",
+            where=str(path),
+            hint="raise the limit of file size: ulimit -f unlimited",
+        )

@@ -49,8 +49,11 @@ def open_manifest(folder: Path, name: str, fields: Fields, columns: Sequence[Col
         Manifest.new(folder, name, fields, columns, kind).save()
     manifest = load_manifest(folder, kind)
     if manifest.columns != tuple(columns):
-        raise InputError(f"has columns {_shown(manifest.columns)}; asked for are {_shown(columns)}", where=str(folder),
-                         hint="give them another name or other fields")
+        raise InputError(
+            f"has columns {_shown(manifest.columns)}; asked for are {_shown(columns)}",
+            where=str(folder),
+            hint="give them another name or other fields",
+        )
     return manifest
 
 
@@ -70,8 +73,11 @@ def is_taken(manifest: Manifest, shard: str) -> bool:
 
 
 def _refusal(lock: NamedLock, what: str, part: tuple[int, int]) -> InputError:
-    return InputError(f"part {part[0]} of {part[1]} cannot be written: {lock.holder()} is writing {what}",
-                      where=str(lock.path.parent), hint=lock.way_out)
+    return InputError(
+        f"part {part[0]} of {part[1]} cannot be written: {lock.holder()} is writing {what}",
+        where=str(lock.path.parent),
+        hint=lock.way_out,
+    )
 
 
 def _shown(columns: Sequence[Column]) -> str:

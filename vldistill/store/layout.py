@@ -19,8 +19,10 @@ from vldistill.errors import InputError
 
 KEY_BYTES = 20
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
-_TYPES = {name: np.dtype(name).newbyteorder("<") for name in (
-    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")}
+_TYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+}
 
 Lengths = Mapping[str, np.ndarray]
 """The ragged columns' lengths: for each, [N] elements that a row has."""

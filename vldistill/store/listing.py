@@ -47,8 +47,9 @@ class Nearest:
     differences: dict[str, tuple[Value, Value]]
 
     def __str__(self) -> str:
-        parts = [f"{name} is {_shown(there)} there, {_shown(asked)} is asked for"
-                 for name, (there, asked) in self.differences.items()]
+        parts = [
+            f"{name} is {_shown(there)} there, {_shown(asked)} is asked for" for name, (there, asked) in self.differences.items()
+        ]
         return f"{self.folder} differs: {'; '.join(parts)}"
 
 

@@ -93,8 +93,15 @@ class Manifest:
 
     def save(self) -> None:
         """Replaces the file; only under the lock. Raises VldistillError where it cannot be written."""
-        value = {**self.common, "name": self.name, "fields": self.fields, **table_fields(self.columns, self.shards),
-                 "request": self.request, "wanted": self.wanted, "complete": self.complete}
+        value = {
+            **self.common,
+            "name": self.name,
+            "fields": self.fields,
+            **table_fields(self.columns, self.shards),
+            "request": self.request,
+            "wanted": self.wanted,
+            "complete": self.complete,
+        }
         path = self.folder / artifacts.MANIFEST
         with writing(path, len(str(value))):
             artifacts.write_manifest(self.folder, value)
@@ -119,12 +126,23 @@ def load_manifest(folder: Path, kind: Kind) -> Manifest:
     given = artifacts.fingerprint(fields)[:_DIGITS]
     if names is None or names != (value.get("name"), given):
         says = f"{names[0]!r} and {names[1]}" if names else "neither"
-        raise damaged(path, f"has name {value.get('name')!r} and fields of fingerprint {given}, its folder's name says {says}",
-                      kind.mend)
+        raise damaged(
+            path, f"has name {value.get('name')!r} and fields of fingerprint {given}, its folder's name says {says}", kind.mend
+        )
     table = read_table(folder, value, kind.mend)
     try:
-        return Manifest(folder, value["name"], fields, table.columns, table.shards, value["request"], value["wanted"],
-                        value["complete"], {key: part for key, part in value.items() if key not in _OWN}, kind.mend)
+        return Manifest(
+            folder,
+            value["name"],
+            fields,
+            table.columns,
+            table.shards,
+            value["request"],
+            value["wanted"],
+            value["complete"],
+            {key: part for key, part in value.items() if key not in _OWN},
+            kind.mend,
+        )
     except KeyError as error:
         raise damaged(path, f"is not the manifest of a store: it lacks {error}", kind.mend) from None
 

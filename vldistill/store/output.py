@@ -75,8 +75,11 @@ class ShardOutput:
 
     def _refuse_after_failure(self) -> None:
         if self._failed:
-            raise VldistillError("takes no more rows: a write failed", where=str(self.shard.path),
-                                 hint="run the same command again: finished rows are kept")
+            raise VldistillError(
+                "takes no more rows: a write failed",
+                where=str(self.shard.path),
+                hint="run the same command again: finished rows are kept",
+            )
 
     def _start_disk(self, offset: int, width: int) -> None:
         """Has the kernel write these bytes out now, so that the sync of a commit has less to wait for."""
@@ -104,6 +107,6 @@ class ShardOutput:
             size += width
             self._start_disk(offset, width)
         block = Block(last.first if grows else first, end, tuple(sums))
-        self._blocks[-1 if grows else len(self._blocks):] = [block]
+        self._blocks[-1 if grows else len(self._blocks) :] = [block]
         self.pending_bytes += size
         return rest

@@ -51,7 +51,11 @@ class Plan:
 
 
 def plan_rows(
-    folder: Path, snapshot: Snapshot, columns: Sequence[Column], part: tuple[int, int], keys: np.ndarray,
+    folder: Path,
+    snapshot: Snapshot,
+    columns: Sequence[Column],
+    part: tuple[int, int],
+    keys: np.ndarray,
     lengths: Mapping[str, np.ndarray],
 ) -> Pending:
     """Finds what of [K, 20] uint8 keys is not there yet and belongs to `part`, (i, n).

@@ -116,7 +116,7 @@ class Shard:
     def view(self, column: Column, raw: np.ndarray) -> np.ndarray:
         """The column's values in `raw`, the bytes of the file: [N, *shape], or [E, *shape] of all elements."""
         extent = self.extents[column.name]
-        return raw[extent.offset:extent.offset + extent.size].view(extent.kind).reshape(extent.shape)
+        return raw[extent.offset : extent.offset + extent.size].view(extent.kind).reshape(extent.shape)
 
     @property
     def block_rows(self) -> int:
@@ -161,7 +161,11 @@ def shard_bytes(columns: Sequence[Column], rows: int, elements: Mapping[str, int
 
 
 def create_shard(
-    folder: Path, number: int, part: tuple[int, int], columns: Sequence[Column], keys: np.ndarray,
+    folder: Path,
+    number: int,
+    part: tuple[int, int],
+    columns: Sequence[Column],
+    keys: np.ndarray,
     lengths: Mapping[str, np.ndarray],
 ) -> tuple[str, ShardEntry]:
     """Makes a shard for [N, 20] uint8 keys, all of its space taken; returns its name and what the manifest has to say of it.
@@ -195,8 +199,14 @@ def create_shard(
         finally:
             temporary.unlink(missing_ok=True)
         sums = {table: zlib.crc32(data) for table, data in tables.items()}
-        value: dict[str, Any] = {"part": list(part), "rows": rows, "elements": elements, "offsets": container.offsets,
-                                 "size": container.size, "crc": {**sums, _REST: _sum_of_rest(gaps)}}
+        value: dict[str, Any] = {
+            "part": list(part),
+            "rows": rows,
+            "elements": elements,
+            "offsets": container.offsets,
+            "size": container.size,
+            "crc": {**sums, _REST: _sum_of_rest(gaps)},
+        }
         description = folder / f"{name}.json"
         write_json(description, value)
         sync_folder(folder)

@@ -34,8 +34,10 @@ class Snapshot:
             shard.check()
         journals = [shard.journal() for shard in shards]
         keys = [np.empty((0, KEY_BYTES), np.uint8), *(shard.keys() for shard in shards)]
-        blocks = [np.empty(0, np.int32),
-                  *(block_numbers(journal.blocks, shard.rows) for shard, journal in zip(shards, journals, strict=True))]
+        blocks = [
+            np.empty(0, np.int32),
+            *(block_numbers(journal.blocks, shard.rows) for shard, journal in zip(shards, journals, strict=True)),
+        ]
         bases = np.cumsum([0, *(shard.rows for shard in shards)])
         return cls(shards, journals, bases, np.concatenate(keys), np.concatenate(blocks))
 

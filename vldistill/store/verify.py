@@ -45,7 +45,7 @@ def verify_store(folder: Path, kind: Kind) -> Report:
     for what it finds."""
     report = Report(folder, kind.mend)
     manifest = report.attempt(lambda: load_manifest(folder, kind))
-    for name in (manifest.shards if manifest else ()):
+    for name in manifest.shards if manifest else ():
         shard = report.attempt(lambda name=name: Shard(manifest.table, name))
         if shard:
             _verify_shard(report, shard)
@@ -69,7 +69,7 @@ def _verify_shard(report: Report, shard: Shard) -> None:
     for block in journal.blocks:
         for place, column in enumerate(shard.columns):
             report.bytes += shard.span(column, block.first, block.end)[1]
-            found = keys[block.first:block.end]
+            found = keys[block.first : block.end]
             damage = report.attempt(lambda place=place, block=block, found=found: block_damage(shard, place, block, found))
             if damage:
                 report.damages.append(damage)

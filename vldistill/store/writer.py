@@ -50,8 +50,16 @@ class StoreWriter:
 
     kind: ClassVar[Kind]
 
-    def __init__(self, root: Path, name: str, fields: Fields, columns: Sequence[Column], shard: tuple[int, int] = (0, 1),
-                 *, mixing: bool = False):
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        fields: Fields,
+        columns: Sequence[Column],
+        shard: tuple[int, int] = (0, 1),
+        *,
+        mixing: bool = False,
+    ):
         """mixing: whether rows may be added to those of other versions of a library. Raises InputError where an argument is none
         that a store can have; nothing is written yet."""
         self.part, self.columns = tuple(shard), checked_columns(columns)
@@ -197,8 +205,11 @@ class StoreWriter:
         snapshot = Snapshot.take(self._manifest().table)
         asked = np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *self._asked])
         missing = int((snapshot.find(asked[first_places(asked)]) < 0).sum())
-        rows = {shard.name: journal.rows for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True)
-                if shard.part == self.part}
+        rows = {
+            shard.name: journal.rows
+            for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True)
+            if shard.part == self.part
+        }
         with changing(self.folder):
             manifest = self._manifest()
             before = deepcopy(manifest)
@@ -223,4 +234,4 @@ class StoreWriter:
 
 
 def _part(values: np.ndarray, starts: np.ndarray | None, first: int, end: int) -> np.ndarray:
-    return values[first:end] if starts is None else values[starts[first]:starts[end]]
+    return values[first:end] if starts is None else values[starts[first] : starts[end]]

@@ -52,6 +52,7 @@ def _build(kind, chosen: VisionTeacher | TextTeacher, role: str):
     if kind in (TimmVision, TransformersText):
         return kind(_folder(chosen.model), chosen.weights, chosen.layer)
     if chosen.layer != "last":
-        raise InputError(f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only",
-                         hint="leave it out")
+        raise InputError(
+            f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only", hint="leave it out"
+        )
     return kind(_clip(chosen.kind, chosen.model, chosen.weights))

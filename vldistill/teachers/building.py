@@ -67,8 +67,11 @@ def feature_columns(width: int) -> tuple[Column, ...]:
 
 def word_columns(width: int, most: int) -> tuple[Column, ...]:
     """scores: S_v and S_l of all words. index, vectors: of the `most` best."""
-    return (Column("scores", "float16", (2,), ragged=True), Column("index", "int16", (most,)),
-            Column("vectors", "float16", (most, width)))
+    return (
+        Column("scores", "float16", (2,), ragged=True),
+        Column("index", "int16", (most,)),
+        Column("vectors", "float16", (most, width)),
+    )
 
 
 def fill_images(writer: CacheWriter, pending: Pending, inputs: Inputs, teacher: VisionTeacher, batch: int, tick: Tick) -> None:
@@ -81,8 +84,14 @@ def fill_images(writer: CacheWriter, pending: Pending, inputs: Inputs, teacher: 
 
 
 def fill_texts(
-    texts: tuple[CacheWriter, Pending] | None, words: tuple[CacheWriter, Pending] | None, inputs: Inputs, teacher: TextTeacher,
-    relevance: Relevance | None, batch: int, most: int, tick: Tick,
+    texts: tuple[CacheWriter, Pending] | None,
+    words: tuple[CacheWriter, Pending] | None,
+    inputs: Inputs,
+    teacher: TextTeacher,
+    relevance: Relevance | None,
+    batch: int,
+    most: int,
+    tick: Tick,
 ) -> None:
     """Computes pending texts and pending pairs together, so that a text is encoded once for both; its seconds count as those of a
     text where that is wanted. None: not wanted."""
@@ -108,8 +117,15 @@ def fill_texts(
 
 
 def _put_words(
-    writer: CacheWriter, chunk: Sequence[int], by_text: dict[int, list[int]], pairs: list[tuple[bytes, bytes]], judge: _Judge,
-    texts: list[Sentence], features: list[Tensor], most: int, name: str,
+    writer: CacheWriter,
+    chunk: Sequence[int],
+    by_text: dict[int, list[int]],
+    pairs: list[tuple[bytes, bytes]],
+    judge: _Judge,
+    texts: list[Sentence],
+    features: list[Tensor],
+    most: int,
+    name: str,
 ) -> None:
     concerned = [row for row, place in enumerate(chunk) if by_text.get(place)]
     if not concerned:
@@ -169,8 +185,9 @@ def half(features: Tensor, name: str) -> np.ndarray:
     """float16. Raises VldistillError where a value has no place in it."""
     values = features.half().numpy()
     if not np.isfinite(values).all():
-        raise VldistillError("gives features that half precision cannot hold", where=name,
-                             hint="choose another layer, or teachers.precision=fp32")
+        raise VldistillError(
+            "gives features that half precision cannot hold", where=name, hint="choose another layer, or teachers.precision=fp32"
+        )
     return values
 
 

@@ -133,8 +133,11 @@ class ClipVision:
 
     @property
     def width(self) -> int:
-        return self.clip.network.visual.ln_post.normalized_shape[0] if self.clip.kind == "open_clip" else (
-            self.clip.network.visual.num_features)
+        return (
+            self.clip.network.visual.ln_post.normalized_shape[0]
+            if self.clip.kind == "open_clip"
+            else (self.clip.network.visual.num_features)
+        )
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> ClipVision:
         self.clip.to(device, dtype)
@@ -172,5 +175,6 @@ class ClipText:
         states, last = self.clip.text_states([ids for ids, _ in coded])
         whole = states[torch.arange(len(states), device=states.device), last].float().cpu()
         states = states.float().cpu()
-        return TextFeatures(whole, [mean_by_word(states[row, : len(place)], place, len(words[row]))
-                                    for row, (_, place) in enumerate(coded)])
+        return TextFeatures(
+            whole, [mean_by_word(states[row, : len(place)], place, len(words[row])) for row, (_, place) in enumerate(coded)]
+        )

@@ -59,12 +59,18 @@ def build_fusion_teacher(
     if spec.kind != kind:
         raise InputError(f"is a {spec.kind} model, a {kind} teacher was expected", where=where, hint="name a fusion run")
     if spec.images != images:
-        raise InputError(f"takes {spec.images} image(s) a record, the data has {images}", where=where,
-                         hint="fine-tune a teacher on this data first: vldistill finetune")
+        raise InputError(
+            f"takes {spec.images} image(s) a record, the data has {images}",
+            where=where,
+            hint="fine-tune a teacher on this data first: vldistill finetune",
+        )
     missing = [name for name in labels if name not in spec.labels]
     if missing:
-        raise InputError(f"the teacher does not know {len(missing)} of the data's labels: {', '.join(missing[:5])}", where=where,
-                         hint="fine-tune a teacher on this data first: vldistill finetune")
+        raise InputError(
+            f"the teacher does not know {len(missing)} of the data's labels: {', '.join(missing[:5])}",
+            where=where,
+            hint="fine-tune a teacher on this data first: vldistill finetune",
+        )
     order = None if labels in ([], spec.labels) else torch.tensor([spec.labels.index(name) for name in labels])
     classes = spec.classes if labels else 0
     model = family_of(kind).model(spec.encoder, images=images, classes=classes, pretraining=pretraining)
@@ -78,14 +84,15 @@ def build_fusion_teacher(
     return FusionTeacher(model.eval().requires_grad_(False), spec, load_tokenizer(checkpoint.folder), order, source)
 
 
-def _heads(
-    checkpoint: Checkpoint, words: torch.Tensor, pretraining: Collection[str], where: str
-) -> dict[str, torch.Tensor]:
+def _heads(checkpoint: Checkpoint, words: torch.Tensor, pretraining: Collection[str], where: str) -> dict[str, torch.Tensor]:
     found = head_weights(checkpoint.weights, words)
     wanted = {task: f"{HEADS[task]}." for task in pretraining}
     missing = [task for task, head in wanted.items() if not any(name.startswith(head) for name in found)]
     if missing:
         heads = ", ".join(HEADS[task] for task in missing)
-        raise InputError(f"has no head for {', '.join(missing)} ({heads})", where=where,
-                         hint="name a run of `vldistill pretrain`, or ViLT's official checkpoint (the hub's has no itm_score)")
+        raise InputError(
+            f"has no head for {', '.join(missing)} ({heads})",
+            where=where,
+            hint="name a run of `vldistill pretrain`, or ViLT's official checkpoint (the hub's has no itm_score)",
+        )
     return {name: value for name, value in found.items() if name.startswith(tuple(wanted.values()))}

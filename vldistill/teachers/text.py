@@ -45,9 +45,14 @@ class TransformersText:
         """What the features depend on."""
         digest = RANDOM if self.weights == RANDOM else weights_digest(self._local, None if self._local else self.model)
         title = folder_title(self._local) if self._local else self.model
-        return {"teacher": "transformers", "model": title, "weights": digest,
-                "layer": self.layer, "pooling": "first token; mean of a word's tokens",
-                "tokenizer": tokenizer_digest(self._local, None if self._local else self.model)}
+        return {
+            "teacher": "transformers",
+            "model": title,
+            "weights": digest,
+            "layer": self.layer,
+            "pooling": "first token; mean of a word's tokens",
+            "tokenizer": tokenizer_digest(self._local, None if self._local else self.model),
+        }
 
     @property
     def width(self) -> int:
@@ -73,7 +78,8 @@ class TransformersText:
 
             spaced = {"add_prefix_space": True} if words else {}
             self._tokenizers[words] = fetched(
-                lambda: AutoTokenizer.from_pretrained(self.model, trust_remote_code=False, **spaced), self.model)
+                lambda: AutoTokenizer.from_pretrained(self.model, trust_remote_code=False, **spaced), self.model
+            )
         return self._tokenizers[words]
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TransformersText:
@@ -92,8 +98,10 @@ class TransformersText:
         output = self.network(**inputs, output_hidden_states=self.layer != "last")
         states = (output.last_hidden_state if self.layer == "last" else output.hidden_states[self.layer]).float().cpu()
         # Word by word over both parts; what stands behind the text is padding.
-        words = [mean_by_word(states[row, : len(place)], place, sum(map(len, sentence)))
-                 for row, (sentence, (_, place)) in enumerate(zip(sentences, read, strict=True))]
+        words = [
+            mean_by_word(states[row, : len(place)], place, sum(map(len, sentence)))
+            for row, (sentence, (_, place)) in enumerate(zip(sentences, read, strict=True))
+        ]
         return TextFeatures(states[:, 0].clone(), words)
 
     def _read(self, sentence: Sentence) -> tuple[Any, list[int]]:
@@ -102,14 +110,18 @@ class TransformersText:
         cut = {"truncation": "longest_first", "max_length": longest}
         if len(sentence) == 1 and isinstance(sentence[0], Phrase):
             coded, owners = self.tokenizer(sentence[0].text, **cut), sentence[0].owners()
-            found = [None if part is None else owner(owners[start:end])
-                     for (start, end), part in zip(coded.encodings[0].offsets, coded.sequence_ids(0), strict=True)]
+            found = [
+                None if part is None else owner(owners[start:end])
+                for (start, end), part in zip(coded.encodings[0].offsets, coded.sequence_ids(0), strict=True)
+            ]
             return coded, [-1 if word is None else word for word in found]
         first, rest = list(sentence[0]), [word for part in sentence[1:] for word in part]
         coded = self._reader(words=True)(*((first, rest) if rest else (first,)), is_split_into_words=True, **cut)
         offset = {0: 0, 1: len(first)}
-        return coded, [-1 if word is None else offset[part] + word
-                       for word, part in zip(coded.word_ids(0), coded.sequence_ids(0), strict=True)]
+        return coded, [
+            -1 if word is None else offset[part] + word
+            for word, part in zip(coded.word_ids(0), coded.sequence_ids(0), strict=True)
+        ]
 
     def _load(self) -> nn.Module:
         from transformers import AutoConfig, AutoModel

@@ -169,8 +169,11 @@ class CachedFeatures:
 def _read(cache: FeatureCache, keys: list[bytes], *columns: str) -> list[Tensor]:
     rows = cache.find(keys)
     if (rows < 0).any():
-        raise InputError(f"lacks {int((rows < 0).sum())} of the rows asked for", where=str(cache.folder),
-                         hint="complete it with: vldistill cache")
+        raise InputError(
+            f"lacks {int((rows < 0).sum())} of the rows asked for",
+            where=str(cache.folder),
+            hint="complete it with: vldistill cache",
+        )
     return [torch.from_numpy(cache.read(rows, column)) for column in columns]
 
 

@@ -33,8 +33,14 @@ class TimmVision:
     @property
     def fields(self) -> dict[str, Any]:
         """What the features depend on."""
-        return {"teacher": "timm", "model": self._title, "weights": self._digest(), "layer": self.layer,
-                "pooling": "mean of patches", "transform": self._preprocessing()}
+        return {
+            "teacher": "timm",
+            "model": self._title,
+            "weights": self._digest(),
+            "layer": self.layer,
+            "pooling": "mean of patches",
+            "transform": self._preprocessing(),
+        }
 
     @property
     def width(self) -> int:
@@ -72,7 +78,7 @@ class TimmVision:
             # Swin keeps its channels last, convolutional networks have them first.
             states = states.flatten(1, 2) if states.shape[-1] == self.width else states.flatten(2).transpose(1, 2)
             return states
-        return states[:, getattr(self.network, "num_prefix_tokens", 0):]
+        return states[:, getattr(self.network, "num_prefix_tokens", 0) :]
 
     @property
     def _title(self) -> str:

@@ -18,8 +18,18 @@ from vldistill.models.base.sharded import digest_of_weights
 
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-                   "merges.txt", "vocab.txt", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 _BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,8 +45,9 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
         try:
             found = try_to_load_from_cache(hub_name, name)
         except HFValidationError:
-            raise InputError("no such folder, and no name of a published model", where=hub_name,
-                             hint="give a folder, or owner/name") from None
+            raise InputError(
+                "no such folder, and no name of a published model", where=hub_name, hint="give a folder, or owner/name"
+            ) from None
         if isinstance(found, str):
             blob = Path(found).resolve()
             # The hub names its files by this very hash.

@@ -35,8 +35,11 @@ def make_batches(recipe: Recipe, dataset: RecordDataset, *, rows: int = 1, rank:
     lengths = dataset.lengths()
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if (most := lengths[longest] * rows) > batch.tokens:
-        raise InputError(f"record {dataset.records[longest].id} alone has {most} tokens, train.batch.tokens is "
-                         f"{batch.tokens}", where=f"recipe {recipe.name}", hint=f"set train.batch.tokens={most}")
+        raise InputError(
+            f"record {dataset.records[longest].id} alone has {most} tokens, train.batch.tokens is {batch.tokens}",
+            where=f"recipe {recipe.name}",
+            hint=f"set train.batch.tokens={most}",
+        )
     return TokenBatches(lengths, batch.tokens, passes=rows, **place)
 
 

@@ -84,8 +84,14 @@ def find_cache(root: Path, name: str, fields: dict[str, Any]) -> FeatureCache | 
     known = {key: value for key, value in fields.items() if value != UNKNOWN}
     if len(known) == len(fields):
         return None
-    agreeing = [entry.folder for entry in list_caches(root) if entry.name == name and entry.problem is None
-                and entry.fields.keys() == fields.keys() and all(entry.fields[key] == value for key, value in known.items())]
+    agreeing = [
+        entry.folder
+        for entry in list_caches(root)
+        if entry.name == name
+        and entry.problem is None
+        and entry.fields.keys() == fields.keys()
+        and all(entry.fields[key] == value for key, value in known.items())
+    ]
     return FeatureCache(agreeing[0]) if len(agreeing) == 1 else None
 
 
@@ -174,13 +180,14 @@ class TeacherCaches:
         if {"auto": False, "require": True}[self._recipe.cache.mode]:
             self._refuse(missing, inputs)
         if launched_processes() > 1:
-            raise InputError("teacher features are missing, and several processes would each compute them",
-                             where=f"recipe {self._recipe.name}", hint=f"first: vldistill cache --recipe {self._recipe.name}")
+            raise InputError(
+                "teacher features are missing, and several processes would each compute them",
+                where=f"recipe {self._recipe.name}",
+                hint=f"first: vldistill cache --recipe {self._recipe.name}",
+            )
         self.build(inputs, say)
 
-    def build(
-        self, inputs: Inputs, say: Say, *, shard: tuple[int, int] = (0, 1), progress: Progress | None = None
-    ) -> None:
+    def build(self, inputs: Inputs, say: Say, *, shard: tuple[int, int] = (0, 1), progress: Progress | None = None) -> None:
         """Computes one writer's share of what is missing, and opens the caches anew."""
         check_writable(self._root)
         device, dtype = compute_device(), self._dtype()
@@ -205,8 +212,16 @@ class TeacherCaches:
                     writers[role][0].reserve(writers[role][1])
                 if self.relevance:
                     self.relevance.to(device, dtype)
-                fill_texts(writers.get("texts"), writers.get("words"), inputs, self.text.to(device, dtype), self.relevance, batch,
-                           most, tick)
+                fill_texts(
+                    writers.get("texts"),
+                    writers.get("words"),
+                    inputs,
+                    self.text.to(device, dtype),
+                    self.relevance,
+                    batch,
+                    most,
+                    tick,
+                )
         for part in self.parts.values():
             part.cache = self._found(part)
 
@@ -263,9 +278,11 @@ class TeacherCaches:
         """By the teacher's name in the recipe, and the digest of its weights, which `cache --ls` shows, too."""
         named = (self._recipe.teachers.vision if part.role == "images" else self._recipe.teachers.text).model
         others = f", {pending.others:,} for other writers" if pending.others else ""
-        say(f"{named} (weights {part.fields['weights'][:8]}) in {writer.folder}: {len(pending):,} {part.role} to compute, "
+        say(
+            f"{named} (weights {part.fields['weights'][:8]}) in {writer.folder}: {len(pending):,} {part.role} to compute, "
             f"{pending.present:,} there{others}; {pending.bytes_needed / 1e6:,.1f} MB needed, "
-            f"{pending.bytes_free / 1e9:,.1f} GB free")
+            f"{pending.bytes_free / 1e9:,.1f} GB free"
+        )
 
     def _precision(self) -> str:
         """In which the teachers compute here."""
@@ -290,8 +307,11 @@ class TeacherCaches:
         if part.cache is None:
             open_cache(self._root, part.name, part.fields)
         records = ", ".join(dict.fromkeys(inputs.users[key] for key in keys[:3]))
-        raise InputError(f"lacks {len(keys):,} of {len(part.keys(inputs)):,} {role}, of records {records} first",
-                         where=str(part.cache.folder), hint=f"complete it with: vldistill cache --recipe {self._recipe.name}")
+        raise InputError(
+            f"lacks {len(keys):,} of {len(part.keys(inputs)):,} {role}, of records {records} first",
+            where=str(part.cache.folder),
+            hint=f"complete it with: vldistill cache --recipe {self._recipe.name}",
+        )
 
     def teachers(self, data: DataArtifact, fusion: FusionTeacher | None) -> UnimodalTeachers:
         """The teachers of an artifact's records, live or read from their caches as `cache.mode` says."""

@@ -145,10 +145,16 @@ def remove_states(run: Path) -> None:
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Plain values and tensors of an optimiser: what it holds of parameter number i is named `i.<name>`."""
     whole = optimizer.state_dict()
-    tensors = {f"{index}.{name}": value for index, held in whole["state"].items() for name, value in held.items()
-               if isinstance(value, Tensor)}
-    plain = {str(index): {name: value for name, value in held.items() if not isinstance(value, Tensor)}
-             for index, held in whole["state"].items()}
+    tensors = {
+        f"{index}.{name}": value
+        for index, held in whole["state"].items()
+        for name, value in held.items()
+        if isinstance(value, Tensor)
+    }
+    plain = {
+        str(index): {name: value for name, value in held.items() if not isinstance(value, Tensor)}
+        for index, held in whole["state"].items()
+    }
     return {"groups": whole["param_groups"], "plain": plain}, tensors
 
 

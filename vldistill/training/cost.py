@@ -100,8 +100,10 @@ class CostMeter:
             told["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         self._update()
         if self._counters and all(counter.last is not None for counter in self._counters):
-            told |= {"energy_j": round(sum(counter.total for counter in self._counters), 1),
-                     "energy_of": "GPU" if self._gpu else "CPU packages"}
+            told |= {
+                "energy_j": round(sum(counter.total for counter in self._counters), 1),
+                "energy_of": "GPU" if self._gpu else "CPU packages",
+            }
         return told
 
     def _watch(self) -> None:

@@ -35,8 +35,14 @@ Keep = Callable[[list[str], Tensor], None]
 
 @torch.no_grad()
 def answer(
-    model: nn.Module, loader: Iterable[Batch], labels: list[str], device: torch.device, *, tags: bool = False,
-    autocast=nullcontext, keep: Keep | None = None,
+    model: nn.Module,
+    loader: Iterable[Batch],
+    labels: list[str],
+    device: torch.device,
+    *,
+    tags: bool = False,
+    autocast=nullcontext,
+    keep: Keep | None = None,
 ) -> list[Answer]:
     """The model's answer to every record of the loader, in its order; the model is left in the mode it came in. tags: whether
     it gives any number of labels. keep: who else wants the probabilities of all labels, of which an answer has the largest."""
@@ -92,8 +98,10 @@ def score_items(records: list[Record], answers: list[Answer], labels: list[str])
     if target == "tags":
         if any(record.tags is None for record in records):
             return None
-        return [overlap({labels[tag] for tag in record.tags}, set(given.tags or ()))
-                for record, given in zip(records, answers, strict=True)]
+        return [
+            overlap({labels[tag] for tag in record.tags}, set(given.tags or ()))
+            for record, given in zip(records, answers, strict=True)
+        ]
     if any(record.label is None for record in records):
         return None
     return [float(labels[record.label] == given.prediction) for record, given in zip(records, answers, strict=True)]

@@ -129,9 +129,19 @@ class Loop:
 
 
 def fit(
-    learner: nn.Module, teacher: Teacher | None, optimizer: Optimizer, schedule: LRScheduler, loader: Loader,
-    batches: Batches, accelerator: Accelerator, plan: Plan, journal: Journal, *,
-    validate: Callable[[], dict[str, Any]], save: Save | None, passes: Passes = descend,
+    learner: nn.Module,
+    teacher: Teacher | None,
+    optimizer: Optimizer,
+    schedule: LRScheduler,
+    loader: Loader,
+    batches: Batches,
+    accelerator: Accelerator,
+    plan: Plan,
+    journal: Journal,
+    *,
+    validate: Callable[[], dict[str, Any]],
+    save: Save | None,
+    passes: Passes = descend,
     keeper: Keeper | None = None,
 ) -> Best:
     """Trains for the steps of `plan`, validating on the way and at the end; `save`, if there is one, is called at each new best.

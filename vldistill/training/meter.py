@@ -35,8 +35,12 @@ class Meter:
 
     def add(self, terms: Terms, loss: Tensor, readings: dict[str, Tensor], ids: list[str]) -> None:
         """ids: of this process's batch."""
-        given = {"loss": loss, **{f"loss/{name}": value for name, value in terms.items()}, **readings,
-                 "pairs": torch.full((), float(len(ids)), device=loss.device)}
+        given = {
+            "loss": loss,
+            **{f"loss/{name}": value for name, value in terms.items()},
+            **readings,
+            "pairs": torch.full((), float(len(ids)), device=loss.device),
+        }
         finite = torch.isfinite(loss.detach())
         self._recent.append((ids, finite))
         counts = finite | (not self._tolerant)
@@ -57,8 +61,10 @@ class Meter:
         values = {name: value / count if count else math.nan for name, value in zip(self._sums, sums, strict=True)}
         faulty = [name for name, value in values.items() if not math.isfinite(value)]
         if faulty and not self._tolerant:
-            raise VldistillError(f"{', '.join(faulty)} is not finite at step {step}{self._records()}",
-                                 hint="lower optim.lr, set optim.clip, or use train.precision=bf16")
+            raise VldistillError(
+                f"{', '.join(faulty)} is not finite at step {step}{self._records()}",
+                hint="lower optim.lr, set optim.clip, or use train.precision=bf16",
+            )
         return values
 
     def _records(self) -> str:
@@ -79,8 +85,10 @@ class Meter:
         for finite in flags:
             self._in_a_row = 0 if finite else self._in_a_row + 1
         if self._in_a_row >= MOST_SKIPPED:
-            raise VldistillError(f"the loss was not finite in {self._in_a_row} batches in a row, at step {step}{self._records()}",
-                                 hint="lower optim.lr, set optim.clip, or use train.precision=bf16")
+            raise VldistillError(
+                f"the loss was not finite in {self._in_a_row} batches in a row, at step {step}{self._records()}",
+                hint="lower optim.lr, set optim.clip, or use train.precision=bf16",
+            )
         return len(flags) - sum(flags)
 
     def read(self, step: int) -> dict[str, float]:

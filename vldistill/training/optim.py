@@ -11,8 +11,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def parameter_groups(
-    student: nn.Module, objective: nn.Module, *, weight_decay: float, lr: float, head_lr_multiplier: float,
-    cross_lr_multiplier: float = 1.0, objective_lr_multiplier: float = 1.0, decay_all: bool = False,
+    student: nn.Module,
+    objective: nn.Module,
+    *,
+    weight_decay: float,
+    lr: float,
+    head_lr_multiplier: float,
+    cross_lr_multiplier: float = 1.0,
+    objective_lr_multiplier: float = 1.0,
+    decay_all: bool = False,
 ):
     """Groups by decay and by learning rate: biases, norms and what the objective learns do not decay; the student's `classifier`,
     METER's `cross_modal` parts and the objective have learning rates of their own. decay_all: the student's biases and norms
@@ -37,10 +44,14 @@ def parameter_groups(
 
 
 def make_optimizer(
-    groups: list[dict[str, Any]], *, kind: str = "adamw", betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-8,
+    groups: list[dict[str, Any]],
+    *,
+    kind: str = "adamw",
+    betas: tuple[float, float] = (0.9, 0.98),
+    eps: float = 1e-8,
     momentum: float | None = None,
 ) -> Optimizer:
-    """"adamw", or "sgd" with `momentum`, over the groups."""
+    """ "adamw", or "sgd" with `momentum`, over the groups."""
     makers = {"adamw": lambda: AdamW(groups, betas=betas, eps=eps), "sgd": lambda: SGD(groups, momentum=momentum or 0.0)}
     return makers[kind]()
 

@@ -24,8 +24,15 @@ from vldistill.training.validation import Validation
 
 
 def run_phase(
-    phase: Phase, recipe: Recipe, parts: Parts, accelerator: Accelerator, teacher: Teacher | None, journal: Journal,
-    keeper: Keeper, *, out: Path | None,
+    phase: Phase,
+    recipe: Recipe,
+    parts: Parts,
+    accelerator: Accelerator,
+    teacher: Teacher | None,
+    journal: Journal,
+    keeper: Keeper,
+    *,
+    out: Path | None,
 ) -> Best:
     """Trains from a fresh optimiser, or from the keeper's checkpoint, to the phase's end; the student and what phases share are
     trained in place. out: the run's folder, where the best student is to be kept."""
@@ -44,8 +51,18 @@ def run_phase(
     # Where training stops for a validation, its next batches are on their way as well.
     check_together(loader, val_loader)
 
-    asked = Validation(parts.student, parts.spec, phase.objective, phase.val, val_loader, accelerator, keeper.watch,
-                       recipe.train.seed, eval_pairs(recipe), recipe.data.workers)
+    asked = Validation(
+        parts.student,
+        parts.spec,
+        phase.objective,
+        phase.val,
+        val_loader,
+        accelerator,
+        keeper.watch,
+        recipe.train.seed,
+        eval_pairs(recipe),
+        recipe.data.workers,
+    )
 
     def validate() -> dict[str, Any]:
         # Running statistics are each process's own; those of the first are saved.
@@ -61,8 +78,21 @@ def run_phase(
         save_model(folder, parts.student, parts.spec, parts.tokenizer, weights=weights)
         return digests_of(folder)
 
-    best = fit(learner, teacher, optimizer, schedule, loader, phase.batches, accelerator, phase.plan, journal, validate=validate,
-               save=save if out is not None else None, passes=_passes(recipe, phase, parts), keeper=keeper)
+    best = fit(
+        learner,
+        teacher,
+        optimizer,
+        schedule,
+        loader,
+        phase.batches,
+        accelerator,
+        phase.plan,
+        journal,
+        validate=validate,
+        save=save if out is not None else None,
+        passes=_passes(recipe, phase, parts),
+        keeper=keeper,
+    )
     # A second set of gradient hooks on the same parameters would stay with them.
     accelerator.free_memory(learner, optimizer)
     return best

@@ -21,19 +21,26 @@ from vldistill.training.optim import (
 def build_optimizer(recipe: Recipe, student: nn.Module, objective: nn.Module, pairs: float) -> Optimizer:
     """pairs: of an optimiser step, over all processes."""
     optim = recipe.optim
-    groups = parameter_groups(student, objective, weight_decay=optim.weight_decay,
-                              decay_all={"weights": False, "all": True}[optim.decay],
-                              lr=phase_rate(optim.lr, optim.lr_scale, pairs), head_lr_multiplier=optim.head_lr_multiplier,
-                              cross_lr_multiplier=optim.cross_lr_multiplier,
-                              objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0))
+    groups = parameter_groups(
+        student,
+        objective,
+        weight_decay=optim.weight_decay,
+        decay_all={"weights": False, "all": True}[optim.decay],
+        lr=phase_rate(optim.lr, optim.lr_scale, pairs),
+        head_lr_multiplier=optim.head_lr_multiplier,
+        cross_lr_multiplier=optim.cross_lr_multiplier,
+        objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0),
+    )
     return make_optimizer(groups, kind=optim.kind, betas=tuple(optim.betas), eps=optim.eps, momentum=optim.momentum)
 
 
 def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
     """steps: of the phase."""
     warmup = warmup_steps(recipe.optim.warmup, steps)
-    schedules = {"linear": lambda: linear_schedule(optimizer, warmup, steps),
-                 "steps": lambda: stepped_schedule(optimizer, warmup, _milestones(recipe, steps), recipe.optim.factor)}
+    schedules = {
+        "linear": lambda: linear_schedule(optimizer, warmup, steps),
+        "steps": lambda: stepped_schedule(optimizer, warmup, _milestones(recipe, steps), recipe.optim.factor),
+    }
     return schedules[recipe.optim.schedule]()
 
 

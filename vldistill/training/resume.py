@@ -20,8 +20,19 @@ from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Loop, Position
 from vldistill.training.sharding import gathered
 
-FREE = ("name", "description", "data.workers", "data.memory", "train.checkpoint_minutes", "train.checkpoint_every",
-        "train.gradient_checkpointing", "train.fsdp", "train.trackers", "train.log_every", "cache.versions")
+FREE = (
+    "name",
+    "description",
+    "data.workers",
+    "data.memory",
+    "train.checkpoint_minutes",
+    "train.checkpoint_every",
+    "train.gradient_checkpointing",
+    "train.fsdp",
+    "train.trackers",
+    "train.log_every",
+    "cache.versions",
+)
 """Recipe fields that do not change what a run learns, and so may differ when it goes on."""
 
 
@@ -40,8 +51,11 @@ class Change:
 def changes(before: Recipe, now: Recipe) -> list[Change]:
     """The fields in which two recipes differ, but for those that may."""
     old, new = dict(recipe_fields(before)), dict(recipe_fields(now))
-    return [Change(name, old.get(name), new.get(name)) for name in dict.fromkeys((*old, *new))
-            if name not in FREE and old.get(name) != new.get(name)]
+    return [
+        Change(name, old.get(name), new.get(name))
+        for name in dict.fromkeys((*old, *new))
+        if name not in FREE and old.get(name) != new.get(name)
+    ]
 
 
 def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[str, str], dict[str, str]] = ({}, {})) -> None:
@@ -51,16 +65,27 @@ def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[st
     # A run of an earlier version did not write down all of them.
     told += [f"{name} has changed since" for name, print_ in was.items() if print_ != found.get(name)]
     if told:
-        raise InputError(f"was begun otherwise: {'; '.join(told)}", where=str(folder),
-                         hint="give it the same recipe, start anew with --overwrite, or give another --name")
+        raise InputError(
+            f"was begun otherwise: {'; '.join(told)}",
+            where=str(folder),
+            hint="give it the same recipe, start anew with --overwrite, or give another --name",
+        )
 
 
 class Checkpoints:
     """What keeps a phase's checkpoints; see `Keeper`. phase: its number. start: what the run goes on from, if it is this phase's.
     shared: modules whose weights outlive a phase. cost: what the run has taken so far."""
 
-    def __init__(self, folder: Path, guard: Guard, journal: Journal, phase: int, start: State | None,
-                 shared: dict[str, nn.Module], cost: Callable[[], dict[str, Any]]):
+    def __init__(
+        self,
+        folder: Path,
+        guard: Guard,
+        journal: Journal,
+        phase: int,
+        start: State | None,
+        shared: dict[str, nn.Module],
+        cost: Callable[[], dict[str, Any]],
+    ):
         self._folder, self._guard, self._journal, self._phase, self._start = folder, guard, journal, phase, start
         self._shared, self._cost = shared, cost
         self.watch, self.told = guard.watch, guard.told
@@ -103,8 +128,15 @@ class Checkpoints:
         held = gathered(held, loop.accelerator)
         if not loop.accelerator.is_main_process:
             return
-        values = {"optimizer": plain, "schedule": loop.schedule.state_dict(), "best": asdict(loop.best), "meter": meter,
-                  "curve": self._journal.size(), "curve_sha256": self._journal.digest(), "cost": self._cost()}
+        values = {
+            "optimizer": plain,
+            "schedule": loop.schedule.state_dict(),
+            "best": asdict(loop.best),
+            "meter": meter,
+            "curve": self._journal.size(),
+            "curve_sha256": self._journal.digest(),
+            "cost": self._cost(),
+        }
         if loop.accelerator.scaler is not None:
             values["scaler"] = loop.accelerator.scaler.state_dict()
         state = State(self._phase, **asdict(position), values=values, tensors=held, run=this_run(loop.accelerator.num_processes))
@@ -122,8 +154,11 @@ def check_run(state: State, processes: int, where: Path) -> str | None:
     """A warning where sums will round otherwise. Raises InputError where another number of processes makes other batches."""
     was = state.run["processes"]
     if was != processes:
-        raise InputError(f"was begun with {was} process(es), this is {processes}", where=str(where),
-                         hint="start as many, or start anew with --overwrite")
+        raise InputError(
+            f"was begun with {was} process(es), this is {processes}",
+            where=str(where),
+            hint="start as many, or start anew with --overwrite",
+        )
     if (before := state.run["threads"]) != threads():
         return f"computed with {before} thread(s) before, now with {threads()}: sums may round otherwise"
     return None

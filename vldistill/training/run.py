@@ -112,8 +112,12 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
                 return whole
             earlier = _earlier(stage)
             if earlier is None and is_first_rank():
-                refuse_existing(folder, stage.overwrite or stage.resume, RUN_STAGES,
-                                "pass --overwrite, --resume auto to go on with it, or another --name")
+                refuse_existing(
+                    folder,
+                    stage.overwrite or stage.resume,
+                    RUN_STAGES,
+                    "pass --overwrite, --resume auto to go on with it, or another --name",
+                )
             return _run(stage, earlier, notice, say, together)
 
 
@@ -151,9 +155,7 @@ def _earlier(stage: Stage) -> dict[str, Any] | None:
     return read_manifest(stage.folder, stage.name, make_it=f"vldistill {stage.name}, with --overwrite", partial=True)
 
 
-def _run(
-    stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say, together: Together
-) -> dict[str, Any]:
+def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say, together: Together) -> dict[str, Any]:
     recipe, folder, state = stage.recipe, stage.folder, None
     references = (earlier or {}).get("references")
     # As when the run began: a name may lead elsewhere by now.
@@ -169,20 +171,32 @@ def _run(
     threads = use_threads(parts.student, state.run["threads"] if state is not None else None)
     precision = choose_precision(recipe.train.precision)
     if recipe.train.fsdp and precision.name == "fp16":
-        raise InputError(f"train.fsdp computes in bf16 or fp32, not in fp16 ({precision.reason})", where=f"recipe {recipe.name}",
-                         hint="set train.precision=fp32")
+        raise InputError(
+            f"train.fsdp computes in bf16 or fp32, not in fp16 ({precision.reason})",
+            where=f"recipe {recipe.name}",
+            hint="set train.precision=fp32",
+        )
     reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
     reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
     together.meet("data and models are read")
     together.begin()
-    accelerator = make_accelerator(precision, recipe.train.batch.accumulate, recipe.train.trackers, folder,
-                                   reaches_all=reaches_all)
+    accelerator = make_accelerator(
+        precision, recipe.train.batch.accumulate, recipe.train.trackers, folder, reaches_all=reaches_all
+    )
     manifest = new_manifest(
-        stage.name, recipe=recipe.name, recipe_hash=recipe_hash(recipe), overrides=stage.overrides, seed=recipe.train.seed,
-        parents=parents, references=resolved(recipe) if references is None else references, data=str(parts.data.folder.resolve()),
+        stage.name,
+        recipe=recipe.name,
+        recipe_hash=recipe_hash(recipe),
+        overrides=stage.overrides,
+        seed=recipe.train.seed,
+        parents=parents,
+        references=resolved(recipe) if references is None else references,
+        data=str(parts.data.folder.resolve()),
         counts={"train": len(parts.train), "val": len(parts.val)},
-        partial=bool(recipe.data.limit or parts.data.manifest.get("partial")), status="running",
-        device=device_name(accelerator.device), precision=precision.name,
+        partial=bool(recipe.data.limit or parts.data.manifest.get("partial")),
+        status="running",
+        device=device_name(accelerator.device),
+        precision=precision.name,
     )
     warning = check_run(state, accelerator.num_processes, folder) if state is not None else None
     if state is not None and earlier is not None:
@@ -217,13 +231,21 @@ def _run(
         raise
     cost = _cost_of_all(session.cost(), accelerator)
     accelerator.end_training()
-    manifest |= {"best": {"step": best.step, **best.metrics}, "wall_s": cost["seconds"], "cost": cost, "status": "complete",
-                 "complete": True}
+    manifest |= {
+        "best": {"step": best.step, **best.metrics},
+        "wall_s": cost["seconds"],
+        "cost": cost,
+        "status": "complete",
+        "complete": True,
+    }
     if accelerator.is_main_process:
         # An interrupted run has no such list, since its files still change. What was written is listed, not what is there by now.
         publish(folder, best.step, best.files)
-        manifest["files"] = {"recipe.yaml": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(), CURVE: session.curve,
-                             **{f"{MODEL}/{name}": digest for name, digest in best.files.items()}}
+        manifest["files"] = {
+            "recipe.yaml": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
+            CURVE: session.curve,
+            **{f"{MODEL}/{name}": digest for name, digest in best.files.items()},
+        }
         write_manifest(folder, manifest)
         remove_states(folder)
         remove_best(folder)
@@ -236,8 +258,11 @@ def _check_kept(folder: Path, state: State, checkpoint: Path) -> None:
         check_best(folder, state.values["best"], state.step, checkpoint)
     told = state.values.get("curve_sha256")  # a checkpoint of an earlier version has none
     if told is not None and hashlib.sha256(kept_curve(folder, state.values["curve"])).hexdigest() != told:
-        raise InputError(f"differs from what the checkpoint of step {state.step} records", where=str(folder / CURVE),
-                         hint=f"remove {checkpoint}, so that the one before it is taken, or start anew with --overwrite")
+        raise InputError(
+            f"differs from what the checkpoint of step {state.step} records",
+            where=str(folder / CURVE),
+            hint=f"remove {checkpoint}, so that the one before it is taken, or start anew with --overwrite",
+        )
 
 
 def _cost_of_all(cost: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
@@ -265,14 +290,24 @@ def _train(session: _Session, warning: str | None) -> Best:
         accelerator.init_trackers("vldistill", config={"recipe": recipe.name, "seed": recipe.train.seed})
         tracker = accelerator.log
     guard = Guard(session.notice, accelerator, minutes=recipe.train.checkpoint_minutes, every=recipe.train.checkpoint_every)
-    with Journal(folder, phases[-1].plan.last, active=accelerator.is_main_process, tracker=tracker,
-                 keep=state.values["curve"] if state is not None else 0) as journal:
+    with Journal(
+        folder,
+        phases[-1].plan.last,
+        active=accelerator.is_main_process,
+        tracker=tracker,
+        keep=state.values["curve"] if state is not None else 0,
+    ) as journal:
         _tell(session, phases, journal, warning)
         if state is not None:
             put_back(state, shared)
         elif parts.anchor:
-            fits = fit_anchors(parts.student, parts.objective.distances.to(accelerator.device), parts.anchor, accelerator.device,
-                               batch=eval_pairs(recipe))
+            fits = fit_anchors(
+                parts.student,
+                parts.objective.distances.to(accelerator.device),
+                parts.anchor,
+                accelerator.device,
+                batch=eval_pairs(recipe),
+            )
             shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
             journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
         if recipe.train.fsdp and world > 1:
@@ -280,8 +315,9 @@ def _train(session: _Session, warning: str | None) -> Best:
         for number, phase in phases_after(state, phases):
             start = state if state is not None and number == state.phase else None
             keeper = Checkpoints(folder, guard, journal, number, start, shared, session.cost)
-            best = run_phase(phase, recipe, parts, accelerator, teacher, journal, keeper,
-                             out=folder if phase is phases[-1] else None)
+            best = run_phase(
+                phase, recipe, parts, accelerator, teacher, journal, keeper, out=folder if phase is phases[-1] else None
+            )
         session.curve = journal.digest()
         journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
     return best
@@ -294,8 +330,10 @@ def _tell(session: _Session, phases: list[Phase], journal: Journal, warning: str
         if name != "run":
             journal.say(f"{name}: {value}")
     why = f" ({session.threads.reason})" if accelerator.device.type == "cpu" else ""
-    journal.say(f"computing on: {device_name(accelerator.device)}{why}, {precision.name} ({precision.reason}), "
-                f"{accelerator.num_processes} process(es), {phases[-1].pairs} pairs a step")
+    journal.say(
+        f"computing on: {device_name(accelerator.device)}{why}, {precision.name} ({precision.reason}), "
+        f"{accelerator.num_processes} process(es), {phases[-1].pairs} pairs a step"
+    )
     if (unused := unused_gpu()) is not None:
         journal.say(f"WARNING: {unused}")
     if session.state is not None:

@@ -44,8 +44,9 @@ def _layers(module: nn.Module) -> Iterable[nn.Module]:
     """The elements of the outermost lists, but for those that are no layers or compute otherwise than by being called."""
     for child in module.children():
         if isinstance(child, nn.ModuleList):
-            yield from (layer for layer in child
-                        if not isinstance(layer, nn.ModuleDict) and not getattr(layer, "asked_in_parts", False))
+            yield from (
+                layer for layer in child if not isinstance(layer, nn.ModuleDict) and not getattr(layer, "asked_in_parts", False)
+            )
         else:
             yield from _layers(child)
 

@@ -15,11 +15,21 @@ from vldistill.errors import VldistillError
 from vldistill.store.layout import Column
 from vldistill.teachers.cache.store import CacheWriter, FeatureCache
 
-FIELDS = {"teacher": "swin", "weights": "0a1b", "layer": 12, "pooling": "mean", "size": 256, "tokenizer": "none",
-          "dtype": "float16"}
+FIELDS = {
+    "teacher": "swin",
+    "weights": "0a1b",
+    "layer": 12,
+    "pooling": "mean",
+    "size": 256,
+    "tokenizer": "none",
+    "dtype": "float16",
+}
 WIDTH = 64
-COLUMNS = (Column("pooled", "float16", (WIDTH,)), Column("scores", "float32", ragged=True),
-           Column("words", "int16", (2,), ragged=True))
+COLUMNS = (
+    Column("pooled", "float16", (WIDTH,)),
+    Column("scores", "float32", ragged=True),
+    Column("words", "int16", (2,), ragged=True),
+)
 
 
 def make_keys(count: int, seed: int = 0) -> np.ndarray:
@@ -50,7 +60,7 @@ def fill(root: Path, keys: np.ndarray, *, batch: int = 32, shard: tuple[int, int
         pending = writer.pending(keys, lengths_of(keys))
         writer.reserve(pending)
         for first in range(0, len(pending), batch):
-            places = pending.indices[first:first + batch]
+            places = pending.indices[first : first + batch]
             writer.put(places, values_of(keys[places]))
     return writer.folder
 
@@ -88,6 +98,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.commit_bytes is not None:
         from vldistill.store import writer as module
+
         module.COMMIT_BYTES = given.commit_bytes
     keys = make_keys(given.rows)
     try:
@@ -99,7 +110,7 @@ def main() -> None:
             limit(given.later_limit)
             put = 0
             for first in range(0, len(pending), given.batch):
-                places = pending.indices[first:first + given.batch]
+                places = pending.indices[first : first + given.batch]
                 put += len(places)
                 if writer.put(places, values_of(keys[places])):
                     print(pending.present + put, flush=True)

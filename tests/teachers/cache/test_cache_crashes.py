@@ -27,8 +27,11 @@ def whole(tmp_path_factory):
     made = {}
 
     def contents(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".h5", ".json", ".tmp")
-                and path.name != MANIFEST}
+        return {
+            path.name: path.read_bytes()
+            for path in folder.iterdir()
+            if path.suffix in (".h5", ".json", ".tmp") and path.name != MANIFEST
+        }
 
     def look(count: int) -> dict[str, bytes]:
         if count not in made:
@@ -68,9 +71,10 @@ def dying_writer(root: Path, count: int, dies_at: int, calls: tuple[str, ...], p
                 seen += 1
                 if seen == dies_at:
                     if part:
-                        real(arguments[0], bytes(arguments[1])[:int(part * len(arguments[1]))], *arguments[2:])
+                        real(arguments[0], bytes(arguments[1])[: int(part * len(arguments[1]))], *arguments[2:])
                     os._exit(9)
                 return real(*arguments, **named)
+
             return call
 
         for name in calls:
@@ -80,7 +84,7 @@ def dying_writer(root: Path, count: int, dies_at: int, calls: tuple[str, ...], p
             with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
                 writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
                 for first in range(0, count, 20):
-                    places = pending.indices[first:first + 20]
+                    places = pending.indices[first : first + 20]
                     if writer.put(places, values_of(keys[places])):
                         tell(telling, bytes([first + 20]))
             os._exit(0)
@@ -94,9 +98,14 @@ def dying_writer(root: Path, count: int, dies_at: int, calls: tuple[str, ...], p
     return (told[-1] if told else 0), code == 0
 
 
-@pytest.mark.parametrize("calls, part", [
-    (("pwrite", "write", "fsync", "fdatasync", "posix_fallocate", "ftruncate", "replace"), 0.0), (("pwrite", "write"), 0.6),
-], ids=["before it", "in the middle of a write"])
+@pytest.mark.parametrize(
+    "calls, part",
+    [
+        (("pwrite", "write", "fsync", "fdatasync", "posix_fallocate", "ftruncate", "replace"), 0.0),
+        (("pwrite", "write"), 0.6),
+    ],
+    ids=["before it", "in the middle of a write"],
+)
 def test_death_at_every_system_call(root, whole, calls, part):
     deaths, kept = 0, set()
     while True:
@@ -118,6 +127,7 @@ def test_rows_are_synced_before_the_journal_names_them_and_the_journal_before_th
             place = Path(arguments[-1] if call == "replace" else Path(f"/proc/self/fd/{arguments[0]}").readlink())
             calls.append((call, place.name))
             return real(*arguments)
+
         return noted
 
     for call in ("pwrite", "write", "fsync", "fdatasync"):
@@ -129,7 +139,7 @@ def test_rows_are_synced_before_the_journal_names_them_and_the_journal_before_th
         reserved = len(calls)
         for first in range(0, 100, 50):
             calls.append(("put", ""))
-            writer.put(pending.indices[first:first + 50], values_of(keys[first:first + 50]))
+            writer.put(pending.indices[first : first + 50], values_of(keys[first : first + 50]))
     file, journal, folder = "shard-0000.h5", "shard-0000.journal", writer.folder.name
     written = [("pwrite", file)] * 3
     assert calls[reserved:-3] == [("put", ""), *written, ("fdatasync", file), ("write", journal), ("fdatasync", journal)] * 2
@@ -152,7 +162,7 @@ def kill_at_random(start, root: Path, whole, signals: list[int], count: int, bat
         out, err = process.communicate(timeout=60)
         assert process.returncode in (-ending, 0) and err == ""
         # What was said before the end, without a last line that the end cut short.
-        acknowledged = max([0, *map(int, out[:out.rfind("\n") + 1].split())])
+        acknowledged = max([0, *map(int, out[: out.rfind("\n") + 1].split())])
         there = continues(place, count, acknowledged, whole)
         assert there - acknowledged <= batch
         kept.append(there)
@@ -239,9 +249,17 @@ def test_after_an_interrupted_commit_nothing_more_is_taken(root, whole, monkeypa
     assert 10 * kept <= continues(root, 100, 10 * kept, whole) <= 10 * kept + 10
 
 
-@pytest.mark.parametrize("tail", [
-    b"{", b'{"rows":[60,80],"crc":[1,2,3],"seconds":0.0', b"\0" * 300, b"\0\n\0\n", b"\n", b"\xff\xfe\n",
-])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"{",
+        b'{"rows":[60,80],"crc":[1,2,3],"seconds":0.0',
+        b"\0" * 300,
+        b"\0\n\0\n",
+        b"\n",
+        b"\xff\xfe\n",
+    ],
+)
 def test_a_torn_end_of_a_journal_is_ignored_and_cut_off(root, whole, tail):
     keys = make_keys(100)
     with pytest.raises(KeyboardInterrupt), CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
@@ -270,7 +288,7 @@ def test_a_failed_sync_ends_the_writing_and_nothing_of_it_is_believed(root, whol
         with CacheWriter(root, "swin", FIELDS, COLUMNS) as writer:
             writer.reserve(pending := writer.pending(keys, lengths_of(keys)))
             for first in range(0, 100, 20):
-                places = pending.indices[first:first + 20]
+                places = pending.indices[first : first + 20]
                 writer.put(places, values_of(keys[places]))
     assert caught.value.exit_code == 1 and seen == 3
     monkeypatch.undo()

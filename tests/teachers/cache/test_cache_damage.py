@@ -80,11 +80,17 @@ def test_each_region_of_the_file_is_covered(folder):
     """One byte of HDF5's structure, of the keys, of the starts and of each column."""
     offsets = json.loads((folder / DESCRIPTION).read_text())["offsets"]
     whole = (folder / HDF5).read_bytes()
-    said = {"structure": "HDF5's own structure", "keys": "in its keys", "scores.starts": "in its starts of rows",
-            "pooled": "column pooled is damaged", "words": "column words is damaged", "scores": "column scores is damaged"}
+    said = {
+        "structure": "HDF5's own structure",
+        "keys": "in its keys",
+        "scores.starts": "in its starts of rows",
+        "pooled": "column pooled is damaged",
+        "words": "column words is damaged",
+        "scores": "column scores is damaged",
+    }
     for name, message in said.items():
         place = {"structure": 0, **offsets}[name]
-        (folder / HDF5).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        (folder / HDF5).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert message in is_noticed(folder)
 
 
@@ -99,16 +105,18 @@ def test_a_damaged_block_is_named_and_all_others_are_read(root):
         file.write(b"\xff")
     report = verify_cache(folder)
     assert len(lines) >= 3 and report.rows == 20_000 and len(report.damages) == 1
-    named = ", ".join(key.tobytes().hex() for key in keys[first:first + 3])
-    message = (f"{folder / HDF5}: column pooled is damaged in rows {first} to {end - 1}, of keys {named}, ... "
-               "(delete this cache's folder and make it again: vldistill cache)")
+    named = ", ".join(key.tobytes().hex() for key in keys[first : first + 3])
+    message = (
+        f"{folder / HDF5}: column pooled is damaged in rows {first} to {end - 1}, of keys {named}, ... "
+        "(delete this cache's folder and make it again: vldistill cache)"
+    )
     assert str(report.damages[0]) == message and report.damages[0].rows == (first, end)
     cache = FeatureCache(folder)
     rows = cache.find(keys)
     for block, (start, stop) in enumerate(lines):
         if block == 1:
             with pytest.raises(InputError) as caught:
-                cache.read(rows[start:start + 1], "pooled")
+                cache.read(rows[start : start + 1], "pooled")
             assert str(caught.value) == message
         else:
             assert cache.read(rows[start:stop], "pooled").shape == (stop - start, 64)
@@ -147,12 +155,19 @@ def test_a_file_that_the_manifest_does_not_name_is_not_read(folder, tmp_path):
     assert len(FeatureCache(folder)) == 150 + 8 * 20 and verify_cache(folder).damages == []
 
 
-@pytest.mark.parametrize("edit", [
-    lambda value: value.update(complete=False), lambda value: value.update(wanted=1),
-    lambda value: value["fields"].update(layer=11),
-    lambda value: value["shards"].pop("shard-0001"), lambda value: value["columns"].pop(), lambda value: value.update(name="x"),
-    lambda value: value["shards"]["shard-0000"].update(committed=0), lambda value: value.pop("checksum"),
-])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value.update(complete=False),
+        lambda value: value.update(wanted=1),
+        lambda value: value["fields"].update(layer=11),
+        lambda value: value["shards"].pop("shard-0001"),
+        lambda value: value["columns"].pop(),
+        lambda value: value.update(name="x"),
+        lambda value: value["shards"]["shard-0000"].update(committed=0),
+        lambda value: value.pop("checksum"),
+    ],
+)
 def test_an_edited_manifest(folder, edit):
     value = json.loads((folder / MANIFEST).read_text())
     edit(value)

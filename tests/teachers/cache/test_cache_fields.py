@@ -16,9 +16,17 @@ from vldistill.teachers.cache.store import CACHE, CacheWriter, FeatureCache, lis
 KEYS = make_keys(40)
 
 
-@pytest.mark.parametrize("field, value", [
-    ("weights", "0a1c"), ("layer", 11), ("pooling", "cls"), ("size", 224), ("tokenizer", "roberta"), ("dtype", "float32"),
-])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("weights", "0a1c"),
+        ("layer", 11),
+        ("pooling", "cls"),
+        ("size", 224),
+        ("tokenizer", "roberta"),
+        ("dtype", "float32"),
+    ],
+)
 def test_a_changed_field_finds_no_rows_and_is_named(root, field, value):
     folder, changed = fill(root, KEYS), {**FIELDS, field: value}
     assert open_cache(root, "swin", FIELDS).folder == folder
@@ -75,7 +83,7 @@ def test_the_list_says_what_there_is_and_what_it_cost(root, monkeypatch):
         writer.reserve(pending := writer.pending(KEYS, lengths_of(KEYS)))
         for first in (0, 10):
             moment[0] += 1.5
-            assert writer.put(pending.indices[first:first + 10], values_of(KEYS[first:first + 10]))
+            assert writer.put(pending.indices[first : first + 10], values_of(KEYS[first : first + 10]))
     damaged = fill(root, KEYS, fields={"layer": 1})
     (damaged / "shard-0000.json").write_text("{")
     for foreign in ("notes", "swin-123", "x-0123456789ab"):

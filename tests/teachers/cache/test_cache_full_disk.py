@@ -49,7 +49,7 @@ def test_the_disk_is_full_in_the_middle(start, root, folder):
     error = outcome(start(root, "--rows", ROWS, "--batch", 40, "--commit-bytes", 1, "--later-limit", size))
     assert re.match(rf"{re.escape(str(folder / 'shard-0000.h5'))}: cannot write [\d,]+ bytes: File too large", error)
     there = readable(folder, keys)
-    assert 0.4 * ROWS < there.sum() < 0.6 * ROWS and there[:there.sum()].all()
+    assert 0.4 * ROWS < there.sum() < 0.6 * ROWS and there[: there.sum()].all()
     assert verify_cache(folder).damages == []
     fill(root, keys)
     assert readable(folder, keys).all() and len(list(folder.glob("*.h5"))) == 1

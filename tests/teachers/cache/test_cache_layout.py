@@ -16,11 +16,25 @@ from vldistill.store.layout import Column, as_keys, checked_columns, datasets, o
 from vldistill.store.shard import shard_bytes
 
 
-@pytest.mark.parametrize("arguments", [
-    ("keys", "float16"), ("", "float16"), ("A", "float16"), ("a.starts", "float16"), ("a/b", "float16"), (3, "float16"),
-    ("a", "object"), ("a", "bfloat16"), ("a", "complex64"), ("a", "<f2"), ("a", "float16", (0,)), ("a", "float16", (2.0,)),
-    ("a", "float16", (True,)), ("a", "float16", (4,), 1),
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("keys", "float16"),
+        ("", "float16"),
+        ("A", "float16"),
+        ("a.starts", "float16"),
+        ("a/b", "float16"),
+        (3, "float16"),
+        ("a", "object"),
+        ("a", "bfloat16"),
+        ("a", "complex64"),
+        ("a", "<f2"),
+        ("a", "float16", (0,)),
+        ("a", "float16", (2.0,)),
+        ("a", "float16", (True,)),
+        ("a", "float16", (4,), 1),
+    ],
+)
 def test_a_column_that_cannot_be_stored_is_refused(arguments):
     with pytest.raises(InputError):
         Column(*arguments)
@@ -48,8 +62,11 @@ def test_keys_are_taken_in_three_forms():
 
 
 def test_a_key_belongs_to_the_part_that_its_first_8_bytes_name():
-    keys = [(5).to_bytes(8, "big") + b"\xff" * 12,
-            (2**64 - 1).to_bytes(8, "big") + b"\0" * 12, (256).to_bytes(8, "big") + b"x" * 12]
+    keys = [
+        (5).to_bytes(8, "big") + b"\xff" * 12,
+        (2**64 - 1).to_bytes(8, "big") + b"\0" * 12,
+        (256).to_bytes(8, "big") + b"x" * 12,
+    ]
     assert owners(as_keys(keys), 7).tolist() == [5, (2**64 - 1) % 7, 256 % 7]
     many = make_keys(1000)
     assert owners(many, 3).tolist() == [int.from_bytes(key[:8].tobytes(), "big") % 3 for key in many]
@@ -70,10 +87,10 @@ def test_a_file_laid_out_in_memory_is_the_one_that_hdf5_reads():
     container = lay_out(shapes)
     content = bytearray(container.size)
     for offset, piece in container.pieces:
-        content[offset:offset + len(piece)] = piece
+        content[offset : offset + len(piece)] = piece
     filled = {name: np.random.default_rng(1).integers(0, 100, shape).astype(kind) for name, (kind, shape) in shapes.items()}
     for name, value in filled.items():
-        content[container.offsets[name]:container.offsets[name] + value.nbytes] = value.tobytes()
+        content[container.offsets[name] : container.offsets[name] + value.nbytes] = value.tobytes()
     with h5py.File(io.BytesIO(bytes(content)), "r") as file:
         assert set(file) == set(shapes)
         for name, value in filled.items():

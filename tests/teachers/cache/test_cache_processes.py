@@ -24,7 +24,7 @@ class Rows(Dataset):
         return len(self.keys)
 
     def __getitem__(self, place: int) -> tuple[bytes, bytes]:
-        row = self.cache.find(self.keys[place:place + 1])
+        row = self.cache.find(self.keys[place : place + 1])
         return self.cache.read(row, "pooled").tobytes(), self.cache.read_ragged(int(row[0]), "scores").tobytes()
 
 
@@ -44,11 +44,19 @@ def rows(root) -> Rows:
     return Rows(FeatureCache(fill(root, keys)), np.concatenate([keys[::-1], keys[:20]]))
 
 
-@pytest.mark.parametrize("workers, context, opened", [
-    (1, "fork", False), (2, "fork", True), *(
-        pytest.param(workers, context, opened, marks=pytest.mark.slow)
-        for workers in (1, 2, 4) for context in ("fork", "spawn") for opened in (False, True))
-])
+@pytest.mark.parametrize(
+    "workers, context, opened",
+    [
+        (1, "fork", False),
+        (2, "fork", True),
+        *(
+            pytest.param(workers, context, opened, marks=pytest.mark.slow)
+            for workers in (1, 2, 4)
+            for context in ("fork", "spawn")
+            for opened in (False, True)
+        ),
+    ],
+)
 def test_workers_read_what_one_process_reads(rows, workers, context, opened):
     expected = stream(Rows(FeatureCache(rows.cache.folder), rows.keys), 0, None)
     if opened:

@@ -41,7 +41,10 @@ def test_three_rows_by_hand(root):
     assert cache.read([2, 0, 2], "vector").tolist() == [[5, 6], [1, 2], [5, 6]]
     assert cache.read([], "vector").shape == (0, 2)
     assert [cache.read_ragged(row, "scores").tolist() for row in range(3)] == [
-        np.float32([0.1, 0.2]).tolist(), [], np.float32([0.7, 0.8, 0.9]).tolist()]
+        np.float32([0.1, 0.2]).tolist(),
+        [],
+        np.float32([0.7, 0.8, 0.9]).tolist(),
+    ]
     with h5py.File(writer.folder / "shard-0000.h5") as file:
         assert file["keys"][1].tobytes() == b"b" * 20 and file["vector"][:].tolist() == [[1, 2], [3, 4], [5, 6]]
         assert file["scores.starts"][:].tolist() == [0, 2, 2, 5]
@@ -140,7 +143,7 @@ def test_an_interrupted_shard_is_continued_in_place(root):
         assert pending.indices.tolist() == [*range(27, 70), *range(20)] and pending.present == 7
         writer.reserve(pending)
         for first in range(0, 63, 10):
-            places = pending.indices[first:first + 10]
+            places = pending.indices[first : first + 10]
             writer.put(places, values_of(asked[places]))
     cache = FeatureCache(writer.folder)
     assert sorted(path.name for path in writer.folder.glob("*.h5")) == ["shard-0000.h5", "shard-0001.h5"]
@@ -202,17 +205,29 @@ def test_values_that_do_not_fit_are_refused_and_change_nothing(root):
 def test_a_cache_with_other_columns_is_refused(root, tree):
     folder = fill(root, make_keys(5))
     before = tree(folder)
-    with pytest.raises(InputError, match=r"pooled float16\[64\].*asked for are pooled float16\[65\]"), \
-            CacheWriter(root, "swin", FIELDS, [Column("pooled", "float16", (65,))]):
+    with (
+        pytest.raises(InputError, match=r"pooled float16\[64\].*asked for are pooled float16\[65\]"),
+        CacheWriter(root, "swin", FIELDS, [Column("pooled", "float16", (65,))]),
+    ):
         pass
     assert changed(before, tree(folder)) == set()
 
 
-@pytest.mark.parametrize("name, fields, shard", [
-    ("a/b", {"layer": 1}, (0, 1)), ("", {"layer": 1}, (0, 1)), ("..", {"layer": 1}, (0, 1)), (".a", {"layer": 1}, (0, 1)),
-    ("a", {"layer": float("nan")}, (0, 1)), ("a", {"layer": None}, (0, 1)), ("a", {"layer": [1]}, (0, 1)),
-    ("a", {"layer": 1}, (1, 1)), ("a", {"layer": 1}, (-1, 2)), ("a", {"layer": 1}, (0, 0)),
-])
+@pytest.mark.parametrize(
+    "name, fields, shard",
+    [
+        ("a/b", {"layer": 1}, (0, 1)),
+        ("", {"layer": 1}, (0, 1)),
+        ("..", {"layer": 1}, (0, 1)),
+        (".a", {"layer": 1}, (0, 1)),
+        ("a", {"layer": float("nan")}, (0, 1)),
+        ("a", {"layer": None}, (0, 1)),
+        ("a", {"layer": [1]}, (0, 1)),
+        ("a", {"layer": 1}, (1, 1)),
+        ("a", {"layer": 1}, (-1, 2)),
+        ("a", {"layer": 1}, (0, 0)),
+    ],
+)
 def test_bad_names_fields_and_parts_are_refused_before_anything_is_written(root, name, fields, shard):
     with pytest.raises(InputError):
         CacheWriter(root, name, fields, PAIR, shard)

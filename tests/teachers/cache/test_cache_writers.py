@@ -31,6 +31,7 @@ def folder(root):
 @pytest.fixture
 def no_flock(monkeypatch):
     """A file system without `flock`."""
+
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -118,9 +119,15 @@ def test_another_number_of_parts_finds_what_is_there(root, folder):
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part, environment", [
-    ((0, 1), {}), ((0, 1), {"HDF5_USE_FILE_LOCKING": "FALSE"}), ((1, 4), {"HDF5_USE_FILE_LOCKING": "FALSE"}),
-], ids=["same part", "same part, HDF5's locks off", "another n, HDF5's locks off"])
+@pytest.mark.parametrize(
+    "part, environment",
+    [
+        ((0, 1), {}),
+        ((0, 1), {"HDF5_USE_FILE_LOCKING": "FALSE"}),
+        ((1, 4), {"HDF5_USE_FILE_LOCKING": "FALSE"}),
+    ],
+    ids=["same part", "same part, HDF5's locks off", "another n, HDF5's locks off"],
+)
 def test_a_second_writer_is_turned_away(start, root, folder, tree, environment, part):
     first = start(root, "--rows", 200, "--pause", 0.02, "--commit-bytes", 1, **environment)
     assert first.stdout.readline() == "ready\n" and first.stdout.readline()
@@ -141,8 +148,12 @@ def test_a_second_writer_is_turned_away(start, root, folder, tree, environment, 
 
 
 def test_other_parts_of_the_same_number_are_let_in(root):
-    with writer(root, (0, 3)), writer(root, (2, 3)), pytest.raises(InputError, match=f"process {os.getpid()} on host"), \
-            writer(root, (2, 3)):
+    with (
+        writer(root, (0, 3)),
+        writer(root, (2, 3)),
+        pytest.raises(InputError, match=f"process {os.getpid()} on host"),
+        writer(root, (2, 3)),
+    ):
         pass
     with writer(root, (2, 3)):
         pass
@@ -235,6 +246,6 @@ def test_a_reader_beside_a_writer_sees_committed_rows_only(start, root, folder):
     while process.poll() is None:
         there = readable(folder, keys)
         counts.append(int(there.sum()))
-        assert there[:counts[-1]].all()
+        assert there[: counts[-1]].all()
     assert counts == sorted(counts) and len(set(counts)) > 2
     assert np.all(readable(folder, keys))

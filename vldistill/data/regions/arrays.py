@@ -102,8 +102,11 @@ def checked(regions: Regions) -> Regions:
     count = len(regions.boxes)
     if not 0 < count <= MAX_BOXES:
         raise ValueError(f"has {count:,} boxes, 1 to {MAX_BOXES:,} were expected")
-    parts = {name: values for name in ("features", "confidence", "soft_labels", "image_feature")
-             if (values := getattr(regions, name)) is not None}
+    parts = {
+        name: values
+        for name in ("features", "confidence", "soft_labels", "image_feature")
+        if (values := getattr(regions, name)) is not None
+    }
     halves = {}
     with np.errstate(over="ignore"):
         for name, values in parts.items():
@@ -126,7 +129,9 @@ def selected(regions: Regions, threshold: float, fewest: int, most: int) -> Regi
         keep = most
     else:
         keep = min(max(int((regions.confidence > threshold).sum()), fewest), most)
-    parts = {name: None if (part := getattr(regions, name)) is None else part[:keep]
-             for name in ("features", "boxes", "confidence", "soft_labels")}
+    parts = {
+        name: None if (part := getattr(regions, name)) is None else part[:keep]
+        for name in ("features", "boxes", "confidence", "soft_labels")
+    }
     own = None if regions.own is None else min(regions.own, keep)
     return replace(regions, **parts, own=own)

@@ -74,8 +74,11 @@ def build_backbone(weights: str | None = None) -> nn.Module:
         raise
     except Exception as error:  # the hub, safetensors and torch each raise their own
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"the weights of {BACKBONE} cannot be had: {reason}", where=weights or "hub",
-                         hint="fetch them on a machine with network and give the file with --weights") from None
+        raise InputError(
+            f"the weights of {BACKBONE} cannot be had: {reason}",
+            where=weights or "hub",
+            hint="fetch them on a machine with network and give the file with --weights",
+        ) from None
     check_weights(network.state_dict(), weights or BACKBONE)
     return network.eval().requires_grad_(False)
 
@@ -105,7 +108,13 @@ def resized(image: Image.Image) -> Image.Image:
 
 @torch.inference_mode()
 def extract_vlbert(
-    network: RegionNetwork, images: Images, objects: ObjectIndex, paths: Iterable[str], *, device: torch.device, batch: int = 8,
+    network: RegionNetwork,
+    images: Images,
+    objects: ObjectIndex,
+    paths: Iterable[str],
+    *,
+    device: torch.device,
+    batch: int = 8,
     problems: Problems | None = None,
 ) -> Iterator[tuple[str, Regions]]:
     """(path, regions) of each image in order: features of its objects as a student with this network has them before training.
@@ -124,7 +133,12 @@ def extract_vlbert(
 
 
 def extract(
-    network: nn.Module, images: Images, wanted: Iterable[Boxes], *, device: torch.device, batch: int = 8,
+    network: nn.Module,
+    images: Images,
+    wanted: Iterable[Boxes],
+    *,
+    device: torch.device,
+    batch: int = 8,
     problems: Problems | None = None,
 ) -> Iterator[tuple[str, Regions]]:
     """(path, regions) of each image, not in order: images of equal size go through the network together, so that none is padded

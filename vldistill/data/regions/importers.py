@@ -107,8 +107,11 @@ def _uniter(table: dict[str, Any]) -> Regions:
 def read_npz_folder(path: Path, problems: Problems) -> Iterator[Entry]:
     """A folder of npz files, one an image (what UNITER's LMDB is made from), or two where annotated boxes have their own."""
     for group in file_groups(path.glob("*.npz")):
-        together = [entry for file in group for entry in
-                    _guarded(str(file), file.name, problems, lambda f=file: _uniter(read_npz(f.read_bytes())))]
+        together = [
+            entry
+            for file in group
+            for entry in _guarded(str(file), file.name, problems, lambda f=file: _uniter(read_npz(f.read_bytes())))
+        ]
         if together:
             yield from _joined(together, problems)
 
@@ -134,8 +137,12 @@ def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
             columns = line.rstrip(b"\r\n").split(b"\t")
             if len(line) == _LONGEST_LINE or len(columns) not in _TSV:
                 one = known and len(line) < _LONGEST_LINE  # among lines that are as they should be
-                problems.add(f"has {len(columns)} columns, {', '.join(map(str, sorted(_TSV)))} are known", where=where,
-                             hint="is it a feature file? fetch it again", part=IMAGE if one else None)
+                problems.add(
+                    f"has {len(columns)} columns, {', '.join(map(str, sorted(_TSV)))} are known",
+                    where=where,
+                    hint="is it a feature file? fetch it again",
+                    part=IMAGE if one else None,
+                )
                 if not one:
                     return
                 continue
@@ -181,8 +188,12 @@ def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
         if known and isinstance(value, torch.Tensor):
             yield from _guarded(where, name, problems, lambda v=value: _oscar_tensor(v))
         else:
-            problems.add("is no tensor" if known else "is no name of an image", where=_shown(where),
-                         hint="is it OSCAR's feature file?", part=IMAGE)
+            problems.add(
+                "is no tensor" if known else "is no name of an image",
+                where=_shown(where),
+                hint="is it OSCAR's feature file?",
+                part=IMAGE,
+            )
 
 
 def _oscar_tensor(value: Tensor) -> Regions:
@@ -215,8 +226,9 @@ def read_vlbert(path: Path, problems: Problems) -> Iterator[Entry]:
     with opened as archive:
         for member in archive.infolist():
             if member.filename.endswith(".json"):
-                yield from _guarded(f"{path}:{member.filename}", member.filename, problems,
-                                    lambda m=member: _vlbert(_member(archive, m)))
+                yield from _guarded(
+                    f"{path}:{member.filename}", member.filename, problems, lambda m=member: _vlbert(_member(archive, m))
+                )
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

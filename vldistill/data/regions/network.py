@@ -62,8 +62,15 @@ def make_stages(network: ImageNetwork) -> tuple[nn.Sequential, nn.Sequential]:
     import timm
 
     widths = tuple(network.width << stage for stage in range(4))
-    resnet = timm.create_model("resnet101", pretrained=False, num_classes=0, layers=network.blocks, channels=widths,
-                               output_stride=STRIDE, zero_init_last=False)
+    resnet = timm.create_model(
+        "resnet101",
+        pretrained=False,
+        num_classes=0,
+        layers=network.blocks,
+        channels=widths,
+        output_stride=STRIDE,
+        zero_init_last=False,
+    )
     for stage in (resnet.layer2, resnet.layer3):
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     for block in resnet.layer4:
@@ -71,8 +78,9 @@ def make_stages(network: ImageNetwork) -> tuple[nn.Sequential, nn.Sequential]:
     for module in resnet.modules():
         if hasattr(module, "bn3"):  # else the sum over random blocks would double with each
             nn.init.constant_(module.bn3.weight, 0.2)
-    body = nn.Sequential(OrderedDict((name, getattr(resnet, name)) for name in (
-        "conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3")))
+    body = nn.Sequential(
+        OrderedDict((name, getattr(resnet, name)) for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3"))
+    )
     for name in FROZEN:
         body.get_submodule(name).requires_grad_(False)
     for norm in norms(body, resnet.layer4):
@@ -113,8 +121,10 @@ def region_features(body: nn.Module, head: nn.Module, images: PixelBatch) -> Reg
 def prepared(pixels: Tensor, sizes: Tensor) -> Tensor:
     """[B, 3, H, W] RGB bytes to BGR without its mean, zero where there is no image. sizes: [B, 2] width and height of it."""
     values = pixels.flip(1).float() - torch.tensor(_BGR_MEAN, device=pixels.device)[:, None, None]
-    wide, high = (torch.arange(side, device=pixels.device) < size[:, None]
-                  for side, size in ((pixels.shape[3], sizes[:, 0]), (pixels.shape[2], sizes[:, 1])))
+    wide, high = (
+        torch.arange(side, device=pixels.device) < size[:, None]
+        for side, size in ((pixels.shape[3], sizes[:, 0]), (pixels.shape[2], sizes[:, 1]))
+    )
     return values * (high[:, None, :, None] & wide[:, None, None, :])
 
 
@@ -141,10 +151,16 @@ def read_resnet(path: str) -> dict[str, Tensor]:
     try:
         found = load_state_dict(path, weights_only=True)
     except Exception as error:  # safetensors and torch each raise their own
-        raise InputError(f"is no weights file: {str(error).splitlines()[0][:200] if str(error) else error!r}", where=path,
-                         hint="name a weights file of ResNet-101") from None
-    return {f"{HEAD}{name.removeprefix('layer4.')}" if name.startswith("layer4.") else f"{BODY}{name}": value
-            for name, value in found.items() if not str(name).startswith("fc.")}
+        raise InputError(
+            f"is no weights file: {str(error).splitlines()[0][:200] if str(error) else error!r}",
+            where=path,
+            hint="name a weights file of ResNet-101",
+        ) from None
+    return {
+        f"{HEAD}{name.removeprefix('layer4.')}" if name.startswith("layer4.") else f"{BODY}{name}": value
+        for name, value in found.items()
+        if not str(name).startswith("fc.")
+    }
 
 
 def whole(own: dict[str, Tensor], found: dict[str, Tensor], where: str, name: str) -> dict[str, Tensor]:
@@ -156,6 +172,9 @@ def whole(own: dict[str, Tensor], found: dict[str, Tensor], where: str, name: st
     foreign = [key for key in found if key not in own]
     for keys, what in ((missing, "are missing"), (other, "have another shape"), (foreign, "have no place")):
         if keys:
-            raise InputError(f"is not of {name}: {len(keys)} of its tensors {what}, {str(keys[0])[:60]} first", where=where,
-                             hint="name a weights file of ResNet-101")
+            raise InputError(
+                f"is not of {name}: {len(keys)} of its tensors {what}, {str(keys[0])[:60]} first",
+                where=where,
+                hint="name a weights file of ResNet-101",
+            )
     return {**own, **found}

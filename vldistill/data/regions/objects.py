@@ -64,8 +64,12 @@ def _inside(corners: np.ndarray) -> np.ndarray:
     side = (x2 - x1) * (rows - y1) - (y2 - y1) * (columns - x1)
     # A ray to the right crosses the edge.
     crossed = ((y1 > rows) != (y2 > rows)) & ((side > 0) != (y2 < y1))
-    between = (np.minimum(x1, x2) <= columns) & (columns <= np.maximum(x1, x2)) & (
-        np.minimum(y1, y2) <= rows) & (rows <= np.maximum(y1, y2))
+    between = (
+        (np.minimum(x1, x2) <= columns)
+        & (columns <= np.maximum(x1, x2))
+        & (np.minimum(y1, y2) <= rows)
+        & (rows <= np.maximum(y1, y2))
+    )
     touched = (np.abs(side) < 1e-9) & between
     return ((crossed.sum(axis=1) % 2 == 1) | touched.any(axis=1)).reshape(MASK, MASK)
 

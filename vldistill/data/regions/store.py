@@ -62,8 +62,13 @@ def region_columns(shape: tuple[int, int | None, bool, bool]) -> tuple[Column, .
     """Of images of a shape (see `Regions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros and a
     number of own boxes of -1 are not known; a name is UTF-8."""
     width, classes, confidence, whole = shape
-    found = [Column(_NAME, "uint8", ragged=True), Column(_SIZE, "int32", (2,)), Column(_OWN, "int32"),
-             Column("features", "float16", (width,), ragged=True), Column("boxes", "float32", (4,), ragged=True)]
+    found = [
+        Column(_NAME, "uint8", ragged=True),
+        Column(_SIZE, "int32", (2,)),
+        Column(_OWN, "int32"),
+        Column("features", "float16", (width,), ragged=True),
+        Column("boxes", "float32", (4,), ragged=True),
+    ]
     found += [Column("confidence", "float16", ragged=True)] * confidence
     found += [Column("soft_labels", "float16", (classes,), ragged=True)] if classes is not None else []
     return (*found, *[Column(_WHOLE, "float16", (width,))] * whole)
@@ -104,9 +109,11 @@ class RegionWriter:
     def _flush(self) -> None:
         names, held = [key.encode() for key, _ in self._held], [regions for _, regions in self._held]
         columns = region_columns(self.shape)
-        values = {_NAME: np.frombuffer(b"".join(names), np.uint8),
-                  _SIZE: np.array([regions.size or (0, 0) for regions in held], dtype=np.int32),
-                  _OWN: np.array([-1 if regions.own is None else regions.own for regions in held], dtype=np.int32)}
+        values = {
+            _NAME: np.frombuffer(b"".join(names), np.uint8),
+            _SIZE: np.array([regions.size or (0, 0) for regions in held], dtype=np.int32),
+            _OWN: np.array([-1 if regions.own is None else regions.own for regions in held], dtype=np.int32),
+        }
         counts = np.array([len(regions.features) for regions in held])
         lengths = {column.name: counts for column in columns if column.ragged}
         lengths[_NAME] = np.array([len(name) for name in names])
@@ -134,8 +141,14 @@ def make_again(folder: Path, manifest: dict[str, Any]) -> str:
     options, words = manifest.get("options") or {}, ["vldistill", "prepare", "regions"]
     words += ["--raw" if "format" in options else "--data", str(manifest.get("source", "FEATURES"))]
     if "format" in options:
-        words += ["--format", options["format"], "--threshold", f"{options['threshold']:g}",
-                  "--boxes", ",".join(map(str, options["boxes"]))]
+        words += [
+            "--format",
+            options["format"],
+            "--threshold",
+            f"{options['threshold']:g}",
+            "--boxes",
+            ",".join(map(str, options["boxes"])),
+        ]
     else:
         way, _, side = str(options.get("boxes")).partition(" ")
         given = {"--weights": options.get("weights"), "--network": options.get("network"), "--grid": side * (way == "grid")}

@@ -40,8 +40,12 @@ def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tup
         for one in islice(_annotated(artifact, problems) if annotated else _cells(artifact, side), limit):
             first = seen.setdefault(image_key(one.path), one.path)
             if first != one.path:
-                problems.add(f"has the same name as {first}, and regions are found by it", where=one.path,
-                             hint="rename one of them in the raw data and prepare it again", part=IMAGE)
+                problems.add(
+                    f"has the same name as {first}, and regions are found by it",
+                    where=one.path,
+                    hint="rename one of them in the raw data and prepare it again",
+                    part=IMAGE,
+                )
             else:
                 found.append(one)
         return found
@@ -63,14 +67,16 @@ def _annotated(artifact: DataArtifact, problems: Problems) -> Iterator[Boxes]:
         boxes = np.minimum(rows[:, :4].clip(0), np.array(size * 2, dtype=np.float32))
         name, real = row["image"], sizes.get(row["image"], size)
         if real != size:
-            problems.add(f"{name} is {real[0]} x {real[1]}, its metadata says {size[0]:g} x {size[1]:g}", where=where, hint=_MEND,
-                         part=IMAGE)
+            problems.add(
+                f"{name} is {real[0]} x {real[1]}, its metadata says {size[0]:g} x {size[1]:g}",
+                where=where,
+                hint=_MEND,
+                part=IMAGE,
+            )
         elif (flat := (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)).any():
-            problems.add(f"{name}: box {int(flat.argmax())} has no area inside the image", where=where, hint=_MEND,
-                         part=IMAGE)
+            problems.add(f"{name}: box {int(flat.argmax())} has no area inside the image", where=where, hint=_MEND, part=IMAGE)
         elif ((rows[:, 4] < 0) | (rows[:, 4] > 1)).any():
-            problems.add(f"{name}: a confidence is not in 0 to 1", where=where, hint=_MEND,
-                         part=IMAGE)
+            problems.add(f"{name}: a confidence is not in 0 to 1", where=where, hint=_MEND, part=IMAGE)
         elif len(rows):
             yield Boxes(name, boxes, rows[:, 4])
 

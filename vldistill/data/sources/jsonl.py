@@ -87,9 +87,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
     if not root.is_dir() and root.stem not in SPLITS:
         data.notes.append(f"{root.name} is not named as a split: read as test")
     if ignored:
-        data.notes.append(
-            "keys not read: " + ", ".join(f"{key} ({count:,} lines)" for key, count in ignored.most_common(8))
-        )
+        data.notes.append("keys not read: " + ", ".join(f"{key} ({count:,} lines)" for key, count in ignored.most_common(8)))
     _check_shape(lines, data.task, problems)
     target = TASKS[data.task].target
     if target in ("label", "tags"):
@@ -145,15 +143,11 @@ def _label(row: Row, kinds: dict[str, str]) -> str | None:
     if value is None:
         return None
     if not isinstance(value, (str, bool, int)):
-        return row.fault(
-            f"`label` must be a text, a whole number or true/false, found {kind_of(value)}", "mend the line"
-        )
+        return row.fault(f"`label` must be a text, a whole number or true/false, found {kind_of(value)}", "mend the line")
     # 1 and "1" side by side are nearly always a slip of the script that wrote the file.
     first = next(iter(kinds), kind_of(value))
     if first != kind_of(value):
-        return row.fault(
-            f"`label` is {kind_of(value)}, at {kinds[first]} it is {first}", "write all labels the same way"
-        )
+        return row.fault(f"`label` is {kind_of(value)}, at {kinds[first]} it is {first}", "write all labels the same way")
     kinds.setdefault(first, row.where)
     if not isinstance(value, str):
         return str(value).lower()
@@ -196,8 +190,10 @@ def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -
                     "mend the line, or keep tasks in folders of their own",
                 )
             if spec.text != (line.text is not None):
-                line.row.fault(f"has {'no' if spec.text else 'a'} text, the task {task} has {'one' if spec.text else 'none'}",
-                               "mend the line, or keep tasks in folders of their own")
+                line.row.fault(
+                    f"has {'no' if spec.text else 'a'} text, the task {task} has {'one' if spec.text else 'none'}",
+                    "mend the line, or keep tasks in folders of their own",
+                )
             if line.target not in ("none", spec.target):
                 line.row.fault(
                     f"has {_TARGETS[line.target]}, the task {task} has {'no target' if spec.target == 'none' else spec.target}",
@@ -210,9 +206,7 @@ def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -
                 )
 
 
-def _labels(
-    lines: dict[str, list[_Line]], options: SourceOptions, kinds: dict[str, str], data: SourceData
-) -> list[str] | None:
+def _labels(lines: dict[str, list[_Line]], options: SourceOptions, kinds: dict[str, str], data: SourceData) -> list[str] | None:
     given = [name for line in lines.get("train", []) for name in line.named]
     if options.labels:
         return list(options.labels)

@@ -29,11 +29,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
     not in the data; faults go to `problems`.
     """
     data.task, data.labels = "nlvr", list(LABELS)
-    files = {
-        split: root / name / f"{name}.json"
-        for split, name in _OFFICIAL.items()
-        if (root / name / f"{name}.json").is_file()
-    }
+    files = {split: root / name / f"{name}.json" for split, name in _OFFICIAL.items() if (root / name / f"{name}.json").is_file()}
     if not files:
         raise wrong_layout(root, "NLVR", ["train/train.json, dev/dev.json, test/test.json"])
     splits: Splits = {split: list(_read_split(path, split, problems)) for split, path in files.items()}
@@ -66,7 +62,8 @@ def _read_split(path: Path, split: str, problems: Problems) -> Iterator[tuple[Re
                 id=name,
                 task="nlvr",
                 images=[f"{official}/images/{directory}/{name}.png"],
-                text=list(words), written=sentence,
+                text=list(words),
+                written=sentence,
                 label=label,
                 meta={"identifier": identifier, "directory": str(directory)},
             )
@@ -82,7 +79,9 @@ def _hold_out(directories: tuple[str, ...], splits: Splits, root: Path, notes: l
     if pairs and (unknown or present <= set(directories)):
         raise InputError(
             f"has no directory {listed(unknown)}" if unknown else "would be held out whole, and nothing is left to train on",
-            where=str(root / official), hint=f"choose some of {listed(sorted(present, key=int), most=20)}")
+            where=str(root / official),
+            hint=f"choose some of {listed(sorted(present, key=int), most=20)}",
+        )
     held = [pair for pair in pairs if pair[0].meta["directory"] in directories]
     found = {"train": [pair for pair in pairs if pair[0].meta["directory"] not in directories], "val": held}
     if "test" in splits:

@@ -87,7 +87,13 @@ def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: 
         names = [joined(folder, name) for name in _image_names(identifier, directory)]
         meta = {"set": parts[2], "pair": parts[3], "sentence": parts[4]}
         record = Record(
-            id=identifier, task="nlvr2", images=names, text=split_words(sentence), written=sentence, label=label, type=synset,
+            id=identifier,
+            task="nlvr2",
+            images=names,
+            text=split_words(sentence),
+            written=sentence,
+            label=label,
+            type=synset,
             meta=meta,
         )
         data.add(split, record, row.where)

@@ -65,9 +65,7 @@ def _read_split(path: Path, split: str, folder: str, data: SourceData, problems:
         if pair is not None:
             seen.add(pair, row, "pairID")
         if image is not None and not _IMAGE_ID.fullmatch(image):
-            row.fault(
-                f"`{key}` {quoted(image)} is not an image number", "expected one like 4804607632, with or without .jpg"
-            )
+            row.fault(f"`{key}` {quoted(image)} is not an image number", "expected one like 4804607632, with or without .jpg")
         if no_majority:
             undecided += 1
         elif row.good:

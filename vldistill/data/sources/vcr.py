@@ -56,8 +56,13 @@ def _read_split(path: Path, split: str, images: _Images, data: SourceData, probl
         images.check(image, metadata, objects, row)
         if not row.good:
             continue
-        common = {"task": "vcr", "images": [f"{IMAGES}/{image}"], "text": question, "type": vcr_question_type(question),
-                  "objects": objects}
+        common = {
+            "task": "vcr",
+            "images": [f"{IMAGES}/{image}"],
+            "text": question,
+            "type": vcr_question_type(question),
+            "objects": objects,
+        }
         data.add(split, Record(id=name, choices=answers, label=answer, **common), row.where)
         for suffix, words in zip(suffixes, answers if answer is None else [answers[answer]], strict=True):
             data.add(split, Record(id=name + suffix, choices=rationales, label=rationale, given=words, **common), row.where)
@@ -101,8 +106,9 @@ def _check_words(row: Row, key: str, words: list[Any], objects: int) -> list[Wor
             return row.fault(f"`{key}` has an empty tag", "a tag names one object or more")
         for index in word:
             if type(index) is not int or not 0 <= index < objects:
-                return row.fault(f"`{key}` has a tag of object {quoted(index)}, there are {objects}",
-                                 f"an index is 0 to {objects - 1}")
+                return row.fault(
+                    f"`{key}` has a tag of object {quoted(index)}, there are {objects}", f"an index is 0 to {objects - 1}"
+                )
     return words
 
 
@@ -152,8 +158,13 @@ def _read_metadata(path: str, where: str, problems: Problems) -> dict[str, Any] 
     if fault:
         problems.add(fault, where=path, hint="fetch it again", part=LINE)
         return None
-    return {"width": value["width"], "height": value["height"], "names": value["names"], "boxes": value["boxes"],
-            "polygons": value["segms"]}
+    return {
+        "width": value["width"],
+        "height": value["height"],
+        "names": value["names"],
+        "boxes": value["boxes"],
+        "polygons": value["segms"],
+    }
 
 
 def _metadata_fault(value: Any) -> str | None:

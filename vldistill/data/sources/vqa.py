@@ -50,9 +50,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
         raise InputError(f"vqa_split {options.vqa_split!r} is not known", hint=nearest(options.vqa_split, VQA_SPLITS))
     majority: list[str] = []
     present = [
-        s
-        for s in _PARTS
-        if (root / questions_file(s)).exists() or (s in _LABELLED and (root / annotations_file(s)).exists())
+        s for s in _PARTS if (root / questions_file(s)).exists() or (s in _LABELLED and (root / annotations_file(s)).exists())
     ]
     if not set(_LABELLED) & set(present):
         raise wrong_layout(root, "VQA v2", [f"{questions_file(s)} with {annotations_file(s)}" for s in _LABELLED])

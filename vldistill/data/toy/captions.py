@@ -42,8 +42,10 @@ def write_karpathy(folder: Path, seed: int, splits: Mapping[str, int], *, datase
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
             sentids = [imgid * len(captions) + i for i in range(len(captions))]
-            sentences = [{"raw": raw, "tokens": raw.replace(",", "").split(), "imgid": imgid, "sentid": sentid}
-                         for raw, sentid in zip(captions, sentids, strict=True)]
+            sentences = [
+                {"raw": raw, "tokens": raw.replace(",", "").split(), "imgid": imgid, "sentid": sentid}
+                for raw, sentid in zip(captions, sentids, strict=True)
+            ]
             images.append({**names, "split": split, "imgid": imgid, **ids, "sentids": sentids, "sentences": sentences})
             written[split] = written.get(split, 0) + len(captions)
     write_json(folder / f"dataset_{dataset}.json", {"images": images, "dataset": dataset})
@@ -104,9 +106,12 @@ def write_visual_genome(folder: Path, seed: int, splits: Mapping[str, int]) -> d
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         found = [_region(phrases, scene, cell) for cell in range(CELLS) if scene.kinds[cell] != EMPTY]
-        images.append({"id": number, "regions": [
-            {"region_id": regions + i, "image_id": number, **region} for i, region in enumerate(found, start=1)
-        ]})
+        images.append(
+            {
+                "id": number,
+                "regions": [{"region_id": regions + i, "image_id": number, **region} for i, region in enumerate(found, start=1)],
+            }
+        )
         regions += len(found)
     write_json(folder / "region_descriptions.json", images)
     return {"train": regions}

@@ -68,9 +68,7 @@ def write_toy(
     return counts
 
 
-def _plan(
-    seed: int, datasets: Sequence[str], scale: float, sizes: Mapping[str, Mapping[str, int]]
-) -> dict[str, dict[str, int]]:
+def _plan(seed: int, datasets: Sequence[str], scale: float, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     if seed < 0:
         raise InputError(f"seed is {seed}, it cannot be negative")
     if not 0 < scale < float("inf"):
@@ -82,8 +80,7 @@ def _plan(
     for name in dict.fromkeys(datasets):
         given, group = sizes.get(name, {}), tasks.GROUP.get(name, 1)
         if unknown := sorted(set(given) - set(SIZES[name])):
-            raise InputError(f"{name} has no split {unknown[0]!r}",
-                             hint=f"choose from {', '.join(SIZES[name])}")
+            raise InputError(f"{name} has no split {unknown[0]!r}", hint=f"choose from {', '.join(SIZES[name])}")
         plan[name] = {}
         for split, default in SIZES[name].items():
             wanted = max(MIN_SCENES, round(given.get(split, default) * scale))
@@ -105,16 +102,22 @@ def _write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, 
             for number, question in enumerate(asked):
                 key = {"image_id": image_id, "question_id": image_id * 1000 + number}
                 questions.append({**key, "question": question.text})
-                annotations.append({
-                    **key, "question_type": question.question_type, "answer_type": question.answer_type,
-                    "multiple_choice_answer": question.answer,
-                    "answers": [{"answer": question.answer, "answer_confidence": "yes", "answer_id": i + 1}
-                                for i in range(_ANSWERS)],
-                })
-        head = {"info": {"description": "toy world"}, "license": {}, "data_type": "mscoco",
-                "data_subtype": f"{split}2014"}
-        write_json(folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json",
-                    {**head, "task_type": "Open-Ended", "questions": questions})
+                annotations.append(
+                    {
+                        **key,
+                        "question_type": question.question_type,
+                        "answer_type": question.answer_type,
+                        "multiple_choice_answer": question.answer,
+                        "answers": [
+                            {"answer": question.answer, "answer_confidence": "yes", "answer_id": i + 1} for i in range(_ANSWERS)
+                        ],
+                    }
+                )
+        head = {"info": {"description": "toy world"}, "license": {}, "data_type": "mscoco", "data_subtype": f"{split}2014"}
+        write_json(
+            folder / f"v2_OpenEnded_mscoco_{split}2014_questions.json",
+            {**head, "task_type": "Open-Ended", "questions": questions},
+        )
         write_json(folder / f"v2_mscoco_{split}2014_annotations.json", {**head, "annotations": annotations})
         written[split] = len(questions)
     return written
@@ -145,8 +148,17 @@ def _write_nlvr2(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str
 
 def _nlvr2_row(statement: tasks.Statement, identifier: str) -> dict[str, Any]:
     name = statement.subject.singular
-    return {"sentence": statement.text, "label": statement.label, "identifier": identifier, "left_url": "",
-            "right_url": "", "synset": name, "query": name, "writer": "toy", "validation": {}}
+    return {
+        "sentence": statement.text,
+        "label": statement.label,
+        "identifier": identifier,
+        "left_url": "",
+        "right_url": "",
+        "synset": name,
+        "query": name,
+        "writer": "toy",
+        "validation": {},
+    }
 
 
 def _write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
@@ -161,9 +173,14 @@ def _write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[s
             (images / f"{image_id}.jpg").write_bytes(content)
             premise = tasks.caption(premises, scene)
             rows += [
-                {"gold_label": statement.label, "sentence1": premise, "sentence2": statement.text,
-                 "pairID": f"{image_id}.jpg#0r{i + 1}{statement.label[0]}", "captionID": f"{image_id}.jpg#0",
-                 "Flickr30K_ID": str(image_id)}
+                {
+                    "gold_label": statement.label,
+                    "sentence1": premise,
+                    "sentence2": statement.text,
+                    "pairID": f"{image_id}.jpg#0r{i + 1}{statement.label[0]}",
+                    "captionID": f"{image_id}.jpg#0",
+                    "Flickr30K_ID": str(image_id),
+                }
                 for i, statement in enumerate(statements)
             ]
         write_jsonl(folder / f"snli_ve_{split}.jsonl", rows)

@@ -165,8 +165,10 @@ def entail(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[
         while True:
             kinds = draw_kinds(rng, 5, 8)
             counts = [sum(map(f.matches, kinds.tolist())) for f in filters]
-            labelled = {label: [i for i, n in enumerate(counts) if _verdict(n, least) == label]
-                        for label in (ENTAILMENT, NEUTRAL, CONTRADICTION)}
+            labelled = {
+                label: [i for i, n in enumerate(counts) if _verdict(n, least) == label]
+                for label in (ENTAILMENT, NEUTRAL, CONTRADICTION)
+            }
             if all(labelled.values()):
                 break
         trio = [int(rng.choice(candidates)) for candidates in labelled.values()]

@@ -92,9 +92,7 @@ def _draw_kinds(rng: np.random.Generator) -> np.ndarray:
     return shapes * len(COLOURS) + rng.choice(palette, persons + things)
 
 
-def _pick(
-    rng: np.random.Generator, cast: Cast, kind: str, tally: Counter[tuple[int, int]]
-) -> tuple[int, Subject] | None:
+def _pick(rng: np.random.Generator, cast: Cast, kind: str, tally: Counter[tuple[int, int]]) -> tuple[int, Subject] | None:
     """A topic of this type and whom to ask it about, None where nobody fits. Of the outcomes at hand, the one that the topic
     has had least often is taken, so that an answer's words say little about whether it is right."""
     topics = [i for i, topic in enumerate(TOPICS) if topic.type == kind]
@@ -124,7 +122,8 @@ def _inquire(rng: np.random.Generator, cast: Cast, number: int, subject: Subject
     answers, rationales = (
         _choose(rng, cast, topic, subject, says, openings, position)
         for says, openings, position in (
-            (topic.answers, _ANSWER_OPENINGS, answer), (topic.rationales, _RATIONALE_OPENINGS, rationale)
+            (topic.answers, _ANSWER_OPENINGS, answer),
+            (topic.rationales, _RATIONALE_OPENINGS, rationale),
         )
     )
     return Inquiry(_fill(wording, tags), answers, rationales, number)
@@ -159,7 +158,8 @@ def _mention(rng: np.random.Generator, cast: Cast, topic: Topic, subject: Subjec
     draw = rng.random()
     if not right and draw < _WRONG_OTHERS:
         others = [
-            Subject(persons, subject.other) for persons in combinations(cast.persons, len(subject.persons))
+            Subject(persons, subject.other)
+            for persons in combinations(cast.persons, len(subject.persons))
             if persons != subject.persons and subject.other not in persons
         ]
         fitting = [other for other in others if topic.fact(cast, other) == outcome] or others
@@ -200,10 +200,16 @@ def write(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
             metadata = _metadata(scene)
             write_json(path.with_suffix(".json"), metadata)
             for question_number, inquiry in enumerate(asked):
-                places.append({
-                    "movie": movie, "objects": metadata["names"], "img_fn": f"{clip}.jpg", "metadata_fn": f"{clip}.json",
-                    "img_id": f"{split}-{number}", "question_number": question_number,
-                })
+                places.append(
+                    {
+                        "movie": movie,
+                        "objects": metadata["names"],
+                        "img_fn": f"{clip}.jpg",
+                        "metadata_fn": f"{clip}.json",
+                        "img_id": f"{split}-{number}",
+                        "question_number": question_number,
+                    }
+                )
                 inquiries.append(inquiry)
         write_jsonl(folder / f"{split}.jsonl", _rows(split, places, inquiries))
         written[split] = len(inquiries)
@@ -214,8 +220,13 @@ def _metadata(scene: Scene) -> dict[str, Any]:
     """Boxes [N][x1, y1, x2, y2, confidence], in pixels, and polygons [N][1][M][x, y] of the objects of a scene."""
     cast = Cast.of(scene)
     polygons = [outline(scene, cell) for cell in cast.cells]
-    return {"boxes": [[*map(float, extent(polygon)), 1.0] for polygon in polygons],
-            "segms": [[polygon] for polygon in polygons], "names": cast.names, "width": PIXELS, "height": PIXELS}
+    return {
+        "boxes": [[*map(float, extent(polygon)), 1.0] for polygon in polygons],
+        "segms": [[polygon] for polygon in polygons],
+        "names": cast.names,
+        "width": PIXELS,
+        "height": PIXELS,
+    }
 
 
 def _rows(split: str, places: Sequence[dict[str, Any]], inquiries: Sequence[Inquiry]) -> Iterator[dict[str, Any]]:
@@ -226,8 +237,13 @@ def _rows(split: str, places: Sequence[dict[str, Any]], inquiries: Sequence[Inqu
         sources[inquiry.topic, inquiry.answers.outcomes[inquiry.answers.label]].append(index)
     for index, (where, inquiry) in enumerate(zip(places, inquiries, strict=True)):
         parts = {"answer": inquiry.answers, "rationale": inquiry.rationales}
-        row = {**where, "interesting_scores": [0], "answer_likelihood": "likely",
-               "question_orig": _spell(inquiry.question), "question": inquiry.question}
+        row = {
+            **where,
+            "interesting_scores": [0],
+            "answer_likelihood": "likely",
+            "question_orig": _spell(inquiry.question),
+            "question": inquiry.question,
+        }
         row |= {f"{part}_choices": choices.words for part, choices in parts.items()}
         row |= {"annot_id": f"{split}-{index}", "match_fold": f"{split}-0", "match_index": index}
         for part, choices in parts.items() if split != "test" else ():

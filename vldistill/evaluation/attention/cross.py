@@ -74,8 +74,10 @@ class CrossView:
     @property
     def told(self) -> str:
         beside = f", beside its teacher {self.teacher}" if self.teacher else ""
-        return (f"Attention of text over the image in layer {self.layer}, mean over heads and a word's tokens{beside} "
-                "(DiDE, section 3.2).")
+        return (
+            f"Attention of text over the image in layer {self.layer}, mean over heads and a word's tokens{beside} "
+            "(DiDE, section 3.2)."
+        )
 
 
 def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Record]) -> CrossView:
@@ -84,12 +86,18 @@ def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Recor
     opened = open_model(run)
     spec, device = opened.spec, opened.device
     if not family_of(spec.kind).crosses:
-        raise InputError(f"is a {spec.kind} model, whose words are not compared with patches or regions", where=run,
-                         hint=f"name one of: {', '.join(family.kind for family in families() if family.crosses)}")
+        raise InputError(
+            f"is a {spec.kind} model, whose words are not compared with patches or regions",
+            where=run,
+            hint=f"name one of: {', '.join(family.kind for family in families() if family.crosses)}",
+        )
     for record in records:
         if len(record.images) != spec.images:
-            raise InputError(f"takes {spec.images} image(s), {len(record.images)} were given", where=run,
-                             hint="give --image as often as the model has images")
+            raise InputError(
+                f"takes {spec.images} image(s), {len(record.images)} were given",
+                where=run,
+                hint="give --image as often as the model has images",
+            )
     models = {"student": opened.model}
     if recipe.teacher is not None and recipe.objective.kind == "dide":
         teacher = build_fusion_teacher(recipe.teacher.kind, recipe.teacher.model, labels=spec.labels, images=spec.images)
@@ -110,13 +118,17 @@ def _sample(record: Record, batch: Batch, views: dict[str, list[View]], layer: i
     words = words_of(sentence)
     kept = {name: [_word_maps(view, batch.text.words[:1], layer, len(words)) for view in own] for name, own in views.items()}
     first = kept["teacher" if "teacher" in kept else "student"]
-    peaks = {place: max(float(maps[place].max()) for maps in first) for place, word in enumerate(words)
-             if is_content(word) and any(float(maps[place].sum()) for maps in first)}
+    peaks = {
+        place: max(float(maps[place].max()) for maps in first)
+        for place, word in enumerate(words)
+        if is_content(word) and any(float(maps[place].sum()) for maps in first)
+    }
     chosen = sorted(sorted(peaks, key=lambda place: -peaks[place])[:MOST_WORDS])
     mean = {name: [maps[maps.sum(dim=1) > 0].mean(dim=0).numpy() for maps in own] for name, own in kept.items()}
     rows = [WordMaps(EVERY, mean)]
-    rows += [WordMaps(words[place], {name: [maps[place].numpy() for maps in own] for name, own in kept.items()})
-             for place in chosen]
+    rows += [
+        WordMaps(words[place], {name: [maps[place].numpy() for maps in own] for name, own in kept.items()}) for place in chosen
+    ]
     places = [_place(shown, images, path) for shown, path in zip(batch.images, record.images, strict=True)]
     text = " ".join(readable(part, record.objects) for part in sentence)
     return CrossSample(record.id, text, places, rows, _divergence(views, layer))

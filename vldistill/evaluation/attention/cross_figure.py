@@ -45,15 +45,30 @@ def cross_figure(sample: CrossSample) -> bytes:
 def _heat(cell, place: Place, values: np.ndarray, most: float) -> None:
     high, wide = place.image.shape[:2]
     if place.grid is not None:
-        cell.imshow(values.reshape(place.grid), extent=(0, wide, high, 0), cmap="magma", vmin=0, vmax=most or 1, alpha=0.65,
-                    interpolation="nearest")
+        cell.imshow(
+            values.reshape(place.grid),
+            extent=(0, wide, high, 0),
+            cmap="magma",
+            vmin=0,
+            vmax=most or 1,
+            alpha=0.65,
+            interpolation="nearest",
+        )
         return
     # The strongest last, so that weak regions around it do not cover it.
     for index in np.argsort(values):
         left, top, right, bottom = place.boxes[index] * (wide, high, wide, high)
         share = float(values[index]) / (most or 1)
-        cell.add_patch(Rectangle((left, top), right - left, bottom - top, facecolor=(1.0, 0.45, 0.1, 0.4 * share),
-                                 edgecolor=(0.7, 0.1, 0.1, share), linewidth=1.5))
+        cell.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                facecolor=(1.0, 0.45, 0.1, 0.4 * share),
+                edgecolor=(0.7, 0.1, 0.1, share),
+                linewidth=1.5,
+            )
+        )
 
 
 def cross_figures(view: CrossView) -> bytes:

@@ -33,8 +33,10 @@ class ModalityImportance:
         return {"vision": vision, "text": text, "gap": text - vision}
 
     def to_json(self) -> dict[str, Any]:
-        return {"run": self.run, **{name: np.round(values, 6).tolist() for name, values in
-                                    (("vision", self.vision), ("text", self.text))}}
+        return {
+            "run": self.run,
+            **{name: np.round(values, 6).tolist() for name, values in (("vision", self.vision), ("text", self.text))},
+        }
 
 
 @dataclass(frozen=True)
@@ -56,31 +58,37 @@ class ModalityView:
     @property
     def told(self) -> str:
         whose = "[CLS]" if self.first_only else "all tokens"
-        return (f"Attention of {whose} on visual and on text tokens, mean over {self.records:,} records of {self.data}, "
-                f"{self.split} (ADVL, Fig. 8).")
+        return (
+            f"Attention of {whose} on visual and on text tokens, mean over {self.records:,} records of {self.data}, "
+            f"{self.split} (ADVL, Fig. 8)."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `report` reads: `averages` by "before" and "after"."""
         shown = dict(self.shown)
-        return {"split": self.split, "data": self.data, "records": self.records,
-                "queries": "cls" if self.first_only else "all",
-                "averages": {name: {key: round(value, 6) for key, value in found.averages.items()}
-                             for name, found in shown.items()},
-                **{name: found.to_json() for name, found in shown.items()}}
+        return {
+            "split": self.split,
+            "data": self.data,
+            "records": self.records,
+            "queries": "cls" if self.first_only else "all",
+            "averages": {name: {key: round(value, 6) for key, value in found.averages.items()} for name, found in shown.items()},
+            **{name: found.to_json() for name, found in shown.items()},
+        }
 
 
 def view_modality(
     run: str, before: str | None, data: DataArtifact, records: Sequence[Record], split: str, *, first_only: bool
 ) -> ModalityView:
     """Reads the records with both models. Raises InputError where one of them does not attend to both modalities at once."""
-    found = {name: modality_importance(source, data, records, first_only=first_only)
-             for name, source in (("before", before), ("after", run)) if source is not None}
+    found = {
+        name: modality_importance(source, data, records, first_only=first_only)
+        for name, source in (("before", before), ("after", run))
+        if source is not None
+    }
     return ModalityView(split, data.folder.name, len(records), first_only, found.get("before"), found["after"])
 
 
-def modality_importance(
-    source: str, data: DataArtifact, records: Sequence[Record], *, first_only: bool
-) -> ModalityImportance:
+def modality_importance(source: str, data: DataArtifact, records: Sequence[Record], *, first_only: bool) -> ModalityImportance:
     """Of one model. All sequences of a record count, and each of its images."""
     opened = open_one_stream(source, data)
     layers, total, count = range(1, opened.model.layers + 1), 0, 0

@@ -24,8 +24,15 @@ def heatmaps(view: ModalityView) -> bytes:
     most = max(float(values.max()) for _, found in shown for values in (found.vision, found.text))
     for row, (name, found) in zip(axes, shown, strict=True):
         for cell, (modality, values) in zip(row, (("vision", found.vision), ("text", found.text)), strict=True):
-            drawn = cell.imshow(values, cmap="viridis", vmin=0, vmax=most, aspect="auto", origin="lower",
-                                extent=(0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5))
+            drawn = cell.imshow(
+                values,
+                cmap="viridis",
+                vmin=0,
+                vmax=most,
+                aspect="auto",
+                origin="lower",
+                extent=(0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5),
+            )
             cell.set_title(f"{modality}, {name}" if view.before else modality, fontsize=10)
             cell.set(xlabel="head", ylabel="layer")
             cell.tick_params(labelsize=8)
@@ -45,8 +52,9 @@ def averages(view: ModalityView) -> bytes:
         suffix = f", {name}" if view.before else ""
         axes.plot(layers, text, color=_COLOURS[name], marker="o", markersize=3.5, label=f"text{suffix}")
         axes.plot(layers, vision, color=_COLOURS[name], marker="s", markersize=3.5, linestyle="--", label=f"vision{suffix}")
-        axes.fill_between(layers, vision, text, color=_COLOURS[name], alpha=0.16,
-                          label=f"gap{suffix}: {found.averages['gap']:+.3f}")
+        axes.fill_between(
+            layers, vision, text, color=_COLOURS[name], alpha=0.16, label=f"gap{suffix}: {found.averages['gap']:+.3f}"
+        )
     axes.set(xlabel="layer", ylabel="attention, mean over heads", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)

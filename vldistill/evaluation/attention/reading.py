@@ -24,8 +24,11 @@ def open_one_stream(source: str, data: DataArtifact) -> Opened:
     opened = open_model(source)
     check_task(opened.spec, data, source)
     if not family_of(opened.spec.kind).one_stream:
-        raise InputError(f"is a {opened.spec.kind} model, whose [CLS] does not attend to both modalities", where=source,
-                         hint=f"name one of: {', '.join(family.kind for family in families() if family.one_stream)}")
+        raise InputError(
+            f"is a {opened.spec.kind} model, whose [CLS] does not attend to both modalities",
+            where=source,
+            hint=f"name one of: {', '.join(family.kind for family in families() if family.one_stream)}",
+        )
     return opened
 
 

@@ -47,8 +47,10 @@ class TokenView:
 
     @property
     def told(self) -> str:
-        return (f"{len(self.samples):,} of {self.total:,} records of {self.data}. Attention of [CLS] in layer {self.layer}, "
-                "summed over heads and over a word's tokens (ADVL, Fig. 3).")
+        return (
+            f"{len(self.samples):,} of {self.total:,} records of {self.data}. Attention of [CLS] in layer {self.layer}, "
+            "summed over heads and over a word's tokens (ADVL, Fig. 3)."
+        )
 
     @property
     def outlined(self) -> str:

@@ -12,8 +12,12 @@ from vldistill.places import read_regular
 
 FIGURES = "figures"
 """Below a run."""
-VIEWS = {"modality": "attention on each modality", "tokens": "attention on words", "words": "selected words",
-         "attention": "attention of words over the image"}
+VIEWS = {
+    "modality": "attention on each modality",
+    "tokens": "attention on words",
+    "words": "selected words",
+    "attention": "attention of words over the image",
+}
 _LARGEST = 4 << 20
 """Bytes of a picture that a page takes in."""
 
@@ -34,8 +38,11 @@ def pictures(groups: Sequence[Group]) -> list[Picture]:
     for group in groups:
         for run in group.runs:
             name = f"{group.name}/seed{run.seed}"
-            own = [Picture(name, title, read_regular(path), view == "modality") for view, title in VIEWS.items()
-                   if (path := run.folder / FIGURES / f"{view}.png").is_file() and path.stat().st_size <= _LARGEST]
+            own = [
+                Picture(name, title, read_regular(path), view == "modality")
+                for view, title in VIEWS.items()
+                if (path := run.folder / FIGURES / f"{view}.png").is_file() and path.stat().st_size <= _LARGEST
+            ]
             if own:
                 found += own
                 break

@@ -24,9 +24,16 @@ def build_report(sources: Sequence[Path], *, title: str, samples: int) -> Report
     tasks = tuple(TaskReport(name, tuple(own), make_grid(own)) for name, own in by_data.items())
     complete = sum(run.flag is None for run in runs)
     told = f"{len(runs)} run(s), {complete} of them whole, in {len(groups)} group(s) of recipe and variant."
-    return Report(title, told, tasks, tuple(problems_of(groups)), tuple(remarks_of(groups)),
-                  tuple(sample_sets(groups, samples)) if samples else (),
-                  tuple(modality_shifts(groups)), tuple(pictures(groups)))
+    return Report(
+        title,
+        told,
+        tasks,
+        tuple(problems_of(groups)),
+        tuple(remarks_of(groups)),
+        tuple(sample_sets(groups, samples)) if samples else (),
+        tuple(modality_shifts(groups)),
+        tuple(pictures(groups)),
+    )
 
 
 def _data_of(group: Group) -> str:

@@ -22,9 +22,17 @@ _DASHES = ("-", "--", ":", "-.")
 _SMALL, _BAR = (4.0, 2.7), 0.34  # inches; a small chart, and the height of a bar
 _MOST_POINTS = 400
 _UNPLOTTED = {"step", "split", "epoch", "pairs", "pairs_per_s", "count", "negatives"}
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "vldistill", "font.family": "sans-serif", "font.size": 9,
-          "text.parse_math": False,  # a dollar sign in a run's name begins no formula
-          "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left"}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "vldistill",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.parse_math": False,  # a dollar sign in a run's name begins no formula
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+}
 
 
 _styled = rc_context(_STYLE)
@@ -61,8 +69,14 @@ def curve_charts(groups: Sequence[Group]) -> list[Chart]:
 
 
 def _quantities(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    found = {(row.get("split", ""), name) for group in groups for run in group.runs for row in run.curve
-             for name, value in row.items() if name not in _UNPLOTTED and isinstance(value, int | float)}
+    found = {
+        (row.get("split", ""), name)
+        for group in groups
+        for run in group.runs
+        for row in run.curve
+        for name, value in row.items()
+        if name not in _UNPLOTTED and isinstance(value, int | float)
+    }
     return sorted(found, key=lambda key: (key[0] != "val", not key[1].startswith(("accuracy", "loss")), key[1]))
 
 
@@ -70,16 +84,23 @@ def _draw_group(axes, group: Group, split: str, name: str, colour: str, dash: st
     lines = [points for run in group.runs if (points := points_of(run, split, name))]
     alone = len(lines) == 1
     for points in lines:
-        axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, linewidth=1.6 if alone else 0.7,
-                  alpha=1 if alone else 0.45, marker="o" if len(points) == 1 else None)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            linestyle=dash,
+            linewidth=1.6 if alone else 0.7,
+            alpha=1 if alone else 0.45,
+            marker="o" if len(points) == 1 else None,
+        )
     if not alone and lines:
         axes.plot(*zip(*mean_curve(lines), strict=True), color=colour, linestyle=dash, linewidth=1.9)
 
 
 def points_of(run: RunRecord, split: str, name: str) -> list[tuple[int, float]]:
     """(step, value) of a run, thinned out evenly where there are very many."""
-    points = [(row["step"], row[name]) for row in run.curve
-              if row.get("split") == split and isinstance(row.get(name), int | float)]
+    points = [
+        (row["step"], row[name]) for row in run.curve if row.get("split") == split and isinstance(row.get(name), int | float)
+    ]
     every = -(-len(points) // _MOST_POINTS) or 1
     return points if every == 1 else [*points[::every], *points[-1:]]
 
@@ -109,8 +130,15 @@ def bar_charts(grid: Grid) -> list[Chart]:
         figure, axes = _for_bars(rows, "%")
         for height, (number, row) in enumerate(rows):
             cell, colour = row.cells[place], style_of(number)[0]
-            axes.barh(height, cell.mean, color=colour, alpha=0.55, height=0.7, xerr=cell.deviation,
-                      error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#1c1c1f"})
+            axes.barh(
+                height,
+                cell.mean,
+                color=colour,
+                alpha=0.55,
+                height=0.7,
+                xerr=cell.deviation,
+                error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "#1c1c1f"},
+            )
             axes.plot(cell.values, [height] * len(cell.values), "o", color=colour, markersize=3.2)
             values = [published.value for published in row.published[place]]
             axes.plot(values, [height] * len(values), "D", color="none", markeredgecolor="#1c1c1f", markersize=5.5)

@@ -14,9 +14,20 @@ _SEED = re.compile(r"-seed\d+$")
 VALIDATION = "validation"
 """The column of what training itself saw at its best step."""
 # In the order in which they are shown. ECE is an error, so less is better, and it stays beside accuracy.
-METRICS = {"accuracy": "accuracy", "consistency": "consistency", "q_to_a": "Q -> A", "qa_to_r": "QA -> R", "q_to_ar": "Q -> AR",
-           "ece": "ECE", "ir_r1": "IR R@1", "ir_r5": "IR R@5", "ir_r10": "IR R@10", "tr_r1": "TR R@1", "tr_r5": "TR R@5",
-           "tr_r10": "TR R@10"}
+METRICS = {
+    "accuracy": "accuracy",
+    "consistency": "consistency",
+    "q_to_a": "Q -> A",
+    "qa_to_r": "QA -> R",
+    "q_to_ar": "Q -> AR",
+    "ece": "ECE",
+    "ir_r1": "IR R@1",
+    "ir_r5": "IR R@5",
+    "ir_r10": "IR R@10",
+    "tr_r1": "TR R@1",
+    "tr_r5": "TR R@5",
+    "tr_r10": "TR R@10",
+}
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,11 @@ class Group:
 
 def _without_seed(settings: dict[str, Any]) -> dict[str, Any]:
     data, train = settings.get("data", {}), settings.get("train", {})
-    return {**settings, "data": {**data, "train": _SEED.sub("", str(data.get("train")))},
-            "train": {name: value for name, value in train.items() if name != "seed"}}
+    return {
+        **settings,
+        "data": {**data, "train": _SEED.sub("", str(data.get("train")))},
+        "train": {name: value for name, value in train.items() if name != "seed"},
+    }
 
 
 def value_of(run: RunRecord, column: Column) -> float | None:
@@ -120,8 +134,9 @@ def columns_of(groups: Iterable[Group]) -> list[Column]:
 
 def remarks_of(groups: Iterable[Group]) -> list[str]:
     """A line for each group whose runs differ in more than their seed."""
-    return [f"{group.name}: its runs were made with different settings; compare their recipe.yaml" for group in groups
-            if group.mixed]
+    return [
+        f"{group.name}: its runs were made with different settings; compare their recipe.yaml" for group in groups if group.mixed
+    ]
 
 
 def problems_of(groups: Iterable[Group]) -> list[str]:
@@ -129,6 +144,10 @@ def problems_of(groups: Iterable[Group]) -> list[str]:
     told = []
     for group in groups:
         told += [f"{run.folder}: {run.flag}" for run in group.runs if run.flag]
-        told += [f"{run.folder}: evaluated on a part of {split} only" for run in group.runs
-                 for split, metrics in run.scores.items() if metrics.get("partial") and not run.partial]
+        told += [
+            f"{run.folder}: evaluated on a part of {split} only"
+            for run in group.runs
+            for split, metrics in run.scores.items()
+            if metrics.get("partial") and not run.partial
+        ]
     return told

@@ -59,8 +59,11 @@ def _rows() -> tuple[_Row, ...]:
     for table in yaml.safe_load(text):
         places = [_place(column) for column in table["columns"]]
         for row in table["rows"]:
-            figures = {place: Figure(table["paper"], table["table"], row["name"], value)
-                       for place, value in zip(places, row["figures"], strict=True) if value is not None}
+            figures = {
+                place: Figure(table["paper"], table["table"], row["name"], value)
+                for place, value in zip(places, row["figures"], strict=True)
+                if value is not None
+            }
             rows.append(_Row((table["paper"], table["table"], row["name"]), table["when"] | row["when"], figures))
     return tuple(rows)
 
@@ -95,8 +98,11 @@ def published_for(group: Group, columns: list[Column]) -> dict[Column, list[Figu
     found = {column: _best(fitting, Place(run.task, split, column.metric, examples)) for column, split in splits.items()}
     # What training saw is the same split as an evaluation's, where there is one; its figure is shown once.
     evaluated = {column.split for column in columns}
-    return {column: figures for column, figures in found.items()
-            if figures and not (column.split == VALIDATION and "val" in evaluated)}
+    return {
+        column: figures
+        for column, figures in found.items()
+        if figures and not (column.split == VALIDATION and "val" in evaluated)
+    }
 
 
 def _best(fitting: list[_Row], place: Place) -> list[Figure]:
@@ -116,8 +122,11 @@ def _examples(run: RunRecord) -> str:
 
 def _flat(run: RunRecord) -> dict[str, Any]:
     """The recipe's fields by dotted name, and as `init.*` those of the run it started from."""
-    return {"recipe": run.recipe, **dict(_fields(run.settings)),
-            **{f"init.{name}": value for name, value in _fields(start_of(run))}}
+    return {
+        "recipe": run.recipe,
+        **dict(_fields(run.settings)),
+        **{f"init.{name}": value for name, value in _fields(start_of(run))},
+    }
 
 
 def _fields(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -118,16 +118,19 @@ def _read(folder: Path) -> RunRecord:
     recipe, variant, seed = _named(folder)
     manifest = _json(folder / MANIFEST)
     if manifest is None:
-        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem=_unreadable(folder, MANIFEST),
-                         curve=_curve(folder))
+        return RunRecord(
+            folder, recipe, variant, seed, "", UNREADABLE, problem=_unreadable(folder, MANIFEST), curve=_curve(folder)
+        )
     if not is_intact(manifest):
-        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json was edited",
-                         curve=_curve(folder))
+        return RunRecord(
+            folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json was edited", curve=_curve(folder)
+        )
     try:
         return _of_manifest(folder, manifest)
     except (TypeError, ValueError, KeyError, AttributeError):
-        return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json is not one of a run",
-                         curve=_curve(folder))
+        return RunRecord(
+            folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json is not one of a run", curve=_curve(folder)
+        )
 
 
 def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
@@ -138,13 +141,26 @@ def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:
     data = Path(manifest["data"]) if "data" in manifest else None
     own = config.get("vldistill", {})
     return RunRecord(
-        folder, str(manifest.get("recipe", recipe)), variant, int(manifest.get("seed", seed)), manifest["stage"], status,
-        partial=bool(manifest.get("partial")), settings=settings,
-        best=manifest.get("best", {}), curve=_curve(folder), scores=_scores(folder),
-        task=own.get("task") or _task_of(data), data=data, data_fingerprint=str(parents.get("data", "")),
-        device=str(manifest.get("device", "")), cost=_cost(manifest), taught_by=parents.get("teacher"),
+        folder,
+        str(manifest.get("recipe", recipe)),
+        variant,
+        int(manifest.get("seed", seed)),
+        manifest["stage"],
+        status,
+        partial=bool(manifest.get("partial")),
+        settings=settings,
+        best=manifest.get("best", {}),
+        curve=_curve(folder),
+        scores=_scores(folder),
+        task=own.get("task") or _task_of(data),
+        data=data,
+        data_fingerprint=str(parents.get("data", "")),
+        device=str(manifest.get("device", "")),
+        cost=_cost(manifest),
+        taught_by=parents.get("teacher"),
         teacher=Path(meant["folder"]) if (meant := manifest.get("references", {}).get("teacher")) else None,
-        problem=_problem(folder, manifest) if settings else _unreadable(folder, "recipe.yaml"))
+        problem=_problem(folder, manifest) if settings else _unreadable(folder, "recipe.yaml"),
+    )
 
 
 def _problem(folder: Path, manifest: dict[str, Any]) -> str | None:
@@ -233,8 +249,11 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:
     found = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
-    return {name: {key: value for key, value in metrics.items() if key not in (CHECKSUM, "files")}
-            for name, metrics in found.items() if metrics is not None and is_intact(metrics)}
+    return {
+        name: {key: value for key, value in metrics.items() if key not in (CHECKSUM, "files")}
+        for name, metrics in found.items()
+        if metrics is not None and is_intact(metrics)
+    }
 
 
 def _json(path: Path) -> dict[str, Any] | None:

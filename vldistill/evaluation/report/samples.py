@@ -82,8 +82,11 @@ def _of_data(folder: Path, fingerprint: str, groups: list[Group], count: int) ->
             return SampleSet(title, (), f"{folder} has been made anew since, so its records are not shown.")
         records = {record.id: record for record in data.records(split)}
         teacher, told = _teacher(runs, split, fingerprint)
-        found = {named(group): rows for group, run in zip(groups, runs, strict=True)
-                 if run.folder.resolve() != teacher and (rows := _predictions(run.folder, split)) is not None}
+        found = {
+            named(group): rows
+            for group, run in zip(groups, runs, strict=True)
+            if run.folder.resolve() != teacher and (rows := _predictions(run.folder, split)) is not None
+        }
         teachers = {TEACHER: _predictions(teacher, split) or {}} if teacher else {}
         chosen = choose(found, count)
         cards = tuple(_card(records[identifier], {**teachers, **found}, data) for identifier in chosen if identifier in records)
@@ -116,8 +119,9 @@ def _predictions(folder: Path, split: str) -> Rows | None:
 
 def _teacher(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[Path | None, str]:
     """The run of the fusion teacher that the runs name, where it has been evaluated on the same; else what to do for it."""
-    named = dict.fromkeys((source, run.teacher, run.taught_by) for run in runs
-                          if (source := (run.settings.get("teacher") or {}).get("model")))
+    named = dict.fromkeys(
+        (source, run.teacher, run.taught_by) for run in runs if (source := (run.settings.get("teacher") or {}).get("model"))
+    )
     for source, meant, weights in named:
         # As the run named it: from where it was called, which is above `runs/`.
         places = [meant.parent] if meant is not None and meant.is_dir() else []
@@ -141,8 +145,9 @@ def choose(found: dict[str, Rows], count: int) -> list[str]:
     """Ids: right ones and wrong ones of the best model by turns, those on which the models' scores differ most first."""
     if not found:
         return []
-    scores = {name: {key: row["score"] for key, row in rows.items() if row.get("score") is not None}
-              for name, rows in found.items()}
+    scores = {
+        name: {key: row["score"] for key, row in rows.items() if row.get("score") is not None} for name, rows in found.items()
+    }
     means = {name: sum(values.values()) / len(values) for name, values in scores.items() if values}
     if not means:
         return list(next(iter(found.values())))[:count]
@@ -163,8 +168,11 @@ def choose(found: dict[str, Rows], count: int) -> list[str]:
 
 def _card(record: Record, found: dict[str, Rows], data: DataArtifact) -> SampleCard:
     images = tuple(_thumbnail(data.images.turned(upright=True).open(path)) for path in record.images)
-    given = tuple(Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
-                  for name, rows in found.items() if (row := rows.get(record.id)) is not None)
+    given = tuple(
+        Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
+        for name, rows in found.items()
+        if (row := rows.get(record.id)) is not None
+    )
     first = sequences(record)[0]
     text = " / ".join(readable(part, record.objects) for part in (first if record.choices is None else first[:-1]))
     return SampleCard(record.id, images, text, _truth(record, data.labels), given)

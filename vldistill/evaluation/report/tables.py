@@ -63,10 +63,14 @@ def _row(group: Group, columns: list[Column]) -> GridRow:
     seconds = [run.cost.seconds for run in group.whole if run.cost.seconds is not None]
     memory = [run.cost.gpu_memory or run.cost.memory for run in group.whole if run.cost.gpu_memory or run.cost.memory]
     energy = [run.cost.energy for run in group.whole if run.cost.energy is not None]
-    return GridRow(group, tuple(group.cell(column) for column in columns),
-                   tuple(tuple(found.get(column, ())) for column in columns),
-                   sum(seconds) / len(seconds) if seconds else None, max(memory, default=None),
-                   sum(energy) / len(energy) if energy else None)
+    return GridRow(
+        group,
+        tuple(group.cell(column) for column in columns),
+        tuple(tuple(found.get(column, ())) for column in columns),
+        sum(seconds) / len(seconds) if seconds else None,
+        max(memory, default=None),
+        sum(energy) / len(energy) if energy else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,11 @@ class TextTable:
 
 def text_table(grid: Grid) -> TextTable:
     """Recipe, variant and runs; each column, and beside it the papers' figures where there are any; cost where it is known."""
-    costs = {"s/run": [_seconds(row.seconds) for row in grid.rows], "memory": [_bytes(row.memory) for row in grid.rows],
-             "energy": [_energy(row.energy) for row in grid.rows]}
+    costs = {
+        "s/run": [_seconds(row.seconds) for row in grid.rows],
+        "memory": [_bytes(row.memory) for row in grid.rows],
+        "energy": [_energy(row.energy) for row in grid.rows],
+    }
     costs = {name: cells for name, cells in costs.items() if any(cell != NOTHING for cell in cells)}
     head = ["recipe", "variant", "runs"]
     for column, paper in zip(grid.columns, grid.with_paper, strict=True):
@@ -135,15 +142,35 @@ def _markdown(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
-_LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "->": r"$\to$"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "->": r"$\to$",
+}
 
 
 def to_latex(table: TextTable) -> str:
     """For the package booktabs."""
     columns = "".join("r" if numeric else "l" for numeric in table.numeric)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(table.head), r"\midrule", *map(_latex_row, table.rows),
-             r"\bottomrule", r"\end{tabular}"]
+    lines = [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _latex_row(table.head),
+        r"\midrule",
+        *map(_latex_row, table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -160,8 +187,9 @@ def to_csv(grid: Grid, title: str, *, head: bool = True) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if head:
-        writer.writerow(["data", "recipe", "variant", "split", "metric", "mean", "std", "runs_with_figure", "runs", "published",
-                         "source"])
+        writer.writerow(
+            ["data", "recipe", "variant", "split", "metric", "mean", "std", "runs_with_figure", "runs", "published", "source"]
+        )
     for row in grid.rows:
         for column, cell, figures in zip(grid.columns, row.cells, row.published, strict=True):
             told = [(figure.value, figure.source) for figure in figures] or [("", "")]

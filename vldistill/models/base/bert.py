@@ -83,10 +83,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor | None, others: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         read = states if others is None else others
-        query, key, value = (part(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-                             for part, source in ((self.query, states), (self.key, read), (self.value, read)))
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask,
-                                               dropout_p=self.dropout if self.training else 0.0)
+        query, key, value = (
+            part(source).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part, source in ((self.query, states), (self.key, read), (self.value, read))
+        )
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+        )
         return mixed.transpose(1, 2).flatten(2), query, key
 
 
@@ -178,9 +181,7 @@ class Encoded:
     view: View
 
 
-def encode(
-    encoder: BertEncoder, states: Tensor, masks: list[Tensor], *, visual: Tensor, capture: Capture = NOTHING
-) -> Encoded:
+def encode(encoder: BertEncoder, states: Tensor, masks: list[Tensor], *, visual: Tensor, capture: Capture = NOTHING) -> Encoded:
     """Runs the encoder over packed embeddings.
 
     states: [S, N, D] of the joined parts: the text, then what stands for the image. masks: [S, N_i] bool of each part. visual:

@@ -77,8 +77,13 @@ class ModelSpec:
         return 1 if self.target == "choice" else len(self.labels)
 
     def to_config(self) -> dict[str, Any]:
-        own = {"kind": self.kind, "task": self.task, "images": self.images, "image_size": self.image_size,
-               "max_length": self.max_length}
+        own = {
+            "kind": self.kind,
+            "task": self.task,
+            "images": self.images,
+            "image_size": self.image_size,
+            "max_length": self.max_length,
+        }
         for name in ("answer_loss", "regions", "official", "pretraining", "upright"):
             if getattr(self, name):
                 own[name] = getattr(self, name)
@@ -88,8 +93,16 @@ class ModelSpec:
             own["image_network"] = asdict(self.image_network)
         pairs = {"num_images": self.images} if self.images > 1 else {}
         names = {str(index): name for index, name in enumerate(self.labels)}
-        return {"model_type": self.kind, **self.encoder.to_dict(), "hidden_act": "gelu", **self.encoder.library(self.classes),
-                **pairs, "id2label": names, "label2id": {name: int(index) for index, name in names.items()}, "vldistill": own}
+        return {
+            "model_type": self.kind,
+            **self.encoder.to_dict(),
+            "hidden_act": "gelu",
+            **self.encoder.library(self.classes),
+            **pairs,
+            "id2label": names,
+            "label2id": {name: int(index) for index, name in names.items()},
+            "vldistill": own,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
@@ -102,11 +115,22 @@ class ModelSpec:
         # A published ViLT lacks our part.
         images = own.get("images", max(getattr(encoder, "modality_type_vocab_size", 2) - 1, 1))
         size = own.get("image_size", getattr(encoder, "image_size", 0))
-        return cls(kind, encoder, own.get("task", ""), images, labels, size,
-                   own.get("max_length", encoder.max_position_embeddings), own.get("answer_loss"), own.get("regions"),
-                   own.get("most_regions", MOST_REGIONS), own.get("official", False),
-                   ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None,
-                   tuple(own.get("pretraining", ())), bool(own.get("upright", False)))
+        return cls(
+            kind,
+            encoder,
+            own.get("task", ""),
+            images,
+            labels,
+            size,
+            own.get("max_length", encoder.max_position_embeddings),
+            own.get("answer_loss"),
+            own.get("regions"),
+            own.get("most_regions", MOST_REGIONS),
+            own.get("official", False),
+            ImageNetwork.from_dict(own["image_network"]) if "image_network" in own else None,
+            tuple(own.get("pretraining", ())),
+            bool(own.get("upright", False)),
+        )
 
 
 @dataclass(frozen=True)
@@ -182,8 +206,9 @@ def _from_hub(name: str) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, LocalEntryNotFoundError) and constants.HF_HUB_OFFLINE:
             reason = "it is not in the hub's cache, and HF_HUB_OFFLINE is set"
-        raise InputError(f"cannot be fetched: {reason}", where=name,
-                         hint="fetch it on a machine with network and give the local folder") from None
+        raise InputError(
+            f"cannot be fetched: {reason}", where=name, hint="fetch it on a machine with network and give the local folder"
+        ) from None
 
 
 def read_checkpoint(source: str) -> Checkpoint:
@@ -205,8 +230,9 @@ def read_spec(folder: Path) -> ModelSpec:
         raise InputError(f"is not a model configuration: {first_line(error)}", where=str(folder / "config.json")) from None
     kind = config["vldistill"]["kind"] if "vldistill" in config else config.get("model_type")
     if PUBLISHED.get(kind, kind) not in FAMILIES:
-        raise InputError(f"is a {kind!r} model", where=str(folder / "config.json"),
-                         hint=f"one of {', '.join(FAMILIES)} is expected")
+        raise InputError(
+            f"is a {kind!r} model", where=str(folder / "config.json"), hint=f"one of {', '.join(FAMILIES)} is expected"
+        )
     return spec
 
 
@@ -250,8 +276,11 @@ def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> No
     own = module.state_dict()
     faults = [f"unexpected {name}" for name in weights if name not in own]
     faults += [f"missing {name}" for name in own if name not in weights]
-    faults += [f"{name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-               for name, value in weights.items() if name in own and value.shape != own[name].shape]
+    faults += [
+        f"{name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+        for name, value in weights.items()
+        if name in own and value.shape != own[name].shape
+    ]
     if faults:
         shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise InputError(f"the weights do not fit the model: {shown}", where=where, hint="check the model's sizes and kind")

@@ -24,8 +24,9 @@ def load_open_clip(model: str, weights: str | None, **options: Any) -> tuple[nn.
     name = model
     if Path(model).is_dir():
         if weights not in (None, RANDOM):
-            raise InputError(f"has weights of its own, {weights} beside it would be ignored", where=model,
-                             hint="leave weights out")
+            raise InputError(
+                f"has weights of its own, {weights} beside it would be ignored", where=model, hint="leave weights out"
+            )
         name, options["load_weights"] = f"local-dir:{model}", weights != RANDOM
     elif weights != RANDOM:
         options["pretrained"] = weights
@@ -48,8 +49,11 @@ def published(model: str, weights: str | None) -> dict[str, Any]:
     known = open_clip.get_pretrained_cfg(model, weights or "")
     if not known:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)[:8])
-        raise InputError(f"open_clip knows no weights {weights!r} of it", where=model,
-                         hint=f"set weights to one of: {tags}" if tags else "give a model of open_clip, or a folder")
+        raise InputError(
+            f"open_clip knows no weights {weights!r} of it",
+            where=model,
+            hint=f"set weights to one of: {tags}" if tags else "give a model of open_clip, or a folder",
+        )
     return known
 
 

@@ -63,9 +63,7 @@ class TwoTowers(Pretrained):
     """Whether the fusion model that they come from has a CLS of the image too; else views, and what an image tower captures, are
     of the other tokens alone."""
 
-    def __init__(
-        self, text: TextTower, image: ImageTower, *, images: int, classes: int, pretraining: Collection[str] = ()
-    ):
+    def __init__(self, text: TextTower, image: ImageTower, *, images: int, classes: int, pretraining: Collection[str] = ()):
         super().__init__()
         self.text_encoder, self.image_encoder = text, image
         width = text.config.hidden_size
@@ -117,8 +115,9 @@ class TwoTowers(Pretrained):
         own = torch.arange(len(batch), device=batch.text.ids.device)
         rows = own.repeat_interleave(batch.choices) if batch.choices > 1 else None
         beside = vectors.images if rows is None else [image[rows] for image in vectors.images]
-        views = [self._view(batch.text, shown, text, image, None, rows)
-                 for shown, image in zip(batch.images, images, strict=True)]
+        views = [
+            self._view(batch.text, shown, text, image, None, rows) for shown, image in zip(batch.images, images, strict=True)
+        ]
         return Output(by_record(self.fuse(vectors.text, beside), batch), views, vectors=vectors)
 
     def _pretext(self, batch: Pretext, text: Encoded, image: Encoded, vectors: Vectors) -> Output:
@@ -126,10 +125,12 @@ class TwoTowers(Pretrained):
         spoken = batch.pairs[batch.rows.get(MLM, nobody), 0]
         texts, images = batch.pairs[batch.rows.get(ITM, nobody)].unbind(dim=1)
         return Output(
-            vectors.text[:, :0], [self._view(batch.text, batch.images[0], text, image, *batch.pairs.unbind(dim=1))],
+            vectors.text[:, :0],
+            [self._view(batch.text, batch.images[0], text, image, *batch.pairs.unbind(dim=1))],
             vectors=vectors,
             words=self.hidden_words(text.hidden[spoken], batch),
-            matching=self.matching(self._fused(vectors.text[texts], vectors.images[0][images]), batch))
+            matching=self.matching(self._fused(vectors.text[texts], vectors.images[0][images]), batch),
+        )
 
     def _view(
         self, words: TextBatch, shown: VisualBatch, text: Encoded, image: Encoded, texts: Tensor | None, images: Tensor | None
@@ -139,8 +140,10 @@ class TwoTowers(Pretrained):
         def rows(states: Tensor, chosen: Tensor | None) -> Tensor:
             return states if chosen is None else states[chosen]
 
-        qk = {layer: QueryKey(*(rows(part, texts) for part in text.qk[layer]), *(rows(part, images) for part in image.qk[layer]))
-              for layer in text.qk}
+        qk = {
+            layer: QueryKey(*(rows(part, texts) for part in text.qk[layer]), *(rows(part, images) for part in image.qk[layer]))
+            for layer in text.qk
+        }
         hidden = {layer: (rows(text.layers[layer], texts), rows(image.layers[layer], images)) for layer in text.layers}
         tokens, visual = shown.mask, shown.mask
         if self.image_cls_in_views:

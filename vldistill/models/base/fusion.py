@@ -73,8 +73,9 @@ class Fusion(Pretrained, ABC):
         """Logits [B, C] and one view per image; of a `Pretext` one view of its pairs and what its heads say."""
         if isinstance(batch, Pretext):
             return self._pretext(batch, capture)
-        read = [self.read(batch.text, batch.image_for_each_text(position), position, capture)
-                for position in range(len(batch.images))]
+        read = [
+            self.read(batch.text, batch.image_for_each_text(position), position, capture) for position in range(len(batch.images))
+        ]
         joined, views = torch.cat([one.pooled for one in read], dim=-1), [one.view for one in read]
         head = self.rank_output if self.classifier is None else self.classifier
         return Output(joined[:, :0] if head is None else by_record(head(joined), batch), views)
@@ -83,8 +84,12 @@ class Fusion(Pretrained, ABC):
         pairs, nobody = batch.joint(), batch.pairs[:0, 0]
         read = self.read(pairs.text, pairs.images[0], 0, capture)
         pooled = read.pooled[batch.rows.get(ITM, nobody)]
-        return Output(pooled[:, :0], [read.view], words=self.hidden_words(read.words[batch.rows.get(MLM, nobody)], batch),
-                      matching=self.matching(pooled, batch))
+        return Output(
+            pooled[:, :0],
+            [read.view],
+            words=self.hidden_words(read.words[batch.rows.get(MLM, nobody)], batch),
+            matching=self.matching(pooled, batch),
+        )
 
 
 def by_record(logits: Tensor, batch: Batch) -> Tensor:

@@ -64,9 +64,12 @@ def read_answers(path: Path) -> list[str]:
     if isinstance(found, list) and None in found:
         raise InputError(f"has no answer {found.index(None)} of 0 to {len(found) - 1}", where=str(path), hint=_WHOLE)
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found) or len(set(found)) != len(found):
-        raise InputError("does not name each answer once", where=str(path),
-                         hint="a prepared artifact's answers.json, a config.json with id2label, ViLT's vqa_dict.json, or a JSON "
-                              "list is expected")
+        raise InputError(
+            "does not name each answer once",
+            where=str(path),
+            hint="a prepared artifact's answers.json, a config.json with id2label, ViLT's vqa_dict.json, or a JSON "
+            "list is expected",
+        )
     return found
 
 
@@ -89,19 +92,32 @@ def task_labels(task: OfficialTask, weights: dict[str, Tensor], answers: Path | 
             raise InputError("has no VQA head, so --answers means nothing", where=str(source), hint="leave it out")
         return list(task.labels)
     if answers is None:
-        raise InputError("does not hold the names of its answers", where=str(source),
-                         hint="give --answers: the answers.json of `vldistill prepare vqa`, or a published model's config.json")
+        raise InputError(
+            "does not hold the names of its answers",
+            where=str(source),
+            hint="give --answers: the answers.json of `vldistill prepare vqa`, or a published model's config.json",
+        )
     last = max((name for name in weights if re.fullmatch(r"classifier\.\d\.bias", name)), default="")
     names, classes = read_answers(answers), len(weights.get(last, ()))
     if len(names) != classes:
-        raise InputError(f"has {len(names):,} answers, the checkpoint has {classes:,}", where=str(answers),
-                         hint="give the answers that it was trained with, in its order")
+        raise InputError(
+            f"has {len(names):,} answers, the checkpoint has {classes:,}",
+            where=str(answers),
+            hint="give the answers that it was trained with, in its order",
+        )
     return names
 
 
 def write_fusion(
-    kind: type[Fusion], spec: ModelSpec, weights: dict[str, Tensor], tokenizer: WordTokenizer, source: Path, out: Path, *,
-    account: Account, overwrite: bool,
+    kind: type[Fusion],
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    tokenizer: WordTokenizer,
+    source: Path,
+    out: Path,
+    *,
+    account: Account,
+    overwrite: bool,
 ) -> None:
     """Writes the model folder. Raises InputError where a key has no place or is missing; heads other than the task's are kept as
     they are. account: what became of each weight of the file."""

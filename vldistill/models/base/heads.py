@@ -14,8 +14,9 @@ def classifier(inputs: int, hidden: int, classes: int, *, width: int) -> nn.Sequ
 
 def late_norm_classifier(inputs: int, hidden: int, classes: int, *, eps: float, middle: nn.Module | None = None) -> nn.Sequential:
     """UNITER's and LXMERT's: Linear, GELU or `middle`, LayerNorm, Linear. Its weights are left as they are drawn."""
-    return nn.Sequential(nn.Linear(inputs, hidden), middle or nn.GELU(), nn.LayerNorm(hidden, eps=eps),
-                         nn.Linear(hidden, classes))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), middle or nn.GELU(), nn.LayerNorm(hidden, eps=eps), nn.Linear(hidden, classes)
+    )
 
 
 def initial_std(width: int) -> float:

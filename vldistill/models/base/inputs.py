@@ -28,8 +28,15 @@ def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
 
 
 def visual_input(
-    spec: ModelSpec, images: Images, *, paths: Iterable[str] = (), augment: str = "none", shift: int = 1, noise: float = 0.0,
-    memory: bool | None = None, objects: ObjectIndex | None = None,
+    spec: ModelSpec,
+    images: Images,
+    *,
+    paths: Iterable[str] = (),
+    augment: str = "none",
+    shift: int = 1,
+    noise: float = 0.0,
+    memory: bool | None = None,
+    objects: ObjectIndex | None = None,
 ) -> VisualInput:
     """How the student sees images: as patches or pixels, augmented, whole, or as the regions of its store. objects: of the
     images.
@@ -44,23 +51,36 @@ def visual_input(
     if family.sees == "canvas":
         return CanvasInput(images, spec.image_size, spec.encoder.long_side)
     if family.sees == "patches":
-        transform = ImageTransform(spec.image_size, spec.encoder.patch_size, augment, shift, noise,
-                                   square=family.square, crop_ratio=getattr(spec.encoder, "crop_ratio", 1.0))
+        transform = ImageTransform(
+            spec.image_size,
+            spec.encoder.patch_size,
+            augment,
+            shift,
+            noise,
+            square=family.square,
+            crop_ratio=getattr(spec.encoder, "crop_ratio", 1.0),
+        )
         return PatchInput(images, transform, paths, memory)
     if spec.image_network is not None:
         if objects is None:
-            raise InputError(f"a {spec.kind} student trained end to end needs the boxes of objects",
-                             hint="give data that has them, as `vldistill prepare vcr` makes it, or train it over `regions`")
+            raise InputError(
+                f"a {spec.kind} student trained end to end needs the boxes of objects",
+                hint="give data that has them, as `vldistill prepare vcr` makes it, or train it over `regions`",
+            )
         return PixelInput(images, objects, spec.image_network, most=spec.most_regions, flip=augment == "flip")
     if spec.regions is None:
-        raise InputError(f"a {spec.kind} student needs region features",
-                         hint="set regions.path to what `vldistill prepare regions` made")
+        raise InputError(
+            f"a {spec.kind} student needs region features", hint="set regions.path to what `vldistill prepare regions` made"
+        )
     store = RegionStore(Path(spec.regions))
     again = f"make it again with: {make_again(store.folder, store.manifest)}"
     tell(differences(store.manifest), spec.regions, again)
     if store.width != spec.encoder.region_size:
-        raise InputError(f"has {store.width} features a region, the {spec.kind} student expects {spec.encoder.region_size}",
-                         where=spec.regions, hint="import the features that its checkpoint was trained with")
+        raise InputError(
+            f"has {store.width} features a region, the {spec.kind} student expects {spec.encoder.region_size}",
+            where=spec.regions,
+            hint="import the features that its checkpoint was trained with",
+        )
     return RegionInput(store, spec.most_regions)
 
 

@@ -56,8 +56,10 @@ class View:
 
     def __getitem__(self, rows: Tensor) -> View:
         """The sequences `rows` [R], in that order."""
-        qk = {layer: QueryKey(*(getattr(kept, name)[rows] for name in QueryKey.__dataclass_fields__))
-              for layer, kept in self.qk.items()}
+        qk = {
+            layer: QueryKey(*(getattr(kept, name)[rows] for name in QueryKey.__dataclass_fields__))
+            for layer, kept in self.qk.items()
+        }
         hidden = {layer: (text[rows], image[rows]) for layer, (text, image) in self.hidden.items()}
         return View(self.text_mask[rows], self.image_mask[rows], self.visual[rows], qk, hidden)
 

@@ -58,6 +58,7 @@ class JoinedStudent(PairStudent, ABC):
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """Logits [B, C] and one view per image; nothing is captured."""
-        pooled, views = zip(*(self.see(batch.text, batch.image_for_each_text(place)) for place in range(len(batch.images))),
-                            strict=True)
+        pooled, views = zip(
+            *(self.see(batch.text, batch.image_for_each_text(place)) for place in range(len(batch.images))), strict=True
+        )
         return Output(by_record(self.classifier(torch.cat(pooled, dim=-1)), batch), list(views))

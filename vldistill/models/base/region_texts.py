@@ -35,13 +35,10 @@ def tokenize(tokenizer: WordTokenizer, units: list[Unit]) -> Part:
     pieces: dict[int, list[int]] = {place: [] for place in texts}
     for token, place in zip(*tokenizer.pieces([units[place].text for place in texts]), strict=True):
         pieces[texts[place]].append(token)
-    return [(token, unit.word, unit.tag) for place, unit in enumerate(units)
-            for token in pieces.get(place, [unit.text])]
+    return [(token, unit.word, unit.tag) for place, unit in enumerate(units) for token in pieces.get(place, [unit.text])]
 
 
-def assemble(
-    tokenizer: WordTokenizer, parts: list[Part], segments: list[int], max_length: int, *, ahead: bool
-) -> EncodedText:
+def assemble(tokenizer: WordTokenizer, parts: list[Part], segments: list[int], max_length: int, *, ahead: bool) -> EncodedText:
     """[CLS] part [SEP] part [SEP] ..., shortened as `PlainLayout` does. segments: of each part. ahead: whether a separator
     between parts counts with the part behind it."""
     kept = shorten([len(part) for part in parts], max_length - 1 - len(parts))

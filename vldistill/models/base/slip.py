@@ -32,8 +32,18 @@ class SlipModel(nn.Module):
     """Both towers and their projections. architecture: of timm. options: further arguments for it. width, layers: of the text
     tower. shared: width of the shared space. context: text tokens."""
 
-    def __init__(self, *, architecture: str, options: dict[str, Any], width: int, layers: int, heads: int, shared: int,
-                 context: int, vocabulary: int):
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        options: dict[str, Any],
+        width: int,
+        layers: int,
+        heads: int,
+        shared: int,
+        context: int,
+        vocabulary: int,
+    ):
         super().__init__()
         import timm
         from open_clip.transformer import QuickGELU, Transformer
@@ -87,13 +97,23 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         context, width = weights["positional_embedding"].shape
         architecture, own = _VISUAL.get(visual, (_VISUAL[768][0], None))
     except (KeyError, IndexError, ValueError) as error:
-        raise InputError(f"is no SLIP checkpoint: it lacks {error}", where=str(source),
-                         hint="name a checkpoint of a SLIP model with both towers") from None
+        raise InputError(
+            f"is no SLIP checkpoint: it lacks {error}",
+            where=str(source),
+            hint="name a checkpoint of a SLIP model with both towers",
+        ) from None
     found = heads_of({"text": Stack(CLIP_TEXT, width), "image": Stack(SLIP_IMAGE, visual)}, heads, source)
     options = {} if found["image"] == own else {"num_heads": found["image"]}
     if visual not in _VISUAL:
         blocks = {name.split(".")[2] for name in weights if name.startswith("visual.blocks.")}
         options |= {"embed_dim": visual, "depth": len(blocks)}
-    return {"architecture": architecture, "options": options, "width": width, "layers": len(layers),
-            "heads": found["text"], "shared": text.shape[1], "context": context,
-            "vocabulary": len(weights["token_embedding.weight"])}
+    return {
+        "architecture": architecture,
+        "options": options,
+        "width": width,
+        "layers": len(layers),
+        "heads": found["text"],
+        "shared": text.shape[1],
+        "context": context,
+        "vocabulary": len(weights["token_embedding.weight"]),
+    }

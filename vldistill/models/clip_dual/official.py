@@ -40,8 +40,11 @@ def convert(source: Path, out: Path, *, heads: Sequence[int] | None = None, over
     config = _sizes(weights, source, heads)
     tokenizer = clip_tokenizer(mask=True)
     if config.vocab_size != len(tokenizer.vocabulary):
-        raise InputError(f"has {config.vocab_size:,} tokens, DeCLIP's vocabulary has {len(tokenizer.vocabulary):,}",
-                         where=str(source), hint="name a DeCLIP with a Transformer of its own for text")
+        raise InputError(
+            f"has {config.vocab_size:,} tokens, DeCLIP's vocabulary has {len(tokenizer.vocabulary):,}",
+            where=str(source),
+            hint="name a DeCLIP with a Transformer of its own for text",
+        )
     spec = ModelSpec("clip_dual", config, "", 1, [], config.image_size, config.max_position_embeddings)
     model = ClipDual(config, images=1, classes=0)
     load_towers(model, weights, str(source))
@@ -70,12 +73,27 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         side = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
         found = heads_of({"text": Stack(CLIP_TEXT, text_width), "image": Stack(CLIP_IMAGE, vision_width)}, heads, source)
         return ClipConfig(
-            hidden_size=len(weights["text_projection.bias"]), vocab_size=words, text_projection_bias=True,
-            max_position_embeddings=len(weights["positional_embedding"]), num_hidden_layers=depth(_TEXT), text_width=text_width,
-            text_heads=found["text"], text_feedforward=len(weights[f"{_TEXT}0.mlp.c_fc.bias"]),
-            vision_layers=depth(_IMAGE), vision_width=vision_width, vision_heads=found["image"],
-            vision_feedforward=len(weights[f"{_IMAGE}0.mlp.c_fc.bias"]), image_size=side * patch, patch_size=patch,
-            pixel_mean=IMAGENET_MEAN, pixel_std=IMAGENET_STD, crop_ratio=_CROP)
+            hidden_size=len(weights["text_projection.bias"]),
+            vocab_size=words,
+            text_projection_bias=True,
+            max_position_embeddings=len(weights["positional_embedding"]),
+            num_hidden_layers=depth(_TEXT),
+            text_width=text_width,
+            text_heads=found["text"],
+            text_feedforward=len(weights[f"{_TEXT}0.mlp.c_fc.bias"]),
+            vision_layers=depth(_IMAGE),
+            vision_width=vision_width,
+            vision_heads=found["image"],
+            vision_feedforward=len(weights[f"{_IMAGE}0.mlp.c_fc.bias"]),
+            image_size=side * patch,
+            patch_size=patch,
+            pixel_mean=IMAGENET_MEAN,
+            pixel_std=IMAGENET_STD,
+            crop_ratio=_CROP,
+        )
     except (KeyError, ValueError) as error:
-        raise InputError(f"is no DeCLIP checkpoint: it lacks {error}", where=str(source),
-                         hint="name a checkpoint with both towers, a ViT for images and a Transformer for text") from None
+        raise InputError(
+            f"is no DeCLIP checkpoint: it lacks {error}",
+            where=str(source),
+            hint="name a checkpoint with both towers, a ViT for images and a Transformer for text",
+        ) from None

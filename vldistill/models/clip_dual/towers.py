@@ -75,11 +75,19 @@ class ClipTextTower(nn.Module):
         self.config, width, context = config, config.text_width, config.max_position_embeddings
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
-        self.transformer = Transformer(width, config.num_hidden_layers, config.text_heads, act_layer=_activation(
-            config.text_activation), mlp_ratio=_ratio(config.text_feedforward, width))
+        self.transformer = Transformer(
+            width,
+            config.num_hidden_layers,
+            config.text_heads,
+            act_layer=_activation(config.text_activation),
+            mlp_ratio=_ratio(config.text_feedforward, width),
+        )
         self.ln_final = nn.LayerNorm(width)
-        self.text_projection = (nn.Linear(width, config.hidden_size) if config.text_projection_bias
-                                else nn.Parameter(torch.empty(width, config.hidden_size)))
+        self.text_projection = (
+            nn.Linear(width, config.hidden_size)
+            if config.text_projection_bias
+            else nn.Parameter(torch.empty(width, config.hidden_size))
+        )
         self.register_buffer("attn_mask", torch.full((context, context), float("-inf")).triu_(1), persistent=False)
         _initialise(self, width)
 
@@ -116,20 +124,37 @@ class ClipImageTower(nn.Module):
             import timm
 
             self.visual = timm.create_model(
-                _NAME, pretrained=False, num_classes=0, img_size=config.image_size, patch_size=config.patch_size, embed_dim=width,
-                depth=config.vision_layers, num_heads=config.vision_heads, mlp_ratio=ratio)
+                _NAME,
+                pretrained=False,
+                num_classes=0,
+                img_size=config.image_size,
+                patch_size=config.patch_size,
+                embed_dim=width,
+                depth=config.vision_layers,
+                num_heads=config.vision_heads,
+                mlp_ratio=ratio,
+            )
             self.image_projection = nn.Parameter(torch.empty(width, config.hidden_size))
             self.positions = "visual.pos_embed"
         else:
             from open_clip.transformer import VisionTransformer
 
             self.visual = VisionTransformer(
-                config.image_size, config.patch_size, width, config.vision_layers, config.vision_heads, ratio,
-                output_dim=config.hidden_size, act_layer=_activation(config.vision_activation))
+                config.image_size,
+                config.patch_size,
+                width,
+                config.vision_layers,
+                config.vision_heads,
+                ratio,
+                output_dim=config.hidden_size,
+                act_layer=_activation(config.vision_activation),
+            )
             self.positions = "visual.positional_embedding"
         # From pixels in [-1, 1] to the model's own normalisation.
-        for name, values in (("scale", [STD / std for std in config.pixel_std]), ("shift", [
-                (MEAN - mean) / std for mean, std in zip(config.pixel_mean, config.pixel_std, strict=True)])):
+        for name, values in (
+            ("scale", [STD / std for std in config.pixel_std]),
+            ("shift", [(MEAN - mean) / std for mean, std in zip(config.pixel_mean, config.pixel_std, strict=True)]),
+        ):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         _initialise(self, width)
 

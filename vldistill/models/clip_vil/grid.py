@@ -103,8 +103,16 @@ def read_tower(model: str, weights: str | None, short: int, long: int) -> Tower:
         network, _ = fetched(lambda: load_open_clip(model, weights, **options), model, _FETCH)
         transform = network.visual.preprocess_cfg
         found = {name: value for name, value in network.visual.state_dict().items() if not name.startswith(("attnpool.", "proj"))}
-    return Tower({"tower": sizes, "quick_gelu": bool(quick), "region_size": sizes["width"] * (32 if is_resnet(sizes) else 1),
-                  "image_mean": list(transform.get("mean", MEAN)), "image_std": list(transform.get("std", STD))}, found)
+    return Tower(
+        {
+            "tower": sizes,
+            "quick_gelu": bool(quick),
+            "region_size": sizes["width"] * (32 if is_resnet(sizes) else 1),
+            "image_mean": list(transform.get("mean", MEAN)),
+            "image_std": list(transform.get("std", STD)),
+        },
+        found,
+    )
 
 
 def is_resnet(sizes: dict[str, Any]) -> bool:
@@ -116,11 +124,14 @@ def check_canvas(sizes: dict[str, Any], short: int, long: int) -> None:
     """Raises InputError where the image network cannot see a canvas of short x long pixels."""
     cell = RESNET_STRIDE if is_resnet(sizes) else sizes["patch_size"]
     if short > long or short % cell or long % cell:
-        raise InputError(f"a canvas of {short} x {long} pixels does not fit cells of {cell}",
-                         hint=f"set image.size and image.long_side to multiples of {cell}, the second not the smaller one")
+        raise InputError(
+            f"a canvas of {short} x {long} pixels does not fit cells of {cell}",
+            hint=f"set image.size and image.long_side to multiples of {cell}, the second not the smaller one",
+        )
     if not is_resnet(sizes) and short != long:
-        raise InputError(f"a canvas of {short} x {long} pixels is not square, as this CLIP's ViT needs it",
-                         hint=f"set image.long_side={short}")
+        raise InputError(
+            f"a canvas of {short} x {long} pixels is not square, as this CLIP's ViT needs it", hint=f"set image.long_side={short}"
+        )
 
 
 def _configuration(model: str) -> dict[str, Any]:

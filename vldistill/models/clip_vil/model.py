@@ -88,8 +88,12 @@ class ClipVil(RegionStudent):
         super().__init__(config, target)
         self.bert = ClipVilModel(config)
         width = config.hidden_size
-        self.classifier = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(),
-                                        nn.LayerNorm(2 * width, eps=config.layer_norm_eps), nn.Linear(2 * width, classes))
+        self.classifier = nn.Sequential(
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.LayerNorm(2 * width, eps=config.layer_norm_eps),
+            nn.Linear(2 * width, classes),
+        )
         init_weights(self, initial_std(width))
         # Behind it: CLIP's networks begin otherwise than BERT.
         self.bert.encoder.visual_model = GridTower(config)

@@ -19,16 +19,22 @@ SHORT_SIDE = 384
 _VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
 
 
-
 def new_config(bert: RegionBertConfig, clip: Clip, short: int, dropout: float) -> tuple[ClipVilConfig, Tower]:
     """The sizes of a student that puts BERT and CLIP together, and the latter, read. short: shorter side of the canvas."""
     if clip.model is None:
-        raise InputError("a clip_vil student needs CLIP's image network", hint="set student.clip.model=RN50x4 "
-                         "student.clip.weights=openai, or start from a clip_vil model")
+        raise InputError(
+            "a clip_vil student needs CLIP's image network",
+            hint="set student.clip.model=RN50x4 student.clip.weights=openai, or start from a clip_vil model",
+        )
     tower = read_tower(clip.model, clip.weights, short, clip.long_side)
     sizes = {field.name: getattr(bert, field.name) for field in fields(RegionBertConfig)}
-    sizes |= {"hidden_dropout_prob": dropout, **tower.fields, "long_side": clip.long_side, "frozen": clip.frozen,
-              "batch_statistics": clip.batch_statistics}
+    sizes |= {
+        "hidden_dropout_prob": dropout,
+        **tower.fields,
+        "long_side": clip.long_side,
+        "frozen": clip.frozen,
+        "batch_statistics": clip.batch_statistics,
+    }
     most = clip.long_side // _cell(tower.fields["tower"])
     return ClipVilConfig(**(sizes | {"positions": max(most, ClipVilConfig.positions)})), tower
 
@@ -44,14 +50,18 @@ def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: dict[str, Te
 def continued(found: ClipVilConfig, clip: Clip, short: int, where: str) -> ClipVilConfig:
     """The sizes of a student that starts from another. Raises InputError where its image network cannot see the canvas."""
     if clip.model is not None:
-        raise InputError("brings its own image network", where=where,
-                         hint="set student.clip.model=null student.clip.weights=null")
+        raise InputError(
+            "brings its own image network", where=where, hint="set student.clip.model=null student.clip.weights=null"
+        )
     check_canvas(found.tower, short, clip.long_side)
     resized = not is_resnet(found.tower) and short != found.tower["image_size"]
     if resized or clip.long_side // _cell(found.tower) > found.positions:
         known = found.tower["image_size"] if resized else found.positions * _cell(found.tower)
-        raise InputError(f"knows positions of {known} pixels, the canvas is {short} x {clip.long_side}", where=where,
-                         hint="set image.size and image.long_side to what it was trained with")
+        raise InputError(
+            f"knows positions of {known} pixels, the canvas is {short} x {clip.long_side}",
+            where=where,
+            hint="set image.size and image.long_side to what it was trained with",
+        )
     return replace(found, long_side=clip.long_side, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
 
 
@@ -60,8 +70,11 @@ def official_config(bert: RegionBertConfig, weights: dict[str, Tensor], source: 
     blocks = [_count(weights, f"{_VISUAL}layer{stage}.") for stage in (1, 2, 3, 4)]
     stem, positions = weights.get(f"{_VISUAL}layer1.0.conv1.weight"), weights.get(f"{_POSITIONS}x_position_embedding.weight")
     if stem is None or positions is None:
-        raise InputError("is no clip_vil checkpoint: it lacks CLIP's ResNet or the cells' positions", where=str(source),
-                         hint="name the pre-trained model's own file, ..._LXRT.pth")
+        raise InputError(
+            "is no clip_vil checkpoint: it lacks CLIP's ResNet or the cells' positions",
+            where=str(source),
+            hint="name the pre-trained model's own file, ..._LXRT.pth",
+        )
     sizes = {**bert.to_dict(), "tower": {"image_size": 224, "layers": blocks, "width": len(stem)}, "positions": len(positions)}
     return ClipVilConfig.from_dict(sizes)
 

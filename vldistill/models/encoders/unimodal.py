@@ -56,18 +56,34 @@ class VisionConfig(ModelConfig):
     @property
     def arguments(self) -> dict[str, Any]:
         """timm's. The norm stands before the pooling, so that patches are normalised as ADVL compares them."""
-        return {"img_size": self.image_size, "patch_size": self.patch_size, "embed_dim": self.hidden_size,
-                "depth": self.num_hidden_layers, "num_heads": self.num_attention_heads,
-                "mlp_ratio": self.intermediate_size / self.hidden_size, "class_token": False, "global_pool": "avg",
-                "fc_norm": False}
+        return {
+            "img_size": self.image_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.hidden_size,
+            "depth": self.num_hidden_layers,
+            "num_heads": self.num_attention_heads,
+            "mlp_ratio": self.intermediate_size / self.hidden_size,
+            "class_token": False,
+            "global_pool": "avg",
+            "fc_norm": False,
+        }
 
     def library(self, classes: int) -> dict[str, Any]:
         side = self.image_size
-        pixels = {"input_size": [3, side, side], "mean": [MEAN] * 3, "std": [STD] * 3, "crop_pct": 1.0,
-                  "interpolation": "bicubic"}
+        pixels = {
+            "input_size": [3, side, side],
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+        }
         parts = {"num_classes": classes, "classifier": "head", "first_conv": "patch_embed.proj"}
-        return {"architecture": VisionEncoder.NAME, "num_classes": classes, "model_args": self.arguments,
-                "pretrained_cfg": {**pixels, **parts}}
+        return {
+            "architecture": VisionEncoder.NAME,
+            "num_classes": classes,
+            "model_args": self.arguments,
+            "pretrained_cfg": {**pixels, **parts},
+        }
 
 
 class TextEncoder(Pretrained):
@@ -90,8 +106,12 @@ class TextEncoder(Pretrained):
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """No logits, [B, 0], and one view without an image; of a `Pretext` what the head says."""
         text = batch.joint().text if isinstance(batch, Pretext) else batch.text
-        found = self.bert(text.ids, attention_mask=text.mask, token_type_ids=text.segments.clamp(max=1),
-                          output_hidden_states=bool(capture.hidden))
+        found = self.bert(
+            text.ids,
+            attention_mask=text.mask,
+            token_type_ids=text.segments.clamp(max=1),
+            output_hidden_states=bool(capture.hidden),
+        )
         states = found.last_hidden_state
         nothing, none = states.new_zeros(len(states), 0, states.shape[-1]), text.mask[:, :0]
         hidden = {layer: (found.hidden_states[layer], nothing) for layer in capture.hidden}
@@ -109,8 +129,9 @@ class VisionEncoder(nn.Module):
         super().__init__()
         import timm
 
-        self.vit = timm.create_model(self.NAME, pretrained=False, num_classes=classes, proj_drop_rate=config.hidden_dropout_prob,
-                                     **config.arguments)
+        self.vit = timm.create_model(
+            self.NAME, pretrained=False, num_classes=classes, proj_drop_rate=config.hidden_dropout_prob, **config.arguments
+        )
         init_weights(self.vit, initial_std(config.hidden_size))
         self.layers, self.width = config.num_hidden_layers, config.hidden_size
 

@@ -65,8 +65,11 @@ class MeterTower(MeterParts):
         self.side, self.other = side, "image" if side == "text" else "text"
         depth = config.num_hidden_layers
         setattr(self, f"cross_modal_{side}_layers", nn.ModuleList(_TowerLayer(config) for _ in range(depth)))
-        setattr(self, f"cross_modal_{self.other}_layers", nn.ModuleList(
-            nn.ModuleDict({"crossattention": _Projection("key", config)}) for _ in range(depth)))
+        setattr(
+            self,
+            f"cross_modal_{self.other}_layers",
+            nn.ModuleList(nn.ModuleDict({"crossattention": _Projection("key", config)}) for _ in range(depth)),
+        )
         setattr(self, f"cross_modal_{side}_pooler", BertPooler(config.hidden_size))
         self.initialise()
 
@@ -90,8 +93,9 @@ class MeterTower(MeterParts):
 
     def _encode(self, states: Tensor, mask: Tensor | None, capture: Capture) -> Encoded:
         qk, layers = {}, {}
-        pairs = zip(getattr(self, f"cross_modal_{self.side}_layers"), getattr(self, f"cross_modal_{self.other}_layers"),
-                    strict=True)
+        pairs = zip(
+            getattr(self, f"cross_modal_{self.side}_layers"), getattr(self, f"cross_modal_{self.other}_layers"), strict=True
+        )
         for number, (layer, others) in enumerate(pairs, start=1):
             before, states = states, run_layer(layer.attend, states, mask, recompute=self.recompute)
             if number in capture.qk:
@@ -109,5 +113,6 @@ class MeterDual(TwoTowers):
     """The projections of layers that no attention loss asks for get no gradient."""
 
     def __init__(self, config: MeterConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__(MeterTower(config, "text"), MeterTower(config, "image"), images=images, classes=classes,
-                         pretraining=pretraining)
+        super().__init__(
+            MeterTower(config, "text"), MeterTower(config, "image"), images=images, classes=classes, pretraining=pretraining
+        )

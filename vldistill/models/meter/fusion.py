@@ -29,9 +29,7 @@ class CoLayer(Layer):
         self.crossattention.self = SelfAttention(config)
         self.crossattention.output = BertOutput(config.hidden_size, config)
 
-    def forward(
-        self, states: Tensor, mask: Tensor | None, other: Tensor, beside: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, states: Tensor, mask: Tensor | None, other: Tensor, beside: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """states: [B, N, D], other: [B, M, D] of the other modality, each with its mask, None for images. Returns the output and,
         of the attention to the other, queries [B, H, N, d] and keys [B, H, M, d]."""
         mixed, _, _ = self.attention.self(states, mask)
@@ -89,8 +87,9 @@ class Meter(Fusion):
     towers = ("meter",)
 
     def __init__(self, config: MeterConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__(MeterEncoder(config), config, pooled=2 * config.hidden_size, images=images, classes=classes,
-                         pretraining=pretraining)
+        super().__init__(
+            MeterEncoder(config), config, pooled=2 * config.hidden_size, images=images, classes=classes, pretraining=pretraining
+        )
 
     def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> Read:
         words, patches, view = self.meter.encode_pair(text, image, position, capture)

@@ -21,18 +21,29 @@ from vldistill.models.meter.fusion import Meter
 from vldistill.models.meter.parts import FIRST_POSITION, MeterConfig
 
 # METER's order of SNLI's labels is its own.
-_TASKS = {"vqa_classifier.": OfficialTask("vqa", 1, None), "nlvr2_classifier.": OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS)),
-          "snli_classifier.": OfficialTask("snli_ve", 1, ("contradiction", "neutral", "entailment"))}
+_TASKS = {
+    "vqa_classifier.": OfficialTask("vqa", 1, None),
+    "nlvr2_classifier.": OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS)),
+    "snli_classifier.": OfficialTask("snli_ve", 1, ("contradiction", "neutral", "entailment")),
+}
 _LEFT_OUT = (
-    (r"^meter\.vit_model\.(?!visual\.)", "CLIP's text side"), (r"^meter\.vit_model\.visual\.proj$", "CLIP's projection"),
-    (r"^meter\.text_transformer\.pooler\.", "RoBERTa's pooler"), (r"\.position_ids$", CONSTANTS))
+    (r"^meter\.vit_model\.(?!visual\.)", "CLIP's text side"),
+    (r"^meter\.vit_model\.visual\.proj$", "CLIP's projection"),
+    (r"^meter\.text_transformer\.pooler\.", "RoBERTa's pooler"),
+    (r"\.position_ids$", CONSTANTS),
+)
 _RENAMED = ((r"^(?=vit_model\.|text_transformer\.|cross_modal_|token_type_embeddings\.)", "meter."), *HEADS)
 _LONGEST = 50
 """Tokens of a text, as METER's configurations have it."""
 
 
 def convert(
-    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: Sequence[int] | None = None,
+    source: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    answers: Path | None = None,
+    heads: Sequence[int] | None = None,
     overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. vocabulary: the folder of its
@@ -45,11 +56,22 @@ def convert(
     config = _sizes(weights, source, heads)
     tokenizer = read_byte_pairs(vocabulary)
     if config.vocab_size != len(tokenizer.vocabulary):
-        raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
-                         where=str(vocabulary), hint="give the vocabulary of its RoBERTa")
+        raise InputError(
+            f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
+            where=str(vocabulary),
+            hint="give the vocabulary of its RoBERTa",
+        )
     labels = task_labels(task, weights, answers, source)
-    spec = ModelSpec("meter", config, task.task, task.images, labels, config.image_size,
-                     min(_LONGEST, config.max_position_embeddings), answer_loss="bce" if task.task == "vqa" else None)
+    spec = ModelSpec(
+        "meter",
+        config,
+        task.task,
+        task.images,
+        labels,
+        config.image_size,
+        min(_LONGEST, config.max_position_embeddings),
+        answer_loss="bce" if task.task == "vqa" else None,
+    )
     write_fusion(Meter, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
     return spec
 
@@ -68,15 +90,26 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         stacks = {"text": Stack(BERT, text_width), "image": Stack(CLIP_IMAGE, vision_width), "co-attention": Stack(BERT, width)}
         found = heads_of(stacks, heads, source)
         return MeterConfig(
-            vocab_size=words, hidden_size=width, num_hidden_layers=depth(cross), num_attention_heads=found["co-attention"],
+            vocab_size=words,
+            hidden_size=width,
+            num_hidden_layers=depth(cross),
+            num_attention_heads=found["co-attention"],
             intermediate_size=len(weights[f"{cross}0.intermediate.dense.bias"]),
             max_position_embeddings=len(weights[f"{text}embeddings.position_embeddings.weight"]) - FIRST_POSITION,
             modality_type_vocab_size=len(weights["meter.token_type_embeddings.weight"]),
-            text_width=text_width, text_layers=depth(f"{text}encoder.layer."), text_heads=found["text"],
+            text_width=text_width,
+            text_layers=depth(f"{text}encoder.layer."),
+            text_heads=found["text"],
             text_feedforward=len(weights[f"{text}encoder.layer.0.intermediate.dense.bias"]),
-            vision_width=vision_width, vision_layers=depth(f"{visual}transformer.resblocks."),
-            vision_heads=found["image"], image_size=side * patch, patch_size=patch)
+            vision_width=vision_width,
+            vision_layers=depth(f"{visual}transformer.resblocks."),
+            vision_heads=found["image"],
+            image_size=side * patch,
+            patch_size=patch,
+        )
     except (KeyError, ValueError) as error:
-        raise InputError(f"is no meter checkpoint: it lacks {error}", where=str(source),
-                         hint="name METER's own file, with CLIP's ViT and RoBERTa, for example "
-                              "meter_clip16_288_roberta_pretrain.ckpt") from None
+        raise InputError(
+            f"is no meter checkpoint: it lacks {error}",
+            where=str(source),
+            hint="name METER's own file, with CLIP's ViT and RoBERTa, for example meter_clip16_288_roberta_pretrain.ckpt",
+        ) from None

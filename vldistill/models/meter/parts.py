@@ -53,9 +53,15 @@ class MeterConfig(ModelConfig):
     def text(self) -> RegionBertConfig:
         """Sizes of RoBERTa."""
         return RegionBertConfig(
-            vocab_size=self.vocab_size, hidden_size=self.text_width, num_hidden_layers=self.text_layers,
-            num_attention_heads=self.text_heads, intermediate_size=self.text_feedforward, layer_norm_eps=_EPS,
-            hidden_dropout_prob=self.hidden_dropout_prob, attention_probs_dropout_prob=self.attention_probs_dropout_prob)
+            vocab_size=self.vocab_size,
+            hidden_size=self.text_width,
+            num_hidden_layers=self.text_layers,
+            num_attention_heads=self.text_heads,
+            intermediate_size=self.text_feedforward,
+            layer_norm_eps=_EPS,
+            hidden_dropout_prob=self.hidden_dropout_prob,
+            attention_probs_dropout_prob=self.attention_probs_dropout_prob,
+        )
 
 
 class RobertaEmbeddings(nn.Module):
@@ -132,8 +138,10 @@ class ClipVision(nn.Module):
         self.transformer = nn.Module()
         self.transformer.resblocks = nn.ModuleList(_Block(width, config.vision_heads) for _ in range(config.vision_layers))
         # From pixels in [-1, 1] to CLIP's normalisation.
-        scale, shift = (torch.tensor([change(mean, std) for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)])
-                        for change in (lambda mean, std: STD / std, lambda mean, std: (MEAN - mean) / std))
+        scale, shift = (
+            torch.tensor([change(mean, std) for mean, std in zip(CLIP_MEAN, CLIP_STD, strict=True)])
+            for change in (lambda mean, std: STD / std, lambda mean, std: (MEAN - mean) / std)
+        )
         self.register_buffer("scale", scale[:, None], persistent=False)
         self.register_buffer("shift", shift[:, None], persistent=False)
 

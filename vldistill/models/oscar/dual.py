@@ -21,8 +21,13 @@ class OscarDual(TwoTowers):
     image_cls_in_views = False
 
     def __init__(self, config: OscarConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__(OscarEncoder(config, image=False), OscarEncoder(config, text=False), images=images, classes=classes,
-                         pretraining=pretraining)
+        super().__init__(
+            OscarEncoder(config, image=False),
+            OscarEncoder(config, text=False),
+            images=images,
+            classes=classes,
+            pretraining=pretraining,
+        )
 
     def new_weights(self, tower: str, weights: dict[str, Tensor], tokenizer: WordTokenizer) -> dict[str, Tensor]:
         """[I_CLS] starts as the embedding of the text's [CLS], the token that all layers and the pooler know to read from."""

@@ -24,8 +24,9 @@ class Oscar(Fusion):
     towers = ("bert",)
 
     def __init__(self, config: OscarConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
-        super().__init__(OscarEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes,
-                         pretraining=pretraining)
+        super().__init__(
+            OscarEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes, pretraining=pretraining
+        )
 
     def head(self, inputs: int, hidden: int, classes: int) -> nn.Module:
         width, dropout = self.config.hidden_size, self.config.hidden_dropout_prob

@@ -30,9 +30,14 @@ WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
 LAYOUT = Layout(
     "oscar",
     ((r"^module\.", ""), (r"^cls\.predictions\.", "mlm_score."), (r"^classifier\.(weight|bias)$", r"classifier.0.\1"), *HEADS),
-    ((r"^cls\.seq_relationship\.", "pre-training's head for true tags or captions"), (r"\.position_ids$", CONSTANTS)), True,
-    "bert.embeddings.word_embeddings.weight", "bert.embeddings.position_embeddings.weight",
-    "bert.embeddings.token_type_embeddings.weight", "bert.encoder.layer.", "bert.img_embedding.weight")
+    ((r"^cls\.seq_relationship\.", "pre-training's head for true tags or captions"), (r"\.position_ids$", CONSTANTS)),
+    True,
+    "bert.embeddings.word_embeddings.weight",
+    "bert.embeddings.position_embeddings.weight",
+    "bert.embeddings.token_type_embeddings.weight",
+    "bert.encoder.layer.",
+    "bert.img_embedding.weight",
+)
 # What weights do not tell.
 _SETTINGS = ("num_attention_heads", "layer_norm_eps", "img_layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob")
 _DECODER = "mlm_score.decoder.weight"
@@ -40,8 +45,14 @@ _LARGE, _LARGE_SCALE = 1024, 2
 
 
 def convert(
-    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: Sequence[int] | None = None,
-    lowercase: bool | None = None, overwrite: bool = False,
+    source: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    answers: Path | None = None,
+    heads: Sequence[int] | None = None,
+    lowercase: bool | None = None,
+    overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. source: a folder, or its
     pytorch_model.bin. answers: see `read_answers`; for a VQA checkpoint, and only for one. heads: in place of
@@ -52,12 +63,24 @@ def convert(
     config = _config(weights, file, heads)
     tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, True, lowercase))
     if config.vocab_size != len(tokenizer.vocabulary):
-        raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
-                         where=str(vocabulary), hint="give the vocab.txt of its BERT (uncased)")
+        raise InputError(
+            f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
+            where=str(vocabulary),
+            hint="give the vocab.txt of its BERT (uncased)",
+        )
     task = _task(weights)
     labels = task_labels(task, weights, answers, file)
-    spec = ModelSpec("oscar", config, task.task, task.images, labels, 0, config.max_position_embeddings,
-                     answer_loss="bce" if task.task == "vqa" else None, official=True)
+    spec = ModelSpec(
+        "oscar",
+        config,
+        task.task,
+        task.images,
+        labels,
+        0,
+        config.max_position_embeddings,
+        answer_loss="bce" if task.task == "vqa" else None,
+        official=True,
+    )
     # Tied, and read as tied where it is not there.
     if _DECODER in weights and torch.equal(weights[_DECODER], weights[LAYOUT.words]):
         del weights[_DECODER]
@@ -84,11 +107,18 @@ def _config(weights: dict[str, Tensor], file: Path, heads: Sequence[int] | None)
     head = weights.get("classifier.0.bias") if "classifier.2.bias" in weights else None
     scale = _LARGE_SCALE if config.hidden_size >= _LARGE else OscarConfig.cls_hidden_scale
     if config.region_size <= BOX or config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
-        raise InputError(f"says {config.num_attention_heads} heads, the weights are {config.hidden_size} wide and read "
-                         f"{config.region_size} numbers a region", where=str(file.parent / CONFIG),
-                         hint="name the folder of an official OSCAR over region features")
-    return replace(config, region_size=config.region_size - BOX, use_img_layernorm="bert.LayerNorm.weight" in weights,
-                   cls_hidden_scale=scale if head is None else len(head) // config.hidden_size)
+        raise InputError(
+            f"says {config.num_attention_heads} heads, the weights are {config.hidden_size} wide and read "
+            f"{config.region_size} numbers a region",
+            where=str(file.parent / CONFIG),
+            hint="name the folder of an official OSCAR over region features",
+        )
+    return replace(
+        config,
+        region_size=config.region_size - BOX,
+        use_img_layernorm="bert.LayerNorm.weight" in weights,
+        cls_hidden_scale=scale if head is None else len(head) // config.hidden_size,
+    )
 
 
 def _settings(path: Path) -> dict[str, int | float]:
@@ -102,6 +132,7 @@ def _settings(path: Path) -> dict[str, int | float]:
         if type(value) not in (int, float):
             raise InputError(f"{name} is {value!r}, a number was expected", where=str(path), hint="fetch it again")
     if found.get("hidden_act", "gelu") != "gelu":
-        raise InputError(f"hidden_act is {found['hidden_act']!r}, OSCAR's is gelu", where=str(path),
-                         hint="is it another model's?")
+        raise InputError(
+            f"hidden_act is {found['hidden_act']!r}, OSCAR's is gelu", where=str(path), hint="is it another model's?"
+        )
     return settings

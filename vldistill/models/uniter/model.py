@@ -71,8 +71,9 @@ class Uniter(PairStudent):
         super().__init__(config, target)
         self.uniter = UniterModel(config)
         width, choice = config.hidden_size, target == "choice"
-        self.classifier = late_norm_classifier(width * images, 2 * width, 2 if choice else classes, eps=config.layer_norm_eps,
-                                               middle=nn.ReLU() if choice else None)
+        self.classifier = late_norm_classifier(
+            width * images, 2 * width, 2 if choice else classes, eps=config.layer_norm_eps, middle=nn.ReLU() if choice else None
+        )
         if images > 1:
             self.losses = {}
         init_weights(self, initial_std(width))
@@ -82,8 +83,10 @@ class Uniter(PairStudent):
     ) -> Output:
         """Logits [B, C], of VCR's choices those of "right", and one view per image. text_delta: [S, T, D], added to word
         embeddings; image_delta: [S, R, F], added to region features of a record's one image (VILLA)."""
-        passes = [self._pass(batch.text, batch.image_for_each_text(place), capture, text_delta, image_delta)
-                  for place in range(len(batch.images))]
+        passes = [
+            self._pass(batch.text, batch.image_for_each_text(place), capture, text_delta, image_delta)
+            for place in range(len(batch.images))
+        ]
         views = [encoded.view for encoded in passes]
         pooled = [torch.tanh(self.uniter.pooler.dense(encoded.first)) for encoded in passes]
         logits = self.classifier(torch.cat(pooled, dim=-1))
@@ -92,8 +95,9 @@ class Uniter(PairStudent):
         pairs = logits.view(len(batch), -1, 2)
         return Output(pairs[..., 1], views, pairs)
 
-    def _pass(self, text: TextBatch, regions: RegionBatch, capture: Capture, text_delta: Tensor | None,
-              image_delta: Tensor | None) -> Encoded:
+    def _pass(
+        self, text: TextBatch, regions: RegionBatch, capture: Capture, text_delta: Tensor | None, image_delta: Tensor | None
+    ) -> Encoded:
         model = self.uniter
         kind = model.embeddings.token_type_embeddings.weight[REGION_TYPE]
         states = torch.cat([model.embeddings(text, text_delta), model.img_embeddings(regions, kind, image_delta)], dim=1)

@@ -44,8 +44,12 @@ class EncoderConfig(ModelConfig):
         return {"qkv_bias": True, "num_channels": 3, "tie_word_embeddings": False}
 
 
-_HALVES = ("embeddings.text_embeddings.", "embeddings.patch_embeddings.", "embeddings.cls_token",
-           "embeddings.position_embeddings")
+_HALVES = (
+    "embeddings.text_embeddings.",
+    "embeddings.patch_embeddings.",
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+)
 
 
 class _SelfAttention(nn.Module):
@@ -146,8 +150,11 @@ class _Embeddings(nn.Module):
         table = self.position_embeddings[:, 1:].transpose(1, 2).unflatten(2, (self.side, self.side))
         resized = {}
         for grid in set(grids):
-            scaled = table if grid == (self.side, self.side) else F.interpolate(
-                table.float(), size=grid, mode="bilinear", align_corners=True).to(table.dtype)
+            scaled = (
+                table
+                if grid == (self.side, self.side)
+                else F.interpolate(table.float(), size=grid, mode="bilinear", align_corners=True).to(table.dtype)
+            )
             rows = scaled.flatten(2).transpose(1, 2)
             resized[grid] = F.pad(rows, (0, 0, 0, longest - rows.shape[1]))
         if len(resized) == 1:

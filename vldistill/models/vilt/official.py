@@ -41,13 +41,22 @@ _RENAMED = (
 )
 _JOINED = re.compile(r"^transformer\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)$")
 _LEFT_OUT = ((r"text_embeddings\.position_ids$", CONSTANTS),)
-_TASKS = {"vqa_classifier.": OfficialTask("vqa", 1, None), "nlvr2_classifier.": OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS)),
-          "ve_classifier.": OfficialTask("snli_ve", 1, tuple(snli_ve.LABELS))}
+_TASKS = {
+    "vqa_classifier.": OfficialTask("vqa", 1, None),
+    "nlvr2_classifier.": OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS)),
+    "ve_classifier.": OfficialTask("snli_ve", 1, tuple(snli_ve.LABELS)),
+}
 
 
 def convert(
-    source: Path, vocabulary: Path, out: Path, *, answers: Path | None = None, heads: Sequence[int] | None = None,
-    lowercase: bool | None = None, overwrite: bool = False,
+    source: Path,
+    vocabulary: Path,
+    out: Path,
+    *,
+    answers: Path | None = None,
+    heads: Sequence[int] | None = None,
+    lowercase: bool | None = None,
+    overwrite: bool = False,
 ) -> ModelSpec:
     """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. answers: see `read_answers`; for a
     VQA checkpoint, and only for one. heads, lowercase: see `official.convert`. Raises InputError where the file cannot be read
@@ -58,11 +67,22 @@ def convert(
     config = _sizes(weights, source, heads)
     tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, True, lowercase))
     if config.vocab_size != len(tokenizer.vocabulary):
-        raise InputError(f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
-                         where=str(vocabulary), hint="give the vocab.txt of its BERT (uncased)")
+        raise InputError(
+            f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
+            where=str(vocabulary),
+            hint="give the vocab.txt of its BERT (uncased)",
+        )
     labels = task_labels(task, weights, answers, source)
-    spec = ModelSpec("vilt", config, task.task, task.images, labels, config.image_size, config.max_position_embeddings,
-                     answer_loss="bce" if task.task == "vqa" else None)
+    spec = ModelSpec(
+        "vilt",
+        config,
+        task.task,
+        task.images,
+        labels,
+        config.image_size,
+        config.max_position_embeddings,
+        answer_loss="bce" if task.task == "vqa" else None,
+    )
     write_fusion(FusionModel, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
     return spec
 
@@ -84,12 +104,20 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         side = round((weights["vilt.embeddings.position_embeddings"].shape[1] - 1) ** 0.5)
         [count] = heads_of({"encoder": Stack(BERT, width)}, heads, source).values()
         return EncoderConfig(
-            vocab_size=words, hidden_size=width, num_attention_heads=count,
+            vocab_size=words,
+            hidden_size=width,
+            num_attention_heads=count,
             num_hidden_layers=len({name.split(".")[3] for name in weights if name.startswith(_LAYER)}),
-            intermediate_size=len(weights[f"{_LAYER}0.intermediate.dense.bias"]), image_size=side * patch, patch_size=patch,
+            intermediate_size=len(weights[f"{_LAYER}0.intermediate.dense.bias"]),
+            image_size=side * patch,
+            patch_size=patch,
             max_position_embeddings=len(weights[f"{text}position_embeddings.weight"]),
             type_vocab_size=len(weights[f"{text}token_type_embeddings.weight"]),
-            modality_type_vocab_size=len(weights["vilt.embeddings.token_type_embeddings.weight"]))
+            modality_type_vocab_size=len(weights["vilt.embeddings.token_type_embeddings.weight"]),
+        )
     except (KeyError, ValueError) as error:
-        raise InputError(f"is no vilt checkpoint: it lacks {error}", where=str(source),
-                         hint="name ViLT's own file, for example vilt_200k_mlm_itm.ckpt") from None
+        raise InputError(
+            f"is no vilt checkpoint: it lacks {error}",
+            where=str(source),
+            hint="name ViLT's own file, for example vilt_200k_mlm_itm.ckpt",
+        ) from None

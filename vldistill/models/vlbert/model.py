@@ -86,13 +86,15 @@ class VisualLinguisticBert(nn.Module):
         """Embeddings [S, T + R + 1, D] of text, regions and [END], and the three masks. beside_text: [S, T, D] visual part of the
         text; regions: [S, R, D] visual part of the regions, `linguistic` their other part; mask: [S, R]."""
         end = self.end_embedding.weight[0].expand(len(regions), 1, -1)
-        states = torch.cat([self.word_embeddings(text.ids) + self.visual_ln_text(beside_text),
-                            self.visual_ln_object(regions) + linguistic, end], dim=1)
+        states = torch.cat(
+            [self.word_embeddings(text.ids) + self.visual_ln_text(beside_text), self.visual_ln_object(regions) + linguistic, end],
+            dim=1,
+        )
         length = text.mask.sum(dim=1, keepdim=True)
         places = torch.arange(text.ids.shape[1], device=text.ids.device).expand_as(text.ids)
         # All regions share a position, right behind the text; [END] has the next one.
         positions = torch.cat([places, length.expand(-1, regions.shape[1]), length + 1], dim=1)
-        segments = torch.cat([text.segments, torch.full_like(positions[:, text.ids.shape[1]:], REGION_SEGMENT)], dim=1)
+        segments = torch.cat([text.segments, torch.full_like(positions[:, text.ids.shape[1] :], REGION_SEGMENT)], dim=1)
         states = states + self.position_embeddings(positions) + self.token_type_embeddings(segments)
         masks = [text.mask, mask, torch.ones_like(mask[:, :1])]
         return self.embedding_dropout(self.embedding_LayerNorm(states)), masks

@@ -24,8 +24,11 @@ def fitted_network(wanted: ImageNetwork | None, weights: str | None, found: Mode
     if weights is None and found.image_network is not None:
         wanted = replace(wanted, blocks=found.image_network.blocks, width=found.image_network.width)
     if wanted.features != found.encoder.region_size:
-        raise InputError(f"reads {found.encoder.region_size} features a region, the image network makes {wanted.features}",
-                         where=where, hint=f"set student.image_network.width={found.encoder.region_size // 32}")
+        raise InputError(
+            f"reads {found.encoder.region_size} features a region, the image network makes {wanted.features}",
+            where=where,
+            hint=f"set student.image_network.width={found.encoder.region_size // 32}",
+        )
     return wanted
 
 

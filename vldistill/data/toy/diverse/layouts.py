@@ -73,8 +73,9 @@ def _write(folder: Path, seed: int, splits: Mapping[str, int], *, draw: Draw, st
     return dict(splits)
 
 
-def _rows(folder: Path, split: str, drawn: Iterable[tuple[Scene | None, dict[str, Any]]], style: float,
-          looks: np.random.Generator) -> Iterator[dict[str, Any]]:
+def _rows(
+    folder: Path, split: str, drawn: Iterable[tuple[Scene | None, dict[str, Any]]], style: float, looks: np.random.Generator
+) -> Iterator[dict[str, Any]]:
     """The lines, whose images are written on the way."""
     number = 0
     for batch in batches(drawn):

@@ -66,8 +66,9 @@ def render(rng: np.random.Generator, scenes: Sequence[Scene], style: float) -> n
     def either_way(*shape: int) -> np.ndarray:
         return style * (2 * rng.random((len(row), *shape)) - 1)
 
-    covered = _coverage(shapes, turn=_TURN * either_way(), move=_MOVE * either_way(2),
-                        radius=_RADIUS * (1 + _GROW * either_way()))
+    covered = _coverage(
+        shapes, turn=_TURN * either_way(), move=_MOVE * either_way(2), radius=_RADIUS * (1 + _GROW * either_way())
+    )
     shade = np.clip(_RGB[colours] + _SHADE * either_way(3), 0, 255)
     for place, scene in enumerate(row):
         window = canvas[scene, top[place] : top[place] + CELL, left[place] : left[place] + CELL]

@@ -28,15 +28,24 @@ SYNONYMS = {
 
 _CAPTIONS = ("{}", "there is {}", "a picture of {}", "we see {}")
 _KNOWLEDGE = (
-    "{a} means the same as {b}", "{a} is another word for {b}", "what is {a} is also {b}", "{a} or {b} , both say the same",
+    "{a} means the same as {b}",
+    "{a} is another word for {b}",
+    "what is {a} is also {b}",
+    "{a} or {b} , both say the same",
 )
 _COLOUR_TEXTS = (
-    "the {c} {s} is {b}", "a {c} {s} looks {b}", "is there a {c} {s} ? yes , something {b} is there",
-    "can you see something {c} ? yes , it is {b}", "which shape is the {c} object ? the {b} one is a {s}",
+    "the {c} {s} is {b}",
+    "a {c} {s} looks {b}",
+    "is there a {c} {s} ? yes , something {b} is there",
+    "can you see something {c} ? yes , it is {b}",
+    "which shape is the {c} object ? the {b} one is a {s}",
 )
 _SHAPE_TEXTS = (
-    "the {c} {s} is a {b}", "any {s} in the picture ? yes , a {b} is there", "what color is the {s} ? the {b} is {c}",
-    "a {s} of {c} color is a {b}", "a {s} has the form of a {b}",
+    "the {c} {s} is a {b}",
+    "any {s} in the picture ? yes , a {b} is there",
+    "what color is the {s} ? the {b} is {c}",
+    "a {s} of {c} color is a {b}",
+    "a {s} has the form of a {b}",
 )
 
 
@@ -65,4 +74,5 @@ def texts(rng: np.random.Generator, count: int, known: int = 6) -> Iterator[str]
         colour, shape = COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
         about, templates = ((colour, _COLOUR_TEXTS), (shape, _SHAPE_TEXTS))[kind - 1]
         yield templates[rng.integers(len(templates))].format(
-            c=word(rng, colour, known), s=word(rng, shape, known), b=word(rng, about, known))
+            c=word(rng, colour, known), s=word(rng, shape, known), b=word(rng, about, known)
+        )
