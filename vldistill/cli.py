@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +29,7 @@ from vldistill.commands.options import (
     SkipBroken,
     Workers,
 )
+from vldistill.commands.prepare.app import prepare_app
 from vldistill.commands.recipe import recipe_app
 from vldistill.commands.reproduce import reproduce_app
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
@@ -48,58 +48,10 @@ app = typer.Typer(
     "unimodal teachers into a fusion student (ADVL).",
     epilog="Start with: vldistill prepare toy",
 )
+app.add_typer(prepare_app, name="prepare")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(index_app, name="index")
 app.add_typer(reproduce_app, name="reproduce")
-
-
-@app.command(epilog="Example: vldistill prepare vqa --raw ~/vqa2")
-def prepare(
-    context: typer.Context,
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="vcr, vqa, ..., toy or regions; `list` names all.")],
-    raw: Annotated[Path | None, typer.Option("--raw", metavar="PATH", help="Folder or archive (toy: written there).")] = None,
-    unpack: Annotated[Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack archives of --raw there first.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/DATASET.")] = None,
-    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="vqa: least count of a class.")] = 9,
-    vqa_split: Annotated[
-        str, typer.Option("--vqa-split", metavar="HOW", show_default=False, help="vqa: official or trainval.")
-    ] = "official",
-    labels: Annotated[str, typer.Option("--labels", metavar="A,B", help="jsonl: class names in order.")] = "",
-    task: Annotated[str | None, typer.Option("--task", metavar="TASK", help="jsonl: the task, if not plain.")] = None,
-    val_directories: Annotated[str, typer.Option("--val-directories", metavar="4,5", help="nlvr: directories held out.")] = "",
-    splits: Annotated[str, typer.Option("--splits", metavar="A,B", help="Only these of train, val, test.")] = "",
-    limit: LimitOption = None,
-    images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
-    skip_broken: SkipBroken = "0%",
-    faults: Faults = None,
-    max_pixels: MaxPixels = None,
-    lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
-    seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the low-shot draws.")] = "0,1,2,3",
-    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
-    statements: Annotated[bool, typer.Option("--statements", help="Also write train as statements.")] = False,
-    shards: Annotated[
-        int | None, typer.Option("--shards", min=1, metavar="N", help="Also pack N samples a tar (WebDataset).")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="toy: seed of the world.")] = 0,
-    scale: Annotated[float, typer.Option("--scale", metavar="X", help="toy: size of the world.")] = 1.0,
-    datasets: Annotated[str, typer.Option("--datasets", metavar="A,B", help="toy: only these.")] = "",
-    format: Annotated[str, typer.Option("--format", metavar="NAME", help="regions: of the files, if not plain.")] = "",
-    threshold: Annotated[float, typer.Option("--threshold", metavar="X", help="regions: least confidence.")] = 0.2,
-    boxes: Annotated[str, typer.Option("--boxes", metavar="N,N", help="regions: fewest, most an image.")] = "10,100",
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="regions: compute them for this data.")] = None,
-    grid: Annotated[int | None, typer.Option("--grid", min=1, metavar="N", help="regions: N x N cells, with --data.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help="regions: ResNet-101's, with --data.")] = None,
-    network: Annotated[str, typer.Option("--network", metavar="NAME", help="regions: timm or vlbert.")] = "timm",
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-) -> None:
-    """Turn a dataset's official files into a data artifact."""
-    asked = SimpleNamespace(**locals())  # context.params has paths as text in some versions
-    from vldistill.commands.prepare import prepare_command
-
-    options = {option.opts[0]: context.get_parameter_source(option.name) for option in context.command.params}
-    prepare_command(asked, {name for name, source in options.items() if source.name == "COMMANDLINE"})
 
 
 @app.command(epilog="Example: vldistill cache --recipe my_recipe.yaml --shard 0/8")

@@ -7,24 +7,13 @@ import re
 import subprocess
 import sys
 
+import hints
 import pytest
-import typer
-
-from vldistill.cli import app
 
 HEAVY = ("torch", "torchvision", "transformers", "accelerate", "timm", "open_clip", "matplotlib", "jinja2")
 
 
-def commands(node=None, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
-    """Every command and group, by the words that name it."""
-    node = node or typer.main.get_command(app)
-    found = {path: node}
-    for name, inner in getattr(node, "commands", {}).items():
-        found |= commands(inner, (*path, name))
-    return found
-
-
-COMMANDS = commands()
+COMMANDS = hints.commands()
 
 
 def test_the_commands_are_these():
@@ -88,7 +77,14 @@ def test_the_rows_of_bench_are_those_of_its_help():
 
 
 def test_a_wrong_name_exits_two(command):
-    for words in (["destil"], ["distill", "--recip", "x"], ["distill"], ["evaluate"], ["recipe", "list"], ["prepare"]):
+    for words in (
+        ["destil"],
+        ["distill", "--recip", "x"],
+        ["distill"],
+        ["evaluate"],
+        ["recipe", "list"],
+        ["prepare", "vqa", "--no"],
+    ):
         result = command(*words)
         assert result.code == 2 and result.out == "" and "Traceback" not in result.err
         assert "Error" in result.err

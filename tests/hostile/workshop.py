@@ -86,7 +86,7 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
     write_bert(folder / "teachers/bert")
     write_clip(folder / "teachers/clip")
     write_region_features(folder / "raw/toy", folder / "features")
-    well("prepare", "regions", "--raw", "features", "--out", "regions", "--boxes", "1,100")
+    well("prepare", "regions", "import", "--raw", "features", "--out", "regions", "--boxes", "1,100")
     for kind, write in OFFICIAL.items():
         (folder / "official" / kind).mkdir(parents=True)
         words = write(folder / "official" / kind)
@@ -191,9 +191,12 @@ WRITERS: dict[str, Writer] = {
     ),
     "prepare variants": _prepare("snli_ve", "--lowshot 1 --statements"),
     "prepare toy": Writer("prepare toy --scale 0.003 --datasets vqa --out {out}/data --raw {out}/raw", timed=True, grows=True),
-    "prepare regions": Writer("prepare regions --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
-    "prepare regions --data": Writer(
-        "prepare regions --data data/mine --weights random --grid 2 --out {out}/regions", timed=True, overwrites=True, slow=True
+    "prepare regions import": Writer("prepare regions import --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
+    "prepare regions compute": Writer(
+        "prepare regions compute --data data/mine --weights random --grid 2 --out {out}/regions",
+        timed=True,
+        overwrites=True,
+        slow=True,
     ),
     "cache": Writer("cache --recipe advl.yaml cache.path={out}/cache", grows=True),
     "finetune": Writer("finetune --recipe fusion.yaml --name a --resume auto --runs {out}/runs", grows=True),
