@@ -74,24 +74,24 @@ class View:
 
 def analyze(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
-    words: Annotated[bool, typer.Option("--words", help="ADVL: texts shaded by the importance of their words.")] = False,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Texts shaded by what [CLS] attends to.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="ADVL: words shaded by their importance.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Words shaded by the attention of [CLS].")] = False,
     modality: Annotated[bool, typer.Option("--modality", help="Attention on vision and on text, head by head.")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="Words' attention over the image, and the teacher's.")] = False,
     before: Annotated[
         str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
     ] = None,
     queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or all.")] = "cls",
-    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of yours.")] = None,
-    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: its sentence.")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of your own.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: a sentence about it.")] = None,
     max_pixels: MaxPixels = None,
     data: OtherData = None,
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to draw records from.")] = "val",
     samples: Annotated[
-        int | None, typer.Option("--samples", min=1, metavar="N", help="Records: 12; modality 256, attention 4.")
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Records to show (12; modality 256, attention 4).")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="One .html or .png, instead of RUN/figures/VIEW.*.")
+        Path | None, typer.Option("--out", metavar="FILE", help="A .html or .png file, instead of RUN/figures/VIEW.*.")
     ] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,

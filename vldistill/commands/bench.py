@@ -41,23 +41,25 @@ class Subject:
 
 
 def bench(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A dual encoder's run; else random weights.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run of a dual encoder; without one, random weights.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
     batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "32",
     precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16, int8.")] = "fp32",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Interleaved rounds.")] = 5,
-    length: Annotated[str, typer.Option("--length", metavar="N,N", help="Text tokens.")] = "40,12",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Rounds of measurement.")] = 5,
+    length: Annotated[str, typer.Option("--length", metavar="N,N", help="Lengths of texts, in tokens.")] = "40,12",
     rows: Annotated[
         str,
         typer.Option(
             "--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, fusions, retrieval, precision."
         ),
     ] = "speed,pair",
-    retrieval: Annotated[bool, typer.Option("--retrieval", help="Only the rows of retrieval.")] = False,
-    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: images.")] = 1000,
-    texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: texts.")] = 5000,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs read by fusion.")] = 64,
-    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Also read vectors from the RUN's index.")] = None,
+    retrieval: Annotated[bool, typer.Option("--retrieval", help="Measure retrieval alone.")] = False,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: number of images.")] = 1000,
+    texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: number of texts.")] = 5000,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs the fusion reads.")] = 64,
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="DIR", help="Index of RUN, to time reading vectors, too.")
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,

@@ -24,11 +24,11 @@ def cache(
         str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.")
     ] = None,
     overrides: Overrides = None,
-    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute this part only, from 0/N.")] = "0/1",
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute only part I of N, from 0.")] = "0/1",
     limit: LimitOption = None,
-    prefetch: Annotated[bool, typer.Option("--prefetch", help="Only fetch the teachers' weights.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check what is stored.")] = False,
-    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify computes again.")] = 16,
+    prefetch: Annotated[bool, typer.Option("--prefetch", help="Only download the teachers' weights.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the stored features.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify recomputes.")] = 16,
     ls: Annotated[bool, typer.Option("--ls", help="List the caches.")] = False,
     dry_run: DryRun = False,
 ) -> None:

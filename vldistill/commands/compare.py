@@ -30,10 +30,12 @@ _SCORES = {"score_a": "A %", "score_b": "B %", "difference": "B - A"}
 
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="Run, or an ensemble's folder.", show_default=False)],
-    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="The other.", show_default=False)],
-    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Of RUN/eval, as `evaluate` wrote it.")] = "val",
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Run to compare it with.", show_default=False)],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split that both were evaluated on.")] = "val",
     examples: Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Changed answers to show.")] = 8,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".json, instead of one in RUN_A/eval/SPLIT.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A .json file, instead of one in RUN_A/eval/SPLIT.")
+    ] = None,
 ) -> None:
     """Say which answers changed, with a paired test."""
     from vldistill.artifacts import json_text, write_files

@@ -41,12 +41,12 @@ def convert(
     ] = None,
     answers: Annotated[
         Path | None,
-        typer.Option("--answers", metavar="FILE", help="vilt, meter, oscar, VQA: answers.json or config.json."),
+        typer.Option("--answers", metavar="FILE", help="VQA heads: answers.json or config.json."),
     ] = None,
     heads: Annotated[
-        str | None, typer.Option("--heads", metavar="N,N", help="Of attention, where the file cannot tell; of each part.")
+        str | None, typer.Option("--heads", metavar="N,N", help="Attention heads, where the file does not tell.")
     ] = None,
-    case: Annotated[str | None, typer.Option("--case", metavar="CASE", help="Of the vocabulary: cased or uncased.")] = None,
+    case: Annotated[str | None, typer.Option("--case", metavar="CASE", help="Case of the vocabulary: cased or uncased.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an official checkpoint into a model folder."""

@@ -36,19 +36,17 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to evaluate.")] = "val",
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of RUN/eval/SPLIT.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of RUN/eval/SPLIT.")] = None,
     limit: LimitOption = None,
     precision: Annotated[str, typer.Option("--precision", metavar="P", help="fp32, bf16, fp16 or int8.")] = "fp32",
-    index: Annotated[
-        Path | None, typer.Option("--index", metavar="DIR", help="Take image vectors from what `index build` wrote.")
-    ] = None,
-    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also average the runs' probabilities (--out: of that).")] = False,
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Use the image vectors of this index.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also score the average of the runs' probabilities.")] = False,
     part: Annotated[str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")] = None,
-    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also on SPLIT-shift, side by side.")] = False,
+    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also score SPLIT-shift, and show both.")] = False,
     leaderboard: Annotated[
-        Path | None, typer.Option("--leaderboard", metavar="FILE", help="vcr, vqa, nlvr2: write what the server reads.")
+        Path | None, typer.Option("--leaderboard", metavar="FILE", help="Write a submission file (vcr, vqa, nlvr2).")
     ] = None,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="--leaderboard even of some records only.")] = False,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Allow --leaderboard for part of the records.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""

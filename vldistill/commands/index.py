@@ -23,7 +23,7 @@ INDEXES = Path("artifacts/index")
 index_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Keep a dual encoder's image vectors, and ask them.",
+    help="Store a dual encoder's image vectors, and search them.",
     epilog='Example: vldistill index query INDEX "two dogs on a beach" --out dogs.html',
 )
 
@@ -34,15 +34,15 @@ def build(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or a data artifact.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/index/IMAGES.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images in a batch.")] = 32,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N images only.")] = None,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Accept images that are links to elsewhere.")] = False,
     skip_broken: SkipBroken = "0%",
     faults: Faults = None,
     max_pixels: MaxPixels = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Encode images once."""
+    """Encode images once, and store their vectors."""
     from vldistill.artifacts import refuse_existing
     from vldistill.commands.indexed_images import Asked, images_of
     from vldistill.commands.progress import Watching
@@ -113,13 +113,13 @@ def query(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="What `index build` wrote.")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     texts: Annotated[Path | None, typer.Option("--texts", metavar="FILE", help="Many texts, one a line.")] = None,
-    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Images a text.")] = 10,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Images per text.")] = 10,
     answer: Annotated[
-        str | None, typer.Option("--answer", metavar="NAME", help="Of a model with answers: rank by this one.")
+        str | None, typer.Option("--answer", metavar="NAME", help="Rank by the probability of this answer.")
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The model, where it has moved.")] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Model to use, if it has moved.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".html with thumbnails, or .jsonl.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="First check all stored vectors.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check all stored vectors first.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Rank the images of an index by texts."""

@@ -16,10 +16,10 @@ from vldistill.terminal import complain, say, write_json
 
 def predict(
     run: Run,
-    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="Image; twice for pairs.")] = None,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="Image file; give two for a pair.")] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="Question or statement.")] = None,
-    pairs: Annotated[Path | None, typer.Option("--pairs", metavar="FILE", help="JSONL of {image, text}, for many.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="With --pairs: where answers go.")] = None,
+    pairs: Annotated[Path | None, typer.Option("--pairs", metavar="FILE", help="JSONL of {image, text}, to answer many.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="With --pairs: file for the answers.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
     workers: Workers = 0,

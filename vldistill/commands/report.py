@@ -18,9 +18,9 @@ PAGE, MARKDOWN, LATEX, CSV = "report.html", "tables.md", "tables.tex", "tables.c
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Runs, or folders that hold runs.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write page and tables there.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the page and the tables.")] = None,
     title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page.")] = "Distillation runs",
-    samples: Annotated[int, typer.Option("--samples", min=0, metavar="N", help="Predictions shown of each data set.")] = 8,
+    samples: Annotated[int, typer.Option("--samples", min=0, metavar="N", help="Sample predictions of each data set.")] = 8,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -73,7 +73,7 @@ for _name in SOURCES:
         _word,
         cls=KnowsOthers,
         help=f"{_source.about}. --raw holds {_source.layout}.",
-        short_help=_source.about,
+        short_help=f"{_source.about}.",
         epilog=f"Example: vldistill prepare {_word} --raw ~/{_word}",
     )(source_command(_name))
 prepare_app.command("toy", cls=KnowsOthers, epilog="Example: vldistill prepare toy --datasets vqa,nlvr2")(toy)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vldistill.data.prepare_regions import Target
 
 _SUFFIXES = {".tsv", ".pt", ".pth", ".zip", ".mdb"}
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/regions/NAME.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to write, instead of artifacts/regions/NAME.")]
 Images = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")]
 
 
@@ -25,7 +25,7 @@ def import_(
     raw: Annotated[Path, typer.Option("--raw", metavar="PATH", help="Feature files.", show_default=False)],
     out: Out = None,
     format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="uniter-lmdb, npz, tsv, oscar, vl-bert; else by names.")
+        str | None, typer.Option("--format", metavar="NAME", help="uniter-lmdb, npz, tsv, oscar or vl-bert.")
     ] = None,
     threshold: Annotated[float, typer.Option("--threshold", metavar="X", help="Least confidence of a box.")] = 0.2,
     boxes: Annotated[str, typer.Option("--boxes", metavar="N,N", help="Fewest and most boxes of an image.")] = "10,100",
@@ -35,7 +35,7 @@ def import_(
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Import published region features: UNITER, bottom-up, OSCAR, VL-BERT."""
+    """Import published region features."""
     from vldistill.data.prepare_regions import BoxRule, import_regions
 
     bounds = numbers("--boxes", boxes)
@@ -54,7 +54,9 @@ def compute(
     grid: Annotated[
         int | None, typer.Option("--grid", min=1, metavar="N", help="N x N cells instead of the data's boxes.")
     ] = None,
-    weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help="Of its ResNet-101; else timm's.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="FILE", help="Weights of the ResNet-101; timm's by default.")
+    ] = None,
     network: Annotated[str, typer.Option("--network", metavar="NAME", help="timm, or vlbert: with masks of objects.")] = "timm",
     limit: Images = None,
     skip_broken: SkipBroken = "0%",

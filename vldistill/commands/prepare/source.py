@@ -59,21 +59,25 @@ def prepare_source(
     name: str,
     options: SourceOptions,
     *,
-    raw: Annotated[Path | None, typer.Option("--raw", metavar="PATH", help="The official files: a folder or an archive.")] = None,
-    unpack: Annotated[Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack archives of --raw there first.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/data/NAME.")] = None,
+    raw: Annotated[Path | None, typer.Option("--raw", metavar="PATH", help="The raw files: a folder or an archive.")] = None,
+    unpack: Annotated[
+        Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack the archives of --raw here first.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where to write, instead of artifacts/data/NAME.")
+    ] = None,
     limit: LimitOption = None,
     images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Accept images that are links to elsewhere.")] = False,
     skip_broken: SkipBroken = "0%",
     faults: Faults = None,
     max_pixels: MaxPixels = None,
-    lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw N of each type (ADVL).")] = "",
-    seeds: Annotated[str | None, typer.Option("--seeds", metavar="K,K", help="Of the draws; else 0,1,2,3.")] = None,
-    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write the shifted val and test.")] = False,
+    lowshot: Annotated[str, typer.Option("--lowshot", metavar="N,N", help="Also draw low-shot sets of N per type.")] = "",
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="K,K", help="Seeds of the draws; 0,1,2,3 by default.")] = None,
+    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write domain-shifted val and test.")] = False,
     statements: Annotated[bool, typer.Option("--statements", help="Also write train as statements.")] = False,
     shards: Annotated[
-        int | None, typer.Option("--shards", min=1, metavar="N", help="Also pack N samples a tar (WebDataset).")
+        int | None, typer.Option("--shards", min=1, metavar="N", help="Also pack tars of N samples (WebDataset).")
     ] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -82,7 +86,7 @@ def prepare_source(
     if images not in ("decode", "header", "none"):
         raise InputError(f"--images {images} is not known", hint="decode, header or none")
     if raw is None:
-        raise InputError("--raw is missing", hint=f"vldistill prepare {name} --raw FOLDER, the official download")
+        raise InputError("--raw is missing", hint=f"vldistill prepare {name.replace('_', '-')} --raw FOLDER")
     if seeds is not None and not lowshot:
         raise InputError("--seeds goes with --lowshot", hint="leave it out, or add --lowshot 100")
     from vldistill.commands.faults import all_faults

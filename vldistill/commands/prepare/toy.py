@@ -19,11 +19,11 @@ def toy(
     datasets: Annotated[str, typer.Option("--datasets", metavar="A,B", help="Only these, as vqa,nlvr2.")] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the world.")] = 0,
     scale: Annotated[float, typer.Option("--scale", metavar="X", help="Size of the world.")] = 1.0,
-    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="vqa: how often an answer must occur.")] = 9,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="vqa: least occurrences of an answer.")] = 9,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a small procedural world in these layouts, and read it."""
+    """Write a small world of coloured shapes, and read it."""
     from vldistill.commands.prepare.tables import tell_made
     from vldistill.data.prepare_toy import prepare_toy
     from vldistill.data.toy.layouts import DATASETS

@@ -27,7 +27,7 @@ class SourceOptions:
     """How to read a data set; a source with options of its own adds fields, each with its `Flag`. splits: of ALL_SPLITS; None for
     all that are there."""
 
-    splits: Annotated[tuple[str, ...] | None, Flag("--splits", "A,B", "Only these of train, val, test.")] = None
+    splits: Annotated[tuple[str, ...] | None, Flag("--splits", "A,B", "Only these splits: train, val, test, ...")] = None
 
     def wants(self, split: str) -> bool:
         return self.splits is None or split in self.splits
