@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from vldistill.recipe.schema.base import Fraction, NonNegative, Place, Positive, Section
-from vldistill.recipe.schema.teachers import DUAL_ENCODERS
+from vldistill.recipe.schema.students import STUDENTS, fitting
 
 if TYPE_CHECKING:
     from vldistill.recipe.schema.recipe import Recipe
-
-if TYPE_CHECKING:
-    pass
 
 AnswerLoss = Literal["bce", "softmax"]
 
@@ -55,11 +52,10 @@ class DideObjective(ObjectiveSection):
         return self
 
     def check(self, recipe: Recipe) -> None:
-        fitting = dict.fromkeys((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
-        if recipe.student.kind not in fitting:
+        if not recipe.student.fusion:
             raise ValueError(
                 "objective `dide` needs a student that sees its teacher's patches: one of "
-                f"{', '.join(fitting)}, not {recipe.student.kind}"
+                f"{fitting('fusion')}, not {recipe.student.kind}"
             )
         needs = self.attention != "none" or self.hidden_states or self.soft_labels
         if needs and recipe.teacher is None:
@@ -173,14 +169,13 @@ class PretrainObjective(ObjectiveSection):
         return self
 
     def check(self, recipe: Recipe) -> None:
-        kind = recipe.student.kind
-        if kind not in (*DUAL_ENCODERS.values(), *DUAL_ENCODERS, "text_encoder"):
-            names = ", ".join((*DUAL_ENCODERS.values(), *DUAL_ENCODERS))
-            raise ValueError(f"objective `pretrain` is for a {names} or text_encoder student; this one is {kind}")
-        if "cmc" in self.tasks and kind not in DUAL_ENCODERS:
-            raise ValueError(f"objective.tasks: cmc is for a {' or '.join(DUAL_ENCODERS)} student; this one is {kind}")
-        if self.distils and kind == "text_encoder":
-            raise ValueError("a text_encoder student has no fusion teacher: set objective.attention=none, soft_labels=false")
+        student = recipe.student
+        if not student.pretrains:
+            raise ValueError(f"objective `pretrain` is for one of {fitting('pretrains')}; this student is a {student.kind}")
+        if "cmc" in self.tasks and "cmc" not in student.pretrains:
+            raise ValueError(f"objective.tasks: cmc is for a {fitting('dual', ' or ')} student; this one is {student.kind}")
+        if self.distils and not student.fusion:
+            raise ValueError(f"a {student.kind} student has no fusion teacher: set objective.attention=none, soft_labels=false")
         if self.distils and recipe.teacher is None:
             raise ValueError("objective.attention and objective.soft_labels need a `teacher`")
         if self.distils:
@@ -212,31 +207,31 @@ class RetrievalObjective(ObjectiveSection):
         return False
 
     def check(self, recipe: Recipe) -> None:
-        kind = recipe.student.kind
-        if kind not in ("vilt", "clip_dual", *DUAL_ENCODERS):
-            raise ValueError(f"objective `retrieval` is for a vilt student or a dual encoder; this one is {kind}")
-        if kind == "vilt" and self.attention != "none":
-            raise ValueError("objective.attention of `retrieval` is for a dual encoder; this one is vilt")
-        if kind == "clip_dual" and self.attention != "none":
-            raise ValueError("a clip_dual student has no fusion teacher: set objective.attention=none")
-        if kind != "vilt" and self.false_texts is not None:
-            raise ValueError(f"objective.false_texts is for a vilt student; the batch of a {kind} has its own")
+        kind, ranks = recipe.student.kind, recipe.student.ranks
+        if not ranks:
+            raise ValueError(f"objective `retrieval` is for one of {fitting('ranks')}; this student is a {kind}")
+        if ranks == "pairs" and self.attention != "none":
+            raise ValueError(f"objective.attention of `retrieval` is for a dual encoder; this one is {kind}")
+        if not recipe.student.fusion and self.attention != "none":
+            raise ValueError(f"a {kind} student has no fusion teacher: set objective.attention=none")
+        if ranks != "pairs" and self.false_texts is not None:
+            raise ValueError(f"objective.false_texts is for a student that ranks pairs; the batch of a {kind} has its own")
         if self.attention != "none" and recipe.teacher is None:
             raise ValueError("objective.attention needs a `teacher`")
 
 
 def _check_same_family(recipe: Recipe) -> None:
     """A student is shown what its teacher is shown. Raises ValueError where it cannot be."""
-    kind, teacher = recipe.student.kind, recipe.teacher.kind
-    attention = getattr(recipe.objective, "attention", None)
-    if teacher == "meter" and attention in ("uni", "whole"):
+    student, teacher = recipe.student, recipe.teacher.kind
+    attention, possible = getattr(recipe.objective, "attention", "none"), STUDENTS[teacher].attentions
+    if attention not in possible:
         raise ValueError(
-            f"objective.attention={attention} has no meaning for METER, whose streams meet in cross-attention alone: "
-            "set objective.attention=cross or none"
+            f"objective.attention={attention} has no meaning for a {teacher} teacher: "
+            f"set objective.attention={' or '.join(possible)}"
         )
-    if teacher not in (kind, DUAL_ENCODERS.get(kind)):
+    if teacher != student.fusion:
         raise ValueError(
-            f"a {kind} student does not see what a {teacher} teacher sees: set teacher.kind={DUAL_ENCODERS.get(kind, kind)}"
+            f"a {student.kind} student does not see what a {teacher} teacher sees: set teacher.kind={student.fusion}"
         )
 
 

@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vldistill.recipe.schema.base import Place, Positive, Section
-
-DUAL_ENCODERS = {"dual_encoder": "vilt", "meter_dual": "meter", "oscar_dual": "oscar"}
-"""Of each kind of dual encoder, the kind of fusion model that it comes from and that can teach it."""
+from vldistill.recipe.schema.students import TeacherKind
 
 Layer = Literal["last"] | Positive
 
@@ -17,7 +15,7 @@ Layer = Literal["last"] | Positive
 class Teacher(Section):
     """A fusion model, fine-tuned on the same task (for pre-training, a pre-trained one): a run, a model folder or a hub name."""
 
-    kind: Literal["vilt", "meter", "oscar"] = "vilt"
+    kind: TeacherKind = "vilt"
     model: Place
 
 
