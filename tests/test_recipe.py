@@ -20,6 +20,7 @@ from vldistill.recipe.load import (
     shipped_recipes,
     variant_name,
 )
+from vldistill.recipe.reference import explained, reference
 
 # Lines:   1               2               3                   4      5                   6
 BASE = """\
@@ -540,3 +541,21 @@ def test_a_run_of_before_the_families_had_sections_is_read(load, tmp_path):
         Path("manifest.json").unlink()
         assert student.kind == kind and student.sizes.layers == 2
         assert set(student.model_dump()) == {"kind", "init", "sizes", "dropout", "keep_head", *own}
+
+
+def test_every_field_has_a_meaning_and_stands_above_its_value(command):
+    entries = reference()
+    assert {tuple(entry.name.split(".")) for entry in entries} == set(all_keys())
+    assert [entry.name for entry in entries if not entry.meaning] == []
+    for path in shipped_recipes():
+        recipe = load_recipe(str(path))
+        text = explained(recipe)
+        assert yaml.safe_load(text) == yaml.safe_load(dump_recipe(recipe)) == recipe.model_dump()
+        assert max(map(len, text.splitlines())) <= 130
+    told = command("recipe", "fields", "student.sizes").out
+    assert "student.sizes.image_size [vilt, dual_encoder, vision_encoder]: whole number over 0; default 384" in told
+    assert "    Side of a patch, in pixels.\n" in told
+    assert "student.kind: vlbert; must be given\n    VL-BERT, over the regions" in command("recipe", "fields", "student").out
+    assert command("recipe", "fields", "student.size").code == 2
+    shown = command("recipe", "show", "quickstart_dide", "--explain").out
+    assert "# AdamW's.\n  betas:\n" in shown and shown.count("#") > 80

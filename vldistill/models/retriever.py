@@ -6,16 +6,13 @@ from vldistill.data.pretext import RANK
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
-from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.build import model_of
+from vldistill.models.build import Student, model_of
 from vldistill.models.families import family_of
 
-Retriever = TwoTowers | Fusion
 
-
-def load_retriever(source: str) -> tuple[Retriever, ModelSpec, WordTokenizer]:
+def load_retriever(source: str) -> tuple[Student, ModelSpec, WordTokenizer]:
     """Reads a model in evaluation mode, whatever it was trained for: a dual encoder compares its vectors, a ViLT scores pairs by
     its rank head, or by what its head for image-text matching says. `source`: a run, a model folder or a hub name.
 

@@ -63,15 +63,15 @@ def _forget_other_kinds(recipe: dict[str, Any]) -> None:
     if not isinstance(student, dict) or student.get("kind") not in STUDENTS:
         return
 
-    def keep(values: dict[str, Any], own: type[BaseModel], others: set[str], prefix: KeyPath) -> None:
+    def keep(values: dict[str, Any], own: type[BaseModel], others: set[tuple[str, ...]], prefix: tuple[str, ...]) -> None:
         for name, value in list(values.items()):
-            if name not in own.model_fields and ".".join((*prefix, name)) in others:
+            if name not in own.model_fields and (*prefix, name) in others:
                 del values[name]
             elif isinstance(value, dict) and name in own.model_fields:
                 for inner in models_in(own.model_fields[name].annotation):
                     keep(value, inner, others, (*prefix, name))
 
-    known = {".".join(path) for section in STUDENTS.values() for path in all_keys(section)}
+    known = {path for section in STUDENTS.values() for path in all_keys(section)}
     keep(student, STUDENTS[student["kind"]], known, ())
 
 

@@ -26,8 +26,11 @@ class ClipDualSection(Student):
     ranks = "vectors"
 
     kind: Literal["clip_dual"]
+    """What the student is."""
     sizes: PatchSizes = PatchSizes()
+    """Of one from scratch."""
     clip: Pair = Pair()
+    """The CLIP that it starts from."""
 
     def start(self) -> str:
         own = self.clip.weights or "its own weights"

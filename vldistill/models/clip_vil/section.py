@@ -30,7 +30,9 @@ class ClipVilSection(Student):
     sees = "canvas"
 
     kind: Literal["clip_vil"]
+    """What the student is."""
     clip: Grid = Grid()
+    """CLIP\'s image network."""
 
     def look(self, encoder: Any) -> str:
         own = self.clip.weights or "its own weights"

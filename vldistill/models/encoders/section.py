@@ -17,6 +17,7 @@ class TextSection(Student):
     pretrains = ("mlm",)
 
     kind: Literal["text_encoder"]
+    """What the student is."""
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)
@@ -28,7 +29,9 @@ class VisionSection(Student):
     """A ViT that is trained to name images."""
 
     kind: Literal["vision_encoder"]
+    """What the student is."""
     sizes: TableSizes = TableSizes()
+    """Of one from scratch."""
 
     def check(self, recipe: Recipe) -> None:
         super().check(recipe)

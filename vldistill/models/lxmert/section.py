@@ -13,3 +13,4 @@ class LxmertSection(Baseline):
     sees = "regions"
 
     kind: Literal["lxmert"]
+    """What the student is."""

@@ -15,7 +15,9 @@ class MeterSection(Student):
     attentions = ("cross", "none")  # the streams meet in cross-attention alone
 
     kind: Literal["meter"]
+    """What the student is."""
     sizes: PatchSizes = PatchSizes()
+    """Of one from scratch."""
 
 
 class MeterDualSection(Student):
@@ -28,4 +30,6 @@ class MeterDualSection(Student):
     attentions = ("cross", "none")
 
     kind: Literal["meter_dual"]
+    """What the student is."""
     sizes: PatchSizes = PatchSizes()
+    """Of one from scratch."""

@@ -15,6 +15,7 @@ class OscarSection(Student):
     pretrains = ("mlm", "itm")
 
     kind: Literal["oscar"]
+    """What the student is."""
 
 
 class OscarDualSection(Student):
@@ -27,3 +28,4 @@ class OscarDualSection(Student):
     ranks = "vectors"
 
     kind: Literal["oscar_dual"]
+    """What the student is."""

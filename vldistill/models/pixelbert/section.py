@@ -28,7 +28,9 @@ class PixelBertSection(Baseline):
     sees = "canvas"
 
     kind: Literal["pixelbert"]
+    """What the student is."""
     pixels: Pixels = Pixels()
+    """Its ResNet."""
 
     def look(self, encoder: Any) -> str:
         return f"seen by {encoder.network}, trained along"

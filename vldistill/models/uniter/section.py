@@ -14,3 +14,4 @@ class UniterSection(Student):
     perturbed = True
 
     kind: Literal["uniter"]
+    """What the student is."""

@@ -15,7 +15,9 @@ class ViltSection(Student):
     ranks = "pairs"
 
     kind: Literal["vilt"]
+    """What the student is."""
     sizes: TableSizes = TableSizes()
+    """Of one from scratch."""
 
 
 class ViltDualSection(Student):
@@ -27,4 +29,6 @@ class ViltDualSection(Student):
     ranks = "vectors"
 
     kind: Literal["dual_encoder"]
+    """What the student is."""
     sizes: TableSizes = TableSizes()
+    """Of one from scratch."""

@@ -13,3 +13,4 @@ class VisualBertSection(Baseline):
     sees = "regions"
 
     kind: Literal["visualbert"]
+    """What the student is."""

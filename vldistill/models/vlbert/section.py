@@ -43,6 +43,7 @@ class VlBertSection(Student):
     sees = "regions"
 
     kind: Literal["vlbert"]
+    """What the student is."""
     visual: Literal["regions", "end_to_end"] = "regions"
     """Whether it reads the features of `regions`, or makes its own of the data's objects (VCR) by `image_network`."""
     image_network: Network = Network()

@@ -16,22 +16,36 @@ from vldistill.recipe.schema.training import Adversarial, Optim, Train, check_to
 
 
 class Recipe(Section):
-    """A whole run: `name` is the folder under `runs/`, the file's stem by default."""
+    """A whole run."""
 
     name: str = ""
+    """The folder under `runs/`; the file's stem by default."""
     description: str = ""
+    """A line for `vldistill recipe ls`."""
     data: Data
+    """What to train on."""
     image: Image = Image()
+    """How images become inputs."""
     text: Text = Text()
+    """How texts become inputs."""
     regions: Regions | None = None
+    """Of a student that sees regions of a store."""
     student: AnyStudent
+    """What is trained."""
     teacher: Teacher | None = None
+    """DiDE's fusion model."""
     teachers: Teachers = Teachers()
+    """ADVL's encoders."""
     objective: Objective = LabelsObjective(kind="labels")
+    """What the student learns from."""
     optim: Optim = Optim()
+    """Optimiser and learning-rate schedule."""
     adversarial: Adversarial | None = None
+    """VILLA's training of a UNITER."""
     train: Train
+    """Length, batches, precision, checkpoints."""
     cache: Cache = Cache()
+    """Where teachers' features are kept."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
