@@ -19,9 +19,9 @@ from vldistill.devices import compute_device
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.results import summary_head, write_results
-from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.finite import check_outputs
+from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.families import section_of

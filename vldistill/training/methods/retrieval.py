@@ -9,7 +9,7 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.false_texts import FalseTexts
 from vldistill.data.pretext import CMC, PRETRAINING, RANK
 from vldistill.errors import InputError
-from vldistill.evaluation.retrieval import recalls
+from vldistill.metrics.retrieval import recalls
 from vldistill.models.families import section_of
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.recipe.schema.recipe import Recipe
