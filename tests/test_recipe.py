@@ -20,6 +20,7 @@ from vldistill.recipe.load import (
     shipped_recipes,
     variant_name,
 )
+from vldistill.recipe.reference import explained, reference
 
 # Lines:   1               2               3                   4      5                   6
 BASE = """\
@@ -119,7 +120,7 @@ FAULTS = {
     "wrong kind of student": (
         edited("dual_encoder", "bert"),
         4,
-        ["`student.kind`", "'clip_vil', 'text_encoder' or 'vision_encoder'"],
+        ["`student.kind`", "must be one of 'vilt', 'dual_encoder'"],
     ),
     "value of an ablation": (DIDE + "  attention: crossed\n", 11, ["`objective.attention`", "'crossed'", "'cross', 'uni'"]),
     "wrong kind of the union": (edited("kind: dide", "kind: dyde", DIDE), 10, ["'dyde'", "'labels'", "'dide'"]),
@@ -143,6 +144,16 @@ FAULTS = {
         ["optim.milestones: 3 lies beyond the run of 3 epochs"],
     ),
     "after comments": (BASE + "# comment\n\nstudent_: 1\n", 9, ["unknown key `student_`", "did you mean `student`?"]),
+    "field of another kind": (
+        edited("dual_encoder", "vilt\n  visual: end_to_end"),
+        5,
+        ["unknown key `student.visual`", "only a student of kind vlbert has it"],
+    ),
+    "size of another kind": (
+        edited("dual_encoder", "uniter\n  sizes:\n    patch: 16\nregions:\n  path: x"),
+        6,
+        ["unknown key `student.sizes.patch`", "valid for this kind: layers, width, heads, feedforward"],
+    ),
     "sizes that do not fit": (
         edited("dual_encoder", "vilt\n  sizes:\n    width: 10\n    heads: 3"),
         5,
@@ -204,10 +215,11 @@ def test_not_text_and_too_large(refusal):
 
 
 def test_all_faults_in_one_pass(refusal):
-    text = "data:\n  path: 7\nstudent:\n  kind: bert\n  drop: 1\ntrain:\n  epochs: x\n  seed: 1\n  seed: 2\nextra: 1\n"
+    text = "data:\n  path: 7\nstudent:\n  kind: vilt\n  drop: 1\n  keep_head: 1\n"
+    text += "train:\n  epochs: x\n  seed: 1\n  seed: 2\nextra: 1\n"
     lines = str(refusal(text)).splitlines()
     assert lines[-1] == "6 problems in r.yaml, nothing was written"
-    assert sorted(int(line.split(":")[1]) for line in lines[:-1]) == [2, 4, 5, 7, 9, 10]
+    assert sorted(int(line.split(":")[1]) for line in lines[:-1]) == [2, 5, 6, 8, 10, 11]
 
 
 def test_many_faults_are_counted(refusal):
@@ -509,3 +521,41 @@ def test_every_key_of_both_objectives_is_listed():
         "student.sizes.heads",
         "teacher.model",
     } <= keys
+
+
+def test_a_run_of_before_the_families_had_sections_is_read(load, tmp_path):
+    """It has the fields of all kinds, as its resolved recipe was written then; beside a manifest they mean nothing."""
+    others = """\
+  clip: {model: null, weights: null, frozen: false, batch_statistics: true}
+  pixels: {model: resnet50, weights: null, sample: 0}
+  visual: regions
+  image_network: {weights: null, blocks: [3, 4, 23, 3], width: 64, short_side: 600, long_side: 1200, object_loss: 1.0}
+  sizes: {layers: 2, width: 8, heads: 2, feedforward: 16, patch: 32, image_size: 384}
+"""
+    for kind, own in (("uniter", []), ("vlbert", ["visual", "image_network"]), ("clip_dual", ["clip"]), ("dual_encoder", [])):
+        text = edited("dual_encoder", f"{kind}\n  dropout: 0.0\n{others}") + "regions: {path: artifacts/regions}\n"
+        with pytest.raises(InputError, match="unknown key"):
+            load(text)
+        Path("manifest.json").write_text("{}")
+        student = load(text).student
+        Path("manifest.json").unlink()
+        assert student.kind == kind and student.sizes.layers == 2
+        assert set(student.model_dump()) == {"kind", "init", "sizes", "dropout", "keep_head", *own}
+
+
+def test_every_field_has_a_meaning_and_stands_above_its_value(command):
+    entries = reference()
+    assert {tuple(entry.name.split(".")) for entry in entries} == set(all_keys())
+    assert [entry.name for entry in entries if not entry.meaning] == []
+    for path in shipped_recipes():
+        recipe = load_recipe(str(path))
+        text = explained(recipe)
+        assert yaml.safe_load(text) == yaml.safe_load(dump_recipe(recipe)) == recipe.model_dump()
+        assert max(map(len, text.splitlines())) <= 130
+    told = command("recipe", "fields", "student.sizes").out
+    assert "student.sizes.image_size [vilt, dual_encoder, vision_encoder]: whole number over 0; default 384" in told
+    assert "    Side of a patch, in pixels.\n" in told
+    assert "student.kind: vlbert; must be given\n    VL-BERT, over the regions" in command("recipe", "fields", "student").out
+    assert command("recipe", "fields", "student.size").code == 2
+    shown = command("recipe", "show", "quickstart_dide", "--explain").out
+    assert "# AdamW's.\n  betas:\n" in shown and shown.count("#") > 80

@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from asked import asked
 from official_declip_layout import CONTEXT, PATCH, SHARED, SIDE, image_vectors, official_declip, text_vectors
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
@@ -24,11 +25,11 @@ from vldistill.data.transforms import MEAN, STD, ImageTransform, normalise, patc
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
-from vldistill.models.base.request import Clip, StudentRequest
 from vldistill.models.base.slip import SlipModel
 from vldistill.models.build import init_student, load_dual_encoder, load_student
 from vldistill.models.clip_dual.model import ClipDual
 from vldistill.models.clip_dual.official import convert
+from vldistill.models.clip_dual.section import Pair
 from vldistill.models.clip_dual.towers import ClipConfig
 from vldistill.models.families import family_of
 
@@ -36,7 +37,7 @@ LABELS = ["no", "yes"]
 TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has more green circles than the other one"]
 
 
-def wanted(**changed) -> StudentRequest:
+def wanted(**changed):
     fields = {
         "kind": "clip_dual",
         "task": "nlvr2",
@@ -46,7 +47,7 @@ def wanted(**changed) -> StudentRequest:
         "max_length": 12,
         "dropout": 0.0,
     }
-    return StudentRequest(**(fields | changed))
+    return asked(**(fields | changed))
 
 
 def moved(network: torch.nn.Module, seed: int = 1) -> dict[str, torch.Tensor]:
@@ -114,9 +115,9 @@ def agree(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def new_from_clip(model: str, weights: str | None, request: StudentRequest):
-    clip = Clip(model, weights, long_side=0, frozen=False, batch_statistics=False)
-    return family_of("clip_dual").with_own_start(replace(request, clip=clip))
+def new_from_clip(model: str, weights: str | None, request):
+    section = request.section.model_copy(update={"clip": Pair(model=model, weights=weights)})
+    return family_of("clip_dual").with_own_start(replace(request, section=section))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from asked import asked, sizes
 from safetensors.torch import load_file, save_file
 from test_region_students import HEADS, LAYERS, SIZES, WORDS, D, library_bert, linear, norm, scrambled
 from tiny_teachers import write_bert, write_grid_clip
@@ -20,7 +21,6 @@ from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint, save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import Clip, Sizes, StudentRequest
 from vldistill.models.build import init_student, load_student, new_from_scratch
 from vldistill.models.clip_vil.grid import ClipVilConfig, GridTower, read_tower
 from vldistill.models.clip_vil.model import ClipVil
@@ -241,10 +241,11 @@ def test_what_learns(clips, frozen, statistics):
 # --- weights -------------------------------------------------------------------------------------------------------------
 
 
-def wanted(model: str | None, weights: str | None = None, **changed) -> StudentRequest:
-    clip = Clip(model, weights, LONG, changed.pop("frozen", False), True)
-    fields = {"image_size": SHORT, "max_length": 12, "dropout": 0.0} | changed
-    return StudentRequest("clip_vil", "snli_ve", 1, LABELS, clip=clip, **fields)
+def wanted(model: str | None, weights: str | None = None, **changed):
+    clip = {"model": model, "weights": weights, "frozen": changed.pop("frozen", False)}
+    own = {"clip": clip, "sizes": sizes(changed.pop("layers", 2), D, HEADS)}
+    fields = {"image_size": SHORT, "long_side": LONG, "max_length": 12, "dropout": 0.0} | changed
+    return asked("clip_vil", "snli_ve", 1, LABELS, own=own, **fields)
 
 
 @pytest.fixture
@@ -307,7 +308,7 @@ def test_a_clip_is_needed_and_text_must_fit(clips, bert):
 def test_a_model_folder_keeps_all_and_is_continued(clips, tmp_path):
     tokenizer = train_tokenizer([["is", "there", "a", "red", "circle", "?"]], 40)
     torch.manual_seed(1)
-    made, spec, _ = new_from_scratch(wanted(str(clips["resnet"])), Sizes(2, D, HEADS, 24, 8, 8, 0), tokenizer)
+    made, spec, _ = new_from_scratch(wanted(str(clips["resnet"])), tokenizer)
     made.bert.encoder.visual_model.train().visual.bn1.running_mean += 1
     save_model(tmp_path / "model", made, spec, tokenizer)
     again, found, _ = load_student(str(tmp_path / "model"))
@@ -321,14 +322,10 @@ def test_a_model_folder_keeps_all_and_is_continued(clips, tmp_path):
     assert not same(fresh.state_dict(), made.state_dict(), "classifier.0.weight")
     with pytest.raises(InputError, match="brings its own image network"):
         init_student(str(tmp_path / "model"), wanted(str(clips["resnet"])), keep_head=False)
-    far = replace(wanted(None), clip=Clip(None, None, 26 * 32, False, True))
+    far = wanted(None, long_side=26 * 32)
     with pytest.raises(InputError, match="knows positions of 800 pixels, the canvas is 64 x 832"):
         init_student(str(tmp_path / "model"), far, keep_head=False)
     assert (
-        new_from_scratch(
-            replace(far, clip=replace(far.clip, model=str(clips["resnet"]), weights="random")),
-            Sizes(1, D, HEADS, 24, 8, 8, 0),
-            tokenizer,
-        )[1].encoder.positions
+        new_from_scratch(wanted(str(clips["resnet"]), "random", layers=1, long_side=26 * 32), tokenizer)[1].encoder.positions
         == 26
     )

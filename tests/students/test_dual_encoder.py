@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from asked import asked
 from safetensors.torch import load_file, save_file
 
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import load_strict, save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student, load_student
 
 LABELS = ["no", "yes", "maybe"]
@@ -29,7 +29,7 @@ def start(source, **changed):
         "dropout": 0.1,
     }
     keep_head = changed.pop("keep_head", False)
-    return init_student(str(source), StudentRequest(**(fields | changed)), keep_head=keep_head)
+    return init_student(str(source), asked(**(fields | changed)), keep_head=keep_head)
 
 
 def refusal(*args, **fields) -> InputError:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from asked import asked, sizes
 from torch.nn import functional as F
 from transformers import LxmertConfig as LibraryLxmertConfig
 from transformers import LxmertForPreTraining, LxmertModel, VisualBertForPreTraining, VisualBertModel
@@ -16,7 +17,6 @@ from vldistill.data.batch import Batch, CanvasBatch, RegionBatch, TextBatch
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.base.request import Pixels, Sizes, StudentRequest
 from vldistill.models.build import init_student, load_student, new_from_scratch, new_student
 from vldistill.models.lxmert.model import LxmertConfig
 from vldistill.models.pixelbert.network import PixelBertConfig
@@ -130,7 +130,7 @@ def test_starts_from_a_folder_of_the_library(tmp_path, kind, whole, sizes, head,
     published.save_pretrained(tmp_path)
     TOKENIZER.save(tmp_path)
     assert bare or any(name.startswith(head) for name in published.state_dict())
-    wanted = StudentRequest(kind, "nlvr2", 2, LABELS, 0, 12, 0.0, regions="store")
+    wanted = asked(kind, "nlvr2", 2, LABELS, 0, 12, 0.0, regions="store")
     student, spec, _ = init_student(str(tmp_path), wanted, keep_head=False)
     prefix = "visual_bert." if kind == "visualbert" else "lxmert."
     body = {name.removeprefix(prefix): value for name, value in published.state_dict().items() if bare or name.startswith(prefix)}
@@ -139,7 +139,7 @@ def test_starts_from_a_folder_of_the_library(tmp_path, kind, whole, sizes, head,
     assert spec.encoder.region_size == FEATURES and (spec.images, spec.max_length, spec.regions) == (2, 12, "store")
     assert student.classifier[0].in_features == 2 * D and spec.encoder.hidden_dropout_prob == 0.0
     with pytest.raises(InputError, match="from which a uniter student cannot start"):
-        init_student(str(tmp_path), StudentRequest("uniter", "nlvr2", 2, LABELS, 0, 12, 0.0), keep_head=False)
+        init_student(str(tmp_path), asked("uniter", "nlvr2", 2, LABELS, 0, 12, 0.0), keep_head=False)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -166,8 +166,9 @@ def test_the_order_of_the_images_matters_and_a_row_alone_answers_the_same(kind):
 def test_lxmert_from_scratch_keeps_the_published_proportions():
     depths = {}
     for layers in (9, 4, 1):
-        sizes = Sizes(layers, D, 2, 24, 32, 384, FEATURES)
-        _, spec, _ = new_from_scratch(StudentRequest("lxmert", "vqa", 1, LABELS, 0, 20, 0.1), sizes, TOKENIZER)
+        own = {"sizes": sizes(layers, D)}
+        wanted = asked("lxmert", "vqa", 1, LABELS, 0, 20, 0.1, own=own, region_size=FEATURES)
+        _, spec, _ = new_from_scratch(wanted, TOKENIZER)
         depths[layers] = (spec.encoder.l_layers, spec.encoder.r_layers, spec.encoder.x_layers)
     assert depths == {9: (9, 5, 5), 4: (4, 2, 2), 1: (1, 1, 1)}
 
@@ -212,17 +213,22 @@ def test_pixelbert_draws_cells_in_training_only():
     assert drawn.shape == (2, 1, 1) and all(value in cells[row] for row, value in enumerate(drawn[:, 0]))
 
 
+def from_pixels(task: str, images: int, **pixels):
+    own = {"pixels": pixels, "sizes": sizes(2, D)}
+    return asked("pixelbert", task, images, LABELS, 64, 20, 0.1, own=own, long_side=128)
+
+
 def test_pixelbert_starts_from_a_network_and_from_itself(tmp_path):
     file = tmp_path / "resnet.pth"
     network = scrambled(timm.create_model(RESNET, num_classes=0))
     torch.save(network.state_dict(), file)
-    wanted = StudentRequest("pixelbert", "vqa", 1, LABELS, 64, 20, 0.1, pixels=Pixels(RESNET, str(file), 128, 0))
-    student, spec, tokenizer = new_from_scratch(wanted, Sizes(2, D, 2, 24, 32, 384, 0), TOKENIZER)
+    wanted = from_pixels("vqa", 1, model=RESNET, weights=str(file))
+    student, spec, tokenizer = new_from_scratch(wanted, TOKENIZER)
     assert spec.encoder.region_size == CELL and (spec.encoder.long_side, spec.image_size) == (128, 64)
     own = student.network.body.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in network.state_dict().items())
     save_model(tmp_path / "first", student, spec, tokenizer)
-    further = StudentRequest("pixelbert", "nlvr2", 2, LABELS, 64, 20, 0.1, pixels=Pixels("resnet50", None, 128, 1))
+    further = from_pixels("nlvr2", 2, sample=1)
     second, later, _ = init_student(str(tmp_path / "first"), further, keep_head=False)
     assert (later.encoder.network, later.encoder.sample) == (RESNET, 1)
     kept = {name: value for name, value in student.state_dict().items() if not name.startswith("classifier.")}
@@ -238,6 +244,6 @@ def test_pixelbert_starts_from_a_network_and_from_itself(tmp_path):
     ],
 )
 def test_networks_that_do_not_serve(model, weights, part):
-    wanted = StudentRequest("pixelbert", "vqa", 1, LABELS, 64, 20, 0.1, pixels=Pixels(model, weights, 128, 0))
+    wanted = from_pixels("vqa", 1, model=model, weights=weights)
     with pytest.raises(InputError, match=part):
-        new_from_scratch(wanted, Sizes(2, D, 2, 24, 32, 384, 0), TOKENIZER)
+        new_from_scratch(wanted, TOKENIZER)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from asked import asked
 
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student
 from vldistill.teachers.fusion import build_fusion_teacher
 
@@ -29,7 +29,7 @@ def test_gives_the_saved_models_logits(fusion):
 
 def test_stays_in_evaluation_and_without_gradient_while_the_student_trains(fusion):
     teacher = build(fusion.folder)
-    student, *_ = init_student(str(fusion.folder), StudentRequest("vilt", "snli_ve", 1, LABELS, 8, 10, 0.5), keep_head=True)
+    student, *_ = init_student(str(fusion.folder), asked("vilt", "snli_ve", 1, LABELS, 8, 10, 0.5), keep_head=True)
     student.train()
     batch = fusion.batch(images=1)
     first, second = (teacher(batch, Capture(qk=(2,))) for _ in range(2))
@@ -69,7 +69,7 @@ def test_refusals(fusion, tmp_path):
     assert "vldistill finetune" in caught.value.hint
     with pytest.raises(InputError, match=r"takes 1 image\(s\) a record, the data has 2"):
         build(fusion.folder, images=2)
-    wanted = StudentRequest("dual_encoder", "snli_ve", 1, LABELS, 8, 10, 0.0)
+    wanted = asked("dual_encoder", "snli_ve", 1, LABELS, 8, 10, 0.0)
     student, spec, tokenizer = init_student(str(fusion.folder), wanted, keep_head=False)
     save_model(tmp_path / "dual", student, spec, tokenizer)
     with pytest.raises(InputError, match="is a dual_encoder model, a vilt teacher was expected"):

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from asked import asked
 from official_meter_layout import LAYERS, PATCH, SIDE, OfficialMeter, additive, write_vocabulary
 
 from vldistill.data.batch import Batch, ImageBatch, Source, TextBatch
 from vldistill.data.transforms import MEAN, STD
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student, load_student
 from vldistill.models.meter.dual import MeterDual
 from vldistill.models.meter.fusion import Meter
@@ -45,7 +45,7 @@ def start(folder, **changed) -> tuple[MeterDual, object, object]:
         "max_length": 12,
         "dropout": 0.1,
     }
-    return init_student(str(folder), StudentRequest(**(fields | changed)), keep_head=False)
+    return init_student(str(folder), asked(**(fields | changed)), keep_head=False)
 
 
 def batch_of(images: int, rows: int = 3) -> Batch:

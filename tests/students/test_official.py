@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from asked import asked
 from safetensors.torch import load_file
 from tiny_regions import CONFIG, WORDS, body, sized, write_words
 
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student
 from vldistill.models.uniter import official as official_uniter
 from vldistill.models.uniter.model import Uniter
@@ -56,8 +56,8 @@ def vlbert() -> dict[str, torch.Tensor]:
     return {f"module.{name}": value for name, value in own.items()}
 
 
-def wanted(kind: str, task: str, labels: list[str], **changed) -> StudentRequest:
-    return StudentRequest(kind, task, 1, labels, 0, 20, 0.1, **changed)
+def wanted(kind: str, task: str, labels: list[str], **changed):
+    return asked(kind, task, 1, labels, 0, 20, 0.1, **changed)
 
 
 @pytest.mark.parametrize("wrapped", ["plain", "villa", "old names", "model_state", "trainer"])

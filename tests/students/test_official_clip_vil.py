@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import test_official
 import torch
+from asked import asked
 
 from vldistill.errors import InputError
-from vldistill.models.base.request import Clip, StudentRequest
 from vldistill.models.build import init_student
 from vldistill.models.clip_vil import official as official_clip_vil
 from vldistill.models.clip_vil.grid import ClipVilConfig
@@ -53,8 +53,8 @@ def test_clip_vil_comes_out_weight_for_weight(tmp_path, vocabulary, prefix):
     spec = official_clip_vil.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
     assert (spec.encoder.tower["layers"], spec.encoder.tower["width"], spec.encoder.region_size) == ([2, 1, 3, 1], 4, 128)
     assert (spec.image_size, spec.encoder.long_side, spec.encoder.positions, spec.max_length) == (384, 640, 9, 28)
-    asked = StudentRequest("clip_vil", "vcr", 1, ["0", "1", "2", "3"], 64, 20, 0.1, clip=Clip(None, None, 96, False, True))
-    student, found, _ = init_student(str(tmp_path / "out"), asked, keep_head=False)
+    request = asked("clip_vil", "vcr", 1, ["0", "1", "2", "3"], 64, 20, 0.1, long_side=96)
+    student, found, _ = init_student(str(tmp_path / "out"), request, keep_head=False)
     state = {name: value for name, value in student.state_dict().items() if name.startswith("bert.")}
     assert all(torch.equal(value, official[name]) for name, value in state.items()) and found.encoder.long_side == 96
     left_out = ("cls.", "obj_", "answer_", "bert.encoder.visn_fc.box_")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from asked import asked
 from official_meter_layout import LAYERS, PATCH, POSITIONS, SIDE, OfficialMeter, write_vocabulary
 from safetensors.torch import load_file
 from torch import nn
@@ -18,7 +19,6 @@ from vldistill.data.visual import stack_patches
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student, load_student
 from vldistill.models.meter.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
@@ -154,7 +154,7 @@ def test_its_labels_are_mapped_by_name(converted, vocabulary):
 
 def test_another_image_size_resizes_the_positions_bicubically_and_a_second_image_gets_a_row(converted, vocabulary):
     folder, _ = converted(OfficialMeter(vocabulary[1], 2).weights())
-    wanted = StudentRequest("meter", "nlvr2", 2, ["False", "True"], 5 * PATCH, POSITIONS, 0.1)
+    wanted = asked("meter", "nlvr2", 2, ["False", "True"], 5 * PATCH, POSITIONS, 0.1)
     student, spec, _ = init_student(str(folder), wanted, keep_head=False)
     weights = read_checkpoint(str(folder)).weights
     table, own = weights["meter.vit_model.visual.positional_embedding"], student.meter.vit_model.visual.positional_embedding
@@ -164,7 +164,7 @@ def test_another_image_size_resizes_the_positions_bicubically_and_a_second_image
     types = student.meter.token_type_embeddings.weight
     assert spec.encoder.image_size == 5 * PATCH and len(types) == 3 and torch.equal(types[2], types[1])
     with pytest.raises(InputError, match=r"image\.size 18 is no multiple of METER's patch, 4") as caught:
-        wanted = StudentRequest("meter_dual", "nlvr2", 2, ["False", "True"], 18, POSITIONS, 0.1)
+        wanted = asked("meter_dual", "nlvr2", 2, ["False", "True"], 18, POSITIONS, 0.1)
         init_student(str(folder), wanted, keep_head=False)
     assert caught.value.hint == "set image.size=16"
 

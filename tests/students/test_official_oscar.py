@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from asked import asked
 from safetensors.torch import load_file
 from tiny_oscar import CONFIG, NAMES, make_batch, scrambled, write_vocabulary
 
 from vldistill.data.pretext import MLM
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student, load_student
 from vldistill.models.oscar.fusion import Oscar
 from vldistill.models.oscar.official import convert
@@ -112,7 +112,7 @@ def test_students_start_from_a_pre_trained_one_with_its_head_for_words(tmp_path,
     weights = pretrained()
     convert(official(weights), vocabulary, tmp_path / "out")
     assert "mlm_score.decoder.weight" not in load_file(tmp_path / "out/model.safetensors")  # tied
-    wanted = StudentRequest(kind, "captions", 1, [], 0, 20, 0.1, regions="r", pretraining=(MLM,))
+    wanted = asked(kind, "captions", 1, [], 0, 20, 0.1, regions="r", pretraining=(MLM,))
     student, spec, tokenizer = init_student(str(tmp_path / "out"), wanted, keep_head=False)
     words = weights["bert.embeddings.word_embeddings.weight"]
     assert torch.equal(student.mlm_score.decoder.weight, words)

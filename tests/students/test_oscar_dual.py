@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from asked import asked
 from tiny_oscar import CONFIG, make_batch, scrambled, write_vocabulary
 from torch.nn import functional as F
 
@@ -14,7 +15,6 @@ from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student
 from vldistill.models.oscar.dual import OscarDual
 from vldistill.models.oscar.fusion import Oscar
@@ -48,7 +48,7 @@ def saved(tmp_path_factory) -> tuple[Path, Oscar]:
 
 def start(source: Path | str, kind: str = "oscar_dual", *, keep_head: bool = False, **changed):
     fields = {"task": "nlvr2", "images": 2, "labels": LABELS, "image_size": 0, "max_length": 12, "dropout": 0.1, "regions": "r"}
-    return init_student(str(source), StudentRequest(kind, **(fields | changed)), keep_head=keep_head)
+    return init_student(str(source), asked(kind, **(fields | changed)), keep_head=keep_head)
 
 
 def test_towers_hold_exactly_the_fusion_weights_of_their_half(saved):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from asked import asked
 from transformers import ViltForImageAndTextRetrieval
 
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import init_student
 from vldistill.models.retriever import load_retriever
 from vldistill.models.vilt.dual import DualEncoder
 from vldistill.models.vilt.fusion import FusionModel
 from vldistill.teachers.fusion import build_fusion_teacher
 
-RANKING = StudentRequest("vilt", "caption", 1, [], 8, 10, 0.0, pretraining=("rank",))
+RANKING = asked("vilt", "caption", 1, [], 8, 10, 0.0, pretraining=("rank",))
 
 
 def saved(fusion, folder, kind: str = "vilt", heads: tuple[str, ...] = (), images: int = 1):
@@ -83,7 +83,7 @@ def test_a_ranking_model_teaches_attention_to_a_student_without_labels(fusion, t
         assert teacher.model.classifier is None and teacher.model.rank_output is None and teacher.order is None
     taught = build_fusion_teacher("vilt", str(tmp_path), labels=[], images=1).model.vilt.state_dict()
     assert all(torch.equal(taught[name], value) for name, value in own.vilt.state_dict().items())
-    student, *_ = init_student(str(tmp_path), StudentRequest("dual_encoder", "caption", 1, [], 8, 10, 0.0), keep_head=False)
+    student, *_ = init_student(str(tmp_path), asked("dual_encoder", "caption", 1, [], 8, 10, 0.0), keep_head=False)
     assert torch.equal(student.text_encoder.pooler.dense.weight, own.vilt.pooler.dense.weight) and student.classifier is None
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from asked import asked, sizes
 from tiny_regions import body, sized, write_words
 from torch.nn import functional as F
 
@@ -20,7 +21,6 @@ from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.checkpoint import ModelSpec, load_strict, read_checkpoint, save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import Sizes, StudentRequest
 from vldistill.models.build import init_student, new_from_scratch, new_student
 from vldistill.models.vlbert import official as official_vlbert
 from vldistill.models.vlbert.model import VlBert
@@ -152,10 +152,11 @@ def test_matching_sees_each_image_once():
 LABELS = ["0", "1", "2", "3"]
 
 
-def wanted(network: ImageNetwork | None, weights: str | None = None) -> StudentRequest:
-    return StudentRequest(
-        "vlbert", "vcr", 1, LABELS, 0, 18, 0.0, regions=None if network else "r", network=network, network_weights=weights
-    )
+def wanted(network: ImageNetwork | None, weights: str | None = None):
+    own = {"sizes": sizes(1, 16)}
+    if network is not None:
+        own |= {"visual": "end_to_end", "image_network": asdict(network) | {"blocks": list(network.blocks), "weights": weights}}
+    return asked("vlbert", "vcr", 1, LABELS, 0, 18, 0.0, own=own, regions=None if network else "r")
 
 
 @pytest.fixture
@@ -197,10 +198,9 @@ def test_a_network_comes_from_a_file_where_the_checkpoint_has_none(tmp_path, tok
         },
         tmp_path / "resnet.pth",
     )
-    sizes = Sizes(1, 16, 2, 24, 8, 8, TINY.features)
     for make in (
         lambda weights: init_student(str(tmp_path / "model"), wanted(TINY, weights), keep_head=False),
-        lambda weights: new_from_scratch(wanted(TINY, weights), sizes, tokenizer),
+        lambda weights: new_from_scratch(wanted(TINY, weights), tokenizer),
     ):
         state = make(str(tmp_path / "resnet.pth"))[0].state_dict()
         assert all(torch.equal(state[f"image_feature_extractor.{name}"], value) for name, value in network.items())

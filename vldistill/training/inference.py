@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
 from vldistill.data.records import TASKS, Record
-from vldistill.evaluation.metrics import consistency, mean_by, overlap
-from vldistill.evaluation.vqa import vqa_accuracy
 from vldistill.finite import check_outputs
+from vldistill.metrics.scores import consistency, mean_by, overlap
+from vldistill.metrics.vqa import vqa_accuracy
 
 
 @dataclass(frozen=True)

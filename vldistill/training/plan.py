@@ -35,7 +35,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
         + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
         + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
-        "student": f"{recipe.student.kind} from {_start(recipe)}, {trained:,} parameters trained",
+        "student": f"{recipe.student.kind} from {recipe.student.start()}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
         "objective": METHODS[recipe.objective.kind].describe(recipe),
         "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
@@ -51,8 +51,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["regions"] = _describe_regions(parts.spec)
     if parts.spec.image_network:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
-    if recipe.student.kind in ("clip_vil", "pixelbert"):
-        rows["images"] = _describe_canvas(recipe, parts.spec)
+    if recipe.student.sees == "canvas":
+        rows["images"] = f"{recipe.image.size} x {recipe.image.long_side} pixels, {recipe.student.look(parts.spec.encoder)}"
     if parts.train.visual.seen and (told := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
         rows["image sizes"] = f"WARNING: {told}"
     if recipe.data.limit:
@@ -73,11 +73,6 @@ def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:
     learnt = {"adamw": 4, "sgd": 3 if recipe.optim.momentum else 2}[recipe.optim.kind]
     held = sum(4 * p.numel() * (learnt if p.requires_grad else 1) for p in parts.student.parameters())
     return f"{held / 1e6:,.1f} MB of the student's weights, gradients and moments over {world} processes (FSDP)"
-
-
-def _start(recipe: Recipe) -> str:
-    clip = recipe.student.clip if recipe.student.kind == "clip_dual" else None
-    return recipe.student.init or (f"{clip.model} ({clip.weights or 'its own weights'})" if clip and clip.model else "scratch")
 
 
 def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
@@ -101,12 +96,3 @@ def _describe_network(network: ImageNetwork, *, flip: bool) -> str:
     blocks = "-".join(map(str, network.blocks))
     told = f"seen end to end by a ResNet of {blocks} blocks, {network.short_side} to {network.long_side} pixels a side"
     return told + ("; half of them mirrored in training, but not for teachers" if flip else "")
-
-
-def _describe_canvas(recipe: Recipe, spec: ModelSpec) -> str:
-    if spec.kind == "pixelbert":
-        return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {spec.encoder.network}, trained along"
-    clip = recipe.student.clip
-    seen = f"{clip.model} ({clip.weights or 'its own weights'})" if clip.model else "the image network of student.init"
-    learns = "frozen" if clip.frozen else "trained along"
-    return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {seen}, {learns}"

@@ -354,6 +354,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
         parents["regions"] = RegionStore(Path(recipe.regions.path)).manifest["fingerprint"]
     for number, path in enumerate(recipe.text.vocabulary_from if recipe.student.init is None else ()):
         parents[f"text.vocabulary_from.{number}"] = open_data(Path(path)).fingerprint
-    if (file := recipe.student.image_network.weights) and Path(file).is_file():
-        parents["image_network"] = file_digest(Path(file))
+    for role, name in recipe.student.weight_files().items():
+        if Path(name).is_file():
+            parents[role] = file_digest(Path(name))
     return parents

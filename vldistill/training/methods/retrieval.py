@@ -9,8 +9,8 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.false_texts import FalseTexts
 from vldistill.data.pretext import CMC, PRETRAINING, RANK
 from vldistill.errors import InputError
-from vldistill.evaluation.retrieval import recalls
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.metrics.retrieval import recalls
+from vldistill.models.families import section_of
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.teachers import Teachers
@@ -33,7 +33,7 @@ class Retrieval(Method):
         """Without attention `distill` has no teacher either: contrast alone, as in DiDE's Table 4."""
         if stage == "pretrain":
             raise elsewhere(recipe, self.stage)
-        if stage == "distill" and recipe.student.kind == "vilt":
+        if stage == "distill" and recipe.student.ranks == "pairs":
             raise nothing_to_distil(recipe)
         if stage == "distill" and recipe.objective.attention != "none":
             return recipe
@@ -49,12 +49,12 @@ class Retrieval(Method):
             )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...]:
-        return (RANK,) if recipe.student.kind == "vilt" else ()
+        return (RANK,) if recipe.student.ranks == "pairs" else ()
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
         """A fusion encoder's data have false texts beside each caption."""
         chosen = recipe.objective
-        if isinstance(parts.student, TwoTowers):
+        if recipe.student.ranks == "vectors":
             parts.objective = DualRetrieval(**chosen.model_dump(exclude={"kind", "false_texts"}), depth=parts.student.layers)
         else:
             count = chosen.false_texts or FALSE_TEXTS
@@ -64,11 +64,11 @@ class Retrieval(Method):
             parts.teacher = build_teacher(recipe, chosen, parts, ())
 
     def judge(self, parts: Parts) -> Judge:
-        return by_recall if isinstance(parts.student, TwoTowers) else by_sums
+        return by_recall if section_of(parts.spec.kind).ranks == "vectors" else by_sums
 
     def describe(self, recipe: Recipe) -> str:
         chosen = recipe.objective
-        if recipe.student.kind == "vilt":
+        if recipe.student.ranks == "pairs":
             return f"ranking each caption above {chosen.false_texts or FALSE_TEXTS} texts of other images"
         attention = f" + attention ({chosen.attention}, {chosen.layers} layer)" if chosen.attention != "none" else ""
         return PRETRAINING[CMC] + attention

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from vldistill.evaluation import retrieval
-from vldistill.evaluation.retrieval import Ranks, ranks_of_scores, ranks_of_vectors, recalls
+from vldistill.metrics import retrieval
+from vldistill.metrics.retrieval import Ranks, ranks_of_scores, ranks_of_vectors, recalls
 
 
 def places(scores: list[list[float]], owner: list[int]) -> tuple[list[int], list[int]]:

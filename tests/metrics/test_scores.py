@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vldistill.evaluation.metrics import calibration_error, consistency, mean_by
+from vldistill.metrics.scores import calibration_error, consistency, mean_by
 
 
 def test_consistency_asks_for_every_pair_of_a_sentence():

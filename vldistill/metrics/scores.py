@@ -1,4 +1,4 @@
-"""Official metrics as pure functions; VQA's is in `vldistill.evaluation.vqa`."""
+"""Official metrics as pure functions; VQA's is in `vldistill.metrics.vqa`."""
 
 from __future__ import annotations
 
