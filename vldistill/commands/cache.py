@@ -44,13 +44,13 @@ def cache(
         raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls, which needs none")
     chosen = _cacheable(load_recipe(recipe, [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]), recipe)
     from vldistill.training.caches import TeacherCaches
-    from vldistill.training.methods.table import METHODS
+    from vldistill.training.methods.table import method_of
 
     caches = TeacherCaches(chosen)
     if prefetch:
         _prefetch(caches)
         return
-    inputs = caches.inputs(METHODS[chosen.objective.kind].features(chosen))
+    inputs = caches.inputs(method_of(chosen.objective.kind).features(chosen))
     if verify:
         _verify(caches, inputs, rows)
         return
@@ -83,9 +83,9 @@ def cache(
 
 def _cacheable(recipe: Recipe, name: str) -> Recipe:
     """The recipe, as one whose teachers can be stored. Raises InputError where they cannot."""
-    from vldistill.training.methods.table import METHODS
+    from vldistill.training.methods.table import method_of
 
-    if METHODS[recipe.objective.kind].cached:
+    if method_of(recipe.objective.kind).cached:
         if recipe.cache.mode == "live":
             return recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"mode": "auto"})})
         return recipe

@@ -278,8 +278,3 @@ def _check_same_family(recipe: Recipe) -> None:
         raise ValueError(
             f"a {student.kind} student does not see what a {teacher} teacher sees: set teacher.kind={student.fusion}"
         )
-
-
-Objective = Annotated[
-    LabelsObjective | DideObjective | AdvlObjective | PretrainObjective | RetrievalObjective, Field(discriminator="kind")
-]
