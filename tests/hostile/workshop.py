@@ -23,9 +23,9 @@ from tiny_oscar import write_features
 from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill import artifacts
+from vldistill.data.toy.layouts import DATASETS
 from vldistill.training.guard import Guard
 
-TOY = ("vqa", "nlvr2", "snli_ve", "coco", "vcr", "flickr30k", "gcc", "sbu", "visual_genome")
 SIZES = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}"
 COMMON = """
 data: {{path: {data}}}
@@ -184,7 +184,7 @@ def _prepare(name: str, more: str = "") -> Writer:
 
 
 WRITERS: dict[str, Writer] = {
-    **{f"prepare {name if name != 'mine' else 'jsonl'}": _prepare(name) for name in ("mine", "nlvr", *TOY)},
+    **{f"prepare {name if name != 'mine' else 'jsonl'}": _prepare(name) for name in ("mine", "nlvr", *DATASETS)},
     "prepare --shards": _prepare("mine", "--shards 2"),
     "prepare --unpack": Writer(
         "prepare jsonl --raw raw/mine.tar.gz --unpack {out}/raw --out {out}/data --min-count 1", timed=True, grows=True
@@ -235,7 +235,16 @@ WRITERS: dict[str, Writer] = {
     "reproduce quickstart dide": Writer("reproduce quickstart dide quick --out {out}/table.png"),
 }
 """Every command that writes files, in each of the ways in which it does."""
-READ_ONLY = {"recipe ls", "recipe show", "recipe check", "doctor", "reproduce advl", "reproduce dide"}
+READ_ONLY = {
+    "prepare list",
+    "recipe ls",
+    "recipe fields",
+    "recipe show",
+    "recipe check",
+    "doctor",
+    "reproduce advl",
+    "reproduce dide",
+}
 """The last two write what the commands write that they run."""
 
 

@@ -25,7 +25,7 @@ from vldistill.data.sources.base import (
     wrong_layout,
 )
 from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import LINE, InputError, Problems
 
@@ -300,10 +300,12 @@ GCC = Source(
     layout="its two .tsv files, images in training/ and validation/ as img2dataset writes them",
     read=read_gcc,
     task="caption",
+    toy=ToyLayout("captions:write_gcc", {"train": 500, "val": 50}),
 )
 SBU = Source(
     about="SBU: captions of photographs on the web",
     layout="SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
     read=read_sbu,
     task="caption",
+    toy=ToyLayout("captions:write_sbu", {"train": 300}),
 )

@@ -20,7 +20,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
-from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
@@ -120,4 +120,5 @@ NLVR2 = Source(
     layout="train.json, dev.json, test1.json, images/train/, dev/, test1/",
     read=read,
     task="nlvr2",
+    toy=ToyLayout("layouts:write_nlvr2", {"train": 6000, "dev": 250, "test1": 500}),
 )

@@ -17,7 +17,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
-from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
@@ -82,5 +82,6 @@ SNLI_VE = Source(
     layout="snli_ve_{train,dev,test}.jsonl, flickr30k-images/",
     read=read,
     task="snli_ve",
+    toy=ToyLayout("layouts:write_snli_ve", {"train": 6000, "dev": 700, "test": 700}, group=3),
     variants=True,
 )

@@ -52,6 +52,16 @@ class Answers(SourceOptions):
 
 
 @dataclass(frozen=True)
+class ToyLayout:
+    """How the toy world is written in a source's layout. write: a function, "module:name" below `vldistill.data.toy`. sizes:
+    scenes of each split. group: scenes that balance each other; sizes are multiples of it."""
+
+    write: str
+    sizes: dict[str, int]
+    group: int = 1
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set in its raw layout.
 
@@ -59,7 +69,7 @@ class Source:
     it raises InputError where `root` does not look like the data set, and all other faults go to `problems`. task: of its
     records; None where the files say it. options: what its reader may be asked. variants: whether its tasks have ADVL's low-shot
     draws, domain shift and statements. one_file: whether `root` may be a file. worded: whether its texts come as words, so that
-    there is no text as written.
+    there is no text as written. toy: how the toy world is written in its layout, where it is.
     """
 
     about: str
@@ -70,3 +80,4 @@ class Source:
     variants: bool = False
     one_file: bool = False
     worded: bool = False
+    toy: ToyLayout | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
+from vldistill.data.records import TASKS
 from vldistill.data.sources.base import nearest
 from vldistill.data.sources.source import Source
 from vldistill.errors import InputError
 
 SOURCES = {
-    "vcr": "vcr:VCR",
     "vqa": "vqa:VQA",
+    "vcr": "vcr:VCR",
     "snli_ve": "snli_ve:SNLI_VE",
     "nlvr2": "nlvr2:NLVR2",
     "nlvr": "nlvr:NLVR",
@@ -31,6 +32,12 @@ def source_name(given: str) -> str:
     if name not in SOURCES:
         raise InputError(f"data set {given!r} is not known", hint=nearest(name, SOURCES))
     return name
+
+
+def labelled() -> list[str]:
+    """The data sets whose records have labels, or may have."""
+    tasks = {name: source_of(name).task for name in SOURCES}
+    return [name.replace("_", "-") for name, task in tasks.items() if task is None or TASKS[task].target != "none"]
 
 
 @cache

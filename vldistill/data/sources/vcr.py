@@ -15,7 +15,7 @@ from typing import Any
 from vldistill.data.question_types import vcr_question_type
 from vldistill.data.records import CHOICES, Record, Word, read_json
 from vldistill.data.sources.base import Row, Seen, SourceData, kind_of, quoted, read_rows, wrong_layout
-from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.errors import LINE, InputError, Problems
 
 MOST_PIXELS = 1e6  # along a side
@@ -210,6 +210,7 @@ VCR = Source(
     layout="train.jsonl, val.jsonl, test.jsonl, vcr1images/ with a .json beside each image",
     read=read,
     task="vcr",
+    toy=ToyLayout("vcr:write", {"train": 1500, "val": 300, "test": 300}),
     variants=True,
     worded=True,
 )

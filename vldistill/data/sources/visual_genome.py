@@ -19,7 +19,7 @@ from vldistill.data.sources.base import (
 )
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
 from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import LINE, Problems
 
@@ -139,4 +139,5 @@ VISUAL_GENOME = Source(
     layout="region_descriptions.json, VG_100K/, VG_100K_2/",
     read=read,
     task="caption",
+    toy=ToyLayout("captions:write_visual_genome", {"train": 200}),
 )

@@ -16,7 +16,7 @@ from typing import Annotated
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.records import Record
 from vldistill.data.sources.base import Row, Seen, SourceData, nearest, read_document, wrong_layout
-from vldistill.data.sources.source import Answers, Flag, Source
+from vldistill.data.sources.source import Answers, Flag, Source, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
@@ -239,6 +239,7 @@ VQA = Source(
     layout="v2_*_questions.json, v2_*_annotations.json, train2014/, val2014/, test2015/",
     read=read,
     task="vqa",
+    toy=ToyLayout("layouts:write_vqa", {"train": 6000, "val": 1000}, group=2),
     options=Vqa,
     variants=True,
 )
