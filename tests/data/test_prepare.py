@@ -8,7 +8,7 @@ import json
 import pytest
 from raw_worlds import jsonl_world, nlvr2_row, nlvr_world, vqa_world, write_lines
 
-from vldistill.artifacts import file_digest, read_manifest
+from vldistill.artifacts import file_digest, read_manifest, write_manifest
 from vldistill.commands.prepare.tables import render_counts
 from vldistill.data.prepare import prepare
 from vldistill.data.records import read_records
@@ -101,6 +101,17 @@ def test_an_artifact_that_lost_a_file_is_not_up_to_date(tmp_path, name):
         prepare("jsonl", tmp_path / "raw", tmp_path / "out")
     prepare("jsonl", tmp_path / "raw", tmp_path / "out", overwrite=True)
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "out")["unchanged"]
+
+
+def test_an_artifact_whose_manifest_has_the_options_of_all_sources_is_kept(tmp_path):
+    """As an earlier version wrote it."""
+    jsonl_world(tmp_path / "raw")
+    manifest, old = prepare("jsonl", tmp_path / "raw", tmp_path / "out"), {"vqa_split": "official", "val_directories": []}
+    assert not manifest["options"].keys() & old.keys()
+    write_manifest(tmp_path / "out", {**manifest, "options": manifest["options"] | old})
+    assert prepare("jsonl", tmp_path / "raw", tmp_path / "out")["unchanged"]
+    with pytest.raises(InputError, match="already exists"):
+        prepare("jsonl", tmp_path / "raw", tmp_path / "out", options=Jsonl(labels=("yes", "no")))
 
 
 def test_overwrite(tmp_path):

@@ -90,6 +90,8 @@ def test_a_thing_is_its_own_files_and_a_line_at_most(copy):
         if rows := [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]:
             changed[name] = rows
     assert changed == {table: [f"+{line}"] for _, table, _, line in THINGS.values() if table is not None}
+    page = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    assert all(f"--- {table}\n {opening}\n+{line}\n" in page for _, table, opening, line in THINGS.values() if table is not None)
 
 
 def test_a_new_data_set_is_prepared(copy):
