@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vldistill.errors import needed
 from vldistill.recipe.schema.base import Fraction, NonNegative, Place, Positive, Section
 from vldistill.recipe.schema.students import STUDENTS, fitting
 
@@ -267,7 +268,7 @@ class RetrievalObjective(ObjectiveSection):
 
 def _check_same_family(recipe: Recipe) -> None:
     """A student is shown what its teacher is shown. Raises ValueError where it cannot be."""
-    student, teacher = recipe.student, recipe.teacher.kind
+    student, teacher = recipe.student, needed(recipe.teacher, "the teacher").kind
     attention, possible = getattr(recipe.objective, "attention", "none"), STUDENTS[teacher].attentions
     if attention not in possible:
         raise ValueError(
