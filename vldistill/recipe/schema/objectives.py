@@ -261,7 +261,8 @@ class RetrievalObjective(ObjectiveSection):
         if not recipe.student.fusion and self.attention != "none":
             raise ValueError(f"a {kind} student has no fusion teacher: set objective.attention=none")
         if ranks != "pairs" and self.false_texts is not None:
-            raise ValueError(f"objective.false_texts is for a student that ranks pairs; the batch of a {kind} has its own")
+            rankers = " or ".join(name for name, section in STUDENTS.items() if section.ranks == "pairs")
+            raise ValueError(f"objective.false_texts is for a {rankers} student; the batch of a {kind} has its own")
         if self.attention != "none" and recipe.teacher is None:
             raise ValueError("objective.attention needs a `teacher`")
 
