@@ -409,7 +409,7 @@ def test_dry_runs_write_nothing(here, well, tmp_path):
         (("teachers.vision=null",), "needs `teachers.vision`"),
         (("teachers.text.model=nowhere/at/all",), "nowhere/at/all"),
         (("adversarial.steps=2",), "for a uniter student"),
-        (("student.kind=uniter",), "needs `regions`"),
+        (("student={kind: uniter}",), "needs `regions`"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path, overrides, part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from typing import Any
 
 from vldistill.errors import InputError
@@ -12,7 +13,7 @@ from vldistill.terminal import Table, write_json
 _MOST_DIGITS = 18
 
 
-def plan_table(title: str, rows: dict[str, str]) -> Table:
+def plan_table(title: str, rows: Mapping[str, object]) -> Table:
     """Two columns: what, and which."""
     table = Table(title=title, box=None, show_header=False, pad_edge=False)
     table.words("", style="dim", no_wrap=True)

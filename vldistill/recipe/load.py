@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from vldistill.artifacts import MANIFEST, fingerprint, write_bytes
-from vldistill.errors import InputError, Problems
+from vldistill.errors import InputError, Problems, needed
 from vldistill.places import check_file
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.students import STUDENTS
@@ -152,10 +152,10 @@ def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Probl
         for path, fault in told.items():
             problems.add(_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values))
     problems.raise_if_any(source)
-    return recipe
+    return needed(recipe, "the recipe")
 
 
-def _keys(fault: dict[str, Any]) -> KeyPath:
+def _keys(fault: Mapping[str, Any]) -> KeyPath:
     """A fault's location without what is no key of a recipe: pydantic's names for the members of a union."""
     location, names = fault["loc"], {name for path in all_keys() for name in path}
     unknown = len(location) - 1 if fault["type"] == "extra_forbidden" else None
@@ -213,7 +213,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
-def _fields_at(path: KeyPath, values: dict[str, Any]) -> list[str]:
+def _fields_at(path: KeyPath, values: Any) -> list[str]:
     models: list[type[BaseModel]] = [Recipe]
     for part in path:
         values = values.get(part, {}) if isinstance(values, dict) else {}

@@ -29,7 +29,7 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     data, method = open_data(Path(recipe.data.path)), method_of(recipe.objective.kind)
     if say is not None:
         data = stage_images(data, say)
-    method.check_data(recipe.objective, data)
+    method.check_data(recipe, data)
     train = chosen_records(recipe, data, recipe.data.train)
     train, dropped = trainable(train, data) if method.labelled else (train, 0)
     val = chosen_records(recipe, data, recipe.data.val)
@@ -44,7 +44,7 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
             hint="leave it out",
         )
     if data.spec.target == "answers" and method.labelled:
-        spec = replace(spec, answer_loss=recipe.objective.answer_loss)
+        spec = replace(spec, answer_loss=getattr(recipe.objective, "answer_loss", None))
     if recipe.image.exif:
         spec = replace(spec, upright=True)
 
@@ -64,7 +64,7 @@ def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer, say: Sa
     found = []
     for part in recipe.data.mix:
         data = open_data(Path(part.path))
-        method_of(recipe.objective.kind).check_data(recipe.objective, data)
+        method_of(recipe.objective.kind).check_data(recipe, data)
         data = stage_images(data, say) if say is not None else data
         records = chosen_records(recipe, data, part.train)
         shown = records if isinstance(records, list) else []

@@ -10,6 +10,7 @@ from vldistill.data.mixing import MixedDataset
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.data.size_rules import size_faults
+from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import describe_batch
@@ -85,7 +86,7 @@ def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
 
 
 def _describe_regions(spec: ModelSpec) -> str:
-    store = RegionStore(Path(spec.regions))
+    store = RegionStore(Path(needed(spec.regions, "the store")))
     told = f"{spec.regions}: {len(store):,} images, {store.features} features"
     if spec.official and store.features != DETECTOR and (spec.kind, store.features) != ("vlbert", VLBERT):
         told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"

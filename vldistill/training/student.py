@@ -35,7 +35,7 @@ def build_student(
             where=str(data.folder),
             hint="set adversarial.image=false, as VILLA does on NLVR2",
         )
-    store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
+    regions = recipe.regions
     request = StudentRequest(
         student,
         data.task,
@@ -44,9 +44,9 @@ def build_student(
         image_size=recipe.image.size,
         max_length=recipe.text.max_length,
         long_side=recipe.image.long_side,
-        regions=str(Path(recipe.regions.path).resolve()) if store else None,
-        region_size=store.width if store else 0,
-        most_regions=recipe.regions.most if store else MOST_REGIONS,
+        regions=str(Path(regions.path).resolve()) if regions else None,
+        region_size=RegionStore(Path(regions.path)).width if regions else 0,
+        most_regions=regions.most if regions else MOST_REGIONS,
         pretraining=pretraining or (),
     )
     if student.init is not None:

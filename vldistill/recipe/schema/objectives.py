@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vldistill.errors import needed
 from vldistill.recipe.schema.base import Fraction, NonNegative, Place, Positive, Section
 from vldistill.recipe.schema.students import STUDENTS, fitting
 
@@ -17,6 +18,9 @@ AnswerLoss = Literal["bce", "softmax"]
 
 class ObjectiveSection(Section):
     """What every objective's section can."""
+
+    kind: str
+    """The method."""
 
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError where the rest of the recipe does not go with it."""
@@ -260,14 +264,15 @@ class RetrievalObjective(ObjectiveSection):
         if not recipe.student.fusion and self.attention != "none":
             raise ValueError(f"a {kind} student has no fusion teacher: set objective.attention=none")
         if ranks != "pairs" and self.false_texts is not None:
-            raise ValueError(f"objective.false_texts is for a student that ranks pairs; the batch of a {kind} has its own")
+            rankers = " or ".join(name for name, section in STUDENTS.items() if section.ranks == "pairs")
+            raise ValueError(f"objective.false_texts is for a {rankers} student; the batch of a {kind} has its own")
         if self.attention != "none" and recipe.teacher is None:
             raise ValueError("objective.attention needs a `teacher`")
 
 
 def _check_same_family(recipe: Recipe) -> None:
     """A student is shown what its teacher is shown. Raises ValueError where it cannot be."""
-    student, teacher = recipe.student, recipe.teacher.kind
+    student, teacher = recipe.student, needed(recipe.teacher, "the teacher").kind
     attention, possible = getattr(recipe.objective, "attention", "none"), STUDENTS[teacher].attentions
     if attention not in possible:
         raise ValueError(

@@ -150,10 +150,15 @@ class Train(Section):
             raise ValueError("fsdp needs precision bf16 or fp32")
         return self
 
+    @property
+    def length(self) -> tuple[str, int]:
+        """What the run is counted in, and how many."""
+        return ("steps", self.steps) if self.steps is not None else ("epochs", self.epochs or 0)
+
 
 def check_together(optim: Optim, train: Train) -> None:
     """Raises ValueError where one of the two makes no sense beside the other."""
-    length, unit = (train.steps, "steps") if train.epochs is None else (train.epochs, "epochs")
+    unit, length = train.length
     if optim.milestones and optim.milestones[-1] >= max(length, 1):
         raise ValueError(f"optim.milestones: {optim.milestones[-1]:g} lies beyond the run of {length} {unit}")
     if optim.lr_scale == "per_sample" and train.batch.tokens is not None:

@@ -7,6 +7,7 @@ from vldistill.models.base.outputs import Output
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.smoothed import smoothed_cross_entropy
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.smoothed import SmoothedObjective
 from vldistill.training.caches import Say
 from vldistill.training.methods.base import Method
 from vldistill.training.parts import MakeDataset, Parts
@@ -23,14 +24,14 @@ class SmoothedLabels(Objective):
         return {"smoothed": smoothed_cross_entropy(student.logits, batch.target, self.share)}
 
 
-class Smoothed(Method):
+class Smoothed(Method[SmoothedObjective]):
     stage = "finetune"
 
     def for_stage(self, stage: str, recipe: Recipe) -> Recipe:
         return recipe
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
-        parts.objective = SmoothedLabels(recipe.objective.share)
+        parts.objective = SmoothedLabels(self.chosen(recipe).share)
 
     def describe(self, recipe: Recipe) -> str:
-        return f"labels smoothed by {recipe.objective.share:g}"
+        return f"labels smoothed by {self.chosen(recipe).share:g}"
