@@ -36,12 +36,10 @@ def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[
-        Path | None,
-        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (meter: RoBERTa's folder)."),
+        Path | None, typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (meter: RoBERTa's folder).")
     ] = None,
     answers: Annotated[
-        Path | None,
-        typer.Option("--answers", metavar="FILE", help="VQA heads: answers.json or config.json."),
+        Path | None, typer.Option("--answers", metavar="FILE", help="VQA heads: answers.json or config.json.")
     ] = None,
     heads: Annotated[
         str | None, typer.Option("--heads", metavar="N,N", help="Attention heads, where the file does not tell.")
