@@ -78,9 +78,7 @@ def analyze(
     tokens: Annotated[bool, typer.Option("--tokens", help="Words shaded by the attention of [CLS].")] = False,
     modality: Annotated[bool, typer.Option("--modality", help="Attention on vision and on text, head by head.")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="Words' attention over the image, and the teacher's.")] = False,
-    before: Annotated[
-        str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
-    ] = None,
+    before: Annotated[str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: run to compare.")] = None,
     queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or all.")] = "cls",
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of your own.")] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: a sentence about it.")] = None,

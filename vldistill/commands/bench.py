@@ -57,9 +57,7 @@ def bench(
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: number of images.")] = 1000,
     texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: number of texts.")] = 5000,
     pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs the fusion reads.")] = 64,
-    index: Annotated[
-        Path | None, typer.Option("--index", metavar="DIR", help="Index of RUN, to time reading vectors, too.")
-    ] = None,
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Index of RUN, to time reading it.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,

@@ -20,9 +20,7 @@ PLAIN_EVERY_SECONDS = 15
 
 
 def cache(
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped name.")] = None,
     overrides: Overrides = None,
     shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute only part I of N, from 0.")] = "0/1",
     limit: LimitOption = None,

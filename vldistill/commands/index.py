@@ -114,9 +114,7 @@ def query(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     texts: Annotated[Path | None, typer.Option("--texts", metavar="FILE", help="Many texts, one a line.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Images per text.")] = 10,
-    answer: Annotated[
-        str | None, typer.Option("--answer", metavar="NAME", help="Rank by the probability of this answer.")
-    ] = None,
+    answer: Annotated[str | None, typer.Option("--answer", metavar="NAME", help="Rank by this answer's probability.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Model to use, if it has moved.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".html with thumbnails, or .jsonl.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check all stored vectors first.")] = False,
