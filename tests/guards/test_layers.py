@@ -23,6 +23,7 @@ LAYERS = [
         "staging",
         "recipe",
         "models.families",
+        "training.methods.table",
         "runtime",
         "terminal",
         "finite",
@@ -44,10 +45,11 @@ LAYERS = [
     {"commands"},
     {"", "cli", "__main__"},
 ]
-# The losses are pure, but say in their signatures what they read: three modules of plain containers. The table of families says
-# what a family is, for type checkers alone.
+# The losses are pure, but say in their signatures what they read: three modules of plain containers. The tables of families
+# and methods say what those are, for type checkers alone.
 ALLOWED = {
     ("models.families", "models.base.family"),
+    ("training.methods.table", "training.methods.base"),
     ("objectives", "data.batch"),
     ("objectives", "data.pretext"),
     ("objectives", "models.base.outputs"),

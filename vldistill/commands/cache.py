@@ -4,47 +4,53 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from vldistill.commands.options import DryRun, LimitOption, Overrides
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError, VldistillError
-from vldistill.recipe.load import load_recipe
-from vldistill.recipe.schema.recipe import Recipe
 from vldistill.terminal import Table, say, show
-from vldistill.versions import differences, shown
+
+if TYPE_CHECKING:
+    from vldistill.recipe.schema.recipe import Recipe
 
 PLAIN_EVERY_SECONDS = 15
 
 
-def cache_command(
-    recipe: str | None,
-    overrides: list[str],
-    *,
-    shard: str,
-    limit: int | None,
-    prefetch: bool,
-    verify: bool,
-    rows: int,
-    ls: bool,
-    dry_run: bool,
+def cache(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.")
+    ] = None,
+    overrides: Overrides = None,
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute only part I of N, from 0.")] = "0/1",
+    limit: LimitOption = None,
+    prefetch: Annotated[bool, typer.Option("--prefetch", help="Only download the teachers' weights.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the stored features.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify recomputes.")] = 16,
+    ls: Annotated[bool, typer.Option("--ls", help="List the caches.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Builds what a recipe's objective needs, or does what one of the switches says."""
+    """Store frozen teachers' features on disk."""
     if sum((prefetch, verify, ls)) > 1:
         raise InputError("--prefetch, --verify and --ls are three things", hint="give one of them")
+    from vldistill.recipe.load import load_recipe
+
     if ls:
-        _list(Path(load_recipe(recipe, overrides).cache.path) if recipe else Path("artifacts/cache"))
+        _list(Path(load_recipe(recipe, overrides or []).cache.path) if recipe else Path("artifacts/cache"))
         return
     if recipe is None:
         raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls, which needs none")
-    chosen = _cacheable(load_recipe(recipe, [*overrides, *([f"data.limit={limit}"] if limit else [])]), recipe)
+    chosen = _cacheable(load_recipe(recipe, [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]), recipe)
     from vldistill.training.caches import TeacherCaches
-    from vldistill.training.methods.table import METHODS
+    from vldistill.training.methods.table import method_of
 
     caches = TeacherCaches(chosen)
     if prefetch:
         _prefetch(caches)
         return
-    inputs = caches.inputs(METHODS[chosen.objective.kind].features(chosen))
+    inputs = caches.inputs(method_of(chosen.objective.kind).features(chosen))
     if verify:
         _verify(caches, inputs, rows)
         return
@@ -60,11 +66,11 @@ def cache_command(
         return
     started = time.monotonic()
     if any(missing.values()):
-        caches.build(inputs, _say, shard=part, progress=_Progress())
+        caches.build(inputs, say, shard=part, progress=_Progress())
     caches.settle(inputs, [role for role, count in missing.items() if not count], part)
     left = sum(len(keys) for keys in caches.missing(inputs).values())
     wanted = sum(len(own.keys(inputs)) for own in caches.parts.values())
-    _say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))
+    say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))
     last_line(
         {
             "rows": wanted - left,
@@ -77,9 +83,9 @@ def cache_command(
 
 def _cacheable(recipe: Recipe, name: str) -> Recipe:
     """The recipe, as one whose teachers can be stored. Raises InputError where they cannot."""
-    from vldistill.training.methods.table import METHODS
+    from vldistill.training.methods.table import method_of
 
-    if METHODS[recipe.objective.kind].cached:
+    if method_of(recipe.objective.kind).cached:
         if recipe.cache.mode == "live":
             return recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"mode": "auto"})})
         return recipe
@@ -100,10 +106,6 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _say(text: str) -> None:
-    say(text)
-
-
 class _Progress:
     """A plain line now and then: builds run for hours, mostly into a file."""
 
@@ -117,16 +119,16 @@ class _Progress:
         if now - last > PLAIN_EVERY_SECONDS or done == todo:
             self._last[kind] = now
             rate = done / max(seconds, 1e-9)
-            _say(f"{kind}: {done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left of them")
+            say(f"{kind}: {done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left of them")
 
 
 def _prefetch(caches: Any) -> None:
     for teacher in (caches.vision, caches.text, caches.relevance.clip if caches.relevance else None):
         if teacher is not None:
             count = sum(parameter.numel() for parameter in teacher.network.parameters())
-            _say(f"{teacher.fields['model']}: {count:,} parameters, weights {teacher.fields['weights']}")
+            say(f"{teacher.fields['model']}: {count:,} parameters, weights {teacher.fields['weights']}")
     if caches.text is not None and hasattr(caches.text, "tokenizer"):
-        _say(f"{caches.text.fields['model']}: tokenizer of {len(caches.text.tokenizer):,} tokens")
+        say(f"{caches.text.fields['model']}: tokenizer of {len(caches.text.tokenizer):,} tokens")
 
 
 def _verify(caches: Any, inputs: Any, rows: int) -> None:
@@ -135,23 +137,24 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
     faults = 0
     for part in caches.parts.values():
         if part.cache is None:
-            _say(f"{part.name}: no cache with this recipe's fields")
+            say(f"{part.name}: no cache with this recipe's fields")
             faults += 1
             continue
         report = verify_cache(part.cache.folder)
         for damage in report.damages:
-            _say(str(damage.error()))
-        _say(f"{part.cache.folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
+            say(str(damage.error()))
+        say(f"{part.cache.folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
         faults += len(report.damages)
     if not faults and rows:
         for role, cosine in caches.recomputed(inputs, rows).items():
-            _say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
+            say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
     if faults:
         raise VldistillError(f"{faults} fault(s) found", hint="delete a damaged cache and build it again")
 
 
 def _list(root: Path) -> None:
     from vldistill.teachers.cache.store import list_caches
+    from vldistill.versions import differences, shown
 
     table = Table("cache")
     table.figures("rows", "MB", "s")

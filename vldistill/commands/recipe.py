@@ -19,7 +19,7 @@ recipe_app = typer.Typer(
     epilog="Example: vldistill recipe show quickstart_dide",
 )
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the name of one that ships with the tool.")]
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or a shipped one's name.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.")]
 
 

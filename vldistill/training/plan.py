@@ -14,7 +14,7 @@ from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import describe_batch
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.rates import describe_rates
 from vldistill.training.stages import Stage, make_phases
@@ -38,7 +38,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
         "student": f"{recipe.student.kind} from {recipe.student.start()}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
-        "objective": METHODS[recipe.objective.kind].describe(recipe),
+        "objective": method_of(recipe.objective.kind).describe(recipe),
         "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
         + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
         "optimiser": describe_rates(recipe, task.steps, effective.mean),

@@ -59,7 +59,7 @@ from vldistill.training.cost import CostMeter, add_costs
 from vldistill.training.guard import Guard, Notice, Preempted
 from vldistill.training.journal import CURVE, Journal, kept_curve
 from vldistill.training.loop import Best
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
 from vldistill.training.plan import describe
@@ -349,7 +349,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     """Fingerprints of what the run was made from."""
     parents = {"data": parts.data.fingerprint}
     parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
-    parents |= METHODS[recipe.objective.kind].parents(parts)
+    parents |= method_of(recipe.objective.kind).parents(parts)
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
             parents[role] = digest_of_weights(resolve_model(source)) or source

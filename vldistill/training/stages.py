@@ -13,7 +13,7 @@ from vldistill.recipe.load import variant_name
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import Batches, StepPairs, make_batches, step_pairs
 from vldistill.training.loop import Plan
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.validation import Judge, by_sums
 
@@ -40,7 +40,7 @@ class Stage:
 
 def for_stage(name: str, recipe: Recipe) -> Recipe:
     """The recipe as a stage runs it, see `Method.for_stage`."""
-    return METHODS[recipe.objective.kind].for_stage(name, recipe)
+    return method_of(recipe.objective.kind).for_stage(name, recipe)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def make_phases(recipe: Recipe, parts: Parts, world: int, rank: int = 0) -> list
     def plan(start: int, end: int) -> Plan:
         return Plan(start, end, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
 
-    judge = METHODS[recipe.objective.kind].judge(parts)
+    judge = method_of(recipe.objective.kind).judge(parts)
     task = Phase("task", parts.objective, parts.train, parts.val, plan(first, steps), batches, judge)
     if matching is None or not first:
         return [task]

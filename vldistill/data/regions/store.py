@@ -138,8 +138,9 @@ def _shown(shape: tuple[int, int | None, bool, bool]) -> str:
 
 def make_again(folder: Path, manifest: dict[str, Any]) -> str:
     """The command that makes a store once more, as far as its manifest tells."""
-    options, words = manifest.get("options") or {}, ["vldistill", "prepare", "regions"]
-    words += ["--raw" if "format" in options else "--data", str(manifest.get("source", "FEATURES"))]
+    options = manifest.get("options") or {}
+    words = ["vldistill", "prepare", "regions", *(["import", "--raw"] if "format" in options else ["compute", "--data"])]
+    words.append(str(manifest.get("source", "FEATURES")))
     if "format" in options:
         words += [
             "--format",
@@ -167,7 +168,7 @@ class RegionStore:
         """Raises InputError where `folder` is no complete store, has the layout of an earlier version, or a file has another size
         than its manifest says."""
         self.folder = folder
-        self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions --raw FEATURES")
+        self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions import --raw FEATURES")
         check_fields(self.manifest, folder, sizes=dict, width=int, images=int, features=str)
         again = f"make it again with: {make_again(folder, self.manifest)}"
         if "shards" not in self.manifest:

@@ -19,6 +19,9 @@ AnswerLoss = Literal["bce", "softmax"]
 class ObjectiveSection(Section):
     """What every objective's section can."""
 
+    kind: str
+    """The method."""
+
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError where the rest of the recipe does not go with it."""
 
@@ -280,8 +283,3 @@ def _check_same_family(recipe: Recipe) -> None:
         raise ValueError(
             f"a {student.kind} student does not see what a {teacher} teacher sees: set teacher.kind={student.fusion}"
         )
-
-
-Objective = Annotated[
-    LabelsObjective | DideObjective | AdvlObjective | PretrainObjective | RetrievalObjective, Field(discriminator="kind")
-]

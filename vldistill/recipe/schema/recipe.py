@@ -9,7 +9,8 @@ from pydantic import model_validator
 
 from vldistill.recipe.schema.base import Section, is_folder_name
 from vldistill.recipe.schema.data import Data, Image, Regions, Text
-from vldistill.recipe.schema.objectives import LabelsObjective, Objective
+from vldistill.recipe.schema.methods import Objective
+from vldistill.recipe.schema.objectives import LabelsObjective
 from vldistill.recipe.schema.students import AnyStudent
 from vldistill.recipe.schema.teachers import Cache, Teacher, Teachers
 from vldistill.recipe.schema.training import Adversarial, Optim, Train, check_together

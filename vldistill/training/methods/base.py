@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar, cast
 
 from vldistill.data.artifact import DataArtifact
+from vldistill.data.sources.table import labelled
 from vldistill.errors import InputError
 from vldistill.recipe.schema.objectives import LabelsObjective, ObjectiveSection
 from vldistill.recipe.schema.recipe import Recipe
@@ -42,7 +43,7 @@ class Method(ABC, Generic[Chosen]):
             raise InputError(
                 f"is a `{data.task}` artifact, which has no labels to fine-tune on",
                 where=str(data.folder),
-                hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl",
+                hint=f"choose an artifact of {', '.join(labelled())}",
             )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...] | None:

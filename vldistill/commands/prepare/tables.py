@@ -1,8 +1,9 @@
-"""What `vldistill prepare` prints: the counts of an artifact, and what its variants hold."""
+"""What `vldistill prepare` prints: the counts of an artifact, what its variants hold, and what was done."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -11,7 +12,10 @@ from vldistill.data.lowshot import PAPER_SHARES
 from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.shift import PUBLISHED_QUESTIONS
 from vldistill.data.writing import MOST_FREQUENT
-from vldistill.terminal import Table
+from vldistill.terminal import Table, say, show
+from vldistill.versions import differences, tell
+
+ANEW = "to do so, pass --overwrite"
 
 
 def render_counts(manifest: dict[str, Any]) -> Table:
@@ -151,3 +155,34 @@ def render_regions(manifest: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def tell_made(manifest: dict[str, Any], place: Path, dry_run: bool) -> None:
+    """What became of a data artifact."""
+    added, packed = manifest.get("added", []), manifest.get("packed", False)
+    if manifest.get("advice"):
+        say(f"note: {manifest['advice']}")
+    if moved := manifest.get("moved_from"):
+        say(f"{place} {'would read' if dry_run else 'reads'} its raw files from {manifest['raw_root']} now, no more from {moved}")
+    if manifest.get("unchanged"):
+        tell(differences(manifest), place, ANEW)
+    if manifest.get("unchanged") and not added and not packed:
+        say(f"up to date: {place}, made from the same input")
+        return
+    for note in manifest.get("notes") or []:
+        say(f"note: {note}")
+    if not manifest.get("unchanged"):
+        show(render_counts(manifest))
+    variants = manifest.get("variants", {})
+    names = [name for name in added if name in variants] if added else list(variants)  # in a dry run there are none yet
+    for table in (*render_lowshot(manifest, names), *render_rewritten(manifest, names)):
+        show(table)
+    for line in short_types(manifest, names):
+        say(f"note: {line}")
+    if "shards" in manifest and (packed or not manifest.get("unchanged")):
+        files, samples, size = (sum(part[key] for part in manifest["shards"].values()) for key in ("files", "samples", "bytes"))
+        say(f"packed {samples:,} samples into {files:,} tar(s), {size / 1e6:,.1f} MB")
+    which = [", ".join(added) if dry_run else f"{len(added)}"] if added else []
+    new = " and ".join([*which, *(["shards"] if packed else [])])
+    done = f"{'would add' if dry_run else 'added'} {new} to" if new else "would write" if dry_run else "wrote"
+    say(f"{done} {place}\n")
