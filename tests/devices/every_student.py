@@ -1,7 +1,7 @@
 """Two optimiser steps and a validation of every kind of student with every method, on the virtual device.
 
 A program: `every_student.py fp32/vilt/labels bf16/dual_encoder/dide/1` trains all cases of the first pair in fp32 and one of the
-second in bf16, and prints a line of JSON for each. It finds its helpers below `tests` and `tests/students` by PYTHONPATH."""
+second in bf16, and prints a line of JSON for each. It finds its helpers below `tests` and `tests/models` by PYTHONPATH."""
 
 from __future__ import annotations
 

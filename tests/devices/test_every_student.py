@@ -63,7 +63,7 @@ PAIRS = [f"{kind}/{method}" for kind in FAMILIES for method in METHODS if allowe
 
 
 def rows_of(pairs: list[str]) -> list[dict]:
-    paths = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], *(str(PROGRAM.parents[1] / own) for own in ("", "students"))])
+    paths = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], *(str(PROGRAM.parents[1] / own) for own in ("", "models"))])
     done = subprocess.run(
         [sys.executable, PROGRAM, *pairs],
         capture_output=True,
