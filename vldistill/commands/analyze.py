@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, MaxPixels, OtherData, Overwrite
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
-from vldistill.terminal import say, show
+from vldistill.terminal import say
 
 if TYPE_CHECKING:
     from vldistill.data.artifact import DataArtifact
@@ -116,7 +116,7 @@ def analyze(
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
         shown = "one sentence" if asked.text else f"{min(count, len(subject.records)):,} of {len(subject.records):,} records"
-        show(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
+        show_plan(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)})
         return
     check_writable(target)
     drawn = view.draw(subject, asked, count)

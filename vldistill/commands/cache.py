@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, LimitOption, Overrides
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError, VldistillError
 from vldistill.terminal import Table, say, show
 
@@ -60,7 +60,7 @@ def cache(
             f"{caches.parts[role].cache.folder if caches.parts[role].cache else chosen.cache.path}"
             for role, count in missing.items()
         }
-        show(plan_table(f"cache {chosen.name}", table))
+        show_plan(f"cache {chosen.name}", table)
         return
     started = time.monotonic()
     if any(missing.values()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, LimitOption, OtherData, Runs, Workers
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.terminal import Table, say, show
 
 if TYPE_CHECKING:
@@ -110,14 +110,14 @@ def _show_plan(tasks: Tasks, together: dict[str, Path], asked: Asked) -> None:
     for source, own in tasks.items():
         for task in own:
             told = f"{task.data.folder}, {task.split}: {len(task.records)} records"
-            show(plan_table(f"evaluate {source}", {"data": told, "writes": task.folder}))
+            show_plan(f"evaluate {source}", {"data": told, "writes": task.folder})
     for task in next(iter(tasks.values())):
         if task.split in together:
             size = Probabilities.size(len(task.records) + len(task.unscored), len(task.data.labels))
             rows = {"memory": f"{_bytes(size)} of probabilities", "writes": together[task.split]}
-            show(plan_table(f"average {len(tasks)} runs on {task.split}", rows))
+            show_plan(f"average {len(tasks)} runs on {task.split}", rows)
     if asked.leaderboard is not None:
-        show(plan_table("leaderboard", {"writes": asked.leaderboard}))
+        show_plan("leaderboard", {"writes": asked.leaderboard})
 
 
 def _bytes(size: int) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
 from vldistill.terminal import Table, say, show, write_json
 
@@ -68,18 +68,16 @@ def build(
     visual = visual_input(spec, source.images, memory=False)
     sizes = ((path, *info.size(spec.upright)) for path, info in source.known.items())
     badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
-    show(
-        plan_table(
-            "index build",
-            {
-                "model": run,
-                "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
-                "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
-                f"{size / 2**20:,.1f} MiB",
-                **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}),
-                "writes": str(target),
-            },
-        )
+    show_plan(
+        "index build",
+        {
+            "model": run,
+            "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
+            "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
+            f"{size / 2**20:,.1f} MiB",
+            **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}),
+            "writes": str(target),
+        },
     )
     if dry_run:
         return
@@ -154,9 +152,8 @@ def query(
         title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
         write_text(out, results_page(title, told, asked, hits, stored.images()))
     elif out is not None:
-        write_text(
-            out, "".join(json.dumps(_row(one, found), ensure_ascii=False) + "\n" for one, found in zip(asked, hits, strict=True))
-        )
+        rows = (json.dumps(_row(one, found), ensure_ascii=False) for one, found in zip(asked, hits, strict=True))
+        write_text(out, "".join(f"{row}\n" for row in rows))
     elif len(asked) == 1:
         show(_table(hits[0]))
     else:
@@ -166,15 +163,11 @@ def query(
         say(f"wrote {out}")
     if out is not None or len(asked) == 1:
         best = hits[0][0]
-        last_line(
-            {
-                "texts": len(asked),
-                "images": len(stored),
-                "best": best.path,
-                "score": round(best.score, 4),
-                "seconds": round(seconds, 3),
-            }
+        counts, figures = (
+            {"texts": len(asked), "images": len(stored)},
+            {"score": round(best.score, 4), "seconds": round(seconds, 3)},
         )
+        last_line({**counts, "best": best.path, **figures})
 
 
 def _lines(path: Path) -> list[str]:

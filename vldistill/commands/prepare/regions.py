@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, Faults, Overwrite, SkipBroken
-from vldistill.commands.output import numbers, plan_table
+from vldistill.commands.output import numbers, show_plan
 from vldistill.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _prepare(
         say(f"up to date: {place}, made from the same input")
         tell(differences(manifest), place, ANEW)
     elif dry_run:
-        show(plan_table("prepare regions", {"reads": source, **manifest["options"], "writes": place}))
+        show_plan("prepare regions", {"reads": source, **manifest["options"], "writes": place})
     else:
         show(render_regions(manifest))
         say(f"wrote {place}\n")
