@@ -17,7 +17,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers
 from vldistill.finite import check_outputs
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.inputs import text_layout, visual_input
 from vldistill.models.families import section_of
 
@@ -100,7 +100,7 @@ class Model:
             check_outputs(found[-1], [" ".join(record.text) for record in some], self._opened.source)
         return torch.cat(found)
 
-    def _tower(self) -> TwoTowers:
+    def _tower(self) -> DualEncoder:
         if section_of(self._opened.spec.kind).ranks != "vectors":
             raise InputError(
                 f"is a {self._opened.spec.kind} model, which has no vectors of images or texts alone",

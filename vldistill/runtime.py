@@ -133,10 +133,10 @@ def refuse_unlaunched() -> None:
 
 
 def make_accelerator(
-    precision: Precision, accumulate: int, trackers: Sequence[str], folder: Path, *, reaches_all: bool = True
+    precision: Precision, accumulate: int, trackers: Sequence[str], folder: Path, *, uses_all_parameters: bool = True
 ) -> Accelerator:
-    """The accelerate set-up of one run. `reaches_all`: see `Objective`. Raises InputError where a tracker is missing, or the
-    launcher asks for what a recipe has to."""
+    """The accelerate set-up of one run. `uses_all_parameters`: see `Objective`. Raises InputError where a tracker is missing,
+    or the launcher asks for what a recipe has to."""
     import torch
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, ProjectConfiguration
@@ -160,7 +160,7 @@ def make_accelerator(
         cpu=several_on_cpu,
         mixed_precision={"fp32": "no"}.get(precision.name, precision.name),
         gradient_accumulation_plugin=accumulation,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not reaches_all)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not uses_all_parameters)],
         log_with=[*trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )

@@ -9,7 +9,7 @@ import pytest
 from vldistill.recipe.load import load_recipe
 from vldistill.reproduce.dide import DideRun, dide_tables, steps_before
 from vldistill.reproduce.dide import runs_of as runs_asked
-from vldistill.reproduce.tables import Asked
+from vldistill.reproduce.tables import TableRequest
 from vldistill.training.stages import for_stage
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ FULL, TOY = "full", "toy"
 
 
 def runs_of(table: str, world: str, seeds: list[int], only: str | None) -> list[DideRun]:
-    return runs_asked(Asked(table, "list", seeds, only), world)
+    return runs_asked(TableRequest(table, "list", seeds, only), world)
 
 
 def recipe_of(step):

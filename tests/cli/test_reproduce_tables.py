@@ -16,7 +16,7 @@ from vldistill.recipe.strict_yaml import parse_yaml
 from vldistill.reproduce.advl import AdvlRow, AdvlRun, AdvlTables, advl_tables
 from vldistill.reproduce.advl import runs_of as runs_asked
 from vldistill.reproduce.dide import DideTables
-from vldistill.reproduce.tables import Asked
+from vldistill.reproduce.tables import TableRequest
 from vldistill.training.stages import for_stage
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def rows_of(table: int) -> list[AdvlRow]:
 
 
 def runs_of(table: int, settings: list[str], seeds: list[int]) -> list[AdvlRun]:
-    return runs_asked(Asked(str(table), "list", seeds), settings)
+    return runs_asked(TableRequest(str(table), "list", seeds), settings)
 
 
 def test_the_number_of_runs_by_hand():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vldistill.data import artifact, record_file
-from vldistill.data.batch import Source
+from vldistill.data.batch import RecordSource
 from vldistill.data.loading import Example
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.record_file import RecordFile, line_starts, mapped
@@ -101,7 +101,7 @@ class Part:
         return self.count
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
-        return Example(f"{self.name}{key}", [], [], None, Source(("1.jpg",), ()))
+        return Example(f"{self.name}{key}", [], [], None, RecordSource(("1.jpg",), ()))
 
 
 def seen(mixed: MixedDataset, epoch: int) -> list[str]:

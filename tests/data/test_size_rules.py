@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import vldistill
-from vldistill.data.canvas import CanvasInput, fitted_size
 from vldistill.data.images import ImageFolder
+from vldistill.data.letterbox import LetterboxInput, fitted_size
 from vldistill.data.pixels import PixelInput
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.objects import Objects
@@ -38,7 +38,7 @@ INPUTS = {
     "fit": _patches(square="fit"),
     "crop": _patches(square="crop"),
     "crop within": _patches(square="crop", crop_ratio=0.8),
-    "canvas": lambda images: CanvasInput(images, 64, 96),
+    "canvas": lambda images: LetterboxInput(images, 64, 96),
     "pixels": lambda images: PixelInput(images, _Object(), ImageNetwork(short_side=48, long_side=96), most=4),
 }
 

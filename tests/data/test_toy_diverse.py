@@ -16,7 +16,7 @@ from vldistill.data.question_types import vqa_question_group
 from vldistill.data.sources.jsonl import Jsonl
 from vldistill.data.toy.diverse.layouts import DIVERSE_SIZES, TASK_WORDS, tags
 from vldistill.data.toy.diverse.questions import TYPES, ask
-from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, Scene, draw_scene, render
+from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, DiverseScene, draw_scene, render
 from vldistill.data.toy.diverse.words import SYNONYMS, caption, texts
 from vldistill.data.toy.layouts import write_toy
 from vldistill.data.variants import Variants
@@ -29,7 +29,7 @@ def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def objects(scene: Scene) -> list[tuple[str, str]]:
+def objects(scene: DiverseScene) -> list[tuple[str, str]]:
     return [(COLOURS[colour], SHAPES[shape]) for colour, shape in zip(scene.colours, scene.shapes, strict=True)]
 
 
@@ -38,7 +38,7 @@ def test_every_word_belongs_to_one_concept():
     assert [words[0] for words in SYNONYMS.values()] == [*COLOURS, *SHAPES]
 
 
-def true_answer(scene: Scene, words: list[str]) -> str:
+def true_answer(scene: DiverseScene, words: list[str]) -> str:
     """Answered from the words alone, by code that shares nothing with the questions' own."""
     named = [CONCEPT[word] for word in words if word in CONCEPT]
     fitting = [pair for pair in objects(scene) if set(named) <= set(pair)]
@@ -84,12 +84,12 @@ def test_text_alone_uses_every_word_and_never_mixes_colours_or_shapes():
 
 
 def test_tags_by_hand():
-    scene = Scene(np.array([0, 0, 2]), np.array([1, 1, 3]), np.array([0, 4, 8]))  # two red circles and a blue cross
+    scene = DiverseScene(np.array([0, 0, 2]), np.array([1, 1, 3]), np.array([0, 4, 8]))  # two red circles and a blue cross
     assert tags(scene) == ["blue", "blue cross", "circle", "cross", "red", "red circle"]
 
 
 def test_a_plain_picture_shows_each_object_in_its_cell_and_nothing_elsewhere():
-    scene = Scene(np.arange(4), np.arange(4), np.array([0, 2, 4, 8]))
+    scene = DiverseScene(np.arange(4), np.arange(4), np.array([0, 2, 4, 8]))
     [picture] = render(generator(), [scene], 0.0)
     centres = picture[5:36:12, 5:36:12].reshape(9, 3).astype(int)
     assert centres[[0, 2, 4, 8]].argmax(axis=1).tolist()[:3] == [0, 1, 2]  # red, green, blue

@@ -24,11 +24,11 @@ import torch
 import virtual_device
 from accelerate.state import AcceleratorState, PartialState
 
-from vldistill.data.batch import Batch, CanvasBatch, RegionBatch, Source, TextBatch
+from vldistill.data.batch import Batch, LetterboxBatch, RecordSource, RegionBatch, TextBatch
 from vldistill.data.pretext import CMC, ITM, MLM, RANK
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.build import new_student
 from vldistill.models.clip_dual.towers import ClipConfig
 from vldistill.models.clip_vil.grid import ClipVilConfig
@@ -46,13 +46,13 @@ from vldistill.objectives.scalars import Scalars
 from vldistill.recipe.schema.students import STUDENTS
 from vldistill.runtime import Precision, make_accelerator
 from vldistill.teachers.unimodal import UnimodalTeachers
-from vldistill.training.adversarial import Adversarial
+from vldistill.training.adversarial import AdversarialStep
 from vldistill.training.inference import answer
-from vldistill.training.loop import Learner, descend
-from vldistill.training.meter import Meter
+from vldistill.training.loop import Learner, forward_backward
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups
 from vldistill.training.pretext import pretext_metrics
 from vldistill.training.sharding import clip_gradients
+from vldistill.training.train_metrics import TrainMetrics
 
 WORDS, ROWS, PATCH, LENGTH = 60, 4, 4, 7
 SIZES = {"vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 12}
@@ -92,7 +92,7 @@ CONFIGS = {
 DUAL_ENCODERS = {kind: section.fusion for kind, section in STUDENTS.items() if section.dual}
 CONFIGS |= {dual: CONFIGS[fusion] for dual, fusion in DUAL_ENCODERS.items()}
 ONE_CLASS_HEADS = ("uniter", "vlbert", "clip_vil")  # whose head depends on the target
-PASSES = {"adversarial": Adversarial(2, 1e-2, 1.0, True, True, "label")}
+PASSES = {"adversarial": AdversarialStep(2, 1e-2, 1.0, True, True, "label")}
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Case:
     batch: Batch
     objective: torch.nn.Module
     teacher: Callable | None = None
-    passes: Callable = descend
+    passes: Callable = forward_backward
 
 
 def texts(rows: int) -> TextBatch:
@@ -134,9 +134,9 @@ def regions() -> RegionBatch:
     )
 
 
-def canvases() -> CanvasBatch:
+def canvases() -> LetterboxBatch:
     pixels = torch.randint(0, 256, (ROWS, 3, 64, 96), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return CanvasBatch(pixels, [False, True] * (ROWS // 2), torch.arange(ROWS))
+    return LetterboxBatch(pixels, [False, True] * (ROWS // 2), torch.arange(ROWS))
 
 
 SEEN = {
@@ -153,7 +153,7 @@ def batch_of(kind: str, images: int = 1, choices: int = 1) -> Batch:
     """Rows of a few words and what a kind of student sees, with labels."""
     views = [SEEN[kind]() for _ in range(images)] if kind in SEEN else []
     sources = [
-        Source(
+        RecordSource(
             tuple(f"{row}-{view}.png" for view in range(images)),
             tuple(((f"word{row}", f"c{choice}"),) for choice in range(choices)),
         )
@@ -281,7 +281,7 @@ def pretrain(kind: str) -> Iterator[Case]:
 
 
 def retrieval(kind: str) -> Iterator[Case]:
-    if not issubclass(family_of(kind).model, TwoTowers):
+    if not issubclass(family_of(kind).model, DualEncoder):
         yield Case(student_of(kind, classes=0, pretraining=(RANK,)), replace(batch_of(kind, choices=3)), TextRanking())
         return
     yield Case(student := student_of(kind, classes=0), batch_of(kind), DualRetrieval(depth=student.layers))
@@ -307,13 +307,13 @@ def train(case: Case, precision: str) -> dict[str, float]:
     optimizer = make_optimizer(parameter_groups(case.student, case.objective, weight_decay=0.01, lr=1e-3, head_lr_multiplier=1.0))
     schedule = linear_schedule(optimizer, 1, 10)
     learner, optimizer = accelerator.prepare(Learner(case.student, case.objective), optimizer)
-    meter, objective = Meter(accelerator, 1, tolerant=False), accelerator.unwrap_model(learner).objective
+    meter, objective = TrainMetrics(accelerator, 1, tolerant=False), accelerator.unwrap_model(learner).objective
     learner.train()
     virtual_device.log.__init__()
     for _ in range(2):
         batch = case.batch.to(accelerator.device)
-        arranged = objective.arrange(batch)
-        read = arranged if objective.teacher_reads_arranged else batch
+        arranged = objective.prepare_batch(batch)
+        read = arranged if objective.teacher_reads_prepared else batch
         with accelerator.accumulate(learner):
             with accelerator.autocast():
                 taught = case.teacher(read, objective.teacher_capture) if case.teacher else None
@@ -321,7 +321,7 @@ def train(case: Case, precision: str) -> dict[str, float]:
             meter.norm = clip_gradients(learner, accelerator, 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        meter.add(terms, loss, objective.readings, batch.ids)
+        meter.add(terms, loss, objective.logs, batch.ids)
         schedule.step()
     told = {"waits": sum(virtual_device.log.waits.values()), "launches": virtual_device.log.launches // 2}
     told["loss"] = meter.read(2)["loss"]

@@ -18,7 +18,7 @@ from vldistill.recipe.load import load_recipe
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything
 from vldistill.training.build import build_parts
-from vldistill.training.loop import Learner, descend
+from vldistill.training.loop import Learner, forward_backward
 from vldistill.training.parts import Parts
 from vldistill.training.stages import Phase, make_phases
 
@@ -43,7 +43,7 @@ def gradients(phase: Phase, parts: Parts, accelerator: Accelerator, batch: Batch
     learner.train()
     torch.manual_seed(seed)
     taught = parts.teacher(batch, phase.objective.teacher_capture)
-    descend(learner, phase.objective.arrange(batch), taught, accelerator)
+    forward_backward(learner, phase.objective.prepare_batch(batch), taught, accelerator)
     found = {f"{phase.name}.{name}": parameter.grad.clone() for name, parameter in phase.objective.named_parameters()}
     found[f"{phase.name}.student"] = sum(p.grad.abs().sum() for p in parts.student.parameters() if p.grad is not None)
     accelerator.free_memory(learner)
@@ -55,8 +55,8 @@ def gradients(phase: Phase, parts: Parts, accelerator: Accelerator, batch: Batch
 def main(recipe_file: Path, out: Path) -> None:
     recipe, parts = load(recipe_file)
     phases = make_phases(recipe, parts, 2)
-    reaches_all = all(phase.objective.reaches_all for phase in phases)
-    accelerator = make_accelerator(choose_precision("fp32"), 1, [], out, reaches_all=reaches_all)
+    uses_all_parameters = all(phase.objective.uses_all_parameters for phase in phases)
+    accelerator = make_accelerator(choose_precision("fp32"), 1, [], out, uses_all_parameters=uses_all_parameters)
     rank, world = accelerator.process_index, accelerator.num_processes
     found = {}
     for phase in phases:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vldistill.data.batch import Source
+from vldistill.data.batch import RecordSource
 from vldistill.objectives.contrastive import CrossModalContrast, pair_keys
 from vldistill.runtime import choose_precision, make_accelerator
 
@@ -28,14 +28,14 @@ class Towers(nn.Module):
 
 
 def main(out: Path) -> None:
-    accelerator = make_accelerator(choose_precision("fp32"), 1, [], out, reaches_all=True)
+    accelerator = make_accelerator(choose_precision("fp32"), 1, [], out, uses_all_parameters=True)
     rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(0)
     towers = accelerator.prepare(Towers())
     text, image = torch.randn(PAIRS, INPUTS), torch.randn(PAIRS, INPUTS)
     # Rows 1 and 6 share an image: with two processes they are on different ranks.
     images = [6 if row == 1 else row for row in range(PAIRS)]
-    keys = pair_keys([Source((f"{images[row]}.jpg",), ((("word", str(row)),),)) for row in range(PAIRS)])
+    keys = pair_keys([RecordSource((f"{images[row]}.jpg",), ((("word", str(row)),),)) for row in range(PAIRS)])
     share = slice(rank * PAIRS // world, (rank + 1) * PAIRS // world)
     loss = towers(text[share], image[share], keys[share])
     accelerator.backward(loss)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_oscar import prepare_with_regions
 from tiny_teachers import write_bert, write_clip, write_grid_clip, write_vit
 
-from vldistill.training.guard import PREEMPTED
+from vldistill.training.preemption import PREEMPTED
 
 # With AdamW's usual 1e-8 a gradient that is nothing but rounding moves a weight by a whole step, either way.
 RECIPE = """

@@ -13,7 +13,7 @@ from forked import Forked, ends_of, pair
 from vldistill import joining
 from vldistill.errors import InputError
 from vldistill.joining import join, timeout
-from vldistill.training.guard import PREEMPTED
+from vldistill.training.preemption import PREEMPTED
 
 ARGUMENTS = ("distill", "-r", "quickstart_dide", "--name", "a", "train.steps=2", "train.batch.pairs=4", "train.eval_pairs=32")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from forked import ends_of, pair
 
-from vldistill.training.guard import PREEMPTED, Guard
+from vldistill.training.preemption import PREEMPTED, PreemptionGuard
 
 STEPS = 40
 ARGUMENTS = (
@@ -80,9 +80,9 @@ def test_one_told_process_within_a_validation_is_enough(world, tmp_path, rank):
     given = (*ARGUMENTS, "train.eval_pairs=1")
     whole, run = (tmp_path / name / "quickstart_dide/a/seed0" for name in ("whole", "told"))
     assert [code for code, _ in ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "whole"))] == [0, 0]
-    watch = Guard.watch
+    watch = PreemptionGuard.watch
 
-    def told(self: Guard, batches: Iterable) -> Iterator:
+    def told(self: PreemptionGuard, batches: Iterable) -> Iterator:
         def read() -> Iterator:
             for number, batch in enumerate(batches):
                 if number == 1 and os.environ["RANK"] == str(rank):
@@ -92,7 +92,7 @@ def test_one_told_process_within_a_validation_is_enough(world, tmp_path, rank):
         return watch(self, read())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guard, "watch", told)
+        patch.setattr(PreemptionGuard, "watch", told)
         ends = ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told"))
     assert [code for code, _ in ends] == [PREEMPTED] * 2 and "left after step 25, before its validation" in ends[0][1], ends
     assert [code for code, _ in ends_of(pair(world, tmp_path / "log", *given, "--runs", tmp_path / "told"))] == [0, 0]

@@ -11,7 +11,7 @@ import torch
 from vldistill.evaluation import bench, flops
 from vldistill.evaluation.bench import GROUPS, Setting, as_json, make_batch
 from vldistill.evaluation.bench_retrieval import RetrievalSize, retrieval_rows
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
 TINY = EncoderConfig(
@@ -76,14 +76,14 @@ def test_the_pair_rows_are_those_of_two_images():
 
 
 def test_the_text_tower_runs_once_for_two_images(passes):
-    student = DualEncoder(EncoderConfig(**{**TINY.to_dict(), "modality_type_vocab_size": 3}), images=2, classes=2)
+    student = ViltDual(EncoderConfig(**{**TINY.to_dict(), "modality_type_vocab_size": 3}), images=2, classes=2)
     output = student(make_batch(setting(), 5, images=2))
     assert passes == {"encode_text": 1, "encode_image": 2, "encode_pair": 0}
     assert output.logits.shape == (2, 2) and len(output.views) == 2
 
 
 def test_cached_images_give_the_answers_of_the_whole_student():
-    student = DualEncoder(EncoderConfig(**{**TINY.to_dict(), "modality_type_vocab_size": 3}), images=2, classes=2).eval()
+    student = ViltDual(EncoderConfig(**{**TINY.to_dict(), "modality_type_vocab_size": 3}), images=2, classes=2).eval()
     batch = make_batch(setting(), 5, images=2)
     cached = [student.encode_image(image, place) for place, image in enumerate(batch.images)]
     assert torch.equal(student.fuse(student.encode_text(batch.text), cached), student(batch).logits)

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vldistill.evaluation import flops
 from vldistill.evaluation.bench import Setting, make_batch
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 
 TINY = EncoderConfig(
     vocab_size=50,
@@ -37,7 +37,7 @@ def counted(call) -> float:
 @pytest.mark.parametrize("tokens, grid", [(12, (4, 4)), (5, (2, 3))])
 def test_formulas_are_what_the_counter_counts(tokens, grid):
     batch = make_batch(Setting(TINY, grid, ROWS, (tokens,), "fp32", torch.device("cpu"), 1), tokens)
-    fusion, dual = FusionModel(TINY, images=1, classes=3).eval(), DualEncoder(TINY, images=1, classes=3).eval()
+    fusion, dual = Vilt(TINY, images=1, classes=3).eval(), ViltDual(TINY, images=1, classes=3).eval()
     patches = grid[0] * grid[1]
     assert flops.text_flops(tokens, TINY) == counted(lambda: dual.encode_text(batch.text))
     assert flops.image_flops(patches, TINY) == counted(lambda: dual.encode_image(batch.images[0]))

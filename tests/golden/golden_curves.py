@@ -119,18 +119,18 @@ def make_world(folder: Path) -> Path:
 def curve(world: Path, name: str, steps: int = STEPS, overrides: tuple[str, ...] = ()) -> dict[str, list]:
     """terms: "loss" and the names of what it is the sum of. steps: [steps, terms], of the first steps of the run."""
     from vldistill.recipe.load import load_recipe
-    from vldistill.training.guard import Guard
+    from vldistill.training.preemption import PreemptionGuard
     from vldistill.training.run import run_stage
     from vldistill.training.stages import Stage, for_stage
 
-    asked = Guard.ask
+    asked = PreemptionGuard.ask
 
-    def ask(self: Guard, step: int) -> tuple[bool, bool]:
+    def ask(self: PreemptionGuard, step: int) -> tuple[bool, bool]:
         if step == steps:
             raise _Enough
         return asked(self, step)
 
-    with tempfile.TemporaryDirectory() as runs, mock.patch.object(Guard, "ask", ask):
+    with tempfile.TemporaryDirectory() as runs, mock.patch.object(PreemptionGuard, "ask", ask):
         recipe = for_stage(CURVES[name], load_recipe(str(world / f"{name.replace(' ', '_')}.yaml"), list(overrides)))
         stage = Stage(CURVES[name], recipe, [], Path(runs), "golden")
         with suppress(_Enough):

@@ -26,7 +26,7 @@ from vldistill.evaluation.results import write_results
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.build import load_student
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.recipe.load import dump_recipe, load_recipe
 from vldistill.store.layout import Column
 from vldistill.teachers.cache.store import CacheWriter, FeatureCache
@@ -194,7 +194,7 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
     )
     spec = ModelSpec("vilt", encoder, "snli_ve", 1, ["no", "yes", "maybe"], 8, 12)
     torch.manual_seed(seed)
-    save_model(folder, FusionModel(encoder, images=1, classes=3), spec, tokenizer)
+    save_model(folder, Vilt(encoder, images=1, classes=3), spec, tokenizer)
     return folder
 
 

@@ -14,7 +14,7 @@ from hostile_worlds import raw_data, read_data
 from mutations import contents_of
 
 from vldistill.training.checkpoint import load_state, newest
-from vldistill.training.guard import Guard
+from vldistill.training.preemption import PreemptionGuard
 
 PREPARE = ("prepare", "jsonl", "--raw", "raw", "--out", "data", "--min-count", "1")
 RECIPE = """
@@ -72,7 +72,7 @@ def test_a_run(place, command, well, monkeypatch, what, saved):
     """Full from its second or third checkpoint on."""
     monkeypatch.chdir(place)
     words = (*FINETUNE, "--runs", what)
-    run, told, calls = place / what / "r/a/seed0", Guard.saved, []
+    run, told, calls = place / what / "r/a/seed0", PreemptionGuard.saved, []
 
     def fills(self):
         told(self)
@@ -82,7 +82,7 @@ def test_a_run(place, command, well, monkeypatch, what, saved):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     with no_file_over(resource.RLIM_INFINITY), monkeypatch.context() as patch:
-        patch.setattr(Guard, "saved", fills)
+        patch.setattr(PreemptionGuard, "saved", fills)
         is_told(command(*words), rf"{what}/r/a/seed0/\S*{what}\S*")
     assert load_state(newest(run)).step == saved and not list(run.rglob("*.tmp"))
     assert f"going on after step {saved}" in well(*words).out

@@ -22,7 +22,7 @@ from vldistill.artifacts import MANIFEST, write_manifest
 from vldistill.data.toy.layouts import write_toy
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.training.checkpoint import load_state, newest
-from vldistill.training.guard import PREEMPTED
+from vldistill.training.preemption import PREEMPTED
 
 RECIPE = """
 data: {path: data}

@@ -24,7 +24,7 @@ from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill import artifacts
 from vldistill.data.toy.layouts import DATASETS
-from vldistill.training.guard import Guard
+from vldistill.training.preemption import PreemptionGuard
 
 SIZES = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}"
 COMMON = """
@@ -116,20 +116,20 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
 
 def make_unfinished(command: Callable[..., object]) -> Path:
     """A run that died after its third step of four, with checkpoints of steps 2 and 3, and its best model of step 2."""
-    ask = Guard.ask
+    ask = PreemptionGuard.ask
 
     def dies(self, step):
         if step == 4:
             raise RuntimeError("died")
         return ask(self, step)
 
-    Guard.ask = dies
+    PreemptionGuard.ask = dies
     try:
         command("finetune", "--recipe", "fusion.yaml", "--name", "left")
     except RuntimeError:
         pass
     finally:
-        Guard.ask = ask
+        PreemptionGuard.ask = ask
     return Path("runs/fusion/left/seed0")
 
 

@@ -30,10 +30,10 @@ from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything
 from vldistill.training.build import build_parts
 from vldistill.training.caches import TeacherCaches
-from vldistill.training.journal import Journal
-from vldistill.training.loop import Learner, Plan, Teacher, fit
+from vldistill.training.loop import Learner, PhasePlan, Teacher, fit
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups
 from vldistill.training.parts import Parts
+from vldistill.training.run_log import RunLog
 from vldistill.training.stages import for_stage
 
 RECORDS, PAIRS, REGIONS, WORDS, ROUNDS, STEPS = 32, 4, 36, 20, 9, 2
@@ -100,7 +100,7 @@ def trainer(recipe: Recipe, parts: Parts, teacher: Teacher | None, accelerator: 
     learner, optimizer = accelerator.prepare(Learner(parts.student, parts.objective), optimizer)
     batches = EpochBatches(len(parts.train), recipe.train.batch.pairs, seed=0)
     loader = make_loader(parts.train, batches)
-    plan, journal = Plan(0, STEPS, 1, STEPS, STEPS, None, 0), Journal(folder, STEPS, active=False)
+    plan, journal = PhasePlan(0, STEPS, 1, STEPS, STEPS, None, 0), RunLog(folder, STEPS, active=False)
 
     def train() -> None:
         fit(

@@ -18,7 +18,7 @@ from vldistill.data.visual import stack_patches
 from vldistill.models.base.attention_heads import HEADS_OF_WIDTH
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 
 SENTENCES = ["the left image has more green circles", "is there a red square ?", "two dogs run", "a yellow triangle"]
 PATCH = 4
@@ -40,7 +40,7 @@ class Toolbox:
     """A saved fusion folder and what made it; `batch` draws inputs for it, `save` writes another one."""
 
     folder: Path
-    model: FusionModel
+    model: Vilt
     spec: ModelSpec
     tokenizer: WordTokenizer
 
@@ -63,8 +63,8 @@ class Toolbox:
         return folder
 
 
-def fusion_model(spec: ModelSpec, seed: int) -> FusionModel:
-    model = FusionModel(spec.encoder, images=spec.images, classes=len(spec.labels))
+def fusion_model(spec: ModelSpec, seed: int) -> Vilt:
+    model = Vilt(spec.encoder, images=spec.images, classes=len(spec.labels))
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data = parameter.data + 0.2 * torch.randn(parameter.shape, generator=generator)

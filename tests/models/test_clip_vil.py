@@ -16,7 +16,7 @@ from tiny_teachers import write_bert, write_grid_clip
 from torch import nn
 
 from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.canvas import stack_canvases
+from vldistill.data.letterbox import stack_letterboxes
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint, save_model
@@ -62,7 +62,7 @@ def batch(choices: int = 1) -> Batch:
     ids = torch.randint(1, WORDS, mask.shape, generator=draw).masked_fill(~mask, 0)
     segments = torch.randint(0, 3, mask.shape, generator=draw).masked_fill(~mask, 0)
     text = TextBatch(ids, mask, torch.full_like(ids, -1), segments, torch.full_like(ids, -1))
-    return Batch([str(row) for row in range(records)], text, [stack_canvases(canvases(records))], torch.arange(records) % 2)
+    return Batch([str(row) for row in range(records)], text, [stack_letterboxes(canvases(records))], torch.arange(records) % 2)
 
 
 def library_grid(visual: nn.Module, canvas: np.ndarray) -> torch.Tensor:
@@ -198,7 +198,7 @@ def test_a_row_alone_says_what_it_says_in_company(model):
     together = model(given).logits
     for row, canvas in enumerate(canvases(len(TEXTS))):
         length = torch.tensor([row])
-        alone = Batch([str(row)], given.text[length], [stack_canvases([canvas])], None)
+        alone = Batch([str(row)], given.text[length], [stack_letterboxes([canvas])], None)
         torch.testing.assert_close(model(alone).logits[0], together[row], atol=1e-5, rtol=0)
 
 
@@ -211,7 +211,7 @@ def test_an_image_is_seen_once_and_goes_to_its_rows(model):
     mixed = model(replace(given, images=[given.images[0][order]])).logits
     handle.remove()
     assert sum(shapes) == 4
-    swapped = stack_canvases([canvases(4)[place] for place in order])
+    swapped = stack_letterboxes([canvases(4)[place] for place in order])
     torch.testing.assert_close(mixed, model(replace(given, images=[swapped])).logits, atol=1e-5, rtol=0)
 
 

@@ -13,7 +13,7 @@ from transformers import LxmertConfig as LibraryLxmertConfig
 from transformers import LxmertForPreTraining, LxmertModel, VisualBertForPreTraining, VisualBertModel
 from transformers import VisualBertConfig as LibraryVisualBertConfig
 
-from vldistill.data.batch import Batch, CanvasBatch, RegionBatch, TextBatch
+from vldistill.data.batch import Batch, LetterboxBatch, RegionBatch, TextBatch
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
@@ -55,9 +55,9 @@ def regions_of(draw: torch.Generator) -> RegionBatch:
     return RegionBatch(features, boxes, mask, features.mean(1))
 
 
-def canvas_of(draw: torch.Generator) -> CanvasBatch:
+def canvas_of(draw: torch.Generator) -> LetterboxBatch:
     pixels = torch.randint(0, 256, (len(TEXTS), 3, 64, 128), generator=draw, dtype=torch.uint8)
-    return CanvasBatch(pixels, [True, False, True], torch.arange(len(TEXTS)))
+    return LetterboxBatch(pixels, [True, False, True], torch.arange(len(TEXTS)))
 
 
 def batch(kind: str, images: int = 1) -> Batch:

@@ -9,7 +9,7 @@ import torch
 from asked import asked
 from official_meter_layout import LAYERS, PATCH, SIDE, OfficialMeter, additive, write_vocabulary
 
-from vldistill.data.batch import Batch, ImageBatch, Source, TextBatch
+from vldistill.data.batch import Batch, ImageBatch, RecordSource, TextBatch
 from vldistill.data.transforms import MEAN, STD
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
@@ -58,7 +58,7 @@ def batch_of(images: int, rows: int = 3) -> Batch:
         ImageBatch(torch.randn(rows, SIDE**2, 3 * PATCH**2, generator=generator), whole, [(SIDE, SIDE)] * rows)
         for _ in range(images)
     ]
-    sources = [Source((f"{row}.png",), (((f"text {row}",),),)) for row in range(rows)]
+    sources = [RecordSource((f"{row}.png",), (((f"text {row}",),),)) for row in range(rows)]
     return Batch([str(row) for row in range(rows)], TextBatch(ids, mask, words), shown, torch.arange(rows) % 3, sources)
 
 
@@ -178,7 +178,7 @@ def test_the_attention_loss_reaches_the_projections_of_its_layers(source, tmp_pa
     assert asked and asked <= reached
     if layers == "last":
         assert not {name for name in projections(student) if "_layers.0." in name} & reached
-    assert not student.reaches_all
+    assert not student.uses_all_parameters
 
 
 @torch.no_grad()
@@ -212,7 +212,7 @@ def test_it_is_pre_trained_with_every_task_that_its_kind_has(source, kind):
     tasks = ("mlm", "itm") if kind is Meter else ("cmc", "mlm", "itm")
     model = kind.from_spec(replace(spec, labels=[], pretraining=("mlm", "itm")))
     objective = Pretraining(tasks, depth=LAYERS, vocabulary=spec.encoder.vocab_size, mask_id=37, probability=0.5)
-    arranged = objective.arrange(replace(batch_of(1), target=None))
+    arranged = objective.prepare_batch(replace(batch_of(1), target=None))
     terms = objective(model(arranged, objective.student_capture), None, arranged)
     assert set(terms) == set(tasks)
     sum(terms.values()).backward()

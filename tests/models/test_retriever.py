@@ -11,8 +11,8 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.build import init_student
 from vldistill.models.retriever import load_retriever
-from vldistill.models.vilt.dual import DualEncoder
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.dual import ViltDual
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.teachers.fusion import build_fusion_teacher
 
 RANKING = asked("vilt", "caption", 1, [], 8, 10, 0.0, pretraining=("rank",))
@@ -22,7 +22,7 @@ def saved(fusion, folder, kind: str = "vilt", heads: tuple[str, ...] = (), image
     """A folder with a model for captions, every weight of it moved."""
     encoder = type(fusion.spec.encoder)(**fusion.spec.encoder.to_dict() | {"modality_type_vocab_size": images + 1})
     spec = ModelSpec(kind, encoder, "caption", images, [], 8, 10, pretraining=heads)
-    model = {"vilt": FusionModel, "dual_encoder": DualEncoder}[kind].from_spec(spec).eval()
+    model = {"vilt": Vilt, "dual_encoder": ViltDual}[kind].from_spec(spec).eval()
     generator = torch.Generator().manual_seed(2)
     for parameter in model.parameters():
         parameter.data = parameter.data + 0.2 * torch.randn(parameter.shape, generator=generator)

@@ -25,7 +25,7 @@ from vldistill.models.build import init_student, new_from_scratch, new_student
 from vldistill.models.vlbert import official as official_vlbert
 from vldistill.models.vlbert.model import VlBert
 from vldistill.objectives.base import HardLabels
-from vldistill.objectives.matching import MatchingHead
+from vldistill.objectives.matching import AdvlMatchingHead
 
 TINY = ImageNetwork(blocks=(1, 1, 2, 1), width=4, short_side=32, long_side=64)
 WIDTH = 16
@@ -143,7 +143,7 @@ def test_matching_sees_each_image_once():
     output = model(arranged, Capture(hidden=(2,)))
     assert [shape[0] for shape in shapes] == [2] and output.logits.shape[0] == 6
     assert output.views[0].visual.sum(1).tolist() == [4, 2, 4, 2, 2, 4]
-    MatchingHead(WIDTH)(output.views[0], 2).sum().backward()
+    AdvlMatchingHead(WIDTH)(output.views[0], 2).sum().backward()
     assert model.image_feature_extractor.roi_head_feature_extractor[0].conv2.weight.grad.abs().sum() > 0
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vldistill.data.batch import Batch, Source, TextBatch
-from vldistill.models.base.outputs import Output, Taught, View
+from vldistill.data.batch import Batch, RecordSource, TextBatch
+from vldistill.models.base.outputs import Output, PairStates, TeacherOutput
 from vldistill.objectives.advl import Advl, Distances, Pathway, make_map
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.confidence import confidence, distillation_weight
@@ -155,7 +155,7 @@ def world(records: int, choices: int = 1, *, images: int = 1, seed: int = 0):
         return torch.randn(*shape, generator=draw)
 
     views = [
-        View(
+        PairStates(
             torch.ones(rows, T).bool(),
             torch.ones(rows, V).bool(),
             torch.tensor([[False, True, True, True]] * rows),
@@ -166,13 +166,17 @@ def world(records: int, choices: int = 1, *, images: int = 1, seed: int = 0):
     ]
     text = TextBatch(torch.zeros(rows, T).long(), torch.ones(rows, T).bool(), torch.tensor([[-1, 0, 1]] * rows))
     sources = [
-        Source((f"{row}.jpg",) * images, tuple(((f"text {row} {choice}",),) for choice in range(choices)))
+        RecordSource((f"{row}.jpg",) * images, tuple(((f"text {row} {choice}",),) for choice in range(choices)))
         for row in range(records)
     ]
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.5]])[:records] if choices == 1 else random(records, choices)
     batch = Batch([str(row) for row in range(records)], text, [], torch.arange(records) % 2, sources)
     vision = [random(records, D) for _ in range(images)]
-    return Output(logits, views), Taught(vision, random(rows, D), torch.tensor([[1, -1]] * rows), random(rows, 2, D)), batch
+    return (
+        Output(logits, views),
+        TeacherOutput(vision, random(rows, D), torch.tensor([[1, -1]] * rows), random(rows, 2, D)),
+        batch,
+    )
 
 
 def advl(*, layer: int = 1, confident: bool = True, names=("vision", "text", "words"), **scalars) -> Advl:
@@ -196,8 +200,8 @@ def test_the_loss_is_equation_5_with_the_weight_applied_once():
         assert float(terms[name].detach()) == pytest.approx(float(expected), rel=1e-5)
     assert set(terms) == {"task", "vision", "text", "words"}
     assert float(terms["task"]) == pytest.approx(float(torch.nn.functional.cross_entropy(output.logits, batch.target)), rel=1e-6)
-    assert float(objective.readings["w"]) == pytest.approx(float(weight.mean()), rel=1e-5)
-    assert {"C", "C_avg", "T", "E", "F", "distance/vision", "distance/text", "distance/words"} <= set(objective.readings)
+    assert float(objective.logs["w"]) == pytest.approx(float(weight.mean()), rel=1e-5)
+    assert {"C", "C_avg", "T", "E", "F", "distance/vision", "distance/text", "distance/words"} <= set(objective.logs)
 
 
 def test_a_word_that_the_teacher_has_no_feature_of_is_not_compared():
@@ -289,7 +293,7 @@ def test_only_the_temperature_is_reached_through_the_weight():
 
 def test_half_precision_features_give_a_finite_loss_in_full():
     output, taught, batch = world(2)
-    half = Taught([v.half() for v in taught.vision], taught.text.half(), taught.word_index, taught.words.half())
+    half = TeacherOutput([v.half() for v in taught.vision], taught.text.half(), taught.word_index, taught.words.half())
     terms = advl()(output, half, batch)
     exact = advl()(output, taught, batch)
     for name, value in terms.items():
@@ -326,7 +330,7 @@ def test_each_pair_stands_beside_another_text_and_another_image():
     _, _, batch = arranged_world()
     objective = AdvlMatching(advl(), width=D, depth=2)
     torch.manual_seed(3)
-    arranged = objective.arrange(batch)
+    arranged = objective.prepare_batch(batch)
     texts, images = arranged.text.ids[:, 0].view(3, 4), arranged.images[0].values.view(3, 4).long()
     own = torch.arange(4)
     assert torch.equal(texts[0], own) and torch.equal(images[0], own)  # the pairs themselves
@@ -340,21 +344,21 @@ def test_each_pair_stands_beside_another_text_and_another_image():
 def test_pairs_without_a_true_mismatch_are_left_out_of_the_loss():
     _, _, batch = arranged_world()
     same = [
-        Source(("a.jpg",), ((("one",),),)),
-        Source(("a.jpg",), ((("two",),),)),
-        Source(("a.jpg",), ((("three",),),)),
-        Source(("b.jpg",), ((("four",),),)),
+        RecordSource(("a.jpg",), ((("one",),),)),
+        RecordSource(("a.jpg",), ((("two",),),)),
+        RecordSource(("a.jpg",), ((("three",),),)),
+        RecordSource(("b.jpg",), ((("four",),),)),
     ]
     objective = AdvlMatching(advl(), width=D, depth=2)
-    arranged = objective.arrange(Batch(batch.ids, batch.text, batch.images, None, same))
+    arranged = objective.prepare_batch(Batch(batch.ids, batch.text, batch.images, None, same))
     assert arranged.text.ids[4:8, 0].tolist()[:3] == [3, 3, 3]  # the only text of another image
-    lonely = [Source(("a.jpg",), ((("one",),),))] * 4
-    arranged = objective.arrange(Batch(batch.ids, batch.text, batch.images, None, lonely))
+    lonely = [RecordSource(("a.jpg",), ((("one",),),))] * 4
+    arranged = objective.prepare_batch(Batch(batch.ids, batch.text, batch.images, None, lonely))
     output = world(3)[0]
     triple = Output(
         torch.zeros(12, 2),
         [
-            View(
+            PairStates(
                 *(part.repeat(4, 1) for part in (v.text_mask, v.image_mask, v.visual)),
                 {},
                 {n: (a.repeat(4, 1, 1), b.repeat(4, 1, 1)) for n, (a, b) in v.hidden.items()},
@@ -372,14 +376,14 @@ def test_pairs_without_a_true_mismatch_are_left_out_of_the_loss():
 def test_step_1_ranks_the_pair_and_distils_it_alone(score, temperature):
     output, taught, batch = arranged_world()
     objective = AdvlMatching(advl(temperature=1.0, vision=0.3, text=0.2), width=D, depth=2, score=score, temperature=temperature)
-    arranged = objective.arrange(batch)
+    arranged = objective.prepare_batch(batch)
     view = output.views[0]
     draw = torch.Generator().manual_seed(9)
     hidden = {
         layer: tuple(torch.cat([part, torch.randn(8, *part.shape[1:], generator=draw)]) for part in states)
         for layer, states in view.hidden.items()
     }
-    whole = View(*(part[:1].repeat(12, 1) for part in (view.text_mask, view.image_mask, view.visual)), {}, hidden)
+    whole = PairStates(*(part[:1].repeat(12, 1) for part in (view.text_mask, view.image_mask, view.visual)), {}, hidden)
     terms = objective(Output(torch.zeros(12, 2), [whole]), taught, arranged)
     text, image = hidden[2]
     joint = torch.cat([image[:, 1:].mean(1), text[:, 0]], -1)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vldistill.data.batch import Source
+from vldistill.data.batch import RecordSource
 from vldistill.objectives.contrastive import COLDEST, CrossModalContrast, cross_modal_info_nce, pair_keys
 
 
-def source(text: str, image: str) -> Source:
-    return Source((image,), ((tuple(text.split()),),))
+def source(text: str, image: str) -> RecordSource:
+    return RecordSource((image,), ((tuple(text.split()),),))
 
 
 def test_info_nce_by_hand():

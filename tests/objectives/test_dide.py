@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.models.base.outputs import NOTHING, Capture, Output, QueryKey, View
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates, QueryKey
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.objectives.attention_views import (
     cross_modal_attention_loss,
     mapped_layers,
@@ -41,7 +41,7 @@ def output(seed: int, *, images: int = 1) -> Output:
     for mask in IMAGES[:images]:
         qk = {layer: QueryKey(*(random(B, H, length, D) for length in (T, T, V, V))) for layer in range(1, DEPTH + 1)}
         hidden = {layer: (random(B, T, WIDTH), random(B, V, WIDTH)) for layer in range(1, DEPTH + 1)}
-        views.append(View(TEXT, mask, mask, qk, hidden))
+        views.append(PairStates(TEXT, mask, mask, qk, hidden))
     return Output(random(B, CLASSES), views)
 
 
@@ -214,8 +214,8 @@ def test_gradient_reaches_the_student_and_never_the_teacher(attention):
         max_position_embeddings=6,
     )
     torch.manual_seed(0)
-    student = DualEncoder(config, images=1, classes=CLASSES).train()
-    model = FusionModel(config, images=1, classes=CLASSES).eval().requires_grad_(False)
+    student = ViltDual(config, images=1, classes=CLASSES).train()
+    model = Vilt(config, images=1, classes=CLASSES).eval().requires_grad_(False)
     teacher = FusionTeacher(model, None, None, None, "test")
     patches = ImageBatch(torch.randn(B, 4, 12), torch.ones(B, 4, dtype=torch.bool), [(2, 2)] * B)
     given = Batch(["a", "b"], TextBatch(torch.randint(1, 11, (B, T)), TEXT), [patches], TARGET)

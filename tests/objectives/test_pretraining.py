@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from vldistill.data.batch import Batch, ImageBatch, Source, TextBatch
+from vldistill.data.batch import Batch, ImageBatch, RecordSource, TextBatch
 from vldistill.data.pretext import IGNORED
 from vldistill.models.base.outputs import Output
 from vldistill.models.base.pretraining import MatchingHead
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.objectives.contrastive import CrossModalContrast, pair_keys
 from vldistill.objectives.masked_language import mask_words, masked_language_loss
 from vldistill.objectives.pretraining import Pretraining
@@ -85,7 +85,7 @@ def batch(pairs: int = 4) -> Batch:
     words = torch.arange(3)[None].repeat(pairs, 1)
     patches = torch.randn(pairs, 4, 3 * 2 * 2, generator=generator)
     image = ImageBatch(patches, torch.ones(pairs, 4, dtype=torch.bool), [(2, 2)] * pairs)
-    sources = [Source((f"{row}.jpg",), (((f"text {row}",),),)) for row in range(pairs)]
+    sources = [RecordSource((f"{row}.jpg",), (((f"text {row}",),),)) for row in range(pairs)]
     return Batch([str(row) for row in range(pairs)], TextBatch(ids, words >= 0, words), [image], None, sources)
 
 
@@ -114,7 +114,7 @@ def objective(*tasks: str, **fields) -> Pretraining:
 def test_texts_stand_twice_images_once_and_whole_pairs_once():
     one, whole = objective("cmc", "mlm", "itm"), batch(64)
     torch.manual_seed(0)
-    arranged = one.arrange(whole)
+    arranged = one.prepare_batch(whole)
     swapped = 64 - int(arranged.matched.sum())
     assert len(arranged.text.ids) == 128 and len(arranged.images[0].mask) == 64 and len(arranged.pairs) == 128 + swapped
     assert 16 < swapped < 48
@@ -131,31 +131,31 @@ def test_texts_stand_twice_images_once_and_whole_pairs_once():
 
 @pytest.mark.parametrize("tasks, texts, pairs", [(("mlm",), 8, 8), (("itm",), 8, 8), (("cmc",), 8, 8), (("mlm", "itm"), 16, 16)])
 def test_no_row_is_read_that_no_task_asks_for(tasks, texts, pairs):
-    arranged = objective(*tasks).arrange(batch(8))
+    arranged = objective(*tasks).prepare_batch(batch(8))
     assert (len(arranged.text.ids), len(arranged.pairs)) == (texts, pairs)
 
 
 def test_a_swapped_image_is_never_one_that_has_the_same_text():
     whole = batch(4)
-    whole.sources[1] = Source(("1.jpg",), whole.sources[0].sentences)
+    whole.sources[1] = RecordSource(("1.jpg",), whole.sources[0].sentences)
     for seed in range(40):
         torch.manual_seed(seed)
-        shown = objective("itm").arrange(whole).pairs[:, 1]
+        shown = objective("itm").prepare_batch(whole).pairs[:, 1]
         assert shown[0] != 1 and shown[1] != 0
 
 
 def test_where_every_image_is_the_same_nothing_is_swapped():
     whole = batch(3)
-    whole.sources[:] = [Source(("one.jpg",), source.sentences) for source in whole.sources]
-    assert objective("itm").arrange(whole).matched.tolist() == [True, True, True]
+    whole.sources[:] = [RecordSource(("one.jpg",), source.sentences) for source in whole.sources]
+    assert objective("itm").prepare_batch(whole).matched.tolist() == [True, True, True]
 
 
-@pytest.mark.parametrize("kind", [FusionModel, DualEncoder])
+@pytest.mark.parametrize("kind", [Vilt, ViltDual])
 def test_a_model_says_of_each_pair_what_it_says_of_it_alone(kind):
     """Whatever is shared among pairs: the heads' answers and the attention are those of the pair by itself."""
     one, tested = objective("mlm", "itm", attention="cross"), model(kind)
     torch.manual_seed(2)
-    arranged = one.arrange(batch(6))
+    arranged = one.prepare_batch(batch(6))
     found = tested(arranged, one.student_capture)
     view, words = found.views[0], iter(found.words.split((arranged.hidden_words() != IGNORED).sum(dim=1).tolist()))
     for row, (text, image) in enumerate(arranged.pairs.tolist()):
@@ -163,7 +163,7 @@ def test_a_model_says_of_each_pair_what_it_says_of_it_alone(kind):
         seen = tested(alone, one.student_capture)
         for name in ("text_query", "text_key", "image_query", "image_key"):
             assert torch.allclose(getattr(view.qk[2], name)[row], getattr(seen.views[0].qk[2], name)[0], atol=1e-5)
-        if kind is FusionModel:
+        if kind is Vilt:
             encoded = tested.vilt.encode_pair(alone.text, alone.images[0])
             states, vector = encoded.hidden[0, :3], tested.vilt.pool(encoded.hidden)
         else:
@@ -179,14 +179,14 @@ def test_a_model_says_of_each_pair_what_it_says_of_it_alone(kind):
 
 @pytest.mark.parametrize("tasks", [("mlm",), ("itm",), ("mlm", "itm"), ("cmc",), ("cmc", "mlm", "itm")])
 def test_each_task_has_a_term_and_sums(tasks):
-    one, tested = objective(*tasks), model(DualEncoder)
-    arranged = one.arrange(batch(16))
+    one, tested = objective(*tasks), model(ViltDual)
+    arranged = one.prepare_batch(batch(16))
     found = tested(arranged)
     terms = one(found, None, arranged)
     assert set(terms) == set(tasks) and not one.needs_teacher
-    sums = one.judge(found, arranged)
+    sums = one.eval_sums(found, arranged)
     assert set(sums) == set(one.judged)
-    metrics = one.summary({name: float(value) for name, value in sums.items()})
+    metrics = one.eval_metrics({name: float(value) for name, value in sums.items()})
     assert metrics["accuracy"] == pytest.approx(sum(metrics[f"accuracy/{task}"] for task in tasks) / len(tasks))
 
 
@@ -199,18 +199,18 @@ def test_each_task_has_a_term_and_sums(tasks):
     ],
 )
 def test_every_parameter_has_a_gradient_where_the_objective_says_so(fields, reaches):
-    one, student = objective("cmc", "mlm", "itm", **fields), model(DualEncoder)
-    arranged = one.arrange(batch(16))
-    taught = model(FusionModel)(arranged, one.teacher_capture)
+    one, student = objective("cmc", "mlm", "itm", **fields), model(ViltDual)
+    arranged = one.prepare_batch(batch(16))
+    taught = model(Vilt)(arranged, one.teacher_capture)
     sum(one(student(arranged, one.student_capture), taught, arranged).values()).backward()
     reached = all(p.grad is not None for module in (one, student) for p in module.parameters())
-    assert reached == reaches == one.reaches_all
+    assert reached == reaches == one.uses_all_parameters
 
 
 def test_distillation_is_the_sum_of_terms_known_from_elsewhere():
     fields = {"attention": "cross", "soft_labels": True, "hard_label_weight": 0.0}
-    one, student, teacher = objective("cmc", "mlm", "itm", **fields), model(DualEncoder), model(FusionModel, seed=1)
-    arranged = one.arrange(batch(8))
+    one, student, teacher = objective("cmc", "mlm", "itm", **fields), model(ViltDual), model(Vilt, seed=1)
+    arranged = one.prepare_batch(batch(8))
     with torch.no_grad():
         own, taught = student(arranged, one.student_capture), teacher(arranged, one.teacher_capture)
         terms = one(own, taught, arranged)
@@ -227,12 +227,12 @@ def test_distillation_is_the_sum_of_terms_known_from_elsewhere():
             mine, theirs = (score.log_softmax(dim=-1) for score in scores)
             cross = cross + (theirs.exp() * (theirs - mine)).sum(dim=-1).mean()
         assert float(terms[f"{task}/attention"]) == pytest.approx(float(cross), rel=1e-4)
-    assert float(one.readings["negatives"]) == 7 and float(one.readings["temperature"]) == pytest.approx(0.07)
+    assert float(one.logs["negatives"]) == 7 and float(one.logs["temperature"]) == pytest.approx(0.07)
 
 
 def test_a_teacher_that_is_the_student_has_nothing_to_teach_of_attention():
-    one, teacher = objective("mlm", "itm", attention="whole", soft_labels=True, hard_label_weight=0.0), model(FusionModel)
-    arranged = one.arrange(batch(4))
+    one, teacher = objective("mlm", "itm", attention="whole", soft_labels=True, hard_label_weight=0.0), model(Vilt)
+    arranged = one.prepare_batch(batch(4))
     with torch.no_grad():
         seen = teacher(arranged, one.teacher_capture)
     assert all(abs(float(term)) < 1e-6 for term in one(seen, seen, arranged).values())
@@ -240,16 +240,16 @@ def test_a_teacher_that_is_the_student_has_nothing_to_teach_of_attention():
 
 def test_the_summary_by_hand():
     one = objective("mlm", "itm")
-    found = one.summary({"mlm/right": 30, "mlm/count": 40, "itm/right": 5, "itm/count": 10})
+    found = one.eval_metrics({"mlm/right": 30, "mlm/count": 40, "itm/right": 5, "itm/count": 10})
     assert found == {"accuracy": 0.625, "count": 40, "accuracy/mlm": 0.75, "accuracy/itm": 0.5}
 
 
 def test_pairs_that_share_an_image_cannot_be_mistaken_for_each_other():
     text = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
-    sources = [Source((name,), ((word,),)) for name, word in (("1.jpg", "a"), ("1.jpg", "b"), ("2.jpg", "c"))]
+    sources = [RecordSource((name,), ((word,),)) for name, word in (("1.jpg", "a"), ("1.jpg", "b"), ("2.jpg", "c"))]
     image = torch.tensor([[0.9, 0.1], [1.0, 0.0], [0.0, 1.0]])  # each of the first two is nearest to the other's text
     assert CrossModalContrast.right(text, image, pair_keys(sources)) == (6, 6)
-    apart = [Source((name,), ((word,),)) for name, word in (("1.jpg", "a"), ("3.jpg", "b"), ("2.jpg", "c"))]
+    apart = [RecordSource((name,), ((word,),)) for name, word in (("1.jpg", "a"), ("3.jpg", "b"), ("2.jpg", "c"))]
     assert CrossModalContrast.right(text, image, pair_keys(apart)) == (2, 6)
 
 
@@ -258,9 +258,9 @@ def test_matching_is_learned_from_vectors_that_tell():
     head = MatchingHead(8)
     one, optimizer = objective("itm"), torch.optim.Adam(head.parameters(), lr=1e-1)
     for _ in range(60):
-        arranged = one.arrange(batch(32))
+        arranged = one.prepare_batch(batch(32))
         found = Output(torch.zeros(32, 0), [], matching=head(arranged.matched[:, None] * torch.ones(32, 8)))
         optimizer.zero_grad()
         one(found, None, arranged)["itm"].backward()
         optimizer.step()
-    assert one.judge(found, arranged)["itm/right"] == 32
+    assert one.eval_sums(found, arranged)["itm/right"] == 32

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vldistill.data.batch import Batch, Source, TextBatch
-from vldistill.models.base.outputs import NOTHING, Output, QueryKey, Vectors, View
+from vldistill.data.batch import Batch, RecordSource, TextBatch
+from vldistill.models.base.outputs import NOTHING, Output, PairStates, QueryKey, Vectors
 from vldistill.objectives.attention_views import cross_modal_attention_loss
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 
@@ -19,11 +19,11 @@ def output(seed: int) -> Output:
     draw = torch.Generator().manual_seed(seed)
     qk = {DEPTH: QueryKey(*(torch.randn(B, H, length, D, generator=draw) for length in (T, T, V, V)))}
     vectors = Vectors(torch.randn(B, 6, generator=draw), [torch.randn(B, 6, generator=draw)])
-    return Output(torch.zeros(B, 0), [View(TEXT, IMAGE, IMAGE, qk)], vectors=vectors)
+    return Output(torch.zeros(B, 0), [PairStates(TEXT, IMAGE, IMAGE, qk)], vectors=vectors)
 
 
 def batch() -> Batch:
-    sources = [Source((f"{row}.jpg",), ((("text", str(row)),),)) for row in range(B)]
+    sources = [RecordSource((f"{row}.jpg",), ((("text", str(row)),),)) for row in range(B)]
     return Batch(list("abc"), TextBatch(torch.zeros(B, T, dtype=torch.long), TEXT), [], None, sources)
 
 
@@ -34,7 +34,7 @@ def test_contrast_alone_is_two_cross_entropies_and_asks_for_nothing():
     terms = one(student, None, batch())
     assert set(terms) == {"cmc"} and not one.needs_teacher and one.student_capture == NOTHING
     assert terms["cmc"].item() == pytest.approx((F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)).item(), rel=1e-5)
-    assert one.readings["negatives"] == 2 and one.readings["temperature"].item() == pytest.approx(0.5)
+    assert one.logs["negatives"] == 2 and one.logs["temperature"].item() == pytest.approx(0.5)
 
 
 def test_attention_is_matched_on_the_pairs_with_its_weight():
@@ -51,5 +51,5 @@ def test_ranking_is_a_cross_entropy_whose_ties_are_errors():
     ranked = Batch(list("abcd"), batch().text, [], torch.zeros(4, dtype=torch.long))
     one = TextRanking()
     assert one(Output(scores, []), None, ranked)["rank"].item() == pytest.approx(-scores.log_softmax(1)[:, 0].mean().item())
-    sums = {name: float(value) for name, value in one.judge(Output(scores, []), ranked).items()}
-    assert set(sums) == set(one.judged) and one.summary(sums) == {"accuracy": 0.5, "count": 4}
+    sums = {name: float(value) for name, value in one.eval_sums(Output(scores, []), ranked).items()}
+    assert set(sums) == set(one.judged) and one.eval_metrics(sums) == {"accuracy": 0.5, "count": 4}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vldistill.training.guard import Guard
+from vldistill.training.preemption import PreemptionGuard
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def leaving():
 
     @contextmanager
     def at(step: int, number: signal.Signals = signal.SIGUSR2) -> Iterator[None]:
-        ask = Guard.ask
+        ask = PreemptionGuard.ask
 
         def asked(self, now):
             if now == step:
@@ -60,7 +60,7 @@ def leaving():
             return ask(self, now)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Guard, "ask", asked)
+            patch.setattr(PreemptionGuard, "ask", asked)
             yield
 
     return at

@@ -24,7 +24,7 @@ from vldistill.recipe.load import load_recipe
 from vldistill.teachers.unimodal import CachedFeatures
 from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts
-from vldistill.training.guard import PREEMPTED
+from vldistill.training.preemption import PREEMPTED
 from vldistill.training.stages import for_stage
 
 RECIPE = advl_recipe("""
@@ -363,7 +363,7 @@ def test_swapped_pairs_of_step_1_find_their_rows(here, well):
     batch = next(iter(make_loader(parts.matching.train, EpochBatches(len(parts.matching.train), 16, seed=0))))
     pairs, arranged = (
         [(source.images[0], source.sentences[0]) for source in sources]
-        for sources in (batch.sources, parts.matching.objective.arrange(batch).sources)
+        for sources in (batch.sources, parts.matching.objective.prepare_batch(batch).sources)
     )
     features, swapped = parts.teacher.features, sorted(set(arranged) - set(pairs))
     assert isinstance(features, CachedFeatures) and len(swapped) > 16

@@ -63,10 +63,10 @@ RUN = Path("runs/quickstart_dide/x/seed0")
 
 @pytest.fixture
 def preempted(place, command, monkeypatch) -> Path:
-    from vldistill.training import guard
+    from vldistill.training import preemption
 
-    saved = guard.Guard.saved
-    monkeypatch.setattr(guard.Guard, "saved", lambda self: (os.kill(os.getpid(), signal.SIGTERM), saved(self)))
+    saved = preemption.PreemptionGuard.saved
+    monkeypatch.setattr(preemption.PreemptionGuard, "saved", lambda self: (os.kill(os.getpid(), signal.SIGTERM), saved(self)))
     assert command(*STUDENT).code == 85
     monkeypatch.undo()
     monkeypatch.chdir(place)

@@ -16,8 +16,8 @@ from resumed import curve, weights
 from vldistill.artifacts import sealed, write_json, write_manifest
 from vldistill.training import checkpoint
 from vldistill.training.checkpoint import newest
-from vldistill.training.guard import PREEMPTED, Guard
 from vldistill.training.methods.base import Method
+from vldistill.training.preemption import PREEMPTED, PreemptionGuard
 from vldistill.training.validation import by_answers
 
 # Two epochs of three batches.
@@ -92,17 +92,17 @@ def test_pre_training_and_retrieval_go_on_too(world, command, well, leaving, tmp
 
 def test_a_run_that_died_goes_on_from_its_last_checkpoint(world, command, well, whole, tmp_path, monkeypatch):
     runs = ("--runs", tmp_path, "train.checkpoint_every=2")
-    ask = Guard.ask
+    ask = PreemptionGuard.ask
 
     def dies(self, step):
         if step == 5:
             raise RuntimeError("died")
         return ask(self, step)
 
-    monkeypatch.setattr(Guard, "ask", dies)
+    monkeypatch.setattr(PreemptionGuard, "ask", dies)
     with pytest.raises(RuntimeError):
         command(*DIDE, *runs)
-    monkeypatch.setattr(Guard, "ask", ask)
+    monkeypatch.setattr(PreemptionGuard, "ask", ask)
     run = tmp_path / "quickstart_dide/a/seed0"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000002", "step-00000004"]
     half = run / "checkpoints/.step-00000006.tmp"
@@ -212,7 +212,7 @@ def test_other_words_are_refused(world, command, tmp_path):
 def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, command, well, tmp_path, monkeypatch, damage):
     """What it computes again is worse, as it may be on a GPU; the best model is that of step 2, and is written anew from the
     checkpoint of that step where it was damaged meanwhile."""
-    ask, scores = Guard.ask, [0.1, 0.2, 0.3]
+    ask, scores = PreemptionGuard.ask, [0.1, 0.2, 0.3]
 
     def dies(self, step):
         if step == 3:
@@ -224,10 +224,10 @@ def test_a_run_that_died_after_a_new_best_ends_with_its_checkpoints_best(world, 
 
     arguments = (*DIDE, "--runs", tmp_path, "train.validate_every=1", "train.checkpoint_every=2", "--resume", "auto")
     monkeypatch.setattr(Method, "judge", lambda self, parts: scored)
-    monkeypatch.setattr(Guard, "ask", dies)
+    monkeypatch.setattr(PreemptionGuard, "ask", dies)
     with pytest.raises(RuntimeError):
         command(*arguments)
-    monkeypatch.setattr(Guard, "ask", ask)
+    monkeypatch.setattr(PreemptionGuard, "ask", ask)
     run = tmp_path / "quickstart_dide/a/seed0"
     kept = run / "best/step-00000002/model.safetensors"
     whole = kept.read_bytes()
@@ -283,7 +283,7 @@ def test_a_validation_that_is_left_begins_anew(world, command, well, tmp_path, m
     stage, recipe = BOTH[kind]
     arguments = (stage, "-r", recipe, "--name", "a", *OWN[kind], *STEPS, "train.eval_pairs=4")
     whole = Path(well(*arguments, "--runs", tmp_path / "whole").last["run"])
-    watch, read = Guard.watch, []
+    watch, read = PreemptionGuard.watch, []
 
     def watched(self, batches):
         def told():
@@ -296,10 +296,10 @@ def test_a_validation_that_is_left_begins_anew(world, command, well, tmp_path, m
         return watch(self, told())
 
     at: dict[str, bool] = {}
-    ask = Guard.ask
-    monkeypatch.setattr(Guard, "watch", watched)
+    ask = PreemptionGuard.ask
+    monkeypatch.setattr(PreemptionGuard, "watch", watched)
     # What is asked after the step before.
-    monkeypatch.setattr(Guard, "ask", lambda self, now: (at.update(due=now == step - 1), ask(self, now))[1])
+    monkeypatch.setattr(PreemptionGuard, "ask", lambda self, now: (at.update(due=now == step - 1), ask(self, now))[1])
     runs = ("--runs", tmp_path, "--resume", "auto")
     left = command(*arguments, *runs)
     assert left.code == PREEMPTED and f"left after step {step}, before its validation: SIGUSR2" in left.err, left.err

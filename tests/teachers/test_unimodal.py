@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from vldistill.data.batch import Batch, Source, TextBatch
+from vldistill.data.batch import Batch, RecordSource, TextBatch
 from vldistill.models.base.outputs import NOTHING
 from vldistill.teachers.text import TextFeatures
 from vldistill.teachers.unimodal import LiveFeatures, UnimodalTeachers
@@ -37,7 +37,7 @@ class Pictures:
         return Image.new("RGB", (len(path), 3))
 
 
-def batch(*sources: Source) -> Batch:
+def batch(*sources: RecordSource) -> Batch:
     ids = [str(row) for row in range(len(sources))]
     return Batch(ids, TextBatch(torch.zeros(len(ids), 2), torch.ones(len(ids), 2)), [], None, list(sources))
 
@@ -45,12 +45,14 @@ def batch(*sources: Source) -> Batch:
 def test_each_image_and_text_of_a_batch_is_encoded_once():
     text, vision = Text(), Vision()
     teachers = UnimodalTeachers(LiveFeatures(vision, text, Relevance(None), Pictures()), True, True, 2)
-    taught = teachers(batch(Source(("a.jpg",), (ONE,)), Source(("bcd.jpg",), (TWO,)), Source(("a.jpg",), (ONE,))), NOTHING)
+    taught = teachers(
+        batch(RecordSource(("a.jpg",), (ONE,)), RecordSource(("bcd.jpg",), (TWO,)), RecordSource(("a.jpg",), (ONE,))), NOTHING
+    )
     assert text.calls == [[ONE, TWO]] and vision.calls == [2]
     assert taught.text.tolist() == [[7.0], [15.0], [7.0]] and taught.vision[0].tolist() == [[5.0], [7.0], [5.0]]
     own = [[float(len(word)) for part in sentence for word in part] for sentence in (ONE, TWO, ONE)]
     for row, lengths in enumerate(own):
         assert [lengths[place] for place in taught.word_index[row]] == taught.words[row, :, 0].tolist()
     # Other texts are read anew.
-    teachers(batch(Source(("a.jpg",), (TWO,))), NOTHING)
+    teachers(batch(RecordSource(("a.jpg",), (TWO,))), NOTHING)
     assert text.calls == [[ONE, TWO], [TWO]]

@@ -14,7 +14,7 @@ from vldistill.models.base.outputs import Output
 from vldistill.models.uniter.model import Uniter
 from vldistill.objectives.base import HardLabels, task_loss
 from vldistill.objectives.smoothness import prediction_divergence
-from vldistill.training.adversarial import Adversarial
+from vldistill.training.adversarial import AdversarialStep
 from vldistill.training.loop import Learner
 
 CONFIG = RegionBertConfig(
@@ -74,7 +74,7 @@ def test_the_passes_are_those_worked_out_by_hand(target, steps):
     learner, batch = make(target)
     total, expected = by_hand(learner, batch, target, steps=steps, lr=0.5, divergence=1.5)
     learner.zero_grad()
-    passes = Adversarial(steps, 0.5, 1.5, True, True, target)
+    passes = AdversarialStep(steps, 0.5, 1.5, True, True, target)
     terms, loss = passes(learner, batch, None, Accelerator(cpu=True))
     assert set(terms) == {"task", "adversarial"} and float(loss) == pytest.approx(total, rel=1e-5)
     found = {name: parameter.grad for name, parameter in learner.student.named_parameters() if parameter.grad is not None}
@@ -86,12 +86,12 @@ def test_the_passes_are_those_worked_out_by_hand(target, steps):
 @pytest.mark.parametrize("text, image, names", [(True, False, {"text_delta"}), (False, True, {"image_delta"})])
 def test_only_what_is_asked_for_is_perturbed(text, image, names):
     learner, batch = make("label")
-    assert set(Adversarial(2, 0.1, 1.0, text, image, "label")._zeros(learner.student, batch)) == names
+    assert set(AdversarialStep(2, 0.1, 1.0, text, image, "label")._zeros(learner.student, batch)) == names
 
 
 def test_one_step_is_plain_training_since_nothing_has_moved_yet():
     learner, batch = make("label")
-    terms, _ = Adversarial(1, 0.5, 1.5, True, True, "label")(learner, batch, None, Accelerator(cpu=True))
+    terms, _ = AdversarialStep(1, 0.5, 1.5, True, True, "label")(learner, batch, None, Accelerator(cpu=True))
     assert float(terms["adversarial"]) == pytest.approx(0.0, abs=1e-6)
     assert float(terms["task"]) == pytest.approx(float(learner(batch, None)["task"].detach()), rel=1e-5)
 
@@ -99,7 +99,7 @@ def test_one_step_is_plain_training_since_nothing_has_moved_yet():
 def test_the_perturbation_raises_the_loss():
     learner, batch = make("label")
     plain = float(learner(batch, None)["task"].detach())
-    terms, _ = Adversarial(4, 0.5, 0.0, True, True, "label")(learner, batch, None, Accelerator(cpu=True))
+    terms, _ = AdversarialStep(4, 0.5, 0.0, True, True, "label")(learner, batch, None, Accelerator(cpu=True))
     assert float(terms["task"]) > plain and float(terms["adversarial"]) == 0.0
 
 

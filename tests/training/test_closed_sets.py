@@ -83,7 +83,7 @@ def plan_of(name: str, path: str) -> Any:
 
 
 def schedule_of(path: str) -> None:
-    from vldistill.training.rates import build_optimizer, build_schedule
+    from vldistill.training.lr_schedule import build_optimizer, build_schedule
 
     recipe, student = with_nobody("quickstart_teacher", path), nn.Linear(2, 2)
     build_schedule(recipe, build_optimizer(recipe, student, nn.Module(), 8.0), 10)

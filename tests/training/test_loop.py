@@ -14,9 +14,9 @@ from vldistill.errors import VldistillError
 from vldistill.models.base.outputs import NOTHING, Output
 from vldistill.objectives.base import HardLabels
 from vldistill.runtime import Precision, make_accelerator
-from vldistill.training.journal import Journal
-from vldistill.training.loop import Learner, Plan, fit
+from vldistill.training.loop import Learner, PhasePlan, fit
 from vldistill.training.optim import linear_schedule
+from vldistill.training.run_log import RunLog
 
 FEATURES, CLASSES, COUNT = 6, 3, 48
 
@@ -105,7 +105,7 @@ class Trained:
             self.saved.append((len(self.optimizer.rates), self.student.classifier.weight.detach().clone()))
 
         self.best = None
-        with Journal(folder, steps, active=True) as journal:
+        with RunLog(folder, steps, active=True) as journal:
             self.best = fit(
                 learner,
                 None,
@@ -114,7 +114,7 @@ class Trained:
                 self.loader,
                 self.batches,
                 accelerator,
-                Plan(0, steps, accumulate, every, log, clip, seed),
+                PhasePlan(0, steps, accumulate, every, log, clip, seed),
                 journal,
                 validate=validate,
                 save=save,
@@ -212,7 +212,7 @@ def test_the_teacher_gets_every_batch_and_the_capture(tmp_path):
     loader, optimizer = Loader(batches), Recorder(student, 0.1)
     accelerator = make_accelerator(Precision("fp32", "test"), 1, [], folder)
     learner, prepared = accelerator.prepare(Learner(student, HardLabels("label")), optimizer)
-    with Journal(folder, 4, active=True) as journal:
+    with RunLog(folder, 4, active=True) as journal:
         fit(
             learner,
             teacher,
@@ -221,7 +221,7 @@ def test_the_teacher_gets_every_batch_and_the_capture(tmp_path):
             loader,
             batches,
             accelerator,
-            Plan(0, 4, 1, 4, 1, None, 0),
+            PhasePlan(0, 4, 1, 4, 1, None, 0),
             journal,
             validate=lambda: {"accuracy": 0.0},
             save=lambda step: {},
@@ -249,13 +249,13 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
 
 def test_the_journal_writes_only_where_it_is_active(tmp_path):
     (tmp_path / "quiet").mkdir()
-    with Journal(tmp_path / "quiet", 3, active=False) as journal:
+    with RunLog(tmp_path / "quiet", 3, active=False) as journal:
         journal.say("hello")
         journal.train(1, {"loss": 1.0})
         journal.validation(1, {"accuracy": 1.0}, best=True)
     assert list((tmp_path / "quiet").iterdir()) == []
     told = []
-    with Journal(tmp_path, 3, active=True, tracker=lambda values, step: told.append((step, values))) as journal:
+    with RunLog(tmp_path, 3, active=True, tracker=lambda values, step: told.append((step, values))) as journal:
         journal.train(1, {"loss": 1.0, "lr": 0.1})
         journal.validation(2, {"accuracy": 0.5, "count": 4, "by_type": {"a": 1}}, best=False)
     assert told == [(1, {"train/loss": 1.0, "train/lr": 0.1}), (2, {"val/accuracy": 0.5, "val/count": 4})]

@@ -8,9 +8,9 @@ from torch import nn
 
 from vldistill.models.meter.dual import MeterDual
 from vldistill.models.meter.parts import MeterConfig
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.training.optim import (
     linear_factor,
     linear_schedule,
@@ -81,7 +81,7 @@ def test_the_schedule_scales_every_group():
     assert [lr for _, lr in seen] == pytest.approx([0.5, 1, 1, 0.5])
 
 
-@pytest.mark.parametrize("kind", [FusionModel, DualEncoder])
+@pytest.mark.parametrize("kind", [Vilt, ViltDual])
 def test_every_parameter_is_in_the_group_that_it_belongs_to(kind):
     student = kind(TINY, images=2, classes=3)
 
@@ -119,14 +119,14 @@ def test_meters_parts_behind_its_encoders_have_a_rate_of_their_own():
 
 
 def test_frozen_parameters_are_left_out():
-    student = FusionModel(TINY, images=1, classes=2)
+    student = Vilt(TINY, images=1, classes=2)
     student.vilt.requires_grad_(False)
     groups = parameter_groups(student, nn.Module(), weight_decay=0.01, lr=1.0, head_lr_multiplier=1)
     assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in student.classifier.parameters()}
 
 
 def test_decay_shrinks_weights_and_not_biases():
-    student = FusionModel(TINY, images=1, classes=2)
+    student = Vilt(TINY, images=1, classes=2)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     optimizer = make_optimizer(
         parameter_groups(student, nn.Module(), weight_decay=0.5, lr=0.1, head_lr_multiplier=1), betas=(0.9, 0.98), eps=1e-8
@@ -145,7 +145,7 @@ def test_all_of_the_student_decays_where_asked_and_nothing_of_the_objective():
             super().__init__()
             self.temperature = nn.Parameter(torch.ones(()))
 
-    student, objective = FusionModel(TINY, images=1, classes=2), Scalars()
+    student, objective = Vilt(TINY, images=1, classes=2), Scalars()
     groups = parameter_groups(student, objective, weight_decay=0.01, lr=1.0, head_lr_multiplier=1, decay_all=True)
     place = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert {place.pop(id(objective.temperature))} == {0.0} and set(place.values()) == {0.01}

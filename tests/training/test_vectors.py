@@ -13,7 +13,7 @@ from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.data.visual import stack_patches
 from vldistill.metrics.retrieval import ranks_of_vectors
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 from vldistill.training.vectors import Encoding, caption_set, encode_images, encode_texts, rank_captions
 
@@ -47,7 +47,7 @@ def dataset() -> RecordDataset:
 
 
 @pytest.fixture(scope="module")
-def model() -> DualEncoder:
+def model() -> ViltDual:
     config = EncoderConfig(
         vocab_size=len(TOKENIZER.vocabulary),
         hidden_size=16,
@@ -59,7 +59,7 @@ def model() -> DualEncoder:
         max_position_embeddings=12,
     )
     torch.manual_seed(0)
-    found = DualEncoder(config, images=1, classes=0)
+    found = ViltDual(config, images=1, classes=0)
     for parameter in found.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape)
     return found.eval()

@@ -25,7 +25,7 @@ QUERIES = ("cls", "all")
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnalysisRequest:
     """What to look at. before: a run to compare with. queries: whose attention, "cls" or "all". images, text: a sentence and its
     images, instead of the split's records. samples: records to read; None for what the view needs. max_pixels: of each of these
     images; None: MAX_PIXELS."""
@@ -39,7 +39,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Subject:
+class AnalysisSubject:
     """What is analysed. data, records: of the split, to draw from."""
 
     folder: Path
@@ -65,8 +65,8 @@ class View:
     """check: refuses a run which has no such view. draw: reads the models. samples: records that are read by default. compares,
     sentence: whether it takes --before, and --image with --text."""
 
-    check: Callable[[Subject], None]
-    draw: Callable[[Subject, Asked, int], Drawn]
+    check: Callable[[AnalysisSubject], None]
+    draw: Callable[[AnalysisSubject, AnalysisRequest, int], Drawn]
     samples: int
     compares: bool = False
     sentence: bool = False
@@ -100,7 +100,7 @@ def analyze(
 
     chosen = {"words": words, "tokens": tokens, "modality": modality, "attention": attention}
     names = [name for name, wanted in chosen.items() if wanted]
-    asked = Asked(before, queries, image or [], text, samples, max_pixels)
+    asked = AnalysisRequest(before, queries, image or [], text, samples, max_pixels)
     if len(names) != 1:
         raise InputError(
             "several views at once" if names else "nothing to show", hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}"
@@ -144,7 +144,7 @@ def _beside(drawn: Drawn) -> bytes | None:
         return None
 
 
-def _check_asked(name: str, view: View, asked: Asked) -> None:
+def _check_asked(name: str, view: View, asked: AnalysisRequest) -> None:
     if asked.before is not None and not view.compares:
         raise InputError(f"--before means nothing for --{name}", hint="leave it out")
     if (asked.images or asked.text) and not view.sentence:
@@ -162,7 +162,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
 
 
-def _open(run: str, data: Path | None, split: str) -> Subject:
+def _open(run: str, data: Path | None, split: str) -> AnalysisSubject:
     from vldistill.artifacts import RUN_STAGES, find_run, read_manifest
     from vldistill.evaluation.evaluate import load_data
     from vldistill.recipe.load import load_recipe
@@ -175,20 +175,20 @@ def _open(run: str, data: Path | None, split: str) -> Subject:
     recipe, artifact = pinned(load_recipe(str(folder / "recipe.yaml")), manifest.get("references", {})), load_data(data, run)
     # A recipe's types and part are of the data that it names.
     kept: dict[str, Any] = {"types": recipe.data.types, "part": recipe.data.part} if data is None else {}
-    return Subject(folder, manifest, recipe, artifact, split, artifact.records(split, **kept))
+    return AnalysisSubject(folder, manifest, recipe, artifact, split, artifact.records(split, **kept))
 
 
-def _any_run(subject: Subject) -> None:
+def _any_run(subject: AnalysisSubject) -> None:
     """What a model cannot show, its own view refuses."""
 
 
-def _check_attention(subject: Subject) -> None:
+def _check_attention(subject: AnalysisSubject) -> None:
     from vldistill.training.references import check_teacher
 
     check_teacher(subject.recipe, subject.manifest, subject.folder)
 
 
-def _check_words(subject: Subject) -> None:
+def _check_words(subject: AnalysisSubject) -> None:
     from vldistill.evaluation.words import check_selects_words
 
     check_selects_words(subject.recipe, subject.folder)
@@ -201,21 +201,21 @@ def _words_drawn(view, summary: dict[str, Any]) -> Drawn:
     return Drawn(lambda: words_page(view), lambda: words_figure(view), summary)
 
 
-def _draw_words(subject: Subject, asked: Asked, samples: int) -> Drawn:
+def _draw_words(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
     from vldistill.evaluation.words import view_words
 
     view = view_words(subject.folder, subject.recipe, subject.data, subject.records, subject.split, samples)
     return _words_drawn(view, {"samples": len(view.samples), "from_cache": view.stored})
 
 
-def _draw_tokens(subject: Subject, asked: Asked, samples: int) -> Drawn:
+def _draw_tokens(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
     from vldistill.evaluation.attention.tokens import view_tokens
 
     view = view_tokens(subject.folder, asked.before, subject.recipe, subject.data, subject.records, subject.split, samples)
     return _words_drawn(view, {"samples": len(view.samples), "layer": view.layer})
 
 
-def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
+def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
     from vldistill.evaluation.attention.modality import view_modality
     from vldistill.evaluation.attention.modality_figure import modality_figure
     from vldistill.evaluation.attention.modality_page import modality_page
@@ -236,7 +236,7 @@ def _draw_modality(subject: Subject, asked: Asked, samples: int) -> Drawn:
     return Drawn(lambda: modality_page(view), lambda: modality_figure(view), {"records": view.records, **gaps}, view.to_json())
 
 
-def _draw_attention(subject: Subject, asked: Asked, samples: int) -> Drawn:
+def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
     from vldistill.data.images import named_images
     from vldistill.evaluation.attention.cross import view_cross
     from vldistill.evaluation.attention.cross_figure import cross_figures

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vldistill.evaluation.bench import Row, Setting
+    from vldistill.evaluation.bench import BenchRow, Setting
     from vldistill.evaluation.bench_retrieval import RetrievalSize
     from vldistill.models.vilt.encoder import EncoderConfig
 
@@ -28,7 +28,7 @@ SPEED, PAIR, FUSIONS, RETRIEVAL, PRECISION = "speed", "pair", "fusions", "retrie
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchSubject:
     """What is measured: a trained dual encoder, or random weights at the paper's sizes where `model` is None. tokens: lengths of
     texts. images: that a record has. stored: vectors of so many images out of an index."""
 
@@ -102,7 +102,7 @@ def bench(
     check_file(out)
     if dry_run:
         return
-    results: list[Row] = []
+    results: list[BenchRow] = []
     for count in sizes:
         # All precisions are compared at once where they are what is measured.
         for one in precisions[:1] if set(measured) == {PRECISION} else precisions:
@@ -135,7 +135,9 @@ def _check(rows: tuple[str, ...], precisions: tuple[str, ...], device: torch.dev
             raise InputError("--precision int8 is for --rows precision", hint="leave one of them out")
 
 
-def _measured(group: str, setting: Setting, subject: Subject, precisions: tuple[str, ...], size: RetrievalSize) -> list[Row]:
+def _measured(
+    group: str, setting: Setting, subject: BenchSubject, precisions: tuple[str, ...], size: RetrievalSize
+) -> list[BenchRow]:
     """Measures one group of rows, and prints it."""
     from vldistill.evaluation.bench import GROUPS, speed_rows
     from vldistill.evaluation.bench_fusions import fusion_rows
@@ -174,7 +176,7 @@ def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor
     return partial(index.drawn, generator=np.random.default_rng(0))
 
 
-def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
+def bench_table(rows: list[BenchRow], precision: str, batch: int) -> Table:
     """One group of rows; the first is the reference of the ratios."""
     table = Table(
         "",
@@ -198,7 +200,7 @@ def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
     return table
 
 
-def _beside_the_paper(rows: list[Row], size: RetrievalSize) -> str:
+def _beside_the_paper(rows: list[BenchRow], size: RetrievalSize) -> str:
     from vldistill.commands.progress import duration
     from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO
 
@@ -218,7 +220,7 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}x" if value < 1000 else f"{value:,.0f}x" if value < 1e5 else f"{value:.1e}x".replace("e+0", "e")
 
 
-def _headline(rows: list[Row]) -> dict[str, float]:
+def _headline(rows: list[BenchRow]) -> dict[str, float]:
     from vldistill.evaluation.bench_retrieval import END_TO_END
 
     cached = [row for row in rows if row.variant in ("dual, images cached", END_TO_END)]
@@ -249,26 +251,26 @@ def _device(gpu: bool) -> torch.device:
     return torch.device("cuda")
 
 
-def _subject(run: str | None, tokens: tuple[int, ...], index: Path | None, *, ranks: bool) -> Subject:
+def _subject(run: str | None, tokens: tuple[int, ...], index: Path | None, *, ranks: bool) -> BenchSubject:
     """The run's dual encoder and its sizes, or none and ViLT-B/32's. ranks: one that has no head will do."""
     if run is None:
         from vldistill.evaluation.bench import PAPER_GRID
         from vldistill.models.vilt.encoder import EncoderConfig
 
         config = EncoderConfig(max_position_embeddings=max(40, *tokens))
-        return Subject(None, config, PAPER_GRID, tokens, 1, _stored(index, run))
+        return BenchSubject(None, config, PAPER_GRID, tokens, 1, _stored(index, run))
     from vldistill.models.build import load_student
     from vldistill.models.retriever import load_retriever
-    from vldistill.models.vilt.dual import DualEncoder
+    from vldistill.models.vilt.dual import ViltDual
 
     model, spec, _ = (load_retriever if ranks else load_student)(run)
-    if not isinstance(model, DualEncoder):
+    if not isinstance(model, ViltDual):
         raise InputError(
             f"is a {spec.kind} model, only a dual_encoder over patches is measured", where=run, hint="name a dual_encoder's run"
         )
     side = spec.image_size // spec.encoder.patch_size
     lengths = tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
-    return Subject(model, spec.encoder, (side, side), lengths, spec.images, _stored(index, run))
+    return BenchSubject(model, spec.encoder, (side, side), lengths, spec.images, _stored(index, run))
 
 
 def _pixels(grid: tuple[int, int], config: EncoderConfig) -> str:

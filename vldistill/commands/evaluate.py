@@ -15,9 +15,9 @@ from vldistill.terminal import Table, say, show
 if TYPE_CHECKING:
     from vldistill.data.artifact import DataArtifact
     from vldistill.data.records import Record
-    from vldistill.evaluation.asked import Asked
     from vldistill.evaluation.evaluate import Evaluation
     from vldistill.evaluation.probabilities import Probabilities
+    from vldistill.evaluation.request import EvaluationRequest
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def evaluate(
     dry_run: DryRun = False,
 ) -> None:
     """Score runs with the official metrics."""
-    from vldistill.evaluation.asked import Asked, check_captions, check_models, check_options, parts_of, whole_test
     from vldistill.evaluation.evaluate import load_data
     from vldistill.evaluation.leaderboard import check_leaderboard
+    from vldistill.evaluation.request import EvaluationRequest, check_captions, check_models, check_options, parts_of, whole_test
     from vldistill.places import check_writable
 
     options = (data, split, batch, workers, out, limit, precision, index)
-    asked = Asked(*options, ensemble, part, domain_shift, leaderboard, allow_partial, dry_run)
+    asked = EvaluationRequest(*options, ensemble, part, domain_shift, leaderboard, allow_partial, dry_run)
     check_options(runs, asked)
     artifacts = {source: load_data(data, source) for source in runs}
     asked = whole_test(asked, artifacts[runs[0]])
@@ -86,7 +86,7 @@ def evaluate(
     _run(tasks, together, asked)
 
 
-def _task(source: str, data: DataArtifact, split: str, asked: Asked, part: str = "both") -> Task:
+def _task(source: str, data: DataArtifact, split: str, asked: EvaluationRequest, part: str = "both") -> Task:
     from vldistill.evaluation.evaluate import evaluation_folder
     from vldistill.evaluation.leaderboard import other_rationales
 
@@ -98,13 +98,13 @@ def _task(source: str, data: DataArtifact, split: str, asked: Asked, part: str =
     return Task(data, split, records, unscored, bool(asked.limit or data.manifest.get("partial")), folder)
 
 
-def _together(runs: list[str], data: DataArtifact, split: str, asked: Asked) -> Path:
+def _together(runs: list[str], data: DataArtifact, split: str, asked: EvaluationRequest) -> Path:
     from vldistill.evaluation.evaluate import ensemble_folder
 
     return asked.folder(split) or ensemble_folder(runs, data, split, asked.limit, asked.precision, asked.part)
 
 
-def _show_plan(tasks: Tasks, together: dict[str, Path], asked: Asked) -> None:
+def _show_plan(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> None:
     from vldistill.evaluation.probabilities import Probabilities
 
     for source, own in tasks.items():
@@ -127,7 +127,7 @@ def _bytes(size: int) -> str:
 # --- doing it ----------------------------------------------------------------------------------------------------------------
 
 
-def _run(tasks: Tasks, together: dict[str, Path], asked: Asked) -> None:
+def _run(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> None:
     from vldistill.evaluation.evaluate import evaluate_split, scored
     from vldistill.evaluation.image_index import ImageIndex
     from vldistill.evaluation.leaderboard import submission, write_submission
@@ -219,7 +219,7 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
     }
 
 
-def _rank(tasks: Tasks, asked: Asked) -> None:
+def _rank(tasks: Tasks, asked: EvaluationRequest) -> None:
     """Retrieval."""
     from vldistill.commands.progress import Watching
     from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions

@@ -37,9 +37,9 @@ def advl(
 ) -> None:
     """ADVL's tables 1-4 and 7-11."""
     from vldistill.reproduce.advl import reproduce_advl
-    from vldistill.reproduce.tables import Asked, checked_fields, seeds_of
+    from vldistill.reproduce.tables import TableRequest, checked_fields, seeds_of
 
-    reproduce_advl(Asked(table, action, seeds_of(seeds), only, number, checked_fields(given or [])), settings)
+    reproduce_advl(TableRequest(table, action, seeds_of(seeds), only, number, checked_fields(given or [])), settings)
 
 
 @reproduce_app.command("dide", epilog="Example: vldistill reproduce dide 7 all --toy --only ve3")
@@ -54,10 +54,10 @@ def dide(
 ) -> None:
     """DiDE's tables 2 and 4-7, and its figure 3."""
     from vldistill.reproduce.dide import reproduce_dide, seeds_in
-    from vldistill.reproduce.tables import Asked, checked_fields, seeds_of
+    from vldistill.reproduce.tables import TableRequest, checked_fields, seeds_of
 
     drawn = seeds_of(seeds or seeds_in("toy" if toy else "full"))
-    reproduce_dide(Asked(table, action, drawn, only, number, checked_fields(given or [])), toy=toy)
+    reproduce_dide(TableRequest(table, action, drawn, only, number, checked_fields(given or [])), toy=toy)
 
 
 @reproduce_app.command("grid", hidden=True, epilog="Example: vldistill reproduce grid grid.txt lines --dry-run")

@@ -84,7 +84,7 @@ class RegionBatch:
 
 
 @dataclass(frozen=True)
-class CanvasBatch:
+class LetterboxBatch:
     """I whole images for B rows, each on a canvas of one size.
 
     pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands; its pixels are
@@ -95,11 +95,11 @@ class CanvasBatch:
     upright: list[bool]
     rows: Tensor
 
-    def __getitem__(self, rows: Tensor) -> CanvasBatch:
+    def __getitem__(self, rows: Tensor) -> LetterboxBatch:
         """The images of the rows `rows` [R], in that order."""
         return replace(self, rows=self.rows[rows])
 
-    def to(self, **move) -> CanvasBatch:
+    def to(self, **move) -> LetterboxBatch:
         return replace(self, pixels=self.pixels.to(**move), rows=self.rows.to(**move))
 
 
@@ -131,11 +131,11 @@ class PixelBatch:
         return replace(self, **{name: getattr(self, name).to(**move) for name in moved})
 
 
-VisualBatch = ImageBatch | RegionBatch | CanvasBatch | PixelBatch
+VisualBatch = ImageBatch | RegionBatch | LetterboxBatch | PixelBatch
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """What a record's inputs were made from, for teachers with an input of their own. images: paths, as the record has them.
     sentences: per sequence, the words of each of its parts, tags spelled out (a `Phrase` where the source wrote text)."""
 
@@ -153,7 +153,7 @@ class Batch:
     text: TextBatch
     images: list[VisualBatch]
     target: Tensor | None
-    sources: list[Source] = field(default_factory=list)
+    sources: list[RecordSource] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -15,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vldistill.data.answers import AnswerVocabulary
-from vldistill.data.batch import Batch, Source, TextBatch
+from vldistill.data.batch import Batch, RecordSource, TextBatch
 from vldistill.data.record_file import mapped
 from vldistill.data.records import Record
-from vldistill.data.sequences import EncodedText, Layout, sentences
+from vldistill.data.sequences import EncodedText, TextLayout, sentences
 from vldistill.data.transforms import hash_key
 from vldistill.data.visual import VisualInput
 from vldistill.data.worker_limits import Need, check_room, limits_now, need
@@ -41,7 +41,7 @@ class Example:
     texts: list[EncodedText]
     views: list[Any]
     target: int | dict[int, float] | None
-    source: Source
+    source: RecordSource
 
 
 class RecordDataset(Dataset):
@@ -52,7 +52,7 @@ class RecordDataset(Dataset):
     def __init__(
         self,
         records: Sequence[Record],
-        layout: Layout,
+        layout: TextLayout,
         visual: VisualInput,
         *,
         pad_id: int,
@@ -100,10 +100,10 @@ class RecordDataset(Dataset):
         tokens = self.max_length if length is None else min(self.max_length, length // texts)
         text = EncodedText([0] * tokens, [None] * tokens, [0] * tokens, [None] * tokens)
         target = 0 if self.classes is None else {}
-        return [Example("", [text] * texts, [item] * images, target, Source((), ())) for item in self.visual.largest(most)]
+        return [Example("", [text] * texts, [item] * images, target, RecordSource((), ())) for item in self.visual.largest(most)]
 
     @property
-    def sources(self) -> Sequence[Source]:
+    def sources(self) -> Sequence[RecordSource]:
         """What each record was made from."""
         return self._sources
 
@@ -134,8 +134,8 @@ class RecordDataset(Dataset):
         return record.label
 
 
-def source_of(record: Record) -> Source:
-    return Source(tuple(record.images), tuple(sentences(record)))
+def source_of(record: Record) -> RecordSource:
+    return RecordSource(tuple(record.images), tuple(sentences(record)))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class EncodedText:
     tags: list[int | None]
 
 
-class Layout(Protocol):
+class TextLayout(Protocol):
     """How a student wants a record's sequences; all records of a batch have equally many. max_length: tokens of a sequence."""
 
     max_length: int

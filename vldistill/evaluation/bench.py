@@ -25,9 +25,9 @@ from vldistill.evaluation import flops
 from vldistill.evaluation.precision import DTYPES
 from vldistill.evaluation.timing import Timing, measure
 from vldistill.models.base.outputs import Capture
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.objectives.dide import DiDE
 
 PAPER_GRID = (12, 20)
@@ -35,7 +35,7 @@ STORED = "dual, images from the index"
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One measured variant. p50, p95: None where it was measured once. speedup: the reference's seconds over these. limit: the
     same ratio in FLOP. note: what else is to be said of it."""
 
@@ -112,8 +112,8 @@ def library_vilt(setting: Setting) -> Callable[[Batch], list[Tensor]]:
 
 
 def speed_rows(
-    setting: Setting, *, images: int = 1, dual: DualEncoder | None = None, stored: Callable[[int], list[Tensor]] | None = None
-) -> list[Row]:
+    setting: Setting, *, images: int = 1, dual: ViltDual | None = None, stored: Callable[[int], list[Tensor]] | None = None
+) -> list[BenchRow]:
     """Fusion against dual encoder, with one image a text or (NLVR2) two: then the fusion encoder passes twice, and the dual
     encoder reads the text once. `dual`: a trained one, else random weights. stored: reads the vectors of so many images at each
     place from disk, for a row of its own."""
@@ -121,8 +121,8 @@ def speed_rows(
         **{**setting.config.to_dict(), "modality_type_vocab_size": max(images + 1, setting.config.modality_type_vocab_size)}
     )
     longest = setting.longest
-    fusion = frozen(FusionModel(config, images=images, classes=3), setting)
-    dual = frozen(dual or DualEncoder(config, images=images, classes=3), setting)
+    fusion = frozen(Vilt(config, images=images, classes=3), setting)
+    dual = frozen(dual or ViltDual(config, images=images, classes=3), setting)
     library = library_vilt(setting)
     batches = {tokens: make_batch(setting, tokens, images=images) for tokens in setting.lengths}
 
@@ -155,15 +155,15 @@ def speed_rows(
     return as_rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
 
 
-def pair_rows(setting: Setting) -> list[Row]:
+def pair_rows(setting: Setting) -> list[BenchRow]:
     """`speed_rows` with two images a text."""
     return speed_rows(setting, images=2)
 
 
-def capture_rows(setting: Setting) -> list[Row]:
+def capture_rows(setting: Setting) -> list[BenchRow]:
     """What keeping the last layer's queries and keys costs; `speedup` is plain over captured seconds."""
     config, longest = setting.config, setting.longest
-    fusion = frozen(FusionModel(config, images=1, classes=3), setting)
+    fusion = frozen(Vilt(config, images=1, classes=3), setting)
     batch = make_batch(setting, longest)
     last = Capture(qk=(config.num_hidden_layers,))
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def capture_rows(setting: Setting) -> list[Row]:
             device=setting.device,
         )
     rows = as_rows("capture", setting, timings, None, {})
-    student = DualEncoder(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
+    student = ViltDual(config, images=1, classes=3).to(setting.device, DTYPES[setting.precision]).train()
 
     def step(capture: Capture) -> None:
         output = student(batch, capture)
@@ -189,12 +189,12 @@ def capture_rows(setting: Setting) -> list[Row]:
     return rows + as_rows("capture", setting, timings, None, {})
 
 
-def step_rows(setting: Setting) -> list[Row]:
+def step_rows(setting: Setting) -> list[BenchRow]:
     """An optimisation step (fp32 weights, autocast, AdamW) of the student on labels, and with the live teacher (soft labels
     and attention). Memory includes weights, gradients and AdamW's states."""
     config, longest = setting.config, setting.longest
-    teacher = frozen(FusionModel(config, images=1, classes=3), setting)
-    student = DualEncoder(config, images=1, classes=3).to(setting.device).train()
+    teacher = frozen(Vilt(config, images=1, classes=3), setting)
+    student = ViltDual(config, images=1, classes=3).to(setting.device).train()
     objective = DiDE(loss="label", depth=config.num_hidden_layers)
     optimizer = torch.optim.AdamW(student.parameters())
     batch = make_batch(setting, longest)
@@ -239,7 +239,7 @@ def _mebibytes(model: nn.Module) -> float:
 
 def as_rows(
     group: str, setting: Setting, timings: dict[str, Timing], reference: float | None, needed: dict[str, float]
-) -> list[Row]:
+) -> list[BenchRow]:
     """The first variant is the reference."""
     first = next(iter(timings.values())).minimum
     rows = []
@@ -247,7 +247,7 @@ def as_rows(
         variant, tokens = name.split("|")
         limit = reference / needed[name] if reference else None
         rows.append(
-            Row(
+            BenchRow(
                 group,
                 variant,
                 setting.batch,
@@ -267,6 +267,6 @@ def as_rows(
 GROUPS = {"speed": speed_rows, "pair": pair_rows, "capture": capture_rows, "step": step_rows}
 
 
-def as_json(rows: list[Row], device: str) -> dict[str, Any]:
+def as_json(rows: list[BenchRow], device: str) -> dict[str, Any]:
     """The result as plain data."""
     return {"device": device, "torch": torch.__version__, "rows": [asdict(row) for row in rows]}

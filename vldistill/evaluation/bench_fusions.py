@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import torch
 
-from vldistill.data.batch import Batch, CanvasBatch, RegionBatch
+from vldistill.data.batch import Batch, LetterboxBatch, RegionBatch
 from vldistill.evaluation import flops
-from vldistill.evaluation.bench import DTYPES, Row, Setting, as_rows, frozen, library_vilt, make_batch
+from vldistill.evaluation.bench import DTYPES, BenchRow, Setting, as_rows, frozen, library_vilt, make_batch
 from vldistill.evaluation.timing import measure
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.region_student import RegionStudent
@@ -22,7 +22,7 @@ from vldistill.models.lxmert.model import Lxmert, LxmertConfig
 from vldistill.models.pixelbert.model import PixelBert
 from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork
 from vldistill.models.uniter.model import BOX, Uniter
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.visualbert.model import VisualBert, VisualBertConfig
 
 REGIONS = (36, 100)
@@ -32,13 +32,13 @@ FEATURES = 2048
 TITLE = "fusion models, detectors not timed"
 
 
-def fusion_rows(setting: Setting) -> list[Row]:
+def fusion_rows(setting: Setting) -> list[BenchRow]:
     """All at the sizes of `setting.config`, LXMERT with 9 text layers for every 12."""
     longest, config = setting.longest, setting.config
     batch = make_batch(setting, longest)
     text = replace(batch.text, segments=torch.zeros_like(batch.text.ids))
     vilt = library_vilt(setting)
-    dual = frozen(DualEncoder(config, images=1, classes=3), setting)
+    dual = frozen(ViltDual(config, images=1, classes=3), setting)
     calls: dict[str, Callable[[], object]] = {"ViLT": lambda: vilt(batch)}
     needed = {"ViLT": flops.fusion_flops(longest, setting.patches, config)}
 
@@ -112,12 +112,12 @@ def _pixels(setting: Setting) -> tuple[int, int]:
     return rows * setting.config.patch_size, columns * setting.config.patch_size
 
 
-def _canvases(setting: Setting) -> CanvasBatch:
+def _canvases(setting: Setting) -> LetterboxBatch:
     pixels = torch.randint(
         0, 256, (setting.batch, 3, *_pixels(setting)), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
     rows = torch.arange(setting.batch, device=setting.device)
-    return CanvasBatch(pixels.to(setting.device), [False] * setting.batch, rows)
+    return LetterboxBatch(pixels.to(setting.device), [False] * setting.batch, rows)
 
 
 def _regions(setting: Setting, count: int) -> RegionBatch:

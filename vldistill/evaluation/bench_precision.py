@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vldistill.data.batch import Batch
-from vldistill.evaluation.bench import Row, Setting, as_rows, make_batch
+from vldistill.evaluation.bench import BenchRow, Setting, as_rows, make_batch
 from vldistill.evaluation.precision import DTYPES, Straying, quantised, straying
 from vldistill.evaluation.timing import measure
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 
 ANSWERING, LOOKING = "text tower and head", "image tower"
 
@@ -21,7 +21,7 @@ ANSWERING, LOOKING = "text tower and head", "image tower"
 class _Lowered:
     """A dual encoder in one precision, and its inputs. cached: fp32 image vectors."""
 
-    def __init__(self, model: DualEncoder, precision: str, batch: Batch):
+    def __init__(self, model: ViltDual, precision: str, batch: Batch):
         dtype = DTYPES.get(precision, torch.float32)
         self.model = quantised(model) if precision == "int8" else copy.deepcopy(model).to(dtype)
         self.text = batch.text
@@ -39,11 +39,13 @@ class _Lowered:
         self.cached = [self.model.encode_image(image, place) for place, image in enumerate(self.images)]
 
 
-def precision_rows(setting: Setting, precisions: Sequence[str], dual: DualEncoder | None = None, *, images: int = 1) -> list[Row]:
+def precision_rows(
+    setting: Setting, precisions: Sequence[str], dual: ViltDual | None = None, *, images: int = 1
+) -> list[BenchRow]:
     """Both parts of the dual encoder in each precision, fp32 first; the ratio is to fp32 of the same part. A note says
     how far its vectors and answers stray on the batch. dual: a trained one
     for so many images a record, else random weights."""
-    model = (dual or DualEncoder(setting.config, images=images, classes=3)).to(setting.device, torch.float32).eval()
+    model = (dual or ViltDual(setting.config, images=images, classes=3)).to(setting.device, torch.float32).eval()
     batch = make_batch(replace(setting, precision="fp32"), setting.longest, images=images)
     chosen = list(dict.fromkeys(("fp32", *precisions)))
     rows = []
@@ -66,7 +68,7 @@ def _strayed(exact: _Lowered, other: _Lowered) -> dict[str, Straying]:
     return {ANSWERING: straying(texts, (exact.answer(), other.answer())), LOOKING: straying(images, images)}
 
 
-def _named(row: Row, title: str, strayed: Straying) -> Row:
+def _named(row: BenchRow, title: str, strayed: Straying) -> BenchRow:
     note = f"least cosine to fp32 {strayed.cosine:.5f}"
     note += f", same answer for {100 * strayed.agreement:.1f} %" if title == ANSWERING else ""
     return replace(row, variant=f"{title}, {row.variant}", precision=row.variant, note=note if row.variant != "fp32" else "")

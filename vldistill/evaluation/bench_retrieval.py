@@ -15,11 +15,11 @@ from torch import Tensor
 from vldistill.data.batch import Batch
 from vldistill.data.pretext import RANK
 from vldistill.evaluation import flops
-from vldistill.evaluation.bench import Row, Setting, frozen, make_batch
+from vldistill.evaluation.bench import BenchRow, Setting, frozen, make_batch
 from vldistill.evaluation.timing import seconds_of
 from vldistill.metrics.retrieval import ranks_of_vectors
-from vldistill.models.vilt.dual import DualEncoder
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.dual import ViltDual
+from vldistill.models.vilt.fusion import Vilt
 
 PAPER_RATIO = 2509.2
 """40,398 s of ViLT over 16.1 s of DiDE, both ways over Flickr30K's test set (DiDE, Table 4)."""
@@ -35,12 +35,12 @@ class RetrievalSize:
     pairs: int = 64
 
 
-def retrieval_rows(setting: Setting, size: RetrievalSize = RetrievalSize(), dual: DualEncoder | None = None) -> list[Row]:
+def retrieval_rows(setting: Setting, size: RetrievalSize = RetrievalSize(), dual: ViltDual | None = None) -> list[BenchRow]:
     """The fusion encoder's row first, extrapolated; then the dual encoder's whole and its parts. dual: a trained one, else random
     weights. Encoding is measured once, after a batch to warm up; ranking takes the least of the setting's rounds."""
     config, tokens, device = setting.config, setting.longest, setting.device
-    fusion = frozen(FusionModel(config, images=1, classes=0, pretraining=(RANK,)), setting)
-    dual = frozen(dual or DualEncoder(config, images=1, classes=0), setting)
+    fusion = frozen(Vilt(config, images=1, classes=0, pretraining=(RANK,)), setting)
+    dual = frozen(dual or ViltDual(config, images=1, classes=0), setting)
     batch = make_batch(setting, tokens)
 
     def read(part: Batch) -> Tensor:
@@ -68,7 +68,7 @@ def retrieval_rows(setting: Setting, size: RetrievalSize = RetrievalSize(), dual
         "dual, scores and ranks": (ranked, scoring),
     }
     return [
-        Row(
+        BenchRow(
             "retrieval",
             name,
             setting.batch,

@@ -37,7 +37,7 @@ from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.finite import check_outputs
 from vldistill.models.base.checkpoint import ModelSpec, resolve_model
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.sharded import digest_of_weights
 from vldistill.store.folder_writer import FolderWriter
 from vldistill.store.layout import Column
@@ -81,7 +81,7 @@ class Source:
 @torch.inference_mode()
 def build_index(
     target: Path,
-    model: TwoTowers,
+    model: DualEncoder,
     fields: dict[str, Any],
     images: Source,
     visual: VisualInput,

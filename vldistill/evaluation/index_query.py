@@ -17,7 +17,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.finite import check_outputs
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.inputs import text_layout
 
 _BLOCK = 1 << 14
@@ -40,7 +40,7 @@ class Searcher:
     def __init__(
         self,
         index: ImageIndex,
-        model: TwoTowers,
+        model: DualEncoder,
         spec: ModelSpec,
         tokenizer: WordTokenizer,
         answer: str | None,

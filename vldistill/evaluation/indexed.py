@@ -17,7 +17,7 @@ from vldistill.data.visual import Draw
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex, model_fields
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.inputs import text_layout
 from vldistill.models.base.outputs import NOTHING, Capture, Output, Vectors
@@ -55,7 +55,7 @@ class StoredInput:
 class Indexed(nn.Module):
     """The text tower and head of a dual encoder, on stored vectors."""
 
-    def __init__(self, model: TwoTowers):
+    def __init__(self, model: DualEncoder):
         super().__init__()
         self.model = model
 

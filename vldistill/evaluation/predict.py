@@ -11,7 +11,7 @@ from vldistill.data.images import ImageFolder
 from vldistill.data.left_out import LeftOut, judge, may_be_left_out
 from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import TASKS, Record
-from vldistill.data.sources.base import Seen, read_rows
+from vldistill.data.sources.base import SeenIds, read_rows
 from vldistill.data.sources.jsonl import read_images
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
@@ -30,7 +30,7 @@ def read_pairs(
     if not path.is_file():
         told = "is no plain file" if path.exists() else "no such file"
         raise InputError(told, where=str(path), hint="give a JSONL file of {image, text}")
-    seen = Seen()
+    seen = SeenIds()
     records: list[Record] = []
     places: dict[str, str] = {}
     for row in read_rows(path, problems):

@@ -90,7 +90,7 @@ class Sample:
         return "; ".join(filter(None, [self.choice, f"answer: {self.answer}" if self.answer else None]))
 
 
-class View(Protocol):
+class WordsView(Protocol):
     """What page and picture show: samples under a title. outlined: what an outlined word is, "" where none is. symbols: of every
     text's scores."""
 
@@ -144,7 +144,7 @@ def view_words(run: Path, recipe: Recipe, data: DataArtifact, records: list[Reco
     """`samples` of the records, drawn always alike, in their order. recipe: the run's. Raises InputError where the run selected
     no words."""
     check_selects_words(recipe, run)
-    judge = _Judge(recipe, data)
+    judge = _WordScores(recipe, data)
     shown = [judge.sample(record) for record in drawn(records, samples)]
     return WordView(str(run), split, data.folder.name, judge.name, recipe.objective.words, len(records), shown)
 
@@ -186,7 +186,7 @@ def check_selects_words(recipe: Recipe, run: Path) -> None:
         )
 
 
-class _Judge:
+class _WordScores:
     """Scores as the run's own teachers give them."""
 
     def __init__(self, recipe: Recipe, data: DataArtifact):

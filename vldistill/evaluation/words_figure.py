@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from vldistill.errors import InputError
-from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, View, largest
+from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, WordsView, largest
 
 # In pixels.
 _WIDTH, _MARGIN, _PICTURE, _LABEL, _INDENT, _LINE, _GAP, _PAD = 1200, 24, 220, 104, 36, 30, 12, 4
@@ -23,7 +23,7 @@ _TEXT, _FAINT, _MORE, _LESS = "#1c1c1f", "#6a6a72", (1.0, 0.667, 0.2), (0.43, 0.
 _PLAIN, _BOLD, _TITLE = FontProperties(size=10.5), FontProperties(size=10.5, weight="bold"), FontProperties(size=14)
 
 
-def words_figure(view: View) -> bytes:
+def words_figure(view: WordsView) -> bytes:
     """A PNG of 1200 pixels' width, as high as it has to be. Raises InputError where that is more than a picture can be."""
     sheet = _Sheet()
     sheet.heading(view)
@@ -71,7 +71,7 @@ class _Sheet:
             x += self.width(word + " n", font) - self.width("n", font)
         self.y += line
 
-    def heading(self, view: View) -> None:
+    def heading(self, view: WordsView) -> None:
         self.lines(_MARGIN, view.title, _TITLE, _TEXT, 30)
         self.lines(_MARGIN, view.told)
         meanings = "; ".join(f"{symbol}: {MEANINGS[symbol]}" for symbol in view.symbols)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vldistill.evaluation.page import render
-from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, ScoredText, ShadedWord, View, largest
+from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, ScoredText, ShadedWord, WordsView, largest
 
 
-def words_page(view: View) -> str:
+def words_page(view: WordsView) -> str:
     return render(
         "words.html",
         title=view.title,

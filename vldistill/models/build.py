@@ -7,7 +7,7 @@ from typing import Any
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, load_strict, read_checkpoint
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.family import Made
 from vldistill.models.base.request import StudentRequest
 from vldistill.models.families import family_of, section_of
@@ -47,7 +47,7 @@ def model_of(checkpoint: Checkpoint) -> Made:
     return model.eval(), checkpoint.spec, load_tokenizer(checkpoint.folder)
 
 
-def load_dual_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]:
+def load_dual_encoder(source: str) -> tuple[DualEncoder, ModelSpec, WordTokenizer]:
     """Reads a dual encoder, with its head if it has one. Raises InputError for other models, which read images and texts
     together."""
     checkpoint = read_checkpoint(source)

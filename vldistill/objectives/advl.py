@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
 from vldistill.errors import needed
-from vldistill.models.base.outputs import Capture, Output, Taught, View
+from vldistill.models.base.outputs import Capture, Output, PairStates, TeacherOutput
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.confidence import FLOOR, confidence, distillation_weight
 from vldistill.objectives.feature import masked_mean, unit_l1
@@ -54,7 +54,7 @@ class Distances(nn.Module):
     def capture(self) -> Capture:
         return Capture(hidden=tuple(sorted({path.layer for path in self.pathways.values()})))
 
-    def forward(self, student: Output, teacher: Taught, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """[B] each, by name. Records with two images sum their distances, as DiDE sums their attention terms."""
         found: dict[str, Tensor] = {}
         for own, other, valid, name in self.pairs(student, teacher, batch):
@@ -65,7 +65,7 @@ class Distances(nn.Module):
             found[name] = found[name] + distance if name in found else distance
         return found
 
-    def pairs(self, student: Output, teacher: Taught, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None, str]]:
+    def pairs(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None, str]]:
         """(student's features, teacher's, valid or None, name) of each pathway and image, before any map: [S, D] or [S, m, D]."""
         for place, view in enumerate(student.views):
             if "vision" in self.pathways:
@@ -81,7 +81,7 @@ class Distances(nn.Module):
                 # A word that the teacher cut off, or has no token for, has a zero vector, which is no feature.
                 yield own, others, valid & (others != 0).any(dim=-1), "words"
 
-    def _states(self, view: View, name: str) -> tuple[Tensor, Tensor]:
+    def _states(self, view: PairStates, name: str) -> tuple[Tensor, Tensor]:
         return view.hidden[self.pathways[name].layer]
 
 
@@ -97,7 +97,7 @@ class Advl(Objective):
         self.student_capture = Capture(task.student_capture.qk, tuple(sorted({*task.student_capture.hidden, *kept.hidden})))
         self.teacher_capture = task.teacher_capture
         self.needs_teacher = bool(distances.pathways) or task.needs_teacher
-        self.reaches_all = task.reaches_all
+        self.uses_all_parameters = task.uses_all_parameters
         self.register_buffer("reference", torch.tensor(FLOOR))
 
     @property
@@ -105,13 +105,13 @@ class Advl(Objective):
         """The weights in use, of "EF"."""
         return "E" * ("vision" in self.distances.pathways) + "F" * bool({"text", "words"} & set(self.distances.pathways))
 
-    def forward(self, student: Output, teacher: Taught, batch: Batch) -> Terms:
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Terms:
         terms = self.task(student, teacher.fusion, batch)
-        distilled, self.readings = self.distilled(student, teacher, batch, student.logits, self.reference)
+        distilled, self.logs = self.distilled(student, teacher, batch, student.logits, self.reference)
         return terms | distilled
 
     def distilled(
-        self, student: Output, teacher: Taught, batch: Batch, logits: Tensor, reference: Tensor
+        self, student: Output, teacher: TeacherOutput, batch: Batch, logits: Tensor, reference: Tensor
     ) -> tuple[Terms, dict[str, Tensor]]:
         """The weighted distillation terms, and what is logged beside them. logits: [B, C], from which the confidence is read;
         reference: C_avg."""
@@ -120,15 +120,15 @@ class Advl(Objective):
         weight = distillation_weight(sure, reference, values["T"]) if self.confident else torch.ones_like(sure)
         factors = {"vision": values["E"], "text": values["F"], "words": values["F"]}
         distances = self.distances(student, teacher, batch)
-        readings = {f"distance/{name}": value.detach().mean() for name, value in distances.items()}
-        readings |= {
+        logs = {f"distance/{name}": value.detach().mean() for name, value in distances.items()}
+        logs |= {
             "w": weight.detach().mean(),
             "C": sure.mean(),
             "C_avg": reference.clone(),
             **{name: value.detach() for name, value in values.items()},
         }
         terms = {name: (weight * factors[name] * value).mean() for name, value in distances.items()}
-        return terms | self.scalars.regulariser(self.used, over_temperature=self.confident), readings
+        return terms | self.scalars.regulariser(self.used, over_temperature=self.confident), logs
 
     def after_validation(self, metrics: dict[str, Any]) -> None:
         take_reference(self.reference, metrics)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vldistill.models.base.outputs import QueryKey, View
+from vldistill.models.base.outputs import PairStates, QueryKey
 from vldistill.objectives.attention import attention_loss, joined
 
 
@@ -29,7 +29,10 @@ def mapped_layers(mapping: str, depth: int) -> tuple[int, ...]:
 
 
 def over_views(
-    student: Sequence[View], teacher: Sequence[View], layers: Sequence[int], loss: Callable[[View, View, int], Tensor]
+    student: Sequence[PairStates],
+    teacher: Sequence[PairStates],
+    layers: Sequence[int],
+    loss: Callable[[PairStates, PairStates, int], Tensor],
 ) -> Tensor:
     """A loss of one layer of one view, summed over the images of a record and averaged over layers."""
     values = [loss(own, other, layer) for own, other in zip(student, teacher, strict=True) for layer in layers]
@@ -45,11 +48,11 @@ class AttentionMatch:
     layers: tuple[int, ...]
     kl: str = "forward"
 
-    def __call__(self, student: Sequence[View], teacher: Sequence[View]) -> Tensor:
+    def __call__(self, student: Sequence[PairStates], teacher: Sequence[PairStates]) -> Tensor:
         """A scalar >= 0; records with two images sum the terms of both."""
         return over_views(student, teacher, self.layers, self._of_layer)
 
-    def _of_layer(self, student: View, teacher: View, layer: int) -> Tensor:
+    def _of_layer(self, student: PairStates, teacher: PairStates, layer: int) -> Tensor:
         return ATTENTION[self.kind](student.qk[layer], teacher.qk[layer], student.text_mask, student.image_mask, kl=self.kl)
 
 

@@ -27,32 +27,31 @@ Terms = dict[str, Tensor]
 
 class Objective(nn.Module):
     """student_capture, teacher_capture: what to keep of each forward pass. needs_teacher: False skips the teacher's.
-    teacher_reads_arranged: whether the teacher is given what the student reads (see `arrange`), or the batch as it was.
-    reaches_all: whether every parameter of the student gets a gradient, which several processes must know. readings: figures of
-    the last call, logged beside the terms but not descended on. judged: of an objective that brings its own task, the names of
-    the sums by which a validation judges it; empty where the student's answers are scored instead.
+    teacher_reads_prepared: whether the teacher is given what the student reads (see `prepare_batch`), or the batch as it was.
+    uses_all_parameters: whether every parameter of the student gets a gradient, which several processes must know. logs:
+    figures of the last call, logged beside the terms but not descended on. judged: of an objective that brings its own task,
+    the names of the sums by which a validation judges it; empty where the student's answers are scored instead.
 
-    Called with the student's output, the teacher's (whatever the teacher returns) and the arranged batch; returns Terms.
-    """
+    Called with the student's output, the teacher's (whatever the teacher returns) and the prepared batch; returns Terms."""
 
     student_capture = teacher_capture = NOTHING
-    needs_teacher = teacher_reads_arranged = False
-    reaches_all = True
+    needs_teacher = teacher_reads_prepared = False
+    uses_all_parameters = True
     judged: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
-        self.readings: dict[str, Tensor] = {}
+        self.logs: dict[str, Tensor] = {}
 
-    def arrange(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch) -> Batch:
         """What the student shall read for a batch."""
         return batch
 
-    def judge(self, student: Output, batch: Any) -> dict[str, Tensor]:
-        """Of an arranged batch (a `Batch`, or what `arrange` makes of one), the sums of `judged`, as scalars."""
+    def eval_sums(self, student: Output, batch: Any) -> dict[str, Tensor]:
+        """Of a prepared batch (a `Batch`, or what `prepare_batch` makes of one), the sums of `judged`, as scalars."""
         return {}
 
-    def summary(self, sums: dict[str, float]) -> dict[str, Any]:
+    def eval_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         """The metrics of the sums over a split, `accuracy` and `count` among them."""
         return {}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.data.batch import Source
+from vldistill.data.batch import RecordSource
 from vldistill.objectives.gather import gather, processes
 
 TEMPERATURE, COLDEST = 0.07, 0.01
@@ -89,7 +89,7 @@ class CrossModalContrast(nn.Module):
         return (scores.argmax(dim=0) == own).sum() + (scores.argmax(dim=1) == own).sum(), 2 * len(own)
 
 
-def pair_keys(sources: Sequence[Source], device: torch.device | str = "cpu") -> Tensor:
+def pair_keys(sources: Sequence[RecordSource], device: torch.device | str = "cpu") -> Tensor:
     """[B, 2] numbers by which equal texts and equal images are known, on every process alike."""
     return torch.tensor([[_key(source.sentences), _key(source.images)] for source in sources], device=device)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vldistill.data.batch import Batch
 from vldistill.errors import needed
-from vldistill.models.base.outputs import Capture, Output, View
+from vldistill.models.base.outputs import Capture, Output, PairStates
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers, over_views
 from vldistill.objectives.base import Objective, Terms, task_loss
 from vldistill.objectives.feature import masked_mse
@@ -48,7 +48,7 @@ class DiDE(Objective):
         kept = Capture(qk=self.layers if attention != "none" else (), hidden=self.layers if hidden_states else ())
         self.student_capture = self.teacher_capture = kept
         # Attention and hidden states alone leave the head without a gradient.
-        self.reaches_all = soft_labels or hard_label_weight > 0
+        self.uses_all_parameters = soft_labels or hard_label_weight > 0
         self.needs_teacher = soft_labels or hidden_states or attention != "none"
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
@@ -66,7 +66,7 @@ class DiDE(Objective):
         return terms
 
 
-def _hidden(student: View, teacher: View, layer: int) -> Tensor:
+def _hidden(student: PairStates, teacher: PairStates, layer: int) -> Tensor:
     """Text plus image mean squared error of one layer's outputs."""
     own, other = student.hidden[layer], teacher.hidden[layer]
     return masked_mse(own[0], other[0], student.text_mask) + masked_mse(own[1], other[1], student.image_mask)

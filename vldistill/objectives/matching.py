@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
-from vldistill.models.base.outputs import Capture, Output, Taught, View
+from vldistill.models.base.outputs import Capture, Output, PairStates, TeacherOutput
 from vldistill.objectives.advl import Advl, take_reference
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.confidence import FLOOR, confidence
@@ -27,14 +27,14 @@ ROWS = 3
 """A pair's rows: matched, another text, another image."""
 
 
-class MatchingHead(nn.Module):
+class AdvlMatchingHead(nn.Module):
     """[mean of visual tokens; CLS] of the last layer to one logit: Linear, GELU, Linear."""
 
     def __init__(self, width: int):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
 
-    def forward(self, view: View, layer: int) -> Tensor:
+    def forward(self, view: PairStates, layer: int) -> Tensor:
         """[S]."""
         text, image = view.hidden[layer]
         joint = torch.cat([masked_mean(image, view.visual), text[:, 0].float()], dim=-1)
@@ -48,18 +48,18 @@ class AdvlMatching(Objective):
     reference: Tensor
 
     needs_teacher = True
-    reaches_all = False  # the task's head waits for step 2
+    uses_all_parameters = False  # the task's head waits for step 2
     judged = ("count", "right", "sure")
 
     def __init__(self, advl: Advl, *, width: int, depth: int, score: str = "probability", temperature: float = 1.0):
         super().__init__()
-        self.advl, self.head, self.depth = advl, MatchingHead(width), depth
+        self.advl, self.head, self.depth = advl, AdvlMatchingHead(width), depth
         self.score, self.temperature = score, temperature
         self.register_buffer("reference", torch.tensor(FLOOR))
         self.student_capture = Capture(hidden=tuple(sorted({*advl.distances.capture.hidden, depth})))
         self.teacher_capture = Capture()
 
-    def arrange(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch) -> Batch:
         """B pairs to 3B: the pairs, their images with other texts, their texts with other images; drawn by torch's generator.
 
         A pair for which the batch holds no other text, or no other image, keeps its own there (see `forward`).
@@ -81,7 +81,7 @@ class AdvlMatching(Objective):
         )
 
     def ranked(self, student: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-        """[B, 3] scores of an arranged batch over the temperature, the matched pair's first, and [B] bool: whether a pair has a
+        """[B, 3] scores of a prepared batch over the temperature, the matched pair's first, and [B] bool: whether a pair has a
         true mismatch of both kinds."""
         logits = self.head(student.views[0], self.depth).view(ROWS, -1).T
         count = len(batch) // ROWS
@@ -90,8 +90,8 @@ class AdvlMatching(Objective):
         scores = SCORES[self.score](logits)
         return scores / self.temperature, torch.tensor(valid, device=logits.device)
 
-    def forward(self, student: Output, teacher: Taught, batch: Batch) -> Terms:
-        """`student` and `batch` have the rows of `arrange`, `teacher` those of the pairs it was made from."""
+    def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Terms:
+        """`student` and `batch` have the rows of `prepare_batch`, `teacher` those of the pairs it was made from."""
         scores, valid = self.ranked(student, batch)
         matching = itm_info_nce(scores[valid]) if valid.any() else 0.0 * scores.sum()
         count = len(batch) // ROWS
@@ -102,16 +102,16 @@ class AdvlMatching(Objective):
             sources=batch.sources[:count],
             images=[],
         )
-        distilled, self.readings = self.advl.distilled(_first(student, count), teacher, pairs, scores, self.reference)
+        distilled, self.logs = self.advl.distilled(_first(student, count), teacher, pairs, scores, self.reference)
         return {"itm": matching} | distilled
 
-    def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+    def eval_sums(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         """How often the matched pair ranks above both mismatches, and how sure the student then is."""
         scores, valid = self.ranked(student, batch)
         right = valid & (scores.argmax(dim=-1) == 0)
         return {"count": valid.sum(), "right": right.sum(), "sure": (confidence(scores) * right).sum()}
 
-    def summary(self, sums: dict[str, float]) -> dict[str, Any]:
+    def eval_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         """accuracy in [0, 1] and count of the triples, and `confidence_when_right`."""
         count, right = sums["count"], sums["right"]
         found: dict[str, Any] = {"accuracy": right / count if count else 0.0, "count": int(count)}
@@ -141,7 +141,7 @@ def _ids(values: list) -> Tensor:
 def _first(output: Output, count: int) -> Output:
     """The first `count` sequences of an output."""
     views = [
-        View(
+        PairStates(
             view.text_mask[:count],
             view.image_mask[:count],
             view.visual[:count],

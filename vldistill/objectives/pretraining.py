@@ -35,7 +35,7 @@ class Pretraining(Objective):
     hidden. attention, layers, kl: see `DiDE`; of every task, on its own pairs. soft_labels: the teacher's predictions in MLM and
     ITM. hard_label_weight: of their true answers. temperature: where CMC's starts."""
 
-    teacher_reads_arranged = True
+    teacher_reads_prepared = True
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Pretraining(Objective):
         self.student_capture = self.teacher_capture = Capture(qk=self.match.layers) if self.match else NOTHING
         self.needs_teacher = bool(self.match) or soft_labels
         # A head that answers nothing, or a pooler before no head, has no gradient.
-        self.reaches_all = {MLM, ITM} <= set(tasks) and bool(soft_labels or hard_label_weight)
+        self.uses_all_parameters = {MLM, ITM} <= set(tasks) and bool(soft_labels or hard_label_weight)
         self.judged = tuple(f"{task}/{part}" for task in self.tasks for part in ("right", "count"))
 
-    def arrange(self, batch: Batch) -> Pretext:
+    def prepare_batch(self, batch: Batch) -> Pretext:
         """Texts twice where words are hidden, images once; drawn by torch's generator. ITM's pairs that keep their image are
         CMC's."""
         count, device = len(batch), batch.text.ids.device
@@ -110,7 +110,7 @@ class Pretraining(Objective):
         terms: Terms = {}
         if self.contrast is not None:
             terms[CMC] = self.contrast(*_matched(student, batch), pair_keys(batch.sources, batch.text.ids.device))
-            self.readings = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
+            self.logs = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
         if MLM in self.tasks:
             terms |= self._answered(MLM, student.words, teacher and teacher.words, batch, masked_language_loss)
         if ITM in self.tasks:
@@ -130,7 +130,7 @@ class Pretraining(Objective):
             terms[f"{task}/soft_label"] = self.soft_label_weight * soft_label_kl(logits, needed(taught, "the teacher's head"))
         return terms
 
-    def judge(self, student: Output, batch: Pretext) -> dict[str, Tensor]:
+    def eval_sums(self, student: Output, batch: Pretext) -> dict[str, Tensor]:
         """CMC: how often an image and its text are each other's nearest, of this batch's pairs."""
         sums = {}
         if self.contrast is not None:
@@ -145,7 +145,7 @@ class Pretraining(Objective):
                 }
         return sums
 
-    def summary(self, sums: dict[str, float]) -> dict[str, Any]:
+    def eval_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         """Of each task its accuracy, and of all their mean."""
         parts = {task: sums[f"{task}/right"] / max(sums[f"{task}/count"], 1) for task in self.tasks}
         return {

@@ -20,7 +20,7 @@ class DualRetrieval(Objective):
     """CMC among the batches of all processes, and attention distillation on its matched pairs (DiDE, section 3.3.2: the objective
     of pre-training's CMC, without labels). depth: layers of student and teacher. attention, layers, kl: see `DiDE`."""
 
-    reaches_all = False  # the MLP that fuses both towers is not asked
+    uses_all_parameters = False  # the MLP that fuses both towers is not asked
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class DualRetrieval(Objective):
         keys = pair_keys(batch.sources, batch.text.ids.device)
         vectors = needed(student.vectors, "a dual encoder's vectors")
         terms = {"cmc": self.contrast(vectors.text, vectors.images[0], keys)}
-        self.readings = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
+        self.logs = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
         if self.match is not None:
             terms["attention"] = self.attention_weight * self.match(student.views, needed(teacher, "the teacher").views)
         return terms
@@ -58,11 +58,11 @@ class TextRanking(Objective):
         """student.logits: [B, 1 + K], a score for each text."""
         return {"rank": label_cross_entropy(student.logits, needed(batch.target, "the own text"))}
 
-    def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+    def eval_sums(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         """How often the image's own text scores above all others; a tie is an error."""
         scores = student.logits.float()
         right = (scores[:, 1:] < scores[:, :1]).all(dim=1)
         return {"right": right.sum(), "count": right.new_full((), len(right), dtype=scores.dtype)}
 
-    def summary(self, sums: dict[str, float]) -> dict[str, Any]:
+    def eval_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         return {"accuracy": sums["right"] / max(sums["count"], 1), "count": int(sums["count"])}

@@ -32,7 +32,7 @@ _KEY = re.compile(r"^( *)(\w+):")
 
 
 @dataclass
-class Entry:
+class FieldEntry:
     """A field. takes: what it may be. default: as YAML; None where one must be given, "" of a section with defaults of its own.
     kinds: of the sections that have it, where not all members of a union do."""
 
@@ -43,9 +43,9 @@ class Entry:
     kinds: list[str] = field(default_factory=list)
 
 
-def reference(prefix: str = "") -> list[Entry]:
+def reference(prefix: str = "") -> list[FieldEntry]:
     """Every field that a recipe may have below a dotted name, members of a union one after the other."""
-    entries: dict[tuple, Entry] = {}
+    entries: dict[tuple, FieldEntry] = {}
     for entry, kind in _entries(Recipe, "", ""):
         if f"{entry.name}.".startswith(f"{prefix}." if prefix else ""):
             found = entries.setdefault((entry.name, entry.takes, entry.default, entry.meaning), entry)
@@ -72,13 +72,13 @@ def explained(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _entries(section: type[BaseModel], prefix: str, kind: str) -> Iterator[tuple[Entry, str]]:
+def _entries(section: type[BaseModel], prefix: str, kind: str) -> Iterator[tuple[FieldEntry, str]]:
     for name, info in section.model_fields.items():
         inner = models_in(info.annotation)
         if name == "kind" and kind:  # which says what the whole section is
-            yield Entry(f"{prefix}kind", kind, None, _flat(section.__doc__)), ""
+            yield FieldEntry(f"{prefix}kind", kind, None, _flat(section.__doc__)), ""
             continue
-        yield Entry(f"{prefix}{name}", _takes(info, inner), _default(info), _flat(info.description)), kind
+        yield FieldEntry(f"{prefix}{name}", _takes(info, inner), _default(info), _flat(info.description)), kind
         for member in inner:
             own = get_args(member.model_fields["kind"].annotation)[0] if len(inner) > 1 else kind
             yield from _entries(member, f"{prefix}{name}.", own)

@@ -12,7 +12,20 @@ from pydantic import Field
 
 from vldistill.errors import InputError
 from vldistill.evaluation.report.published import row_figures
-from vldistill.reproduce.tables import Asked, Entry, Work, act, call, chosen, evaluate, mean, read_tables, score, show, train
+from vldistill.reproduce.tables import (
+    TableEntry,
+    TableRequest,
+    Work,
+    act,
+    call,
+    chosen,
+    evaluate,
+    mean,
+    read_tables,
+    score,
+    show,
+    train,
+)
 
 SETTINGS = ("100", "1000", "full")
 """Examples of each type, or all data."""
@@ -22,7 +35,7 @@ LOWSHOT_EPOCHS = 20
 ACTIONS = ("count", "list", "cache", "run", "all", "table")
 
 
-class AdvlRow(Entry):
+class AdvlRow(TableEntry):
     """name: unique in its table. task: what it is trained on. metric: by which it is judged. teachers: False trains it by
     `finetune`. figures: the paper's, in percent, by setting."""
 
@@ -38,7 +51,7 @@ class AdvlRow(Entry):
     figures: dict[str, float] = Field(default_factory=dict)
 
 
-class AdvlTables(Entry):
+class AdvlTables(TableEntry):
     """lowshot_of: the tables with the low-shot columns of others. falling: recipes whose learning rate falls at milestones."""
 
     sets: dict[str, tuple[str, ...]]
@@ -124,7 +137,7 @@ class AdvlRun:
         evaluate(self.folder, self.splits)
 
 
-def runs_of(asked: Asked, settings: list[str]) -> list[AdvlRun]:
+def runs_of(asked: TableRequest, settings: list[str]) -> list[AdvlRun]:
     """All runs in a fixed order. With all data there is one draw, and the paper has one run: the first seed."""
     table = advl_tables().lowshot_of.get(asked.table, asked.table)
     return [
@@ -158,7 +171,7 @@ def print_table(table: str, runs: list[AdvlRun]) -> None:
     show(f"ADVL, Table {table}: accuracy % on val", ["row", *(part for column in columns for part in (column, "paper"))], rows)
 
 
-def reproduce_advl(asked: Asked, settings: str) -> None:
+def reproduce_advl(asked: TableRequest, settings: str) -> None:
     """settings: separated by commas; all that the table has where it is empty."""
     chosen(asked.table, advl_tables().names)
     chosen(asked.action, ACTIONS)

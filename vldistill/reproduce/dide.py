@@ -12,13 +12,26 @@ from pydantic import Field
 
 from vldistill.errors import InputError
 from vldistill.evaluation.report.published import row_figures
-from vldistill.reproduce.tables import Asked, Entry, Work, act, call, chosen, evaluate, mean, read_tables, score, show, train
+from vldistill.reproduce.tables import (
+    TableEntry,
+    TableRequest,
+    Work,
+    act,
+    call,
+    chosen,
+    evaluate,
+    mean,
+    read_tables,
+    score,
+    show,
+    train,
+)
 
 ACTIONS = ("count", "list", "before", "run", "all", "table")
 TOY_DATA = "vqa,nlvr2,snli-ve,coco,gcc,sbu,visual-genome"
 
 
-class Step(Entry):
+class Step(TableEntry):
     """A training."""
 
     stage: str
@@ -40,7 +53,7 @@ class Step(Entry):
         train(self.folder, self.command)
 
 
-class DideTask(Entry):
+class DideTask(TableEntry):
     """What a student is fine-tuned on. recipe: its distillation. splits: what it is evaluated on, by `metrics`. teacher: the
     fusion model that it learns from. start: what it starts from without pre-training of its own, and what that takes."""
 
@@ -53,7 +66,7 @@ class DideTask(Entry):
     start: tuple[Step, ...] = ()
 
 
-class World(Entry):
+class World(TableEntry):
     """seeds: by default. tasks: by the papers' columns. pretraining: DiDE's, "kd" with distillation and "std" without."""
 
     seeds: str
@@ -61,14 +74,14 @@ class World(Entry):
     pretraining: dict[str, Step]
 
 
-class OwnRecipe(Entry):
+class OwnRecipe(TableEntry):
     """Of a row on one task, in place of the task's."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
 
 
-class DideRow(Entry):
+class DideRow(TableEntry):
     """stage: "distill", "finetune", or "" for the teacher, which is there already. pretraining: what it starts from. paper: the
     row that the published figures are of, in table `source`, or in the row's own."""
 
@@ -82,7 +95,7 @@ class DideRow(Entry):
     source: str = ""
 
 
-class DideTable(Entry):
+class DideTable(TableEntry):
     """columns: tasks, where its world has them."""
 
     title: str
@@ -91,7 +104,7 @@ class DideTable(Entry):
     rows: tuple[DideRow, ...]
 
 
-class DideTables(Entry):
+class DideTables(TableEntry):
     worlds: dict[str, World]
     tables: dict[str, DideTable]
 
@@ -121,7 +134,7 @@ class DideRun:
         evaluate(self.step.folder, self.task.splits)
 
 
-def runs_of(asked: Asked, world: str) -> list[DideRun]:
+def runs_of(asked: TableRequest, world: str) -> list[DideRun]:
     """All runs in a fixed order; of a teacher there is one."""
     return [
         _run(asked, row, column, task, dide_tables().worlds[world], seed)
@@ -142,7 +155,7 @@ def _tasks_of(table: str, row: DideRow, world: str) -> list[tuple[str, DideTask]
     ]
 
 
-def _run(asked: Asked, row: DideRow, column: str, task: DideTask, world: World, seed: int) -> DideRun:
+def _run(asked: TableRequest, row: DideRow, column: str, task: DideTask, world: World, seed: int) -> DideRun:
     start = [world.pretraining[row.pretraining]] if row.pretraining else []
     # A row with a recipe of its own that learns from labels needs nobody.
     before = () if row.recipes and row.stage == "finetune" else (*task.start, task.teacher, *start)
@@ -186,7 +199,7 @@ def seeds_in(world: str) -> str:
     return dide_tables().worlds[world].seeds
 
 
-def reproduce_dide(asked: Asked, *, toy: bool) -> None:
+def reproduce_dide(asked: TableRequest, *, toy: bool) -> None:
     tables = dide_tables().tables
     chosen(asked.table, list(tables))
     chosen(asked.action, ACTIONS)

@@ -18,7 +18,7 @@ SEED = "train.seed="
 
 
 @dataclass
-class Grid:
+class CommandGrid:
     """Words of each line. prepare, cache: without the command's name. train: by the run's folder, with the line's number."""
 
     prepare: list[list[str]] = field(default_factory=list)
@@ -26,14 +26,14 @@ class Grid:
     train: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
 
-class _Line(argparse.ArgumentParser):
+class _Training(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(message)
 
 
-def parser_of(stage: str) -> _Line:
+def parser_of(stage: str) -> _Training:
     """What a line may give. Names in full, and nothing that the jobs give themselves."""
-    line = _Line(prog=stage, add_help=False, allow_abbrev=False)
+    line = _Training(prog=stage, add_help=False, allow_abbrev=False)
     line.add_argument("--recipe", "-r", required=True)
     line.add_argument("--name")
     line.add_argument("--runs", default="runs")
@@ -42,7 +42,7 @@ def parser_of(stage: str) -> _Line:
     return line
 
 
-def add_training(grid: Grid, number: int, words: list[str]) -> None:
+def add_training(grid: CommandGrid, number: int, words: list[str]) -> None:
     """Raises InputError where the line is no training, or another line's run."""
     stage = words[0]
     asked = parser_of(stage).parse_intermixed_args(words[1:])
@@ -64,9 +64,9 @@ def add_training(grid: Grid, number: int, words: list[str]) -> None:
             grid.cache.append(wanted)
 
 
-def read_grid(path: Path, seeds: list[int]) -> Grid:
+def read_grid(path: Path, seeds: list[int]) -> CommandGrid:
     """Raises InputError for the first line that is wrong, with its number."""
-    grid = Grid()
+    grid = CommandGrid()
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -22,13 +22,13 @@ from vldistill.errors import InputError, Problems
 from vldistill.recipe.strict_yaml import parse_yaml
 
 
-class Entry(BaseModel):
+class TableEntry(BaseModel):
     """A part of such a file; a key that it does not have is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Book = TypeVar("Book", bound=Entry)
+Book = TypeVar("Book", bound=TableEntry)
 
 
 def read_tables(name: str, kind: type[Book]) -> Book:
@@ -40,7 +40,7 @@ def read_tables(name: str, kind: type[Book]) -> Book:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableRequest:
     """What of a table. number: which run. given: recipe fields of the user's, for every run, which win."""
 
     table: str
@@ -94,7 +94,7 @@ class Work:
     prepares: bool = False
 
 
-def act(asked: Asked, work: Work, options: str) -> None:
+def act(asked: TableRequest, work: Work, options: str) -> None:
     """Does what is asked. options: those by which runs are chosen."""
     if not work.runs:
         raise InputError(f"no run is left of the table: mend {options}")

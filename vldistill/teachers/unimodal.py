@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vldistill.data.batch import Batch, Source
+from vldistill.data.batch import Batch, RecordSource
 from vldistill.data.digests import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
-from vldistill.models.base.outputs import Capture, Taught
+from vldistill.models.base.outputs import Capture, TeacherOutput
 from vldistill.teachers.cache.store import FeatureCache
 from vldistill.teachers.clip import ClipText, ClipVision
 from vldistill.teachers.fusion import FusionTeacher
@@ -196,12 +196,12 @@ class UnimodalTeachers:
     def describe(self) -> str:
         return "; ".join(part.describe() for part in (self.features, self.fusion) if part)
 
-    def __call__(self, batch: Batch, capture: Capture) -> Taught:
+    def __call__(self, batch: Batch, capture: Capture) -> TeacherOutput:
         """What a batch is taught. Unimodal teachers compute in `teachers.precision`, as their caches hold it, whatever the
         autocast that the student is trained in; a fusion teacher has no precision of its own and computes in the student's."""
         with torch.autocast(batch.text.ids.device.type, enabled=False):
             vision, text, index, words = self._unimodal(batch)
-        return Taught(vision, text, index, words, self.fusion(batch, capture) if self.fusion else None)
+        return TeacherOutput(vision, text, index, words, self.fusion(batch, capture) if self.fusion else None)
 
     def _unimodal(self, batch: Batch) -> tuple[list[Tensor] | None, Tensor | None, Tensor | None, Tensor | None]:
         device, sources = batch.text.ids.device, batch.sources
@@ -217,5 +217,5 @@ class UnimodalTeachers:
         return vision, text, index, words
 
 
-def _pairs(sources: list[Source]) -> list[Pair]:
+def _pairs(sources: list[RecordSource]) -> list[Pair]:
     return [(source.images[0], sentence) for source in sources for sentence in source.sentences]

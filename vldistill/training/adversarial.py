@@ -24,7 +24,7 @@ _SMALLEST_NORM = 1e-8
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class AdversarialStep:
     """The passes of a batch, as `vldistill.training.loop.fit` calls them. steps: K. lr: length of a step. divergence: its weight.
     text, image: what is perturbed. target: the task's, see `TaskSpec`."""
 
@@ -35,19 +35,19 @@ class Adversarial:
     image: bool
     target: str
 
-    def __call__(self, learner: nn.Module, arranged: Batch, taught: object, accelerator: Accelerator) -> tuple[Terms, Tensor]:
+    def __call__(self, learner: nn.Module, prepared: Batch, taught: object, accelerator: Accelerator) -> tuple[Terms, Tensor]:
         inner = accelerator.unwrap_model(learner)
         student, objective = inner.student, inner.objective
-        deltas = self._zeros(student, arranged)
+        deltas = self._zeros(student, prepared)
         sums: dict[str, Tensor] = {}
         # Each pass goes backward by itself, so the processes exchange their gradients once, at the end.
         with accelerator.no_sync(learner):
             with accelerator.autocast():
-                clean = student(arranged, objective.student_capture)
+                clean = student(prepared, objective.student_capture)
             for step in range(self.steps):
                 with accelerator.autocast():
-                    output = student(arranged, objective.student_capture, **deltas)
-                    terms = objective(output, taught, arranged)
+                    output = student(prepared, objective.student_capture, **deltas)
+                    terms = objective(output, taught, prepared)
                     terms["adversarial"] = self.divergence * prediction_divergence(clean, output, self.target)
                 terms = {name: value / self.steps for name, value in terms.items()}
                 last = step == self.steps - 1

@@ -37,7 +37,7 @@ def build_teacher(
             hint="start the student from the encoder that the teacher was fine-tuned from",
         )
     own, other = spec.encoder, teacher.spec.encoder
-    pairs = {name: (value, other.sight().get(name)) for name, value in own.sight().items()}
+    pairs = {name: (value, other.visual_signature().get(name)) for name, value in own.visual_signature().items()}
     pairs["image.size"] = (spec.image_size, teacher.spec.image_size)
     if chosen.attention != "none" or chosen.hidden_states:
         pairs |= {"layers": (own.num_hidden_layers, other.num_hidden_layers)}

@@ -20,10 +20,10 @@ from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.batches import Batches
-from vldistill.training.guard import Unvalidated
-from vldistill.training.journal import Journal
-from vldistill.training.meter import Meter
+from vldistill.training.preemption import Unvalidated
+from vldistill.training.run_log import RunLog
 from vldistill.training.sharding import average_gradients, clip_gradients, is_sharded
+from vldistill.training.train_metrics import TrainMetrics
 
 Teacher = Callable[[Batch, Capture], Any]
 
@@ -35,16 +35,16 @@ class Learner(nn.Module):
         super().__init__()
         self.student, self.objective = student, objective
 
-    def forward(self, arranged: Batch, taught: Any) -> Terms:
-        """The loss terms, and nothing else: several processes wait for the gradient of whatever is returned. arranged: by the
+    def forward(self, prepared: Batch, taught: Any) -> Terms:
+        """The loss terms, and nothing else: several processes wait for the gradient of whatever is returned. prepared: by the
         objective."""
-        return self.objective(self.student(arranged, self.objective.student_capture), taught, arranged)
+        return self.objective(self.student(prepared, self.objective.student_capture), taught, prepared)
 
 
-def descend(learner: nn.Module, arranged: Batch, taught: Any, accelerator: Accelerator) -> tuple[Terms, Tensor]:
+def forward_backward(learner: nn.Module, prepared: Batch, taught: Any, accelerator: Accelerator) -> tuple[Terms, Tensor]:
     """One forward and one backward pass: the terms, and their sum."""
     with accelerator.autocast():
-        terms = learner(arranged, taught)
+        terms = learner(prepared, taught)
     loss = torch.stack(list(terms.values())).sum()
     accelerator.backward(loss)
     return terms, loss
@@ -52,12 +52,12 @@ def descend(learner: nn.Module, arranged: Batch, taught: Any, accelerator: Accel
 
 Save = Callable[[int], dict[str, str]]
 """Keeps the student as the best model of a step; returns the digests of its files."""
-Passes = Callable[[nn.Module, Batch, Any, Accelerator], tuple[Terms, Tensor]]
-"""The forward and backward passes of an arranged batch."""
+StepFn = Callable[[nn.Module, Batch, Any, Accelerator], tuple[Terms, Tensor]]
+"""The forward and backward passes of a prepared batch."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class PhasePlan:
     """first, last: a phase's optimiser steps, from `first` to before `last` of the run's count. accumulate: forward passes per
     optimiser step. validate_every, log_every: optimiser steps. clip: largest gradient norm, or None."""
 
@@ -100,7 +100,7 @@ class Watch(Protocol):
     def __call__(self, batches: Iterable[Any]) -> Iterator[Any]: ...
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Saves checkpoints, and says when to leave."""
 
     watch: Watch
@@ -120,13 +120,13 @@ class Keeper(Protocol):
 
 @dataclass
 class Loop:
-    """What a phase has that changes while it is trained; `best` and `meter` are the loop's own."""
+    """What a phase has that changes while it is trained; `best` and `metrics` are the loop's own."""
 
     optimizer: Optimizer
     schedule: LRScheduler
     batches: Batches
     accelerator: Accelerator
-    meter: Meter
+    metrics: TrainMetrics
     best: Best
 
 
@@ -138,28 +138,28 @@ def fit(
     loader: Loader,
     batches: Batches,
     accelerator: Accelerator,
-    plan: Plan,
-    journal: Journal,
+    plan: PhasePlan,
+    run_log: RunLog,
     *,
     validate: Callable[[], dict[str, Any]],
     save: Save | None,
-    passes: Passes = descend,
-    keeper: Keeper | None = None,
+    step_fn: StepFn = forward_backward,
+    checkpointer: Checkpointer | None = None,
 ) -> Best:
     """Trains for the steps of `plan`, validating on the way and at the end; `save`, if there is one, is called at each new best.
 
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
-    meter = Meter(accelerator, plan.accumulate, tolerant=accelerator.mixed_precision == "fp16")
-    loop = Loop(optimizer, schedule, batches, accelerator, meter, Best())
-    at = keeper.restore(loop) if keeper is not None else None
+    metrics = TrainMetrics(accelerator, plan.accumulate, tolerant=accelerator.mixed_precision == "fp16")
+    loop = Loop(optimizer, schedule, batches, accelerator, metrics, Best())
+    at = checkpointer.restore(loop) if checkpointer is not None else None
     at = at or Position(plan.first, plan.first * plan.accumulate, batches.epoch, 0)
     if save is not None and loop.best.metrics is not None and loop.best.files is None and loop.best.step == at.step:
         # The checkpoint's own weights are the best ones, and their model is not what it was.
         loop.best = Best(loop.best.step, loop.best.metrics, save(loop.best.step))
     batches.epoch, batches.first = at.epoch, at.batch
-    running = _Running(learner, teacher, loop, plan, journal, validate, save, passes, keeper, at.step, at.micro)
-    journal.advance(at.step)
+    running = _Running(learner, teacher, loop, plan, run_log, validate, save, step_fn, checkpointer, at.step, at.micro)
+    run_log.advance(at.step)
     learner.train()
     if at.validates:
         running.validate_now(at.batch)
@@ -177,12 +177,12 @@ class _Running:
     learner: nn.Module
     teacher: Teacher | None
     loop: Loop
-    plan: Plan
-    journal: Journal
+    plan: PhasePlan
+    run_log: RunLog
     validate: Callable[[], dict[str, Any]]
     save: Save | None
-    passes: Passes
-    keeper: Keeper | None
+    step_fn: StepFn
+    checkpointer: Checkpointer | None
     step: int
     micro: int
     told: set[str] = field(default_factory=set)
@@ -198,7 +198,7 @@ class _Running:
             if not self.descended(batch.to(self.loop.accelerator.device)):
                 continue
             self.step += 1
-            self.journal.advance(self.step)
+            self.run_log.advance(self.step)
             last = self.step == self.plan.last
             if self.step % self.plan.log_every == 0 or last:
                 self.log(rate)
@@ -210,56 +210,56 @@ class _Running:
 
     def descended(self, batch: Batch) -> bool:
         """The passes of a batch; True where they complete an optimiser step."""
-        accelerator, optimizer, meter = self.loop.accelerator, self.loop.optimizer, self.loop.meter
+        accelerator, optimizer, metrics = self.loop.accelerator, self.loop.optimizer, self.loop.metrics
         torch.manual_seed(hash_key((self.plan.seed, self.micro, accelerator.process_index)))
         self.micro += 1
-        arranged = self.objective.arrange(batch)
-        read = arranged if self.objective.teacher_reads_arranged else batch
+        prepared = self.objective.prepare_batch(batch)
+        read = prepared if self.objective.teacher_reads_prepared else batch
         with accelerator.accumulate(self.learner):
             with accelerator.autocast():
                 taught = self.teacher(read, self.objective.teacher_capture) if self.teacher is not None else None
-            terms, loss = self.passes(self.learner, arranged, taught, accelerator)
+            terms, loss = self.step_fn(self.learner, prepared, taught, accelerator)
             if accelerator.sync_gradients and self.sharded:
                 average_gradients(self.objective, accelerator)
             if accelerator.sync_gradients and self.plan.clip is not None:
-                meter.norm = clip_gradients(self.learner, accelerator, self.plan.clip)
+                metrics.norm = clip_gradients(self.learner, accelerator, self.plan.clip)
             optimizer.step()
             optimizer.zero_grad()
-        meter.add(terms, loss, self.objective.readings, batch.ids)
+        metrics.add(terms, loss, self.objective.logs, batch.ids)
         if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             self.loop.schedule.step()
         return accelerator.sync_gradients
 
     def log(self, rate: float) -> None:
         """A row of the curve, and what the objective warns of for the first time."""
-        found = self.loop.meter.read(self.step)
-        self.journal.train(self.step, {"epoch": self.loop.batches.epoch, "lr": rate, **found})
+        found = self.loop.metrics.read(self.step)
+        self.run_log.train(self.step, {"epoch": self.loop.batches.epoch, "lr": rate, **found})
         if "skipped" in found:
-            self.journal.say(f"step {self.step}: {found['skipped']} batch(es) skipped, whose loss was not finite in fp16")
+            self.run_log.say(f"step {self.step}: {found['skipped']} batch(es) skipped, whose loss was not finite in fp16")
         for warning in self.objective.warnings():
             # By its first word, since its figures change from step to step.
             if (name := warning.split()[0]) not in self.told:
                 self.told.add(name)
-                self.journal.say(f"step {self.step}: {warning}")
+                self.run_log.say(f"step {self.step}: {warning}")
 
     def validate_now(self, done: int) -> None:
         """Validates after a step, with so many batches of the epoch done."""
-        self.loop.meter.check(self.step)
+        self.loop.metrics.check(self.step)
         try:
             metrics = self.validate()
         except Unvalidated:
-            needed(self.keeper, "who told to leave").before_validation(self.loop, self.position(done, validates=True))
+            needed(self.checkpointer, "who told to leave").before_validation(self.loop, self.position(done, validates=True))
         self.objective.after_validation(metrics)
         improved = self.loop.best.beaten_by(metrics)
         if improved:
             self.loop.best = Best(self.step, metrics, self.save(self.step) if self.save is not None else None)
-        self.journal.validation(self.step, metrics, best=improved and self.save is not None)
-        self.loop.meter.pause()
+        self.run_log.validation(self.step, metrics, best=improved and self.save is not None)
+        self.loop.metrics.pause()
 
     def keep(self, done: int) -> None:
-        """Lets the keeper save what is done, or leave."""
-        if self.keeper is not None:
-            self.keeper.after_step(self.loop, self.position(done))
+        """Lets the checkpointer save what is done, or leave."""
+        if self.checkpointer is not None:
+            self.checkpointer.after_step(self.loop, self.position(done))
 
     def position(self, done: int, *, validates: bool = False) -> Position:
         return Position(self.step, self.micro, self.loop.batches.epoch, done, validates)

@@ -12,13 +12,13 @@ from vldistill.data.loading import CleanBatches, check_together, make_loader
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import save_model
 from vldistill.recipe.schema.recipe import Recipe
-from vldistill.training.adversarial import Adversarial
+from vldistill.training.adversarial import AdversarialStep
 from vldistill.training.batches import eval_pairs
 from vldistill.training.best import digests_of, folder_of
-from vldistill.training.journal import Journal
-from vldistill.training.loop import Best, Keeper, Learner, Passes, Teacher, descend, fit
+from vldistill.training.loop import Best, Checkpointer, Learner, StepFn, Teacher, fit, forward_backward
+from vldistill.training.lr_schedule import build_optimizer, build_schedule
 from vldistill.training.parts import Parts
-from vldistill.training.rates import build_optimizer, build_schedule
+from vldistill.training.run_log import RunLog
 from vldistill.training.sharding import gathered, is_sharded, spread, weights_together
 from vldistill.training.stages import Phase
 from vldistill.training.validation import Validation
@@ -30,13 +30,13 @@ def run_phase(
     parts: Parts,
     accelerator: Accelerator,
     teacher: Teacher | None,
-    journal: Journal,
-    keeper: Keeper,
+    run_log: RunLog,
+    checkpointer: Checkpointer,
     *,
     out: Path | None,
 ) -> Best:
-    """Trains from a fresh optimiser, or from the keeper's checkpoint, to the phase's end; the student and what phases share are
-    trained in place. out: the run's folder, where the best student is to be kept."""
+    """Trains from a fresh optimiser, or from the checkpointer's checkpoint, to the phase's end; the student and what phases
+    share are trained in place. out: the run's folder, where the best student is to be kept."""
     world, rank = accelerator.num_processes, accelerator.process_index
     optimizer = build_optimizer(recipe, parts.student, phase.objective, phase.pairs.mean)
     schedule = build_schedule(recipe, optimizer, phase.steps)
@@ -46,9 +46,9 @@ def run_phase(
         optimizer = accelerator.prepare(optimizer)
     else:
         learner, optimizer = accelerator.prepare(learner, optimizer)
-    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, told=keeper.told)
+    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, told=checkpointer.told)
     clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
-    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, told=keeper.told)
+    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, told=checkpointer.told)
     # Where training stops for a validation, its next batches are on their way as well.
     check_together(loader, val_loader)
 
@@ -59,7 +59,7 @@ def run_phase(
         phase.val,
         val_loader,
         accelerator,
-        keeper.watch,
+        checkpointer.watch,
         recipe.train.seed,
         eval_pairs(recipe),
         recipe.data.workers,
@@ -88,20 +88,20 @@ def run_phase(
         phase.batches,
         accelerator,
         phase.plan,
-        journal,
+        run_log,
         validate=validate,
         save=save if out is not None else None,
-        passes=_passes(recipe, phase, parts),
-        keeper=keeper,
+        step_fn=_step_fn(recipe, phase, parts),
+        checkpointer=checkpointer,
     )
     # A second set of gradient hooks on the same parameters would stay with them.
     accelerator.free_memory(learner, optimizer)
     return best
 
 
-def _passes(recipe: Recipe, phase: Phase, parts: Parts) -> Passes:
+def _step_fn(recipe: Recipe, phase: Phase, parts: Parts) -> StepFn:
     """Step 1 has no predictions of the task to keep in place, so it is trained without perturbation."""
     chosen = recipe.adversarial
     if chosen is None or phase.name == "matching":
-        return descend
-    return Adversarial(chosen.steps, chosen.lr, chosen.kl, chosen.text, chosen.image, parts.data.spec.target)
+        return forward_backward
+    return AdversarialStep(chosen.steps, chosen.lr, chosen.kl, chosen.text, chosen.image, parts.data.spec.target)

@@ -14,9 +14,9 @@ from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import describe_batch
+from vldistill.training.lr_schedule import describe_rates
 from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
-from vldistill.training.rates import describe_rates
 from vldistill.training.stages import Stage, make_phases
 
 
@@ -52,7 +52,7 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["regions"] = _describe_regions(parts.spec)
     if parts.spec.image_network:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
-    if recipe.student.sees == "canvas":
+    if recipe.student.sees == "letterbox":
         rows["images"] = f"{recipe.image.size} x {recipe.image.long_side} pixels, {recipe.student.look(parts.spec.encoder)}"
     if parts.train.visual.seen and (told := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
         rows["image sizes"] = f"WARNING: {told}"

@@ -28,13 +28,13 @@ def pretext_metrics(
     with torch.random.fork_rng(devices=[]):
         for number, batch in enumerate(batches):
             torch.default_generator.manual_seed(hash_key((seed, number)))
-            arranged = objective.arrange(batch.to(accelerator.device))
+            prepared = objective.prepare_batch(batch.to(accelerator.device))
             with accelerator.autocast():
-                judged = objective.judge(student(arranged, objective.student_capture), arranged)
+                judged = objective.eval_sums(student(prepared, objective.student_capture), prepared)
             for name, value in judged.items():
                 sums[name] += value.to(accelerator.device)
     student.train(training)
     # A rank without a batch has no sums of its own, but has to add to the others'.
     names = objective.judged
     totals = reduced(accelerator, torch.stack([sums[name] for name in names]), "sum").tolist()
-    return objective.summary(dict(zip(names, totals, strict=True)))
+    return objective.eval_metrics(dict(zip(names, totals, strict=True)))

@@ -16,9 +16,9 @@ from vldistill.recipe.load import recipe_fields
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.best import restored, tidy
 from vldistill.training.checkpoint import State, best_steps, load_optimizer, optimizer_state, save_state
-from vldistill.training.guard import Guard, threads
-from vldistill.training.journal import Journal
 from vldistill.training.loop import Best, Loop, Position
+from vldistill.training.preemption import PreemptionGuard, threads
+from vldistill.training.run_log import RunLog
 from vldistill.training.sharding import gathered
 
 FREE = (
@@ -85,14 +85,14 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        guard: Guard,
-        journal: Journal,
+        guard: PreemptionGuard,
+        run_log: RunLog,
         phase: int,
         start: State | None,
         shared: dict[str, nn.Module],
         cost: Callable[[], dict[str, Any]],
     ):
-        self._folder, self._guard, self._journal, self._phase, self._start = folder, guard, journal, phase, start
+        self._folder, self._guard, self._journal, self._phase, self._start = folder, guard, run_log, phase, start
         self._shared, self._cost = shared, cost
         self.watch, self.told = guard.watch, guard.told
 
@@ -104,7 +104,7 @@ class Checkpoints:
         loop.schedule.load_state_dict(state.values["schedule"])
         if loop.accelerator.scaler is not None and "scaler" in state.values:
             loop.accelerator.scaler.load_state_dict(state.values["scaler"])
-        loop.meter.load(state.values["meter"], state.part("meter"))
+        loop.metrics.load(state.values["meter"], state.part("meter"))
         loop.best = Best(**restored(self._folder, state.values["best"], state.step))
         return Position(state.step, state.micro, state.epoch, state.batch, state.validates)
 
@@ -125,7 +125,7 @@ class Checkpoints:
 
     def _save(self, loop: Loop, position: Position) -> None:
         """All ranks give what they hold, and the first one writes."""
-        meter, sums = loop.meter.state()
+        meter, sums = loop.metrics.state()
         plain, tensors = optimizer_state(bare(loop.optimizer))
         held = {f"optimizer.{name}": value for name, value in tensors.items()}
         held |= {f"meter.{name}": value for name, value in sums.items()}

@@ -56,15 +56,15 @@ from vldistill.training.build import build_parts
 from vldistill.training.caches import Say
 from vldistill.training.checkpoint import State, load_state, newest, remove_states
 from vldistill.training.cost import CostMeter, add_costs
-from vldistill.training.guard import Guard, Notice, Preempted
-from vldistill.training.journal import CURVE, Journal, kept_curve
 from vldistill.training.loop import Best
 from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
 from vldistill.training.plan import describe
+from vldistill.training.preemption import Preempted, PreemptionGuard, SignalFlag
 from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
+from vldistill.training.run_log import CURVE, RunLog, kept_curve
 from vldistill.training.sharding import shard
 from vldistill.training.stages import Phase, Stage, make_phases
 from vldistill.versions import differences, gone_on, shown
@@ -80,7 +80,7 @@ class _Session:
     accelerator: Accelerator
     precision: Precision
     threads: Threads
-    notice: Notice
+    flag: SignalFlag
     state: State | None
     cost: Callable[[], dict[str, Any]]
     curve: str = ""
@@ -103,8 +103,8 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
     if (whole := _whole(stage, say)) is not None:
         return whole
     check_writable(folder)
-    with Notice() as notice:
-        notice.listen()
+    with SignalFlag() as flag:
+        flag.listen()
         together = join(say)
         with together.fate(), _ours(folder):
             together.meet("the run's folder is held")
@@ -119,7 +119,7 @@ def run_stage(stage: Stage, say: Say = terminal.say) -> dict[str, Any]:
                     RUN_STAGES,
                     "pass --overwrite, --resume auto to go on with it, or another --name",
                 )
-            return _run(stage, earlier, notice, say, together)
+            return _run(stage, earlier, flag, say, together)
 
 
 def _whole(stage: Stage, say: Say) -> dict[str, Any] | None:
@@ -156,7 +156,7 @@ def _earlier(stage: Stage) -> dict[str, Any] | None:
     return read_manifest(stage.folder, stage.name, make_it=f"vldistill {stage.name}, with --overwrite", partial=True)
 
 
-def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say, together: Together) -> dict[str, Any]:
+def _run(stage: Stage, earlier: dict[str, Any] | None, flag: SignalFlag, say: Say, together: Together) -> dict[str, Any]:
     recipe, folder, state = stage.recipe, stage.folder, None
     references = (earlier or {}).get("references")
     # As when the run began: a name may lead elsewhere by now.
@@ -177,12 +177,12 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say,
             where=f"recipe {recipe.name}",
             hint="set train.precision=fp32",
         )
-    reaches_all = all(phase.objective.reaches_all for phase in make_phases(recipe, parts, 1))
-    reaches_all = reaches_all and getattr(parts.student, "reaches_all", True)
+    uses_all_parameters = all(phase.objective.uses_all_parameters for phase in make_phases(recipe, parts, 1))
+    uses_all_parameters = uses_all_parameters and getattr(parts.student, "uses_all_parameters", True)
     together.meet("data and models are read")
     together.begin()
     accelerator = make_accelerator(
-        precision, recipe.train.batch.accumulate, recipe.train.trackers, folder, reaches_all=reaches_all
+        precision, recipe.train.batch.accumulate, recipe.train.trackers, folder, uses_all_parameters=uses_all_parameters
     )
     manifest = new_manifest(
         stage.name,
@@ -217,10 +217,10 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say,
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
     accelerator.wait_for_everyone()
     meter, spent = CostMeter(accelerator.device), state.values["cost"] if state is not None else None
-    session = _Session(stage, parts, accelerator, precision, threads, notice, state, lambda: add_costs(spent, meter.read()))
+    session = _Session(stage, parts, accelerator, precision, threads, flag, state, lambda: add_costs(spent, meter.read()))
     try:
         with meter:
-            notice.wait()
+            flag.wait()
             best = _train(session, warning)
     except BaseException as error:
         manifest["status"] = {KeyboardInterrupt: "interrupted", Preempted: "preempted"}.get(type(error), "failed")
@@ -291,15 +291,17 @@ def _train(session: _Session, warning: str | None) -> Best:
     if recipe.train.trackers:
         accelerator.init_trackers("vldistill", config={"recipe": recipe.name, "seed": recipe.train.seed})
         tracker = accelerator.log
-    guard = Guard(session.notice, accelerator, minutes=recipe.train.checkpoint_minutes, every=recipe.train.checkpoint_every)
-    with Journal(
+    guard = PreemptionGuard(
+        session.flag, accelerator, minutes=recipe.train.checkpoint_minutes, every=recipe.train.checkpoint_every
+    )
+    with RunLog(
         folder,
         phases[-1].plan.last,
         active=accelerator.is_main_process,
         tracker=tracker,
         keep=state.values["curve"] if state is not None else 0,
-    ) as journal:
-        _tell(session, phases, journal, warning)
+    ) as run_log:
+        _tell(session, phases, run_log, warning)
         if state is not None:
             put_back(state, shared)
         elif parts.anchor:
@@ -311,38 +313,38 @@ def _train(session: _Session, warning: str | None) -> Best:
                 batch=eval_pairs(recipe),
             )
             shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
-            journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
+            run_log.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
         if recipe.train.fsdp and world > 1:
             shard(parts.student, accelerator)
         best = Best()
         for number, phase in phases_after(state, phases):
             start = state if state is not None and number == state.phase else None
-            keeper = Checkpoints(folder, guard, journal, number, start, shared, session.cost)
+            checkpointer = Checkpoints(folder, guard, run_log, number, start, shared, session.cost)
             best = run_phase(
-                phase, recipe, parts, accelerator, teacher, journal, keeper, out=folder if phase is phases[-1] else None
+                phase, recipe, parts, accelerator, teacher, run_log, checkpointer, out=folder if phase is phases[-1] else None
             )
-        session.curve = journal.digest()
-        journal.say(f"best: accuracy {(best.metrics or {})['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
+        session.curve = run_log.digest()
+        run_log.say(f"best: accuracy {(best.metrics or {})['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
     return best
 
 
-def _tell(session: _Session, phases: list[Phase], journal: Journal, warning: str | None) -> None:
+def _tell(session: _Session, phases: list[Phase], run_log: RunLog, warning: str | None) -> None:
     """The head of the log, at the start and at every new one."""
     accelerator, precision = session.accelerator, session.precision
     for name, value in describe(session.stage, session.parts, accelerator.num_processes).items():
         if name != "run":
-            journal.say(f"{name}: {value}")
+            run_log.say(f"{name}: {value}")
     why = f" ({session.threads.reason})" if accelerator.device.type == "cpu" else ""
-    journal.say(
+    run_log.say(
         f"computing on: {device_name(accelerator.device)}{why}, {precision.name} ({precision.reason}), "
         f"{accelerator.num_processes} process(es), {phases[-1].pairs} pairs a step"
     )
     if (unused := unused_gpu()) is not None:
-        journal.say(f"WARNING: {unused}")
+        run_log.say(f"WARNING: {unused}")
     if session.state is not None:
-        journal.say(f"going on after step {session.state.step}")
+        run_log.say(f"going on after step {session.state.step}")
     if warning:
-        journal.say(warning)
+        run_log.say(warning)
 
 
 def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:

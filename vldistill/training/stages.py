@@ -12,7 +12,7 @@ from vldistill.objectives.matching import ROWS
 from vldistill.recipe.load import variant_name
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import Batches, StepPairs, make_batches, step_pairs
-from vldistill.training.loop import Plan
+from vldistill.training.loop import PhasePlan
 from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.validation import Judge, by_sums
@@ -52,7 +52,7 @@ class Phase:
     objective: Objective
     train: Any
     val: Any
-    plan: Plan
+    plan: PhasePlan
     batches: Batches
     judge: Judge
 
@@ -76,8 +76,8 @@ def make_phases(recipe: Recipe, parts: Parts, world: int, rank: int = 0) -> list
     every = per_epoch if train.validate_every == "epoch" else train.validate_every
     first = min(max(round(matching.fraction * steps), 1), steps - 1) if matching and steps > 1 else 0
 
-    def plan(start: int, end: int) -> Plan:
-        return Plan(start, end, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
+    def plan(start: int, end: int) -> PhasePlan:
+        return PhasePlan(start, end, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
 
     judge = method_of(recipe.objective.kind).judge(parts)
     task = Phase("task", parts.objective, parts.train, parts.val, plan(first, steps), batches, judge)

@@ -17,7 +17,7 @@ from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import Ranks, ranks_of_vectors
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def caption_set(records: Sequence[Record]) -> CaptionSet:
 
 
 @torch.no_grad()
-def encode_images(model: TwoTowers, dataset: RecordDataset, rows: Sequence[int], how: Encoding) -> Tensor:
+def encode_images(model: DualEncoder, dataset: RecordDataset, rows: Sequence[int], how: Encoding) -> Tensor:
     """[len(rows), D] pooled vectors, fp32, of the clean images of the records `rows`."""
     shares = how.share(rows)
     keys = [[(CLEAN, rows[place]) for place in places] for places in shares]
@@ -78,7 +78,7 @@ def encode_images(model: TwoTowers, dataset: RecordDataset, rows: Sequence[int],
 
 
 @torch.no_grad()
-def encode_texts(model: TwoTowers, dataset: RecordDataset, how: Encoding) -> Tensor:
+def encode_texts(model: DualEncoder, dataset: RecordDataset, how: Encoding) -> Tensor:
     """[N, D] pooled vectors, fp32, of all texts of the dataset; texts of like length share a batch, so that little is padded."""
     texts = [dataset.texts(row)[0] for row in range(len(dataset))]
     order = sorted(range(len(texts)), key=lambda row: len(texts[row].ids))
@@ -101,7 +101,7 @@ class Ranking:
     seconds: dict[str, float]
 
 
-def rank_captions(model: TwoTowers, dataset: RecordDataset, how: Encoding) -> Ranking:
+def rank_captions(model: DualEncoder, dataset: RecordDataset, how: Encoding) -> Ranking:
     """All images of a set of captions against all of its texts, by the cosine. The model is left in the mode it came in."""
     found = caption_set(dataset.records)
     training, seconds, started = model.training, {}, time.perf_counter()

@@ -14,10 +14,10 @@ from vldistill.evaluation.attention.importance import (
     token_attention,
     whole_attention,
 )
-from vldistill.models.base.outputs import QueryKey, View
+from vldistill.models.base.outputs import PairStates, QueryKey
 
 
-def view_of(scores_text: list[float], scores_image: list[float], *, text_mask=None, image_mask=None, visual=None) -> View:
+def view_of(scores_text: list[float], scores_image: list[float], *, text_mask=None, image_mask=None, visual=None) -> PairStates:
     """A view of one head of width 1, whose [CLS] asks with 1, so that keys are its scores; other tokens ask with 0."""
     text, image = (torch.tensor(values)[None, None, :, None] for values in (scores_text, scores_image))
     asks = torch.zeros_like(text)
@@ -27,7 +27,7 @@ def view_of(scores_text: list[float], scores_image: list[float], *, text_mask=No
         for mask, values in ((text_mask, scores_text), (image_mask, scores_image))
     ]
     shown = torch.tensor([visual]) if visual is not None else masks[1]
-    return View(masks[0], masks[1], shown, {1: QueryKey(asks, text, torch.zeros_like(image), image)})
+    return PairStates(masks[0], masks[1], shown, {1: QueryKey(asks, text, torch.zeros_like(image), image)})
 
 
 def test_the_mass_of_each_modality_is_a_softmax_over_both():
@@ -64,7 +64,7 @@ def test_tokens_sum_over_heads():
             strict=True,
         )
     ]
-    view = View(one.text_mask, one.image_mask, one.visual, {1: QueryKey(*both)})
+    view = PairStates(one.text_mask, one.image_mask, one.visual, {1: QueryKey(*both)})
     assert token_attention(view, 1)[0].tolist() == pytest.approx([1 / 4 + 1 / 8, 2 / 4 + 6 / 8])
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from vldistill.errors import InputError
-from vldistill.evaluation.report.grid import Cell, Column, columns_of, group_runs, problems_of, remarks_of
+from vldistill.evaluation.report.grid import Cell, GridColumn, columns_of, group_runs, problems_of, remarks_of
 from vldistill.evaluation.report.published import _rows, published_for
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.tables import make_grid, text_table, to_csv, to_latex, to_markdown
 
-TEST = Column("test", "accuracy")
+TEST = GridColumn("test", "accuracy")
 METHODS = {
     "hard": {"objective": {"kind": "labels"}},
     "soft": {"objective": {"kind": "dide", "attention": "none", "soft_labels": True, "hidden_states": False, "layers": "last"}},
@@ -68,7 +68,7 @@ def test_runs_that_failed_are_flagged_and_not_counted(write_run, tmp_path):
 def test_an_evaluation_of_a_part_counts_for_nothing(write_run, tmp_path):
     write_run("soft", 0, scores={"test": {"accuracy": 0.9}, "test-limit8": {"accuracy": 0.2, "partial": True}})
     groups = groups_of(tmp_path / "runs")
-    assert columns_of(groups) == [Column("validation", "accuracy"), TEST]
+    assert columns_of(groups) == [GridColumn("validation", "accuracy"), TEST]
     assert problems_of(groups) == [f"{tmp_path}/runs/mine/soft/seed0: evaluated on a part of test-limit8 only"]
 
 
@@ -131,7 +131,7 @@ def test_a_paper_s_figure_stands_beside_its_method_task_and_split(write_run, var
     merged = {**METHODS.get(variant, {}), **settings, "data": {"train": data}}
     folder = write_run(variant, settings=merged, task=task, scores={column: {"accuracy": 0.5}})
     (group,) = group_runs(read_runs([folder]))
-    found = published_for(group, [Column(column, "accuracy")]).get(Column(column, "accuracy"), [])
+    found = published_for(group, [GridColumn(column, "accuracy")]).get(GridColumn(column, "accuracy"), [])
     assert [(figure.paper, figure.table, figure.value) for figure in found] == ([expected] if expected else [])
 
 

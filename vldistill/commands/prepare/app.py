@@ -27,7 +27,7 @@ class DataSets(TyperGroup):
         return super().resolve_command(ctx, [name, *args[1:]])
 
 
-class Regions(TyperGroup):
+class RegionsGroup(TyperGroup):
     """Which takes `prepare regions --raw` and `--data`, as they were once written, for `import` and `compute`."""
 
     def parse_args(self, ctx, args):
@@ -50,7 +50,7 @@ def list_datasets() -> None:
 
 
 regions_app = typer.Typer(
-    cls=Regions,
+    cls=RegionsGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Import region features, or compute them.",

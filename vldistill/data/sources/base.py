@@ -155,7 +155,7 @@ class Row:
         return value
 
 
-class Seen:
+class SeenIds:
     """Ids seen so far in a split; a second occurrence is a fault that names the first."""
 
     def __init__(self) -> None:

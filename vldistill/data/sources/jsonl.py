@@ -18,7 +18,7 @@ from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
 from vldistill.data.records import TASKS, Record
-from vldistill.data.sources.base import SPLITS, Row, Seen, SourceData, kind_of, nearest, quoted, read_rows, wrong_layout
+from vldistill.data.sources.base import SPLITS, Row, SeenIds, SourceData, kind_of, nearest, quoted, read_rows, wrong_layout
 from vldistill.data.sources.source import Answers, Flag, Source
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
@@ -107,7 +107,7 @@ def read(root: Path, options: Jsonl, problems: Problems, data: SourceData) -> No
 def _read_split(
     path: Path, split: str, task: str | None, kinds: dict[str, str], ignored: Counter[str], problems: Problems
 ) -> list[_Line]:
-    lines, seen = [], Seen()
+    lines, seen = [], SeenIds()
     for row in read_rows(path, problems):
         ignored.update(row.values.keys() - set(_KEYS))
         number = row.where.rpartition(":")[2]

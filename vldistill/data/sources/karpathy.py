@@ -8,7 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Row, Seen, SourceData, first_holding, joined, kind_of, quoted, read_document, wrong_layout
+from vldistill.data.sources.base import (
+    Row,
+    SeenIds,
+    SourceData,
+    first_holding,
+    joined,
+    kind_of,
+    quoted,
+    read_document,
+    wrong_layout,
+)
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
@@ -35,7 +45,7 @@ def _read(root: Path, name: str, dataset: str, options: SourceOptions, problems:
     rows = read_document(path, "images", problems)
     names = [str(row.values["filename"]) for row in rows[:50] if "filepath" not in row.values and "filename" in row.values]
     folder = first_holding(root, _FLICKR_FOLDERS, names)
-    files, sentences = Seen(), Seen()
+    files, sentences = SeenIds(), SeenIds()
     for row in rows:
         image, split = row.text("filename"), row.one_of("split", list(_SPLITS))
         place = row.text("filepath", optional=True)
@@ -53,7 +63,7 @@ def _read(root: Path, name: str, dataset: str, options: SourceOptions, problems:
             _add(row, captions, target, joined(folder if place is None else place, image), number, sentences, data)
 
 
-def _add(row: Row, captions: list, split: str, image: str, number: int, sentences: Seen, data: SourceData) -> None:
+def _add(row: Row, captions: list, split: str, image: str, number: int, sentences: SeenIds, data: SourceData) -> None:
     for caption in captions:
         if not isinstance(caption, dict):
             return row.fault(f"`sentences` holds {kind_of(caption)}", "a caption is an object with `raw` and `sentid`")

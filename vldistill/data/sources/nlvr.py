@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Seen, SourceData, listed, quoted, read_rows, wrong_layout
+from vldistill.data.sources.base import SeenIds, SourceData, listed, quoted, read_rows, wrong_layout
 from vldistill.data.sources.source import Flag, Source, SourceOptions
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
@@ -53,7 +53,7 @@ def read(root: Path, options: Nlvr, problems: Problems, data: SourceData) -> Non
 
 
 def _read_split(path: Path, split: str, problems: Problems) -> Iterator[tuple[Record, str]]:
-    seen, official = Seen(), _OFFICIAL[split]
+    seen, official = SeenIds(), _OFFICIAL[split]
     for row in read_rows(path, problems):
         identifier, sentence, label = row.text("identifier"), row.text("sentence"), row.one_of("label", LABELS)
         directory = row.values.get("directory")

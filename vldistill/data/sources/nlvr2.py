@@ -11,7 +11,7 @@ from pathlib import Path
 from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Row,
-    Seen,
+    SeenIds,
     SourceData,
     first_holding,
     first_objects,
@@ -61,7 +61,7 @@ def _present(folder: Path) -> dict[str, Path]:
 
 
 def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: Problems) -> None:
-    seen, official = Seen(), _OFFICIAL[split.partition("-")[0]]
+    seen, official = SeenIds(), _OFFICIAL[split.partition("-")[0]]
     first = [row for row in first_objects(path) if _IDENTIFIER.fullmatch(str(row.get("identifier")))]
     names = [name for row in first for name in _image_names(row["identifier"], str(row.get("directory") or ""))]
     folder = first_holding(root, (f"images/{official}", official), names)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Seen, SourceData, first_holding, first_objects, joined, quoted, read_rows, wrong_layout
+from vldistill.data.sources.base import SeenIds, SourceData, first_holding, first_objects, joined, quoted, read_rows, wrong_layout
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
@@ -45,7 +45,7 @@ def _image_name(image: object) -> str:
 
 
 def _read_split(path: Path, split: str, folder: str, data: SourceData, problems: Problems) -> None:
-    seen, undecided = Seen(), 0
+    seen, undecided = SeenIds(), 0
     for row in read_rows(path, problems):
         key = next((key for key in _IMAGE_KEYS if key in row.values), _IMAGE_KEYS[0])
         pair, image, hypothesis = row.name("pairID"), row.name(key), row.text("sentence2")

@@ -14,7 +14,7 @@ from typing import Any
 
 from vldistill.data.question_types import vcr_question_type
 from vldistill.data.records import CHOICES, Record, Word, read_json
-from vldistill.data.sources.base import Row, Seen, SourceData, kind_of, quoted, read_rows, wrong_layout
+from vldistill.data.sources.base import Row, SeenIds, SourceData, kind_of, quoted, read_rows, wrong_layout
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.errors import LINE, InputError, Problems
 
@@ -36,7 +36,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
 
 
 def _read_split(path: Path, split: str, images: _Images, data: SourceData, problems: Problems) -> None:
-    seen = Seen()
+    seen = SeenIds()
     for row in read_rows(path, problems):
         name, image, metadata = row.name("annot_id"), row.text("img_fn"), row.text("metadata_fn")
         objects = row.texts("objects")

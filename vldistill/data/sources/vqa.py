@@ -15,7 +15,7 @@ from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Row, Seen, SourceData, nearest, read_document, wrong_layout
+from vldistill.data.sources.base import Row, SeenIds, SourceData, nearest, read_document, wrong_layout
 from vldistill.data.sources.source import Answers, Flag, Source, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
@@ -110,7 +110,7 @@ def _read_annotations(path: Path, majority: list[str], problems: Problems) -> _A
     if not rows:
         return None
     annotations: dict[int, _Annotation | None] = {}
-    seen = Seen()
+    seen = SeenIds()
     for row in rows:
         number = row.integer("question_id")
         if number is None:
@@ -152,7 +152,7 @@ def _answers(row: Row) -> list[str] | None:
 
 def _read_trainval(root: Path, annotations: dict[str, _Annotations], options: Vqa, data: SourceData, problems: Problems) -> None:
     """Reads train and val so that train has the questions of all images but the ones held out, which are val."""
-    seen = Seen()
+    seen = SeenIds()
     if options.wants("train"):
         _read_questions(root / questions_file("train"), "train", annotations["train"], data.add, problems, seen)
     images = {annotation.image for annotation in (annotations["val"] or {}).values() if annotation}
@@ -192,10 +192,10 @@ def _read_questions(
     annotations: _Annotations,
     add: Callable[[str, Record, str], None],
     problems: Problems,
-    seen: Seen | None = None,
+    seen: SeenIds | None = None,
 ) -> None:
     """Calls `add(split, record, where)` for each good question. seen: the questions of the files read before into one split."""
-    seen = Seen() if seen is None else seen
+    seen = SeenIds() if seen is None else seen
     for row in read_document(path, "questions", problems):
         number = row.integer("question_id")
         if number is None:

@@ -140,7 +140,7 @@ def write_nlvr2(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str,
     return written
 
 
-def _nlvr2_row(statement: tasks.Statement, identifier: str) -> dict[str, Any]:
+def _nlvr2_row(statement: tasks.ToyStatement, identifier: str) -> dict[str, Any]:
     name = statement.subject.singular
     return {
         "sentence": statement.text,

@@ -52,7 +52,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Statement:
+class ToyStatement:
     """A sentence about an image or a pair of them. `label`: "True"/"False" of a pair, or one of SNLI-VE's three."""
 
     text: str
@@ -118,7 +118,7 @@ def _only(rng: np.random.Generator, scene: Scene) -> list[Question]:
     return [found[place] for place in rng.permutation(len(found))[:MOST_ONLY]]
 
 
-def compare(rng: np.random.Generator, pairs: int) -> Iterator[tuple[Scene, Scene, list[Statement]]]:
+def compare(rng: np.random.Generator, pairs: int) -> Iterator[tuple[Scene, Scene, list[ToyStatement]]]:
     """NLVR2: pairs of scenes of 3 to 7 objects, each with 4 statements: 2 filters, each with a true and a false one.
 
     The mirrored pair takes the same sentences with the opposite labels (`opposite`); filters are drawn among those whose
@@ -140,16 +140,16 @@ def compare(rng: np.random.Generator, pairs: int) -> Iterator[tuple[Scene, Scene
                 word = "more" if about_left == ((more[f] > 0) == truth) else "fewer"
                 this, that = ("left", "right") if about_left else ("right", "left")
                 text = f"the {this} image has {word} {FILTERS[f].plural} than the {that} one"
-                statements.append(Statement(text, str(truth), FILTERS[f]))
+                statements.append(ToyStatement(text, str(truth), FILTERS[f]))
         yield left, right, [statements[i] for i in rng.permutation(len(statements))]
 
 
-def opposite(statement: Statement) -> Statement:
+def opposite(statement: ToyStatement) -> ToyStatement:
     """The same sentence about the mirrored pair."""
-    return Statement(statement.text, "False" if statement.label == "True" else "True", statement.subject)
+    return ToyStatement(statement.text, "False" if statement.label == "True" else "True", statement.subject)
 
 
-def entail(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[Statement]]]:
+def entail(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[ToyStatement]]]:
     """SNLI-VE: scenes of 5 to 8 visible objects and one covered cell, each with one hypothesis of each label.
 
     A hypothesis "there are at least k F" is entailed by k visible F, undecided with k - 1 (the covered cell may hold
@@ -173,7 +173,7 @@ def entail(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[
         turn = _turn(category, trio)
         for shift in range(3):
             statements = [
-                Statement(f"there are at least {NUMBERS[least]} {filters[f].plural}", label, filters[f])
+                ToyStatement(f"there are at least {NUMBERS[least]} {filters[f].plural}", label, filters[f])
                 for f, label in zip(trio[shift:] + trio[:shift], labelled, strict=True)
             ]
             yield place(rng, kinds, cover=True), [statements[i] for i in rng.permutation(3)]

@@ -21,7 +21,7 @@ from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.records import CHOICES, Word
 from vldistill.data.toy.files import illustrated, write_json, write_jsonl
 from vldistill.data.toy.outlines import extent, outline
-from vldistill.data.toy.vcr_topics import TOPICS, Cast, Subject, Topic
+from vldistill.data.toy.vcr_topics import TOPICS, Cast, Topic, Whom
 from vldistill.data.toy.world import COLOURS, PIXELS, SHAPES, Scene, generator, place
 
 QUESTIONS = (2, 3)
@@ -66,7 +66,7 @@ def ask(rng: np.random.Generator, images: int) -> Iterator[tuple[Scene, list[Inq
     for _ in range(images):
         scene = place(rng, _draw_kinds(rng))
         cast = Cast.of(scene)
-        asked: dict[tuple[int, Subject], Inquiry] = {}
+        asked: dict[tuple[int, Whom], Inquiry] = {}
         wanted = rng.integers(QUESTIONS[0], QUESTIONS[1] + 1)
         while len(asked) < wanted:
             found = _pick(rng, cast, _TYPES[rng.choice(len(_TYPES), p=_SHARES)], tally)
@@ -92,13 +92,13 @@ def _draw_kinds(rng: np.random.Generator) -> np.ndarray:
     return shapes * len(COLOURS) + rng.choice(palette, persons + things)
 
 
-def _pick(rng: np.random.Generator, cast: Cast, kind: str, tally: Counter[tuple[int, int]]) -> tuple[int, Subject] | None:
+def _pick(rng: np.random.Generator, cast: Cast, kind: str, tally: Counter[tuple[int, int]]) -> tuple[int, Whom] | None:
     """A topic of this type and whom to ask it about, None where nobody fits. Of the outcomes at hand, the one that the topic
     has had least often is taken, so that an answer's words say little about whether it is right."""
     topics = [i for i, topic in enumerate(TOPICS) if topic.type == kind]
     weights = np.array([TOPICS[i].weight for i in topics])
     topic = topics[rng.choice(len(topics), p=weights / weights.sum())]
-    subjects: dict[int, list[Subject]] = defaultdict(list)
+    subjects: dict[int, list[Whom]] = defaultdict(list)
     for subject in TOPICS[topic].subjects(cast):
         outcome = TOPICS[topic].fact(cast, subject)
         if outcome is not None:
@@ -111,7 +111,7 @@ def _pick(rng: np.random.Generator, cast: Cast, kind: str, tally: Counter[tuple[
     return topic, fitting[rng.integers(len(fitting))]
 
 
-def _inquire(rng: np.random.Generator, cast: Cast, number: int, subject: Subject, answer: int, rationale: int) -> Inquiry:
+def _inquire(rng: np.random.Generator, cast: Cast, number: int, subject: Whom, answer: int, rationale: int) -> Inquiry:
     """The question of a topic; answer, rationale: the positions of the right choices."""
     topic = TOPICS[number]
     wording = topic.questions[rng.integers(len(topic.questions))]
@@ -133,7 +133,7 @@ def _choose(
     rng: np.random.Generator,
     cast: Cast,
     topic: Topic,
-    subject: Subject,
+    subject: Whom,
     says: Sequence[str],
     openings: Sequence[str],
     position: int,
@@ -153,12 +153,12 @@ def _choose(
     return Choices(choices, position, tuple(outcomes))
 
 
-def _mention(rng: np.random.Generator, cast: Cast, topic: Topic, subject: Subject, outcome: int, right: bool) -> Word:
+def _mention(rng: np.random.Generator, cast: Cast, topic: Topic, subject: Whom, outcome: int, right: bool) -> Word:
     """What stands for the people of a choice. Other people are those of whom a wrong outcome is true, where there are such."""
     draw = rng.random()
     if not right and draw < _WRONG_OTHERS:
         others = [
-            Subject(persons, subject.other)
+            Whom(persons, subject.other)
             for persons in combinations(cast.persons, len(subject.persons))
             if persons != subject.persons and subject.other not in persons
         ]

@@ -27,7 +27,7 @@ _APART = GRID  # follows the rows where a group's row is read
 
 
 @dataclass(frozen=True)
-class Subject:
+class Whom:
     """Whom a question is about: the indices of one person or more, ascending, and of another object where it names one."""
 
     persons: tuple[int, ...]
@@ -74,77 +74,75 @@ class Cast:
 # --- whom questions are about -----------------------------------------------------------------------------------------
 
 
-def _one(cast: Cast) -> Iterator[Subject]:
-    return (Subject((person,)) for person in cast.persons)
+def _one(cast: Cast) -> Iterator[Whom]:
+    return (Whom((person,)) for person in cast.persons)
 
 
-def _pair(cast: Cast) -> Iterator[Subject]:
-    return map(Subject, combinations(cast.persons, 2))
+def _pair(cast: Cast) -> Iterator[Whom]:
+    return map(Whom, combinations(cast.persons, 2))
 
 
-def _group(cast: Cast) -> Iterator[Subject]:
+def _group(cast: Cast) -> Iterator[Whom]:
     """Two or three people."""
-    return (Subject(persons) for size in (2, 3) for persons in combinations(cast.persons, size))
+    return (Whom(persons) for size in (2, 3) for persons in combinations(cast.persons, size))
 
 
-def _one_and_thing(cast: Cast) -> Iterator[Subject]:
+def _one_and_thing(cast: Cast) -> Iterator[Whom]:
     things = range(len(cast.persons), len(cast.cells))
-    return (Subject((person,), thing) for person in cast.persons for thing in things)
+    return (Whom((person,), thing) for person in cast.persons for thing in things)
 
 
-def _one_and_any(cast: Cast) -> Iterator[Subject]:
+def _one_and_any(cast: Cast) -> Iterator[Whom]:
     """A person and another object, which may be a person too."""
-    return (Subject((person,), other) for person in cast.persons for other in range(len(cast.cells)) if other != person)
+    return (Whom((person,), other) for person in cast.persons for other in range(len(cast.cells)) if other != person)
 
 
-def _pair_and_any(cast: Cast) -> Iterator[Subject]:
-    return (
-        Subject(pair, other) for pair in combinations(cast.persons, 2) for other in range(len(cast.cells)) if other not in pair
-    )
+def _pair_and_any(cast: Cast) -> Iterator[Whom]:
+    return (Whom(pair, other) for pair in combinations(cast.persons, 2) for other in range(len(cast.cells)) if other not in pair)
 
 
 # --- what the picture decides: the index of an outcome, None where the question cannot be asked --------------------------
 
 
-def _colour(cast: Cast, subject: Subject) -> int | None:
+def _colour(cast: Cast, subject: Whom) -> int | None:
     """The colour that all of the people have."""
     colours = {cast.colours[person] for person in subject.persons}
     return colours.pop() if len(colours) == 1 else None
 
 
-def _tint(cast: Cast, subject: Subject) -> int:
+def _tint(cast: Cast, subject: Whom) -> int:
     """The colour of the other object."""
     return cast.colours[subject.other]
 
 
-def _place(cast: Cast, subject: Subject) -> int:
+def _place(cast: Cast, subject: Whom) -> int:
     """The person's cell."""
     return cast.cells[subject.persons[0]]
 
 
-def _row(cast: Cast, subject: Subject) -> int:
+def _row(cast: Cast, subject: Whom) -> int:
     """The row that all of the people are in, or _APART."""
     rows = {cast.cells[person] // GRID for person in subject.persons}
     return rows.pop() if len(rows) == 1 else _APART
 
 
-def _beside(cast: Cast, subject: Subject) -> int:
+def _beside(cast: Cast, subject: Whom) -> int:
     """The shape in the next cell to the right."""
     cell = _place(cast, subject)
     return cast.shape_at(cell + 1) if cell % GRID < GRID - 1 else _NOTHING
 
 
-def _below(cast: Cast, subject: Subject) -> int:
+def _below(cast: Cast, subject: Whom) -> int:
     """The shape in the next cell below."""
     return cast.shape_at(_place(cast, subject) + GRID)
 
 
-def _above(cast: Cast, subject: Subject) -> int:
+def _above(cast: Cast, subject: Whom) -> int:
     """The shape in the next cell above."""
     return cast.shape_at(_place(cast, subject) - GRID)
 
 
-def _bond(cast: Cast, subject: Subject) -> int:
+def _bond(cast: Cast, subject: Whom) -> int:
     """Of two people, or of a person and the other object: 0 same colour, side by side; 1 same colour, apart; 2 different
     colours, side by side; 3 different colours, apart. Cells above each other are side by side too, diagonal ones are not."""
     one, two = subject.persons if subject.other is None else (*subject.persons, subject.other)
@@ -171,8 +169,8 @@ class Topic:
 
     type: str
     weight: int
-    subjects: Callable[[Cast], Iterator[Subject]]
-    fact: Callable[[Cast, Subject], int | None]
+    subjects: Callable[[Cast], Iterator[Whom]]
+    fact: Callable[[Cast, Whom], int | None]
     questions: tuple[str, ...]
     answers: tuple[str, ...]
     rationales: tuple[str, ...]

@@ -21,7 +21,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.attention.importance import by_word, text_to_image
 from vldistill.evaluation.opened import open_model
 from vldistill.models.base.inputs import plain_dataset
-from vldistill.models.base.outputs import Capture, View
+from vldistill.models.base.outputs import Capture, PairStates
 from vldistill.models.families import families, family_of
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.fusion import build_fusion_teacher
@@ -32,7 +32,7 @@ EVERY = "all words"
 
 
 @dataclass(frozen=True)
-class Place:
+class Looked:
     """Where attention on an image lies: on the cells of a grid [rows, columns], or on boxes [R, 4] in shares of its sides."""
 
     image: np.ndarray
@@ -55,7 +55,7 @@ class CrossSample:
 
     id: str
     text: str
-    places: list[Place]
+    places: list[Looked]
     rows: list[WordMaps]
     divergence: float | None
 
@@ -113,7 +113,7 @@ def view_cross(run: str, recipe: Recipe, images: Images, records: Sequence[Recor
     return CrossView(run, recipe.teacher.model if "teacher" in models else None, layer, samples)
 
 
-def _sample(record: Record, batch: Batch, views: dict[str, list[View]], layer: int, images: Images) -> CrossSample:
+def _sample(record: Record, batch: Batch, views: dict[str, list[PairStates]], layer: int, images: Images) -> CrossSample:
     sentence = sentences(record)[0]
     words = words_of(sentence)
     kept = {name: [_word_maps(view, batch.text.words[:1], layer, len(words)) for view in own] for name, own in views.items()}
@@ -134,13 +134,13 @@ def _sample(record: Record, batch: Batch, views: dict[str, list[View]], layer: i
     return CrossSample(record.id, text, places, rows, _divergence(views, layer))
 
 
-def _word_maps(view: View, words: Tensor, layer: int, count: int) -> Tensor:
+def _word_maps(view: PairStates, words: Tensor, layer: int, count: int) -> Tensor:
     """[W, V] over what the view calls visual, without an image's own CLS."""
     attention = text_to_image(view, layer)[0].cpu()
     return by_word(attention, words[0].cpu(), count, mean=True)[:, view.visual[0].cpu()]
 
 
-def _divergence(views: dict[str, list[View]], layer: int) -> float | None:
+def _divergence(views: dict[str, list[PairStates]], layer: int) -> float | None:
     if "teacher" not in views:
         return None
     values = []
@@ -151,13 +151,13 @@ def _divergence(views: dict[str, list[View]], layer: int) -> float | None:
     return sum(values) / len(values)
 
 
-def _place(shown: VisualBatch, images: Images, path: str) -> Place:
+def _place(shown: VisualBatch, images: Images, path: str) -> Looked:
     """The image as the model sees it: its patches put together again, or the whole image under its regions."""
     if isinstance(shown, ImageBatch):
         grid = shown.grids[0]
         patches = shown.patches[0, : grid[0] * grid[1]].numpy()
         side = int((patches.shape[1] // 3) ** 0.5)
         pixels = unpatchify(patches * STD + MEAN, grid, side)
-        return Place((pixels.clip(0, 1) * 255).round().astype(np.uint8), grid, None)
+        return Looked((pixels.clip(0, 1) * 255).round().astype(np.uint8), grid, None)
     boxes = shown.boxes[0][shown.mask[0]].numpy()
-    return Place(np.asarray(images.open(path), dtype=np.uint8), None, boxes)
+    return Looked(np.asarray(images.open(path), dtype=np.uint8), None, boxes)

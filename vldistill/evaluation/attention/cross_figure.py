@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from vldistill.evaluation.attention.cross import CrossSample, CrossView, Place
+from vldistill.evaluation.attention.cross import CrossSample, CrossView, Looked
 
 _CELL, _DPI = 1.7, 110  # inches of a picture's height; dots an inch
 
@@ -42,7 +42,7 @@ def cross_figure(sample: CrossSample) -> bytes:
     return buffer.getvalue()
 
 
-def _heat(cell, place: Place, values: np.ndarray, most: float) -> None:
+def _heat(cell, place: Looked, values: np.ndarray, most: float) -> None:
     high, wide = place.image.shape[:2]
     if place.grid is not None:
         cell.imshow(

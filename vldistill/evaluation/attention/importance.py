@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vldistill.models.base.outputs import View
+from vldistill.models.base.outputs import PairStates
 from vldistill.objectives.attention import attention_log_probs, joined
 
 
-def whole_attention(view: View, layer: int, *, first_only: bool = True) -> Tensor:
+def whole_attention(view: PairStates, layer: int, *, first_only: bool = True) -> Tensor:
     """The attention of one layer over text and image together, [S, H, Q, T + V]: of the first token, [CLS], alone (Q = 1), or of
     all tokens of both modalities (Q = T + V)."""
     kept = view.qk[layer]
@@ -21,7 +21,7 @@ def whole_attention(view: View, layer: int, *, first_only: bool = True) -> Tenso
     return attention_log_probs(query, joined(kept.text_key, kept.image_key), valid).exp()
 
 
-def modality_mass(view: View, layer: int, *, first_only: bool = True) -> Tensor:
+def modality_mass(view: PairStates, layer: int, *, first_only: bool = True) -> Tensor:
     """[S, H, 2]: the attention on visual and that on text tokens, in [0, 1], of [CLS], or the mean over all real tokens. What is
     neither (an image's own CLS, an end token) counts for none."""
     attention = whole_attention(view, layer, first_only=first_only)
@@ -35,13 +35,13 @@ def modality_mass(view: View, layer: int, *, first_only: bool = True) -> Tensor:
     return (mass * asking).sum(dim=2) / asking.sum(dim=2)
 
 
-def token_attention(view: View, layer: int) -> Tensor:
+def token_attention(view: PairStates, layer: int) -> Tensor:
     """[S, T]: what each text token gets of the attention of [CLS], summed over heads; zero at padding."""
     attention = whole_attention(view, layer)[:, :, 0, : view.text_mask.shape[1]].sum(dim=1)
     return attention.masked_fill(~view.text_mask, 0.0)
 
 
-def text_to_image(view: View, layer: int) -> Tensor:
+def text_to_image(view: PairStates, layer: int) -> Tensor:
     """[S, T, V]: the attention of each text token over the image alone, as DiDE compares it (section 3.2), mean over heads."""
     kept = view.qk[layer]
     return attention_log_probs(kept.text_query, kept.image_key, view.image_mask).exp().mean(dim=1)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
-from vldistill.evaluation.report.tables import Grid, GridRow
+from vldistill.evaluation.report.tables import GridRow, TaskGrid
 
 # Okabe and Ito's colours, which most people with colour blindness tell apart; black and yellow left out.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -117,7 +117,7 @@ def mean_curve(lines: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, 
 
 
 @_styled
-def bar_charts(grid: Grid) -> list[Chart]:
+def bar_charts(grid: TaskGrid) -> list[Chart]:
     """A chart for each column with something to compare: bars of the means from zero, whiskers of one deviation, dots of the
     runs, diamonds of the papers."""
     charts = []
@@ -148,7 +148,7 @@ def bar_charts(grid: Grid) -> list[Chart]:
 
 
 @_styled
-def cost_chart(grid: Grid) -> Chart | None:
+def cost_chart(grid: TaskGrid) -> Chart | None:
     """Seconds of a run, by group; None where there is nothing to compare."""
     rows = [(number, row) for number, row in enumerate(grid.rows) if row.seconds is not None]
     if len(rows) < 2:

@@ -31,7 +31,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Column:
+class GridColumn:
     """split: an evaluation's folder, or VALIDATION. metric: a key of METRICS. Figures are percentages."""
 
     split: str
@@ -84,7 +84,7 @@ class Group:
         settings = [_without_seed(run.settings) for run in self.runs if run.settings]
         return any(own != settings[0] for own in settings[1:])
 
-    def cell(self, column: Column) -> Cell:
+    def cell(self, column: GridColumn) -> Cell:
         values = [value for run in self.whole if (value := value_of(run, column)) is not None]
         return Cell(tuple(values), len(self.runs))
 
@@ -98,7 +98,7 @@ def _without_seed(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def value_of(run: RunRecord, column: Column) -> float | None:
+def value_of(run: RunRecord, column: GridColumn) -> float | None:
     """A run's figure in percent, or None where it has none, or one of a part of the data."""
     if column.split == VALIDATION:
         return _percent(run.best.get(column.metric))
@@ -118,7 +118,7 @@ def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     return [Group(recipe, variant, tuple(own)) for (recipe, variant), own in found.items()]
 
 
-def columns_of(groups: Iterable[Group]) -> list[Column]:
+def columns_of(groups: Iterable[Group]) -> list[GridColumn]:
     """What any of the runs has a figure for: the validation's accuracy, then each evaluation's metrics."""
     splits: dict[str, set[str]] = {}
     for group in groups:
@@ -129,7 +129,7 @@ def columns_of(groups: Iterable[Group]) -> list[Column]:
                 if not metrics.get("partial"):
                     splits.setdefault(split, set()).update(set(METRICS) & set(metrics))
     order = sorted(splits, key=lambda split: (split != VALIDATION, split))
-    return [Column(split, metric) for split in order for metric in METRICS if metric in splits[split]]
+    return [GridColumn(split, metric) for split in order for metric in METRICS if metric in splits[split]]
 
 
 def remarks_of(groups: Iterable[Group]) -> list[str]:

@@ -10,7 +10,7 @@ from vldistill.evaluation.report.analyses import Picture, Shift
 from vldistill.evaluation.report.charts import bar_charts, cost_chart, curve_charts, style_of
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.samples import SampleSet
-from vldistill.evaluation.report.tables import Grid, note_of, text_table
+from vldistill.evaluation.report.tables import TaskGrid, note_of, text_table
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TaskReport:
 
     title: str
     groups: tuple[Group, ...]
-    grid: Grid
+    grid: TaskGrid
 
 
 @dataclass(frozen=True)

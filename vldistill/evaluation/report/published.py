@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from vldistill.evaluation.report.grid import VALIDATION, Column, Group
+from vldistill.evaluation.report.grid import VALIDATION, GridColumn, Group
 from vldistill.evaluation.report.runs import RunRecord, start_of
 
 _PRESENT = "present"
@@ -85,7 +85,7 @@ def row_figures(paper: str, table: str, row: str, task: str) -> dict[Place, floa
     return {place: figure.value for figures in found for place, figure in figures.items() if place.task == task}
 
 
-def published_for(group: Group, columns: list[Column]) -> dict[Column, list[Figure]]:
+def published_for(group: Group, columns: list[GridColumn]) -> dict[GridColumn, list[Figure]]:
     """Of each column the papers' figures of the same method, task and split; of each paper those of the row that says most of the
     method."""
     if not group.runs:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vldistill.evaluation.report.grid import Cell, Column, Group, columns_of
+from vldistill.evaluation.report.grid import Cell, GridColumn, Group, columns_of
 from vldistill.evaluation.report.published import Figure, published_for
 
 NOTHING = "–"
@@ -17,7 +17,7 @@ _NOTE = "mean ± standard deviation over seeds, in percent; (n/m): n of m runs c
 _PAPER = " paper: full-size models on the whole data."
 
 
-def note_of(grids: Iterable[Grid]) -> str:
+def note_of(grids: Iterable[TaskGrid]) -> str:
     """What stands below tables."""
     return _NOTE + _PAPER * any(grid.sources for grid in grids)
 
@@ -35,8 +35,8 @@ class GridRow:
 
 
 @dataclass(frozen=True)
-class Grid:
-    columns: tuple[Column, ...]
+class TaskGrid:
+    columns: tuple[GridColumn, ...]
     rows: tuple[GridRow, ...]
 
     @property
@@ -53,12 +53,12 @@ class Grid:
         return [f"{source}: {', '.join(values)}" for source, values in told.items()]
 
 
-def make_grid(groups: Sequence[Group]) -> Grid:
+def make_grid(groups: Sequence[Group]) -> TaskGrid:
     columns = columns_of(groups)
-    return Grid(tuple(columns), tuple(_row(group, columns) for group in groups))
+    return TaskGrid(tuple(columns), tuple(_row(group, columns) for group in groups))
 
 
-def _row(group: Group, columns: list[Column]) -> GridRow:
+def _row(group: Group, columns: list[GridColumn]) -> GridRow:
     found = published_for(group, columns)
     seconds = [run.cost.seconds for run in group.whole if run.cost.seconds is not None]
     memory = [run.cost.gpu_memory or run.cost.memory for run in group.whole if run.cost.gpu_memory or run.cost.memory]
@@ -82,7 +82,7 @@ class TextTable:
     numeric: tuple[bool, ...]
 
 
-def text_table(grid: Grid) -> TextTable:
+def text_table(grid: TaskGrid) -> TextTable:
     """Recipe, variant and runs; each column, and beside it the papers' figures where there are any; cost where it is known."""
     costs = {
         "s/run": [_seconds(row.seconds) for row in grid.rows],
@@ -182,7 +182,7 @@ def _latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def to_csv(grid: Grid, title: str, *, head: bool = True) -> str:
+def to_csv(grid: TaskGrid, title: str, *, head: bool = True) -> str:
     """One line for each group, column and published figure, unrounded. title: of the data; head: whether names come first."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

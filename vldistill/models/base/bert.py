@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import TextBatch
 from vldistill.models.base.config import ModelConfig
-from vldistill.models.base.outputs import NOTHING, Capture, QueryKey, View
-from vldistill.models.base.outputs import Encoded as States
+from vldistill.models.base.outputs import NOTHING, Capture, Encoded, PairStates, QueryKey
 from vldistill.models.base.recompute import run_layer
 
 
@@ -118,7 +117,7 @@ class BertEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, states: Tensor, mask: Tensor | None = None, capture: Capture = NOTHING) -> States:
+    def forward(self, states: Tensor, mask: Tensor | None = None, capture: Capture = NOTHING) -> Encoded:
         """states: [S, N, D]. mask: [S, N] bool of the real ones; None where all are."""
         attend = None if mask is None else mask[:, None, None, :]
         qk, layers = {}, {}
@@ -128,7 +127,7 @@ class BertEncoder(nn.Module):
                 qk[number] = (query, key)
             if number in capture.hidden:
                 layers[number] = states
-        return States(states, qk, layers)
+        return Encoded(states, qk, layers)
 
 
 class BertPooler(nn.Module):
@@ -173,15 +172,17 @@ def make_packing(masks: list[Tensor]) -> Packing:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class BertStates:
     """first: [S, D] the first token's output. parts: outputs of each part. views: what `capture` asked for."""
 
     first: Tensor
     parts: list[Tensor]
-    view: View
+    view: PairStates
 
 
-def encode(encoder: BertEncoder, states: Tensor, masks: list[Tensor], *, visual: Tensor, capture: Capture = NOTHING) -> Encoded:
+def encode(
+    encoder: BertEncoder, states: Tensor, masks: list[Tensor], *, visual: Tensor, capture: Capture = NOTHING
+) -> BertStates:
     """Runs the encoder over packed embeddings.
 
     states: [S, N, D] of the joined parts: the text, then what stands for the image. masks: [S, N_i] bool of each part. visual:
@@ -197,8 +198,8 @@ def encode(encoder: BertEncoder, states: Tensor, masks: list[Tensor], *, visual:
     for number, states in found.layers.items():
         own, *image = packing.split(states)
         hidden[number] = (own, torch.cat(image, dim=1))
-    view = View(masks[0], torch.cat(masks[1:], dim=1), visual, qk, hidden)
-    return Encoded(found.hidden[:, 0], packing.split(found.hidden), view)
+    view = PairStates(masks[0], torch.cat(masks[1:], dim=1), visual, qk, hidden)
+    return BertStates(found.hidden[:, 0], packing.split(found.hidden), view)
 
 
 def _joined_parts(packing: Packing, heads: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def sight(self) -> dict[str, int]:
+    def visual_signature(self) -> dict[str, int]:
         """What two models must agree on to be shown the same tokens of an image."""
         return {name: getattr(self, name) for name in ("patch_size", "region_size") if hasattr(self, name)}
 

@@ -23,7 +23,7 @@ from vldistill.models.families import family_of
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointLayout:
     """Where an official checkpoint keeps things. renamed: pattern to replacement, applied in order. left_out: what a fine-tuned
     student has no use for. lowercase: of its BERT's vocabulary. words to region_key: keys of tables that give sizes. beside:
     features that the last of them has beside a region's. more_words: that it may have behind its BERT's. unread: beginnings of
@@ -50,7 +50,7 @@ class Layout:
 
 
 def convert_bert(
-    layout: Layout,
+    layout: CheckpointLayout,
     source: Path,
     vocabulary: Path,
     out: Path,
@@ -98,7 +98,7 @@ def convert_bert(
     return spec
 
 
-def renamed(weights: dict[str, Tensor], layout: Layout, source: Path) -> tuple[dict[str, Tensor], Account]:
+def renamed(weights: dict[str, Tensor], layout: CheckpointLayout, source: Path) -> tuple[dict[str, Tensor], Account]:
     """Official weights under our names, and what became of each."""
     return sort_out(weights, renaming(layout.renamed, current_name), layout.left_out, str(source))
 
@@ -120,7 +120,9 @@ def case_of(vocabulary: Path, own: bool, given: bool | None) -> bool:
     return own
 
 
-def sizes(weights: dict[str, Tensor], layout: Layout, source: Path, heads: Sequence[int] | None = None) -> RegionBertConfig:
+def sizes(
+    weights: dict[str, Tensor], layout: CheckpointLayout, source: Path, heads: Sequence[int] | None = None
+) -> RegionBertConfig:
     """Those that the shapes of weights under our names tell. heads: see `convert_bert`. Raises InputError where a
     table is missing."""
     try:

@@ -1,7 +1,7 @@
 """DiDE's dual encoders: a text tower and an image tower that meet only in a small MLP, so images are encoded once and cached
 (DiDE, section 3.1; structure as the authors' code: each tower its own pooler, fusion MLP on [text; image]).
 
-`TwoTowers` is the same for every fusion model that a dual encoder comes from; a kind is a class with its towers.
+`DualEncoder` is the same for every fusion model that a dual encoder comes from; a kind is a class with its towers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import Config, ModelSpec
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.heads import classifier
-from vldistill.models.base.outputs import NOTHING, Capture, Encoded, Output, QueryKey, Vectors, View, patches_only, with_cls
+from vldistill.models.base.outputs import NOTHING, Capture, Encoded, Output, PairStates, QueryKey, Vectors, patches_only, with_cls
 from vldistill.models.base.pretraining import Pretrained
 
 
@@ -49,10 +49,10 @@ class TextTower(Tower, Protocol):
 class ImageTower(Tower, Protocol):
     def encode_image(self, image: VisualBatch, position: int = 0, capture: Capture = NOTHING) -> Encoded:
         """The image alone, [B, 1 + N, D]: its CLS, then the N tokens that its mask speaks of. `position` is its place in its
-        record. What is captured has the CLS in it, or not, as `TwoTowers.image_cls_in_views` says."""
+        record. What is captured has the CLS in it, or not, as `DualEncoder.image_cls_in_views` says."""
 
 
-class TwoTowers(Pretrained):
+class DualEncoder(Pretrained):
     """Two towers and a head. A record's images are fused with its text one by one and concatenated (NLVR2). With no `classes`, as
     in pre-training and retrieval, there is no head. pretraining: the tasks it has heads for: MLM's on the text tower, ITM's on
     the fusion MLP."""
@@ -72,7 +72,7 @@ class TwoTowers(Pretrained):
         self.add_heads(pretraining, width, text.config.vocab_size)
 
     @classmethod
-    def from_spec(cls, spec: ModelSpec) -> TwoTowers:
+    def from_spec(cls, spec: ModelSpec) -> DualEncoder:
         return cls(spec.encoder, images=spec.images, classes=spec.classes, pretraining=spec.pretraining)
 
     def new_weights(self, tower: str, weights: dict[str, Tensor], tokenizer: WordTokenizer) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ class TwoTowers(Pretrained):
 
     def _view(
         self, words: TextBatch, shown: VisualBatch, text: Encoded, image: Encoded, texts: Tensor | None, images: Tensor | None
-    ) -> View:
+    ) -> PairStates:
         """Rows of texts beside rows of images, [R] each, or all in their order where these are None."""
 
         def rows(states: Tensor, chosen: Tensor | None) -> Tensor:
@@ -148,4 +148,4 @@ class TwoTowers(Pretrained):
         tokens, visual = shown.mask, shown.mask
         if self.image_cls_in_views:
             tokens, visual = with_cls(tokens), patches_only(visual)
-        return View(rows(words.mask, texts), rows(tokens, images), rows(visual, images), qk, hidden)
+        return PairStates(rows(words.mask, texts), rows(tokens, images), rows(visual, images), qk, hidden)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vldistill.data.sequences import Layout, PlainLayout
+from vldistill.data.sequences import PlainLayout, TextLayout
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError, first_line
 from vldistill.memory import out_of_memory
@@ -23,7 +23,7 @@ from vldistill.models.base.checkpoint import (
     load_strict,
     read_checkpoint,
 )
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.pretraining import HEADS, head_weights
 from vldistill.models.base.request import StudentRequest
@@ -49,7 +49,7 @@ class Family(ABC):
     section: ClassVar[type[Student]]
     model: ClassVar[type[Any]]
     config: ClassVar[type[Config]]
-    text_layout: ClassVar[type[Layout]] = PlainLayout
+    text_layout: ClassVar[type[TextLayout]] = PlainLayout
     square: ClassVar[str] = ""
     one_image: ClassVar[bool] = False
     one_stream: ClassVar[bool] = False
@@ -211,17 +211,17 @@ class FusionFamily(Family):
 
 
 class DualFamily(Family):
-    """Two towers that come from fusion models, see `TwoTowers`."""
+    """Two towers that come from fusion models, see `DualEncoder`."""
 
     def fill(
-        self, model: TwoTowers, checkpoint: Checkpoint, request: StudentRequest, tokenizer: WordTokenizer, keep_head: bool
+        self, model: DualEncoder, checkpoint: Checkpoint, request: StudentRequest, tokenizer: WordTokenizer, keep_head: bool
     ) -> None:
         if checkpoint.spec.kind == self.kind:
             super().fill(model, checkpoint, request, tokenizer, keep_head)
         else:
             self._take_over(model, checkpoint, tokenizer)
 
-    def _take_over(self, model: TwoTowers, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
+    def _take_over(self, model: DualEncoder, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
         from vldistill.models.families import family_of
 
         weights = fusion_encoder_weights(checkpoint, *family_of(self.section.fusion).model.towers)
@@ -233,7 +233,9 @@ class DualFamily(Family):
             found, prefix = heads_of(model, checkpoint, weights[model.text_encoder.words]), f"{HEADS['mlm']}."
             load_strict(model.mlm_score, below(found, prefix), str(checkpoint.folder))
 
-    def continued(self, model: TwoTowers, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool) -> dict[str, Tensor]:
+    def continued(
+        self, model: DualEncoder, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool
+    ) -> dict[str, Tensor]:
         encoders = {tower: below(checkpoint.weights, f"{tower}.") for tower in model.towers}
         places = (*(f"{tower}." for tower in model.towers), FUSION, HEAD, *PRETRAINED_HEADS)
         # Without a place here, but listed as unexpected by the strict loading.
@@ -245,11 +247,11 @@ class DualFamily(Family):
         words = encoders["text_encoder"][model.text_encoder.words]
         return {**weights, **heads_of(model, checkpoint, words), **head_of(model, checkpoint, keep_head)}
 
-    def completed(self, model: TwoTowers, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    def completed(self, model: DualEncoder, checkpoint: Checkpoint) -> dict[str, Tensor]:
         return checkpoint.weights | drawn_fusion(model, checkpoint)
 
 
-def drawn_fusion(model: TwoTowers, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def drawn_fusion(model: DualEncoder, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The fusion MLP as it is drawn, where a checkpoint of towers alone has none: converted ones, which no head reads."""
     if checkpoint.spec.labels or checkpoint.spec.pretraining or any(name.startswith(FUSION) for name in checkpoint.weights):
         return {}

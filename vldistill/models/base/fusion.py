@@ -14,17 +14,17 @@ from vldistill.data.batch import Batch, TextBatch, VisualBatch
 from vldistill.data.pretext import ITM, MLM, Pretext
 from vldistill.models.base.checkpoint import Config, ModelSpec
 from vldistill.models.base.heads import classifier
-from vldistill.models.base.outputs import NOTHING, Capture, Output, View
+from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates
 from vldistill.models.base.pretraining import Pretrained
 
 
 @dataclass(frozen=True)
-class Read:
+class FusionStates:
     """Texts read with an image each. pooled: [S, D'], by which heads judge a pair. words: [S, T, D] final states of the text."""
 
     pooled: Tensor
     words: Tensor
-    view: View
+    view: PairStates
 
 
 class Fusion(Pretrained, ABC):
@@ -58,7 +58,7 @@ class Fusion(Pretrained, ABC):
         return classifier(inputs, hidden, classes, width=self.config.hidden_size)
 
     @abstractmethod
-    def read(self, text: TextBatch, image: VisualBatch, position: int, capture: Capture) -> Read:
+    def read(self, text: TextBatch, image: VisualBatch, position: int, capture: Capture) -> FusionStates:
         """S texts and as many images; `position` is an image's place in its record."""
 
     @property

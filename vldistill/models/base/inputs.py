@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from vldistill.data.canvas import CanvasInput
 from vldistill.data.images import Images
+from vldistill.data.letterbox import LetterboxInput
 from vldistill.data.loading import RecordDataset
 from vldistill.data.pixels import PixelInput
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import RegionStore, make_again
-from vldistill.data.sequences import Layout
+from vldistill.data.sequences import TextLayout
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
@@ -22,7 +22,7 @@ from vldistill.models.families import family_of
 from vldistill.versions import differences, tell
 
 
-def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> Layout:
+def text_layout(spec: ModelSpec, tokenizer: WordTokenizer) -> TextLayout:
     """How the student reads text."""
     return family_of(spec.kind).text_layout(tokenizer, spec.max_length)
 
@@ -48,8 +48,8 @@ def visual_input(
     if family.sees == "nothing":
         return NoImages()
     images = images.turned(upright=True) if spec.upright else images
-    if family.sees == "canvas":
-        return CanvasInput(images, spec.image_size, spec.encoder.long_side)
+    if family.sees == "letterbox":
+        return LetterboxInput(images, spec.image_size, spec.encoder.long_side)
     if family.sees == "patches":
         transform = ImageTransform(
             spec.image_size,

@@ -44,7 +44,7 @@ class QueryKey:
 
 
 @dataclass(frozen=True)
-class View:
+class PairStates:
     """One image beside each sequence. text_mask: [S, T]; image_mask: [S, V] bool, whatever stands for the image. visual: [S, V]
     the patches or regions among it, not the image's CLS. qk: per layer. hidden: per layer, (text [S, T, D], image [S, V, D])."""
 
@@ -54,14 +54,14 @@ class View:
     qk: dict[int, QueryKey] = field(default_factory=dict)
     hidden: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def __getitem__(self, rows: Tensor) -> View:
+    def __getitem__(self, rows: Tensor) -> PairStates:
         """The sequences `rows` [R], in that order."""
         qk = {
             layer: QueryKey(*(getattr(kept, name)[rows] for name in QueryKey.__dataclass_fields__))
             for layer, kept in self.qk.items()
         }
         hidden = {layer: (text[rows], image[rows]) for layer, (text, image) in self.hidden.items()}
-        return View(self.text_mask[rows], self.image_mask[rows], self.visual[rows], qk, hidden)
+        return PairStates(self.text_mask[rows], self.image_mask[rows], self.visual[rows], qk, hidden)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Output:
     what retrieval compares. words: [M, V] logits of the hidden tokens, and matching: [K, 2], where a batch asks (`Pretext`)."""
 
     logits: Tensor
-    views: list[View]
+    views: list[PairStates]
     pairs: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     vectors: Vectors | None = None
@@ -89,7 +89,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherOutput:
     """What ADVL's teachers say of a batch, in the precision they were stored or computed in.
 
     vision: per image of a record, [B, Dv]. text: [S, Dt]. word_index: [S, m] indices of the selected words, -1 where a sequence

@@ -12,7 +12,7 @@ from vldistill.data.batch import Batch, TextBatch, VisualBatch
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.config import ModelConfig
 from vldistill.models.base.fusion import by_record
-from vldistill.models.base.outputs import NOTHING, Capture, Output, View
+from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates
 
 Own = TypeVar("Own", bound="RegionStudent")
 OwnPair = TypeVar("OwnPair", bound="PairStudent")
@@ -53,7 +53,7 @@ class JoinedStudent(PairStudent, ABC):
     the pooled vectors are joined, first image first, as LXMERT and OSCAR do on NLVR2."""
 
     @abstractmethod
-    def see(self, text: TextBatch, image: VisualBatch) -> tuple[Tensor, View]:
+    def see(self, text: TextBatch, image: VisualBatch) -> tuple[Tensor, PairStates]:
         """The pooled vector [S, D] of each text beside its image, and what it was read from."""
 
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.clip_dual.towers import ClipConfig, ClipImageTower, ClipTextTower
 
 
-class ClipDual(TwoTowers):
+class ClipDual(DualEncoder):
     """Both towers as they were pre-trained, projections included: the fusion MLP, and the cosine of retrieval, read the vectors
     of the shared space. No fusion model of this kind could teach it, so it learns from labels or by contrast alone."""
 

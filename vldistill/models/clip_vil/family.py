@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.base.canvas_family import CanvasFamily, Weights
+from vldistill.models.base.letterbox_family import LetterboxFamily, Weights
 from vldistill.models.base.request import StudentRequest
 from vldistill.models.clip_vil.grid import ClipVilConfig
 from vldistill.models.clip_vil.model import ClipVil
@@ -12,7 +12,7 @@ from vldistill.models.clip_vil.section import ClipVilSection
 from vldistill.models.clip_vil.start import continued, new_config, started
 
 
-class ClipVilFamily(CanvasFamily):
+class ClipVilFamily(LetterboxFamily):
     section = ClipVilSection
     model = ClipVil
     config = ClipVilConfig

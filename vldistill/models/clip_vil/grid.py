@@ -76,14 +76,14 @@ class GridTower(nn.Module):
 
 
 @dataclass(frozen=True)
-class Tower:
+class ReadTower:
     """A CLIP's image network, read. fields: of a `ClipVilConfig`. weights: of `GridTower.visual`; None for random ones."""
 
     fields: dict[str, Any]
     weights: dict[str, Tensor] | None
 
 
-def read_tower(model: str, weights: str | None, short: int, long: int) -> Tower:
+def read_tower(model: str, weights: str | None, short: int, long: int) -> ReadTower:
     """The image network of a CLIP (see `load_open_clip`) for canvases of short x long pixels. Raises InputError where it cannot
     be had, or does not fit the canvas."""
     whole = fetched(lambda: _configuration(model), model, _FETCH)
@@ -103,7 +103,7 @@ def read_tower(model: str, weights: str | None, short: int, long: int) -> Tower:
         network, _ = fetched(lambda: load_open_clip(model, weights, **options), model, _FETCH)
         transform = network.visual.preprocess_cfg
         found = {name: value for name, value in network.visual.state_dict().items() if not name.startswith(("attnpool.", "proj"))}
-    return Tower(
+    return ReadTower(
         {
             "tower": sizes,
             "quick_gelu": bool(quick),

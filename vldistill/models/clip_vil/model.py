@@ -21,11 +21,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.batch import Batch, CanvasBatch
+from vldistill.data.batch import Batch, LetterboxBatch
 from vldistill.models.base.bert import BertEncoder, BertPooler, TextEmbeddings, encode
-from vldistill.models.base.canvases import look
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.heads import init_weights, initial_std
+from vldistill.models.base.letterboxes import look
 from vldistill.models.base.outputs import NOTHING, Capture, Output
 from vldistill.models.base.region_student import RegionStudent
 from vldistill.models.clip_vil.grid import ClipVilConfig, GridTower
@@ -67,7 +67,7 @@ class ClipVilEncoder(BertEncoder):
         super().__init__(config)
         self.visual_pos, self.visn_fc = GridPositions(config), CellEmbeddings(config)
 
-    def see(self, image: CanvasBatch) -> Tensor:
+    def see(self, image: LetterboxBatch) -> Tensor:
         """[S, N, D], each image seen once."""
         return self.visn_fc(*look(image, lambda pixels: self.visual_pos(self.visual_model(pixels))))
 

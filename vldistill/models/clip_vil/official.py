@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from vldistill.models.base.converter import Layout, convert_bert
+from vldistill.models.base.converter import CheckpointLayout, convert_bert
 from vldistill.models.clip_vil.start import SHORT_SIDE, official_config
 
 _CLIP = r"bert\.encoder\.visual_model\."
 # Its image network is a whole CLIP, and its regions have boxes, of which it reads neither text nor places.
-OFFICIAL = Layout(
+OFFICIAL = CheckpointLayout(
     "clip_vil",
     ((r"^module\.", ""),),
     (

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vldistill.recipe.schema.recipe import Recipe
 
 
-class Grid(Section):
+class ClipGrid(Section):
     """CLIP's image network, whose grid of cells the student reads."""
 
     model: Place | None = None
@@ -27,11 +27,11 @@ class Grid(Section):
 class ClipVilSection(Student):
     """CLIP-ViL: a BERT over a text and the grid of CLIP's image network; `init` may be a BERT of transformers."""
 
-    sees = "canvas"
+    sees = "letterbox"
 
     kind: Literal["clip_vil"]
     """What the student is."""
-    clip: Grid = Grid()
+    clip: ClipGrid = ClipGrid()
     """CLIP\'s image network."""
 
     def look(self, encoder: Any) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.clip_vil.grid import RESNET_STRIDE, ClipVilConfig, Tower, check_canvas, is_resnet, read_tower
-from vldistill.models.clip_vil.section import Grid
+from vldistill.models.clip_vil.grid import RESNET_STRIDE, ClipVilConfig, ReadTower, check_canvas, is_resnet, read_tower
+from vldistill.models.clip_vil.section import ClipGrid
 
 _BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")
 SHORT_SIDE = 384
@@ -19,7 +19,9 @@ SHORT_SIDE = 384
 _VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
 
 
-def new_config(bert: RegionBertConfig, clip: Grid, canvas: tuple[int, int], dropout: float) -> tuple[ClipVilConfig, Tower]:
+def new_config(
+    bert: RegionBertConfig, clip: ClipGrid, canvas: tuple[int, int], dropout: float
+) -> tuple[ClipVilConfig, ReadTower]:
     """The sizes of a student that puts BERT and CLIP together, and the latter, read. canvas: its shorter and
     its longer side, in pixels."""
     if clip.model is None:
@@ -48,7 +50,7 @@ def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: dict[str, Te
     return {**drawn, **bert, **{f"{_VISUAL}{name}": value for name, value in (tower or {}).items()}}
 
 
-def continued(found: ClipVilConfig, clip: Grid, canvas: tuple[int, int], where: str) -> ClipVilConfig:
+def continued(found: ClipVilConfig, clip: ClipGrid, canvas: tuple[int, int], where: str) -> ClipVilConfig:
     """The sizes of a student that starts from another. Raises InputError where its image network cannot see the canvas."""
     if clip.model is not None:
         raise InputError(

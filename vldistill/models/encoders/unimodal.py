@@ -18,7 +18,7 @@ from vldistill.data.transforms import MEAN, STD
 from vldistill.errors import InputError
 from vldistill.models.base.config import ModelConfig
 from vldistill.models.base.heads import init_weights, initial_std
-from vldistill.models.base.outputs import NOTHING, Capture, Output, View
+from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates
 from vldistill.models.base.pretraining import Pretrained
 
 
@@ -116,7 +116,7 @@ class TextEncoder(Pretrained):
         nothing, none = states.new_zeros(len(states), 0, states.shape[-1]), text.mask[:, :0]
         hidden = {layer: (found.hidden_states[layer], nothing) for layer in capture.hidden}
         words = self.hidden_words(states, batch) if isinstance(batch, Pretext) else None
-        return Output(states.new_zeros(len(batch), 0), [View(text.mask, none, none, {}, hidden)], words=words)
+        return Output(states.new_zeros(len(batch), 0), [PairStates(text.mask, none, none, {}, hidden)], words=words)
 
 
 class VisionEncoder(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 from vldistill.data.batch import RegionBatch, TextBatch
 from vldistill.models.base.config import ModelConfig
 from vldistill.models.base.heads import init_weights, initial_std, late_norm_classifier
-from vldistill.models.base.outputs import View
+from vldistill.models.base.outputs import PairStates
 from vldistill.models.base.region_student import JoinedStudent
 
 
@@ -71,7 +71,7 @@ class Lxmert(JoinedStudent):
     def layers(self) -> int:
         return self.config.l_layers + self.config.x_layers
 
-    def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, View]:
+    def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, PairStates]:
         found = self.lxmert(
             input_ids=text.ids,
             attention_mask=text.mask,
@@ -80,4 +80,4 @@ class Lxmert(JoinedStudent):
             visual_pos=image.boxes,
             visual_attention_mask=image.mask,
         )
-        return found.pooled_output, View(text.mask, image.mask, image.mask)
+        return found.pooled_output, PairStates(text.mask, image.mask, image.mask)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import ImageBatch, TextBatch
 from vldistill.models.base.bert import BertPooler, Layer
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.outputs import NOTHING, Capture, Encoded
 from vldistill.models.base.recompute import run_layer
 from vldistill.models.meter.parts import MeterConfig, MeterParts, attended, side_of
@@ -22,7 +22,7 @@ from vldistill.models.meter.parts import MeterConfig, MeterParts, attended, side
 _CROSS = re.compile(r"cross_modal_(text|image)_layers\.\d+\.crossattention\.(?:self\.(query|key|value)|output\.\w+)\.")
 
 
-class _Projection(nn.Module):
+class _CrossProjection(nn.Module):
     """What is left of an attention to the other modality. name: of the projection, "query" or "key"."""
 
     def __init__(self, name: str, config: MeterConfig):
@@ -43,7 +43,7 @@ class _TowerLayer(Layer):
 
     def __init__(self, config: MeterConfig):
         super().__init__(config)
-        self.crossattention = _Projection("query", config)
+        self.crossattention = _CrossProjection("query", config)
 
     def attend(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """States after their attention to themselves, where METER's would ask the other modality."""
@@ -68,7 +68,7 @@ class MeterTower(MeterParts):
         setattr(
             self,
             f"cross_modal_{self.other}_layers",
-            nn.ModuleList(nn.ModuleDict({"crossattention": _Projection("key", config)}) for _ in range(depth)),
+            nn.ModuleList(nn.ModuleDict({"crossattention": _CrossProjection("key", config)}) for _ in range(depth)),
         )
         setattr(self, f"cross_modal_{side}_pooler", BertPooler(config.hidden_size))
         self.initialise()
@@ -106,10 +106,10 @@ class MeterTower(MeterParts):
         return Encoded(states, qk, layers)
 
 
-class MeterDual(TwoTowers):
+class MeterDual(DualEncoder):
     """Both streams of a METER, apart."""
 
-    reaches_all = False
+    uses_all_parameters = False
     """The projections of layers that no attention loss asks for get no gradient."""
 
     def __init__(self, config: MeterConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):

@@ -14,7 +14,7 @@ from vldistill.models.meter.parts import MeterConfig
 from vldistill.models.meter.section import MeterDualSection, MeterSection
 
 
-class _Sized(Family):
+class _MeterSizes(Family):
     config = MeterConfig
     square = "crop"
 
@@ -56,12 +56,12 @@ class _Sized(Family):
         )
 
 
-class MeterFamily(_Sized, FusionFamily):
+class MeterFamily(_MeterSizes, FusionFamily):
     section = MeterSection
     model = Meter
 
 
-class MeterDualFamily(_Sized, DualFamily):
+class MeterDualFamily(_MeterSizes, DualFamily):
     section = MeterDualSection
     model = MeterDual
     crosses = True

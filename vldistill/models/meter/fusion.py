@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import ImageBatch, TextBatch
 from vldistill.models.base.bert import BertOutput, BertPooler, Layer, SelfAttention
-from vldistill.models.base.fusion import Fusion, Read
-from vldistill.models.base.outputs import NOTHING, Capture, QueryKey, View, patches_only, with_cls
+from vldistill.models.base.fusion import Fusion, FusionStates
+from vldistill.models.base.outputs import NOTHING, Capture, PairStates, QueryKey, patches_only, with_cls
 from vldistill.models.base.recompute import run_layer
 from vldistill.models.meter.parts import MeterConfig, MeterParts, attended
 
@@ -55,7 +55,7 @@ class MeterEncoder(MeterParts):
 
     def encode_pair(
         self, text: TextBatch, image: ImageBatch, position: int = 0, capture: Capture = NOTHING
-    ) -> tuple[Tensor, Tensor, View]:
+    ) -> tuple[Tensor, Tensor, PairStates]:
         """Final states of the text [B, T, D] and of the image [B, 1 + N, D], and the view. The queries and keys of a layer are
         those by which its two streams read each other."""
         words, patches, mask = self.embed_text(text), self.embed_image(image, position), attended(text.mask)
@@ -69,7 +69,7 @@ class MeterEncoder(MeterParts):
                 qk[number] = QueryKey(text_query, text_key, image_query, image_key)
             if number in capture.hidden:
                 hidden[number] = (words, patches)
-        return words, patches, View(text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden)
+        return words, patches, PairStates(text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden)
 
     def pool(self, words: Tensor, patches: Tensor) -> Tensor:
         """[B, 2 D]: text, then image."""
@@ -91,6 +91,6 @@ class Meter(Fusion):
             MeterEncoder(config), config, pooled=2 * config.hidden_size, images=images, classes=classes, pretraining=pretraining
         )
 
-    def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> Read:
+    def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> FusionStates:
         words, patches, view = self.meter.encode_pair(text, image, position, capture)
-        return Read(self.meter.pool(words, patches), words, view)
+        return FusionStates(self.meter.pool(words, patches), words, view)

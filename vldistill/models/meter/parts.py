@@ -123,7 +123,7 @@ class _Block(nn.Module):
         return states + self.mlp.c_proj(self.mlp.gelu(self.mlp.c_fc(self.ln_2(states))))
 
 
-class ClipVision(nn.Module):
+class MeterVision(nn.Module):
     """The image encoder: all tokens after `ln_post`, without CLIP's projection. Images are squares of one size."""
 
     recompute = False
@@ -172,7 +172,7 @@ class MeterParts(nn.Module):
             self.cross_modal_text_transform = nn.Linear(config.text_width, config.hidden_size)
         if image:
             self.vit_model = nn.Module()
-            self.vit_model.visual = ClipVision(config)
+            self.vit_model.visual = MeterVision(config)
             self.cross_modal_image_transform = nn.Linear(config.vision_width, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.modality_type_vocab_size, config.hidden_size)
 

@@ -7,11 +7,11 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.oscar.encoder import CLS_TOKEN, OscarConfig, OscarEncoder
 
 
-class OscarDual(TwoTowers):
+class OscarDual(DualEncoder):
     """Each tower is a half of an OSCAR: its embeddings, all its layers and its pooler.
 
     The image's representation is the output of a learned [I_CLS] before the regions. OSCAR has no such token, so views are of

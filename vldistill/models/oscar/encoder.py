@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import RegionBatch, TextBatch
-from vldistill.models.base.bert import BertEncoder, BertPooler, RegionBertConfig, TextEmbeddings, encode
-from vldistill.models.base.bert import Encoded as Pair
+from vldistill.models.base.bert import BertEncoder, BertPooler, BertStates, RegionBertConfig, TextEmbeddings, encode
 from vldistill.models.base.heads import init_weights, initial_std
 from vldistill.models.base.outputs import NOTHING, Capture, Encoded, with_cls
 
@@ -80,7 +79,7 @@ class OscarEncoder(nn.Module):
         qk = {layer: (query[:, :, 1:], key[:, :, 1:]) for layer, (query, key) in found.qk.items()}
         return Encoded(found.hidden, qk, {layer: states[:, 1:] for layer, states in found.layers.items()})
 
-    def encode_pair(self, text: TextBatch, image: RegionBatch, capture: Capture = NOTHING) -> Pair:
+    def encode_pair(self, text: TextBatch, image: RegionBatch, capture: Capture = NOTHING) -> BertStates:
         """Text and regions in one sequence, parts [B, T, D] and [B, R, D]; padding makes no difference."""
         states = torch.cat([self.embeddings(text), self.dropout(self._regions(image))], dim=1)
         return encode(self.encoder, states, [text.mask, image.mask], visual=image.mask, capture=capture)

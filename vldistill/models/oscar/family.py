@@ -12,20 +12,20 @@ from vldistill.models.oscar.fusion import Oscar
 from vldistill.models.oscar.section import OscarDualSection, OscarSection
 
 
-class _Sized(Family):
+class _OscarSizes(Family):
     config = OscarConfig
 
     def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> OscarConfig:
         return region_sizes(OscarConfig, request, tokenizer)
 
 
-class OscarFamily(_Sized, FusionFamily):
+class OscarFamily(_OscarSizes, FusionFamily):
     section = OscarSection
     model = Oscar
     one_stream = True
 
 
-class OscarDualFamily(_Sized, DualFamily):
+class OscarDualFamily(_OscarSizes, DualFamily):
     section = OscarDualSection
     model = OscarDual
     crosses = True

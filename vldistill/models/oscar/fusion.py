@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.data.batch import RegionBatch, TextBatch
-from vldistill.models.base.fusion import Fusion, Read
+from vldistill.models.base.fusion import Fusion, FusionStates
 from vldistill.models.base.heads import init_weights, initial_std
 from vldistill.models.base.outputs import Capture
 from vldistill.models.oscar.encoder import OscarConfig, OscarEncoder
@@ -35,10 +35,10 @@ class Oscar(Fusion):
         hidden = width * self.config.cls_hidden_scale
         return Head(dropout, nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
-    def read(self, text: TextBatch, image: RegionBatch, position: int, capture: Capture) -> Read:
+    def read(self, text: TextBatch, image: RegionBatch, position: int, capture: Capture) -> FusionStates:
         encoded = self.bert.encode_pair(text, image, capture)
         words = encoded.parts[0]
-        return Read(self.bert.pool(words), words, encoded.view)
+        return FusionStates(self.bert.pool(words), words, encoded.view)
 
 
 class Head(nn.Sequential):

@@ -20,14 +20,14 @@ from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
 from vldistill.models.base.account import CONSTANTS
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.converter import Layout, case_of, renamed, sizes
+from vldistill.models.base.converter import CheckpointLayout, case_of, renamed, sizes
 from vldistill.models.base.fusion_converter import HEADS, OfficialTask, task_labels, write_fusion
 from vldistill.models.base.official import read_official
 from vldistill.models.oscar.encoder import BOX, OscarConfig
 from vldistill.models.oscar.fusion import Oscar
 
 WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
-LAYOUT = Layout(
+LAYOUT = CheckpointLayout(
     "oscar",
     ((r"^module\.", ""), (r"^cls\.predictions\.", "mlm_score."), (r"^classifier\.(weight|bias)$", r"classifier.0.\1"), *HEADS),
     ((r"^cls\.seq_relationship\.", "pre-training's head for true tags or captions"), (r"\.position_ids$", CONSTANTS)),

@@ -16,11 +16,11 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.batch import CanvasBatch, TextBatch
+from vldistill.data.batch import LetterboxBatch, TextBatch
 from vldistill.models.base.bert import BertEncoder, BertPooler, RegionBertConfig, TextEmbeddings, encode
-from vldistill.models.base.canvases import look
 from vldistill.models.base.heads import classifier, init_weights, initial_std
-from vldistill.models.base.outputs import View
+from vldistill.models.base.letterboxes import look
+from vldistill.models.base.outputs import PairStates
 from vldistill.models.base.region_student import JoinedStudent
 from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork, read_network
 from vldistill.models.pixelbert.section import Pixels
@@ -29,7 +29,7 @@ _BERT, _NETWORK = "bert.", "network.body."
 CELL_TYPE = 1
 
 
-class CellEmbeddings(nn.Module):
+class PixelEmbeddings(nn.Module):
     """Linear, + type, norm, dropout."""
 
     def __init__(self, config: PixelBertConfig):
@@ -54,14 +54,14 @@ class PixelBert(JoinedStudent):
 
     def __init__(self, config: PixelBertConfig, *, images: int, classes: int, target: str):
         super().__init__(config, target)
-        self.bert, self.cells = _Bert(config), CellEmbeddings(config)
+        self.bert, self.cells = _Bert(config), PixelEmbeddings(config)
         width = config.hidden_size
         init_weights(self, initial_std(width))
         self.classifier = classifier(width * images, width * 2, classes, width=width)
         # Behind it: a ResNet begins otherwise than BERT.
         self.network = PixelNetwork(config)
 
-    def see(self, text: TextBatch, image: CanvasBatch) -> tuple[Tensor, View]:
+    def see(self, text: TextBatch, image: LetterboxBatch) -> tuple[Tensor, PairStates]:
         cells, rows = look(image, self.network)
         seen = self.cells(self._drawn(cells), self.bert.embeddings.token_type_embeddings.weight[CELL_TYPE])[rows]
         words = self.bert.embeddings(replace(text, segments=text.segments.clamp(max=1)))

@@ -50,14 +50,14 @@ class PixelNetwork(nn.Module):
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadNetwork:
     """A network, read. fields: of a `PixelBertConfig`. weights: of `PixelNetwork.body`; None for random ones."""
 
     fields: dict[str, Any]
     weights: dict[str, Tensor] | None
 
 
-def read_network(model: str, weights: str | None) -> Read:
+def read_network(model: str, weights: str | None) -> ReadNetwork:
     """A network of timm. weights: None for the published ones, a file, or "random". Raises InputError where it cannot be had, or
     makes no map."""
     import timm
@@ -71,7 +71,7 @@ def read_network(model: str, weights: str | None) -> Read:
     if not hasattr(body, "layer4"):
         raise InputError("is no ResNet", where=model, hint="choose a ResNet of timm, for example resnet50")
     norms = {f"image_{name}": list(body.pretrained_cfg[name]) for name in ("mean", "std")}
-    return Read({"network": model, "region_size": body.num_features, **norms}, None if drawn else body.state_dict())
+    return ReadNetwork({"network": model, "region_size": body.num_features, **norms}, None if drawn else body.state_dict())
 
 
 def _created(name: str, *, pretrained: bool, file: str | None = None) -> nn.Module:

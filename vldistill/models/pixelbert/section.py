@@ -25,7 +25,7 @@ class Pixels(Section):
 class PixelBertSection(Baseline):
     """Pixel-BERT: a BERT over a text and the cells of a ResNet; `init` may be a BERT of transformers."""
 
-    sees = "canvas"
+    sees = "letterbox"
 
     kind: Literal["pixelbert"]
     """What the student is."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
-from vldistill.models.base.bert import BertEncoder, BertPooler, Encoded, RegionBertConfig, TextEmbeddings, encode
+from vldistill.models.base.bert import BertEncoder, BertPooler, BertStates, RegionBertConfig, TextEmbeddings, encode
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.heads import init_weights, initial_std, late_norm_classifier
 from vldistill.models.base.outputs import NOTHING, Capture, Output
@@ -97,7 +97,7 @@ class Uniter(PairStudent):
 
     def _pass(
         self, text: TextBatch, regions: RegionBatch, capture: Capture, text_delta: Tensor | None, image_delta: Tensor | None
-    ) -> Encoded:
+    ) -> BertStates:
         model = self.uniter
         kind = model.embeddings.token_type_embeddings.weight[REGION_TYPE]
         states = torch.cat([model.embeddings(text, text_delta), model.img_embeddings(regions, kind, image_delta)], dim=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from vldistill.models.base.account import CONSTANTS, FRESH
-from vldistill.models.base.converter import Layout, convert_bert
+from vldistill.models.base.converter import CheckpointLayout, convert_bert
 from vldistill.models.uniter.texts import PERSONS
 
-OFFICIAL = Layout(
+OFFICIAL = CheckpointLayout(
     "uniter",
     ((r"^module\.", ""), (r"^bert\.", "uniter.")),
     (

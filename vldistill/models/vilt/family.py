@@ -7,13 +7,13 @@ from dataclasses import replace
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.family import DualFamily, Family, FusionFamily, common_sizes
 from vldistill.models.base.request import StudentRequest
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 from vldistill.models.vilt.section import ViltDualSection, ViltSection
 
 
-class _Sized(Family):
+class _ViltSizes(Family):
     config = EncoderConfig
     start = "name a fusion model"
 
@@ -34,13 +34,13 @@ class _Sized(Family):
         )
 
 
-class ViltFamily(_Sized, FusionFamily):
+class ViltFamily(_ViltSizes, FusionFamily):
     section = ViltSection
-    model = FusionModel
+    model = Vilt
     one_stream = True
 
 
-class ViltDualFamily(_Sized, DualFamily):
+class ViltDualFamily(_ViltSizes, DualFamily):
     section = ViltDualSection
-    model = DualEncoder
+    model = ViltDual
     crosses = True

@@ -10,12 +10,12 @@ from collections.abc import Collection
 from torch import Tensor
 
 from vldistill.data.batch import ImageBatch, TextBatch
-from vldistill.models.base.fusion import Fusion, Read
-from vldistill.models.base.outputs import Capture, Encoded, QueryKey, View, patches_only, with_cls
+from vldistill.models.base.fusion import Fusion, FusionStates
+from vldistill.models.base.outputs import Capture, Encoded, PairStates, QueryKey, patches_only, with_cls
 from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 
 
-class FusionModel(Fusion):
+class Vilt(Fusion):
     """ViLT, with heads on the pooled text CLS."""
 
     towers = ("vilt",)
@@ -25,16 +25,16 @@ class FusionModel(Fusion):
             ViltEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes, pretraining=pretraining
         )
 
-    def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> Read:
+    def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> FusionStates:
         encoded = self.vilt.encode_pair(text, image, position, capture)
-        return Read(self.vilt.pool(encoded.hidden), encoded.hidden[:, : text.ids.shape[1]], _view(text, image, encoded))
+        return FusionStates(self.vilt.pool(encoded.hidden), encoded.hidden[:, : text.ids.shape[1]], _view(text, image, encoded))
 
 
-def _view(text: TextBatch, image: ImageBatch, encoded: Encoded) -> View:
+def _view(text: TextBatch, image: ImageBatch, encoded: Encoded) -> PairStates:
     length = text.ids.shape[1]
     qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
     hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
-    return View(text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden)
+    return PairStates(text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden)
 
 
 def _split(query: Tensor, key: Tensor, length: int) -> QueryKey:

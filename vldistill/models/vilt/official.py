@@ -21,7 +21,7 @@ from vldistill.models.base.converter import case_of
 from vldistill.models.base.fusion_converter import HEADS, OfficialTask, task_labels, task_of, write_fusion
 from vldistill.models.base.official import read_official
 from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.fusion import Vilt
 
 _LAYER = "vilt.encoder.layer."
 _RENAMED = (
@@ -83,7 +83,7 @@ def convert(
         config.max_position_embeddings,
         answer_loss="bce" if task.task == "vqa" else None,
     )
-    write_fusion(FusionModel, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
+    write_fusion(Vilt, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
     return spec
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from vldistill.data.batch import RegionBatch, TextBatch
 from vldistill.models.base.config import ModelConfig
 from vldistill.models.base.heads import classifier, init_weights, initial_std
-from vldistill.models.base.outputs import View
+from vldistill.models.base.outputs import PairStates
 from vldistill.models.base.region_student import JoinedStudent
 
 
@@ -55,7 +55,7 @@ class VisualBert(JoinedStudent):
         init_weights(self.visual_bert, initial_std(width))
         self.classifier = classifier(width * images, width * 2, classes, width=width)
 
-    def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, View]:
+    def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, PairStates]:
         found = self.visual_bert(
             input_ids=text.ids,
             attention_mask=text.mask.long(),
@@ -63,4 +63,4 @@ class VisualBert(JoinedStudent):
             visual_embeds=image.features,
             visual_attention_mask=image.mask.long(),
         )
-        return found.pooler_output, View(text.mask, image.mask, image.mask)
+        return found.pooler_output, PairStates(text.mask, image.mask, image.mask)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vldistill.data.batch import Batch, PixelBatch, RegionBatch, TextBatch
 from vldistill.data.regions.classes import BACKGROUND, CLASSES, UNKNOWN
 from vldistill.data.regions.network import ImageNetwork, make_stages, norms, region_features
-from vldistill.models.base.bert import BertEncoder, BertPooler, Encoded, RegionBertConfig, encode
+from vldistill.models.base.bert import BertEncoder, BertPooler, BertStates, RegionBertConfig, encode
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.heads import init_weights, initial_std
@@ -135,7 +135,7 @@ class VlBert(RegionStudent):
     def __init__(self, config: RegionBertConfig, *, classes: int, target: str, network: ImageNetwork | None = None):
         super().__init__(config, target)
         width = config.hidden_size
-        self.reaches_all = target != "answers"  # else not the pooler
+        self.uses_all_parameters = target != "answers"  # else not the pooler
         self.image_feature_extractor = RegionExtractor(config)
         self.object_linguistic_embeddings = nn.Embedding(1, width)
         self.vlbert = VisualLinguisticBert(config)
@@ -177,7 +177,7 @@ class VlBert(RegionStudent):
         logits = self.cnn_loss_reg(states[mask]).float()
         return {"objects": self.object_loss * F.cross_entropy(logits, classes[mask], ignore_index=UNKNOWN)}
 
-    def _answering(self, encoded: Encoded, text: TextBatch) -> Tensor:
+    def _answering(self, encoded: BertStates, text: TextBatch) -> Tensor:
         """[S, D] what the head reads."""
         if self.target != "answers":
             return torch.tanh(self.vlbert.pooler.dense(encoded.first))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from vldistill.models.base.account import FRESH
-from vldistill.models.base.converter import Layout, convert_bert
+from vldistill.models.base.converter import CheckpointLayout, convert_bert
 from vldistill.models.vlbert.model import FREQUENCIES
 from vldistill.models.vlbert.network import found_network, network_weights
 from vldistill.models.vlbert.start import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
 
-OFFICIAL = Layout(
+OFFICIAL = CheckpointLayout(
     "vlbert",
     (
         (r"^module\.", ""),

@@ -63,7 +63,7 @@ class Student(Section):
     attentions: what DiDE can make of its attention. perturbed: whether VILLA's perturbations reach its inputs.
     """
 
-    sees: ClassVar[Literal["patches", "regions", "canvas", "nothing"]] = "patches"
+    sees: ClassVar[Literal["patches", "regions", "letterbox", "nothing"]] = "patches"
     fusion: ClassVar[str] = ""
     dual: ClassVar[bool] = False
     pretrains: ClassVar[tuple[str, ...]] = ()
@@ -113,9 +113,9 @@ class Student(Section):
             raise ValueError("image.augment=flip is for a student with an image network of its own: student.visual=end_to_end")
         if image.exif and (regions or self.sees == "nothing"):
             raise ValueError(f"image.exif turns pixels, which a {self.kind} student does not see by themselves")
-        if image.long_side != type(image).model_fields["long_side"].default and self.sees != "canvas":
+        if image.long_side != type(image).model_fields["long_side"].default and self.sees != "letterbox":
             raise ValueError(f"image.long_side is for a student that sees images on a canvas; this one is {self.kind}")
-        if self.sees == "canvas" and image.augment != "none":
+        if self.sees == "letterbox" and image.augment != "none":
             raise ValueError(f"a {self.kind} student sees images as they are: image.augment must be none")
         if recipe.train.batch.tokens is not None and not regions:
             raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.kind}")

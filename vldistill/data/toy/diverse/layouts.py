@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.toy.diverse.questions import ask
-from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, Scene, draw_scene, render
+from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, DiverseScene, draw_scene, render
 from vldistill.data.toy.diverse.words import caption, texts
 from vldistill.data.toy.files import batches, encode, write_jsonl
 from vldistill.data.toy.world import generator
@@ -32,37 +32,37 @@ JSONL_TASKS = {"diverse_captions": "caption", "diverse_images": None, "diverse_t
 """The task that each is prepared for; None where its lines say so."""
 
 
-def _captions(seed: int, split: str, size: int) -> Iterator[tuple[Scene | None, dict[str, Any]]]:
+def _captions(seed: int, split: str, size: int) -> Iterator[tuple[DiverseScene | None, dict[str, Any]]]:
     rng = generator(seed, split, "diverse captions")
     for _ in range(size):
         scene = draw_scene(rng)
         yield scene, {"text": caption(rng, scene)}
 
 
-def _images(seed: int, split: str, size: int) -> Iterator[tuple[Scene | None, dict[str, Any]]]:
+def _images(seed: int, split: str, size: int) -> Iterator[tuple[DiverseScene | None, dict[str, Any]]]:
     rng = generator(seed, split, "diverse images")
     for _ in range(size):
         scene = draw_scene(rng)
         yield scene, {"tags": tags(scene)}
 
 
-def _texts(seed: int, split: str, size: int) -> Iterator[tuple[Scene | None, dict[str, Any]]]:
+def _texts(seed: int, split: str, size: int) -> Iterator[tuple[DiverseScene | None, dict[str, Any]]]:
     for text in texts(generator(seed, split, "diverse texts"), size):
         yield None, {"text": text}
 
 
-def _questions(seed: int, split: str, size: int) -> Iterator[tuple[Scene | None, dict[str, Any]]]:
+def _questions(seed: int, split: str, size: int) -> Iterator[tuple[DiverseScene | None, dict[str, Any]]]:
     for scene, question in ask(generator(seed, split, "diverse vqa"), size, TASK_WORDS):
         yield scene, {"text": question.text, "answer": question.answer, "type": question.type}
 
 
-def tags(scene: Scene) -> list[str]:
+def tags(scene: DiverseScene) -> list[str]:
     """What is there: colours, shapes, and pairs of them."""
     pairs = {f"{COLOURS[c]} {SHAPES[s]}" for c, s in zip(scene.colours, scene.shapes, strict=True)}
     return sorted({COLOURS[c] for c in scene.colours} | {SHAPES[s] for s in scene.shapes} | pairs)
 
 
-Draw = Callable[[int, str, int], Iterable[tuple[Scene | None, dict[str, Any]]]]
+Draw = Callable[[int, str, int], Iterable[tuple[DiverseScene | None, dict[str, Any]]]]
 
 
 def _write(folder: Path, seed: int, splits: Mapping[str, int], *, draw: Draw, style: float) -> dict[str, int]:
@@ -74,7 +74,11 @@ def _write(folder: Path, seed: int, splits: Mapping[str, int], *, draw: Draw, st
 
 
 def _rows(
-    folder: Path, split: str, drawn: Iterable[tuple[Scene | None, dict[str, Any]]], style: float, looks: np.random.Generator
+    folder: Path,
+    split: str,
+    drawn: Iterable[tuple[DiverseScene | None, dict[str, Any]]],
+    style: float,
+    looks: np.random.Generator,
 ) -> Iterator[dict[str, Any]]:
     """The lines, whose images are written on the way."""
     number = 0

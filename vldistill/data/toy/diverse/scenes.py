@@ -28,7 +28,7 @@ _RADIUS = 4.2
 
 
 @dataclass(frozen=True)
-class Scene:
+class DiverseScene:
     """colours, shapes: [N] indices of its objects; cells: [N] where each stands, in reading order of the grid."""
 
     colours: np.ndarray
@@ -48,13 +48,15 @@ class Scene:
         return bool(fits.any())
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
+def draw_scene(rng: np.random.Generator) -> DiverseScene:
     """Objects drawn each by itself."""
     count = int(rng.integers(FEWEST, MOST + 1))
-    return Scene(rng.integers(len(COLOURS), size=count), rng.integers(len(SHAPES), size=count), rng.permutation(CELLS)[:count])
+    return DiverseScene(
+        rng.integers(len(COLOURS), size=count), rng.integers(len(SHAPES), size=count), rng.permutation(CELLS)[:count]
+    )
 
 
-def render(rng: np.random.Generator, scenes: Sequence[Scene], style: float) -> np.ndarray:
+def render(rng: np.random.Generator, scenes: Sequence[DiverseScene], style: float) -> np.ndarray:
     """[N, 36, 36, 3] uint8 pictures."""
     backdrop = _BACKGROUND + style * _BACKDROP * rng.random((len(scenes), 1, 1, 3))
     canvas = np.broadcast_to(backdrop, (len(scenes), PIXELS, PIXELS, 3)).copy()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, Scene
+from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, DiverseScene
 
 SYNONYMS = {
     "red": ("red", "crimson", "scarlet", "ruby", "cherry", "vermilion"),
@@ -54,7 +54,7 @@ def word(rng: np.random.Generator, concept: str, known: int) -> str:
     return SYNONYMS[concept][rng.integers(known)]
 
 
-def caption(rng: np.random.Generator, scene: Scene, known: int = 1) -> str:
+def caption(rng: np.random.Generator, scene: DiverseScene, known: int = 1) -> str:
     """A true sentence about one to three objects."""
     chosen = rng.permutation(len(scene))[: rng.integers(1, 4)]
     phrases = [f"a {word(rng, COLOURS[scene.colours[i]], known)} {word(rng, SHAPES[scene.shapes[i]], known)}" for i in chosen]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vldistill.data.batch import CanvasBatch
+from vldistill.data.batch import LetterboxBatch
 from vldistill.data.images import Images
 from vldistill.data.size_rules import Seen
 from vldistill.data.visual import Draw
@@ -28,7 +28,7 @@ def fitted_size(width: int, height: int, short: int, long: int) -> tuple[int, in
     return (other, side) if width > height else (side, other)
 
 
-def on_canvas(image: Image.Image, short: int, long: int) -> np.ndarray:
+def letterbox(image: Image.Image, short: int, long: int) -> np.ndarray:
     """[short, long, 3] uint8, or [long, short, 3] of an image that is no wider than high."""
     width, height = fitted_size(*image.size, short, long)
     canvas = np.zeros((short, long, 3) if image.width > image.height else (long, short, 3), dtype=np.uint8)
@@ -38,28 +38,28 @@ def on_canvas(image: Image.Image, short: int, long: int) -> np.ndarray:
     return canvas
 
 
-class CanvasInput:
+class LetterboxInput:
     """Images on canvases of `short` x `long` pixels."""
 
     def __init__(self, images: Images, short: int, long: int):
         self._images, self._short, self._long = images, short, long
 
     def read(self, path: str, draw: Draw) -> np.ndarray:
-        return on_canvas(self._images.open(path), self._short, self._long)
+        return letterbox(self._images.open(path), self._short, self._long)
 
     def seen(self, width: int, height: int) -> Seen:
         return Seen(*fitted_size(width, height, self._short, self._long))
 
-    def stack(self, items: list[np.ndarray]) -> CanvasBatch:
-        return stack_canvases(items)
+    def stack(self, items: list[np.ndarray]) -> LetterboxBatch:
+        return stack_letterboxes(items)
 
     def largest(self, most: int | None = None) -> list[np.ndarray]:
         return [np.zeros((self._short, self._long, 3), np.uint8)]
 
 
-def stack_canvases(items: list[np.ndarray]) -> CanvasBatch:
+def stack_letterboxes(items: list[np.ndarray]) -> LetterboxBatch:
     """Canvases that stand are laid down, so that all have one shape."""
     upright = [height > width for height, width, _ in (item.shape for item in items)]
     laid = [item.swapaxes(0, 1) if stands else item for item, stands in zip(items, upright, strict=True)]
     pixels = torch.from_numpy(np.stack(laid)).permute(0, 3, 1, 2).contiguous()
-    return CanvasBatch(pixels, upright, torch.arange(len(items)))
+    return LetterboxBatch(pixels, upright, torch.arange(len(items)))

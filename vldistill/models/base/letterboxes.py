@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vldistill.data.batch import CanvasBatch
+from vldistill.data.batch import LetterboxBatch
 
 
-def look(image: CanvasBatch, network: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def look(image: LetterboxBatch, network: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Cells [I, N, C] of the images, whose canvases `network` sees as they lie or stand, and [S] the place of each row's among
     them. network: [N, 3, H, W] uint8 to [N, n, C], of as many cells either way."""
     cells, order = [], []

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vldistill.data.canvas import CanvasInput, fitted_size, on_canvas, stack_canvases
 from vldistill.data.images import ImageFolder
+from vldistill.data.letterbox import LetterboxInput, fitted_size, letterbox, stack_letterboxes
 
 
 @pytest.mark.parametrize(
@@ -30,10 +30,10 @@ def test_sizes_by_hand(given, fitted):
 
 
 def test_an_image_stands_in_the_middle_of_black():
-    canvas = on_canvas(Image.new("RGB", (40, 30), (200, 10, 20)), 6, 11)  # 8 x 6: a border of 2 and 1
+    canvas = letterbox(Image.new("RGB", (40, 30), (200, 10, 20)), 6, 11)  # 8 x 6: a border of 2 and 1
     assert canvas.shape == (6, 11, 3) and canvas.dtype == np.uint8
     assert (canvas[:, 2:10] == [200, 10, 20]).all() and not canvas[:, :2].any() and not canvas[:, 10:].any()
-    upright = on_canvas(Image.new("RGB", (30, 40), (200, 10, 20)), 6, 11)
+    upright = letterbox(Image.new("RGB", (30, 40), (200, 10, 20)), 6, 11)
     assert upright.shape == (11, 6, 3) and (upright[2:10] == [200, 10, 20]).all() and not upright[:2].any()
 
 
@@ -41,7 +41,7 @@ def test_a_batch_keeps_which_canvases_stand(tmp_path):
     draw = np.random.default_rng(0)
     for name, shape in (("wide.png", (24, 40, 3)), ("tall.png", (40, 24, 3))):
         Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / name)
-    seen = CanvasInput(ImageFolder(tmp_path), 32, 64)
+    seen = LetterboxInput(ImageFolder(tmp_path), 32, 64)
     wide, tall = seen.read("wide.png", None), seen.read("tall.png", (0, 0, 0, 0))
     batch = seen.stack([wide, tall, wide])
     assert batch.pixels.shape == (3, 3, 32, 64) and batch.pixels.dtype == torch.uint8 and batch.upright == [False, True, False]
@@ -52,4 +52,4 @@ def test_a_batch_keeps_which_canvases_stand(tmp_path):
 
 
 def test_a_square_canvas_never_stands():
-    assert stack_canvases([on_canvas(Image.new("RGB", size), 8, 8) for size in ((3, 5), (5, 3))]).upright == [False, False]
+    assert stack_letterboxes([letterbox(Image.new("RGB", size), 8, 8) for size in ((3, 5), (5, 3))]).upright == [False, False]

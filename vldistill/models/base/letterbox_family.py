@@ -17,7 +17,7 @@ from vldistill.models.base.request import StudentRequest
 Weights = dict[str, Tensor]
 
 
-class CanvasFamily(PlainFamily):
+class LetterboxFamily(PlainFamily):
     one_stream = True
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What a run's curve shows: means of loss terms and readings between two logged steps, and batches whose loss is not finite."""
+"""What a run's curve shows: means of loss terms and logs between two logged steps, and batches whose loss is not finite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_SKIPPED = 25
 _MOST_IDS = 8
 
 
-class Meter:
+class TrainMetrics:
     """Means since the last reading over all ranks, kept on the device so that no step waits for one.
 
     tolerant: in fp16, where the scaler skips a step whose gradients overflow: such batches count for nothing and are told; in
@@ -35,12 +35,12 @@ class Meter:
         self._recent: list[tuple[list[str], Tensor]] = []
         self._in_a_row = 0
 
-    def add(self, terms: Terms, loss: Tensor, readings: dict[str, Tensor], ids: list[str]) -> None:
+    def add(self, terms: Terms, loss: Tensor, logs: dict[str, Tensor], ids: list[str]) -> None:
         """ids: of this process's batch."""
         given = {
             "loss": loss,
             **{f"loss/{name}": value for name, value in terms.items()},
-            **readings,
+            **logs,
             "pairs": torch.full((), float(len(ids)), device=loss.device),
         }
         finite = torch.isfinite(loss.detach())

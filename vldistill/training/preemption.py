@@ -30,7 +30,7 @@ class Preempted(VldistillError):
     exit_code = PREEMPTED
 
 
-class Notice:
+class SignalFlag:
     """Signals that ask the process to leave. Before the first step they end it at once, since there is nothing to save, and the
     caches that are built then survive it; afterwards, from `wait` on, they set a flag and nothing more. One that was held since
     the process began (`env --block-signal`, see bin/train.sbatch) comes with `listen`, and a USR2 that comes when all is done has
@@ -41,7 +41,7 @@ class Notice:
         self._waits = False
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Notice:
+    def __enter__(self) -> SignalFlag:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -71,11 +71,11 @@ class Unvalidated(Exception):
     """A validation was left, since the run is to leave."""
 
 
-class Guard:
+class PreemptionGuard:
     """minutes: between two checkpoints, 0 for none by the clock. every: optimiser steps between two, or None."""
 
-    def __init__(self, notice: Notice, accelerator: Accelerator, *, minutes: float, every: int | None):
-        self._notice, self._minutes, self._every = notice, minutes, every
+    def __init__(self, flag: SignalFlag, accelerator: Accelerator, *, minutes: float, every: int | None):
+        self._flag, self._minutes, self._every = flag, minutes, every
         self._saved = time.monotonic()
         self._group = None
         if accelerator.num_processes > 1:
@@ -104,7 +104,7 @@ class Guard:
 
     def told(self) -> bool:
         """Whether this process was told to leave."""
-        return self._notice.received is not None
+        return self._flag.received is not None
 
     def _agreed(self, *flags: bool) -> list[bool]:
         """Each is on where it is on one of the ranks."""
@@ -120,7 +120,7 @@ class Guard:
 
     def leave(self, step: int, where: str, *, validated: bool = True) -> Preempted:
         """What to raise. validated: False where the step's validation is still to come."""
-        told = self._notice.received or "another process was told to leave"
+        told = self._flag.received or "another process was told to leave"
         before = "" if validated else ", before its validation"
         return Preempted(f"left after step {step}{before}: {told}", where=where, hint=_AGAIN)
 

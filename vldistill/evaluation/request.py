@@ -17,7 +17,7 @@ PARTS_OF_VCR = ("answers", "rationales", BOTH)
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """The options of the command, by their names there."""
 
     data: Path | None
@@ -44,7 +44,7 @@ class Asked:
         return self.out / split if self.out is not None and self.domain_shift else self.out
 
 
-def check_options(runs: list[str], asked: Asked) -> None:
+def check_options(runs: list[str], asked: EvaluationRequest) -> None:
     """Raises InputError for options that do not go together."""
     if asked.ensemble and len({str(Path(source)) for source in runs}) < max(len(runs), 2):
         raise InputError("--ensemble averages two runs or more, each named once", hint="name another run")
@@ -56,7 +56,7 @@ def check_options(runs: list[str], asked: Asked) -> None:
         raise InputError("--leaderboard and --domain-shift", hint="give one of them; a shifted set has no leaderboard")
 
 
-def whole_test(asked: Asked, data: DataArtifact) -> Asked:
+def whole_test(asked: EvaluationRequest, data: DataArtifact) -> EvaluationRequest:
     """VQA's server reads files of all test questions alone, and scores those of test-dev among them. Raises InputError where the
     artifact has not got them."""
     if asked.leaderboard is None or data.task != "vqa" or asked.split != "test-dev":
@@ -71,7 +71,7 @@ def whole_test(asked: Asked, data: DataArtifact) -> Asked:
     return replace(asked, split="test")
 
 
-def check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
+def check_captions(artifacts: dict[str, DataArtifact], asked: EvaluationRequest) -> None:
     """Raises InputError for what retrieval has not."""
     if asked.precision != "fp32":
         raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
@@ -87,7 +87,7 @@ def check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
         raise InputError("answers questions, other runs rank captions", where=others[0], hint="evaluate them by themselves")
 
 
-def check_models(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
+def check_models(artifacts: dict[str, DataArtifact], asked: EvaluationRequest) -> None:
     """All of them, before the first is loaded."""
     specs = {source: read_spec(resolve_model(source)) for source in artifacts}
     for source, data in artifacts.items():
@@ -111,7 +111,7 @@ def check_models(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
         check_members(specs)
 
 
-def parts_of(artifacts: dict[str, DataArtifact], asked: Asked) -> dict[str, str]:
+def parts_of(artifacts: dict[str, DataArtifact], asked: EvaluationRequest) -> dict[str, str]:
     """Of VCR, the part that each run answers: what it was trained on, or what was asked for. Raises InputError where runs that
     are averaged differ in it, or a leaderboard wants answers that a run never learned to give."""
     if asked.part is not None and asked.part not in PARTS_OF_VCR:

@@ -35,7 +35,7 @@ def kept_curve(run: Path, size: int) -> bytes:
         return file.read(size)
 
 
-class Journal:
+class RunLog:
     """Writes on the main process only; elsewhere every call does nothing. Use as a context manager. keep: bytes of metrics.jsonl
     that a run which goes on has; what it wrote after its checkpoint will be written again."""
 
@@ -44,7 +44,7 @@ class Journal:
         self._bar, self._task, self._last = None, None, 0.0
         self._folder, self._sum = folder, hashlib.sha256()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> RunLog:
         if self.active:
             self._metrics = open_own(self._folder / CURVE)
             self._metrics.truncate(self._keep)
