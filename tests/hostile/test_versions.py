@@ -33,6 +33,7 @@ HARMLESS = {
     "huggingface_hub": "fetches files, which digests tell apart",
     "pydantic": "reads recipes",
     "typer": "reads the command line",
+    "typing_extensions": "tells type checkers of sections",
     "rich": "prints",
     "pyyaml": "reads recipes",
     "h5py": "lays files out; rows are written without it",
