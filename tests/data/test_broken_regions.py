@@ -20,7 +20,8 @@ from vldistill.cli import app
 from vldistill.data.prepare_regions import FORMATS, NETWORKS
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions.network import ImageNetwork
-from vldistill.data.regions.store import STAGE, RegionStore
+from vldistill.data.regions.store import RegionStore
+from vldistill.store.uses import REGIONS
 
 GOOD = [files.make(str(number)) for number in (1, 2, 3)]
 BAD = files.make("7")
@@ -79,7 +80,7 @@ def leaves_out_one_of_four(command, well, words: list, folder: Path, told: str) 
     assert f"all 1 faults are in {faults}" in refused.err and len(faults_of(faults)) == 1 and not out.exists()
     shown = well(*words, "--out", out, "--skip-broken", "25%", "--faults", faults).flat
     assert re.search(r"left out, being broken │ +1 │", shown) and [told in row["fault"] for row in faults_of(faults)] == [True]
-    manifest = read_manifest(out, STAGE, make_it="")
+    manifest = read_manifest(out, REGIONS.stage, make_it="")
     assert manifest["left_out"] == {"lines": 0, "images": 1, "records": 1, "kept": 3} and manifest["images"] == 3
     assert "up to date" in well(*words, "--out", out, "--skip-broken", "25%").out
     assert command(*words, "--out", out).code == 2  # without it another store is meant
@@ -165,7 +166,7 @@ def test_images_of_shards_that_are_broken_are_left_out_as_well(well, command, wo
     refused = command(*words)
     assert refused.code == 2 and "differs from what was packed" in refused.err and not (tmp_path / "out").exists()
     well(*words, "--skip-broken", "50%")
-    manifest = read_manifest(tmp_path / "out", STAGE, make_it="")
+    manifest = read_manifest(tmp_path / "out", REGIONS.stage, make_it="")
     assert manifest["left_out"]["images"] == 1
 
 

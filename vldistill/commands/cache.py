@@ -130,7 +130,8 @@ def _prefetch(caches: Any) -> None:
 
 
 def _verify(caches: Any, inputs: Any, rows: int) -> None:
-    from vldistill.teachers.cache.store import verify_cache
+    from vldistill.store.uses import FEATURES
+    from vldistill.store.verify import verify_store
 
     faults = 0
     for part in caches.parts.values():
@@ -138,9 +139,9 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
             _say(f"{part.name}: no cache with this recipe's fields")
             faults += 1
             continue
-        report = verify_cache(part.cache.folder)
+        report = verify_store(part.cache.folder, FEATURES)
         for damage in report.damages:
-            _say(str(damage.error()))
+            _say(str(damage))
         _say(f"{part.cache.folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
         faults += len(report.damages)
     if not faults and rows:
@@ -151,12 +152,13 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
 
 
 def _list(root: Path) -> None:
-    from vldistill.teachers.cache.store import list_caches
+    from vldistill.store.listing import list_stores
+    from vldistill.store.uses import FEATURES
 
     table = Table("cache")
     table.figures("rows", "MB", "s")
     table.words("weights", "of", "state")
-    for entry in list_caches(root):
+    for entry in list_stores(root, FEATURES):
         state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
         if entry.made and (others := differences(entry.made)):
             state += f"; made with {shown(others)}"

@@ -17,20 +17,19 @@ from vldistill.data.records import read_text
 from vldistill.data.size_rules import size_faults
 from vldistill.devices import compute_device
 from vldistill.errors import InputError
-from vldistill.evaluation.image_index import STAGE, ImageIndex, build_index, model_fields
+from vldistill.evaluation.image_index import ImageIndex, build_index, model_fields
 from vldistill.evaluation.index_page import results_page
 from vldistill.evaluation.index_query import Hit, Searcher
 from vldistill.models.base.inputs import visual_input
 from vldistill.models.build import load_dual_encoder
 from vldistill.places import check_file, check_writable
+from vldistill.store.uses import INDEX
 from vldistill.terminal import Table, say, show, write_json
-
-INDEXES = Path("artifacts/index")
 
 
 def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_run: bool, overwrite: bool) -> None:
     """Encodes the images of a folder or of a data artifact; the last line of standard output is JSON."""
-    target = out or INDEXES / asked.place.resolve().name
+    target = out or INDEX.place / asked.place.resolve().name
     if not dry_run:
         check_writable(target)
     model, spec, _ = load_dual_encoder(run)
@@ -57,7 +56,7 @@ def build_command(run: str, asked: Asked, *, out: Path | None, batch: int, dry_r
     )
     if dry_run:
         return
-    refuse_existing(target, overwrite, STAGE)
+    refuse_existing(target, overwrite, INDEX.stage)
     device = compute_device()
     started = time.perf_counter()
     with Watching() as watch:

@@ -8,10 +8,10 @@ import pickle
 
 import numpy as np
 import pytest
-from cache_worlds import fill, make_keys, read_pooled
+from store_worlds import fill, make_keys, read_pooled
 from torch.utils.data import DataLoader, Dataset
 
-from vldistill.teachers.cache.store import FeatureCache
+from vldistill.teachers.cache import FeatureCache
 
 
 class Rows(Dataset):
