@@ -19,7 +19,6 @@ LAYERS = [
         "artifacts",
         "joining",
         "locking",
-        "staging",
         "recipe",
         "runtime",
         "terminal",

@@ -108,6 +108,7 @@ def build_index(
                 check_outputs(vectors, chunk)
                 writer.put([keys[number] for number in numbers], {_COLUMN: vectors.cpu().numpy()})
                 tick(len(chunk))
+            writer.commit()
             write_text(folder / IMAGES, "\n".join(rows) + "\n")
             writer.said |= {"files": {IMAGES: file_digest(folder / IMAGES)}, "complete": True}
         return StoreReader(folder, INDEX).manifest.value

@@ -91,20 +91,21 @@ class ShardLayout:
 
 
 def write_shard(
-    path: Path, columns: Sequence[Column], values: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]
+    path: Path, columns: Sequence[Column], values: Mapping[str, Sequence[np.ndarray]], lengths: Mapping[str, np.ndarray]
 ) -> str:
-    """Writes a shard and its table; both are whole and synced before either has its name. values: the keys [N, 20], and of each
-    column [N, *shape], or all elements [E, *shape] where it is ragged. lengths: [N] of each ragged column. Returns the table's
-    digest. Raises VldistillError where the disk does not take them."""
+    """Writes a shard and its table; both are whole and synced before either has its name. values: of the keys [N, 20] and of each
+    column, [N, *shape] or all elements [E, *shape] where it is ragged, in the pieces in which they came. lengths: [N] of each
+    ragged column. Returns the table's digest. Raises VldistillError where the disk does not take them."""
     starts = {name: np.concatenate([[0], np.cumsum(count)]) for name, count in lengths.items()}
-    values = {**values, **{starts_name(name): found for name, found in starts.items()}}
-    elements = {name: int(found[-1]) for name, found in starts.items()}
-    image, extents, rows = io.BytesIO(), {}, len(values[_KEYS])
-    with h5py.File(image, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
-        for name, (kind, shape) in datasets(columns, rows, elements).items():
-            # No chunks, no compression and no times within: the same rows give the same file.
-            dataset = file.create_dataset(name, data=np.asarray(values[name], kind).reshape(shape))
-            extents[name] = Extent(kind, shape, dataset.id.get_offset() or 0)
+    values = {**values, **{starts_name(name): [found] for name, found in starts.items()}}
+    elements, rows = {name: int(found[-1]) for name, found in starts.items()}, sum(map(len, values[_KEYS]))
+    image, extents, size = _laid_out(datasets(columns, rows, elements))
+    for name, extent in extents.items():
+        image.seek(extent.offset)
+        for piece in values[name]:
+            image.write(np.ascontiguousarray(piece, extent.kind).reshape(-1).view(np.uint8).data)
+    image.seek(0, io.SEEK_END)
+    image.write(bytes(size - image.tell()))
     content = image.getbuffer()
     block_rows = max(1, _BLOCK_BYTES * rows // max(1, sum(extents[column.name].size for column in columns)))
     layout = ShardLayout(columns, rows, len(content), block_rows, extents, starts)
@@ -128,6 +129,25 @@ def write_shard(
     text = json_text(table)
     write_files({path: content, path.with_suffix(".json"): text})
     return _digest(text.encode())
+
+
+def _laid_out(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[io.BytesIO, dict[str, Extent], int]:
+    """A file in memory with room for these datasets (name -> type and shape): contiguous, uncompressed, not filled, without
+    times, so that the same rows give the same file."""
+    image, extents = io.BytesIO(), {}
+    with h5py.File(image, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_layout(h5py.h5d.CONTIGUOUS)
+        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        plist.set_obj_track_times(False)
+        for name, (kind, shape) in shapes.items():
+            space = h5py.h5s.create_simple(shape)
+            dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(kind, logical=True), space, plist)
+            extents[name] = Extent(kind, shape, dataset.get_offset() or 0)
+        file.flush()
+        size = file.id.get_filesize()
+    return image, extents, size
 
 
 class Shard:

@@ -156,7 +156,8 @@ class StoreWriter:
 
     def put(self, keys: Any, values: Mapping[str, np.ndarray], lengths: Lengths | None = None) -> bool:
         """Takes rows. keys: [B, 20] uint8. values: of each column [B, *shape], or the elements of all B rows one after another
-        where it is ragged, in the column's own type; lengths: [B] of each of those.
+        where it is ragged, in the column's own type; lengths: [B] of each of those. They are kept as they are, and must not
+        change.
 
         Returns whether all that was put so far is on disk: safe from now on. Raises ValueError where the values do not fit, or a
         row was put already, and VldistillError where the disk does not take them, now or before.
@@ -168,7 +169,7 @@ class StoreWriter:
             raise VldistillError("takes no more rows: a write failed", where=str(self.folder), hint=KEPT)
         self._put |= own
         if len(keys):
-            self._rows.append((keys.copy(), {name: np.array(value) for name, value in values.items()}, lengths))
+            self._rows.append((keys, dict(values), lengths))
         self._bytes += keys.nbytes + sum(value.nbytes for value in values.values())
         if self._bytes >= SHARD_BYTES or time.monotonic() - self._since >= SHARD_SECONDS:
             self.commit()
@@ -181,17 +182,17 @@ class StoreWriter:
             return
         # Taken away first: an interrupt in the middle may lose these rows, but cannot write them twice.
         rows, self._rows, self._bytes, self._failed = self._rows, [], 0, True
-        columns: dict[str, Any] = {"keys": np.concatenate([keys for keys, _, _ in rows])}
-        columns |= {column.name: np.concatenate([values[column.name] for _, values, _ in rows]) for column in self.columns}
+        pieces = {"keys": [keys for keys, _, _ in rows]}
+        pieces |= {column.name: [values[column.name] for _, values, _ in rows] for column in self.columns}
         ragged = [column.name for column in self.columns if column.ragged]
         lengths = {name: np.concatenate([own[name] for _, _, own in rows]) for name in ragged}
         manifest = self._manifest()
         # Numbers are divided among the writers as the keys are, so that none waits for another.
         name = next(name for number in count(*self.part) if (name := shard_name(number)) not in manifest.shards)
         with writing(self.folder, hint=KEPT, every=True):
-            digest = write_shard(self.folder / f"{name}.h5", self.columns, columns, lengths)
+            digest = write_shard(self.folder / f"{name}.h5", self.columns, pieces, lengths)
             sync_folder(self.folder)
-            self._change({}, {name: ShardEntry(digest, len(columns["keys"]))})
+            self._change({}, {name: ShardEntry(digest, sum(map(len, pieces["keys"])))})
         self._failed = False
         self.begin()
 
