@@ -113,7 +113,7 @@ def cache(
     prefetch: Annotated[bool, typer.Option("--prefetch", help="Only fetch the teachers' weights.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Check what is stored.")] = False,
     rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify computes again.")] = 16,
-    ls: Annotated[bool, typer.Option("--ls", help="List the caches.")] = False,
+    ls: Annotated[bool, typer.Option("--ls", help="List what is stored.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Store frozen teachers' features on disk."""

@@ -1,4 +1,4 @@
-"""`vldistill cache`: teacher features on disk, built, verified and listed."""
+"""`vldistill cache`: teacher features on disk, built; and all stores, verified and listed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError, VldistillError
 from vldistill.recipe.load import load_recipe
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.store.listing import list_stores
+from vldistill.store.uses import FEATURES, USES, Use
+from vldistill.store.verify import verify_store
 from vldistill.terminal import Table, say, show
 from vldistill.versions import differences, shown
 
@@ -32,10 +35,13 @@ def cache_command(
     if sum((prefetch, verify, ls)) > 1:
         raise InputError("--prefetch, --verify and --ls are three things", hint="give one of them")
     if ls:
-        _list(Path(load_recipe(recipe, overrides).cache.path) if recipe else Path("artifacts/cache"))
+        _list(_places(load_recipe(recipe, overrides) if recipe else None))
+        return
+    if recipe is None and verify:
+        _refuse(sum(_check(entry.folder, use) for use, root in _places(None).items() for entry in list_stores(root, use)))
         return
     if recipe is None:
-        raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls, which needs none")
+        raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls or --verify, which need none")
     chosen = _cacheable(load_recipe(recipe, [*overrides, *([f"data.limit={limit}"] if limit else [])]), recipe)
     from vldistill.training.caches import TeacherCaches
     from vldistill.training.methods.table import METHODS
@@ -129,44 +135,52 @@ def _prefetch(caches: Any) -> None:
         _say(f"{caches.text.fields['model']}: tokenizer of {len(caches.text.tokenizer):,} tokens")
 
 
-def _verify(caches: Any, inputs: Any, rows: int) -> None:
-    from vldistill.store.uses import FEATURES
-    from vldistill.store.verify import verify_store
+def _places(recipe: Recipe | None) -> dict[Use, Path]:
+    """Where stores are looked for: a recipe's caches, or all that commands have put where they do by themselves."""
+    return {FEATURES: Path(recipe.cache.path)} if recipe else {use: use.place for use in USES}
 
+
+def _verify(caches: Any, inputs: Any, rows: int) -> None:
     faults = 0
     for part in caches.parts.values():
         if part.cache is None:
             _say(f"{part.name}: no cache with this recipe's fields")
             faults += 1
             continue
-        report = verify_store(part.cache.folder, FEATURES)
-        for damage in report.damages:
-            _say(str(damage))
-        _say(f"{part.cache.folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
-        faults += len(report.damages)
+        faults += _check(part.cache.folder, FEATURES)
     if not faults and rows:
         for role, cosine in caches.recomputed(inputs, rows).items():
             _say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
+    _refuse(faults)
+
+
+def _check(folder: Path, use: Use) -> int:
+    """How many faults a store has, each of which is told."""
+    report = verify_store(folder, use)
+    for damage in report.damages:
+        _say(str(damage))
+    _say(f"{folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
+    return len(report.damages)
+
+
+def _refuse(faults: int) -> None:
     if faults:
-        raise VldistillError(f"{faults} fault(s) found", hint="delete a damaged cache and build it again")
+        raise VldistillError(f"{faults} fault(s) found", hint="make what is damaged again")
 
 
-def _list(root: Path) -> None:
-    from vldistill.store.listing import list_stores
-    from vldistill.store.uses import FEATURES
-
-    table = Table("cache")
+def _list(places: dict[Use, Path]) -> None:
+    table = Table("store")
     table.figures("rows", "MB", "s")
     table.words("weights", "of", "state")
-    for entry in list_stores(root, FEATURES):
+    for use, entry in [(own, entry) for own, root in places.items() for entry in list_stores(root, own)]:
         state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
         if entry.made and (others := differences(entry.made)):
             state += f"; made with {shown(others)}"
         figures = f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", f"{entry.seconds:,.1f}"
         # Two teachers may have one name.
-        weights, of = (str(entry.fields.get(name, "")) for name in ("weights", "feature"))
-        table.add_row(entry.folder.name, *figures, weights[:8], of, state)
+        weights = str(entry.fields.get("weights", ""))
+        table.add_row(entry.folder.name, *figures, weights[:8], str(entry.fields.get("feature", use.stage)), state)
     if table.row_count:
         show(table)
     else:
-        say(f"no caches in {root}")
+        say(f"no stores in {', '.join(map(str, places.values()))}")
