@@ -65,7 +65,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     _write_together({path: content})
 
 
-def write_files(files: Mapping[Path, bytes | str]) -> None:
+def write_files(files: Mapping[Path, bytes | memoryview | str]) -> None:
     """Writes files that belong together: all are on disk under temporary names before the first is renamed into place, so that a
     full disk leaves what was there before. Folders above them are made, and taken away again where it fails. Text becomes UTF-8.
     Raises VldistillError where the disk is full."""
@@ -75,7 +75,7 @@ def write_files(files: Mapping[Path, bytes | str]) -> None:
         _write_together({path: content.encode() if isinstance(content, str) else content for path, content in files.items()})
 
 
-def _write_together(files: Mapping[Path, bytes]) -> None:
+def _write_together(files: Mapping[Path, bytes | memoryview]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, content in files.items():

@@ -19,8 +19,9 @@ from vldistill.artifacts import read_manifest
 from vldistill.cli import app
 from vldistill.data.prepare_regions import FORMATS, NETWORKS
 from vldistill.data.regions import extract as extraction
+from vldistill.data.regions import importers
 from vldistill.data.regions.network import ImageNetwork
-from vldistill.data.regions.store import RegionStore
+from vldistill.data.regions.store import RegionStore, RegionWriter
 from vldistill.store.uses import REGIONS
 
 GOOD = [files.make(str(number)) for number in (1, 2, 3)]
@@ -179,3 +180,48 @@ def test_what_takes_a_share_takes_a_list_of_faults_too():
     assert {name for name, words in options.items() if "--skip-broken" in words} == {"prepare", "index build", "predict"}
     assert {name for name, words in options.items() if "--faults" in words} == {"prepare", "index build", "predict"}
     assert IMPORTED.keys() == FORMATS.keys() and len(FORMATS) == 5 and len(NETWORKS) == 2
+
+
+def goes_on(command, well, words: list, out: Path, count: Callable[[], int], monkeypatch) -> None:
+    """A call that is interrupted after two images, whose next one looks at the others alone and makes the same store. count: of
+    images looked at."""
+    well(*words, "--out", out.with_name("whole"))
+    before, add = count(), RegionWriter.add
+
+    def interrupted(self, key, regions):
+        add(self, key, regions)
+        if self.images == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RegionWriter, "add", interrupted)
+        assert command(*words, "--out", out).code == 130
+    assert not out.exists()
+    first = count()
+    well(*words, "--out", out)
+    store, other = RegionStore(out), RegionStore(out.with_name("whole"))
+    assert count() - first == before - 2
+    assert sorted(store) == sorted(other) and store.manifest["fingerprint"] == other.manifest["fingerprint"]
+    assert all(store.manifest[name] == other.manifest[name] for name in ("images", "boxes", "bytes", "features"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_no_format_an_image_is_read_again(name, command, well, tmp_path, monkeypatch):
+    seen, read = [], importers.normalised
+    monkeypatch.setattr(importers, "normalised", lambda regions: seen.append(1) or read(regions))
+    words = ["prepare", "regions", "--raw", IMPORTED[name](tmp_path / "raw"), "--skip-broken", "25%"]
+    goes_on(command, well, words, tmp_path / "out", lambda: len(seen), monkeypatch)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_by_no_network_features_are_computed_again(name, world, command, well, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "SHORT_SIDE", 64)
+    monkeypatch.setattr(extraction, "LONG_SIDE", 128)
+    monkeypatch.setattr(extraction, "ImageNetwork", lambda: TINY)
+    seen, read = [], extraction._readable
+    monkeypatch.setattr(extraction, "_readable", lambda *given: seen.append(1) or read(*given))
+    for builder in ("build_backbone", "build_vlbert"):
+        own = getattr(extraction, builder)
+        monkeypatch.setattr(extraction, builder, lambda weights, own=own: torch.manual_seed(0) and own(weights))
+    words = ["prepare", "regions", "--data", "artifacts/data/toy-vcr", "--network", name, "--weights", "random", "--limit", "5"]
+    goes_on(command, well, words, tmp_path / "out", lambda: len(seen), monkeypatch)

@@ -35,6 +35,7 @@ from vldistill.store.reader import StoreReader
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import USES, Use
 from vldistill.store.verify import verify_store
+from vldistill.store.writer import StoreWriter
 from vldistill.teachers.cache import FeatureCache
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("hostile", "data")]
@@ -154,6 +155,12 @@ def shards_of(use: Use) -> dict[int, int]:
     return found
 
 
+def rows_of(use: Use) -> int:
+    """That manifests name, whole or begun."""
+    found = [json.loads(manifest.read_text())["shards"] for manifest in use.place.glob("*/manifest.json")]
+    return sum(shard["rows"] for shards in found for shard in shards.values())
+
+
 def seen(use: Use, count: int, process: forked.Forked) -> None:
     """Waits until a command has written so many shards."""
     while len(list(use.place.glob("*/shard-*.json"))) < count:
@@ -215,8 +222,9 @@ def test_a_flipped_bit_of_any_file_is_refused_by_every_reader(use, place, well):
 
 @every_use
 @pytest.mark.parametrize("shards", [1, 4])
-def test_a_killed_command_is_gone_on_with(use, place, well, small, shards):
-    """And the same command finishes it: all shards that were named stay as they are, and no row is there twice or missing."""
+def test_a_killed_command_is_gone_on_with(use, place, well, small, monkeypatch, shards):
+    """And the same command finishes it: all shards that were named stay as they are, their rows are not made again, and none is
+    missing."""
     well(*COMMANDS[use.stage].make)
     whole = contents(use)
     shutil.rmtree("artifacts")
@@ -224,9 +232,12 @@ def test_a_killed_command_is_gone_on_with(use, place, well, small, shards):
     process = forked.command(place, place.with_name("killed"), *COMMANDS[use.stage].make)
     seen(use, shards, process)
     process.kill()
-    kept = shards_of(use)
+    kept, there = shards_of(use), rows_of(use)
     assert len(kept) >= shards - 1 and (use.shared or not stores(use))
+    put, again = StoreWriter.put, []
+    monkeypatch.setattr(StoreWriter, "put", lambda self, keys, *rest: again.extend(keys) or put(self, keys, *rest))
     well(*COMMANDS[use.stage].make)
+    assert len(again) == sum(map(len, whole.values())) - there
     assert contents(use) == whole and kept.items() <= shards_of(use).items()
     assert not [path for path in use.place.rglob("*") if path.name.endswith((".tmp", ".growing"))]
 

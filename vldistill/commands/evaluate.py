@@ -32,6 +32,8 @@ from vldistill.evaluation.results import metrics_table, write_evaluation
 from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
 from vldistill.models.base.checkpoint import read_spec, resolve_model
 from vldistill.places import check_writable
+from vldistill.store.staging import staged_store
+from vldistill.store.uses import INDEX
 from vldistill.terminal import Table, say, show
 
 PARTS_OF_VCR = ("answers", "rationales", BOTH)
@@ -268,7 +270,7 @@ def _run(
     together: dict[str, Path],
     asked: Asked,
 ) -> None:
-    stored = ImageIndex(asked.index) if asked.index is not None else None
+    stored = ImageIndex(staged_store(asked.index, INDEX, say)) if asked.index is not None else None
     common = artifacts[runs[0]]
     pools: dict[str, Probabilities] = {}
     results = []
@@ -350,7 +352,7 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
 
 def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> None:
     """Retrieval."""
-    stored = ImageIndex(asked.index) if asked.index is not None else None
+    stored = ImageIndex(staged_store(asked.index, INDEX, say)) if asked.index is not None else None
     folders = {source: _folder(source, data, asked.split, replace(asked, ensemble=False)) for source, data in artifacts.items()}
     if asked.dry_run:
         _show_plan(

@@ -76,7 +76,8 @@ def _folders(root: Path, use: Use) -> list[Path]:
 
 def _listing(folder: Path, use: Use) -> Listing:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    listing = Listing(folder, split_name(folder)[0] if use.shared else folder.name, bytes=size)
+    names = split_name(folder) if use.shared else None
+    listing = Listing(folder, names[0] if names else folder.name, bytes=size)
     try:
         manifest = load_manifest(folder, use, partial=True)
         value = listing.made = manifest.value

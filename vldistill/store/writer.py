@@ -95,7 +95,7 @@ class StoreWriter:
         InputError where an argument is none that a store can have; nothing is written yet."""
         if not 0 <= part[0] < part[1]:
             raise InputError(f"is no part of {part[1]}", where=f"shard {part[0]}/{part[1]}", hint="i/n with 0 <= i < n")
-        self.folder, self.use, self.columns, self.part = folder, use, checked_columns(columns), tuple(part)
+        self.folder, self.use, self.columns, self.part = folder, use, checked_columns(columns), part
         self.said: dict[str, Any] = dict(said or {})
         self._mixing = mixing
         self._asked: list[np.ndarray] = []
@@ -273,15 +273,15 @@ class StoreWriter:
     def _remove_leftovers(self, manifest: Manifest) -> None:
         """Removes what killed writers left: half-written files, and shards of this part that the manifest never came to name."""
         for path in self.folder.iterdir():
-            found = _SHARD_FILE.match(path.name)
-            ours = found and shard_number(found["shard"]) % self.part[1] == self.part[0]
-            if (ours and found["shard"] not in manifest.shards) or self._is_half(path.name):
+            found, half = _SHARD_FILE.match(path.name), _HALF.match(path.name)
+            if (found and self._is_own(found["shard"]) and found["shard"] not in manifest.shards) or (
+                # A manifest is written under the lock.
+                half and (half["shard"] is None or self._is_own(half["shard"]))
+            ):
                 path.unlink()
 
-    def _is_half(self, name: str) -> bool:
-        """Of a table or a manifest, which are written under the lock, or of a shard of this part."""
-        found = _HALF.match(name)
-        return bool(found) and (found["shard"] is None or shard_number(found["shard"]) % self.part[1] == self.part[0])
+    def _is_own(self, shard: str) -> bool:
+        return shard_number(shard) % self.part[1] == self.part[0]
 
     def _leave(self) -> None:
         if self._lock is not None:

@@ -84,15 +84,13 @@ class RegionWriter:
 
     def __init__(self, folder: Path, said: dict[str, Any] | None = None):
         self.images = self.boxes = self.bytes = 0
-        self.shape: tuple[int, int | None, bool, bool] | None = None
         self.notes: dict[str, Any] = {}
         self._folder, self._said, self._content = folder, dict(said or {}), 0
         self._writer: StoreWriter | None = None
         self._there: set[bytes] = set()
         if (folder / MANIFEST).exists():
             manifest = load_manifest(folder, REGIONS, partial=True)
-            self._open(_shape_of(manifest.columns))
-            self._there = {key.tobytes() for key in self._writer.stored_keys()}
+            self._there = {key.tobytes() for key in self._open(manifest.columns).stored_keys()}
             if so_far := manifest.value.get("so_far"):
                 self.images, self.boxes, self.bytes, content, self.notes = so_far
                 self._content = int(content)
@@ -105,16 +103,22 @@ class RegionWriter:
         if self._writer is not None:
             self._writer.__exit__(*error)
 
-    def __contains__(self, key: str) -> bool:
-        """Whether an earlier writer has left the image."""
-        return _row_key(key) in self._there
+    def __contains__(self, key: object) -> bool:
+        """Whether an earlier writer has left the image of this key."""
+        return _row_key(str(key)) in self._there
+
+    @property
+    def shape(self) -> tuple[int, int | None, bool, bool]:
+        """See `Regions.shape`. Raises ValueError where there is no image."""
+        if self._writer is None:
+            raise ValueError("has no image")
+        return _shape_of(self._writer.columns)
 
     def add(self, key: str, regions: Regions) -> None:
         """Adds an image. Raises ValueError where its parts are not those of the images before it, and VldistillError where the
         disk is full."""
-        if self.shape is None:
-            self._open(regions.shape)
-        elif self.shape != regions.shape:
+        writer = self._writer or self._open(region_columns(regions.shape))
+        if self.shape != regions.shape:
             raise ValueError(f"has {_shown(regions.shape)}, the images before it have {_shown(self.shape)}")
         name, count = key.encode(), len(regions.features)
         values: dict[str, np.ndarray] = {
@@ -122,19 +126,18 @@ class RegionWriter:
             _SIZE: np.array([regions.size or (0, 0)], dtype=np.int32),
             _OWN: np.array([-1 if regions.own is None else regions.own], dtype=np.int32),
         }
-        columns = region_columns(self.shape)
-        for column in columns[len(values) :]:
+        for column in writer.columns[len(values) :]:
             part = getattr(regions, column.name).astype(column.numpy)
             values[column.name] = part if column.ragged else part[None]
-        lengths = {column.name: [count] for column in columns if column.ragged} | {_NAME: [len(name)]}
+        lengths = {column.name: [count] for column in writer.columns if column.ragged} | {_NAME: [len(name)]}
         self.images, self.boxes = self.images + 1, self.boxes + count
         self.bytes += sum(value.nbytes for value in values.values())
-        row = hashlib.sha256(b"".join(np.ascontiguousarray(values[column.name]).tobytes() for column in columns))
+        row = hashlib.sha256(b"".join(np.ascontiguousarray(values[column.name]).tobytes() for column in writer.columns))
         # A sum does not depend on the order of the rows, nor on where one shard ends and the next begins.
         self._content = (self._content + int.from_bytes(row.digest(), "big")) % (1 << 256)
         # Saved with the rows, to go on from.
-        self._writer.said["so_far"] = [self.images, self.boxes, self.bytes, str(self._content), self.notes]
-        self._writer.put([_row_key(key)], values, lengths)
+        writer.said["so_far"] = [self.images, self.boxes, self.bytes, str(self._content), self.notes]
+        writer.put([_row_key(key)], values, lengths)
 
     def commit(self) -> None:
         """Writes what was added as a shard. Raises VldistillError where the disk does not take it."""
@@ -143,9 +146,9 @@ class RegionWriter:
 
     def close(self, *, features: str, **said: Any) -> dict[str, Any]:
         """Declares the store complete and returns its manifest. features: what made them (see `RegionStore.features`). Raises
-        VldistillError where the disk is full."""
+        VldistillError where the disk is full, and ValueError where there is no image."""
         width, classes, confidence, whole = self.shape
-        self._writer.said |= {
+        said |= {
             "features": features,
             "images": self.images,
             "boxes": self.boxes,
@@ -155,15 +158,16 @@ class RegionWriter:
             "confidence": confidence,
             "image_features": whole,
             "fingerprint": fingerprint({"rows": str(self._content), "shape": self.shape, "features": features}),
-            **said,
             "complete": True,
         }
-        self._writer.__exit__(None, None, None)
+        if self._writer is not None:
+            self._writer.said |= said
+            self._writer.__exit__(None)
         return load_manifest(self._folder, REGIONS).value
 
-    def _open(self, shape: tuple[int, int | None, bool, bool]) -> None:
-        self.shape = shape
-        self._writer = StoreWriter(self._folder, REGIONS, region_columns(shape), self._said).__enter__()
+    def _open(self, columns: tuple[Column, ...]) -> StoreWriter:
+        self._writer = StoreWriter(self._folder, REGIONS, columns, self._said).__enter__()
+        return self._writer
 
 
 def _row_key(name: str) -> bytes:
