@@ -189,6 +189,7 @@ def test_rows_of_many_shards_are_gathered_as_they_were_put(root, monkeypatch, dt
 def test_values_that_do_not_fit_are_refused_and_change_nothing(root):
     vector, scores = np.zeros((2, 2), np.float16), np.zeros(3, np.float32)
     with small(root) as writer:
+        writer.pending(KEYS[:2])
         two = {"scores": [1, 2]}
         for keys, values, lengths in [
             (KEYS[:2], {"vector": vector.astype(np.float32), "scores": scores}, two),
@@ -200,6 +201,7 @@ def test_values_that_do_not_fit_are_refused_and_change_nothing(root):
             (KEYS[:2], {"vector": vector, "scores": scores}, None),
             (KEYS[:2], {"vector": vector, "scores": scores}, {"scores": [3]}),
             (KEYS[:2], {"vector": vector, "scores": scores}, {"scores": [4, -1]}),
+            (KEYS[1:], {"vector": vector, "scores": scores}, two),
             (KEYS[:2], {"vector": vector, "scores": scores}, {"vector": [1, 1], "scores": [1, 2]}),
         ]:
             with pytest.raises(ValueError):

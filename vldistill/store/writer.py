@@ -100,7 +100,7 @@ class StoreWriter:
         self._mixing = mixing
         self._asked: list[np.ndarray] = []
         self._rows: list[tuple[np.ndarray, Mapping[str, np.ndarray], Lengths]] = []
-        self._put: set[bytes] = set()
+        self._wanted, self._done = KeyIndex(as_keys([])), np.zeros(0, bool)
         self._bytes, self._since, self._failed = 0, time.monotonic(), False
         self._lock: NamedLock | None = None
 
@@ -148,6 +148,7 @@ class StoreWriter:
         there, different = self.stored_keys(), first_places(keys)
         missing = different[KeyIndex(there).find(keys[different]) < 0]
         mine = missing[owners(keys[missing], self.part[1]) == self.part[0]]
+        self._wanted, self._done = KeyIndex(keys[mine]), np.zeros(len(mine), bool)
         needed = len(mine) * (KEY_BYTES + sum(column.element_bytes for column in self.columns if not column.ragged))
         needed += (needed // SHARD_BYTES + 1) * _OVERHEAD * bool(len(mine))
         if len(mine) and self.use.shared:
@@ -159,15 +160,14 @@ class StoreWriter:
         where it is ragged, in the column's own type; lengths: [B] of each of those. They are kept as they are, and must not
         change.
 
-        Returns whether all that was put so far is on disk: safe from now on. Raises ValueError where the values do not fit, or a
-        row was put already, and VldistillError where the disk does not take them, now or before.
+        Returns whether all that was put so far is on disk: safe from now on. Raises ValueError where the values do not fit, or
+        rows were asked for and one is not pending or was put already, and VldistillError where the disk does not take them, now or
+        before.
         """
         keys, lengths = as_keys(keys), {name: np.asarray(count, np.int64) for name, count in (lengths or {}).items()}
-        own = {key.tobytes() for key in keys}
-        self._check(keys, values, lengths, own)
+        self._check(keys, values, lengths)
         if self._failed:
             raise VldistillError("takes no more rows: a write failed", where=str(self.folder), hint=KEPT)
-        self._put |= own
         if len(keys):
             self._rows.append((keys, dict(values), lengths))
         self._bytes += keys.nbytes + sum(value.nbytes for value in values.values())
@@ -196,9 +196,10 @@ class StoreWriter:
         self._failed = False
         self.begin()
 
-    def _check(self, keys: np.ndarray, values: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray], own: set) -> None:
-        if len(own) < len(keys) or own & self._put:
-            raise ValueError("a row is put once")
+    def _check(self, keys: np.ndarray, values: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]) -> None:
+        places = self._wanted.find(keys)
+        if len(first_places(keys)) < len(keys) or (self._asked and ((places < 0).any() or self._done[places].any())):
+            raise ValueError("a row is put once, and only if it is pending")
         names = [column.name for column in self.columns]
         if set(values) != set(names) or set(lengths) != {column.name for column in self.columns if column.ragged}:
             raise ValueError(f"columns {sorted(values)}, lengths of {sorted(lengths)} are given, {names} were declared")
@@ -209,6 +210,8 @@ class StoreWriter:
             if value.shape != (rows, *column.shape) or value.dtype != column.numpy:
                 declared = f"{(rows, *column.shape)} {column.dtype}"
                 raise ValueError(f"{column.name} is {value.shape} {value.dtype}, {declared} was declared")
+        if self._asked:
+            self._done[places] = True
 
     def _finish(self) -> None:
         """Says in the manifest how far the whole is. Any writer that finds all keys there may say that it is complete: rows are
