@@ -161,8 +161,8 @@ class StoreWriter:
         change.
 
         Returns whether all that was put so far is on disk: safe from now on. Raises ValueError where the values do not fit, or
-        rows were asked for and one is not pending or was put already, and VldistillError where the disk does not take them, now or
-        before.
+        rows were asked for and one is not pending or was put already, and VldistillError where the disk does not take them, now
+        or before.
         """
         keys, lengths = as_keys(keys), {name: np.asarray(count, np.int64) for name, count in (lengths or {}).items()}
         self._check(keys, values, lengths)
