@@ -6,31 +6,53 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 import typer
 
 from vldistill.cli import app
-from vldistill.data.prepare import SOURCES
 from vldistill.recipe.load import all_keys, shipped_recipes
 
-_COMMAND = re.compile(r"\bvldistill ([a-z]+)(?: ([\w.-]+))?")
+_COMMAND = re.compile(r"\bvldistill((?: [\w.-]+)+)")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")
 _FIELD = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[a-z_]+)+)=")
 _OTHERS = re.compile(r"pip install[^)`;]*|scontrol [^)`;]*|sbatch [^)`;]*|bin/\S+|python -m \S+")
 """Commands of other programs, whose options are their own."""
-RAW = {*(name.replace("_", "-") for name in SOURCES), "regions", "toy", "list"}
+
+
+@cache
+def commands() -> dict[tuple[str, ...], Any]:
+    """Every command and group of the app, by the words that name it; itself by none."""
+    return _below(typer.main.get_command(app), ())
+
+
+def _below(node: Any, path: tuple[str, ...]) -> dict[tuple[str, ...], Any]:
+    found = {path: node}
+    for name, inner in getattr(node, "commands", {}).items():
+        found |= _below(inner, (*path, name))
+    return found
 
 
 @cache
 def options_of() -> dict[str, set[str]]:
-    """Of each command, "prepare" or "index build", its options."""
-    found = {}
-    for name, command in typer.main.get_command(app).commands.items():
-        for path, inner in (
-            {f"{name} {sub}": one for sub, one in command.commands.items()} if hasattr(command, "commands") else {name: command}
-        ).items():
-            found[path] = {option for parameter in inner.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    return found
+    """Of each command, "prepare vcr" or "index build", its options."""
+    return {
+        " ".join(path): {option for parameter in node.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for path, node in commands().items()
+        if not hasattr(node, "commands")
+    }
+
+
+def named(words: list[str]) -> list[str] | str:
+    """The commands that the words behind `vldistill` name, all of a group that they end with; what is wrong, where it is none."""
+    path: tuple[str, ...] = ()
+    for word in words:
+        if not hasattr(commands()[path], "commands") or not re.fullmatch("[a-z][a-z_0-9-]*", word):
+            break  # an argument, or one that stands for some
+        if (*path, word.replace("_", "-")) not in commands():
+            return f"no command `vldistill {' '.join((*path, word))}`"
+        path = (*path, word.replace("_", "-"))
+    return [name for name in options_of() if f"{name} ".startswith("".join(f"{word} " for word in path))]
 
 
 @cache
@@ -41,17 +63,14 @@ def fields() -> set[str]:
 def faults_of(text: str, ran: list[str]) -> list[str]:
     """What of a message is not there. ran: the words of the command that said it."""
     text, options = _OTHERS.sub("", text), options_of()
-    names = [name for name in options if " ".join(ran[:2]).startswith(name)][:1]
+    names = [name for name in options if f"{' '.join(ran)} ".startswith(f"{name} ")][:1] or (named(ran[:1]) if ran else [])
     faults = []
-    for name, second in _COMMAND.findall(text):
-        groups = {path for path in options if path == name or path.startswith(f"{name} ")}
-        if not groups:
-            faults.append(f"no command `vldistill {name}`")
-        elif name not in options and f"{name} {second}" not in options:
-            faults.append(f"no command `vldistill {name} {second}`")
-        elif name == "prepare" and second and second.islower() and second.rstrip(".,") not in RAW:
-            faults.append(f"no dataset `vldistill prepare {second}`")
-        names += groups if name in options else [f"{name} {second}"]
+    for words in _COMMAND.findall(text):
+        found = named(words.rstrip(".").split())
+        if isinstance(found, str):
+            faults.append(found)
+        else:
+            names = [*names, *found]
     # A test that calls a reader by itself has run no command: then any one's options will do.
     known = set().union(*(options.get(name, set()) for name in (names or options))) | {"--help"}
     faults += [

@@ -135,7 +135,14 @@ def _json(text: str) -> None:
     assert all(isinstance(json.loads(line), dict) for line in text.splitlines())
 
 
-LANGUAGES = {"bash": _bash, "text": _text, "json": _json, "yaml": _yaml, "python": ast.parse}
+def _diff(text: str) -> None:
+    """A line that is added to a module of the package, below one that it has."""
+    name, around, added = text.splitlines()
+    source = (ROOT / "vldistill" / name.removeprefix("--- ")).read_text(encoding="utf-8").splitlines()
+    assert around[:1] == " " and around[1:] in source and added[:1] == "+" and added[1:] not in source
+
+
+LANGUAGES = {"bash": _bash, "text": _text, "json": _json, "yaml": _yaml, "python": ast.parse, "diff": _diff}
 """The languages of blocks, and what a block of each has to pass."""
 BLOCKS = [(page, language, text) for page in PAGES for language, text in blocks_of(page.read_text(encoding="utf-8"))]
 
@@ -230,6 +237,7 @@ def test_the_search_finds_commands():
         ("json", '{"image": "a.jpg"}  an image'),
         ("yaml", "optim: {lrr: 1}"),
         ("python", "import"),
+        ("diff", "--- data/sources/table.py\n SOURCE = {\n+    x\n"),
     ],
 )
 def test_the_check_of_a_block_sees_what_is_wrong(language, text):

@@ -70,7 +70,7 @@ def prepare_with_regions(folder: Path, well: Callable[..., object], datasets: st
     command."""
     well("prepare", "toy", "--scale", "0.01", "--datasets", datasets)
     write_features(folder, folder / "features")
-    well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
+    well("prepare", "regions", "import", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
 
 
 def make_batch(*, images: int = 1, padded: bool = True, seed: int = 1) -> Batch:

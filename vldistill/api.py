@@ -19,6 +19,7 @@ from vldistill.evaluation.predict import one_pair, ranked_answers
 from vldistill.finite import check_outputs
 from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.models.base.inputs import text_layout, visual_input
+from vldistill.models.families import section_of
 
 ImagePaths = str | Path | Sequence[str | Path]
 _BATCH = 32
@@ -100,7 +101,7 @@ class Model:
         return torch.cat(found)
 
     def _tower(self) -> TwoTowers:
-        if not isinstance(self._opened.model, TwoTowers):
+        if section_of(self._opened.spec.kind).ranks != "vectors":
             raise InputError(
                 f"is a {self._opened.spec.kind} model, which has no vectors of images or texts alone",
                 where=self._opened.source,

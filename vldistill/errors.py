@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 MAX_PROBLEMS_SHOWN = 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DISK_ERRORS = (*_NO_ROOM, errno.EIO)
@@ -160,3 +162,10 @@ class Problems:
             lines.append(f"... and {more} more")
         summary = f"{len(self.items)} problems" + (f" in {subject}" if subject else "") + ", nothing was written"
         raise InputError("\n".join([*lines, summary]), faults=self.items)
+
+
+def needed(value: T | None, what: str) -> T:
+    """What is there unless the program itself is at fault: no input can leave it out. Raises TypeError where it is not."""
+    if value is None:
+        raise TypeError(f"{what} is missing")
+    return value

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vldistill.errors import InputError
 
@@ -132,7 +133,7 @@ def refuse_unlaunched() -> None:
 
 
 def make_accelerator(
-    precision: Precision, accumulate: int, trackers: list[str], folder: Path, *, reaches_all: bool = True
+    precision: Precision, accumulate: int, trackers: Sequence[str], folder: Path, *, reaches_all: bool = True
 ) -> Accelerator:
     """The accelerate set-up of one run. `reaches_all`: see `Objective`. Raises InputError where a tracker is missing, or the
     launcher asks for what a recipe has to."""
@@ -160,9 +161,14 @@ def make_accelerator(
         mixed_precision={"fp32": "no"}.get(precision.name, precision.name),
         gradient_accumulation_plugin=accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not reaches_all)],
-        log_with=trackers or None,
+        log_with=[*trackers] or None,
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
+
+
+def reduced(accelerator: Accelerator, value: torch.Tensor, how: str) -> torch.Tensor:
+    """A tensor's sum or mean over all processes."""
+    return cast("torch.Tensor", accelerator.reduce(value, reduction=how))
 
 
 def device_name(device: torch.device) -> str:

@@ -229,7 +229,10 @@ def test_a_store_is_called_after_its_source(well, tmp_path, monkeypatch, raw, na
     else:
         Path(raw).mkdir()
         Path(raw, "a.npz").touch()
-    assert f"artifacts/regions/{name} " in well("prepare", "regions", "--raw", raw, "--boxes", "36,36", "--dry-run").flat + " "
+    assert (
+        f"artifacts/regions/{name} "
+        in well("prepare", "regions", "import", "--raw", raw, "--boxes", "36,36", "--dry-run").flat + " "
+    )
 
 
 @pytest.fixture

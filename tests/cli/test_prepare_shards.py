@@ -80,7 +80,7 @@ def test_an_interruption_while_packing_leaves_what_was_there(command, well, worl
 
 
 def test_a_terminal_shows_a_bar_for_each_pass(well, world, tmp_path, monkeypatch):
-    from vldistill.commands import prepare as module
+    from vldistill import terminal
 
     seen = []
 
@@ -100,7 +100,7 @@ def test_a_terminal_shows_a_bar_for_each_pass(well, world, tmp_path, monkeypatch
         def update(self, what, **fields):
             seen.append((what, fields.get("completed"), fields.get("total")))
 
-    monkeypatch.setattr(type(module.console), "is_terminal", True)
+    monkeypatch.setattr(type(terminal.console), "is_terminal", True)
     monkeypatch.setattr("rich.progress.Progress", Bars)
     well(*VQA.split(), "--shards", "8", "--out", tmp_path / "a")
     assert seen[-1] == ("packing images", 70, 70) and ("checking images", 70, 70) in seen

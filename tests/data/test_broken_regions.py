@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import region_files as files
 import torch
-from typer.main import get_command
+from hints import options_of
 
 from vldistill.artifacts import read_manifest
-from vldistill.cli import app
 from vldistill.data.prepare_regions import FORMATS, NETWORKS
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions import importers
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore, RegionWriter
+from vldistill.data.sources.table import SOURCES
 from vldistill.store.uses import REGIONS
 
 GOOD = [files.make(str(number)) for number in (1, 2, 3)]
@@ -92,7 +92,7 @@ def leaves_out_one_of_four(command, well, words: list, folder: Path, told: str) 
 def test_of_every_format_one_broken_image_is_left_out(name, command, well, tmp_path):
     told = {"npz": "no npz file", "uniter-lmdb": "no msgpack map", "tsv": "has 2 columns", "oscar": "not finite"}.get(name, "")
     raw = IMPORTED[name](tmp_path / "raw")
-    store = leaves_out_one_of_four(command, well, ["prepare", "regions", "--raw", raw], tmp_path, told)
+    store = leaves_out_one_of_four(command, well, ["prepare", "regions", "import", "--raw", raw], tmp_path, told)
     assert sorted(store) == ["1", "2", "3"]
 
 
@@ -104,12 +104,12 @@ def test_an_image_with_one_broken_source_of_two_is_left_out_whole(well, tmp_path
         np.savez(raw / f"vcr_gt_train_{number:012d}.npz", **files.uniter_arrays(image))
         (raw / f"coco_train2014_{number:012d}.npz").rename(raw / f"vcr_train_{number:012d}.npz")
     (raw / "vcr_gt_train_000000000002.npz").write_bytes(b"")
-    well("prepare", "regions", "--raw", raw, "--out", tmp_path / "out", "--skip-broken", "40%")
+    well("prepare", "regions", "import", "--raw", raw, "--out", tmp_path / "out", "--skip-broken", "40%")
     assert sorted(RegionStore(tmp_path / "out")) == ["1", "3"]
     for name, of in (("img_db/vcr_gt_train", GOOD), ("img_db/vcr_train", [GOOD[0], GOOD[2]])):
         (tmp_path / name).mkdir(parents=True)
         files.write_lmdb(tmp_path / name, of, extra={} if of == GOOD else {"nlvr2_2.npz": b"\xc1"})
-    well("prepare", "regions", "--raw", tmp_path / "img_db", "--out", tmp_path / "db", "--skip-broken", "40%")
+    well("prepare", "regions", "import", "--raw", tmp_path / "img_db", "--out", tmp_path / "db", "--skip-broken", "40%")
     assert sorted(RegionStore(tmp_path / "db")) == ["1", "3"]
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_is_cut_off_is_no_broken_image(name, told, command, tmp_path
     whole = (raw / "data.mdb").read_bytes()
     kept = {"cut to a third": whole[: len(whole) // 3], "cut by a page": whole[:-4096], "cut to nothing": b""}[name]
     (raw / "data.mdb").write_bytes(kept)
-    refused = command("prepare", "regions", "--raw", raw, "--out", tmp_path / "out", "--skip-broken", "100%")
+    refused = command("prepare", "regions", "import", "--raw", raw, "--out", tmp_path / "out", "--skip-broken", "100%")
     assert refused.code == 2 and told in refused.err and not (tmp_path / "out").exists()
 
 
@@ -141,7 +141,7 @@ def test_of_every_network_one_broken_image_is_left_out(name, damage, world, comm
     order = [json.loads(line)["image"] for line in (data / "regions.jsonl").read_text().splitlines()]
     damage(raw / order[1])
     assert set(order) == set(rows)
-    words = ["prepare", "regions", "--data", data, "--network", name, "--weights", "random", "--limit", "4"]
+    words = ["prepare", "regions", "compute", "--data", data, "--network", name, "--weights", "random", "--limit", "4"]
     built = []
     for builder in ("build_backbone", "build_vlbert"):
         own = getattr(extraction, builder)
@@ -163,7 +163,7 @@ def test_images_of_shards_that_are_broken_are_left_out_as_well(well, command, wo
     place = spoilt.find(b"\xff\xd8\xff") if b"\xff\xd8\xff" in spoilt else spoilt.find(b"\x89PNG")
     spoilt[place + 200] ^= 1
     tar.write_bytes(spoilt)
-    words = ["prepare", "regions", "--data", data, "--weights", "random", "--grid", "1", "--out", tmp_path / "out"]
+    words = ["prepare", "regions", "compute", "--data", data, "--weights", "random", "--grid", "1", "--out", tmp_path / "out"]
     refused = command(*words)
     assert refused.code == 2 and "differs from what was packed" in refused.err and not (tmp_path / "out").exists()
     well(*words, "--skip-broken", "50%")
@@ -173,12 +173,9 @@ def test_images_of_shards_that_are_broken_are_left_out_as_well(well, command, wo
 
 def test_what_takes_a_share_takes_a_list_of_faults_too():
     """All data sets and both ways to regions go through `prepare`; the other commands have tests of their own."""
-    commands = {}
-    for name, one in get_command(app).commands.items():
-        commands |= {f"{name} {sub}": part for sub, part in one.commands.items()} if hasattr(one, "commands") else {name: one}
-    options = {name: {word for option in part.params for word in option.opts} for name, part in commands.items()}
-    assert {name for name, words in options.items() if "--skip-broken" in words} == {"prepare", "index build", "predict"}
-    assert {name for name, words in options.items() if "--faults" in words} == {"prepare", "index build", "predict"}
+    prepared = {f"prepare {name.replace('_', '-')}" for name in SOURCES} | {"prepare regions import", "prepare regions compute"}
+    for option in ("--skip-broken", "--faults"):
+        assert {name for name, words in options_of().items() if option in words} == prepared | {"index build", "predict"}
     assert IMPORTED.keys() == FORMATS.keys() and len(FORMATS) == 5 and len(NETWORKS) == 2
 
 
@@ -209,7 +206,7 @@ def goes_on(command, well, words: list, out: Path, count: Callable[[], int], mon
 def test_of_no_format_an_image_is_read_again(name, command, well, tmp_path, monkeypatch):
     seen, read = [], importers.normalised
     monkeypatch.setattr(importers, "normalised", lambda regions: seen.append(1) or read(regions))
-    words = ["prepare", "regions", "--raw", IMPORTED[name](tmp_path / "raw"), "--skip-broken", "25%"]
+    words = ["prepare", "regions", "import", "--raw", IMPORTED[name](tmp_path / "raw"), "--skip-broken", "25%"]
     goes_on(command, well, words, tmp_path / "out", lambda: len(seen), monkeypatch)
 
 
@@ -223,5 +220,17 @@ def test_by_no_network_features_are_computed_again(name, world, command, well, t
     for builder in ("build_backbone", "build_vlbert"):
         own = getattr(extraction, builder)
         monkeypatch.setattr(extraction, builder, lambda weights, own=own: torch.manual_seed(0) and own(weights))
-    words = ["prepare", "regions", "--data", "artifacts/data/toy-vcr", "--network", name, "--weights", "random", "--limit", "5"]
+    words = [
+        "prepare",
+        "regions",
+        "compute",
+        "--data",
+        "artifacts/data/toy-vcr",
+        "--network",
+        name,
+        "--weights",
+        "random",
+        "--limit",
+        "5",
+    ]
     goes_on(command, well, words, tmp_path / "out", lambda: len(seen), monkeypatch)

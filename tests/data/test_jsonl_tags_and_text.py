@@ -10,7 +10,7 @@ from PIL import Image
 from vldistill.data.artifact import open_data
 from vldistill.data.prepare import prepare
 from vldistill.data.records import Record, record_of
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
 from vldistill.errors import InputError
 
 
@@ -39,7 +39,7 @@ def test_tags_become_sorted_indices_of_the_label_names(tmp_path):
 
 def test_text_alone_has_no_image(tmp_path):
     raw = world(tmp_path / "raw", [{"text": "a dog sleeps"}])
-    prepare("jsonl", raw, tmp_path / "out", options=SourceOptions(task="text"))
+    prepare("jsonl", raw, tmp_path / "out", options=Jsonl(task="text"))
     [record] = open_data(tmp_path / "out").records("train")
     assert record.images == [] and record.text == ["a", "dog", "sleeps"]
 
@@ -67,7 +67,7 @@ def test_a_fault_is_named_with_its_line(row, task, expected, tmp_path):
     good = {None: TAGS, "text": {"text": "a cat"}, "caption": {"image": "a.png", "text": "a cat"}}[task]
     raw = world(tmp_path / "raw", [good, row])
     with pytest.raises(InputError, match=expected) as caught:
-        prepare("jsonl", raw, tmp_path / "out", options=SourceOptions(task=task))
+        prepare("jsonl", raw, tmp_path / "out", options=Jsonl(task=task))
     assert "train.jsonl:2" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -82,5 +82,5 @@ def test_an_unknown_tag_of_a_later_split_is_a_fault(tmp_path):
 def test_shards_of_text_alone_are_refused(tmp_path):
     raw = world(tmp_path / "raw", [{"text": "a dog sleeps"}])
     with pytest.raises(InputError, match="--shards packs images"):
-        prepare("jsonl", raw, tmp_path / "out", options=SourceOptions(task="text"), shards=10)
+        prepare("jsonl", raw, tmp_path / "out", options=Jsonl(task="text"), shards=10)
     assert not (tmp_path / "out").exists()

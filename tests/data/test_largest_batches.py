@@ -69,9 +69,11 @@ def dataset_of(recipe: Recipe, images: list[str], *, words: int) -> RecordDatase
     """Records of these images, as the recipe's student is given them; what surrounds them is as small as it can be."""
     kind, pair = recipe.student.kind, 2 if recipe.name.endswith("nlvr2") else 1
     encoder = SimpleNamespace(
-        patch_size=PATCHES.get(kind, recipe.student.sizes.patch), long_side=recipe.image.long_side, region_size=FEATURES
+        patch_size=PATCHES.get(kind) or getattr(recipe.student.sizes, "patch", None),
+        long_side=recipe.image.long_side,
+        region_size=FEATURES,
     )
-    own = recipe.student.visual == "end_to_end"
+    own = recipe.student.own_features
     network = ImageNetwork.from_dict(recipe.student.image_network.model_dump(exclude={"weights"})) if own else None
     spec = ModelSpec(
         kind,

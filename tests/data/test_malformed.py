@@ -21,7 +21,8 @@ from raw_worlds import (
 )
 
 from vldistill.data.prepare import prepare
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
+from vldistill.data.sources.vqa import Vqa
 from vldistill.errors import MAX_PROBLEMS_SHOWN, InputError
 
 ROW = {"id": "new", "image": "images/a.png", "text": "A new line.", "label": "yes"}
@@ -98,7 +99,7 @@ LINES = {
     "loop of folders": (changed(image="images/loop.png/a.png"), "no such folder"),
     "control character in a path": (changed(image="images/a\n.png"), "no such file"),
 }
-LABELS = SourceOptions(labels=("no", "yes"))
+LABELS = Jsonl(labels=("no", "yes"))
 
 
 def faulty_images(root: Path) -> None:
@@ -197,7 +198,7 @@ def test_faulty_vqa(tmp_path, name):
     VQA[name][0](questions, annotations)
     (root / "v2_OpenEnded_mscoco_train2014_questions.json").write_text(json.dumps({"questions": questions}))
     (root / "v2_mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": annotations}))
-    message = refused("vqa", root, options=SourceOptions(min_answer_count=1))
+    message = refused("vqa", root, options=Vqa(min_answer_count=1))
     assert "\n" not in message and re.search(VQA[name][1], message)
 
 
@@ -216,7 +217,7 @@ def test_faulty_vqa_document(tmp_path, text, line, reason):
     root = tmp_path / "raw"
     vqa_world(root)
     (root / "v2_OpenEnded_mscoco_val2014_questions.json").write_text(text)
-    message = refused("vqa", root, options=SourceOptions(min_answer_count=1))
+    message = refused("vqa", root, options=Vqa(min_answer_count=1))
     assert f"val2014_questions.json:{line}: " in message and reason in message and "\n" not in message
 
 
@@ -271,7 +272,7 @@ def test_missing_image_of_vqa_names_the_question(tmp_path):
     root = tmp_path / "raw"
     vqa_world(root)
     (root / "train2014" / "COCO_train2014_000000000001.jpg").unlink()
-    message = refused("vqa", root, options=SourceOptions(min_answer_count=1))
+    message = refused("vqa", root, options=Vqa(min_answer_count=1))
     assert message.startswith(f"{root}/v2_OpenEnded_mscoco_train2014_questions.json#2: image train2014/COCO")
 
 

@@ -8,15 +8,17 @@ import json
 import pytest
 from raw_worlds import jsonl_world, nlvr2_row, nlvr_world, vqa_world, write_lines
 
-from vldistill.artifacts import file_digest, read_manifest
-from vldistill.commands.prepare_tables import render_counts
+from vldistill.artifacts import file_digest, read_manifest, write_manifest
+from vldistill.commands.prepare.tables import render_counts
 from vldistill.data.prepare import prepare
 from vldistill.data.records import read_records
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
+from vldistill.data.sources.nlvr import Nlvr
+from vldistill.data.sources.vqa import Vqa
 from vldistill.errors import InputError
 from vldistill.terminal import show
 
-ONE = SourceOptions(min_answer_count=1)
+ONE = Vqa(min_answer_count=1)
 
 
 def printed(manifest) -> str:
@@ -47,7 +49,7 @@ def test_artifact_of_labels(tmp_path):
 
 def test_artifact_of_answers(tmp_path):
     vqa_world(tmp_path / "raw")
-    manifest = prepare("vqa", tmp_path / "raw", tmp_path / "out", options=SourceOptions(min_answer_count=3))
+    manifest = prepare("vqa", tmp_path / "raw", tmp_path / "out", options=Vqa(min_answer_count=3))
     assert json.loads((tmp_path / "out" / "answers.json").read_text()) == {"min_count": 3, "answers": ["no", "yes"]}
     assert manifest["vocabulary"] == 2 and manifest["unanswerable"] == {"train": 0, "val": 0}
     assert manifest["counts"]["train"]["top_answers"] == {"no": 2, "yes": 2} and manifest["labels"] is None
@@ -58,7 +60,7 @@ def test_fingerprint_follows_the_content(tmp_path):
     jsonl_world(tmp_path / "raw")
     first = prepare("jsonl", tmp_path / "raw", tmp_path / "one")["fingerprint"]
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "two")["fingerprint"] == first
-    assert prepare("jsonl", tmp_path / "raw", tmp_path / "3", options=SourceOptions(labels=("yes", "no")))["fingerprint"] != first
+    assert prepare("jsonl", tmp_path / "raw", tmp_path / "3", options=Jsonl(labels=("yes", "no")))["fingerprint"] != first
     (tmp_path / "raw" / "images" / "a.png").write_bytes((tmp_path / "raw" / "images" / "a.png").read_bytes() + b"\0")
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "four")["fingerprint"] != first
 
@@ -101,6 +103,17 @@ def test_an_artifact_that_lost_a_file_is_not_up_to_date(tmp_path, name):
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "out")["unchanged"]
 
 
+def test_an_artifact_whose_manifest_has_the_options_of_all_sources_is_kept(tmp_path):
+    """As an earlier version wrote it."""
+    jsonl_world(tmp_path / "raw")
+    manifest, old = prepare("jsonl", tmp_path / "raw", tmp_path / "out"), {"vqa_split": "official", "val_directories": []}
+    assert not manifest["options"].keys() & old.keys()
+    write_manifest(tmp_path / "out", {**manifest, "options": manifest["options"] | old})
+    assert prepare("jsonl", tmp_path / "raw", tmp_path / "out")["unchanged"]
+    with pytest.raises(InputError, match="already exists"):
+        prepare("jsonl", tmp_path / "raw", tmp_path / "out", options=Jsonl(labels=("yes", "no")))
+
+
 def test_overwrite(tmp_path):
     jsonl_world(tmp_path / "raw")
     prepare("jsonl", tmp_path / "raw", tmp_path / "out")
@@ -117,11 +130,11 @@ def test_overwrite(tmp_path):
     [
         ("snli-v", {}, "did you mean 'snli_ve'"),
         ("vqa", {"limit": 0}, "limit is 0"),
-        ("vqa", {"options": SourceOptions(min_answer_count=0)}, "give 1 or more"),
-        ("vqa", {"options": SourceOptions(labels=("a",))}, "labels means nothing for vqa.*jsonl"),
-        ("nlvr2", {"options": SourceOptions(val_directories=("1",))}, "it is for nlvr"),
-        ("jsonl", {"options": SourceOptions(splits=("dev",))}, "split 'dev' is not known"),
-        ("jsonl", {"options": SourceOptions(labels=("a", "a"))}, "appears twice"),
+        ("vqa", {"options": Vqa(min_answer_count=0)}, "give 1 or more"),
+        ("vqa", {"options": Vqa(vqa_split="half")}, "vqa_split 'half' is not known"),
+        ("vqa", {"options": Jsonl(labels=("a",))}, "Jsonl are not the options of VQA v2"),
+        ("jsonl", {"options": Jsonl(splits=("dev",))}, "split 'dev' is not known"),
+        ("jsonl", {"options": Jsonl(labels=("a", "a"))}, "appears twice"),
     ],
 )
 def test_arguments_are_checked_first(tmp_path, dataset, arguments, reason):
@@ -148,7 +161,7 @@ def test_a_folder_that_is_not_the_data_set(tmp_path, dataset, expected):
 
 def test_held_out_directories_and_missing_images(tmp_path):
     nlvr_world(tmp_path / "raw")
-    manifest = prepare("nlvr", tmp_path / "raw", tmp_path / "out", options=SourceOptions(val_directories=("1",)))
+    manifest = prepare("nlvr", tmp_path / "raw", tmp_path / "out", options=Nlvr(val_directories=("1",)))
     assert manifest["counts"]["train"]["records"] == manifest["counts"]["val"]["records"] == 6
     (tmp_path / "raw/dev/images/1/dev-1-0-4.png").unlink()
     with pytest.raises(InputError, match=r"dev.json:2: image dev/images/1/dev-1-0-4.png: no such file"):

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from vldistill.data.prepare import prepare
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.nlvr import Nlvr
 
 ROOT = Path(os.environ.get("VLDISTILL_TEST_DATA", "not-given"))
 
 CASES = [
     ("vqa", "easy-vqa", {}, {"train": 38575, "val": 4868}),
-    ("nlvr", "nlvr", {"options": SourceOptions(val_directories=("5",))}, {"train": 4956, "val": 978}),
+    ("nlvr", "nlvr", {"options": Nlvr(val_directories=("5",))}, {"train": 4956, "val": 978}),
     ("snli-ve", "snli-ve-sample", {}, {"test": 5}),
     ("nlvr2", "nlvr2-annotations", {"check_images": False}, {"val": 800}),
 ]

@@ -21,7 +21,7 @@ from vldistill.data.prepare_regions import Target, extract_regions
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions.extract import BACKBONE, Boxes, build_backbone, extract, grid_boxes, resized
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
 from vldistill.errors import InputError
 
 
@@ -126,7 +126,7 @@ def prepared(folder, sizes):
         picture(folder / "raw" / path, size)
         rows.append({"image": path, "text": "Is it?", "label": "yes"})
     write_lines(folder / "raw/train.jsonl", rows)
-    prepare("jsonl", folder / "raw", folder / "data", options=SourceOptions(labels=("yes", "no")))
+    prepare("jsonl", folder / "raw", folder / "data", options=Jsonl(labels=("yes", "no")))
     return folder / "data"
 
 
@@ -233,7 +233,17 @@ def test_weights_that_cannot_be_had_are_one_error(tmp_path):
 def test_from_the_command_line(world, well, small, tmp_path):
     """The toy VCR's own boxes, and a grid for data without any."""
     shown = well(
-        "prepare", "regions", "--data", "artifacts/data/toy-vcr", "--weights", "random", "--limit", "5", "--out", tmp_path / "vcr"
+        "prepare",
+        "regions",
+        "compute",
+        "--data",
+        "artifacts/data/toy-vcr",
+        "--weights",
+        "random",
+        "--limit",
+        "5",
+        "--out",
+        tmp_path / "vcr",
     ).flat
     assert "regions from random · partial" in shown and "2,048" in shown
     store = RegionStore(tmp_path / "vcr")
@@ -248,6 +258,7 @@ def test_from_the_command_line(world, well, small, tmp_path):
     cells = (
         "prepare",
         "regions",
+        "compute",
         "--data",
         "artifacts/data/toy-vqa",
         "--weights",
@@ -268,16 +279,16 @@ def test_from_the_command_line(world, well, small, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "one of --raw and --data"),
-        (["--raw", "artifacts", "--data", "artifacts/data/toy-vqa"], "one of --raw and --data"),
-        (["--raw", "artifacts", "--grid", "3"], "--grid goes with --data"),
-        (["--data", "artifacts/data/toy-vqa", "--boxes", "1,2"], "--boxes goes with --raw"),
-        (["--raw", "artifacts", "--lowshot", "100"], "--lowshot means nothing for regions"),
+        (["--raw", "artifacts", "--data", "artifacts/data/toy-vqa"], "--data means nothing for regions import"),
+        (["--raw", "artifacts", "--grid", "3"], "--grid means nothing for regions import"),
+        (["--data", "artifacts/data/toy-vqa", "--boxes", "1,2"], "--boxes means nothing for regions compute"),
+        (["import", "--raw", "artifacts", "--lowshot", "100"], "--lowshot means nothing for regions import"),
         (["--raw", "artifacts", "--boxes", "10"], "not two numbers"),
         (["--raw", "artifacts", "--format", "zip"], "--format zip is not known"),
         (["--data", "artifacts/data/gone"], "no such artifact"),
     ],
 )
 def test_refusals(world, command, words, message):
+    """Also where a command is written as it once was, without `import` or `compute`."""
     result = command("prepare", "regions", *words)
     assert result.code == 2 and message in result.err and result.err.count("\n") == 1

@@ -224,6 +224,7 @@ def test_from_the_command_line(world, well, command, tmp_path, monkeypatch):
     arguments = (
         "prepare",
         "regions",
+        "compute",
         "--data",
         "artifacts/data/toy-vcr",
         "--network",
@@ -239,9 +240,11 @@ def test_from_the_command_line(world, well, command, tmp_path, monkeypatch):
     for words, part in (((), "needs --weights"), (("--weights", "random", "--grid", "2"), "a grid has none")):
         refused = command(*arguments, *words)
         assert refused.code == 2 and part in refused.err and refused.err.count("\n") == 1
-    refused = command("prepare", "regions", "--data", "artifacts/data/toy-vqa", "--network", "vlbert", "--weights", "random")
+    refused = command(
+        "prepare", "regions", "compute", "--data", "artifacts/data/toy-vqa", "--network", "vlbert", "--weights", "random"
+    )
     assert refused.code == 2 and "this one has none" in refused.err
-    assert "--network other is not known" in command(*arguments[:4], "--network", "other").err
+    assert "--network other is not known" in command(*arguments[:5], "--network", "other").err
 
 
 # --- weights -------------------------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def test_a_set_of_uniter_s_image_databases_is_read(tmp_path, well):
     (place / "nbb_th0.2_max100_min10.json").write_text('{"nlvr2_dev-850-0-img0.npz": 12}')
     image = files.make("dev-850-0-img0")
     files.write_lmdb(place / "feat_th0.2_max100_min10", [image])
-    well("prepare", "regions", "--raw", place, "--out", tmp_path / "out", "--threshold", "0", "--boxes", "1,100")
+    well("prepare", "regions", "import", "--raw", place, "--out", tmp_path / "out", "--threshold", "0", "--boxes", "1,100")
     same(RegionStore(tmp_path / "out")["dev-850-0-img0"], image, confidence=True, soft_labels=True)
     files.write_lmdb(place / "feat_numbb36", [image])
     with pytest.raises(InputError, match=r"set nlvr2_dev has several databases: feat_numbb36 and feat_th0\.2"):
@@ -316,5 +316,7 @@ def test_features_are_called_by_what_their_files_say(tmp_path, well):
     ):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "9.npz", **arrays)
-        told = well("prepare", "regions", "--raw", tmp_path / name, "--out", tmp_path / f"{name}-store", "--boxes", "1,100").out
+        told = well(
+            "prepare", "regions", "import", "--raw", tmp_path / name, "--out", tmp_path / f"{name}-store", "--boxes", "1,100"
+        ).out
         assert f"regions from {expected}" in told and RegionStore(tmp_path / f"{name}-store").features == expected

@@ -13,7 +13,7 @@ from vldistill.artifacts import read_manifest
 from vldistill.data import additions, image_files, shards
 from vldistill.data.artifact import open_data
 from vldistill.data.prepare import prepare
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.vqa import Vqa
 from vldistill.data.tars import header
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
@@ -282,7 +282,7 @@ def test_shards_that_no_manifest_names_are_replaced(tmp_path):
 
 def test_variants_and_shards_are_added_together(tmp_path):
     vqa_world(tmp_path / "raw")
-    options, out = SourceOptions(min_answer_count=1), tmp_path / "out"
+    options, out = Vqa(min_answer_count=1), tmp_path / "out"
     prepare("vqa", tmp_path / "raw", out, options=options)
     both = prepare("vqa", tmp_path / "raw", out, options=options, variants=Variants(statements=True), shards=2)
     assert both["added"] == ["train-statements"] and both["packed"]

@@ -13,7 +13,7 @@ from vldistill.data.artifact import open_data
 from vldistill.data.prepare import prepare
 from vldistill.data.prepare_toy import prepare_toy
 from vldistill.data.question_types import vqa_question_group
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
 from vldistill.data.toy.diverse.layouts import DIVERSE_SIZES, TASK_WORDS, tags
 from vldistill.data.toy.diverse.questions import TYPES, ask
 from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, Scene, draw_scene, render
@@ -119,7 +119,7 @@ def test_the_data_sets_are_read_as_what_they_are(raw, tmp_path):
         "diverse_vqa": (None, "vqa"),
     }
     for name, (asked, task) in kinds.items():
-        manifest = prepare("jsonl", raw / name, tmp_path / name, options=SourceOptions(task=asked, min_answer_count=1))
+        manifest = prepare("jsonl", raw / name, tmp_path / name, options=Jsonl(task=asked, min_answer_count=1))
         assert manifest["task"] == task
         data = open_data(tmp_path / name)
         [record, *_] = data.records("train")
@@ -139,7 +139,6 @@ def test_prepare_toy_makes_artifacts_that_low_shot_sets_can_be_added_to(tmp_path
         tmp_path / "raw",
         seed=0,
         scale=0.02,
-        options=SourceOptions(),
         overwrite=False,
         datasets=("diverse_vqa",),
     )

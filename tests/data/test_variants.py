@@ -160,9 +160,9 @@ def raw(tmp_path):
 
 
 def test_a_second_run_changes_nothing_and_adds_what_is_missing(raw, tmp_path, tree):
-    from vldistill.data.sources.base import SourceOptions
+    from vldistill.data.sources.vqa import Vqa
 
-    options, out = SourceOptions(min_answer_count=1), tmp_path / "out"
+    options, out = Vqa(min_answer_count=1), tmp_path / "out"
     first = prepare("vqa", raw, out, options=options, variants=Variants(lowshot=(1,), seeds=(0,)))
     before = tree(out)
     again = prepare("vqa", raw, out, options=options, variants=Variants(lowshot=(1,), seeds=(0,)))
@@ -177,23 +177,23 @@ def test_a_second_run_changes_nothing_and_adds_what_is_missing(raw, tmp_path, tr
 
 
 def test_other_input_or_options_are_not_taken_for_the_same(raw, tmp_path):
-    from vldistill.data.sources.base import SourceOptions
+    from vldistill.data.sources.vqa import Vqa
 
     out = tmp_path / "out"
-    prepare("vqa", raw, out, options=SourceOptions(min_answer_count=1))
+    prepare("vqa", raw, out, options=Vqa(min_answer_count=1))
     with pytest.raises(InputError, match="already exists"):
-        prepare("vqa", raw, out, options=SourceOptions(min_answer_count=2))
+        prepare("vqa", raw, out, options=Vqa(min_answer_count=2))
     image = next((raw / "train2014").iterdir())
     image.write_bytes(image.read_bytes() + b"\0")
     with pytest.raises(InputError, match="already exists"):
-        prepare("vqa", raw, out, options=SourceOptions(min_answer_count=1))
+        prepare("vqa", raw, out, options=Vqa(min_answer_count=1))
 
 
 def test_an_edited_variant_is_refused(raw, tmp_path):
-    from vldistill.data.sources.base import SourceOptions
+    from vldistill.data.sources.vqa import Vqa
 
     out = tmp_path / "out"
-    prepare("vqa", raw, out, options=SourceOptions(min_answer_count=1), variants=Variants(statements=True))
+    prepare("vqa", raw, out, options=Vqa(min_answer_count=1), variants=Variants(statements=True))
     (out / "train-statements.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="differs from what its manifest records"):
         open_data(out).records("train-statements")

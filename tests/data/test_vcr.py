@@ -8,7 +8,8 @@ import pytest
 from raw_worlds import bomb, noise, picture, write_lines
 
 from vldistill.data.sources import vcr
-from vldistill.data.sources.base import SourceData, SourceOptions
+from vldistill.data.sources.base import SourceData
+from vldistill.data.sources.source import SourceOptions
 from vldistill.errors import Problems
 
 

@@ -1,7 +1,7 @@
 """Two optimiser steps and a validation of every kind of student with every method, on the virtual device.
 
 A program: `every_student.py fp32/vilt/labels bf16/dual_encoder/dide/1` trains all cases of the first pair in fp32 and one of the
-second in bf16, and prints a line of JSON for each. It finds its helpers below `tests` and `tests/students` by PYTHONPATH."""
+second in bf16, and prints a line of JSON for each. It finds its helpers below `tests` and `tests/models` by PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.objectives.scalars import Scalars
-from vldistill.recipe.schema.teachers import DUAL_ENCODERS
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.runtime import Precision, make_accelerator
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.adversarial import Adversarial
@@ -89,6 +89,7 @@ CONFIGS = {
     ),
     **dict.fromkeys(("uniter", "vlbert"), replace(over_regions.CONFIG, vocab_size=WORDS)),
 }
+DUAL_ENCODERS = {kind: section.fusion for kind, section in STUDENTS.items() if section.dual}
 CONFIGS |= {dual: CONFIGS[fusion] for dual, fusion in DUAL_ENCODERS.items()}
 ONE_CLASS_HEADS = ("uniter", "vlbert", "clip_vil")  # whose head depends on the target
 PASSES = {"adversarial": Adversarial(2, 1e-2, 1.0, True, True, "label")}

@@ -56,7 +56,7 @@ def words_of(name: str, out: Path) -> list[str]:
 
 
 NAMES = [name for name in (*WRITERS, *READERS, *MORE) if name not in LEFT_OUT]
-COMPUTING = {name for name in NAMES if name.split()[0] not in IDLE and name not in STORED} | {"prepare regions --data"}
+COMPUTING = {name for name in NAMES if name.split()[0] not in IDLE and name not in STORED} | {"prepare regions compute"}
 
 
 @pytest.fixture(scope="module")

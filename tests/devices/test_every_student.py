@@ -17,8 +17,7 @@ from pydantic import ValidationError
 
 from vldistill.models.families import FAMILIES
 from vldistill.recipe.schema.recipe import Recipe
-from vldistill.recipe.schema.student import OVER_REGIONS
-from vldistill.recipe.schema.teachers import DUAL_ENCODERS
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.training.methods.table import METHODS
 
 PROGRAM = Path(__file__).with_name("every_student.py")
@@ -40,14 +39,14 @@ def allowed(kind: str, method: str) -> bool:
         "objective": {"kind": method},
         "train": {"steps": 1},
     }
-    teacher = DUAL_ENCODERS.get(kind, kind)
-    if method in ("dide", "pretrain") and teacher in DUAL_ENCODERS.values():
+    teacher = STUDENTS[kind].fusion
+    if method in ("dide", "pretrain") and teacher:
         recipe["teacher"] = {"kind": teacher, "model": "runs/x"}
     if method == "advl":
         recipe["teachers"] = UNIMODAL
     if method == "pretrain" and kind == "text_encoder":
         recipe["objective"] |= {"tasks": ["mlm"], "attention": "none", "soft_labels": False}
-    if kind in OVER_REGIONS:
+    if STUDENTS[kind].sees == "regions":
         recipe["regions"] = {"path": "x"}
     if kind in ("clip_vil", "clip_dual"):
         recipe["student"]["clip"] = {"model": "x"}
@@ -64,7 +63,7 @@ PAIRS = [f"{kind}/{method}" for kind in FAMILIES for method in METHODS if allowe
 
 
 def rows_of(pairs: list[str]) -> list[dict]:
-    paths = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], *(str(PROGRAM.parents[1] / own) for own in ("", "students"))])
+    paths = os.pathsep.join([ENVIRONMENT["PYTHONPATH"], *(str(PROGRAM.parents[1] / own) for own in ("", "models"))])
     done = subprocess.run(
         [sys.executable, PROGRAM, *pairs],
         capture_output=True,

@@ -72,8 +72,8 @@ def test_flop_by_hand():
 
 def test_the_command(world, well, command, monkeypatch):
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
-    monkeypatch.setattr("vldistill.commands.bench.EncoderConfig", lambda **more: EncoderConfig(**small, **more))
-    monkeypatch.setattr("vldistill.commands.bench.PAPER_GRID", (2, 2))
+    monkeypatch.setattr("vldistill.models.vilt.encoder.EncoderConfig", lambda **more: EncoderConfig(**small, **more))
+    monkeypatch.setattr("vldistill.evaluation.bench.PAPER_GRID", (2, 2))
     shown = well("bench", "--rows", "fusions", "--batch", "1", "--rounds", "1", "--length", "8").out
     assert all(name in shown for name in VARIANTS) and "detectors not timed" in shown
     refused = command("bench", "--rows", "fusion")

@@ -103,7 +103,7 @@ def test_a_damaged_lmdb_ends_no_command(tmp_path, command):
         for place in random.integers(0, 64, 8) + 4096 * random.integers(0, len(whole) // 4096, 8):
             content[place] ^= 1 << int(random.integers(8))
         path.write_bytes(content)
-        result = command("prepare", "regions", "--raw", path.parent, "--out", tmp_path / "out", "--overwrite")
+        result = command("prepare", "regions", "import", "--raw", path.parent, "--out", tmp_path / "out", "--overwrite")
         assert result.code in (0, 2) and "Traceback" not in result.err, result
         codes.append(result.code)
     assert 2 in codes

@@ -65,10 +65,10 @@ def raw_data(folder: Path, count: int = 6, images: int = 3) -> Path:
 
 
 def make_data(place: Path, *, shards: int | None = None) -> Path:
-    from vldistill.data.sources.base import SourceOptions
+    from vldistill.data.sources.jsonl import Jsonl
 
     folder = place / "data"
-    prepare("jsonl", raw_data(place / "raw"), folder, options=SourceOptions(min_answer_count=1), shards=shards)
+    prepare("jsonl", raw_data(place / "raw"), folder, options=Jsonl(min_answer_count=1), shards=shards)
     return folder
 
 

@@ -151,7 +151,7 @@ LOCKERS = {
     "training.run": "finetune",
 }
 """Of each module that takes a lock, a command by which it does."""
-OF_LIBRARIES = ("cache --verify", "index query", "evaluate --index", "prepare regions")
+OF_LIBRARIES = ("cache --verify", "index query", "evaluate --index", "prepare regions import")
 """Commands whose files a library opens that would lock them itself."""
 NONE = ("ENOLCK", "ENOSYS", "EOPNOTSUPP")
 """What a file system says that has no locks."""

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from hints import commands, options_of
 
-from vldistill.cli import app
-from vldistill.commands import prepare
 from vldistill.evaluation.image_index import model_fields
 from vldistill.models.base.checkpoint import read_spec
 from vldistill.recipe.load import all_keys, load_recipe
@@ -54,8 +52,14 @@ REGIONS = {
     "--boxes": "",
     "--data": "",
     "--limit": "",
+    "--raw": "",
+    "--out": "where it lies",
+    "--skip-broken": "which images there are, which it lists",
+    "--faults": "a list beside it",
+    "--dry-run": "nothing is written",
+    "--overwrite": "it is written anew",
 }
-"""Options of `prepare regions`; without a reason it is among what a store is kept by."""
+"""Options of `prepare regions import` and `compute`; without a reason it is among what a store is kept by."""
 INDEX = {
     "run": "",
     "images": "",
@@ -148,13 +152,25 @@ def test_a_cache_of_another_precision_serves_no_recipe_that_names_one(recipes, c
 
 
 def test_every_option_of_regions_is_known_and_kept_by(workshop, well, command, tmp_path):
-    assert set(REGIONS) == prepare._REGIONS | {"--limit"}
-    build = ("prepare", "regions", "--raw", "features", "--out", tmp_path / "r", "--boxes", "1,100")
+    assert set(REGIONS) == options_of()["prepare regions import"] | options_of()["prepare regions compute"]
+    build = ("prepare", "regions", "import", "--raw", "features", "--out", tmp_path / "r", "--boxes", "1,100")
     well(*build)
     assert "up to date" in well(*build).out
     for more in (("--threshold", "0.5"), ("--boxes", "1,2"), ("--limit", "2")):
         assert command(*build, *more).code == 2, more
-    data = ("prepare", "regions", "--data", "data/mine", "--out", tmp_path / "d", "--limit", "1", "--weights", "random")
+    data = (
+        "prepare",
+        "regions",
+        "compute",
+        "--data",
+        "data/mine",
+        "--out",
+        tmp_path / "d",
+        "--limit",
+        "1",
+        "--weights",
+        "random",
+    )
     import vldistill.data.regions.extract as extraction
 
     with pytest.MonkeyPatch.context() as patch:
@@ -165,8 +181,7 @@ def test_every_option_of_regions_is_known_and_kept_by(workshop, well, command, t
 
 
 def test_every_parameter_of_an_index_is_known():
-    index = typer.main.get_command(app).commands["index"].commands["build"]
-    assert {option.name for option in index.params} <= set(INDEX)
+    assert {option.name for option in commands()["index", "build"].params} <= set(INDEX)
 
 
 def test_an_index_is_another_models_by_any_number_of_its_configuration(workshop, tmp_path):

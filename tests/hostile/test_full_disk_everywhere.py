@@ -14,13 +14,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
+from hints import options_of
 from mutations import contents_of, tree_of
 from workshop import READ_ONLY, WRITERS, command_of, folder_bytes, in_child
 
-from vldistill.cli import app
 from vldistill.commands.convert import KINDS
-from vldistill.data.prepare import SOURCES
 from vldistill.data.regions import extract
 
 TOLD = re.compile(r"vldistill: (?P<where>.+?): (cannot write [\d,]+ bytes|cannot be written|needs [\d,]+ bytes)[^\n]*\n\Z")
@@ -101,12 +99,9 @@ def limits(sizes, count: int, timed: bool) -> list[int]:
 
 def test_the_table_has_every_command():
     """Both are lists of the product: its commands, and the sources and kinds that two of them take."""
-    names = set()
-    for name, command in typer.main.get_command(app).commands.items():
-        names |= {f"{name} {inner}" for inner in command.commands} if hasattr(command, "commands") else {name}
-    rows = set(WRITERS) | READ_ONLY
-    assert {name for name in names if not any(row == name or row.startswith(f"{name} ") for row in rows)} == set()
-    assert {f"prepare {name}" for name in SOURCES} <= set(WRITERS) and {f"convert {kind}" for kind in KINDS} <= set(WRITERS)
+    rows = {row.replace("_", "-") for row in (*WRITERS, *READ_ONLY)}
+    assert {name for name in options_of() if not any(row == name or row.startswith(f"{name} ") for row in rows)} == set()
+    assert {f"convert {kind}" for kind in KINDS} <= set(WRITERS)
     from vldistill.commands.analyze import VIEWS
 
     assert {f"analyze --{view}" for view in VIEWS} <= set(WRITERS)
@@ -157,7 +152,7 @@ def test_by_the_size_of_a_file(name, workshop, place, command, undisturbed):
     on_a_limit(name, place / "out", command, undisturbed, 1)
 
 
-@pytest.mark.parametrize("name", ["prepare jsonl", "prepare regions", "index build", "cache", "finetune", "evaluate"])
+@pytest.mark.parametrize("name", ["prepare jsonl", "prepare regions import", "index build", "cache", "finetune", "evaluate"])
 def test_on_a_small_disk(name, workshop, place, command, undisturbed):
     on_a_small_disk(name, place / "out", command, undisturbed, 1)
 

@@ -19,7 +19,7 @@ from vldistill.artifacts import file_digest, write_manifest
 from vldistill.errors import InputError
 from vldistill.evaluation.report.tables import TextTable, _plain, to_latex, to_markdown
 from vldistill.models.families import families
-from vldistill.recipe.load import load_recipe, recipe_fields
+from vldistill.recipe.load import load_recipe, recipe_fields, shipped_recipes
 from vldistill.recipe.schema.base import is_folder_name
 from vldistill.store.layout import Column
 from vldistill.teachers.cache import CacheWriter, FeatureCache
@@ -211,12 +211,18 @@ def test_what_is_no_file_is_not_waited_for(kind, name, world, artifact, command,
 
 # --- sizes -------------------------------------------------------------------------------------------------------------------
 
-WHOLE = [name for name, value in recipe_fields(load_recipe("quickstart_advl_student")) if type(value) is int]
+WHOLE = {
+    name: path.stem
+    for path in shipped_recipes()
+    for name, value in recipe_fields(load_recipe(str(path)))
+    if type(value) is int and (path.stem.startswith("quickstart") or name.startswith("student."))
+}
+"""Every number of the quick start's recipes and of any student, by its name; a recipe that has it."""
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_recipe_with_an_absurd_number(name, command):
-    refused(command("recipe", "show", "quickstart_advl_student", f"{name}={10**30}"), name)
+@pytest.mark.parametrize("name, recipe", WHOLE.items())
+def test_a_recipe_with_an_absurd_number(name, recipe, command):
+    refused(command("recipe", "show", recipe, f"{name}={10**30}"), name)
 
 
 def test_numbers_are_looked_at():

@@ -160,7 +160,7 @@ def test_region_features(name, form, here, command):
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(FORMS[form]())
     raw = path.parent if path.parent != here else path
-    result = command("prepare", "regions", "--raw", raw, "--out", "out")
+    result = command("prepare", "regions", "import", "--raw", raw, "--out", "out")
     assert not (here / MARKER).exists(), "code was run"
     assert result.code == 2 and "Traceback" not in result.err and str(raw) in result.err.splitlines()[0]
     assert not (here / "out").exists()
@@ -170,7 +170,7 @@ def test_region_features(name, form, here, command):
 def test_an_npz_of_objects(content, here, command):
     (here / "npz").mkdir()
     (here / "npz" / "coco_train2014_000000000009.npz").write_bytes(content())
-    is_refused(command("prepare", "regions", "--raw", "npz", "--out", "out"), "000000000009.npz")
+    is_refused(command("prepare", "regions", "import", "--raw", "npz", "--out", "out"), "000000000009.npz")
 
 
 @pytest.mark.parametrize("network", ["timm", "vlbert"])

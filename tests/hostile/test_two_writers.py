@@ -18,7 +18,7 @@ from programs import programs
 
 from vldistill.artifacts import building, new_manifest, write_manifest
 from vldistill.data.prepare import prepare
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
 from vldistill.errors import InputError
 from vldistill.locking import BUSY, NamedLock, exclusive
 
@@ -96,7 +96,7 @@ def test_regions(place, command, holding):
         soft_labels=np.ones((2, 3), np.float16),
     )
     process = holding(place / "store")
-    is_turned_away(command("prepare", "regions", "--raw", "npz", "--out", "store"), process, "store")
+    is_turned_away(command("prepare", "regions", "import", "--raw", "npz", "--out", "store"), process, "store")
     assert {path.name for path in place.iterdir()} == {"npz", "raw", ".store.lock"}
 
 
@@ -174,7 +174,7 @@ def _prepare_at_once(_: int) -> int:
     place, start = _PLACE
     start.wait()
     try:
-        prepare("jsonl", place / "raw", place / "data", options=SourceOptions(min_answer_count=1))
+        prepare("jsonl", place / "raw", place / "data", options=Jsonl(min_answer_count=1))
     except InputError as error:
         assert "is being written by" in str(error) or "already exists" in str(error)
         return 2

@@ -23,9 +23,9 @@ from tiny_oscar import write_features
 from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill import artifacts
+from vldistill.data.toy.layouts import DATASETS
 from vldistill.training.guard import Guard
 
-TOY = ("vqa", "nlvr2", "snli_ve", "coco", "vcr", "flickr30k", "gcc", "sbu", "visual_genome")
 SIZES = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24, patch: 12, image_size: 36}"
 COMMON = """
 data: {{path: {data}}}
@@ -86,7 +86,7 @@ def make_workshop(folder: Path, well: Callable[..., object]) -> None:
     write_bert(folder / "teachers/bert")
     write_clip(folder / "teachers/clip")
     write_region_features(folder / "raw/toy", folder / "features")
-    well("prepare", "regions", "--raw", "features", "--out", "regions", "--boxes", "1,100")
+    well("prepare", "regions", "import", "--raw", "features", "--out", "regions", "--boxes", "1,100")
     for kind, write in OFFICIAL.items():
         (folder / "official" / kind).mkdir(parents=True)
         words = write(folder / "official" / kind)
@@ -184,16 +184,19 @@ def _prepare(name: str, more: str = "") -> Writer:
 
 
 WRITERS: dict[str, Writer] = {
-    **{f"prepare {name if name != 'mine' else 'jsonl'}": _prepare(name) for name in ("mine", "nlvr", *TOY)},
+    **{f"prepare {name if name != 'mine' else 'jsonl'}": _prepare(name) for name in ("mine", "nlvr", *DATASETS)},
     "prepare --shards": _prepare("mine", "--shards 2"),
     "prepare --unpack": Writer(
         "prepare jsonl --raw raw/mine.tar.gz --unpack {out}/raw --out {out}/data --min-count 1", timed=True, grows=True
     ),
     "prepare variants": _prepare("snli_ve", "--lowshot 1 --statements"),
     "prepare toy": Writer("prepare toy --scale 0.003 --datasets vqa --out {out}/data --raw {out}/raw", timed=True, grows=True),
-    "prepare regions": Writer("prepare regions --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
-    "prepare regions --data": Writer(
-        "prepare regions --data data/mine --weights random --grid 2 --out {out}/regions", timed=True, overwrites=True, slow=True
+    "prepare regions import": Writer("prepare regions import --raw features --boxes 1,100 --out {out}/regions", overwrites=True),
+    "prepare regions compute": Writer(
+        "prepare regions compute --data data/mine --weights random --grid 2 --out {out}/regions",
+        timed=True,
+        overwrites=True,
+        slow=True,
     ),
     "cache": Writer("cache --recipe advl.yaml cache.path={out}/cache", grows=True),
     "finetune": Writer("finetune --recipe fusion.yaml --name a --resume auto --runs {out}/runs", grows=True),
@@ -232,7 +235,16 @@ WRITERS: dict[str, Writer] = {
     "reproduce quickstart dide": Writer("reproduce quickstart dide quick --out {out}/table.png"),
 }
 """Every command that writes files, in each of the ways in which it does."""
-READ_ONLY = {"recipe ls", "recipe show", "recipe check", "doctor", "reproduce advl", "reproduce dide"}
+READ_ONLY = {
+    "prepare list",
+    "recipe ls",
+    "recipe fields",
+    "recipe show",
+    "recipe check",
+    "doctor",
+    "reproduce advl",
+    "reproduce dide",
+}
 """The last two write what the commands write that they run."""
 
 

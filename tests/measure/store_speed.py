@@ -1,8 +1,8 @@
 """Region stores and image indexes, written and read: python tests/measure/store_speed.py [FOLDER]
 
 1,000 images of 36 boxes of 2,048 halves, imported from npz files, and vectors of 20,000 images, 768 numbers each, by a model that
-costs nothing; teachers' features are measured by cache_speed.py. The best of several rounds; memory is what the reader adds to the
-process, maps of files left out.
+costs nothing; teachers' features are measured by cache_speed.py. The best of several rounds; memory is what the reader adds to
+the process, maps of files left out.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def own_memory() -> float:
 
 def told(what: str, written: float, size: int, opened: float, first: float, again: float, count: int, memory: float) -> None:
     print(
-        f"{what}: written {size / written / 1e6:,.0f} MB/s; opened in {opened * 1e3:.1f} ms; read {count / first:,.0f} a second with "
-        f"opening and checks, {count / again:,.0f} warm; {memory:.1f} MB of memory",
+        f"{what}: written {size / written / 1e6:,.0f} MB/s; opened in {opened * 1e3:.1f} ms; {memory:.1f} MB of memory; "
+        f"read {count / first:,.0f} a second with opening and checks, {count / again:,.0f} warm",
         flush=True,
     )
 

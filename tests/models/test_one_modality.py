@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from asked import asked, sizes
 from PIL import Image
 from transformers import AutoModel
 
@@ -15,24 +16,23 @@ from vldistill.data.visual import PatchInput, stack_patches
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
-from vldistill.models.base.request import Sizes, StudentRequest
 from vldistill.models.build import init_student, load_student, new_from_scratch
 from vldistill.models.encoders.unimodal import pixels_of
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
 
-SIZES = Sizes(layers=2, width=16, heads=2, feedforward=24, patch=4, image_size=12, region_size=0)
 SENTENCE = ("a", "red", "square")
 
 
-def wanted(kind: str, labels: list[str]) -> StudentRequest:
-    return StudentRequest(kind, "tagging" if labels else "text", 1, labels, image_size=12, max_length=12, dropout=0.0)
+def wanted(kind: str, labels: list[str]):
+    patches = {} if kind == "text_encoder" else {"patch": 4, "image_size": 12}
+    return asked(kind, "tagging" if labels else "text", 1, labels, 12, 12, 0.0, own={"sizes": sizes(**patches)})
 
 
 @pytest.fixture
 def text(tmp_path):
     torch.manual_seed(0)
-    model, spec, tokenizer = new_from_scratch(wanted("text_encoder", []), SIZES, train_tokenizer([list(SENTENCE)], 60))
+    model, spec, tokenizer = new_from_scratch(wanted("text_encoder", []), train_tokenizer([list(SENTENCE)], 60))
     save_model(tmp_path / "text", model, spec, tokenizer)
     return tmp_path / "text", model.eval(), tokenizer
 
@@ -40,7 +40,7 @@ def text(tmp_path):
 @pytest.fixture
 def vision(tmp_path):
     torch.manual_seed(0)
-    model, spec, tokenizer = new_from_scratch(wanted("vision_encoder", ["red", "blue"]), SIZES, train_tokenizer([["a"]], 60))
+    model, spec, tokenizer = new_from_scratch(wanted("vision_encoder", ["red", "blue"]), train_tokenizer([["a"]], 60))
     save_model(tmp_path / "vision", model, spec, tokenizer)
     return tmp_path / "vision", model.eval()
 

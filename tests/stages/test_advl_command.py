@@ -68,7 +68,7 @@ def advl_world(tmp_path_factory, well):
                 norm_bb=np.concatenate([boxes, sides], axis=1).clip(0, 1).astype(np.float16),
                 soft_labels=np.ones((len(boxes), 3), np.float16),
             )
-        well("prepare", "regions", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
+        well("prepare", "regions", "import", "--raw", "features", "--out", "artifacts/regions/toy", "--boxes", "1,100")
     write_teachers(folder / "teachers")
     (folder / "advl.yaml").write_text(RECIPE)
     (folder / "regions.yaml").write_text(REGIONS)
@@ -409,7 +409,7 @@ def test_dry_runs_write_nothing(here, well, tmp_path):
         (("teachers.vision=null",), "needs `teachers.vision`"),
         (("teachers.text.model=nowhere/at/all",), "nowhere/at/all"),
         (("adversarial.steps=2",), "for a uniter student"),
-        (("student.kind=uniter",), "needs `regions`"),
+        (("student={kind: uniter}",), "needs `regions`"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(here, well, command, tmp_path, overrides, part):

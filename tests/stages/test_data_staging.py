@@ -76,7 +76,7 @@ def test_regions_are_read_from_a_copy_that_the_model_does_not_name(world, disk, 
     shutil.copytree(world / "artifacts/raw/toy/vqa", tmp_path / "artifacts/raw/toy/vqa")
     write_features(tmp_path, tmp_path / "features")
     store = tmp_path / "regions"
-    well("prepare", "regions", "--raw", tmp_path / "features", "--out", store, "--boxes", "1,100")
+    well("prepare", "regions", "import", "--raw", tmp_path / "features", "--out", store, "--boxes", "1,100")
     fields = (
         "quickstart_pretrain",
         f"regions={{path: {store}, most: 3}}",

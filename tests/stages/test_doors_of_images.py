@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hints import options_of
 from PIL import Image
 
 import vldistill
 from vldistill.artifacts import read_manifest
-from vldistill.cli import app
 from vldistill.data.image_files import MAX_PIXELS, check_images, open_image
+from vldistill.data.sources.table import SOURCES
 from vldistill.errors import InputError, Problems
 
 PACKAGE = Path(vldistill.__file__).parent
@@ -78,7 +79,19 @@ OF_DATA: dict[str, list[str]] = {
     ],
     "evaluate": ["evaluate", RUN, "--data", "{data}", "--out", "{out}"],
     "index build": ["index", "build", RUN, "{data}", "--out", "{out}"],
-    "prepare regions": ["prepare", "regions", "--data", "{data}", "--weights", "random", "--grid", "1", "--out", "{out}"],
+    "prepare regions compute": [
+        "prepare",
+        "regions",
+        "compute",
+        "--data",
+        "{data}",
+        "--weights",
+        "random",
+        "--grid",
+        "1",
+        "--out",
+        "{out}",
+    ],
     "analyze --modality": ["analyze", FUSION, "--modality", "--data", "{data}", "--out", "{out}.html"],
     "analyze --tokens": ["analyze", FUSION, "--tokens", "--data", "{data}", "--out", "{out}.html"],
 }
@@ -146,16 +159,10 @@ def test_the_doors_are_all_there_are():
         assert "most_pixels" in given, f"{place} does not say how many pixels an image may have"
     named = {place.split(":")[0] for place, _ in calls("named_images", "read_pairs")}
     assert named == {"api.py", "commands/predict.py", "commands/analyze.py"}
-    from typer.main import get_command
-
-    takes = set()
-    group = get_command(app)
-    for name, one in group.commands.items():
-        parts = {f"{name} {sub}": part for sub, part in one.commands.items()} if hasattr(one, "commands") else {name: one}
-        takes |= {part for part, found in parts.items() if any("--max-pixels" in option.opts for option in found.params)}
-        images = [part for part, found in parts.items() if any("--image" in option.opts for option in found.params)]
-        assert set(images) <= takes, images
-    assert takes == {door.split(" --")[0] for door in TOLD}
+    takes = {name for name, options in options_of().items() if "--max-pixels" in options}
+    assert {name for name, options in options_of().items() if "--image" in options} <= takes
+    sources = {f"prepare {name.replace('_', '-')}" for name in SOURCES}  # one reader of images stands behind all
+    assert sources <= takes and takes - sources | {"prepare"} == {door.split(" --")[0] for door in TOLD}
 
 
 # --- EXIF ------------------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def test_batches_of_tokens_count_the_objects(recipe, well):
         (("data.path=artifacts/data/toy-vqa", "data.part=both"), "needs the boxes of objects"),
         (("student.image_network.weights=null",), "has no image network to start from"),
         (("student.image_network.weights=gone.pth",), "gone.pth: no such file"),
-        (("student.kind=uniter",), "visual end_to_end is for a vlbert student"),
+        (("student={kind: uniter, visual: end_to_end}",), "unknown key `student.visual` (only a student of kind vlbert has it)"),
         (("regions={path: artifacts/regions}",), "leave out `regions`"),
         (("image.augment=jitter",), "image.augment=jitter does not go with student.visual=end_to_end"),
         (("student.visual=regions", "regions={path: artifacts/regions}"), "image_network needs visual=end_to_end"),

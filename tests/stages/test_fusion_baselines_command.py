@@ -24,10 +24,10 @@ train: {{steps: 2, batch: {{pairs: 4}}, eval_pairs: 16, log_every: 1}}
 """
 REGIONS = (
     "regions={path: artifacts/regions/toy, most: 3}",
-    "student.pixels={model: resnet50, weights: null, sample: 0}",
     "image.size=384",
     "image.long_side=640",
 )
+SMALL = "sizes: {layers: 2, width: 16, heads: 2, feedforward: 24}, dropout: 0.0"
 TASKS = {"vqa": 1, "nlvr2": 2}
 
 
@@ -58,7 +58,7 @@ def losses(run: str) -> list[float]:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("kind", ["visualbert", "lxmert", "uniter", "pixelbert"])
 def test_it_is_fine_tuned_and_evaluated(here, well, tmp_path, kind, task):
-    changed = () if kind == "pixelbert" else (f"student.kind={kind}", *REGIONS)
+    changed = () if kind == "pixelbert" else (f"student={{kind: {kind}, {SMALL}}}", *REGIONS)
     result = well("finetune", "-r", f"{task}.yaml", *changed, "--runs", tmp_path / "runs")
     run = result.last["run"]
     found = losses(run)
@@ -93,15 +93,15 @@ def test_pixelbert_starts_from_a_bert_answers_and_is_continued(here, well, tmp_p
 @pytest.mark.parametrize(
     "overrides, part",
     [
-        (("student.kind=lxmert",), "a lxmert student needs `regions`"),
-        (("student.kind=vilt",), "image.long_side are for a clip_vil student"),
-        (("student.kind=vilt", "image.long_side=640"), "student.pixels is for a pixelbert student"),
+        (("student={kind: lxmert}",), "a lxmert student needs `regions`"),
+        (("student={kind: vilt}",), "image.long_side is for a student that sees images on a canvas; this one is vilt"),
+        (("student.kind=vilt", "image.long_side=640"), "only a student of kind pixelbert has it"),
         (("image.augment=jitter",), "a pixelbert student sees images as they are"),
         (("image.size=128",), "image.size 128 is longer than image.long_side 96"),
         (("objective={kind: advl}",), "a pixelbert student is a baseline"),
         (("student.pixels.model=gone",), "gone: is no model of timm"),
-        (("student.kind=vlbert", *REGIONS), "has 2 images a record, a vlbert student sees one"),
-        (("student.kind=uniter", *REGIONS, "adversarial={image: true}"), "set adversarial.image=false"),
+        (("student={kind: vlbert}", *REGIONS), "has 2 images a record, a vlbert student sees one"),
+        (("student={kind: uniter}", *REGIONS, "adversarial={image: true}"), "set adversarial.image=false"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(here, command, tmp_path, overrides, part):

@@ -89,7 +89,7 @@ def test_region_features_are_computed_from_shards(artifacts, well, monkeypatch, 
     for place, data in zip(("plain", "sharded-regions"), artifacts("vqa"), strict=True):
         torch.manual_seed(0)  # of the random weights
         words = ("--data", data, "--out", tmp_path / place, "--weights", "random", "--limit", "2", "--grid", "2")
-        well("prepare", "regions", *words)
+        well("prepare", "regions", "compute", *words)
         stores.append(RegionStore(tmp_path / place))
     assert list(stores[0]) == list(stores[1]) and len(stores[0]) == 2
     assert all((stores[0][image].features == stores[1][image].features).all() for image in stores[0])

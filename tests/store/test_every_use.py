@@ -84,7 +84,7 @@ def _vectors(folder: Path) -> object:
 
 COMMANDS = {
     "cache": Commands(("cache", "--recipe", "advl.yaml"), _features),
-    "regions": Commands(("prepare", "regions", "--raw", "npz", "--boxes", "1,100"), _regions),
+    "regions": Commands(("prepare", "regions", "import", "--raw", "npz", "--boxes", "1,100"), _regions),
     "index": Commands(("index", "build", "model", "photos", "--batch", "4"), _vectors),
 }
 every_use = pytest.mark.parametrize("use", USES, ids=lambda use: use.stage)

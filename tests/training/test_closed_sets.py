@@ -37,7 +37,7 @@ from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
-from vldistill.training import build, student
+from vldistill.training import build
 from vldistill.training.methods import advl
 from vldistill.training.methods.table import METHODS
 from vldistill.training.optim import make_optimizer, phase_rate
@@ -105,7 +105,7 @@ LOOK_UPS = {
     "data.part": lambda: open_data_of("part"),
     "image.augment": lambda: ImageTransform(36, 12, NOBODY),
     "student.kind": lambda: new_student(NO_SPEC),
-    "student.visual": lambda: student._image_network(with_nobody("quickstart_teacher", "student.visual").student),
+    "student.visual": lambda: with_nobody("advl_vlbert_snli_ve", "student.visual").student.own_features,
     "teacher.kind": lambda: family_of(NOBODY),
     "teachers.vision.kind": lambda: VISION[NOBODY],
     "teachers.vision.layer": lambda: vision_at_layer(),
@@ -197,6 +197,5 @@ def test_the_tables_hold_what_the_schema_permits():
 def test_a_student_from_scratch_of_no_known_kind():
     from types import SimpleNamespace
 
-    sizes = SimpleNamespace(width=8, layers=1, heads=1, feedforward=8)
     with pytest.raises(KeyError, match=NOBODY):
-        new_from_scratch(SimpleNamespace(kind=NOBODY, dropout=0.0), sizes, SimpleNamespace(vocabulary=[]))
+        new_from_scratch(SimpleNamespace(kind=NOBODY, dropout=0.0), SimpleNamespace(vocabulary=[]))

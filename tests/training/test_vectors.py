@@ -12,7 +12,7 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.data.visual import stack_patches
-from vldistill.evaluation.retrieval import ranks_of_vectors
+from vldistill.metrics.retrieval import ranks_of_vectors
 from vldistill.models.vilt.dual import DualEncoder
 from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
 from vldistill.training.vectors import Encoding, caption_set, encode_images, encode_texts, rank_captions

@@ -6,19 +6,19 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from vldistill.artifacts import RUN_STAGES, find_run, json_text, read_manifest, sealed, write_files
+import typer
+
+from vldistill.commands.options import DryRun, MaxPixels, OtherData, Overwrite
 from vldistill.commands.output import last_line, plan_table
-from vldistill.data.artifact import DataArtifact
-from vldistill.data.records import Record
 from vldistill.errors import InputError
-from vldistill.evaluation.evaluate import load_data
-from vldistill.places import check_writable, refuse_links
-from vldistill.recipe.load import load_recipe
-from vldistill.recipe.schema.recipe import Recipe
 from vldistill.terminal import say, show
-from vldistill.training.references import check_teacher, pinned
+
+if TYPE_CHECKING:
+    from vldistill.data.artifact import DataArtifact
+    from vldistill.data.records import Record
+    from vldistill.recipe.schema.recipe import Recipe
 
 PAGE, PICTURE = ".html", ".png"
 QUERIES = ("cls", "all")
@@ -72,19 +72,37 @@ class View:
     sentence: bool = False
 
 
-def analyze_command(
-    run: str,
-    *,
-    wanted: dict[str, bool],
-    asked: Asked,
-    data: Path | None,
-    split: str,
-    out: Path | None,
-    dry_run: bool,
-    overwrite: bool,
+def analyze(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    words: Annotated[bool, typer.Option("--words", help="ADVL: words shaded by their importance.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Words shaded by the attention of [CLS].")] = False,
+    modality: Annotated[bool, typer.Option("--modality", help="Attention on vision and on text, head by head.")] = False,
+    attention: Annotated[bool, typer.Option("--attention", help="Words' attention over the image, and the teacher's.")] = False,
+    before: Annotated[
+        str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
+    ] = None,
+    queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or all.")] = "cls",
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of your own.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: a sentence about it.")] = None,
+    max_pixels: MaxPixels = None,
+    data: OtherData = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to draw records from.")] = "val",
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Records to show (12; modality 256, attention 4).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A .html or .png file, instead of RUN/figures/VIEW.*.")
+    ] = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Writes one view of a run; the last line of standard output is JSON. wanted: by name of VIEWS."""
-    names = [name for name, chosen in wanted.items() if chosen]
+    """Show what a run attends to."""
+    from vldistill.artifacts import json_text, sealed, write_files
+    from vldistill.places import check_writable, refuse_links
+
+    chosen = {"words": words, "tokens": tokens, "modality": modality, "attention": attention}
+    names = [name for name, wanted in chosen.items() if wanted]
+    asked = Asked(before, queries, image or [], text, samples, max_pixels)
     if len(names) != 1:
         raise InputError(
             "several views at once" if names else "nothing to show", hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}"
@@ -95,15 +113,15 @@ def analyze_command(
         _check_out(out, overwrite)
     subject = _open(run, data, split)
     view.check(subject)
-    samples = asked.samples or view.samples
+    count = samples or view.samples
     refuse_links(subject.folder, "figures")
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
-        shown = "one sentence" if asked.text else f"{min(samples, len(subject.records)):,} of {len(subject.records):,} records"
+        shown = "one sentence" if asked.text else f"{min(count, len(subject.records)):,} of {len(subject.records):,} records"
         show(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
         return
     check_writable(target)
-    drawn = view.draw(subject, asked, samples)
+    drawn = view.draw(subject, asked, count)
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
     files: dict[Path, Any] = {target: content}
     picture = target.with_suffix(PICTURE)
@@ -147,6 +165,11 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _open(run: str, data: Path | None, split: str) -> Subject:
+    from vldistill.artifacts import RUN_STAGES, find_run, read_manifest
+    from vldistill.evaluation.evaluate import load_data
+    from vldistill.recipe.load import load_recipe
+    from vldistill.training.references import pinned
+
     folder = find_run(Path(run))
     if not folder.exists():
         raise InputError("no such run", where=run, hint="name a folder that `vldistill distill` made")
@@ -162,6 +185,8 @@ def _any_run(subject: Subject) -> None:
 
 
 def _check_attention(subject: Subject) -> None:
+    from vldistill.training.references import check_teacher
+
     check_teacher(subject.recipe, subject.manifest, subject.folder)
 
 

@@ -2,72 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+import typer
 
-from vldistill.artifacts import write_json
-from vldistill.commands.output import last_line, plan_table
-from vldistill.commands.progress import duration
-from vldistill.devices import check_card, unused_gpu
+from vldistill.commands.options import DryRun
+from vldistill.commands.output import last_line, numbers, plan_table, split_list
 from vldistill.errors import InputError
-from vldistill.evaluation.bench import GROUPS, PAPER_GRID, Row, Setting, as_json, speed_rows
-from vldistill.evaluation.bench_fusions import fusion_rows
-from vldistill.evaluation.bench_precision import precision_rows
-from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO, RetrievalSize, retrieval_rows
-from vldistill.evaluation.precision import check_precision
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.places import check_file
-from vldistill.runtime import cpu_has_bf16, device_name
 from vldistill.terminal import Table, say, show
 
-MEASURES = {**GROUPS, "fusions": fusion_rows}
-PRECISION, RETRIEVAL = "precision", "retrieval"
-ROWS = (*MEASURES, RETRIEVAL, PRECISION)
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor
+
+    from vldistill.evaluation.bench import Row, Setting
+    from vldistill.evaluation.bench_retrieval import RetrievalSize
+    from vldistill.models.vilt.encoder import EncoderConfig
+
+SPEED, PAIR, FUSIONS, RETRIEVAL, PRECISION = "speed", "pair", "fusions", "retrieval", "precision"
 
 
-def bench_command(
-    run: str | None,
-    *,
-    gpu: bool,
-    batches: tuple[str, ...],
-    precisions: tuple[str, ...],
-    rounds: int,
-    lengths: tuple[str, ...],
-    rows: tuple[str, ...],
-    size: RetrievalSize,
-    index: Path | None,
-    threads: int | None,
-    out: Path | None,
-    dry_run: bool,
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a trained dual encoder, or random weights at the paper's sizes where `model` is None. tokens: lengths of
+    texts. images: that a record has. stored: vectors of so many images out of an index."""
+
+    model: Any
+    config: EncoderConfig
+    grid: tuple[int, int]
+    tokens: tuple[int, ...]
+    images: int
+    stored: Callable[[int], list[Tensor]] | None
+
+
+def bench(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run of a dual encoder; without one, random weights.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Measure on CUDA.")] = False,
+    batch: Annotated[str, typer.Option("--batch", metavar="N,N", help="Batch sizes.")] = "32",
+    precision: Annotated[str, typer.Option("--precision", metavar="P,P", help="fp32, bf16, fp16, int8.")] = "fp32",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Rounds of measurement.")] = 5,
+    length: Annotated[str, typer.Option("--length", metavar="N,N", help="Lengths of texts, in tokens.")] = "40,12",
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--rows", metavar="R,R", show_default=False, help="speed, pair, capture, step, fusions, retrieval, precision."
+        ),
+    ] = "speed,pair",
+    retrieval: Annotated[bool, typer.Option("--retrieval", help="Measure retrieval alone.")] = False,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: number of images.")] = 1000,
+    texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: number of texts.")] = 5000,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs the fusion reads.")] = 64,
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="DIR", help="Index of RUN, to time reading vectors, too.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Measures the chosen groups for every batch size and precision, one after the other, in this process."""
-    sizes, tokens = _numbers("--batch", batches), _numbers("--length", lengths)
-    for name in rows:
-        if name not in ROWS:
-            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(ROWS)}")
+    """Time the fusion against the dual encoder."""
+    import torch
+
+    from vldistill.artifacts import write_json
+    from vldistill.evaluation.bench import Setting, as_json
+    from vldistill.evaluation.bench_retrieval import RetrievalSize
+    from vldistill.places import check_file
+    from vldistill.runtime import device_name
+
+    sizes, lengths, precisions = _sizes("--batch", batch), _sizes("--length", length), split_list(precision)
+    measured = (RETRIEVAL,) if retrieval else split_list(rows)
     device = _device(gpu)
+    _check(measured, precisions, device)
+    if threads:
+        torch.set_num_threads(threads)
+    subject = _subject(run, lengths, index, ranks=measured == (RETRIEVAL,))
+    if subject.model is not None:
+        # A trained model takes as many images as its task has.
+        measured = tuple(dict.fromkeys(SPEED if name == PAIR else name for name in measured))
+    size, name = RetrievalSize(images, texts, pairs), device_name(device)
+    _show_plan(run, subject, device, sizes, precisions, measured, rounds, size)
+    if out is not None and out.is_dir():
+        raise InputError("is a folder", where=str(out), hint="name a file")
+    check_file(out)
+    if dry_run:
+        return
+    results: list[Row] = []
+    for count in sizes:
+        # All precisions are compared at once where they are what is measured.
+        for one in precisions[:1] if set(measured) == {PRECISION} else precisions:
+            setting = Setting(subject.config, subject.grid, count, subject.tokens, one, device, rounds)
+            for group in measured:
+                results += _measured(group, setting, subject, precisions, size)
+    summary = as_json(results, name)
+    if out is not None:
+        write_json(out, summary)
+        say(f"wrote {out}")
+    last_line({"device": name, "speedup": _headline(results)})
+
+
+def row_names() -> tuple[str, ...]:
+    """What --rows may name."""
+    from vldistill.evaluation.bench import GROUPS
+
+    return (*GROUPS, FUSIONS, RETRIEVAL, PRECISION)
+
+
+def _check(rows: tuple[str, ...], precisions: tuple[str, ...], device: torch.device) -> None:
+    from vldistill.evaluation.precision import check_precision
+
+    for name in rows:
+        if name not in row_names():
+            raise InputError(f"--rows {name} is not known", hint=f"one or more of {', '.join(row_names())}")
     for name in precisions:
         check_precision(name, device)
         if name == "int8" and set(rows) != {PRECISION}:
             raise InputError("--precision int8 is for --rows precision", hint="leave one of them out")
-    if threads:
-        torch.set_num_threads(threads)
-    model, config, grid, tokens, images = _model(run, tokens, ranks=rows == (RETRIEVAL,))
-    if model is not None:
-        # A trained model takes as many images as its task has.
-        rows = tuple(dict.fromkeys("speed" if name == "pair" else name for name in rows))
-    stored = _stored(index, run)
-    name = device_name(device)
+
+
+def _show_plan(
+    run: str | None,
+    subject: Subject,
+    device: torch.device,
+    sizes: tuple[int, ...],
+    precisions: tuple[str, ...],
+    rows: tuple[str, ...],
+    rounds: int,
+    size: RetrievalSize,
+) -> None:
+    from vldistill.runtime import cpu_has_bf16, device_name
+
     plan = {
-        "device": name,
+        "device": device_name(device),
         "model": run or "random weights at ViLT-B/32's size",
-        "image": _pixels(grid, config),
-        "text tokens": ", ".join(map(str, tokens)),
+        "image": _pixels(subject.grid, subject.config),
+        "text tokens": ", ".join(map(str, subject.tokens)),
         "batch": ", ".join(map(str, sizes)),
         "precision": ", ".join(precisions),
         "measures": ", ".join(rows),
@@ -75,39 +147,32 @@ def bench_command(
     }
     if RETRIEVAL in rows:
         plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
-    if "bf16" in precisions and not gpu and not cpu_has_bf16():
+    if "bf16" in precisions and device.type == "cpu" and not cpu_has_bf16():
         plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
     show(plan_table("bench", plan))
-    if out is not None and out.is_dir():
-        raise InputError("is a folder", where=str(out), hint="name a file")
-    check_file(out)
-    if dry_run:
-        return
-    results: list[Row] = []
-    for pairs in sizes:
-        # All precisions are compared at once where they are what is measured.
-        for precision in precisions[:1] if set(rows) == {PRECISION} else precisions:
-            setting = Setting(config, grid, pairs, tokens, precision, device, rounds)
-            for group in rows:
-                if group == RETRIEVAL:
-                    found = retrieval_rows(setting, size, model)
-                elif group == PRECISION:
-                    found = precision_rows(setting, precisions, model, images=images)
-                elif group == "speed" and model is not None:
-                    found = speed_rows(setting, images=images, dual=model, stored=stored)
-                else:
-                    found = MEASURES[group](setting)
-                show(bench_table(found, precision, pairs))
-                for row in (row for row in found if row.note):
-                    say(f"{row.variant}: {row.note}")
-                if group == RETRIEVAL:
-                    say(_beside_the_paper(found, size))
-                results += found
-    summary = as_json(results, name)
-    if out is not None:
-        write_json(out, summary)
-        say(f"wrote {out}")
-    last_line({"device": name, "speedup": _headline(results)})
+
+
+def _measured(group: str, setting: Setting, subject: Subject, precisions: tuple[str, ...], size: RetrievalSize) -> list[Row]:
+    """Measures one group of rows, and prints it."""
+    from vldistill.evaluation.bench import GROUPS, speed_rows
+    from vldistill.evaluation.bench_fusions import fusion_rows
+    from vldistill.evaluation.bench_precision import precision_rows
+    from vldistill.evaluation.bench_retrieval import retrieval_rows
+
+    if group == RETRIEVAL:
+        found = retrieval_rows(setting, size, subject.model)
+    elif group == PRECISION:
+        found = precision_rows(setting, precisions, subject.model, images=subject.images)
+    elif group == SPEED and subject.model is not None:
+        found = speed_rows(setting, images=subject.images, dual=subject.model, stored=subject.stored)
+    else:
+        found = {**GROUPS, FUSIONS: fusion_rows}[group](setting)
+    show(bench_table(found, setting.precision, setting.batch))
+    for row in (row for row in found if row.note):
+        say(f"{row.variant}: {row.note}")
+    if group == RETRIEVAL:
+        say(_beside_the_paper(found, size))
+    return found
 
 
 def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor]] | None:
@@ -116,6 +181,8 @@ def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor
         return None
     if run is None:
         raise InputError("--index needs the RUN that it was built with", hint="vldistill bench RUN --index INDEX")
+    import numpy as np
+
     from vldistill.evaluation.image_index import ImageIndex, model_fields
     from vldistill.models.base.checkpoint import read_checkpoint
 
@@ -149,6 +216,9 @@ def bench_table(rows: list[Row], precision: str, batch: int) -> Table:
 
 
 def _beside_the_paper(rows: list[Row], size: RetrievalSize) -> str:
+    from vldistill.commands.progress import duration
+    from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO
+
     reading, whole = rows[0], next(row for row in rows if row.variant == END_TO_END)
     fusion = f"fusion encoder {duration(reading.seconds)}, extrapolated from {size.pairs:,} pairs to {size.images * size.texts:,}"
     dual = f"dual encoder {duration(whole.seconds)}, measured"
@@ -166,17 +236,25 @@ def _ratio(value: float) -> str:
 
 
 def _headline(rows: list[Row]) -> dict[str, float]:
+    from vldistill.evaluation.bench_retrieval import END_TO_END
+
     cached = [row for row in rows if row.variant in ("dual, images cached", END_TO_END)]
     return {f"{row.group}/{row.precision}/batch{row.batch}/text{row.tokens}": round(row.speedup, 2) for row in cached}
 
 
-def _numbers(option: str, values: tuple[str, ...]) -> tuple[int, ...]:
-    if not values or not all(value.isdigit() and int(value) > 0 for value in values):
-        raise InputError(f"{option} {','.join(values)} is not a list of whole numbers", hint=f"for example {option} 32,256")
-    return tuple(sorted({int(value) for value in values}, reverse=True))
+def _sizes(option: str, text: str) -> tuple[int, ...]:
+    """A list of numbers of 1 or more, each once, the largest first."""
+    values = numbers(option, text)
+    if not values or 0 in values:
+        raise InputError(f"{option} {text} is not a list of numbers of 1 or more", hint=f"for example {option} 32,256")
+    return tuple(sorted(set(values), reverse=True))
 
 
 def _device(gpu: bool) -> torch.device:
+    import torch
+
+    from vldistill.devices import check_card, unused_gpu
+
     if not gpu:
         return torch.device("cpu")
     check_card()
@@ -188,11 +266,14 @@ def _device(gpu: bool) -> torch.device:
     return torch.device("cuda")
 
 
-def _model(run: str | None, tokens: tuple[int, ...], *, ranks: bool):
+def _subject(run: str | None, tokens: tuple[int, ...], index: Path | None, *, ranks: bool) -> Subject:
     """The run's dual encoder and its sizes, or none and ViLT-B/32's. ranks: one that has no head will do."""
     if run is None:
+        from vldistill.evaluation.bench import PAPER_GRID
+        from vldistill.models.vilt.encoder import EncoderConfig
+
         config = EncoderConfig(max_position_embeddings=max(40, *tokens))
-        return None, config, PAPER_GRID, tokens, 1
+        return Subject(None, config, PAPER_GRID, tokens, 1, _stored(index, run))
     from vldistill.models.build import load_student
     from vldistill.models.retriever import load_retriever
     from vldistill.models.vilt.dual import DualEncoder
@@ -204,7 +285,7 @@ def _model(run: str | None, tokens: tuple[int, ...], *, ranks: bool):
         )
     side = spec.image_size // spec.encoder.patch_size
     lengths = tuple(sorted({min(count, spec.max_length) for count in tokens}, reverse=True))
-    return model, spec.encoder, (side, side), lengths, spec.images
+    return Subject(model, spec.encoder, (side, side), lengths, spec.images, _stored(index, run))
 
 
 def _pixels(grid: tuple[int, int], config: EncoderConfig) -> str:

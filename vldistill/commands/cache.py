@@ -4,53 +4,59 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from vldistill.commands.options import DryRun, LimitOption, Overrides
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError, VldistillError
-from vldistill.recipe.load import load_recipe
-from vldistill.recipe.schema.recipe import Recipe
-from vldistill.store.listing import list_stores
 from vldistill.store.uses import FEATURES, USES, Use
-from vldistill.store.verify import verify_store
 from vldistill.terminal import Table, say, show
-from vldistill.versions import differences, shown
+
+if TYPE_CHECKING:
+    from vldistill.recipe.schema.recipe import Recipe
 
 PLAIN_EVERY_SECONDS = 15
+_PLACES = {use: use.place for use in USES}
+"""Where commands put stores by themselves."""
 
 
-def cache_command(
-    recipe: str | None,
-    overrides: list[str],
-    *,
-    shard: str,
-    limit: int | None,
-    prefetch: bool,
-    verify: bool,
-    rows: int,
-    ls: bool,
-    dry_run: bool,
+def cache(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.")
+    ] = None,
+    overrides: Overrides = None,
+    shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute only part I of N, from 0.")] = "0/1",
+    limit: LimitOption = None,
+    prefetch: Annotated[bool, typer.Option("--prefetch", help="Only download the teachers' weights.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check what is stored.")] = False,
+    rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify recomputes.")] = 16,
+    ls: Annotated[bool, typer.Option("--ls", help="List what is stored.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Builds what a recipe's objective needs, or does what one of the switches says."""
+    """Store frozen teachers' features on disk."""
     if sum((prefetch, verify, ls)) > 1:
         raise InputError("--prefetch, --verify and --ls are three things", hint="give one of them")
+    from vldistill.recipe.load import load_recipe
+
     if ls:
-        _list(_places(load_recipe(recipe, overrides) if recipe else None))
+        _list({FEATURES: Path(load_recipe(recipe, overrides or []).cache.path)} if recipe else _PLACES)
         return
     if recipe is None and verify:
-        _refuse(sum(_check(entry.folder, use) for use, root in _places(None).items() for entry in list_stores(root, use)))
+        _verify_all()
         return
     if recipe is None:
         raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls or --verify, which need none")
-    chosen = _cacheable(load_recipe(recipe, [*overrides, *([f"data.limit={limit}"] if limit else [])]), recipe)
+    chosen = _cacheable(load_recipe(recipe, [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]), recipe)
     from vldistill.training.caches import TeacherCaches
-    from vldistill.training.methods.table import METHODS
+    from vldistill.training.methods.table import method_of
 
     caches = TeacherCaches(chosen)
     if prefetch:
         _prefetch(caches)
         return
-    inputs = caches.inputs(METHODS[chosen.objective.kind].features(chosen))
+    inputs = caches.inputs(method_of(chosen.objective.kind).features(chosen))
     if verify:
         _verify(caches, inputs, rows)
         return
@@ -66,11 +72,11 @@ def cache_command(
         return
     started = time.monotonic()
     if any(missing.values()):
-        caches.build(inputs, _say, shard=part, progress=_Progress())
+        caches.build(inputs, say, shard=part, progress=_Progress())
     caches.settle(inputs, [role for role, count in missing.items() if not count], part)
     left = sum(len(keys) for keys in caches.missing(inputs).values())
     wanted = sum(len(own.keys(inputs)) for own in caches.parts.values())
-    _say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))
+    say(f"{wanted - left:,} of {wanted:,} rows are there" + (f"; {left:,} are other writers'" if left else ""))
     last_line(
         {
             "rows": wanted - left,
@@ -83,9 +89,9 @@ def cache_command(
 
 def _cacheable(recipe: Recipe, name: str) -> Recipe:
     """The recipe, as one whose teachers can be stored. Raises InputError where they cannot."""
-    from vldistill.training.methods.table import METHODS
+    from vldistill.training.methods.table import method_of
 
-    if METHODS[recipe.objective.kind].cached:
+    if method_of(recipe.objective.kind).cached:
         if recipe.cache.mode == "live":
             return recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"mode": "auto"})})
         return recipe
@@ -106,10 +112,6 @@ def _part(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _say(text: str) -> None:
-    say(text)
-
-
 class _Progress:
     """A plain line now and then: builds run for hours, mostly into a file."""
 
@@ -123,43 +125,46 @@ class _Progress:
         if now - last > PLAIN_EVERY_SECONDS or done == todo:
             self._last[kind] = now
             rate = done / max(seconds, 1e-9)
-            _say(f"{kind}: {done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left of them")
+            say(f"{kind}: {done:,}/{todo:,} rows, {rate:,.0f} a second, {(todo - done) / max(rate, 1e-9):,.0f} s left of them")
 
 
 def _prefetch(caches: Any) -> None:
     for teacher in (caches.vision, caches.text, caches.relevance.clip if caches.relevance else None):
         if teacher is not None:
             count = sum(parameter.numel() for parameter in teacher.network.parameters())
-            _say(f"{teacher.fields['model']}: {count:,} parameters, weights {teacher.fields['weights']}")
+            say(f"{teacher.fields['model']}: {count:,} parameters, weights {teacher.fields['weights']}")
     if caches.text is not None and hasattr(caches.text, "tokenizer"):
-        _say(f"{caches.text.fields['model']}: tokenizer of {len(caches.text.tokenizer):,} tokens")
-
-
-def _places(recipe: Recipe | None) -> dict[Use, Path]:
-    """Where stores are looked for: a recipe's caches, or all that commands have put where they do by themselves."""
-    return {FEATURES: Path(recipe.cache.path)} if recipe else {use: use.place for use in USES}
+        say(f"{caches.text.fields['model']}: tokenizer of {len(caches.text.tokenizer):,} tokens")
 
 
 def _verify(caches: Any, inputs: Any, rows: int) -> None:
     faults = 0
     for part in caches.parts.values():
         if part.cache is None:
-            _say(f"{part.name}: no cache with this recipe's fields")
+            say(f"{part.name}: no cache with this recipe's fields")
             faults += 1
             continue
         faults += _check(part.cache.folder, FEATURES)
     if not faults and rows:
         for role, cosine in caches.recomputed(inputs, rows).items():
-            _say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
+            say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
     _refuse(faults)
+
+
+def _verify_all() -> None:
+    from vldistill.store.listing import list_stores
+
+    _refuse(sum(_check(entry.folder, use) for use, root in _PLACES.items() for entry in list_stores(root, use)))
 
 
 def _check(folder: Path, use: Use) -> int:
     """How many faults a store has, each of which is told."""
+    from vldistill.store.verify import verify_store
+
     report = verify_store(folder, use)
     for damage in report.damages:
-        _say(str(damage))
-    _say(f"{folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
+        say(str(damage))
+    say(f"{folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
     return len(report.damages)
 
 
@@ -169,6 +174,9 @@ def _refuse(faults: int) -> None:
 
 
 def _list(places: dict[Use, Path]) -> None:
+    from vldistill.store.listing import list_stores
+    from vldistill.versions import differences, shown
+
     table = Table("store")
     table.figures("rows", "MB", "s")
     table.words("weights", "of", "state")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from vldistill.artifacts import json_text, write_files
+import typer
+
 from vldistill.commands.output import last_line
-from vldistill.data.answers import majority_answer
-from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.records import Record
-from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
-from vldistill.evaluation.compare import Scored, changed_ids, check_same, comparison, read_scored
-from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
-from vldistill.places import check_file
 from vldistill.terminal import Table, say, show
+
+if TYPE_CHECKING:
+    from vldistill.data.artifact import DataArtifact
+    from vldistill.data.records import Record
+    from vldistill.evaluation.compare import Scored
 
 _LEAST_P = 1e-4
 _CELLS = {
@@ -29,8 +28,21 @@ _CELLS = {
 _SCORES = {"score_a": "A %", "score_b": "B %", "difference": "B - A"}
 
 
-def compare_command(run_a: str, run_b: str, *, split: str, examples: int, out: Path | None) -> None:
-    """Compares two evaluations; the last line of standard output is JSON."""
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="Run, or an ensemble's folder.", show_default=False)],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Run to compare it with.", show_default=False)],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split that both were evaluated on.")] = "val",
+    examples: Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Changed answers to show.")] = 8,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A .json file, instead of one in RUN_A/eval/SPLIT.")
+    ] = None,
+) -> None:
+    """Say which answers changed, with a paired test."""
+    from vldistill.artifacts import json_text, write_files
+    from vldistill.evaluation.compare import changed_ids, check_same, comparison, read_scored
+    from vldistill.evaluation.results import HEADINGS
+    from vldistill.places import check_file
+
     if out is not None and out.suffix != ".json":
         raise InputError("is no .json file, which is what compare writes", where=str(out), hint="choose another name")
     if out is not None and out.exists():
@@ -79,6 +91,8 @@ def _slug(side: Scored) -> str:
 
 def _table(found: dict[str, Any]) -> Table:
     """Without a frame, since it has ten columns."""
+    from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
+
     cells = [name for name in _CELLS if name in found]
     scores = [name for name in _SCORES if name in found]
     table = Table("", box=None, pad_edge=False, collapse_padding=True, padding=(0, 1))
@@ -114,6 +128,8 @@ def _examples(a: Scored, b: Scored, ids: list[str]) -> list[dict[str, Any]]:
 
 def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str, Record]]:
     """The records of these ids; none where the data artifact is gone or has been made anew, since the answers stand without."""
+    from vldistill.data.artifact import open_data
+
     try:
         data = open_data(Path(side.metrics["data_folder"]))
         if data.fingerprint != side.metrics["data"]:
@@ -125,6 +141,8 @@ def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str,
 
 
 def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record: Record | None) -> dict[str, Any]:
+    from vldistill.data.sequences import readable, sequences
+
     found: dict[str, Any] = {"id": name}
     if record is not None:
         first = sequences(record)[0]
@@ -141,12 +159,16 @@ def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record:
 
 
 def _answer(row: dict[str, Any], record: Record | None) -> str:
+    from vldistill.data.sequences import readable
+
     if record is not None and record.choices is not None:
         return readable(record.choices[int(row["prediction"])], record.objects)
     return ", ".join(row["tags"]) if "tags" in row else row["prediction"]
 
 
 def _right(record: Record, data: DataArtifact) -> str | None:
+    from vldistill.data.answers import majority_answer
+
     if record.answers is not None:
         return majority_answer(record.answers)
     if record.tags is not None:

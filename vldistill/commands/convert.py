@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vldistill.artifacts import CONVERTED, read_manifest
+import typer
+
+from vldistill.commands.options import Overwrite
 from vldistill.commands.output import last_line, split_list
 from vldistill.errors import InputError
-from vldistill.places import check_writable
 from vldistill.terminal import say
 
 KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "declip")
@@ -25,18 +26,30 @@ _SHOWN = 3
 _DIGITS = 4
 
 
-def convert_command(
-    kind: str,
-    source: Path,
-    out: Path,
-    *,
-    vocab: Path | None,
-    answers: Path | None,
-    heads: str | None,
-    case: str | None,
-    overwrite: bool,
+def convert(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="vilt, meter, oscar, uniter (VILLA too), vlbert, clip_vil, slip, declip.", show_default=False
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    vocab: Annotated[
+        Path | None,
+        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (meter: RoBERTa's folder)."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option("--answers", metavar="FILE", help="VQA heads: answers.json or config.json."),
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option("--heads", metavar="N,N", help="Attention heads, where the file does not tell.")
+    ] = None,
+    case: Annotated[str | None, typer.Option("--case", metavar="CASE", help="Case of the vocabulary: cased or uncased.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Converts and says what came out. Raises InputError for a kind that is not known, or a vocabulary missing or in vain."""
+    """Turn an official checkpoint into a model folder."""
     if kind not in KINDS:
         raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(KINDS)}")
     if (vocab is None) != (kind in _OWN_VOCABULARY):
@@ -59,16 +72,19 @@ def convert_command(
     told_apart: dict[str, Any] = {"heads": None if heads is None else _numbers(heads), "overwrite": overwrite}
     if kind in _OF_BERT:
         told_apart["lowercase"] = None if case is None else case == "uncased"
+    from vldistill.artifacts import CONVERTED, read_manifest
+    from vldistill.places import check_writable
+
     check_writable(out)
     if kind == "slip":
         from vldistill.models.base import slip
 
-        sizes = slip.convert(source, out, **told_apart)
+        sizes = slip.convert(file, out, **told_apart)
         told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
     elif kind == "declip":
         from vldistill.models.clip_dual import official
 
-        config = official.convert(source, out, **told_apart).encoder
+        config = official.convert(file, out, **told_apart).encoder
         told = {
             "vision": f"{config.vision_layers} x {config.vision_width}",
             "shared": config.hidden_size,
@@ -78,7 +94,7 @@ def convert_command(
         official = import_module(f"vldistill.models.{kind}.official")
         if kind in _OFFICIAL_FUSION:
             told_apart["answers"] = answers
-        spec = official.convert(source, vocab, out, **told_apart)
+        spec = official.convert(file, vocab, out, **told_apart)
         told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
         if kind in _OFFICIAL_FUSION:
             told |= {"task": spec.task or "none", "classes": len(spec.labels)}

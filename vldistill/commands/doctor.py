@@ -8,23 +8,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.text import Text
-
-from vldistill.data.worker_limits import shared_free
-from vldistill.devices import MEND, runs_on, unused_gpu
 from vldistill.terminal import say
-from vldistill.versions import package_versions
 
 
-def doctor_command() -> None:
-    """Prints one line a finding: ok, note or missing, what it is, and what follows."""
+def doctor() -> None:
+    """Say what works on this machine."""
+    from rich.text import Text
+
     marks = {"ok": "green", "note": "yellow", "missing": "red"}
     for mark, subject, finding in findings():
         say(Text.assemble((f"{mark:8}", marks[mark]), f"{subject:12}", finding))
 
 
 def findings() -> Iterator[tuple[str, str, str]]:
-    """(mark, subject, finding) of each check."""
+    """(mark, subject, finding) of each check: ok, note or missing, what it is, and what follows."""
+    from vldistill.versions import package_versions
+
     yield "ok", "versions", ", ".join(f"{name} {version}" for name, version in package_versions().items())
     yield from _torch()
     yield from _weights()
@@ -41,6 +40,8 @@ def findings() -> Iterator[tuple[str, str, str]]:
 
 def _limits() -> Iterator[tuple[str, str, str]]:
     """What processes that read images (data.workers) need."""
+    from vldistill.data.worker_limits import shared_free
+
     shared = shared_free()
     if shared is None:
         yield "note", "/dev/shm", "not here: set data.workers=0"
@@ -61,6 +62,8 @@ def _shown(limit: int) -> str:
 
 def _torch() -> Iterator[tuple[str, str, str]]:
     import torch
+
+    from vldistill.devices import MEND, runs_on, unused_gpu
 
     try:
         import torchvision  # noqa: F401

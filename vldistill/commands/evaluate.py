@@ -4,63 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from vldistill.commands.options import DryRun, LimitOption, OtherData, Runs, Workers
 from vldistill.commands.output import last_line, plan_table
-from vldistill.commands.progress import Watching
-from vldistill.data.artifact import DataArtifact
-from vldistill.data.records import Record
-from vldistill.errors import InputError
-from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
-from vldistill.evaluation.evaluate import (
-    BOTH,
-    Evaluation,
-    check_task,
-    ensemble_folder,
-    evaluate_split,
-    evaluation_folder,
-    load_data,
-    part_of,
-    scored,
-    trained_part,
-)
-from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.leaderboard import check_leaderboard, other_rationales, submission, write_submission
-from vldistill.evaluation.opened import open_model
-from vldistill.evaluation.probabilities import Probabilities, check_members
-from vldistill.evaluation.results import metrics_table, write_evaluation
-from vldistill.evaluation.shifted import SUFFIX, shift_result, shift_table
-from vldistill.models.base.checkpoint import read_spec, resolve_model
-from vldistill.places import check_writable
-from vldistill.store.staging import staged_store
-from vldistill.store.uses import INDEX
 from vldistill.terminal import Table, say, show
 
-PARTS_OF_VCR = ("answers", "rationales", BOTH)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The options of the command, by their names there."""
-
-    data: Path | None
-    split: str
-    batch: int
-    workers: int
-    out: Path | None
-    limit: int | None
-    precision: str
-    index: Path | None
-    ensemble: bool
-    part: str | None
-    domain_shift: bool
-    leaderboard: Path | None
-    allow_partial: bool
-    dry_run: bool
-
-    @property
-    def splits(self) -> list[str]:
-        return [self.split, *[self.split + SUFFIX] * self.domain_shift]
+if TYPE_CHECKING:
+    from vldistill.data.artifact import DataArtifact
+    from vldistill.data.records import Record
+    from vldistill.evaluation.asked import Asked
+    from vldistill.evaluation.evaluate import Evaluation
+    from vldistill.evaluation.probabilities import Probabilities
 
 
 @dataclass(frozen=True)
@@ -73,17 +30,56 @@ class Task:
     partial: bool
 
 
-def evaluate_command(runs: list[str], asked: Asked) -> None:
-    """Evaluates each run, and all together where that is asked; the last line of standard output is JSON."""
-    _check_options(runs, asked)
-    artifacts = {source: load_data(asked.data, source) for source in runs}
-    asked = _whole_test(asked, artifacts[runs[0]])
+def evaluate(
+    runs: Runs,
+    data: OtherData = None,
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Split to evaluate.")] = "val",
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
+    workers: Workers = 0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where results go, instead of RUN/eval/SPLIT.")] = None,
+    limit: LimitOption = None,
+    precision: Annotated[str, typer.Option("--precision", metavar="P", help="fp32, bf16, fp16 or int8.")] = "fp32",
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Use the image vectors of this index.")] = None,
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also score the average of the runs' probabilities.")] = False,
+    part: Annotated[str | None, typer.Option("--part", metavar="PART", help="vcr: answers, rationales or both.")] = None,
+    domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also score SPLIT-shift, and show both.")] = False,
+    leaderboard: Annotated[
+        Path | None, typer.Option("--leaderboard", metavar="FILE", help="Write a submission file (vcr, vqa, nlvr2).")
+    ] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Allow --leaderboard for part of the records.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Score runs with the official metrics."""
+    from vldistill.evaluation.asked import Asked, check_captions, check_models, check_options, parts_of, whole_test
+    from vldistill.evaluation.evaluate import load_data
+    from vldistill.evaluation.leaderboard import check_leaderboard
+    from vldistill.places import check_writable
+
+    asked = Asked(
+        data=data,
+        split=split,
+        batch=batch,
+        workers=workers,
+        out=out,
+        limit=limit,
+        precision=precision,
+        index=index,
+        ensemble=ensemble,
+        part=part,
+        domain_shift=domain_shift,
+        leaderboard=leaderboard,
+        allow_partial=allow_partial,
+        dry_run=dry_run,
+    )
+    check_options(runs, asked)
+    artifacts = {source: load_data(data, source) for source in runs}
+    asked = whole_test(asked, artifacts[runs[0]])
     if any(data.task == "caption" for data in artifacts.values()):
-        _check_captions(artifacts, asked)
+        check_captions(artifacts, asked)
         _rank(runs, artifacts, asked)
         return
-    _check_models(artifacts, asked)
-    parts = _parts(artifacts, asked)
+    check_models(artifacts, asked)
+    parts = parts_of(artifacts, asked)
     tasks = {source: [_task(data, split, asked, parts[source]) for split in asked.splits] for source, data in artifacts.items()}
     folders = {
         (source, split): _folder(source, data, split, asked) for source, data in artifacts.items() for split in asked.splits
@@ -101,107 +97,9 @@ def evaluate_command(runs: list[str], asked: Asked) -> None:
     _run(runs, artifacts, tasks, folders, together, asked)
 
 
-# --- what is refused ---------------------------------------------------------------------------------------------------------
+def _task(data: DataArtifact, split: str, asked: Asked, part: str = "both") -> Task:
+    from vldistill.evaluation.leaderboard import other_rationales
 
-
-def _check_options(runs: list[str], asked: Asked) -> None:
-    if asked.ensemble and len({str(Path(source)) for source in runs}) < max(len(runs), 2):
-        raise InputError("--ensemble averages two runs or more, each named once", hint="name another run")
-    if asked.out is not None and len(runs) > 1 and not asked.ensemble:
-        raise InputError("--out with several runs", hint="leave it out, so that each writes into its own folder")
-    if asked.leaderboard is not None and len(runs) > 1 and not asked.ensemble:
-        raise InputError("--leaderboard with several runs", hint="name one run, or average them with --ensemble")
-    if asked.leaderboard is not None and asked.domain_shift:
-        raise InputError("--leaderboard and --domain-shift", hint="give one of them; a shifted set has no leaderboard")
-
-
-def _whole_test(asked: Asked, data: DataArtifact) -> Asked:
-    """VQA's server reads files of all test questions alone, and scores those of test-dev among them. Raises InputError where the
-    artifact has not got them."""
-    if asked.leaderboard is None or data.task != "vqa" or asked.split != "test-dev":
-        return asked
-    if "test" not in data.splits:
-        raise InputError(
-            "has no split `test`, and the server wants an answer to every test question",
-            where=str(data.folder),
-            hint="prepare the data with v2_OpenEnded_mscoco_test2015_questions.json",
-        )
-    say("note: the file has all questions of test, as the server wants it; the server scores test-dev among them")
-    return replace(asked, split="test")
-
-
-def _check_captions(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
-    if asked.precision != "fp32":
-        raise InputError("--precision is for tasks with answers; captions are ranked in fp32", hint="leave it out")
-    for option, given in (
-        ("--ensemble", asked.ensemble),
-        ("--leaderboard", asked.leaderboard is not None),
-        ("--domain-shift", asked.domain_shift),
-    ):
-        if given:
-            raise InputError(f"{option} is for tasks with answers, not for captions", hint="leave it out")
-    others = [source for source, data in artifacts.items() if data.task != "caption"]
-    if others:
-        raise InputError("answers questions, other runs rank captions", where=others[0], hint="evaluate them by themselves")
-
-
-def _check_models(artifacts: dict[str, DataArtifact], asked: Asked) -> None:
-    """All of them, before the first is loaded."""
-    specs = {source: read_spec(resolve_model(source)) for source in artifacts}
-    for source, data in artifacts.items():
-        check_task(specs[source], data, source)
-        if asked.domain_shift and asked.split + SUFFIX not in data.variants:
-            raise InputError(
-                f"has no {asked.split}{SUFFIX}",
-                where=str(data.folder),
-                hint="make it with: vldistill prepare "
-                f"{data.manifest.get('dataset', data.task)} --domain-shift, and the --raw and --out of the artifact",
-            )
-    if asked.ensemble:
-        (first, common), *others = artifacts.items()
-        for source, data in others:
-            if data.fingerprint != common.fingerprint:
-                raise InputError(
-                    f"was trained on {data.folder}, {first} on {common.folder}",
-                    where=source,
-                    hint="say on which data they are averaged, with --data",
-                )
-        check_members(specs)
-
-
-def _parts(artifacts: dict[str, DataArtifact], asked: Asked) -> dict[str, str]:
-    """Of VCR, the part that each run answers: what it was trained on, or what was asked for. Raises InputError where runs that
-    are averaged differ in it, or a leaderboard wants answers that a run never learned to give."""
-    if asked.part is not None and asked.part not in PARTS_OF_VCR:
-        raise InputError(f"--part {asked.part}: no such part", hint=f"one of {', '.join(PARTS_OF_VCR)}")
-    others = [source for source, data in artifacts.items() if data.task != "vcr"]
-    if asked.part is not None and others:
-        raise InputError(
-            f"--part is for VCR, {artifacts[others[0]].folder} is of {artifacts[others[0]].task}",
-            where=others[0],
-            hint="leave it out",
-        )
-    own = {source: trained_part(source) for source in artifacts}
-    parts = {source: asked.part or part for source, part in own.items()}
-    if asked.ensemble and len(set(parts.values())) > 1:
-        told = ", ".join(f"{source} on {part}" for source, part in parts.items())
-        raise InputError(
-            f"the runs were trained on different parts of VCR: {told}", hint="average runs of one part, or give --part"
-        )
-    lacking = [source for source, part in parts.items() if part != BOTH]
-    if asked.leaderboard is not None and lacking:
-        raise InputError(
-            f"was trained on {parts[lacking[0]]} alone, and the leaderboard wants rationales and answers",
-            where=lacking[0],
-            hint="train it with data.part=both, or pass --part both to look at the format",
-        )
-    return parts
-
-
-# --- what is to be done ------------------------------------------------------------------------------------------------------
-
-
-def _task(data: DataArtifact, split: str, asked: Asked, part: str = BOTH) -> Task:
     records = data.records(split, part=part, limit=asked.limit)
     return Task(
         split,
@@ -212,12 +110,16 @@ def _task(data: DataArtifact, split: str, asked: Asked, part: str = BOTH) -> Tas
 
 
 def _folder(source: str, data: DataArtifact, split: str, asked: Asked) -> Path:
+    from vldistill.evaluation.evaluate import evaluation_folder
+
     if asked.out is None or asked.ensemble:
         return evaluation_folder(source, data, split, asked.limit, asked.precision, asked.part)
     return asked.out / split if asked.domain_shift else asked.out
 
 
 def _together(runs: list[str], data: DataArtifact, split: str, asked: Asked) -> Path:
+    from vldistill.evaluation.evaluate import ensemble_folder
+
     if asked.out is None:
         return ensemble_folder(runs, data, split, asked.limit, asked.precision, asked.part)
     return asked.out / split if asked.domain_shift else asked.out
@@ -231,6 +133,8 @@ def _show_plan(
     together: dict[str, Path],
     asked: Asked,
 ) -> None:
+    from vldistill.evaluation.probabilities import Probabilities
+
     for source in runs:
         for task in tasks[source]:
             show(
@@ -270,6 +174,14 @@ def _run(
     together: dict[str, Path],
     asked: Asked,
 ) -> None:
+    from vldistill.evaluation.evaluate import evaluate_split, scored
+    from vldistill.evaluation.image_index import ImageIndex
+    from vldistill.evaluation.leaderboard import submission, write_submission
+    from vldistill.evaluation.opened import open_model
+    from vldistill.evaluation.probabilities import Probabilities
+    from vldistill.store.staging import staged_store
+    from vldistill.store.uses import INDEX
+
     stored = ImageIndex(staged_store(asked.index, INDEX, say)) if asked.index is not None else None
     common = artifacts[runs[0]]
     pools: dict[str, Probabilities] = {}
@@ -326,6 +238,10 @@ def _run(
 def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) -> dict[str, Any]:
     """Writes and shows the evaluations of one model, or of an ensemble: on a split and, if asked for, on its shifted set. Returns
     what the last line says of them."""
+    from vldistill.evaluation.evaluate import part_of
+    from vldistill.evaluation.results import metrics_table, write_evaluation
+    from vldistill.evaluation.shifted import shift_result, shift_table
+
     shift = None
     if len(found) == 2 and all(one.metrics is not None for one in found):
         shift = shift_result(*found)
@@ -352,6 +268,13 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
 
 def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> None:
     """Retrieval."""
+    from vldistill.commands.progress import Watching
+    from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
+    from vldistill.evaluation.image_index import ImageIndex
+    from vldistill.places import check_writable
+    from vldistill.store.staging import staged_store
+    from vldistill.store.uses import INDEX
+
     stored = ImageIndex(staged_store(asked.index, INDEX, say)) if asked.index is not None else None
     folders = {source: _folder(source, data, asked.split, replace(asked, ensemble=False)) for source, data in artifacts.items()}
     if asked.dry_run:
@@ -388,9 +311,9 @@ def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> 
 
 
 def _show(
-    name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float, part: str = BOTH
+    name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float, part: str = "both"
 ) -> None:
-    told = f", {part} only" * (part != BOTH) + " (partial)" * partial
+    told = f", {part} only" * (part != "both") + " (partial)" * partial
     say(f"{name} on {data.folder}, {split}{told}")
     show(table)
     say(f"wrote {folder} after {seconds:.1f} s\n")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
+from vldistill.commands.output import last_line, plan_table
+from vldistill.errors import InputError
+from vldistill.store.uses import INDEX
+from vldistill.terminal import Table, say, show, write_json
+
+if TYPE_CHECKING:
+    from vldistill.evaluation.index_query import Hit
 
 index_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Keep a dual encoder's image vectors, and ask them.",
+    help="Store a dual encoder's image vectors, and search them.",
     epilog='Example: vldistill index query INDEX "two dogs on a beach" --out dogs.html',
 )
 
@@ -23,21 +33,78 @@ def build(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images, or a data artifact.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Instead of artifacts/index/IMAGES.")] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Images in a batch.")] = 32,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="First N images only.")] = None,
-    follow_links: Annotated[bool, typer.Option("--follow-links", help="Images may be links to elsewhere.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")] = None,
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Accept images that are links to elsewhere.")] = False,
     skip_broken: SkipBroken = "0%",
     faults: Faults = None,
     max_pixels: MaxPixels = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Encode images once."""
-    from vldistill.commands.index_work import build_command
-    from vldistill.commands.indexed_images import Asked
+    """Encode images once, and store their vectors."""
+    from vldistill.artifacts import refuse_existing
+    from vldistill.commands.indexed_images import Asked, images_of
+    from vldistill.commands.progress import Watching
+    from vldistill.data.image_files import MAX_PIXELS
     from vldistill.data.left_out import parse_share
+    from vldistill.data.size_rules import size_faults
+    from vldistill.devices import compute_device
+    from vldistill.evaluation.image_index import build_index, model_fields
+    from vldistill.models.base.inputs import visual_input
+    from vldistill.models.build import load_dual_encoder
+    from vldistill.places import check_writable
 
     asked = Asked(images, limit, follow_links, parse_share(skip_broken), faults, max_pixels)
-    build_command(run, asked, out=out, batch=batch, dry_run=dry_run, overwrite=overwrite)
+    target = out or INDEX.place / images.resolve().name
+    if not dry_run:
+        check_writable(target)
+    model, spec, _ = load_dual_encoder(run)
+    found = images_of(asked)
+    source = found.source
+    for note in found.notes:
+        say(f"note: {note}")
+    size = len(source.known) * spec.images * model.width * 4
+    visual = visual_input(spec, source.images, memory=False)
+    sizes = ((path, *info.size(spec.upright)) for path, info in source.known.items())
+    badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
+    show(
+        plan_table(
+            "index build",
+            {
+                "model": run,
+                "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
+                "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
+                f"{size / 2**20:,.1f} MiB",
+                **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}),
+                "writes": str(target),
+            },
+        )
+    )
+    if dry_run:
+        return
+    refuse_existing(target, overwrite, INDEX.stage)
+    device = compute_device()
+    started = time.perf_counter()
+    with Watching() as watch:
+        manifest = build_index(
+            target,
+            model.to(device),
+            model_fields(run, spec),
+            source,
+            visual,
+            batch=batch,
+            device=device,
+            overwrite=overwrite,
+            tick=watch(len(source.known), "images", None),
+            source=run,
+            encoded=str(images),
+            partial=limit is not None,
+            **({"left_out": asdict(found.left_out)} if found.left_out else {}),
+            **({} if source.images.most_pixels == MAX_PIXELS else {"max_pixels": source.images.most_pixels}),
+        )
+    seconds = time.perf_counter() - started
+    say(f"wrote {target} after {seconds:.1f} s")
+    last_line({"index": str(target), "images": manifest["counts"]["images"], "seconds": round(seconds, 2)})
 
 
 @index_app.command("query", epilog='Example: vldistill index query artifacts/index/photos "two dogs on a beach" --top 5')
@@ -45,16 +112,89 @@ def query(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="What `index build` wrote.")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     texts: Annotated[Path | None, typer.Option("--texts", metavar="FILE", help="Many texts, one a line.")] = None,
-    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Images a text.")] = 10,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Images per text.")] = 10,
     answer: Annotated[
-        str | None, typer.Option("--answer", metavar="NAME", help="Of a model with answers: rank by this one.")
+        str | None, typer.Option("--answer", metavar="NAME", help="Rank by the probability of this answer.")
     ] = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="The model, where it has moved.")] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Model to use, if it has moved.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".html with thumbnails, or .jsonl.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="First check all stored vectors.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check all stored vectors first.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Rank the images of an index by texts."""
-    from vldistill.commands.index_work import query_command
+    from vldistill.artifacts import write_text
+    from vldistill.devices import compute_device
+    from vldistill.evaluation.image_index import ImageIndex, model_fields
+    from vldistill.evaluation.index_page import results_page
+    from vldistill.evaluation.index_query import Searcher
+    from vldistill.models.build import load_dual_encoder
+    from vldistill.places import check_file
 
-    query_command(index, text, texts=texts, top=top, answer=answer, run=run, out=out, verify=verify, overwrite=overwrite)
+    if (text is None) == (texts is None):
+        raise InputError("a TEXT or --texts FILE is needed, and not both", hint='as in: vldistill index query INDEX "a dog"')
+    if out is not None:
+        if out.suffix not in (".html", ".jsonl"):
+            raise InputError(f"--out {out} is neither a page nor JSONL", hint="name it .html or .jsonl")
+        if out.exists() and not overwrite:
+            raise InputError("already exists", where=str(out), hint="pass --overwrite, or another name")
+        check_file(out)
+    asked = [text] if text is not None else _lines(texts)
+    stored = ImageIndex(index)
+    if verify:
+        stored.verify()
+    source = run or stored.model
+    model, spec, tokenizer = load_dual_encoder(source)
+    stored.check_model(model_fields(source, spec), source)
+    searcher = Searcher(stored, model, spec, tokenizer, answer, compute_device())
+    started = time.perf_counter()
+    hits = searcher.search(asked, min(top, len(stored)))
+    seconds = time.perf_counter() - started
+    told = f"{len(stored):,} images of {stored.manifest['root'] or index}, ranked by "
+    told += f"the probability of {answer!r}" if answer else "the cosine of their vectors with the text's"
+    if out is not None and out.suffix == ".html":
+        title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
+        write_text(out, results_page(title, told, asked, hits, stored.images()))
+    elif out is not None:
+        write_text(
+            out, "".join(json.dumps(_row(one, found), ensure_ascii=False) + "\n" for one, found in zip(asked, hits, strict=True))
+        )
+    elif len(asked) == 1:
+        show(_table(hits[0]))
+    else:
+        for one, found in zip(asked, hits, strict=True):
+            write_json(_row(one, found))
+    if out is not None:
+        say(f"wrote {out}")
+    if out is not None or len(asked) == 1:
+        best = hits[0][0]
+        last_line(
+            {
+                "texts": len(asked),
+                "images": len(stored),
+                "best": best.path,
+                "score": round(best.score, 4),
+                "seconds": round(seconds, 3),
+            }
+        )
+
+
+def _lines(path: Path) -> list[str]:
+    from vldistill.data.records import read_text
+
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise InputError("holds no text", where=str(path), hint="write one a line")
+    return lines
+
+
+def _row(text: str, hits: list[Hit]) -> dict[str, Any]:
+    return {"text": text, "images": [{"image": hit.path, "score": round(hit.score, 6)} for hit in hits]}
+
+
+def _table(hits: list[Hit]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.figures("", "score")
+    table.words("image")
+    for place, hit in enumerate(hits, start=1):
+        table.add_row(str(place), f"{hit.score:.4f}", hit.path)
+    return table

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from typing import Any
 
 from vldistill.errors import InputError
 from vldistill.runtime import is_first_rank
 from vldistill.terminal import Table, write_json
 
+_MOST_DIGITS = 18
 
-def plan_table(title: str, rows: dict[str, str]) -> Table:
+
+def plan_table(title: str, rows: Mapping[str, object]) -> Table:
     """Two columns: what, and which."""
     table = Table(title=title, box=None, show_header=False, pad_edge=False)
     table.words("", style="dim", no_wrap=True)
@@ -29,6 +32,14 @@ def split_list(text: str) -> tuple[str, ...]:
     except (csv.Error, ValueError):
         raise InputError(f"{text[:80]} has a quote that does not end", hint="as in: --labels '\"yes, sir\",no'") from None
     return tuple(part.strip() for part in parts if part.strip())
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """A list of whole numbers, as an option takes it."""
+    values = split_list(text)
+    if not all(value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS for value in values):
+        raise InputError(f"{option} {text[:60]} is not a list of whole numbers", hint=f"{option} 100,1000")
+    return tuple(map(int, values))
 
 
 def last_line(values: dict[str, Any]) -> None:

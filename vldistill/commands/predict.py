@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from vldistill.artifacts import write_text
-from vldistill.commands.faults import all_faults
+import typer
+
+from vldistill.commands.options import Faults, MaxPixels, Run, SkipBroken, Workers
 from vldistill.commands.output import last_line
-from vldistill.data.images import named_images
 from vldistill.errors import InputError
-from vldistill.evaluation.opened import open_model
-from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
-from vldistill.places import check_file
 from vldistill.terminal import complain, say, write_json
 
 
-def predict_command(
-    run: str,
-    *,
-    images: list[Path],
-    text: str | None,
-    pairs: Path | None,
-    out: Path | None,
-    top: int,
-    batch: int,
-    workers: int,
-    skip_broken: float = 0.0,
-    faults: Path | None = None,
-    max_pixels: int | None = None,
+def predict(
+    run: Run,
+    image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="Image file; give two for a pair.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="Question or statement.")] = None,
+    pairs: Annotated[Path | None, typer.Option("--pairs", metavar="FILE", help="JSONL of {image, text}, to answer many.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="With --pairs: file for the answers.")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Answers to show.")] = 5,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pairs in a batch.")] = 32,
+    workers: Workers = 0,
+    skip_broken: SkipBroken = "0%",
+    faults: Faults = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
-    """Answers one pair, or writes the answers to a JSONL of pairs."""
+    """Answer one question, or a JSONL of pairs."""
+    from vldistill.data.images import named_images
+    from vldistill.data.left_out import parse_share
+    from vldistill.evaluation.opened import open_model
+    from vldistill.evaluation.predict import one_pair, ranked_answers
+
+    skip = parse_share(skip_broken)
     if pairs is not None:
-        if images or text:
+        if image or text:
             raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top, workers, skip_broken, faults, max_pixels)
+        _predict_pairs(run, pairs, out, batch, top, workers, skip, faults, max_pixels)
         return
-    for option, given in (("--faults", faults is not None), ("--skip-broken", skip_broken > 0)):
+    for option, given in (("--faults", faults is not None), ("--skip-broken", skip > 0)):
         if given:
             raise InputError(f"{option} goes with --pairs", hint="leave it out")
-    if not images:
+    if not image:
         raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
-    record = one_pair(images, text)
+    record = one_pair(image, text)
     answers = ranked_answers(open_model(run), [record], named_images(max_pixels), batch=1, top=top)[0]
     for label, probability in answers:
         say(f"{probability:7.2%}  {label}")
@@ -59,6 +62,12 @@ def _predict_pairs(
     faults: Path | None,
     max_pixels: int | None,
 ) -> None:
+    from vldistill.artifacts import write_text
+    from vldistill.commands.faults import all_faults
+    from vldistill.evaluation.opened import open_model
+    from vldistill.evaluation.predict import ranked_answers, read_pairs
+    from vldistill.places import check_file
+
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
     check_file(out)

@@ -19,7 +19,7 @@ recipe_app = typer.Typer(
     epilog="Example: vldistill recipe show quickstart_dide",
 )
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the name of one that ships with the tool.")]
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or a shipped one's name.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields to change.")]
 
 
@@ -39,11 +39,41 @@ def ls() -> None:
 
 
 @recipe_app.command("show", epilog="Example: vldistill recipe show quickstart_dide optim.lr=5e-4")
-def show(name: Name, overrides: Overrides = None) -> None:
+def show(
+    name: Name,
+    overrides: Overrides = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Above each field, what it means.")] = False,
+) -> None:
     """Print a recipe with every default filled in."""
     from vldistill.recipe.load import dump_recipe, load_recipe
 
-    write(dump_recipe(load_recipe(name, overrides)).removesuffix("\n"))
+    recipe = load_recipe(name, overrides)
+    if explain:
+        from vldistill.recipe.reference import explained
+
+        write(explained(recipe).removesuffix("\n"))
+    else:
+        write(dump_recipe(recipe).removesuffix("\n"))
+
+
+@recipe_app.command("fields", epilog="Example: vldistill recipe fields student.sizes")
+def fields(
+    name: Annotated[str, typer.Argument(metavar="FIELD", help="Those below this one only.", show_default=False)] = "",
+) -> None:
+    """Say what the fields of a recipe mean, what they take, and their defaults."""
+    from vldistill.errors import InputError
+    from vldistill.recipe.reference import reference
+
+    entries = reference(name)
+    if not entries:
+        raise InputError(f"a recipe has no field {name!r}", hint="`vldistill recipe fields` lists them all")
+    for entry in entries:
+        given = "" if entry.default == "" else "; must be given" if entry.default is None else f"; default {entry.default}"
+        kinds = f" [{', '.join(entry.kinds)}]" if entry.kinds else ""
+        say(f"{entry.name}{kinds}: {entry.takes}{given}")
+        width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else 100
+        for line in textwrap.wrap(entry.meaning, width - 4):
+            say(f"    {line}")
 
 
 @recipe_app.command("check", epilog="Example: vldistill recipe check my_recipe.yaml")

@@ -3,62 +3,72 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from vldistill.artifacts import write_files
+import typer
+
+from vldistill.commands.options import DryRun, Overwrite
 from vldistill.commands.output import last_line, plan_table
 from vldistill.errors import InputError
-from vldistill.places import check_writable
 from vldistill.terminal import Table, say, show
 
 PAGE, MARKDOWN, LATEX, CSV = "report.html", "tables.md", "tables.tex", "tables.csv"
 
 
-def report_command(
-    sources: Sequence[Path], *, out: Path | None, title: str, samples: int, dry_run: bool, overwrite: bool
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Runs, or folders that hold runs.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the page and the tables.")] = None,
+    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page.")] = "Distillation runs",
+    samples: Annotated[int, typer.Option("--samples", min=0, metavar="N", help="Sample predictions of each data set.")] = 8,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Prints the tables, and writes page and tables where `out` names a folder; the last line of standard output is JSON."""
+    """Put finished runs beside each other and the papers."""
     from vldistill.evaluation.report.build import build_report
     from vldistill.evaluation.report.tables import note_of, text_table, to_csv, to_latex, to_markdown
 
     written = [PAGE, MARKDOWN, LATEX, CSV]
     if out is not None:
         _check_out(out, written, overwrite)
-    report = build_report(sources, title=title, samples=0 if out is None or dry_run else samples)
+    contents = build_report(runs, title=title, samples=0 if out is None or dry_run else samples)
     if dry_run:
-        groups = [group for task in report.tasks for group in task.groups]
+        groups = [group for task in contents.tasks for group in task.groups]
         show(
             plan_table(
                 "report",
                 {
-                    "runs": report.told,
+                    "runs": contents.told,
                     "groups": ", ".join(group.name for group in groups),
                     "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out",
                 },
             )
         )
         return
-    tables = [(task.title, text_table(task.grid), task.grid) for task in report.tasks]
+    tables = [(task.title, text_table(task.grid), task.grid) for task in contents.tasks]
     for name, table, grid in tables:
         show(_terminal(name, table))
         if grid.sources:
             say(f"  published: {'; '.join(grid.sources)}", style="dim")
     if any(grid.rows for _, _, grid in tables):
         say(f"  {note_of(grid for _, _, grid in tables)}\n", style="dim")
-    _shifts(report.shifts)
-    for problem in report.problems:
+    _shifts(contents.shifts)
+    for problem in contents.problems:
         say(f"  not counted: {problem}", style="yellow")
-    for remark in report.remarks:
+    for remark in contents.remarks:
         say(f"  note: {remark}", style="yellow")
-    summary = {"runs": sum(len(group.runs) for task in report.tasks for group in task.groups), "problems": len(report.problems)}
+    summary = {
+        "runs": sum(len(group.runs) for task in contents.tasks for group in task.groups),
+        "problems": len(contents.problems),
+    }
     if out is None:
         last_line(summary)
         return
+    from vldistill.artifacts import write_files
     from vldistill.evaluation.report.page import report_page
 
     started = time.perf_counter()
-    page = report_page(report)
+    page = report_page(contents)
     write_files(
         {
             out / MARKDOWN: "\n".join(f"## {name}\n\n{to_markdown(table)}" for name, table, _ in tables),
@@ -73,6 +83,8 @@ def report_command(
 
 
 def _check_out(out: Path, written: list[str], overwrite: bool) -> None:
+    from vldistill.places import check_writable
+
     if out.exists() and not out.is_dir():
         raise InputError("is a file, a folder was expected", where=str(out), hint="choose another name")
     check_writable(out)

@@ -18,9 +18,10 @@ reproduce_app = typer.Typer(
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Its number in the paper; fig3 is DiDE's Fig. 3.")]
 Given = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe fields, for every run.")]
-Only = Annotated[str | None, typer.Option("--only", metavar="WORD", help="Rows whose name holds it, or whose task it is.")]
+Only = Annotated[str | None, typer.Option("--only", metavar="WORD", help="Only rows of this task, or with this in their name.")]
 Number = Annotated[
-    str, typer.Option("--number", metavar="N", envvar="SLURM_ARRAY_TASK_ID", show_envvar=False, help="run: which, from 0.")
+    str,
+    typer.Option("--number", metavar="N", envvar="SLURM_ARRAY_TASK_ID", show_envvar=False, help="run: the run's number, from 0."),
 ]
 
 
@@ -29,7 +30,7 @@ def advl(
     table: Table,
     action: Annotated[str, typer.Argument(metavar="ACTION", help="count, list, cache, run, all or table.")],
     given: Given = None,
-    settings: Annotated[str, typer.Option("--settings", metavar="S,S", help="Of 100, 1000, full; all by default.")] = "",
+    settings: Annotated[str, typer.Option("--settings", metavar="S,S", help="Some of 100, 1000, full; all by default.")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the runs.")] = "0,1,2,3",
     only: Only = None,
     number: Number = "",
@@ -47,11 +48,11 @@ def dide(
     action: Annotated[str, typer.Argument(metavar="ACTION", help="count, list, before, run, all or table.")],
     given: Given = None,
     toy: Annotated[bool, typer.Option("--toy", help="In the toy world: tables 4-7.")] = False,
-    seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="0,1,2,3 by default, --toy: 0,1,2.")] = "",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="K,K", help="Seeds of the runs (0,1,2,3; with --toy 0,1,2).")] = "",
     only: Only = None,
     number: Number = "",
 ) -> None:
-    """DiDE's tables 2 and 4-7, and its Fig. 3."""
+    """DiDE's tables 2 and 4-7, and its figure 3."""
     from vldistill.reproduce.dide import reproduce_dide, seeds_in
     from vldistill.reproduce.tables import Asked, checked_fields, seeds_of
 

@@ -20,6 +20,7 @@ from vldistill.data.record_file import LARGE, RecordFile
 from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
+from vldistill.data.sources.table import SOURCES
 from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
 from vldistill.errors import InputError
 from vldistill.places import open_regular
@@ -173,8 +174,6 @@ def open_data(folder: Path) -> DataArtifact:
 
 def _command_for(folder: Path) -> str:
     """The command that makes an artifact of this name, as far as the name tells."""
-    from vldistill.data.prepare import SOURCES  # which a training needs for this sentence alone
-
     name = folder.name
     if name.startswith("toy"):
         return "vldistill prepare toy"

@@ -291,8 +291,8 @@ def check_together(*loaders: Loader) -> None:
 
 
 def make_loader(
-    dataset: Dataset,
-    batches: EpochBatches | CleanBatches | list[list[Key]],
+    dataset: Any,
+    batches: Any,
     *,
     workers: int = 0,
     told: Callable[[], bool] = lambda: False,

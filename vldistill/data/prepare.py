@@ -25,59 +25,19 @@ from vldistill.data.left_out import LeftOut, judge, may_be_left_out
 from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER
 from vldistill.data.size_rules import size_faults
-from vldistill.data.sources import captions, jsonl, karpathy, nlvr, nlvr2, snli_ve, vcr, visual_genome, vqa
-from vldistill.data.sources.base import ALL_SPLITS, SourceData, SourceOptions, nearest
+from vldistill.data.sources.base import SourceData
+from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.table import source_name, source_of
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
 from vldistill.locking import exclusive
 
-SOURCES: dict[str, Callable[[Path, SourceOptions, Problems, SourceData], None]] = {
-    "vqa": vqa.read,
-    "snli_ve": snli_ve.read,
-    "nlvr2": nlvr2.read,
-    "nlvr": nlvr.read,
-    "jsonl": jsonl.read,
-    "vcr": vcr.read,
-    "flickr30k": karpathy.read_flickr30k,
-    "coco": karpathy.read_coco,
-    "gcc": captions.read_gcc,
-    "sbu": captions.read_sbu,
-    "visual_genome": visual_genome.read,
-}
-LAYOUTS = {
-    "vcr": "train.jsonl, val.jsonl, test.jsonl, vcr1images/ with a .json beside each image",
-    "vqa": "VQA v2: v2_*_questions.json, v2_*_annotations.json, train2014/, val2014/, test2015/",
-    "snli_ve": "snli_ve_{train,dev,test}.jsonl, flickr30k-images/",
-    "nlvr2": "train.json, dev.json, test1.json, images/train/, dev/, test1/",
-    "nlvr": "NLVR (2017): train/, dev/, test/, each with its .json and images/",
-    "flickr30k": "dataset_flickr30k.json (Karpathy), flickr30k-images/",
-    "coco": "dataset_coco.json (Karpathy), train2014/, val2014/",
-    "gcc": "Conceptual Captions: its two .tsv files, images in training/ and validation/ as img2dataset writes them",
-    "sbu": "SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
-    "visual_genome": "region_descriptions.json, VG_100K/, VG_100K_2/",
-    "jsonl": "your own {train,val,test}.jsonl, or one file, of {image, text, label or answers}, {image, tags} or {text}",
-    "toy": "nothing: writes a procedural world of coloured shapes in these layouts, and reads it",
-}
-# The options that each source reads (all read `splits`): one given in vain is an error, not a silence.
-_OPTIONS = {
-    "vqa": {"min_answer_count", "vqa_split"},
-    "snli_ve": set(),
-    "nlvr2": set(),
-    "nlvr": {"val_directories"},
-    "jsonl": {"min_answer_count", "labels", "task"},
-    "vcr": set(),
-    "flickr30k": set(),
-    "coco": set(),
-    "gcc": set(),
-    "sbu": set(),
-    "visual_genome": set(),
-}
 _VILT = ImageTransform(size=384, patch=32).seen
 """The size rule by which `prepare` tells of images that most students would see badly; a training tells by its own."""
-_OF_WORDS = {name for name, task in TASKS.items() if not task.text} | {"vcr"}
-"""Tasks whose records have no text, or words from their source."""
+_ONCE_OF_ALL = ("min_answer_count", "vqa_split", "val_directories", "labels", "task")
+"""Options of some sources, which an earlier version wrote into every manifest."""
 _OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
 
 
@@ -116,12 +76,13 @@ def prepare(
     found; nothing is then left behind.
     """
     started = time.monotonic()
-    options, variants = options or SourceOptions(), variants or Variants()
-    name = _source_name(dataset)
-    check_request(name, options, limit, variants, shards, check_images)
+    name = source_name(dataset)
+    source, variants = source_of(name), variants or Variants()
+    options = options or source.options()
+    check_request(source, options, limit, variants, shards, check_images)
     if not raw.exists():
         raise InputError("no such folder", where=str(raw), hint="give the folder of the raw files")
-    if not raw.is_dir() and name != "jsonl":
+    if not raw.is_dir() and not source.one_file:
         raise InputError("is a file, the folder of the raw files was expected", where=str(raw))
     looked = ("decoded" if decode_images else "headers") if check_images else "unchecked"
     asked = {**json.loads(json.dumps(asdict(options))), "limit": limit, "images": looked, "follow_links": follow_links}
@@ -137,12 +98,12 @@ def prepare(
     with ExitStack() as stack:
         # Removed again where anything is wrong.
         folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite, stage="prepare"))
-        data, problems = SourceData(), Problems() if problems is None else problems
+        data, problems = SourceData(task=source.task or ""), Problems() if problems is None else problems
         # To leave some out, records have to be there.
         kept = Path(stack.enter_context(TemporaryDirectory())) if folder is None and skip_broken else folder
         with RecordWriter(data, kept, limit, reading) as writer:
             data.take, data.take_region = writer.take, writer.take_region
-            SOURCES[name](raw, options, problems, data)
+            source.read(raw, options, problems, data)
         variants.check(data.task)
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
@@ -221,46 +182,33 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     except (InputError, ValueError, KeyError):
         return None
     # Shards can be added, and do no harm to who did not ask for them.
-    options = {key: value for key, value in manifest.get("options", {}).items() if key != "shards"}
+    passed_over = {"shards", *_ONCE_OF_ALL} - asked.keys()
+    options = {key: value for key, value in manifest.get("options", {}).items() if key not in passed_over}
     same = manifest["dataset"] == name and options == asked
     if not same or not (manifest.get("inputs") == inputs_signature(raw, paths) or _is_a_copy(out, manifest, raw, paths)):
         return None
     artifacts.check_files(out, manifest)
-    if manifest["task"] not in _OF_WORDS and not manifest.get("written"):
+    if TASKS[manifest["task"]].text and not source_of(name).worded and not manifest.get("written"):
         manifest["advice"] = _OLD_TEXTS
     return {**manifest, "unchanged": True}
 
 
-def _source_name(dataset: str) -> str:
-    name = dataset.replace("-", "_").lower()
-    if name not in SOURCES:
-        raise InputError(f"data set {dataset!r} is not known", hint=nearest(name, SOURCES))
-    return name
-
-
 def check_request(
-    name: str, options: SourceOptions, limit: int | None, variants: Variants, shards: int | None, check_images: bool
+    source: Source, options: SourceOptions, limit: int | None, variants: Variants, shards: int | None, check_images: bool
 ) -> None:
-    """Raises InputError where an option means nothing for a source of SOURCES, before anything is read."""
-    defaults = SourceOptions()
-    for key in ("min_answer_count", "vqa_split", "val_directories", "labels", "task"):
-        if getattr(options, key) != getattr(defaults, key) and key not in _OPTIONS[name]:
-            users = ", ".join(source for source, keys in _OPTIONS.items() if key in keys)
-            raise InputError(f"{key} means nothing for {name}", hint=f"leave it out; it is for {users}")
-    if options.min_answer_count < 1:
-        raise InputError(f"min_answer_count is {options.min_answer_count}", hint="give 1 or more")
-    if len(set(options.labels)) != len(options.labels):
-        raise InputError("labels: a name appears twice", hint="name each once")
-    for split in options.splits or ():
-        if split not in ALL_SPLITS:
-            raise InputError(f"split {split!r} is not known", hint=nearest(split, ALL_SPLITS))
+    """Raises InputError where an option cannot be, or means nothing for the source, before anything is read."""
+    if not isinstance(options, source.options):
+        raise InputError(
+            f"{type(options).__name__} are not the options of {source.about}", hint=f"give {source.options.__name__}"
+        )
+    options.check()
     for what, number in (("limit", limit), ("shards", shards)):
         if number is not None and number < 1:
             raise InputError(f"{what} is {number}", hint="give 1 or more")
     if shards is not None and not check_images:
         raise InputError("--shards needs images that are checked", hint="leave out --images none")
-    if name != "jsonl":  # whose task is in the data
-        variants.check(name)
+    if source.task is not None:
+        variants.check(source.task)
 
 
 def _images(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from vldistill.artifacts import (
     write_manifest,
 )
 from vldistill.data.prepare import prepare
-from vldistill.data.sources.base import SourceOptions
+from vldistill.data.sources.jsonl import Jsonl
+from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.vqa import Vqa
 from vldistill.data.toy.diverse.layouts import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
 from vldistill.errors import InputError
@@ -34,14 +35,14 @@ def prepare_toy(
     *,
     seed: int,
     scale: float,
-    options: SourceOptions,
+    min_answer_count: int = 9,
     overwrite: bool,
     datasets: Sequence[str] = DATASETS,
 ) -> list[dict[str, Any]]:
     """Writes raw files to `raw/toy/<dataset>` and artifacts to `out/toy-<dataset>`; returns the artifacts' manifests.
 
-    options: VQA's. Raw files of the same seed and scale are kept, unless `overwrite` is on. Raises InputError before anything is
-    written where one of the folders is taken.
+    min_answer_count: VQA's. Raw files of the same seed and scale are kept, unless `overwrite` is on. Raises InputError before
+    anything is written where one of the folders is taken.
     """
     targets = {name: (raw / RAW_NAME / name, out / f"{RAW_NAME}-{name}") for name in datasets}
     for root, target in targets.values():
@@ -50,7 +51,7 @@ def prepare_toy(
             refuse_existing(target, overwrite, "prepare")
     manifests = []
     for name, (root, target) in targets.items():
-        own = _options(name, options)
+        own = _options(name, min_answer_count)
         with within_parents(root), exclusive(root):
             remove_leftovers(root)
             if not overwrite and _is_there(root, seed, scale):
@@ -78,13 +79,14 @@ def _layout(name: str) -> str:
     return "jsonl" if name in JSONL_TASKS else name
 
 
-def _options(name: str, given: SourceOptions) -> SourceOptions:
-    task = JSONL_TASKS.get(name)
-    return replace(given if name == "vqa" else SourceOptions(), task=task)
+def _options(name: str, min_answer_count: int) -> SourceOptions | None:
+    if name in JSONL_TASKS:
+        return Jsonl(task=JSONL_TASKS[name])
+    return Vqa(min_answer_count=min_answer_count) if name == "vqa" else None
 
 
 def _prepare_one(
-    name: str, root: Path, target: Path, *, seed: int, scale: float, options: SourceOptions, overwrite: bool
+    name: str, root: Path, target: Path, *, seed: int, scale: float, options: SourceOptions | None, overwrite: bool
 ) -> dict[str, Any]:
     """One dataset. Its old raw files stay until the new ones are written, and come back where reading those fails."""
     retired, fresh = (root.with_name(f".{name}.{os.getpid()}.{state}") for state in ("old", "new"))

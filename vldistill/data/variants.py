@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def _state_snli_ve(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | 
     return _caption(row, row["text"], None, row.get("written"))
 
 
-def statements_of(records: list[Record]) -> list[Record]:
+def statements_of(records: Sequence[Record]) -> list[Record]:
     """The statements of one task's records, as `--statements` makes them: ADVL's matched pairs. A QA->R record has that of its
     question, once where several are of one question; hypotheses that are not entailed have none. Raises InputError for a task
     without a rule for them."""

@@ -16,8 +16,8 @@ from vldistill.data.batch import Batch
 from vldistill.data.pretext import RANK
 from vldistill.evaluation import flops
 from vldistill.evaluation.bench import Row, Setting, frozen, make_batch
-from vldistill.evaluation.retrieval import ranks_of_vectors
 from vldistill.evaluation.timing import seconds_of
+from vldistill.metrics.retrieval import ranks_of_vectors
 from vldistill.models.vilt.dual import DualEncoder
 from vldistill.models.vilt.fusion import FusionModel
 

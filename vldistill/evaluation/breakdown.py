@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vldistill.data.records import TASKS, Record
-from vldistill.evaluation.metrics import calibration_error, mean_by
+from vldistill.metrics.scores import calibration_error, mean_by
 from vldistill.training.inference import Answer, summarise
 
 PARTS = {"q_to_a": lambda record: record.given is None, "qa_to_r": lambda record: record.given is not None}

@@ -19,12 +19,13 @@ from vldistill.devices import compute_device
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.results import summary_head, write_results
-from vldistill.evaluation.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.evaluation.timing import seconds_of
 from vldistill.finite import check_outputs
+from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
+from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.inputs import plain_dataset
+from vldistill.models.families import section_of
 from vldistill.models.retriever import load_retriever
-from vldistill.models.vilt.fusion import FusionModel
 from vldistill.runtime import device_name
 from vldistill.terminal import Table
 from vldistill.training.vectors import CaptionSet, Encoding, Ranking, caption_set, rank_captions
@@ -71,7 +72,7 @@ def evaluate_captions(
         dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
         model = Indexed(model)
     found = caption_set(records)
-    if isinstance(model, FusionModel):
+    if section_of(spec.kind).ranks == "pairs":
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)
     else:
         tick = watch(len(found.first) + len(records), "images and texts", None)
@@ -82,7 +83,7 @@ def evaluate_captions(
 
 @torch.no_grad()
 def rank_pairs(
-    model: FusionModel, dataset: RecordDataset, *, batch: int, device: torch.device, workers: int = 0, watch: Watch
+    model: Fusion, dataset: RecordDataset, *, batch: int, device: torch.device, workers: int = 0, watch: Watch
 ) -> Ranking:
     """Every text beside every image, scored by the rank head: N x M passes, the slow reference. The model is in evaluation
     mode."""
@@ -104,7 +105,7 @@ def rank_pairs(
     return Ranking(ranks, {"pairs": scored - started, "ranking": time.perf_counter() - scored})
 
 
-def seconds_of_a_pair(model: FusionModel, image: ImageBatch, texts: list[TextBatch], device: torch.device) -> float:
+def seconds_of_a_pair(model: Fusion, image: ImageBatch, texts: list[TextBatch], device: torch.device) -> float:
     """Measured on one image with the shortest texts, with those of middle length and with the longest; after a pass to warm up,
     each as often as fits into a third of a second, at least once. texts: in order of their length."""
     chosen = [texts[place] for place in sorted({0, len(texts) // 2, len(texts) - 1})]

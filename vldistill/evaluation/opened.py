@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vldistill.artifacts import MANIFEST
 from vldistill.data.records import read_json
@@ -27,7 +26,7 @@ class Opened:
     """source: as it was named. model: on `device`, in evaluation mode. autocast: the context that it is to be called in."""
 
     source: str
-    model: nn.Module
+    model: Any
     spec: ModelSpec
     tokenizer: WordTokenizer
     device: torch.device

@@ -9,8 +9,8 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, load_strict, read_checkpoint
 from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.models.base.family import Made
-from vldistill.models.base.request import Sizes, StudentRequest
-from vldistill.models.families import family_of
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.families import family_of, section_of
 
 Student = Any
 """A module of the kind that its ModelSpec names: see `Family.model`."""
@@ -26,9 +26,9 @@ def init_student(source: str, request: StudentRequest, *, keep_head: bool) -> Ma
     return family_of(request.kind).from_model(source, request, keep_head=keep_head)
 
 
-def new_from_scratch(request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Made:
+def new_from_scratch(request: StudentRequest, tokenizer: WordTokenizer) -> Made:
     """A student with fresh weights for a tokenizer's vocabulary."""
-    return family_of(request.kind).from_scratch(request, sizes, tokenizer)
+    return family_of(request.kind).from_scratch(request, tokenizer)
 
 
 def load_student(source: str) -> Made:
@@ -51,7 +51,7 @@ def load_dual_encoder(source: str) -> tuple[TwoTowers, ModelSpec, WordTokenizer]
     """Reads a dual encoder, with its head if it has one. Raises InputError for other models, which read images and texts
     together."""
     checkpoint = read_checkpoint(source)
-    if not issubclass(family_of(checkpoint.spec.kind).model, TwoTowers):
+    if section_of(checkpoint.spec.kind).ranks != "vectors":
         raise InputError(
             f"is a {checkpoint.spec.kind} model, which has no vectors of images alone",
             where=source,

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vldistill.models.base.family import Family
+    from vldistill.recipe.schema.student import Student
 
 FAMILIES = {
-    "vilt": "vilt.family:Vilt",
-    "dual_encoder": "vilt.family:ViltDual",
-    "uniter": "uniter.family:UniterFamily",
-    "vlbert": "vlbert.family:VlBertFamily",
-    "clip_vil": "clip_vil.family:ClipVilFamily",
-    "visualbert": "visualbert.family:VisualBertFamily",
-    "lxmert": "lxmert.family:LxmertFamily",
-    "pixelbert": "pixelbert.family:PixelBertFamily",
-    "text_encoder": "encoders.family:TextFamily",
-    "vision_encoder": "encoders.family:VisionFamily",
-    "meter": "meter.family:MeterFamily",
-    "meter_dual": "meter.family:MeterDualFamily",
-    "oscar": "oscar.family:OscarFamily",
-    "oscar_dual": "oscar.family:OscarDualFamily",
-    "clip_dual": "clip_dual.family:ClipDualFamily",
+    "vilt": "vilt:Vilt",
+    "dual_encoder": "vilt:ViltDual",
+    "meter": "meter:Meter",
+    "meter_dual": "meter:MeterDual",
+    "oscar": "oscar:Oscar",
+    "oscar_dual": "oscar:OscarDual",
+    "clip_dual": "clip_dual:ClipDual",
+    "uniter": "uniter:Uniter",
+    "vlbert": "vlbert:VlBert",
+    "visualbert": "visualbert:VisualBert",
+    "lxmert": "lxmert:Lxmert",
+    "pixelbert": "pixelbert:PixelBert",
+    "clip_vil": "clip_vil:ClipVil",
+    "text_encoder": "encoders:Text",
+    "vision_encoder": "encoders:Vision",
 }
-"""Of each kind that a recipe or a model folder may name, the class that says what it is, below this package."""
+"""Of each kind that a recipe or a model folder may name, the package below this one and how its classes begin: `section.py` has
+the `...Section` of a recipe, without torch, and `family.py` the `...Family`."""
 
 
 PUBLISHED = {"visual_bert": "visualbert", "lxmert": "lxmert"}
 """Kinds by the `model_type` of a published folder that is not ours; another one's is ViLT's."""
 
 
+def section_of(kind: str) -> type[Student]:
+    """What a recipe says of such a student. Raises KeyError for a kind that is not in the table."""
+    return _class_of(kind, "section")
+
+
 def family_of(kind: str) -> Family:
     """Raises KeyError for a kind that is not in the table."""
-    module, _, name = FAMILIES[kind].partition(":")
-    return getattr(import_module(f"{__package__}.{module}"), name)()
+    return _class_of(kind, "family")()
 
 
 def families() -> list[Family]:
     """All of them."""
     return [family_of(kind) for kind in FAMILIES]
+
+
+def _class_of(kind: str, part: str) -> Any:
+    package, _, name = FAMILIES[kind].partition(":")
+    return getattr(import_module(f"{__package__}.{package}.{part}"), f"{name}{part.capitalize()}")

@@ -9,6 +9,7 @@ Where a record has choices, all of its sequences are distilled and averaged.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
+from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture, Output, Taught, View
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.confidence import FLOOR, confidence, distillation_weight
@@ -63,20 +65,21 @@ class Distances(nn.Module):
             found[name] = found[name] + distance if name in found else distance
         return found
 
-    def pairs(self, student: Output, teacher: Taught, batch: Batch):
+    def pairs(self, student: Output, teacher: Taught, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None, str]]:
         """(student's features, teacher's, valid or None, name) of each pathway and image, before any map: [S, D] or [S, m, D]."""
         for place, view in enumerate(student.views):
             if "vision" in self.pathways:
-                other = teacher.vision[place].repeat_interleave(batch.choices, 0)
+                other = needed(teacher.vision, "the image feature")[place].repeat_interleave(batch.choices, 0)
                 yield masked_mean(self._states(view, "vision")[1], view.visual), other, None, "vision"
             if place:
                 continue  # the text is the same beside every image
             if "text" in self.pathways:
-                yield self._states(view, "text")[0][:, 0].float(), teacher.text, None, "text"
+                yield self._states(view, "text")[0][:, 0].float(), needed(teacher.text, "the text feature"), None, "text"
             if "words" in self.pathways:
-                own, valid = word_features(self._states(view, "words")[0], batch.text.words, teacher.word_index)
+                chosen, others = needed(teacher.word_index, "the selection"), needed(teacher.words, "the words' features")
+                own, valid = word_features(self._states(view, "words")[0], needed(batch.text.words, "the words' places"), chosen)
                 # A word that the teacher cut off, or has no token for, has a zero vector, which is no feature.
-                yield own, teacher.words, valid & (teacher.words != 0).any(dim=-1), "words"
+                yield own, others, valid & (others != 0).any(dim=-1), "words"
 
     def _states(self, view: View, name: str) -> tuple[Tensor, Tensor]:
         return view.hidden[self.pathways[name].layer]
@@ -84,6 +87,8 @@ class Distances(nn.Module):
 
 class Advl(Objective):
     """The task's objective with distillation beside it (step 2, or the only one). confident: weight by Eq. 2, else w = 1."""
+
+    reference: Tensor
 
     def __init__(self, task: Objective, distances: Distances, scalars: Scalars, *, confident: bool):
         super().__init__()

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
+from vldistill.errors import needed
 from vldistill.models.base.outputs import NOTHING, Output
 from vldistill.objectives.task import (
     answer_bce,
@@ -47,8 +48,8 @@ class Objective(nn.Module):
         """What the student shall read for a batch."""
         return batch
 
-    def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
-        """Of an arranged batch, the sums of `judged`, as scalars."""
+    def judge(self, student: Output, batch: Any) -> dict[str, Tensor]:
+        """Of an arranged batch (a `Batch`, or what `arrange` makes of one), the sums of `judged`, as scalars."""
         return {}
 
     def summary(self, sums: dict[str, float]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ TASK_LOSSES = {
 
 def task_loss(name: str, output: Output, target: Tensor) -> Tensor:
     """A loss of TASK_LOSSES on what it is about: "choice_pairs" on `output.pairs`, the others on `output.logits`."""
-    return TASK_LOSSES[name](output.pairs if name == "choice_pairs" else output.logits, target)
+    return TASK_LOSSES[name](needed(output.pairs, "a choice's pair") if name == "choice_pairs" else output.logits, target)
 
 
 class HardLabels(Objective):
@@ -88,4 +89,4 @@ class HardLabels(Objective):
         self.loss = loss
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
-        return {"task": task_loss(self.loss, student, batch.target), **student.auxiliary}
+        return {"task": task_loss(self.loss, student, needed(batch.target, "the label")), **student.auxiliary}

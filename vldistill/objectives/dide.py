@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vldistill.data.batch import Batch
+from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture, Output, View
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers, over_views
 from vldistill.objectives.base import Objective, Terms, task_loss
@@ -53,14 +54,15 @@ class DiDE(Objective):
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
         terms: Terms = {}
         if self.hard_label_weight:
-            terms["task"] = self.hard_label_weight * task_loss(self.loss, student, batch.target)
+            terms["task"] = self.hard_label_weight * task_loss(self.loss, student, needed(batch.target, "the label"))
         if self.soft_labels:
-            terms["soft_label"] = self.soft_label_weight * self.soft_loss(student.logits, teacher.logits)
+            terms["soft_label"] = self.soft_label_weight * self.soft_loss(student.logits, needed(teacher, "the teacher").logits)
         if self.attention != "none":
             match = AttentionMatch(self.attention, self.layers, self.kl)
-            terms["attention"] = self.attention_weight * match(student.views, teacher.views)
+            terms["attention"] = self.attention_weight * match(student.views, needed(teacher, "the teacher").views)
         if self.hidden_states:
-            terms["hidden_state"] = self.hidden_state_weight * over_views(student.views, teacher.views, self.layers, _hidden)
+            views = needed(teacher, "the teacher").views
+            terms["hidden_state"] = self.hidden_state_weight * over_views(student.views, views, self.layers, _hidden)
         return terms
 
 

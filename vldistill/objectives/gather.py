@@ -32,7 +32,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         # A reduce-scatter would move half as much, but gloo has none.
         total = gradient.contiguous().clone()
         dist.all_reduce(total)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import TextBatch
 from vldistill.data.pretext import IGNORED
+from vldistill.errors import needed
 
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens: shown as [MASK], as a token drawn at random; the rest as they are
 
@@ -17,7 +18,7 @@ def mask_words(text: TextBatch, *, mask_id: int, vocabulary: int, probability: f
 
     Returns ids [S, T] to be read and targets [S, T], the true id of each hidden word's tokens and IGNORED elsewhere.
     """
-    words, device = text.words.cpu(), text.ids.device
+    words, device = needed(text.words, "the words' places").cpu(), text.ids.device
     sequences = len(words)
     draw = torch.rand(sequences, int(words.max()) + 2)
     # Where there is no word, at column -1, nothing is ever chosen.

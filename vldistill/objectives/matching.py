@@ -45,6 +45,8 @@ class AdvlMatching(Objective):
     """advl: step 2's objective, whose maps and scalars are shared; its C_avg is not, since confidence among three pairings is a
     scale of its own. depth: the student's layers. score: "probability" (the paper's) or "logit". temperature: tau of Eq. 6."""
 
+    reference: Tensor
+
     needs_teacher = True
     reaches_all = False  # the task's head waits for step 2
     judged = ("count", "right", "sure")

@@ -7,7 +7,7 @@ no labels of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import Batch
 from vldistill.data.pretext import CMC, IGNORED, ITM, MLM, Pretext
+from vldistill.errors import needed
 from vldistill.models.base.outputs import NOTHING, Capture, Output
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import Objective, Terms
@@ -25,6 +26,7 @@ from vldistill.objectives.masked_language import mask_words, masked_language_los
 from vldistill.objectives.matching import others
 from vldistill.objectives.soft_label import soft_label_kl
 
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
 _REPLACED = 0.5  # the share of ITM's pairs whose image is another's (DiDE, appendix A)
 
 
@@ -110,22 +112,22 @@ class Pretraining(Objective):
             terms[CMC] = self.contrast(*_matched(student, batch), pair_keys(batch.sources, batch.text.ids.device))
             self.readings = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
         if MLM in self.tasks:
-            terms |= self._answered(MLM, student.words, teacher.words if self.soft_labels else None, batch, masked_language_loss)
+            terms |= self._answered(MLM, student.words, teacher and teacher.words, batch, masked_language_loss)
         if ITM in self.tasks:
-            terms |= self._answered(ITM, student.matching, teacher.matching if self.soft_labels else None, batch, F.cross_entropy)
+            terms |= self._answered(ITM, student.matching, teacher and teacher.matching, batch, F.cross_entropy)
         if self.match is not None:
             for task in self.tasks:
                 rows = batch.rows[task]
-                own, other = ([view[rows] for view in side.views] for side in (student, teacher))
+                own, other = ([view[rows] for view in side.views] for side in (student, needed(teacher, "the teacher")))
                 terms[f"{task}/attention"] = self.attention_weight * self.match(own, other)
         return terms
 
-    def _answered(self, task: str, logits: Tensor, taught: Tensor | None, batch: Pretext, loss) -> Terms:
-        terms = {}
+    def _answered(self, task: str, logits: Tensor | None, taught: Tensor | None, batch: Pretext, loss: TaskLoss) -> Terms:
+        terms, logits = {}, needed(logits, f"the head of {task}")
         if self.hard_label_weight:
             terms[task] = self.hard_label_weight * loss(logits.float(), _truth(task, batch))
-        if taught is not None:
-            terms[f"{task}/soft_label"] = self.soft_label_weight * soft_label_kl(logits, taught)
+        if self.soft_labels:
+            terms[f"{task}/soft_label"] = self.soft_label_weight * soft_label_kl(logits, needed(taught, "the teacher's head"))
         return terms
 
     def judge(self, student: Output, batch: Pretext) -> dict[str, Tensor]:
@@ -137,7 +139,10 @@ class Pretraining(Objective):
         for task, logits in ((MLM, student.words), (ITM, student.matching)):
             if task in self.tasks:
                 truth = _truth(task, batch)
-                sums |= {f"{task}/right": (logits.argmax(dim=-1) == truth).sum(), f"{task}/count": torch.tensor(len(truth))}
+                sums |= {
+                    f"{task}/right": (needed(logits, f"the head of {task}").argmax(dim=-1) == truth).sum(),
+                    f"{task}/count": torch.tensor(len(truth)),
+                }
         return sums
 
     def summary(self, sums: dict[str, float]) -> dict[str, Any]:
@@ -153,12 +158,13 @@ class Pretraining(Objective):
 def _matched(student: Output, batch: Pretext) -> tuple[Tensor, Tensor]:
     """Vectors [B, D] of CMC's texts and images."""
     texts, images = batch.pairs[batch.rows[CMC]].unbind(dim=1)
-    return student.vectors.text[texts], student.vectors.images[0][images]
+    vectors = needed(student.vectors, "a dual encoder's vectors")
+    return vectors.text[texts], vectors.images[0][images]
 
 
 def _truth(task: str, batch: Pretext) -> Tensor:
     """The class of each answer."""
     if task == ITM:
-        return batch.matched.long()
+        return needed(batch.matched, "the matches").long()
     hidden = batch.hidden_words()
     return hidden[hidden != IGNORED]

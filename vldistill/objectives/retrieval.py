@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vldistill.data.batch import Batch
+from vldistill.errors import needed
 from vldistill.models.base.outputs import NOTHING, Capture, Output
 from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
 from vldistill.objectives.base import Objective, Terms
@@ -39,10 +40,11 @@ class DualRetrieval(Objective):
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
         keys = pair_keys(batch.sources, batch.text.ids.device)
-        terms = {"cmc": self.contrast(student.vectors.text, student.vectors.images[0], keys)}
+        vectors = needed(student.vectors, "a dual encoder's vectors")
+        terms = {"cmc": self.contrast(vectors.text, vectors.images[0], keys)}
         self.readings = {"negatives": self.contrast.negatives, "temperature": self.contrast.temperature.detach()}
         if self.match is not None:
-            terms["attention"] = self.attention_weight * self.match(student.views, teacher.views)
+            terms["attention"] = self.attention_weight * self.match(student.views, needed(teacher, "the teacher").views)
         return terms
 
 
@@ -54,7 +56,7 @@ class TextRanking(Objective):
 
     def forward(self, student: Output, teacher: Output | None, batch: Batch) -> Terms:
         """student.logits: [B, 1 + K], a score for each text."""
-        return {"rank": label_cross_entropy(student.logits, batch.target)}
+        return {"rank": label_cross_entropy(student.logits, needed(batch.target, "the own text"))}
 
     def judge(self, student: Output, batch: Batch) -> dict[str, Tensor]:
         """How often the image's own text scores above all others; a tie is an error."""

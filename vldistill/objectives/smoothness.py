@@ -15,8 +15,8 @@ def prediction_divergence(clean: Output, perturbed: Output, target: str) -> Tens
     (also for VQA, whose answers are trained one by one); on VCR ("choice") the mean over records, choices and both classes, where
     each choice is judged by two. Returns a scalar >= 0.
     """
-    if target == "choice" and clean.pairs is not None:
-        first, second = (output.pairs.float().log_softmax(dim=-1) for output in (clean, perturbed))
+    if target == "choice" and clean.pairs is not None and perturbed.pairs is not None:
+        first, second = (pairs.float().log_softmax(dim=-1) for pairs in (clean.pairs, perturbed.pairs))
         return _both_ways(first, second).mean()
     first, second = (output.logits.float().log_softmax(dim=-1) for output in (clean, perturbed))
     return _both_ways(first, second).sum(dim=-1).mean()

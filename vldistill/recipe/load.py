@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vldistill.artifacts import fingerprint, write_bytes
-from vldistill.errors import InputError, Problems
+from vldistill.artifacts import MANIFEST, fingerprint, write_bytes
+from vldistill.errors import InputError, Problems, needed
 from vldistill.places import check_file
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.recipe.strict_yaml import KeyPath, Lines, dump_yaml, parse_yaml
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside the package once installed, beside it in a checkout.
 RECIPES = next(p for p in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if p.is_dir())
 MAX_BYTES = 1 << 20
+_FEW = 3
 
 
 def find_recipe(name: str) -> Path:
@@ -46,11 +48,31 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     values, lines = read_values(path, problems)
     if not isinstance(values, dict):
         raise InputError("a recipe is a table of sections", where=f"{path}:1", hint="see `vldistill recipe show quickstart_dide`")
+    if (path.parent / MANIFEST).is_file():
+        _forget_other_kinds(values)
     for override in overrides or []:
         _apply(values, override, lines, problems)
     if values.get("name") in (None, ""):
         values["name"] = path.stem
     return _validate(values, lines, str(path), problems)
+
+
+def _forget_other_kinds(recipe: dict[str, Any]) -> None:
+    """Runs of earlier versions have the fields of every kind of student in their recipe; those of other kinds meant nothing."""
+    student = recipe.get("student")
+    if not isinstance(student, dict) or student.get("kind") not in STUDENTS:
+        return
+
+    def keep(values: dict[str, Any], own: type[BaseModel], others: set[tuple[str, ...]], prefix: tuple[str, ...]) -> None:
+        for name, value in list(values.items()):
+            if name not in own.model_fields and (*prefix, name) in others:
+                del values[name]
+            elif isinstance(value, dict) and name in own.model_fields:
+                for inner in models_in(own.model_fields[name].annotation):
+                    keep(value, inner, others, (*prefix, name))
+
+    known = {path for section in STUDENTS.values() for path in all_keys(section)}
+    keep(student, STUDENTS[student["kind"]], known, ())
 
 
 def read_values(path: Path, problems: Problems) -> tuple[Any, Lines]:
@@ -130,10 +152,10 @@ def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Probl
         for path, fault in told.items():
             problems.add(_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values))
     problems.raise_if_any(source)
-    return recipe
+    return needed(recipe, "the recipe")
 
 
-def _keys(fault: dict[str, Any]) -> KeyPath:
+def _keys(fault: Mapping[str, Any]) -> KeyPath:
     """A fault's location without what is no key of a recipe: pydantic's names for the members of a union."""
     location, names = fault["loc"], {name for path in all_keys() for name in path}
     unknown = len(location) - 1 if fault["type"] == "extra_forbidden" else None
@@ -166,11 +188,21 @@ def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str |
     if fault["type"] != "extra_forbidden":
         return None
     names = _fields_at(path[:-1], values)
+    if kinds := _kinds_with(path):
+        few = len(kinds) <= _FEW
+        return f"only a student of kind {' or '.join(kinds)} has it" if few else f"valid for this kind: {', '.join(names)}"
     near = difflib.get_close_matches(str(path[-1]), names, 1, cutoff=0.5)
     if near:
         return f"did you mean `{'.'.join(map(str, (*path[:-1], near[0])))}`?"
     elsewhere = [".".join(p) for p in all_keys() if p[-1] == path[-1]]
     return f"did you mean `{elsewhere[0]}`?" if elsewhere else f"valid here: {', '.join(names)}"
+
+
+def _kinds_with(path: KeyPath) -> list[str]:
+    """The kinds of students that have a field, where not all do."""
+    if path[0] != "student":
+        return []
+    return [kind for kind, section in STUDENTS.items() if path[1:] in all_keys(section)]
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -181,7 +213,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
-def _fields_at(path: KeyPath, values: dict[str, Any]) -> list[str]:
+def _fields_at(path: KeyPath, values: Any) -> list[str]:
     models: list[type[BaseModel]] = [Recipe]
     for part in path:
         values = values.get(part, {}) if isinstance(values, dict) else {}
@@ -200,7 +232,7 @@ def all_keys(model: type[BaseModel] = Recipe, prefix: tuple[str, ...] = ()) -> l
         keys.append((*prefix, name))
         for inner in models_in(field.annotation):
             keys += all_keys(inner, (*prefix, name))
-    return keys
+    return list(dict.fromkeys(keys))
 
 
 def dump_recipe(recipe: Recipe) -> str:

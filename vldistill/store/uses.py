@@ -31,7 +31,8 @@ def _cache_again(folder: Path, manifest: dict[str, Any]) -> str:
 def _regions_again(folder: Path, manifest: dict[str, Any]) -> str:
     """As far as the manifest tells."""
     options, words = manifest.get("options") or {}, ["vldistill", "prepare", "regions"]
-    words += ["--raw" if "format" in options else "--data", str(manifest.get("source", "FEATURES"))]
+    words += ["import", "--raw"] if "format" in options else ["compute", "--data"]
+    words.append(str(manifest.get("source", "FEATURES")))
     if "format" in options:
         rule = ["--threshold", f"{options['threshold']:g}", "--boxes", ",".join(map(str, options["boxes"]))]
         words += ["--format", options["format"], *rule]
@@ -51,7 +52,7 @@ def _index_again(folder: Path, manifest: dict[str, Any]) -> str:
 
 
 FEATURES = Use("cache", Path("artifacts/cache"), "vldistill cache", _cache_again, shared=True)
-REGIONS = Use("regions", Path("artifacts/regions"), "vldistill prepare regions --raw FEATURES", _regions_again)
+REGIONS = Use("regions", Path("artifacts/regions"), "vldistill prepare regions import --raw FEATURES", _regions_again)
 INDEX = Use(
     "index",
     Path("artifacts/index"),

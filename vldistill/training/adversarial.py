@@ -8,12 +8,14 @@ prediction; the objective's other terms, ADVL's too, belong to every pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vldistill.data.batch import Batch
+from vldistill.data.batch import Batch, RegionBatch
+from vldistill.errors import needed
 from vldistill.objectives.base import Terms
 from vldistill.objectives.smoothness import prediction_divergence
 from vldistill.training.sharding import average_gradients, is_sharded
@@ -58,15 +60,15 @@ class Adversarial:
             average_gradients(inner, accelerator)
         return sums, torch.stack(list(sums.values())).sum()
 
-    def _zeros(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def _zeros(self, student: Any, batch: Batch) -> dict[str, Tensor]:
         shapes = {"text_delta": (*batch.text.ids.shape, student.width)} if self.text else {}
         if self.image:
-            regions = batch.images[0].features
+            regions = cast(RegionBatch, batch.images[0]).features
             shapes["image_delta"] = (len(batch.text.ids), *regions.shape[1:])
         return {name: torch.zeros(shape, device=batch.text.ids.device, requires_grad=True) for name, shape in shapes.items()}
 
     def _climbed(self, delta: Tensor) -> Tensor:
         """One step along the gradient, divided by its norm over a whole sample."""
-        gradient = delta.grad.float()
+        gradient = needed(delta.grad, "the gradient").float()
         norms = gradient.flatten(1).norm(dim=1).clamp(min=_SMALLEST_NORM).view(-1, 1, 1)
         return (delta.detach() + self.lr * gradient / norms).requires_grad_()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -36,10 +37,10 @@ def fit_anchors(
     student.eval()
     loader = make_loader(source.inputs, CleanBatches(len(source.inputs), batch))
     found: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
-    for batch in loader:
-        batch = batch.to(device)
-        output, taught = student(batch, distances.capture), teachers(batch, distances.capture)
-        for own, other, valid, name in distances.pairs(output, taught, batch):
+    for given in loader:
+        moved = given.to(device)
+        output, taught = student(moved, distances.capture), teachers(moved, distances.capture)
+        for own, other, valid, name in distances.pairs(output, taught, moved):
             inputs, targets = found[name]
             inputs.append((own if valid is None else own[valid]).float().cpu())
             targets.append(F.normalize((other if valid is None else other[valid]).float(), dim=-1).cpu())
@@ -49,7 +50,8 @@ def fit_anchors(
         if not sum(map(len, inputs)):
             continue  # no word that both sides have
         fit = fit_ridge(torch.cat(inputs), torch.cat(targets))
-        distances.maps[name].weight.copy_(fit.weight)
-        distances.maps[name].bias.copy_(fit.bias)
+        linear = cast(nn.Linear, distances.maps[name])
+        linear.weight.copy_(fit.weight)
+        linear.bias.copy_(fit.bias)
         fits[name] = fit
     return fits

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from vldistill.data.loading import EpochBatches, RecordDataset
+from vldistill.data.loading import EpochBatches
 from vldistill.data.token_batches import TokenBatches
-from vldistill.errors import InputError
+from vldistill.errors import InputError, needed
 from vldistill.recipe.schema.recipe import Recipe
 
 Batches = EpochBatches | TokenBatches
@@ -26,12 +27,12 @@ class StepPairs:
         return f"{self.mean:g}" if self.least == self.most else f"{self.mean:.1f} ({self.least} to {self.most})"
 
 
-def make_batches(recipe: Recipe, dataset: RecordDataset, *, rows: int = 1, rank: int = 0, world: int = 1) -> Batches:
+def make_batches(recipe: Recipe, dataset: Any, *, rows: int = 1, rank: int = 0, world: int = 1) -> Batches:
     """rows: passes of the student that a record's sequences make. Raises InputError where a record alone has more tokens than a
     batch may have, as the official sampler does."""
     batch, place = recipe.train.batch, {"seed": recipe.train.seed, "rank": rank, "world": world}
     if batch.tokens is None:
-        return EpochBatches(len(dataset), batch.pairs, **place)
+        return EpochBatches(len(dataset), needed(batch.pairs, "train.batch.pairs"), **place)
     lengths = dataset.lengths()
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if (most := lengths[longest] * rows) > batch.tokens:
@@ -64,7 +65,7 @@ def describe_batch(recipe: Recipe, phases: list[StepPairs], world: int) -> str:
     """What makes a step's pairs, of the task, and of step 1 before it where that differs."""
     batch, task = recipe.train.batch, phases[-1]
     of_one = f"{batch.pairs}" if batch.tokens is None else f"batches of at most {batch.tokens:,} tokens"
-    if batch.tokens is None and task.mean < batch.pairs * batch.accumulate * world:
+    if batch.pairs is not None and task.mean < batch.pairs * batch.accumulate * world:
         return f"{task} pairs = all {task.mean / batch.accumulate:g} there are x {batch.accumulate} accumulated"
     told = f"{task} pairs = {of_one} x {batch.accumulate} accumulated x {world} process(es)"
     return told if batch.tokens is None or len(phases) == 1 else f"{told}; while matching {phases[0]}"

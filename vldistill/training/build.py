@@ -18,7 +18,7 @@ from vldistill.store.staging import staged_store
 from vldistill.store.uses import REGIONS
 from vldistill.training.caches import Say
 from vldistill.training.inputs import chosen_records, datasets, is_labelled, trainable
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.student import build_student
 
@@ -27,10 +27,10 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
     """Opens the data, builds student, teacher and objective, and what is missing of the teachers' caches and of copies on the
     node's own disk, telling `say` about it; without it (a dry run) nothing is built. Raises InputError where an input is missing
     or does not fit."""
-    data, method = open_data(Path(recipe.data.path)), METHODS[recipe.objective.kind]
+    data, method = open_data(Path(recipe.data.path)), method_of(recipe.objective.kind)
     if say is not None:
         data = stage_images(data, say)
-    method.check_data(recipe.objective, data)
+    method.check_data(recipe, data)
     train = chosen_records(recipe, data, recipe.data.train)
     train, dropped = trainable(train, data) if method.labelled else (train, 0)
     val = chosen_records(recipe, data, recipe.data.val)
@@ -45,7 +45,7 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
             hint="leave it out",
         )
     if data.spec.target == "answers" and method.labelled:
-        spec = replace(spec, answer_loss=recipe.objective.answer_loss)
+        spec = replace(spec, answer_loss=getattr(recipe.objective, "answer_loss", None))
     if recipe.image.exif:
         spec = replace(spec, upright=True)
 
@@ -67,7 +67,7 @@ def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer, say: Sa
     found = []
     for part in recipe.data.mix:
         data = open_data(Path(part.path))
-        METHODS[recipe.objective.kind].check_data(recipe.objective, data)
+        method_of(recipe.objective.kind).check_data(recipe, data)
         data = stage_images(data, say) if say is not None else data
         records = chosen_records(recipe, data, part.train)
         shown = records if isinstance(records, list) else []

@@ -58,7 +58,7 @@ def _joules(path: Path) -> float | None:
 def gpu_counters(device: torch.device) -> list[Counter]:
     """The GPU's own, through NVIDIA's library, where its Python package (nvidia-ml-py) is installed."""
     try:
-        import pynvml
+        import pynvml  # pyright: ignore[reportMissingImports]
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vldistill.errors import InputError
-from vldistill.recipe.schema.objectives import DideObjective, PretrainObjective, RetrievalObjective
+from typing import Any
+
+from vldistill.errors import InputError, needed
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.fusion import FusionTeacher, build_fusion_teacher
 from vldistill.training.parts import Parts
@@ -11,20 +12,20 @@ from vldistill.training.parts import Parts
 
 def build_teacher(
     recipe: Recipe,
-    chosen: DideObjective | PretrainObjective | RetrievalObjective,
+    chosen: Any,
     parts: Parts,
     pretraining: tuple[str, ...] | None = None,
 ) -> FusionTeacher:
-    """The recipe's fusion teacher. chosen: what it is to teach. pretraining: tasks without labels whose heads it needs; None: it
-    answers the data's labels.
+    """The recipe's fusion teacher. chosen: what it is to teach, a section with the fields of DiDE. pretraining: tasks without
+    labels whose heads it needs; None: it answers the data's labels.
 
-    Raises InputError where it cannot share the student's batches: another tokenizer, patch or image size; or, for attention and
-    hidden states, another number of layers or heads; or where its answers come from another kind of loss than the objective reads
-    them by."""
-    data, spec, labelled = parts.data, parts.spec, pretraining is None
+    Raises InputError where it cannot share the student's batches: another tokenizer, patch or image size; or, for attention
+    and hidden states, another number of layers or heads; or where its answers come from another kind of loss than the
+    objective reads them by."""
+    data, spec, labelled, named = parts.data, parts.spec, pretraining is None, needed(recipe.teacher, "the teacher")
     teacher = build_fusion_teacher(
-        recipe.teacher.kind,
-        recipe.teacher.model,
+        named.kind,
+        named.model,
         labels=data.labels if labelled else [],
         images=data.spec.images,
         pretraining=pretraining or (),
@@ -32,7 +33,7 @@ def build_teacher(
     if teacher.tokenizer.vocabulary != parts.tokenizer.vocabulary:
         raise InputError(
             "teacher and student have different tokenizers",
-            where=recipe.teacher.model,
+            where=named.model,
             hint="start the student from the encoder that the teacher was fine-tuned from",
         )
     own, other = spec.encoder, teacher.spec.encoder
@@ -48,20 +49,21 @@ def build_teacher(
         if mine != theirs:
             raise InputError(
                 f"teacher and student differ in {name}: {theirs} and {mine}",
-                where=recipe.teacher.model,
+                where=named.model,
                 hint="they must agree to share image patches and attention maps",
             )
     learned = teacher.spec.answer_loss
-    if labelled and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, chosen.answer_loss):
+    read = getattr(chosen, "answer_loss", None)
+    if labelled and data.spec.target == "answers" and chosen.soft_labels and learned not in (None, read):
         raise InputError(
-            f"the teacher's answers were trained with {learned}, objective.answer_loss is {chosen.answer_loss}",
-            where=recipe.teacher.model,
+            f"the teacher's answers were trained with {learned}, objective.answer_loss is {read}",
+            where=named.model,
             hint=f"set objective.answer_loss={learned}",
         )
     if spec.max_length > other.max_position_embeddings:
         raise InputError(
             f"the teacher reads {other.max_position_embeddings} tokens, text.max_length is {spec.max_length}",
-            where=recipe.teacher.model,
+            where=named.model,
             hint=f"set text.max_length={other.max_position_embeddings}",
         )
     return teacher

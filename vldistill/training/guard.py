@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -55,7 +55,7 @@ class Notice:
         for number, handler in self._before.items():
             # By itself USR2 ends a process, and would turn a run that is complete into a job that failed.
             unheard = number == signal.SIGUSR2 and handler == signal.SIG_DFL
-            signal.signal(number, signal.SIG_IGN if unheard else handler)
+            signal.signal(number, signal.SIG_IGN if unheard else cast(Any, handler))
 
     def wait(self) -> None:
         """From now on a step is finished and a checkpoint saved first."""
@@ -111,7 +111,7 @@ class Guard:
         if self._group is None:
             return list(flags)
         found = torch.tensor([int(flag) for flag in flags])
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self._group)
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=cast(Any, self._group))
         return [bool(flag) for flag in found.tolist()]
 
     def saved(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
 from vldistill.data.records import TASKS, Record
-from vldistill.evaluation.metrics import consistency, mean_by, overlap
-from vldistill.evaluation.vqa import vqa_accuracy
 from vldistill.finite import check_outputs
+from vldistill.metrics.scores import consistency, mean_by, overlap
+from vldistill.metrics.vqa import vqa_accuracy
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def answer(
     device: torch.device,
     *,
     tags: bool = False,
-    autocast=nullcontext,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     keep: Keep | None = None,
 ) -> list[Answer]:
     """The model's answer to every record of the loader, in its order; the model is left in the mode it came in. tags: whether
@@ -92,19 +92,19 @@ def score_items(records: list[Record], answers: list[Answer], labels: list[str])
             return None
         return [float(str(record.label) == given.prediction) for record, given in zip(records, answers, strict=True)]
     if target == "answers":
-        if any(record.answers is None for record in records):
+        humans = [record.answers for record in records if record.answers is not None]
+        if len(humans) < len(records):
             return None
-        return [vqa_accuracy(record.answers, given.prediction) for record, given in zip(records, answers, strict=True)]
+        return [vqa_accuracy(by_humans, given.prediction) for by_humans, given in zip(humans, answers, strict=True)]
     if target == "tags":
-        if any(record.tags is None for record in records):
+        tags = [record.tags for record in records if record.tags is not None]
+        if len(tags) < len(records):
             return None
-        return [
-            overlap({labels[tag] for tag in record.tags}, set(given.tags or ()))
-            for record, given in zip(records, answers, strict=True)
-        ]
-    if any(record.label is None for record in records):
+        return [overlap({labels[tag] for tag in own}, set(given.tags or ())) for own, given in zip(tags, answers, strict=True)]
+    truths = [record.label for record in records if record.label is not None]
+    if len(truths) < len(records):
         return None
-    return [float(labels[record.label] == given.prediction) for record, given in zip(records, answers, strict=True)]
+    return [float(labels[truth] == given.prediction) for truth, given in zip(truths, answers, strict=True)]
 
 
 def score(records: list[Record], answers: list[Answer], labels: list[str]) -> dict[str, Any] | None:

@@ -14,7 +14,6 @@ from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.inputs import text_layout, visual_input
-from vldistill.models.families import family_of
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.parts import MakeDataset
 
@@ -26,7 +25,7 @@ def chosen_records(recipe: Recipe, data: DataArtifact, split: str) -> Sequence[R
     else:
         records = data.records(split, types=recipe.data.types, part=recipe.data.part, limit=recipe.data.limit)
     # A text encoder reads the text of any data.
-    return mapped(_without_images, records) if family_of(recipe.student.kind).sees == "nothing" else records
+    return mapped(_without_images, records) if recipe.student.sees == "nothing" else records
 
 
 def _without_images(record: Record) -> Record:

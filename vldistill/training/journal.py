@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vldistill import terminal
-from vldistill.errors import writing
+from vldistill.errors import needed, writing
 from vldistill.places import open_own
 
 PLAIN_EVERY_SECONDS = 15
@@ -84,7 +84,7 @@ class Journal:
     def advance(self, step: int) -> None:
         """Moves the bar."""
         if self._bar:
-            self._bar.update(self._task, completed=step)
+            self._bar.update(needed(self._task, "the bar"), completed=step)
 
     def train(self, step: int, values: dict[str, float]) -> None:
         """Training figures of a step."""
@@ -93,7 +93,7 @@ class Journal:
         self._write({"step": step, "split": "train", **values})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss"))
         if self._bar:
-            self._bar.update(self._task, completed=step, terms=shown)
+            self._bar.update(needed(self._task, "the bar"), completed=step, terms=shown)
         elif time.monotonic() - self._last > PLAIN_EVERY_SECONDS:
             self._last = time.monotonic()
             self.say(f"step {step}/{self.total}  {shown}  {values.get('pairs_per_s', 0):.0f} pairs/s")

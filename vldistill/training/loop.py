@@ -4,7 +4,7 @@ terms, and the loop sums, logs and descends."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -148,78 +148,116 @@ def fit(
 
     Dropout is seeded by (seed, step, rank), so a step's result depends on nothing that came before but the weights.
     """
-    inner = accelerator.unwrap_model(learner)
-    objective, sharded = inner.objective, is_sharded(inner.student)
     meter = Meter(accelerator, plan.accumulate, tolerant=accelerator.mixed_precision == "fp16")
     loop = Loop(optimizer, schedule, batches, accelerator, meter, Best())
     at = keeper.restore(loop) if keeper is not None else None
     at = at or Position(plan.first, plan.first * plan.accumulate, batches.epoch, 0)
-    step, micro, told = at.step, at.micro, set()
-    if save is not None and loop.best.metrics is not None and loop.best.files is None and loop.best.step == step:
+    if save is not None and loop.best.metrics is not None and loop.best.files is None and loop.best.step == at.step:
         # The checkpoint's own weights are the best ones, and their model is not what it was.
         loop.best = Best(loop.best.step, loop.best.metrics, save(loop.best.step))
     batches.epoch, batches.first = at.epoch, at.batch
-
-    def validated(done: int) -> None:
-        """Validates after a step, with so many batches of the epoch done."""
-        meter.check(step)
-        try:
-            metrics = validate()
-        except Unvalidated:
-            keeper.before_validation(loop, Position(step, micro, batches.epoch, done, validates=True))
-        objective.after_validation(metrics)
-        improved = loop.best.beaten_by(metrics)
-        if improved:
-            loop.best = Best(step, metrics, save(step) if save is not None else None)
-        journal.validation(step, metrics, best=improved and save is not None)
-        meter.pause()
-
-    journal.advance(step)
+    running = _Running(learner, teacher, loop, plan, journal, validate, save, passes, keeper, at.step, at.micro)
+    journal.advance(at.step)
     learner.train()
     if at.validates:
-        validated(at.batch)
-        keeper.after_step(loop, Position(step, micro, at.epoch, at.batch))
-    while step < plan.last:
-        done = batches.first
-        for batch in loader:
-            torch.manual_seed(hash_key((plan.seed, micro, accelerator.process_index)))
-            micro, done = micro + 1, done + 1
-            batch = batch.to(accelerator.device)
-            arranged = objective.arrange(batch)
-            read = arranged if objective.teacher_reads_arranged else batch
-            with accelerator.accumulate(learner):
-                with accelerator.autocast():
-                    taught = teacher(read, objective.teacher_capture) if teacher is not None else None
-                terms, loss = passes(learner, arranged, taught, accelerator)
-                if accelerator.sync_gradients and sharded:
-                    average_gradients(objective, accelerator)
-                if accelerator.sync_gradients and plan.clip is not None:
-                    meter.norm = clip_gradients(learner, accelerator, plan.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-            meter.add(terms, loss, objective.readings, batch.ids)
-            if not accelerator.sync_gradients:
-                continue
-            rate = schedule.get_last_lr()[0]
-            if not accelerator.optimizer_step_was_skipped:
-                schedule.step()
-            step += 1
-            journal.advance(step)
-            if step % plan.log_every == 0 or step == plan.last:
-                read_now = meter.read(step)
-                journal.train(step, {"epoch": batches.epoch, "lr": rate, **read_now})
-                if "skipped" in read_now:
-                    journal.say(f"step {step}: {read_now['skipped']} batch(es) skipped, whose loss was not finite in fp16")
-                for warning in objective.warnings():
-                    # By its first word, since its figures change from step to step.
-                    if (name := warning.split()[0]) not in told:
-                        told.add(name)
-                        journal.say(f"step {step}: {warning}")
-            if step % plan.validate_every == 0 or step == plan.last:
-                validated(done)
-            if keeper is not None:
-                keeper.after_step(loop, Position(step, micro, batches.epoch, done))
-            if step == plan.last:
-                break
+        running.validate_now(at.batch)
+        running.keep(at.batch)
+    while running.step < plan.last:
+        running.epoch(loader)
         batches.epoch += 1
     return loop.best
+
+
+@dataclass
+class _Running:
+    """A phase under way. step, micro: optimiser steps and forward passes done, of the run. told: warnings that were."""
+
+    learner: nn.Module
+    teacher: Teacher | None
+    loop: Loop
+    plan: Plan
+    journal: Journal
+    validate: Callable[[], dict[str, Any]]
+    save: Save | None
+    passes: Passes
+    keeper: Keeper | None
+    step: int
+    micro: int
+    told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        inner = self.loop.accelerator.unwrap_model(self.learner)
+        self.objective, self.sharded = inner.objective, is_sharded(inner.student)
+
+    def epoch(self, loader: Loader) -> None:
+        """The rest of an epoch, or up to the phase's last step."""
+        for done, batch in enumerate(loader, start=self.loop.batches.first + 1):
+            rate = self.loop.schedule.get_last_lr()[0]
+            if not self.descended(batch.to(self.loop.accelerator.device)):
+                continue
+            self.step += 1
+            self.journal.advance(self.step)
+            last = self.step == self.plan.last
+            if self.step % self.plan.log_every == 0 or last:
+                self.log(rate)
+            if self.step % self.plan.validate_every == 0 or last:
+                self.validate_now(done)
+            self.keep(done)
+            if last:
+                break
+
+    def descended(self, batch: Batch) -> bool:
+        """The passes of a batch; True where they complete an optimiser step."""
+        accelerator, optimizer, meter = self.loop.accelerator, self.loop.optimizer, self.loop.meter
+        torch.manual_seed(hash_key((self.plan.seed, self.micro, accelerator.process_index)))
+        self.micro += 1
+        arranged = self.objective.arrange(batch)
+        read = arranged if self.objective.teacher_reads_arranged else batch
+        with accelerator.accumulate(self.learner):
+            with accelerator.autocast():
+                taught = self.teacher(read, self.objective.teacher_capture) if self.teacher is not None else None
+            terms, loss = self.passes(self.learner, arranged, taught, accelerator)
+            if accelerator.sync_gradients and self.sharded:
+                average_gradients(self.objective, accelerator)
+            if accelerator.sync_gradients and self.plan.clip is not None:
+                meter.norm = clip_gradients(self.learner, accelerator, self.plan.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        meter.add(terms, loss, self.objective.readings, batch.ids)
+        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+            self.loop.schedule.step()
+        return accelerator.sync_gradients
+
+    def log(self, rate: float) -> None:
+        """A row of the curve, and what the objective warns of for the first time."""
+        found = self.loop.meter.read(self.step)
+        self.journal.train(self.step, {"epoch": self.loop.batches.epoch, "lr": rate, **found})
+        if "skipped" in found:
+            self.journal.say(f"step {self.step}: {found['skipped']} batch(es) skipped, whose loss was not finite in fp16")
+        for warning in self.objective.warnings():
+            # By its first word, since its figures change from step to step.
+            if (name := warning.split()[0]) not in self.told:
+                self.told.add(name)
+                self.journal.say(f"step {self.step}: {warning}")
+
+    def validate_now(self, done: int) -> None:
+        """Validates after a step, with so many batches of the epoch done."""
+        self.loop.meter.check(self.step)
+        try:
+            metrics = self.validate()
+        except Unvalidated:
+            self.keeper.before_validation(self.loop, self.position(done, validates=True))
+        self.objective.after_validation(metrics)
+        improved = self.loop.best.beaten_by(metrics)
+        if improved:
+            self.loop.best = Best(self.step, metrics, self.save(self.step) if self.save is not None else None)
+        self.journal.validation(self.step, metrics, best=improved and self.save is not None)
+        self.loop.meter.pause()
+
+    def keep(self, done: int) -> None:
+        """Lets the keeper save what is done, or leave."""
+        if self.keeper is not None:
+            self.keeper.after_step(self.loop, self.position(done))
+
+    def position(self, done: int, *, validates: bool = False) -> Position:
+        return Position(self.step, self.micro, self.loop.batches.epoch, done, validates)

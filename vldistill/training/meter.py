@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vldistill.errors import VldistillError
 from vldistill.objectives.base import Terms
+from vldistill.runtime import reduced
 
 MOST_SKIPPED = 25
 """Batches in a row with a loss that is not finite, after which a run in fp16 stops."""
@@ -55,8 +56,8 @@ class Meter:
         fp16."""
         if not self._sums:
             return {}
-        totals = torch.stack([*self._sums.values(), self._count])
-        totals = self._accelerator.reduce(totals, reduction="sum")
+        totals = torch.stack([*self._sums.values(), torch.as_tensor(self._count)])
+        totals = reduced(self._accelerator, totals, "sum")
         *sums, count = totals.tolist()
         values = {name: value / count if count else math.nan for name, value in zip(self._sums, sums, strict=True)}
         faulty = [name for name, value in values.items() if not math.isfinite(value)]
@@ -119,7 +120,7 @@ class Meter:
         if not names:
             return plain, {}
         own = torch.stack([*self._sums.values(), torch.as_tensor(self._count, device=self._accelerator.device)])
-        return plain, {"sums": self._accelerator.gather(own[None])}
+        return plain, {"sums": cast(Tensor, self._accelerator.gather(own[None]))}
 
     def load(self, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """The reverse of `state`."""

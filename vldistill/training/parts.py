@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.false_texts import FalseTexts
 from vldistill.data.loading import RecordDataset
-from vldistill.data.mixing import MixedDataset
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.build import Student
@@ -23,21 +22,23 @@ MakeDataset = Callable[..., RecordDataset]
 
 @dataclass
 class Matching:
-    """Step 1 of ADVL: its objective, and matched pairs to train and validate on."""
+    """Step 1 of ADVL: its objective, matched pairs to train and validate on, and its share of all steps."""
 
     objective: Objective
     train: RecordDataset
     val: RecordDataset
+    fraction: float
 
 
 @dataclass
 class Parts:
-    """Everything that a run is made of. teacher: called with a batch, or None. dropped: training records without a usable target.
-    matching: step 1 of ADVL, anchor: what its maps are fitted on before; if there are any."""
+    """Everything that a run is made of. train, val: a `RecordDataset`, or what stands for one (`MixedDataset`, `FalseTexts`).
+    teacher: called with a batch, or None. dropped: training records without a usable target. matching: step 1 of ADVL, anchor:
+    what its maps are fitted on before; if there are any."""
 
     data: DataArtifact
-    train: RecordDataset | MixedDataset | FalseTexts
-    val: RecordDataset | FalseTexts
+    train: Any
+    val: Any
     student: Student
     spec: ModelSpec
     tokenizer: WordTokenizer

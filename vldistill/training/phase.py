@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from vldistill.data.loading import CleanBatches, check_together, make_loader
+from vldistill.errors import needed
 from vldistill.models.base.checkpoint import save_model
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.adversarial import Adversarial
@@ -71,7 +72,7 @@ def run_phase(
             return phase.judge(asked)
 
     def save(step: int) -> dict[str, str]:
-        weights, folder = gathered(parts.student.state_dict(), accelerator), folder_of(out, step)
+        weights, folder = gathered(parts.student.state_dict(), accelerator), folder_of(needed(out, "the run's folder"), step)
         if not accelerator.is_main_process:
             return {}
         shutil.rmtree(folder, ignore_errors=True)  # of a run that has been here before

@@ -10,10 +10,11 @@ from vldistill.data.mixing import MixedDataset
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
 from vldistill.data.size_rules import size_faults
+from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import describe_batch
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.rates import describe_rates
 from vldistill.training.stages import Stage, make_phases
@@ -35,9 +36,9 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         "data": f"{recipe.data.path}: {len(parts.train)} training, {len(parts.val)} validation records of `{parts.data.task}`"
         + (f"; {parts.dropped} without a usable answer left out" if parts.dropped else "")
         + (f"; {_describe_mix(recipe, parts.train)}" if recipe.data.mix else ""),
-        "student": f"{recipe.student.kind} from {_start(recipe)}, {trained:,} parameters trained",
+        "student": f"{recipe.student.kind} from {recipe.student.start()}, {trained:,} parameters trained",
         "teacher": parts.teacher.describe() if parts.teacher else "none",
-        "objective": METHODS[recipe.objective.kind].describe(recipe),
+        "objective": method_of(recipe.objective.kind).describe(recipe),
         "optimiser steps": f"{steps} ({steps * effective.mean / len(parts.train):.1f} epochs)"
         + (f"; the first {task.plan.first} match images and texts" if task.plan.first else ""),
         "optimiser": describe_rates(recipe, task.steps, effective.mean),
@@ -51,8 +52,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["regions"] = _describe_regions(parts.spec)
     if parts.spec.image_network:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
-    if recipe.student.kind in ("clip_vil", "pixelbert"):
-        rows["images"] = _describe_canvas(recipe, parts.spec)
+    if recipe.student.sees == "canvas":
+        rows["images"] = f"{recipe.image.size} x {recipe.image.long_side} pixels, {recipe.student.look(parts.spec.encoder)}"
     if parts.train.visual.seen and (told := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
         rows["image sizes"] = f"WARNING: {told}"
     if recipe.data.limit:
@@ -75,11 +76,6 @@ def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:
     return f"{held / 1e6:,.1f} MB of the student's weights, gradients and moments over {world} processes (FSDP)"
 
 
-def _start(recipe: Recipe) -> str:
-    clip = recipe.student.clip if recipe.student.kind == "clip_dual" else None
-    return recipe.student.init or (f"{clip.model} ({clip.weights or 'its own weights'})" if clip and clip.model else "scratch")
-
-
 def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
     parts = [(recipe.data.path, recipe.data.weight), *((part.path, part.weight) for part in recipe.data.mix)]
     told = [
@@ -90,7 +86,7 @@ def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
 
 
 def _describe_regions(spec: ModelSpec) -> str:
-    store = RegionStore(Path(spec.regions))
+    store = RegionStore(Path(needed(spec.regions, "the store")))
     told = f"{spec.regions}: {len(store):,} images, {store.features} features"
     if spec.official and store.features != DETECTOR and (spec.kind, store.features) != ("vlbert", VLBERT):
         told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
@@ -101,12 +97,3 @@ def _describe_network(network: ImageNetwork, *, flip: bool) -> str:
     blocks = "-".join(map(str, network.blocks))
     told = f"seen end to end by a ResNet of {blocks} blocks, {network.short_side} to {network.long_side} pixels a side"
     return told + ("; half of them mirrored in training, but not for teachers" if flip else "")
-
-
-def _describe_canvas(recipe: Recipe, spec: ModelSpec) -> str:
-    if spec.kind == "pixelbert":
-        return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {spec.encoder.network}, trained along"
-    clip = recipe.student.clip
-    seen = f"{clip.model} ({clip.weights or 'its own weights'})" if clip.model else "the image network of student.init"
-    learns = "frozen" if clip.frozen else "trained along"
-    return f"{recipe.image.size} x {recipe.image.long_side} pixels, seen by {seen}, {learns}"

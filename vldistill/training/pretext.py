@@ -13,6 +13,7 @@ from torch import nn
 from vldistill.data.batch import Batch
 from vldistill.data.transforms import hash_key
 from vldistill.objectives.base import Objective
+from vldistill.runtime import reduced
 
 
 @torch.no_grad()
@@ -35,5 +36,5 @@ def pretext_metrics(
     student.train(training)
     # A rank without a batch has no sums of its own, but has to add to the others'.
     names = objective.judged
-    totals = accelerator.reduce(torch.stack([sums[name] for name in names]), reduction="sum").tolist()
+    totals = reduced(accelerator, torch.stack([sums[name] for name in names]), "sum").tolist()
     return objective.summary(dict(zip(names, totals, strict=True)))

@@ -31,7 +31,7 @@ def build_optimizer(recipe: Recipe, student: nn.Module, objective: nn.Module, pa
         cross_lr_multiplier=optim.cross_lr_multiplier,
         objective_lr_multiplier=getattr(recipe.objective, "lr_multiplier", 1.0),
     )
-    return make_optimizer(groups, kind=optim.kind, betas=tuple(optim.betas), eps=optim.eps, momentum=optim.momentum)
+    return make_optimizer(groups, kind=optim.kind, betas=(optim.betas[0], optim.betas[1]), eps=optim.eps, momentum=optim.momentum)
 
 
 def build_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -59,4 +59,4 @@ def describe_rates(recipe: Recipe, steps: int, pairs: float) -> str:
 
 
 def _milestones(recipe: Recipe, steps: int) -> list[int]:
-    return milestone_steps(recipe.optim.milestones, recipe.train.epochs or recipe.train.steps, steps)
+    return milestone_steps(recipe.optim.milestones, recipe.train.length[1], steps)

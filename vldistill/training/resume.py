@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from vldistill.errors import InputError
 from vldistill.recipe.load import recipe_fields
@@ -72,6 +73,11 @@ def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[st
         )
 
 
+def bare(optimizer: Optimizer) -> Optimizer:
+    """The optimiser itself, without accelerate's wrapper."""
+    return cast(Any, optimizer).optimizer
+
+
 class Checkpoints:
     """What keeps a phase's checkpoints; see `Keeper`. phase: its number. start: what the run goes on from, if it is this phase's.
     shared: modules whose weights outlive a phase. cost: what the run has taken so far."""
@@ -94,7 +100,7 @@ class Checkpoints:
         state = self._start
         if state is None:
             return None
-        load_optimizer(loop.optimizer.optimizer, state.values["optimizer"], state.part("optimizer"))
+        load_optimizer(bare(loop.optimizer), state.values["optimizer"], state.part("optimizer"))
         loop.schedule.load_state_dict(state.values["schedule"])
         if loop.accelerator.scaler is not None and "scaler" in state.values:
             loop.accelerator.scaler.load_state_dict(state.values["scaler"])
@@ -120,7 +126,7 @@ class Checkpoints:
     def _save(self, loop: Loop, position: Position) -> None:
         """All ranks give what they hold, and the first one writes."""
         meter, sums = loop.meter.state()
-        plain, tensors = optimizer_state(loop.optimizer.optimizer)
+        plain, tensors = optimizer_state(bare(loop.optimizer))
         held = {f"optimizer.{name}": value for name, value in tensors.items()}
         held |= {f"meter.{name}": value for name, value in sums.items()}
         for name, module in self._shared.items():

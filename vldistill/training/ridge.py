@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vldistill.errors import needed
+
 STRENGTHS = torch.logspace(-6, 3, 37, dtype=torch.float64)
 """Tried, in units of the features' mean variance times their number."""
 
@@ -30,7 +32,7 @@ def fit_ridge(inputs: Tensor, targets: Tensor) -> Fit:
     left, values, right = torch.linalg.svd(x, full_matrices=False)
     projected = left.T @ y
     scale = values.square().mean().clamp(min=1e-30)
-    best = None
+    best: tuple[float, float] | None = None
     for strength in (STRENGTHS * scale).tolist():
         shrunk = values.square() / (values.square() + strength)
         # What each sample contributes to its own prediction, the mean's share included.
@@ -39,7 +41,7 @@ def fit_ridge(inputs: Tensor, targets: Tensor) -> Fit:
         error = float(residual.square().sum())
         if best is None or error < best[0]:
             best = (error, strength)
-    error, strength = best
+    error, strength = needed(best, "a strength")
     weight = ((right.T * (values / (values.square() + strength))) @ projected).T
     total = float(y.square().sum())
     return Fit(weight.float(), (centre_y - weight @ centre_x).float(), strength, 1 - error / total if total else 0.0)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 
@@ -29,11 +29,12 @@ from vldistill.artifacts import (
 from vldistill.data.artifact import open_data
 from vldistill.data.regions.store import RegionStore
 from vldistill.devices import check_card, unused_gpu
-from vldistill.errors import NO_ROOM, InputError, VldistillError
+from vldistill.errors import NO_ROOM, InputError, VldistillError, needed
 from vldistill.joining import Together, join
 from vldistill.locking import exclusive
 from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.sharded import digest_of_weights
+from vldistill.objectives.advl import Advl
 from vldistill.places import check_writable, refuse_links
 from vldistill.recipe.load import dump_recipe, load_recipe, recipe_hash
 from vldistill.recipe.schema.recipe import Recipe
@@ -58,7 +59,7 @@ from vldistill.training.cost import CostMeter, add_costs
 from vldistill.training.guard import Guard, Notice, Preempted
 from vldistill.training.journal import CURVE, Journal, kept_curve
 from vldistill.training.loop import Best
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
 from vldistill.training.plan import describe
@@ -232,7 +233,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say,
     cost = _cost_of_all(session.cost(), accelerator)
     accelerator.end_training()
     manifest |= {
-        "best": {"step": best.step, **best.metrics},
+        "best": {"step": best.step, **(best.metrics or {})},
         "wall_s": cost["seconds"],
         "cost": cost,
         "status": "complete",
@@ -240,11 +241,12 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, notice: Notice, say: Say,
     }
     if accelerator.is_main_process:
         # An interrupted run has no such list, since its files still change. What was written is listed, not what is there by now.
-        publish(folder, best.step, best.files)
+        files = needed(best.files, "the best model's files")
+        publish(folder, best.step, files)
         manifest["files"] = {
             "recipe.yaml": hashlib.sha256(dump_recipe(recipe).encode()).hexdigest(),
             CURVE: session.curve,
-            **{f"{MODEL}/{name}": digest for name, digest in best.files.items()},
+            **{f"{MODEL}/{name}": digest for name, digest in files.items()},
         }
         write_manifest(folder, manifest)
         remove_states(folder)
@@ -303,7 +305,7 @@ def _train(session: _Session, warning: str | None) -> Best:
         elif parts.anchor:
             fits = fit_anchors(
                 parts.student,
-                parts.objective.distances.to(accelerator.device),
+                cast(Advl, parts.objective).distances.to(accelerator.device),
                 parts.anchor,
                 accelerator.device,
                 batch=eval_pairs(recipe),
@@ -312,6 +314,7 @@ def _train(session: _Session, warning: str | None) -> Best:
             journal.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
         if recipe.train.fsdp and world > 1:
             shard(parts.student, accelerator)
+        best = Best()
         for number, phase in phases_after(state, phases):
             start = state if state is not None and number == state.phase else None
             keeper = Checkpoints(folder, guard, journal, number, start, shared, session.cost)
@@ -319,7 +322,7 @@ def _train(session: _Session, warning: str | None) -> Best:
                 phase, recipe, parts, accelerator, teacher, journal, keeper, out=folder if phase is phases[-1] else None
             )
         session.curve = journal.digest()
-        journal.say(f"best: accuracy {best.metrics['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
+        journal.say(f"best: accuracy {(best.metrics or {})['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
     return best
 
 
@@ -346,7 +349,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
     """Fingerprints of what the run was made from."""
     parents = {"data": parts.data.fingerprint}
     parents |= {f"data.mix.{number}": open_data(Path(part.path)).fingerprint for number, part in enumerate(recipe.data.mix)}
-    parents |= METHODS[recipe.objective.kind].parents(parts)
+    parents |= method_of(recipe.objective.kind).parents(parts)
     for role, source in (("init", recipe.student.init), ("teacher", recipe.teacher.model if recipe.teacher else None)):
         if source:
             parents[role] = digest_of_weights(resolve_model(source)) or source
@@ -354,6 +357,7 @@ def _parents(recipe: Recipe, parts: Parts) -> dict[str, str]:
         parents["regions"] = RegionStore(Path(recipe.regions.path)).manifest["fingerprint"]
     for number, path in enumerate(recipe.text.vocabulary_from if recipe.student.init is None else ()):
         parents[f"text.vocabulary_from.{number}"] = open_data(Path(path)).fingerprint
-    if (file := recipe.student.image_network.weights) and Path(file).is_file():
-        parents["image_network"] = file_digest(Path(file))
+    for role, name in recipe.student.weight_files().items():
+        if Path(name).is_file():
+            parents[role] = file_digest(Path(name))
     return parents

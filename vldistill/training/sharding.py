@@ -13,11 +13,14 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+
+from vldistill.errors import needed
+from vldistill.runtime import reduced
 
 _METHODS = ("encode_text", "encode_image")
 """What is called of a student besides `forward`."""
@@ -55,7 +58,7 @@ def _layers(module: nn.Module) -> Iterable[nn.Module]:
 def weights_together(student: nn.Module) -> Iterator[None]:
     """All weights on all processes meanwhile, so that each can compute by itself: in validation one may have a batch more than
     another, and nobody would answer it. Without gradients alone; a student that is not shared out is left as it is."""
-    parts = [module for module in student.modules() if is_sharded(module)]
+    parts: list[Any] = [module for module in student.modules() if is_sharded(module)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -85,7 +88,7 @@ def average_gradients(module: nn.Module, accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         for parameter in module.parameters():
             if parameter.grad is not None:
-                parameter.grad.copy_(accelerator.reduce(parameter.grad, reduction="mean"))
+                parameter.grad.copy_(reduced(accelerator, parameter.grad, "mean"))
 
 
 def spread(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
@@ -99,11 +102,12 @@ def clip_gradients(module: nn.Module, accelerator: Accelerator, most: float) -> 
     """Scales all gradients down to a norm of at most `most`; their norm before, a scalar."""
     parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
     if not any(_is_share(parameter) for parameter in parameters):
-        return accelerator.clip_grad_norm_(parameters, most)
+        return needed(accelerator.clip_grad_norm_(parameters, most), "the norm")
     # A norm over shares and whole tensors together is refused.
     apart = [[one for one in parameters if _is_share(one) == shared] for shared in (True, False)]
     apart = [some for some in apart if some]
-    norm = torch.stack([whole(nn.utils.get_total_norm([one.grad for one in some])) for some in apart]).norm()
+    gradients = [[one.grad for one in some if one.grad is not None] for some in apart]
+    norm = torch.stack([whole(nn.utils.get_total_norm(some)) for some in gradients]).norm()
     for some in apart:
         nn.utils.clip_grads_with_norm_(some, most, norm)
     return norm
@@ -111,7 +115,7 @@ def clip_gradients(module: nn.Module, accelerator: Accelerator, most: float) -> 
 
 def whole(value: Tensor) -> Tensor:
     """A tensor of which processes hold shares, gathered; all of them must ask. Any other as it is."""
-    return value.full_tensor() if _is_share(value) else value
+    return cast(Any, value).full_tensor() if _is_share(value) else value
 
 
 def gathered(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
@@ -132,4 +136,5 @@ def shared_like(value: Tensor, parameter: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     here = value.to(parameter.device)
-    return distribute_tensor(here, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    whole_one = cast(Any, parameter)
+    return distribute_tensor(here, whole_one.device_mesh, whole_one.placements, src_data_rank=None)

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vldistill.data.loading import RecordDataset
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import ROWS
 from vldistill.recipe.load import variant_name
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import Batches, StepPairs, make_batches, step_pairs
 from vldistill.training.loop import Plan
-from vldistill.training.methods.table import METHODS
+from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.validation import Judge, by_sums
 
@@ -40,7 +40,7 @@ class Stage:
 
 def for_stage(name: str, recipe: Recipe) -> Recipe:
     """The recipe as a stage runs it, see `Method.for_stage`."""
-    return METHODS[recipe.objective.kind].for_stage(name, recipe)
+    return method_of(recipe.objective.kind).for_stage(name, recipe)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Phase:
 
     name: str
     objective: Objective
-    train: RecordDataset
-    val: RecordDataset
+    train: Any
+    val: Any
     plan: Plan
     batches: Batches
     judge: Judge
@@ -71,16 +71,17 @@ def make_phases(recipe: Recipe, parts: Parts, world: int, rank: int = 0) -> list
     batch, train, matching = recipe.train.batch, recipe.train, parts.matching
     batches = make_batches(recipe, parts.train, rank=rank, world=world)
     per_epoch = max(len(batches) // batch.accumulate, 1)
-    steps = train.steps or train.epochs * per_epoch
+    unit, length = train.length
+    steps = length if unit == "steps" else length * per_epoch
     every = per_epoch if train.validate_every == "epoch" else train.validate_every
-    first = min(max(round(recipe.objective.itm_fraction * steps), 1), steps - 1) if matching and steps > 1 else 0
+    first = min(max(round(matching.fraction * steps), 1), steps - 1) if matching and steps > 1 else 0
 
     def plan(start: int, end: int) -> Plan:
         return Plan(start, end, batch.accumulate, every, train.log_every, recipe.optim.clip, train.seed)
 
-    judge = METHODS[recipe.objective.kind].judge(parts)
+    judge = method_of(recipe.objective.kind).judge(parts)
     task = Phase("task", parts.objective, parts.train, parts.val, plan(first, steps), batches, judge)
-    if not first:
+    if matching is None or not first:
         return [task]
     batches = make_batches(recipe, matching.train, rows=ROWS, rank=rank, world=world)
     return [Phase("matching", matching.objective, matching.train, matching.val, plan(0, first), batches, by_sums), task]

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.sequences import sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
-from vldistill.models.base.request import Clip, Pixels, Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import Student, init_student, new_from_scratch
 from vldistill.models.families import family_of
 from vldistill.recipe.schema.recipe import Recipe
-from vldistill.recipe.schema.student import Student as StudentSection
 
 
 def build_student(
@@ -37,27 +35,23 @@ def build_student(
             where=str(data.folder),
             hint="set adversarial.image=false, as VILLA does on NLVR2",
         )
-    store = RegionStore(Path(recipe.regions.path)) if recipe.regions else None
-    labels = data.labels if pretraining is None else []
-    wanted = StudentRequest(
-        student.kind,
+    regions = recipe.regions
+    request = StudentRequest(
+        student,
         data.task,
         data.spec.images,
-        labels,
+        data.labels if pretraining is None else [],
         image_size=recipe.image.size,
         max_length=recipe.text.max_length,
-        dropout=student.dropout,
-        regions=str(Path(recipe.regions.path).resolve()) if store else None,
-        most_regions=recipe.regions.most if store else MOST_REGIONS,
-        network=_image_network(student),
-        network_weights=student.image_network.weights,
-        clip=_clip(recipe),
-        pixels=_pixels(recipe),
+        long_side=recipe.image.long_side,
+        regions=str(Path(regions.path).resolve()) if regions else None,
+        region_size=RegionStore(Path(regions.path)).width if regions else 0,
+        most_regions=regions.most if regions else MOST_REGIONS,
         pretraining=pretraining or (),
     )
     if student.init is not None:
-        return init_student(student.init, wanted, keep_head=student.keep_head)
-    if (made := family.with_own_start(wanted)) is not None:
+        return init_student(student.init, request, keep_head=student.keep_head)
+    if (made := family.with_own_start(request)) is not None:
         return made
     sources = [open_data(Path(path)) for path in recipe.text.vocabulary_from] or [data]
     # Sorted and unique, so that the vocabulary does not depend on the order of the files.
@@ -72,23 +66,4 @@ def build_student(
         key=lambda part: (tuple(part), text_of(part)),
     )
     tokenizer = train_tokenizer(texts, recipe.text.vocabulary_size)
-    region_size = store.width if store else wanted.network.features if wanted.network else 0
-    sizes = Sizes(**student.sizes.model_dump(), region_size=region_size)
-    return new_from_scratch(wanted, sizes, tokenizer)
-
-
-def _clip(recipe: Recipe) -> Clip | None:
-    if recipe.student.kind not in ("clip_vil", "clip_dual"):
-        return None
-    return Clip(**recipe.student.clip.model_dump(), long_side=recipe.image.long_side)
-
-
-def _pixels(recipe: Recipe) -> Pixels | None:
-    if recipe.student.kind != "pixelbert":
-        return None
-    return Pixels(**recipe.student.pixels.model_dump(), long_side=recipe.image.long_side)
-
-
-def _image_network(student: StudentSection) -> ImageNetwork | None:
-    own = {"regions": False, "end_to_end": True}[student.visual]
-    return ImageNetwork.from_dict(student.image_network.model_dump(exclude={"weights"})) if own else None
+    return new_from_scratch(request, tokenizer)

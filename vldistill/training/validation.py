@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
 
-from vldistill.data.loading import Loader, RecordDataset
+from vldistill.data.loading import Loader
 from vldistill.data.records import Record
+from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.build import Student
 from vldistill.objectives.base import Objective
 from vldistill.training.inference import Answer, answer, score
 from vldistill.training.loop import Watch
@@ -23,10 +24,10 @@ class Validation:
     """What is judged. loader: this process's share of `dataset`. pairs: of a batch, and workers: that read images, for who makes
     batches of its own. watch: called with batches, leaves them where the run is to leave."""
 
-    student: nn.Module
+    student: Student
     spec: ModelSpec
     objective: Objective
-    dataset: RecordDataset
+    dataset: Any
     loader: Loader
     accelerator: Accelerator
     watch: Watch
@@ -47,10 +48,10 @@ def by_answers(asked: Validation) -> dict[str, Any]:
         asked.watch(asked.loader),
         spec.labels,
         accelerator.device,
-        autocast=accelerator.autocast,
+        autocast=lambda: accelerator.autocast(),
         tags=spec.target == "tags",
     )
-    return score(records, _of_all(answers, records, accelerator), spec.labels)
+    return needed(score(records, _of_all(answers, records, accelerator), spec.labels), "a label of the split")
 
 
 def by_sums(asked: Validation) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
-from vldistill.evaluation.retrieval import Ranks, ranks_of_vectors
 from vldistill.finite import check_outputs
+from vldistill.metrics.retrieval import Ranks, ranks_of_vectors
 from vldistill.models.base.dual_encoder import TwoTowers
 
 

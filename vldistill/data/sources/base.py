@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.answers import AnswerVocabulary
-from vldistill.data.archives.unpack import is_archive
 from vldistill.data.records import Record, parse_json, parsed_lines, read_jsonl, read_text
 from vldistill.errors import LINE, InputError, Problems
 from vldistill.places import open_regular
@@ -20,26 +19,6 @@ from vldistill.places import open_regular
 SPLITS = ("train", "val", "test")
 # With the subsets that some data sets name, in the order in which they are shown.
 ALL_SPLITS = ("train", "val", "val-balanced", "val-unbalanced", "test", "test-dev", "test-balanced", "test-unbalanced")
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """How to read a data set; each source uses the options that concern it.
-
-    min_answer_count: how often an answer occurs to be a class (VQA). val_directories: image directories held out as
-    val (NLVR). labels, task: the class names in order, the task (JSONL; found in the data when not given).
-    splits: only these of ALL_SPLITS. vqa_split: "official", or "trainval", which trains on val too but for 1,000 images (VQA).
-    """
-
-    min_answer_count: int = 9
-    val_directories: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    task: str | None = None
-    splits: tuple[str, ...] | None = None
-    vqa_split: str = "official"
-
-    def wants(self, split: str) -> bool:
-        return self.splits is None or split in self.splits
 
 
 @dataclass
@@ -330,6 +309,8 @@ def listed(names: Iterable[str], most: int = 8) -> str:
 
 def wrong_layout(root: Path, dataset: str, expected: Sequence[str]) -> InputError:
     """The folder does not look like the data set: what was expected and what is there."""
+    from vldistill.data.archives.unpack import is_archive  # no help waits for it
+
     found = listed(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()))
     hint = f"expected {' or '.join(expected)}"
     if any(map(is_archive, root.iterdir())):

@@ -15,20 +15,17 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from vldistill.data.image_files import check_paths
 from vldistill.data.records import Record, read_json
 from vldistill.data.sources.base import (
     Row,
     SourceData,
-    SourceOptions,
     add_file_fault,
     kind_of,
     quoted,
     wrong_layout,
 )
 from vldistill.data.sources.json_array import iterate_array
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import LINE, InputError, Problems
 
@@ -54,7 +51,6 @@ _SBU_CAPTIONS = "SBU_captioned_photo_dataset_captions.txt"
 
 def read_gcc(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there. Raises InputError where none is; faults go to `problems`."""
-    data.task = "caption"
     images = ImageFolders(root, problems)
     found = False
     for split, (names, folder, vilt_name, vilt_folder) in _GCC.items():
@@ -76,7 +72,6 @@ def read_gcc(root: Path, options: SourceOptions, problems: Problems, data: Sourc
 
 def read_sbu(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads SBU, which is train only. Raises InputError where it is not there; faults go to `problems`."""
-    data.task = "caption"
     images = ImageFolders(root, problems)
     paths = [root / _SBU_CAPTIONS, root / _SBU_URLS]
     there = [path for path in paths if path.exists()]
@@ -120,6 +115,8 @@ class ImageFolders:
         except (OSError, ValueError):
             pass  # no such folder: none of its images is there
         if names:
+            import numpy as np  # no help waits for it
+
             np.frombuffer(names, np.int64).sort()
         return names
 
@@ -169,8 +166,11 @@ class _Captions:
             return False
         for place in places:
             # The paths of millions of rows are plain; the few others are judged, and a faulty one is told.
-            if (place[:1] == "/" or ".." in place or "\0" in place) and not check_paths([place], self.problems, {place: where}):
-                return False
+            if place[:1] == "/" or ".." in place or "\0" in place:
+                from vldistill.data.image_files import check_paths
+
+                if not check_paths([place], self.problems, {place: where}):
+                    return False
         image = next((place for place in places if place in self.images), None)
         if image is None:
             return False
@@ -293,3 +293,19 @@ def _read_annotations(path: Path, captions: _Captions) -> None:
         if captions.gives_up():
             break
     captions.finish(example)
+
+
+GCC = Source(
+    about="Conceptual Captions: captions of images on the web",
+    layout="its two .tsv files, images in training/ and validation/ as img2dataset writes them",
+    read=read_gcc,
+    task="caption",
+    toy=ToyLayout("captions:write_gcc", {"train": 500, "val": 50}),
+)
+SBU = Source(
+    about="SBU: captions of photographs on the web",
+    layout="SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
+    read=read_sbu,
+    task="caption",
+    toy=ToyLayout("captions:write_sbu", {"train": 300}),
+)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
 from vldistill.data.records import TASKS, Record
@@ -22,13 +23,13 @@ from vldistill.data.sources.base import (
     Row,
     Seen,
     SourceData,
-    SourceOptions,
     kind_of,
     nearest,
     quoted,
     read_rows,
     wrong_layout,
 )
+from vldistill.data.sources.source import Answers, Flag, Source
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
@@ -37,6 +38,21 @@ _ANNOTATORS = 10
 _ENOUGH_ANSWERS = 4
 _KEYS = ("id", "image", "images", "text", "label", "answer", "answers", "tags", "type")
 _TARGETS = {"label": "a label", "answers": "answers", "tags": "tags"}
+
+
+@dataclass(frozen=True)
+class Jsonl(Answers):
+    """labels: the class names in order. task: one of TASKS. Both are found in the data where they are not given."""
+
+    labels: Annotated[tuple[str, ...], Flag("--labels", "A,B", "Class names, in order.")] = ()
+    task: Annotated[str | None, Flag("--task", "TASK", "caption, text, ..., where the lines do not say it.")] = None
+
+    def check(self) -> None:
+        super().check()
+        if len(set(self.labels)) != len(self.labels):
+            raise InputError("labels: a name appears twice", hint="name each once")
+        if self.task is not None and self.task not in TASKS:
+            raise InputError(f"task {self.task!r} is not known", hint=nearest(self.task, TASKS))
 
 
 @dataclass(slots=True)
@@ -64,14 +80,12 @@ class _Line:
         return self.tags or ([] if self.label is None else [self.label])
 
 
-def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
+def read(root: Path, options: Jsonl, problems: Problems, data: SourceData) -> None:
     """Reads `{train,val,test}.jsonl` of a folder, or one .jsonl file (as `test`, unless it is named as a split).
 
-    Image paths are relative to the folder. Raises InputError where no such file is there or the task is unknown;
+    Image paths are relative to the folder. Raises InputError where no such file is there;
     faults go to `problems`.
     """
-    if options.task is not None and options.task not in TASKS:
-        raise InputError(f"task {options.task!r} is not known", hint=nearest(options.task, TASKS))
     if root.is_dir():
         files = {split: root / f"{split}.jsonl" for split in SPLITS if (root / f"{split}.jsonl").exists()}
         if not files:
@@ -167,7 +181,7 @@ def _answers(row: Row) -> list[str] | None:
     return answers * _ANNOTATORS if answers and len(answers) == 1 else answers
 
 
-def _task(lines: dict[str, list[_Line]], options: SourceOptions) -> str:
+def _task(lines: dict[str, list[_Line]], options: Jsonl) -> str:
     if options.task is not None:
         return options.task
     flat = [line for split in lines.values() for line in split]
@@ -206,7 +220,7 @@ def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -
                 )
 
 
-def _labels(lines: dict[str, list[_Line]], options: SourceOptions, kinds: dict[str, str], data: SourceData) -> list[str] | None:
+def _labels(lines: dict[str, list[_Line]], options: Jsonl, kinds: dict[str, str], data: SourceData) -> list[str] | None:
     given = [name for line in lines.get("train", []) for name in line.named]
     if options.labels:
         return list(options.labels)
@@ -223,7 +237,7 @@ def _labels(lines: dict[str, list[_Line]], options: SourceOptions, kinds: dict[s
 
 
 def _vocabulary(
-    lines: dict[str, list[_Line]], options: SourceOptions, root: Path, data: SourceData, problems: Problems
+    lines: dict[str, list[_Line]], options: Jsonl, root: Path, data: SourceData, problems: Problems
 ) -> AnswerVocabulary:
     pool = [line.answers for split in ("train", "val") for line in lines.get(split, []) if line.answers]
     if not pool:
@@ -265,3 +279,14 @@ def _add(line: _Line, split: str, data: SourceData) -> None:
         ),
         line.row.where,
     )
+
+
+JSONL = Source(
+    about="Your own data, one JSON object a line",
+    layout="{train,val,test}.jsonl, or one file, of {image, text, label or answers}, {image, tags} or {text}",
+    read=read,
+    task=None,
+    options=Jsonl,
+    variants=True,
+    one_file=True,
+)

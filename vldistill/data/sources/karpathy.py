@@ -12,7 +12,6 @@ from vldistill.data.sources.base import (
     Row,
     Seen,
     SourceData,
-    SourceOptions,
     first_holding,
     joined,
     kind_of,
@@ -20,6 +19,7 @@ from vldistill.data.sources.base import (
     read_document,
     wrong_layout,
 )
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
@@ -39,7 +39,6 @@ def read_coco(root: Path, options: SourceOptions, problems: Problems, data: Sour
 
 
 def _read(root: Path, name: str, dataset: str, options: SourceOptions, problems: Problems, data: SourceData) -> None:
-    data.task = "caption"
     path = next((root / folder / name for folder in _ANNOTATION_FOLDERS if (root / folder / name).is_file()), None)
     if path is None:
         raise wrong_layout(root, dataset, [joined(folder, name) for folder in _ANNOTATION_FOLDERS])
@@ -79,3 +78,19 @@ def _add(row: Row, captions: list, split: str, image: str, number: int, sentence
             meta = {"imgid": number}
             record = Record(id=str(name), task="caption", images=[image], text=words, written=text, meta=meta)
             data.add(split, record, row.where)
+
+
+FLICKR30K = Source(
+    about="Flickr30K: photographs with five captions each",
+    layout="dataset_flickr30k.json (Karpathy), flickr30k-images/",
+    read=read_flickr30k,
+    task="caption",
+    toy=ToyLayout("captions:write_flickr30k", {"train": 500, "val": 100, "test": 100}),
+)
+COCO = Source(
+    about="COCO captions: photographs with five captions each",
+    layout="dataset_coco.json (Karpathy), train2014/, val2014/",
+    read=read_coco,
+    task="caption",
+    toy=ToyLayout("captions:write_coco", {"train": 3000, "val": 500, "test": 500}),
+)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Seen, SourceData, SourceOptions, listed, quoted, read_rows, wrong_layout
+from vldistill.data.sources.base import Seen, SourceData, listed, quoted, read_rows, wrong_layout
+from vldistill.data.sources.source import Flag, Source, SourceOptions
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
@@ -21,14 +24,21 @@ Splits = dict[str, list[tuple[Record, str]]]  # records with their `file:line`; 
 _OFFICIAL = {"train": "train", "val": "dev", "test": "test"}
 
 
-def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
+@dataclass(frozen=True)
+class Nlvr(SourceOptions):
+    """val_directories: image directories held out as val."""
+
+    val_directories: Annotated[tuple[str, ...], Flag("--val-directories", "4,5", "Image directories to hold out as val.")] = ()
+
+
+def read(root: Path, options: Nlvr, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there and holds `options.val_directories` out.
 
     With directories held out of train, dev serves as test where there is no test split; without a train split they
     are held out of dev, which becomes train. Raises InputError where no split is there, or for a directory that is
     not in the data; faults go to `problems`.
     """
-    data.task, data.labels = "nlvr", list(LABELS)
+    data.labels = list(LABELS)
     files = {split: root / name / f"{name}.json" for split, name in _OFFICIAL.items() if (root / name / f"{name}.json").is_file()}
     if not files:
         raise wrong_layout(root, "NLVR", ["train/train.json, dev/dev.json, test/test.json"])
@@ -95,3 +105,12 @@ def _hold_out(directories: tuple[str, ...], splits: Splits, root: Path, notes: l
         notes.append("dev is read as test, since val is held out of train")
     notes.append(f"val: directories {listed(directories, most=20)} of {official}, {len(held):,} records")
     return found
+
+
+NLVR = Source(
+    about="NLVR (2017): whether a sentence is true of boxes of shapes",
+    layout="train/, dev/, test/, each with its .json and images/",
+    read=read,
+    task="nlvr",
+    options=Nlvr,
+)

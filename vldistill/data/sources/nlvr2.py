@@ -13,7 +13,6 @@ from vldistill.data.sources.base import (
     Row,
     Seen,
     SourceData,
-    SourceOptions,
     first_holding,
     first_objects,
     joined,
@@ -21,6 +20,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
@@ -42,7 +42,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
 
     meta has `set`, `pair` and `sentence`: consistency groups the records that differ in `pair` only.
     """
-    data.task, data.labels = "nlvr2", list(LABELS)
+    data.labels = list(LABELS)
     found = [_present(root / folder) for folder in _ANNOTATION_FOLDERS]
     # A folder with a whole split before one that has subsets only.
     files = next((files for files in found if not _OFFICIAL.keys().isdisjoint(files)), None) or next(filter(None, found), None)
@@ -113,3 +113,12 @@ def _directory(row: Row) -> str:
         row.fault(f"`directory` {quoted(value)} is not a number", "expected the number of an image folder")
         return ""
     return str(value)
+
+
+NLVR2 = Source(
+    about="NLVR2: whether a sentence is true of two photographs",
+    layout="train.json, dev.json, test1.json, images/train/, dev/, test1/",
+    read=read,
+    task="nlvr2",
+    toy=ToyLayout("layouts:write_nlvr2", {"train": 6000, "dev": 250, "test1": 500}),
+)

@@ -10,7 +10,6 @@ from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Seen,
     SourceData,
-    SourceOptions,
     first_holding,
     first_objects,
     joined,
@@ -18,6 +17,7 @@ from vldistill.data.sources.base import (
     read_rows,
     wrong_layout,
 )
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
@@ -34,7 +34,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
 
     Raises InputError where the folder holds neither; faults go to `problems`.
     """
-    data.task, data.labels = "snli_ve", list(LABELS)
+    data.labels = list(LABELS)
     files = {split: root / name for split, name in _FILES.items() if (root / name).exists()}
     if not files:
         others = sorted(root.glob("*_data.jsonl")) or sorted(root.glob("*.jsonl"))
@@ -75,3 +75,13 @@ def _read_split(path: Path, split: str, folder: str, data: SourceData, problems:
             data.add(split, record, row.where)
     if undecided:
         data.notes.append(f'{split}: {undecided:,} pairs without an agreed label ("-") left out')
+
+
+SNLI_VE = Source(
+    about="SNLI-VE: whether a photograph entails a sentence",
+    layout="snli_ve_{train,dev,test}.jsonl, flickr30k-images/",
+    read=read,
+    task="snli_ve",
+    toy=ToyLayout("layouts:write_snli_ve", {"train": 6000, "dev": 700, "test": 700}, group=3),
+    variants=True,
+)

@@ -14,7 +14,8 @@ from typing import Any
 
 from vldistill.data.question_types import vcr_question_type
 from vldistill.data.records import CHOICES, Record, Word, read_json
-from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, kind_of, quoted, read_rows, wrong_layout
+from vldistill.data.sources.base import Row, Seen, SourceData, kind_of, quoted, read_rows, wrong_layout
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.errors import LINE, InputError, Problems
 
 MOST_PIXELS = 1e6  # along a side
@@ -25,7 +26,6 @@ _FILES = {split: f"{split}.jsonl" for split in ("train", "val", "test")}
 
 def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there. Raises InputError where none is; faults go to `problems`."""
-    data.task = "vcr"
     files = {split: root / name for split, name in _FILES.items() if (root / name).exists()}
     if not files:
         raise wrong_layout(root, "VCR", [", ".join(_FILES.values())])
@@ -203,3 +203,14 @@ def _is_polygon(value: Any) -> bool:
         and all(type(point) is list and len(point) == 2 for point in value)
         and _numbers(list(chain.from_iterable(value)))
     )
+
+
+VCR = Source(
+    about="VCR: questions about film stills, answers, rationales",
+    layout="train.jsonl, val.jsonl, test.jsonl, vcr1images/ with a .json beside each image",
+    read=read,
+    task="vcr",
+    toy=ToyLayout("vcr:write", {"train": 1500, "val": 300, "test": 300}),
+    variants=True,
+    worded=True,
+)

@@ -13,13 +13,13 @@ from vldistill.data.records import Record
 from vldistill.data.sources.base import (
     Row,
     SourceData,
-    SourceOptions,
     joined,
     kind_of,
     wrong_layout,
 )
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
 from vldistill.data.sources.json_array import iterate_array
+from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import LINE, Problems
 
@@ -34,7 +34,6 @@ _BOX = ("x", "y", "width", "height")
 
 def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads `region_descriptions.json` as train. Raises InputError where it is missing; faults go to `problems`."""
-    data.task = "caption"
     path = next((root / folder / _FILE for folder in _ANNOTATION_FOLDERS if (root / folder / _FILE).is_file()), None)
     if path is None:
         raise wrong_layout(root, "Visual Genome", [joined(folder, _FILE) for folder in _ANNOTATION_FOLDERS])
@@ -133,3 +132,12 @@ class _Numbers:
         known = self._blocks.get(block, 0)
         self._blocks[block] = known | 1 << bit
         return not known >> bit & 1
+
+
+VISUAL_GENOME = Source(
+    about="Visual Genome: descriptions of parts of images, as captions",
+    layout="region_descriptions.json, VG_100K/, VG_100K_2/",
+    read=read,
+    task="caption",
+    toy=ToyLayout("captions:write_visual_genome", {"train": 200}),
+)

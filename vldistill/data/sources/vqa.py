@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Row, Seen, SourceData, SourceOptions, nearest, read_document, wrong_layout
+from vldistill.data.sources.base import Row, Seen, SourceData, nearest, read_document, wrong_layout
+from vldistill.data.sources.source import Answers, Flag, Source, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
@@ -25,6 +27,18 @@ _PARTS = {"train": "train2014", "val": "val2014", "test": "test2015", "test-dev"
 _IMAGES = _PARTS | {"test-dev": "test2015"}
 _LABELLED = ("train", "val")
 _HELD_OUT = 1000
+
+
+@dataclass(frozen=True)
+class Vqa(Answers):
+    """vqa_split: "official", or "trainval", which trains on val too but for 1,000 images."""
+
+    vqa_split: Annotated[str, Flag("--vqa-split", "HOW", "official, or trainval: val, too.")] = "official"
+
+    def check(self) -> None:
+        super().check()
+        if self.vqa_split not in VQA_SPLITS:
+            raise InputError(f"vqa_split {self.vqa_split!r} is not known", hint=nearest(self.vqa_split, VQA_SPLITS))
 
 
 def questions_file(split: str) -> str:
@@ -42,12 +56,9 @@ def image_path(split: str, image_id: int) -> str:
     return f"{_IMAGES[split]}/COCO_{_IMAGES[split]}_{image_id:012d}.jpg"
 
 
-def read(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
-    """Reads the splits that are there. Raises InputError where neither train nor val is, `vqa_split` is unknown, or it is
+def read(root: Path, options: Vqa, problems: Problems, data: SourceData) -> None:
+    """Reads the splits that are there. Raises InputError where neither train nor val is, or `vqa_split` is
     "trainval" and one of the two is missing; faults go to `problems`."""
-    data.task = "vqa"
-    if options.vqa_split not in VQA_SPLITS:
-        raise InputError(f"vqa_split {options.vqa_split!r} is not known", hint=nearest(options.vqa_split, VQA_SPLITS))
     majority: list[str] = []
     present = [
         s for s in _PARTS if (root / questions_file(s)).exists() or (s in _LABELLED and (root / annotations_file(s)).exists())
@@ -139,9 +150,7 @@ def _answers(row: Row) -> list[str] | None:
     return answers
 
 
-def _read_trainval(
-    root: Path, annotations: dict[str, _Annotations], options: SourceOptions, data: SourceData, problems: Problems
-) -> None:
+def _read_trainval(root: Path, annotations: dict[str, _Annotations], options: Vqa, data: SourceData, problems: Problems) -> None:
     """Reads train and val so that train has the questions of all images but the ones held out, which are val."""
     seen = Seen()
     if options.wants("train"):
@@ -223,3 +232,14 @@ def _read_questions(
                     where=annotation.where,
                     hint=f"add the question to {path.name}, or drop it",
                 )
+
+
+VQA = Source(
+    about="VQA v2: questions about photographs, ten answers each",
+    layout="v2_*_questions.json, v2_*_annotations.json, train2014/, val2014/, test2015/",
+    read=read,
+    task="vqa",
+    toy=ToyLayout("layouts:write_vqa", {"train": 6000, "val": 1000}, group=2),
+    options=Vqa,
+    variants=True,
+)

@@ -8,6 +8,7 @@ folders of 10,000 named by their line, and a few are missing, as dead links are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def write_karpathy(folder: Path, seed: int, splits: Mapping[str, int], *, datase
             written[split] = written.get(split, 0) + len(captions)
     write_json(folder / f"dataset_{dataset}.json", {"images": images, "dataset": dataset})
     return written
+
+
+write_coco, write_flickr30k = partial(write_karpathy, dataset="coco"), partial(write_karpathy, dataset="flickr30k")
 
 
 def _karpathy_names(dataset: str, split: str, number: int) -> tuple[dict[str, str], dict[str, int]]:

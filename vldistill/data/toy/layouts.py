@@ -8,28 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from vldistill.artifacts import building, refuse_existing
-from vldistill.data.toy import captions, tasks, vcr
+from vldistill.data.sources.table import SOURCES, source_of
+from vldistill.data.toy import tasks
 from vldistill.data.toy.diverse.layouts import DIVERSE_SIZES, DIVERSE_WRITERS
 from vldistill.data.toy.files import ID_BLOCK, batches, encode, illustrated, write_json, write_jsonl
 from vldistill.data.toy.world import generator, render
 from vldistill.errors import InputError
 
-DEFAULT_SIZES: dict[str, dict[str, int]] = {
-    "vqa": {"train": 6000, "val": 1000},
-    "nlvr2": {"train": 6000, "dev": 250, "test1": 500},
-    "snli_ve": {"train": 6000, "dev": 700, "test": 700},
-    "coco": {"train": 3000, "val": 500, "test": 500},
-    "vcr": {"train": 1500, "val": 300, "test": 300},
-    "flickr30k": {"train": 500, "val": 100, "test": 100},
-    "gcc": {"train": 500, "val": 50},
-    "sbu": {"train": 300},
-    "visual_genome": {"train": 200},
-}
+_LAYOUTS = {name: toy for name in SOURCES if (toy := source_of(name).toy) is not None}
+DEFAULT_SIZES = {name: toy.sizes for name, toy in _LAYOUTS.items()}
 """Scenes of each split (NLVR2: pairs of scenes, each of which is written in both orders)."""
 
 DATASETS = tuple(DEFAULT_SIZES)
@@ -63,7 +55,7 @@ def write_toy(
         # The folders are entered together, so that a failure in the last one leaves none of them.
         folders = {name: stack.enter_context(building(root / name)) for name in plan}
         for name, splits in plan.items():
-            written = _WRITERS[name](folders[name], seed, splits)
+            written = _writer(name)(folders[name], seed, splits)
             counts.update({f"{name}/{split}": number for split, number in written.items()})
     return counts
 
@@ -78,7 +70,7 @@ def _plan(seed: int, datasets: Sequence[str], scale: float, sizes: Mapping[str, 
             raise InputError(f"the toy world has no dataset {name!r}", hint=f"choose from {', '.join(SIZES)}")
     plan: dict[str, dict[str, int]] = {}
     for name in dict.fromkeys(datasets):
-        given, group = sizes.get(name, {}), tasks.GROUP.get(name, 1)
+        given, group = sizes.get(name, {}), _LAYOUTS[name].group if name in _LAYOUTS else 1
         if unknown := sorted(set(given) - set(SIZES[name])):
             raise InputError(f"{name} has no split {unknown[0]!r}", hint=f"choose from {', '.join(SIZES[name])}")
         plan[name] = {}
@@ -90,7 +82,8 @@ def _plan(seed: int, datasets: Sequence[str], scale: float, sizes: Mapping[str, 
     return plan
 
 
-def _write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
+def write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
+    """Questions with their answers in VQA v2's layout; returns questions by split."""
     written = {}
     for block, (split, size) in enumerate(splits.items(), start=1):
         (folder / f"{split}2014").mkdir()
@@ -123,7 +116,8 @@ def _write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, 
     return written
 
 
-def _write_nlvr2(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
+def write_nlvr2(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
+    """Pairs of pictures in NLVR2's layout; returns statements by split."""
     written = {}
     for split, size in splits.items():
         rows: list[dict[str, Any]] = []
@@ -161,7 +155,8 @@ def _nlvr2_row(statement: tasks.Statement, identifier: str) -> dict[str, Any]:
     }
 
 
-def _write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
+def write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
+    """Pictures with hypotheses in SNLI-VE's layout; returns hypotheses by split."""
     written = {}
     images = folder / "flickr30k-images"
     images.mkdir()
@@ -188,15 +183,8 @@ def _write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[s
     return written
 
 
-_WRITERS: dict[str, Callable[[Path, int, Mapping[str, int]], dict[str, int]]] = {
-    "vqa": _write_vqa,
-    "nlvr2": _write_nlvr2,
-    "snli_ve": _write_snli_ve,
-    "coco": partial(captions.write_karpathy, dataset="coco"),
-    "vcr": vcr.write,
-    "flickr30k": partial(captions.write_karpathy, dataset="flickr30k"),
-    "gcc": captions.write_gcc,
-    "sbu": captions.write_sbu,
-    "visual_genome": captions.write_visual_genome,
-    **DIVERSE_WRITERS,
-}
+def _writer(name: str) -> Callable[[Path, int, Mapping[str, int]], dict[str, int]]:
+    if name in DIVERSE_WRITERS:
+        return DIVERSE_WRITERS[name]
+    module, _, function = _LAYOUTS[name].write.partition(":")
+    return getattr(import_module(f"{__package__}.{module}"), function)

@@ -34,8 +34,6 @@ EXIST_PER_LABEL = 2
 COUNTS = 2
 MOST_ONLY = 4
 STATEMENT_FILTERS = 2
-GROUP = {"vqa": 2, "nlvr2": 1, "snli_ve": 3, "coco": 1}
-"""Scenes that balance each other, per dataset: sizes are multiples of it."""
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = "entailment", "neutral", "contradiction"
 _CATEGORIES = {"colour": COLOUR_FILTERS, "shape": SHAPE_FILTERS, "both": KIND_FILTERS}

@@ -12,13 +12,12 @@ from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.bert_start import read_bert
 from vldistill.models.base.checkpoint import load_strict
 from vldistill.models.base.family import Made, PlainFamily, check_length, common_sizes
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 
 Weights = dict[str, Tensor]
 
 
 class CanvasFamily(PlainFamily):
-    sees = "canvas"
     one_stream = True
 
     @abstractmethod
@@ -35,16 +34,16 @@ class CanvasFamily(PlainFamily):
         found = read_bert(source)
         return None if found is None else self._of(request, *found)
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> RegionBertConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> RegionBertConfig:
         """Those of its BERT."""
         return RegionBertConfig(
-            **common_sizes(request, sizes, tokenizer),
+            **common_sizes(request, tokenizer),
             attention_probs_dropout_prob=request.dropout,
             max_position_embeddings=request.max_length,
         )
 
-    def from_scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Made:
-        return self._of(request, self.scratch(request, sizes, tokenizer), {}, tokenizer)
+    def from_scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> Made:
+        return self._of(request, self.scratch(request, tokenizer), {}, tokenizer)
 
     def _of(self, request: StudentRequest, bert: RegionBertConfig, weights: Weights, source: Path | WordTokenizer) -> Made:
         """source: the BERT's folder, or the tokenizer of one without."""

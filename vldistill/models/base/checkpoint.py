@@ -43,16 +43,16 @@ MOST_DEEP, MOST_WIDE = 1 << 10, 1 << 24
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model folder says of itself. kind: a key of FAMILIES. images: per record. labels: names of the head's classes, in
-    order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text tokens with specials. answer_loss: what a
-    VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over all), or None where that is not known.
-    regions, most_regions: the store it reads, and how many of an image. official: whether it comes from an official checkpoint,
-    which expects a detector's regions. image_network: what it sees pixels by, where it reads no store (VL-BERT end to end).
-    pretraining: the tasks without labels, pre-training's and retrieval's, that it has heads for. upright: whether it sees images
-    turned as their EXIF data says."""
+    """What a model folder says of itself. kind: a key of FAMILIES. encoder: its `Family.config`. images: per record. labels:
+    names of the head's classes, in order. image_size: shorter side in pixels, 0 where it sees regions. max_length: text
+    tokens with specials. answer_loss: what a VQA head was trained with ("bce": a sigmoid for each answer; "softmax": one over
+    all), or None where that is not known. regions, most_regions: the store it reads, and how many of an image. official:
+    whether it comes from an official checkpoint, which expects a detector's regions. image_network: what it sees pixels by,
+    where it reads no store (VL-BERT end to end). pretraining: the tasks without labels, pre-training's and retrieval's, that
+    it has heads for. upright: whether it sees images turned as their EXIF data says."""
 
     kind: str
-    encoder: Config
+    encoder: Any
     task: str
     images: int
     labels: list[str]

@@ -26,7 +26,8 @@ from vldistill.models.base.checkpoint import (
 from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
+from vldistill.recipe.schema.student import Student
 
 Made = tuple[nn.Module, ModelSpec, WordTokenizer]
 """A student, what it says of itself, and its tokenizer."""
@@ -38,27 +39,32 @@ PRETRAINED_HEADS = tuple(f"{head}." for head in HEADS.values())
 class Family(ABC):
     """A kind of model: its classes, how it reads text and images, and what it starts from.
 
-    sees: image patches, regions of a store, whole images on a canvas, or no images. square: see `ImageTransform`, of one that
-    sees the square in the middle. one_image: whether its records have one image. one_stream: whether text and image attend to
-    each other in every layer. crosses: whether attention of words over the image can be told. fusion: of a dual encoder, the kind
-    of fusion model that it starts from, and that can teach it. library_prefix: what the names of its weights begin with, but not
-    in its file, which a library reads; unsaved: what such a library would not look for there. start: for who named a model that
-    cannot start it.
+    section: what a recipe says of it, see there for `sees`. square: see `ImageTransform`, of one that sees the square in the
+    middle. one_image: whether its records have one image. one_stream: whether text and image attend to each other in every layer.
+    crosses: whether attention of words over the image can be told. library_prefix: what the names of its weights begin with, but
+    not in its file, which a library reads; unsaved: what such a library would not look for there. start: for who named a model
+    that cannot start it.
     """
 
-    kind: ClassVar[str]
+    section: ClassVar[type[Student]]
     model: ClassVar[type[Any]]
     config: ClassVar[type[Config]]
     text_layout: ClassVar[type[Layout]] = PlainLayout
-    sees: ClassVar[str] = "patches"
     square: ClassVar[str] = ""
     one_image: ClassVar[bool] = False
     one_stream: ClassVar[bool] = False
     crosses: ClassVar[bool] = False
-    fusion: ClassVar[str | None] = None
     library_prefix: ClassVar[str] = ""
     unsaved: ClassVar[str | None] = None
     start: ClassVar[str] = ""
+
+    @property
+    def kind(self) -> str:
+        return self.section.name()
+
+    @property
+    def sees(self) -> str:
+        return self.section.sees
 
     # --- sizes ---
 
@@ -75,17 +81,16 @@ class Family(ABC):
             request.max_length,
             regions=request.regions,
             most_regions=request.most_regions,
-            image_network=request.network,
             pretraining=request.pretraining,
         )
 
     @abstractmethod
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Config:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> Config:
         """The sizes of one from scratch."""
 
     def fitted(self, found: Config, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> Config:
-        """The sizes of one that starts from a model of sizes `found`, its own kind's or `fusion`'s. Raises InputError where they
-        do not fit."""
+        """The sizes of one that starts from a model of sizes `found`, its own kind's or a dual encoder's fusion model's. Raises
+        InputError where they do not fit."""
         return replace(found, hidden_dropout_prob=request.dropout)
 
     def fitted_spec(self, encoder: Config, request: StudentRequest, found: ModelSpec, where: str) -> ModelSpec:
@@ -111,9 +116,9 @@ class Family(ABC):
                 raise  # others have taken what there was
             raise InputError(f"a {self.kind} model of these sizes cannot be built: {first_line(error)}", hint=hint) from error
 
-    def from_scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> Made:
+    def from_scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> Made:
         """A student with fresh weights for a tokenizer's vocabulary."""
-        spec = self.spec(request, self.scratch(request, sizes, tokenizer))
+        spec = self.spec(request, self.scratch(request, tokenizer))
         model = self.new(spec)
         model.load_state_dict(self.fresh(model, request), strict=False)
         return model, spec, tokenizer
@@ -131,13 +136,13 @@ class Family(ABC):
         return None
 
     def from_model(self, source: str, request: StudentRequest, *, keep_head: bool) -> Made:
-        """A student that starts from a model of its own kind, or of the kind `fusion`. The head is fresh, unless `keep_head` and
-        the labels are the same. Raises InputError where something does not fit."""
+        """A student that starts from a model of its own kind, or a dual encoder from its fusion model. The head is fresh, unless
+        `keep_head` and the labels are the same. Raises InputError where something does not fit."""
         if (made := self.from_library(source, request)) is not None:
             return made
         checkpoint = read_checkpoint(source)
         where, found = str(checkpoint.folder), checkpoint.spec
-        if found.kind not in (self.kind, self.fusion):
+        if found.kind not in (self.kind, self.section.dual and self.section.fusion):
             converted = f"name a {self.kind} model, as `vldistill convert {self.kind}` makes it"
             raise InputError(
                 f"is a {found.kind} model, from which a {self.kind} student cannot start",
@@ -206,7 +211,7 @@ class FusionFamily(Family):
 
 
 class DualFamily(Family):
-    """Two towers that come from the fusion models of kind `fusion`, see `TwoTowers`."""
+    """Two towers that come from fusion models, see `TwoTowers`."""
 
     def fill(
         self, model: TwoTowers, checkpoint: Checkpoint, request: StudentRequest, tokenizer: WordTokenizer, keep_head: bool
@@ -219,7 +224,7 @@ class DualFamily(Family):
     def _take_over(self, model: TwoTowers, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
         from vldistill.models.families import family_of
 
-        weights = fusion_encoder_weights(checkpoint, *family_of(self.fusion).model.towers)
+        weights = fusion_encoder_weights(checkpoint, *family_of(self.section.fusion).model.towers)
         for name in model.towers:
             tower = getattr(model, name)
             new = model.new_weights(name, weights, tokenizer)
@@ -274,8 +279,9 @@ def check_length(request: StudentRequest, most: int, where: str) -> None:
         )
 
 
-def common_sizes(request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> dict[str, Any]:
+def common_sizes(request: StudentRequest, tokenizer: WordTokenizer) -> dict[str, Any]:
     """What every Transformer from scratch has."""
+    sizes = request.section.sizes
     return {
         "vocab_size": len(tokenizer.vocabulary),
         "hidden_size": sizes.width,

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.family import DualFamily, Made, check_length
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.clip_dual.model import ClipDual
+from vldistill.models.clip_dual.section import ClipDualSection
 from vldistill.models.clip_dual.start import Towers, load_towers, read_clip, read_slip, scratch_config, sized
 from vldistill.models.clip_dual.towers import ClipConfig
 
 
 class ClipDualFamily(DualFamily):
-    kind = "clip_dual"
+    section = ClipDualSection
     model = ClipDual
     config = ClipConfig
     square = "crop"
     start = "name a clip_dual model, or what `vldistill convert slip` wrote; a CLIP is student.clip.model"
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> ClipConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> ClipConfig:
         config = scratch_config(
             len(tokenizer.vocabulary),
             request.max_length,
-            layers=sizes.layers,
-            width=sizes.width,
-            heads=sizes.heads,
-            feedforward=sizes.feedforward,
-            patch=sizes.patch,
+            **request.section.sizes.model_dump(),
         )
         return sized(config, request.image_size)
 
@@ -33,8 +30,8 @@ class ClipDualFamily(DualFamily):
         return sized(found, request.image_size, where)
 
     def with_own_start(self, request: StudentRequest) -> Made | None:
-        clip = request.clip
-        return None if clip is None or clip.model is None else self._of(read_clip(clip.model, clip.weights), request)
+        clip = request.section.clip
+        return None if clip.model is None else self._of(read_clip(clip.model, clip.weights), request)
 
     def from_library(self, source: str, request: StudentRequest) -> Made | None:
         """From a SLIP."""

@@ -8,11 +8,12 @@ from vldistill.models.base.canvas_family import CanvasFamily, Weights
 from vldistill.models.base.request import StudentRequest
 from vldistill.models.clip_vil.grid import ClipVilConfig
 from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.section import ClipVilSection
 from vldistill.models.clip_vil.start import continued, new_config, started
 
 
 class ClipVilFamily(CanvasFamily):
-    kind = "clip_vil"
+    section = ClipVilSection
     model = ClipVil
     config = ClipVilConfig
     one_image = True
@@ -20,11 +21,11 @@ class ClipVilFamily(CanvasFamily):
 
     def fitted(self, found: ClipVilConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipVilConfig:
         sizes = super().fitted(found, request, tokenizer, where)
-        return continued(sizes, request.clip, request.image_size, where)
+        return continued(sizes, request.section.clip, (request.image_size, request.long_side), where)
 
     def joined(self, bert: RegionBertConfig, request: StudentRequest) -> tuple[ClipVilConfig, Weights | None, str]:
-        config, tower = new_config(bert, request.clip, request.image_size, request.dropout)
-        return config, tower.weights, request.clip.model
+        config, tower = new_config(bert, request.section.clip, (request.image_size, request.long_side), request.dropout)
+        return config, tower.weights, request.section.clip.model
 
     def started(self, own: Weights, bert: Weights, network: Weights | None) -> Weights:
         return started(own, bert, network)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.base.request import Clip
 from vldistill.models.clip_vil.grid import RESNET_STRIDE, ClipVilConfig, Tower, check_canvas, is_resnet, read_tower
+from vldistill.models.clip_vil.section import Grid
 
 _BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")
 SHORT_SIDE = 384
@@ -19,23 +19,24 @@ SHORT_SIDE = 384
 _VISUAL, _POSITIONS = "bert.encoder.visual_model.visual.", "bert.encoder.visual_pos."
 
 
-def new_config(bert: RegionBertConfig, clip: Clip, short: int, dropout: float) -> tuple[ClipVilConfig, Tower]:
-    """The sizes of a student that puts BERT and CLIP together, and the latter, read. short: shorter side of the canvas."""
+def new_config(bert: RegionBertConfig, clip: Grid, canvas: tuple[int, int], dropout: float) -> tuple[ClipVilConfig, Tower]:
+    """The sizes of a student that puts BERT and CLIP together, and the latter, read. canvas: its shorter and
+    its longer side, in pixels."""
     if clip.model is None:
         raise InputError(
             "a clip_vil student needs CLIP's image network",
             hint="set student.clip.model=RN50x4 student.clip.weights=openai, or start from a clip_vil model",
         )
-    tower = read_tower(clip.model, clip.weights, short, clip.long_side)
+    tower = read_tower(clip.model, clip.weights, *canvas)
     sizes = {field.name: getattr(bert, field.name) for field in fields(RegionBertConfig)}
     sizes |= {
         "hidden_dropout_prob": dropout,
         **tower.fields,
-        "long_side": clip.long_side,
+        "long_side": canvas[1],
         "frozen": clip.frozen,
         "batch_statistics": clip.batch_statistics,
     }
-    most = clip.long_side // _cell(tower.fields["tower"])
+    most = canvas[1] // _cell(tower.fields["tower"])
     return ClipVilConfig(**(sizes | {"positions": max(most, ClipVilConfig.positions)})), tower
 
 
@@ -47,22 +48,23 @@ def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: dict[str, Te
     return {**drawn, **bert, **{f"{_VISUAL}{name}": value for name, value in (tower or {}).items()}}
 
 
-def continued(found: ClipVilConfig, clip: Clip, short: int, where: str) -> ClipVilConfig:
+def continued(found: ClipVilConfig, clip: Grid, canvas: tuple[int, int], where: str) -> ClipVilConfig:
     """The sizes of a student that starts from another. Raises InputError where its image network cannot see the canvas."""
     if clip.model is not None:
         raise InputError(
             "brings its own image network", where=where, hint="set student.clip.model=null student.clip.weights=null"
         )
-    check_canvas(found.tower, short, clip.long_side)
+    short, long = canvas
+    check_canvas(found.tower, short, long)
     resized = not is_resnet(found.tower) and short != found.tower["image_size"]
-    if resized or clip.long_side // _cell(found.tower) > found.positions:
+    if resized or long // _cell(found.tower) > found.positions:
         known = found.tower["image_size"] if resized else found.positions * _cell(found.tower)
         raise InputError(
-            f"knows positions of {known} pixels, the canvas is {short} x {clip.long_side}",
+            f"knows positions of {known} pixels, the canvas is {short} x {long}",
             where=where,
             hint="set image.size and image.long_side to what it was trained with",
         )
-    return replace(found, long_side=clip.long_side, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
+    return replace(found, long_side=long, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
 
 
 def official_config(bert: RegionBertConfig, weights: dict[str, Tensor], source: Path) -> ClipVilConfig:

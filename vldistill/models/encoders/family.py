@@ -9,7 +9,8 @@ from torch import Tensor
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import Checkpoint
 from vldistill.models.base.family import Family, common_sizes
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
+from vldistill.models.encoders.section import TextSection, VisionSection
 from vldistill.models.encoders.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 
 
@@ -26,34 +27,33 @@ class _Lone(Family):
 
 
 class TextFamily(_Lone):
-    kind = "text_encoder"
+    section = TextSection
     model = TextEncoder
     config = TextConfig
-    sees = "nothing"
     head = unsaved = "mlm_score."
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> TextConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> TextConfig:
         return TextConfig(
-            **common_sizes(request, sizes, tokenizer),
+            **common_sizes(request, tokenizer),
             attention_probs_dropout_prob=request.dropout,
             max_position_embeddings=request.max_length,
         )
 
 
 class VisionFamily(_Lone):
-    kind = "vision_encoder"
+    section = VisionSection
     model = VisionEncoder
     config = VisionConfig
     square = "fit"
     head = "vit.head."
     library_prefix = "vit."
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> VisionConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> VisionConfig:
         return VisionConfig.from_dict(
             {
-                **common_sizes(request, sizes, tokenizer),
-                "image_size": sizes.image_size,
-                "patch_size": sizes.patch,
+                **common_sizes(request, tokenizer),
+                "image_size": request.section.sizes.image_size,
+                "patch_size": request.section.sizes.patch,
                 "max_position_embeddings": request.max_length,
             }
         )

@@ -7,18 +7,19 @@ from torch import Tensor
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.family import PlainFamily
 from vldistill.models.base.library_names import library_names
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.lxmert.model import Lxmert, LxmertConfig
+from vldistill.models.lxmert.section import LxmertSection
 
 
 class LxmertFamily(PlainFamily):
-    kind = "lxmert"
+    section = LxmertSection
     model = Lxmert
     config = LxmertConfig
-    sees = "regions"
     start = "name an LXMERT of transformers, or a lxmert model"
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> LxmertConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> LxmertConfig:
+        sizes = request.section.sizes
         return LxmertConfig.of_depth(
             sizes.layers,
             vocab_size=len(tokenizer.vocabulary),
@@ -28,7 +29,7 @@ class LxmertFamily(PlainFamily):
             hidden_dropout_prob=request.dropout,
             attention_probs_dropout_prob=request.dropout,
             max_position_embeddings=request.max_length,
-            visual_feat_dim=sizes.region_size,
+            visual_feat_dim=request.region_size,
         )
 
     def names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

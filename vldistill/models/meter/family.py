@@ -7,20 +7,22 @@ from dataclasses import replace
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.family import DualFamily, Family, FusionFamily, common_sizes
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.meter.dual import MeterDual
 from vldistill.models.meter.fusion import Meter
 from vldistill.models.meter.parts import MeterConfig
+from vldistill.models.meter.section import MeterDualSection, MeterSection
 
 
 class _Sized(Family):
     config = MeterConfig
     square = "crop"
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> MeterConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> MeterConfig:
+        sizes = request.section.sizes
         return self.fitted(
             MeterConfig(
-                **common_sizes(request, sizes, tokenizer),
+                **common_sizes(request, tokenizer),
                 max_position_embeddings=request.max_length,
                 patch_size=sizes.patch,
                 text_width=sizes.width,
@@ -55,13 +57,12 @@ class _Sized(Family):
 
 
 class MeterFamily(_Sized, FusionFamily):
-    kind = "meter"
+    section = MeterSection
     model = Meter
 
 
 class MeterDualFamily(_Sized, DualFamily):
-    kind = "meter_dual"
+    section = MeterDualSection
     model = MeterDual
-    fusion = "meter"
     crosses = True
     start = "name a meter or meter_dual model"

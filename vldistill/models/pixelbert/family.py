@@ -10,21 +10,23 @@ from vldistill.models.base.canvas_family import CanvasFamily, Weights
 from vldistill.models.base.request import StudentRequest
 from vldistill.models.pixelbert.model import PixelBert, new_config, started
 from vldistill.models.pixelbert.network import PixelBertConfig
+from vldistill.models.pixelbert.section import PixelBertSection
 
 
 class PixelBertFamily(CanvasFamily):
-    kind = "pixelbert"
+    section = PixelBertSection
     model = PixelBert
     config = PixelBertConfig
     start = "name a BERT of transformers, or a pixelbert model"
 
     def fitted(self, found: PixelBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> PixelBertConfig:
         return replace(
-            super().fitted(found, request, tokenizer, where), long_side=request.pixels.long_side, sample=request.pixels.sample
+            super().fitted(found, request, tokenizer, where), long_side=request.long_side, sample=request.section.pixels.sample
         )
 
     def joined(self, bert: RegionBertConfig, request: StudentRequest) -> tuple[PixelBertConfig, Weights | None, str]:
-        return *new_config(bert, request.pixels, request.dropout), request.pixels.model
+        pixels = request.section.pixels
+        return *new_config(bert, pixels, request.long_side, request.dropout), pixels.model
 
     def started(self, own: Weights, bert: Weights, network: Weights | None) -> Weights:
         return started(own, bert, network)

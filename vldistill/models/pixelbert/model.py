@@ -22,8 +22,8 @@ from vldistill.models.base.canvases import look
 from vldistill.models.base.heads import classifier, init_weights, initial_std
 from vldistill.models.base.outputs import View
 from vldistill.models.base.region_student import JoinedStudent
-from vldistill.models.base.request import Pixels
 from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork, read_network
+from vldistill.models.pixelbert.section import Pixels
 
 _BERT, _NETWORK = "bert.", "network.body."
 CELL_TYPE = 1
@@ -78,11 +78,13 @@ class PixelBert(JoinedStudent):
         return cells.gather(1, chosen[..., None].expand(-1, -1, cells.shape[-1]))
 
 
-def new_config(bert: RegionBertConfig, pixels: Pixels, dropout: float) -> tuple[PixelBertConfig, dict[str, Tensor] | None]:
+def new_config(
+    bert: RegionBertConfig, pixels: Pixels, long_side: int, dropout: float
+) -> tuple[PixelBertConfig, dict[str, Tensor] | None]:
     """The sizes of a student that puts a BERT and a network together, and the network's weights, None for random ones."""
     read = read_network(pixels.model, pixels.weights)
     sizes = {field.name: getattr(bert, field.name) for field in fields(RegionBertConfig)}
-    sizes |= {"hidden_dropout_prob": dropout, **read.fields, "long_side": pixels.long_side, "sample": pixels.sample}
+    sizes |= {"hidden_dropout_prob": dropout, **read.fields, "long_side": long_side, "sample": pixels.sample}
     return PixelBertConfig(**sizes), read.weights
 
 

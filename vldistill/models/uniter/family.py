@@ -13,23 +13,23 @@ from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.family import PlainFamily
 from vldistill.models.base.heads import initial_std
 from vldistill.models.base.region_sizes import region_sizes
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.uniter.model import TYPES, Uniter
+from vldistill.models.uniter.section import UniterSection
 from vldistill.models.uniter.texts import PERSONS, UniterLayout
 
 _TYPES, _WORDS = "uniter.embeddings.token_type_embeddings.weight", "uniter.embeddings.word_embeddings.weight"
 
 
 class UniterFamily(PlainFamily):
-    kind = "uniter"
+    section = UniterSection
     model = Uniter
     config = RegionBertConfig
     text_layout = UniterLayout
-    sees = "regions"
     one_stream = True
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> RegionBertConfig:
-        return self._with_persons(region_sizes(RegionBertConfig, request, sizes, tokenizer), request, tokenizer)
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> RegionBertConfig:
+        return self._with_persons(region_sizes(RegionBertConfig, request, tokenizer), request, tokenizer)
 
     def fitted(self, found: RegionBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> RegionBertConfig:
         return self._with_persons(replace(found, hidden_dropout_prob=request.dropout), request, tokenizer)

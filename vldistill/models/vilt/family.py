@@ -6,21 +6,22 @@ from dataclasses import replace
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.family import DualFamily, Family, FusionFamily, common_sizes
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.vilt.dual import DualEncoder
 from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.models.vilt.fusion import FusionModel
+from vldistill.models.vilt.section import ViltDualSection, ViltSection
 
 
 class _Sized(Family):
     config = EncoderConfig
     start = "name a fusion model"
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> EncoderConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> EncoderConfig:
         return EncoderConfig(
-            **common_sizes(request, sizes, tokenizer),
-            image_size=sizes.image_size,
-            patch_size=sizes.patch,
+            **common_sizes(request, tokenizer),
+            image_size=request.section.sizes.image_size,
+            patch_size=request.section.sizes.patch,
             max_position_embeddings=request.max_length,
             modality_type_vocab_size=request.images + 1,
         )
@@ -33,14 +34,13 @@ class _Sized(Family):
         )
 
 
-class Vilt(_Sized, FusionFamily):
-    kind = "vilt"
+class ViltFamily(_Sized, FusionFamily):
+    section = ViltSection
     model = FusionModel
     one_stream = True
 
 
-class ViltDual(_Sized, DualFamily):
-    kind = "dual_encoder"
+class ViltDualFamily(_Sized, DualFamily):
+    section = ViltDualSection
     model = DualEncoder
-    fusion = "vilt"
     crosses = True

@@ -7,23 +7,23 @@ from torch import Tensor
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.family import PlainFamily, common_sizes
 from vldistill.models.base.library_names import library_names
-from vldistill.models.base.request import Sizes, StudentRequest
+from vldistill.models.base.request import StudentRequest
 from vldistill.models.visualbert.model import VisualBert, VisualBertConfig
+from vldistill.models.visualbert.section import VisualBertSection
 
 
 class VisualBertFamily(PlainFamily):
-    kind = "visualbert"
+    section = VisualBertSection
     model = VisualBert
     config = VisualBertConfig
-    sees = "regions"
     start = "name a VisualBERT of transformers, or a visualbert model"
 
-    def scratch(self, request: StudentRequest, sizes: Sizes, tokenizer: WordTokenizer) -> VisualBertConfig:
+    def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> VisualBertConfig:
         return VisualBertConfig(
-            **common_sizes(request, sizes, tokenizer),
+            **common_sizes(request, tokenizer),
             attention_probs_dropout_prob=request.dropout,
             max_position_embeddings=request.max_length,
-            visual_embedding_dim=sizes.region_size,
+            visual_embedding_dim=request.region_size,
         )
 
     def names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

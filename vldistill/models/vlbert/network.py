@@ -34,7 +34,7 @@ def fitted_network(wanted: ImageNetwork | None, weights: str | None, found: Mode
 
 def network_weights(model: nn.Module, found: dict[str, Tensor], weights: str | None, where: str) -> dict[str, Tensor]:
     """The weights of a student's image network, by name, none where it has none. found: of the checkpoint that it starts from.
-    weights: see `Wanted`. Raises InputError where there are none, or they do not fit."""
+    weights: see `Network` of its section. Raises InputError where there are none, or they do not fit."""
     own = {name: value for name, value in model.state_dict().items() if name.startswith(NETWORK)}
     if not own or weights == "random":
         return own

@@ -6,10 +6,18 @@ import os
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from typing_extensions import dataclass_transform
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+class _Frozen(type(BaseModel)):
+    """So that type checkers know what all sections are, and let one narrow its parent's fields."""
+
+
+class Section(BaseModel, metaclass=_Frozen):
+    """Fields with a docstring each, which the reference of recipes is made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def _at_home(path: str) -> str:

@@ -10,52 +10,74 @@ from vldistill.recipe.schema.base import NonNegative, Place, Positive, Section, 
 
 
 class Mixed(Section):
-    """Another artifact to pre-train on beside the first. weight: how often an epoch has each of its records."""
+    """Another artifact to pre-train on beside the first."""
 
     path: Place
+    """A data artifact."""
     train: str = "train"
+    """Its split to train on."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often an epoch has each of its records."""
 
 
 class Data(Section):
-    """What to train on: an artifact of `vldistill prepare`. mix: others beside it, for pre-training; weight: see there."""
+    """What to train on."""
 
     path: Place
+    """An artifact of `vldistill prepare`."""
     train: str = "train"
+    """The split, or variant, to train on."""
     val: str = "val"
-    types: list[str] | None = None  # only records of these types
-    part: Literal["answers", "rationales", "both"] = "both"  # VCR: Q->A, QA->R
-    limit: Positive | None = None  # the first N records a split
+    """The split, or variant, that checkpoints are chosen on."""
+    types: list[str] | None = None
+    """Only records of these types; null for all."""
+    part: Literal["answers", "rationales", "both"] = "both"
+    """VCR: Q->A, QA->R, or both."""
+    limit: Positive | None = None
+    """The first N records a split; the run is then partial."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0
-    memory: bool | None = None  # keep decoded images; null decides by size
+    """Processes that read images and texts, 0 for none."""
+    memory: bool | None = None
+    """Whether decoded images are kept in memory; null decides by size."""
     weight: Annotated[float, Field(gt=0)] = 1.0
+    """Pre-training: how often an epoch has each record of `path`."""
     mix: list[Mixed] = []
+    """Pre-training: further artifacts beside it."""
 
 
 class Image(Section):
-    """ViLT's preprocessing. size: shorter side in pixels, of a METER's images each side. long_side: of a clip_vil student's
-    canvas; for the other students it follows from the image. augment: "flip" is for a student with an image network of its
-    own. exif: the student sees images turned as their EXIF data says; by default as stored, which is how the published code of
-    every family here reads them (Pillow's `open`), and how teachers of one modality do."""
+    """How an image becomes an input: ViLT's preprocessing, unless the student has its own."""
 
     size: Side = 384
+    """Shorter side in pixels; of a METER's images each side."""
     long_side: Side = 640
+    """Longer side of a canvas, in pixels, for students that see images on one; for others it follows from the image."""
     augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
-    shift: Annotated[int, Field(ge=0, le=2**14)] = 1  # jitter: pixels
-    noise: NonNegative = 0.08  # jitter: standard deviation on the 0-1 pixel range
+    """RandAugment as ViLT's authors have it; jitter: shifts and noise; flip: for a student with an image network of its own."""
+    shift: Annotated[int, Field(ge=0, le=2**14)] = 1
+    """jitter: largest shift, in pixels."""
+    noise: NonNegative = 0.08
+    """jitter: standard deviation, of pixels in [0, 1]."""
     exif: bool = False
+    """Whether the student sees images turned as their EXIF data says. By default it sees them as stored, which is how the
+    published code of every family here reads them, and how teachers of one modality do."""
 
 
 class Text(Section):
-    """max_length counts the special tokens. The vocabulary fields serve a student from scratch only."""
+    """How a text becomes an input. The vocabulary fields serve a student from scratch only."""
 
     max_length: Annotated[int, Field(ge=3, le=2**17)] = 40
+    """Tokens, special ones counted."""
     vocabulary_size: Annotated[int, Field(gt=0, le=10**7)] = 8000
-    vocabulary_from: list[Place] = []  # data artifacts whose training text is read; this recipe's own when empty
+    """Of a student from scratch, at most."""
+    vocabulary_from: list[Place] = []
+    """Data artifacts whose training texts the vocabulary is made of; this recipe's own when empty."""
 
 
 class Regions(Section):
-    """Region features, of `vldistill prepare regions`, for students that see regions. most: regions of an image."""
+    """Region features, for students that see regions."""
 
     path: Place
+    """A store of `vldistill prepare regions`."""
     most: Annotated[int, Field(gt=0, le=10**5)] = 100
+    """Regions of an image, at most."""

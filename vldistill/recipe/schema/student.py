@@ -1,115 +1,134 @@
-"""What a recipe says of its student, and through which network of its own that sees."""
+"""What a recipe says of any student; each family's section adds its own fields (`vldistill/models/<family>/section.py`).
+
+A family's section also says, without torch, what the rest of a recipe may ask of such a student.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from vldistill.recipe.schema.base import Depth, Fraction, Natural, NonNegative, Place, Section, Side, Width
+from vldistill.recipe.schema.base import Depth, Fraction, Place, Section, Side, Width
+
+if TYPE_CHECKING:
+    from vldistill.recipe.schema.recipe import Recipe
 
 
 class Sizes(Section):
-    """Sizes of an encoder from scratch (ViLT-B/32 by default); a METER's two encoders and its co-attention have them each.
-    image_size: pixels that the position table spans, which for a METER are those of `image.size`."""
+    """A Transformer from scratch, by default of BERT's and ViT's base size. Where a student has two towers, each is so."""
 
     layers: Depth = 12
+    """Layers."""
     width: Width = 768
+    """Features of a state."""
     heads: Depth = 12
+    """Attention heads of a layer; a divisor of `width`."""
     feedforward: Width = 3072
-    patch: Side = 32
-    image_size: Side = 384
+    """Features between the two linear maps of a layer."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Sizes:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class PatchSizes(Sizes):
+    """One that sees patches of an image."""
+
+    patch: Side = 32
+    """Side of a patch, in pixels."""
+
+
+class TableSizes(PatchSizes):
+    """One whose table of positions is interpolated to each image."""
+
+    image_size: Side = 384
+    """Side of the square that the table of positions spans, in pixels; a multiple of `patch`."""
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> TableSizes:
         if self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
         return self
 
 
-class ImageNetwork(Section):
-    """The ResNet of a student that is trained end to end. weights: a file in torchvision's layout for BGR images of 0 to 255, as
-    bottom-up attention's, "random", or null for those of `student.init`. blocks, width: of its stages, unless `student.init`
-    brings one. short_side, long_side: of images, in pixels. object_loss: weight of naming each object's class, 0 for none."""
-
-    weights: Place | None = None
-    blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] = [3, 4, 23, 3]
-    width: Width = 64
-    short_side: Side = 600
-    long_side: Side = 1200
-    object_loss: NonNegative = 1.0
-
-    @model_validator(mode="after")
-    def _sides(self) -> ImageNetwork:
-        if self.short_side > self.long_side:
-            raise ValueError(f"short_side {self.short_side} is longer than long_side {self.long_side}")
-        return self
-
-
-class Clip(Section):
-    """A CLIP of open_clip: the image network of a clip_vil student, or both towers of a clip_dual. model: a name (a ResNet, or a
-    ViT with square images; for a clip_dual a ViT) or a folder in its layout; null for that of `student.init`. weights:
-    open_clip's tag, a file, null for a folder's own, or "random". Of a clip_vil alone: frozen: it does not learn.
-    batch_statistics: its batch norms use and learn those of the training batches."""
-
-    model: Place | None = None
-    weights: Place | None = None
-    frozen: bool = False
-    batch_statistics: bool = True
-
-
-class Pixels(Section):
-    """How a pixelbert student sees, unless `student.init` is one. model: a ResNet of timm. weights: null for the published ones,
-    a file, or "random". sample: cells of an image that a training pass draws, 0 for all."""
-
-    model: str = "resnet50"
-    weights: Place | None = None
-    sample: Natural = 0
-
-
 class Student(Section):
-    """kind: "vilt", "meter" and "oscar" (fusion), "dual_encoder", "meter_dual" and "oscar_dual" (from these), "uniter" (VILLA
-    too), "vlbert", "clip_vil"; the baselines "visualbert", "lxmert" and "pixelbert", and "clip_dual" (CLIP, SLIP, DeCLIP; without
-    dropout); or, to be a teacher later, "text_encoder" or "vision_encoder". init: a run, a model folder or a hub name (a clip_vil
-    or pixelbert student's may be a BERT of transformers, a clip_dual's a SLIP); null starts from scratch with `sizes`, or a
-    clip_dual from `clip.model`. keep_head: take the head along too (same labels only). visual: whether a vlbert student reads the
-    features of `regions`, or makes its own of the data's objects by `image_network` (VCR)."""
+    """The fields that every student has, and what the rest of a recipe asks of its kind.
 
-    kind: Literal[
-        "vilt",
-        "dual_encoder",
-        "meter",
-        "meter_dual",
-        "oscar",
-        "oscar_dual",
-        "clip_dual",
-        "uniter",
-        "vlbert",
-        "visualbert",
-        "lxmert",
-        "pixelbert",
-        "clip_vil",
-        "text_encoder",
-        "vision_encoder",
-    ]
+    sees: image patches, regions of a store, whole images on a canvas, or nothing. fusion: the kind of fusion model that sees what
+    it sees and can teach it, itself for such a model; dual: whether it is the dual encoder of that kind. pretrains: the tasks of
+    objective `pretrain` that it has heads for. ranks: how it ranks images and texts: each pair, or by their vectors.
+    attentions: what DiDE can make of its attention. perturbed: whether VILLA's perturbations reach its inputs.
+    """
+
+    sees: ClassVar[Literal["patches", "regions", "canvas", "nothing"]] = "patches"
+    fusion: ClassVar[str] = ""
+    dual: ClassVar[bool] = False
+    pretrains: ClassVar[tuple[str, ...]] = ()
+    ranks: ClassVar[Literal["", "pairs", "vectors"]] = ""
+    attentions: ClassVar[tuple[str, ...]] = ("cross", "uni", "whole", "none")
+    perturbed: ClassVar[bool] = False
+
+    kind: str
+    """What the student is."""
     init: Place | None = None
+    """What it starts from: a run, a model folder or a hub name; null starts from scratch, with `sizes`."""
     sizes: Sizes = Sizes()
+    """Of one from scratch."""
     dropout: Fraction = 0.1
+    """Dropout of states, and of attention where the family has it."""
     keep_head: bool = False
-    clip: Clip = Clip()
-    pixels: Pixels = Pixels()
-    visual: Literal["regions", "end_to_end"] = "regions"
-    image_network: ImageNetwork = ImageNetwork()
+    """Whether it takes the task's head of `init` along, too; its labels must be the data's."""
 
-    @model_validator(mode="after")
-    def _sees(self) -> Student:
-        if self.visual == "end_to_end" and self.kind != "vlbert":
-            raise ValueError(f"visual end_to_end is for a vlbert student; this one is {self.kind}")
-        if self.visual == "regions" and self.image_network != ImageNetwork():
-            raise ValueError("image_network needs visual=end_to_end")
-        return self
+    @classmethod
+    def name(cls) -> str:
+        """The kind whose section this is."""
+        return get_args(cls.model_fields["kind"].annotation)[0]
+
+    @property
+    def own_features(self) -> bool:
+        """Whether it makes its regions' features itself, instead of reading a store."""
+        return False
+
+    def start(self) -> str:
+        """What it starts from, for people."""
+        return self.init or "scratch"
+
+    def look(self, encoder: Any) -> str:
+        """Through what one sees that sees images on a canvas, for people. encoder: the model's own sizes."""
+        return ""
+
+    def weight_files(self) -> dict[str, str]:
+        """What else it starts from, by what that is: names or files."""
+        return {}
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ValueError where the rest of the recipe does not go with it."""
+        image, regions = recipe.image, self.sees == "regions"
+        if regions and recipe.regions is None and not self.own_features:
+            raise ValueError(f"a {self.kind} student needs `regions`")
+        if image.augment == "flip" and not self.own_features:
+            raise ValueError("image.augment=flip is for a student with an image network of its own: student.visual=end_to_end")
+        if image.exif and (regions or self.sees == "nothing"):
+            raise ValueError(f"image.exif turns pixels, which a {self.kind} student does not see by themselves")
+        if image.long_side != type(image).model_fields["long_side"].default and self.sees != "canvas":
+            raise ValueError(f"image.long_side is for a student that sees images on a canvas; this one is {self.kind}")
+        if self.sees == "canvas" and image.augment != "none":
+            raise ValueError(f"a {self.kind} student sees images as they are: image.augment must be none")
+        if recipe.train.batch.tokens is not None and not regions:
+            raise ValueError(f"train.batch.tokens is for students over regions; this one is {self.kind}")
+        if recipe.adversarial is not None and not self.perturbed:
+            raise ValueError(f"`adversarial` is VILLA's, for a uniter student; this one is {self.kind}")
+        if self.keep_head and self.init is None:
+            raise ValueError("student.keep_head needs student.init")
 
 
-OVER_REGIONS = ("uniter", "vlbert", "visualbert", "lxmert", "oscar", "oscar_dual")
+class Baseline(Student):
+    """One that is compared with, and trained by labels alone."""
+
+    def check(self, recipe: Recipe) -> None:
+        super().check(recipe)
+        if recipe.objective.kind != "labels":
+            raise ValueError(f"a {self.kind} student is a baseline: it is trained by objective {{kind: labels}}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vldistill.artifacts import fingerprint
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.loading import RecordDataset
 from vldistill.data.records import Record
 from vldistill.data.variants import statements_of
-from vldistill.errors import InputError
+from vldistill.errors import InputError, needed
 from vldistill.models.base.inputs import text_layout
 from vldistill.models.build import Student
 from vldistill.objectives.advl import Advl, Distances, Pathway
@@ -20,6 +20,7 @@ from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.scalars import Scalars
 from vldistill.recipe.schema.objectives import AdvlObjective, LabelsObjective, Start
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.anchor import AnchorInputs
 from vldistill.training.caches import Say, TeacherCaches, WantedFeatures
 from vldistill.training.fusion_teacher import build_teacher
@@ -33,11 +34,11 @@ TASKS: dict[str, Callable[[Any, DataArtifact, Student], Objective]] = {"labels":
 """What may stand for the task loss, by the kind of `objective.task`."""
 
 
-class AdvlMethod(Method):
+class AdvlMethod(Method[AdvlObjective]):
     cached = True
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
-        chosen, data, student = recipe.objective, parts.data, parts.student
+        chosen, data, student = self.chosen(recipe), parts.data, parts.student
         pairs: list[list[Record]] = [[], []]
         if chosen.itm_fraction:
             splits = (recipe.data.train, recipe.data.val)
@@ -56,7 +57,8 @@ class AdvlMethod(Method):
             step_1 = AdvlMatching(
                 advl, width=student.width, depth=student.layers, score=chosen.itm_score, temperature=chosen.itm_temperature
             )
-            parts.matching = Matching(step_1, dataset(pairs[0], augment=True), dataset(pairs[1], augment=False))
+            mixed, held = dataset(pairs[0], augment=True), dataset(pairs[1], augment=False)
+            parts.matching = Matching(step_1, mixed, held, chosen.itm_fraction)
         if anchored:
             source, records = anchored
             visual = build_visual(recipe, source, records, parts.spec, augment=False)
@@ -66,30 +68,31 @@ class AdvlMethod(Method):
 
     def features(self, recipe: Recipe) -> WantedFeatures:
         """Of the training split, step 1's pairs and the anchor's inputs."""
-        chosen, data = recipe.objective, open_data(Path(recipe.data.path))
+        chosen, data = self.chosen(recipe), open_data(Path(recipe.data.path))
         train, _ = trainable(chosen_records(recipe, data, recipe.data.train), data)
         pairs = matched_pairs(train, data, recipe.data.train) if chosen.itm_fraction else []
         anchored = [anchor_records(recipe, data, train)] if chosen.map == "anchored" else []
         return [(data, [*train, *pairs]), *anchored]
 
     def describe(self, recipe: Recipe) -> str:
-        chosen = recipe.objective
+        chosen = self.chosen(recipe)
         parts = [*["vision"] * chosen.vision, *["text"] * chosen.text, *[f"{chosen.words} word(s)"] * bool(chosen.words)]
         parts += ["confidence weighting"] * chosen.confidence + ["image-text matching first"] * bool(chosen.itm_fraction)
         task = "DiDE" if chosen.task else "ground-truth labels"
         return f"{task}; ADVL: {', '.join(parts)}; {chosen.map} maps, {chosen.weights} weights"
 
     def parents(self, parts: Parts) -> dict[str, str]:
-        return {f"teachers.{role}": fingerprint(fields) for role, fields in parts.teacher.features.fields.items()}
+        fields = cast(UnimodalTeachers, parts.teacher).features.fields
+        return {f"teachers.{role}": fingerprint(own) for role, own in fields.items()}
 
 
 def build_advl(chosen: AdvlObjective, task: Objective, *, depth: int, width: int, vision: int | None, text: int | None) -> Advl:
     """depth, width: of the student. vision, text: widths of the teachers' features, None where there is no such teacher. Raises
     InputError where the student lacks a layer, or its features cannot be compared as they are."""
     pathways: dict[str, Pathway | None] = {
-        "vision": Pathway(_layer(chosen.layers.vision, depth, "vision"), vision) if chosen.vision else None,
-        "text": Pathway(_layer(chosen.layers.text, depth, "text"), text) if chosen.text else None,
-        "words": Pathway(_layer(chosen.layers.text, depth, "text"), text) if chosen.words else None,
+        "vision": Pathway(_layer(chosen.layers.vision, depth, "vision"), needed(vision, "its width")) if chosen.vision else None,
+        "text": Pathway(_layer(chosen.layers.text, depth, "text"), needed(text, "its width")) if chosen.text else None,
+        "words": Pathway(_layer(chosen.layers.text, depth, "text"), needed(text, "its width")) if chosen.words else None,
     }
     try:
         distances = Distances(width=width, map=chosen.map, **pathways)
@@ -109,13 +112,13 @@ def build_scalars(start: Start, mode: str, vision: int | None, text: int | None)
 
 
 def _layer(wanted: Any, depth: int, modality: str) -> int:
-    layer = {"half": max(depth // 2, 1), "last": depth}.get(wanted, wanted)
+    layer = {"half": max(depth // 2, 1), "last": depth}[wanted] if isinstance(wanted, str) else int(wanted)
     if layer > depth:
         raise InputError(f"objective.layers.{modality} is {layer}, the student has {depth} layers", hint=f"choose 1 to {depth}")
     return layer
 
 
-def matched_pairs(records: list[Record], data: DataArtifact, split: str) -> list[Record]:
+def matched_pairs(records: Sequence[Record], data: DataArtifact, split: str) -> list[Record]:
     """Step 1's matched pairs of a split. Raises InputError where there are too few to mismatch."""
     found = statements_of(records)
     if len({record.images[0] for record in found}) < 2:
@@ -127,9 +130,9 @@ def matched_pairs(records: list[Record], data: DataArtifact, split: str) -> list
     return found
 
 
-def anchor_records(recipe: Recipe, data: DataArtifact, train: list[Record]) -> tuple[DataArtifact, list[Record]]:
+def anchor_records(recipe: Recipe, data: DataArtifact, train: Sequence[Record]) -> tuple[DataArtifact, Sequence[Record]]:
     """What an anchored map is fitted on: the first records of the named artifact, or of the run's own training set."""
-    anchor = recipe.objective.anchor
+    anchor = cast(AdvlObjective, recipe.objective).anchor
     if anchor.data is None:
         return data, train[: anchor.records]
     source = open_data(Path(anchor.data))

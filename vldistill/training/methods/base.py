@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 from vldistill.data.artifact import DataArtifact
+from vldistill.data.sources.table import labelled
 from vldistill.errors import InputError
-from vldistill.recipe.schema.objectives import LabelsObjective
+from vldistill.recipe.schema.objectives import LabelsObjective, ObjectiveSection
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.teachers import Teachers
 from vldistill.training.caches import Say, WantedFeatures
 from vldistill.training.parts import MakeDataset, Parts
 from vldistill.training.validation import Judge, by_answers
 
+Chosen = TypeVar("Chosen", bound=ObjectiveSection)
 
-class Method(ABC):
-    """How a kind of objective is trained. labelled: whether its records need labels. stage: the command that trains it.
-    cached: whether its teachers' features are kept on disk."""
+
+class Method(ABC, Generic[Chosen]):
+    """How a kind of objective is trained; `Chosen` is its section of a recipe. labelled: whether its records need labels. stage:
+    the command that trains it. cached: whether its teachers' features are kept on disk."""
 
     labelled = True
     stage = "distill"
     cached = False
+
+    def chosen(self, recipe: Recipe) -> Chosen:
+        """What a recipe of this method says of it."""
+        return cast(Chosen, recipe.objective)
 
     def for_stage(self, stage: str, recipe: Recipe) -> Recipe:
         """The recipe as a stage runs it: `finetune` drops teacher and distillation, and is every recipe's baseline. Raises
@@ -30,13 +37,13 @@ class Method(ABC):
             raise elsewhere(recipe, self.stage)
         return without_teacher(recipe) if stage == "finetune" else recipe
 
-    def check_data(self, chosen: Any, data: DataArtifact) -> None:
+    def check_data(self, recipe: Recipe, data: DataArtifact) -> None:
         """Raises InputError where the data lacks what the recipe's objective needs."""
         if data.spec.target == "none":
             raise InputError(
                 f"is a `{data.task}` artifact, which has no labels to fine-tune on",
                 where=str(data.folder),
-                hint="choose an artifact of vcr, vqa, snli-ve, nlvr2, nlvr or jsonl",
+                hint=f"choose an artifact of {', '.join(labelled())}",
             )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...] | None:
@@ -76,7 +83,7 @@ def elsewhere(recipe: Recipe, stage: str) -> InputError:
 
 def without_teacher(recipe: Recipe) -> Recipe:
     """The baseline of a recipe that distils: the same from labels alone."""
-    labels = LabelsObjective(kind="labels", answer_loss=recipe.objective.answer_loss)
+    labels = LabelsObjective(kind="labels", answer_loss=getattr(recipe.objective, "answer_loss", "bce"))
     return recipe.model_copy(update={"teacher": None, "teachers": Teachers(), "objective": labels})
 
 

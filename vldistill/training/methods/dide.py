@@ -15,7 +15,7 @@ from vldistill.training.methods.labels import loss_of
 from vldistill.training.parts import MakeDataset, Parts
 
 
-class Dide(Method):
+class Dide(Method[DideObjective]):
     def for_stage(self, stage: str, recipe: Recipe) -> Recipe:
         if stage == "distill" and recipe.cache.mode == "require" and recipe.teacher is not None:
             raise InputError(
@@ -26,12 +26,12 @@ class Dide(Method):
         return super().for_stage(stage, recipe)
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
-        parts.objective = dide_objective(recipe.objective, parts.data, parts.student)
+        parts.objective = dide_objective(self.chosen(recipe), parts.data, parts.student)
         if parts.objective.needs_teacher:
-            parts.teacher = build_teacher(recipe, recipe.objective, parts)
+            parts.teacher = build_teacher(recipe, self.chosen(recipe), parts)
 
     def describe(self, recipe: Recipe) -> str:
-        return describe_dide(recipe.objective)
+        return describe_dide(self.chosen(recipe))
 
 
 def dide_objective(chosen: DideObjective, data: DataArtifact, student: Student) -> DiDE:

@@ -12,7 +12,7 @@ from vldistill.training.methods.base import Method, nothing_to_distil
 from vldistill.training.parts import MakeDataset, Parts
 
 
-class Labels(Method):
+class Labels(Method[LabelsObjective]):
     stage = "finetune"
 
     def for_stage(self, stage: str, recipe: Recipe) -> Recipe:
@@ -21,7 +21,7 @@ class Labels(Method):
         return super().for_stage(stage, recipe)
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
-        parts.objective = labels_objective(recipe.objective, parts.data, parts.student)
+        parts.objective = labels_objective(self.chosen(recipe), parts.data, parts.student)
 
     def describe(self, recipe: Recipe) -> str:
         return "ground-truth labels"

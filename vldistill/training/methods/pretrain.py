@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.errors import InputError
 from vldistill.models.base.pretraining import HEADS
 from vldistill.objectives.pretraining import Pretraining
+from vldistill.recipe.schema.objectives import PretrainObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
 from vldistill.training.fusion_teacher import build_teacher
@@ -18,7 +17,7 @@ from vldistill.training.parts import MakeDataset, Parts
 from vldistill.training.validation import Judge, by_sums
 
 
-class Pretrain(Method):
+class Pretrain(Method[PretrainObjective]):
     labelled = False
     stage = "pretrain"
 
@@ -27,7 +26,7 @@ class Pretrain(Method):
             raise elsewhere(recipe, self.stage)
         return recipe
 
-    def check_data(self, chosen: Any, data: DataArtifact) -> None:
+    def check_data(self, recipe: Recipe, data: DataArtifact) -> None:
         """Words are needed, and for matching one image a record."""
         if not data.spec.text or data.spec.target == "choice":
             raise InputError(
@@ -35,7 +34,7 @@ class Pretrain(Method):
                 where=str(data.folder),
                 hint="choose captions, or text alone",
             )
-        seeing = [PRETRAINING[task] for task in chosen.tasks if task != MLM]
+        seeing = [PRETRAINING[task] for task in self.chosen(recipe).tasks if task != MLM]
         if seeing and data.spec.images != 1:
             raise InputError(
                 f"has {data.spec.images} images a record, {seeing[0]} needs one",
@@ -44,15 +43,21 @@ class Pretrain(Method):
             )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...]:
-        return tuple(task for task in recipe.objective.tasks if task in HEADS)
+        return tuple(task for task in self.chosen(recipe).tasks if task in HEADS)
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
-        chosen, words = recipe.objective, parts.tokenizer
+        chosen, words = self.chosen(recipe), parts.tokenizer
+        if words.mask_id is None and MLM in chosen.tasks:
+            raise InputError(
+                "the student's tokenizer has no token that stands for a hidden word",
+                where=f"recipe {recipe.name}",
+                hint="leave mlm out of objective.tasks, or start from another model",
+            )
         parts.objective = Pretraining(
             **chosen.model_dump(exclude={"kind", "mask"}),
             depth=parts.student.layers,
             vocabulary=len(words.vocabulary),
-            mask_id=words.mask_id,
+            mask_id=-1 if words.mask_id is None else words.mask_id,
             probability=chosen.mask,
         )
         if parts.objective.needs_teacher:
@@ -62,7 +67,7 @@ class Pretrain(Method):
         return by_sums
 
     def describe(self, recipe: Recipe) -> str:
-        chosen = recipe.objective
+        chosen = self.chosen(recipe)
         names = PRETRAINING | {MLM: f"{PRETRAINING[MLM]} ({100 * chosen.mask:.0f} % of the words)"}
         tasks = " + ".join(names[task] for task in chosen.tasks)
         return f"{tasks}, from {describe_dide(chosen)}" if chosen.distils else tasks

@@ -9,11 +9,13 @@ from vldistill.data.artifact import DataArtifact
 from vldistill.data.false_texts import FalseTexts
 from vldistill.data.pretext import CMC, PRETRAINING, RANK
 from vldistill.errors import InputError
-from vldistill.evaluation.retrieval import recalls
-from vldistill.models.base.dual_encoder import TwoTowers
+from vldistill.metrics.retrieval import recalls
+from vldistill.models.families import section_of
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
+from vldistill.recipe.schema.objectives import RetrievalObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.teachers import Teachers
+from vldistill.runtime import reduced
 from vldistill.training.caches import Say
 from vldistill.training.fusion_teacher import build_teacher
 from vldistill.training.methods.base import Method, elsewhere, nothing_to_distil
@@ -25,7 +27,7 @@ FALSE_TEXTS = 15
 """Beside each caption of a fusion encoder, where the recipe does not say: ViLT's own."""
 
 
-class Retrieval(Method):
+class Retrieval(Method[RetrievalObjective]):
     labelled = False
     stage = "finetune"
 
@@ -33,14 +35,14 @@ class Retrieval(Method):
         """Without attention `distill` has no teacher either: contrast alone, as in DiDE's Table 4."""
         if stage == "pretrain":
             raise elsewhere(recipe, self.stage)
-        if stage == "distill" and recipe.student.kind == "vilt":
+        if stage == "distill" and recipe.student.ranks == "pairs":
             raise nothing_to_distil(recipe)
-        if stage == "distill" and recipe.objective.attention != "none":
+        if stage == "distill" and self.chosen(recipe).attention != "none":
             return recipe
-        alone = recipe.objective.model_copy(update={"attention": "none"})
+        alone = self.chosen(recipe).model_copy(update={"attention": "none"})
         return recipe.model_copy(update={"teacher": None, "teachers": Teachers(), "objective": alone})
 
-    def check_data(self, chosen: Any, data: DataArtifact) -> None:
+    def check_data(self, recipe: Recipe, data: DataArtifact) -> None:
         if data.task != "caption":
             raise InputError(
                 f"is a `{data.task}` artifact, which has no captions to retrieve by",
@@ -49,12 +51,12 @@ class Retrieval(Method):
             )
 
     def heads(self, recipe: Recipe) -> tuple[str, ...]:
-        return (RANK,) if recipe.student.kind == "vilt" else ()
+        return (RANK,) if recipe.student.ranks == "pairs" else ()
 
     def build(self, parts: Parts, recipe: Recipe, dataset: MakeDataset, say: Say | None) -> None:
         """A fusion encoder's data have false texts beside each caption."""
-        chosen = recipe.objective
-        if isinstance(parts.student, TwoTowers):
+        chosen = self.chosen(recipe)
+        if recipe.student.ranks == "vectors":
             parts.objective = DualRetrieval(**chosen.model_dump(exclude={"kind", "false_texts"}), depth=parts.student.layers)
         else:
             count = chosen.false_texts or FALSE_TEXTS
@@ -64,11 +66,11 @@ class Retrieval(Method):
             parts.teacher = build_teacher(recipe, chosen, parts, ())
 
     def judge(self, parts: Parts) -> Judge:
-        return by_recall if isinstance(parts.student, TwoTowers) else by_sums
+        return by_recall if section_of(parts.spec.kind).ranks == "vectors" else by_sums
 
     def describe(self, recipe: Recipe) -> str:
-        chosen = recipe.objective
-        if recipe.student.kind == "vilt":
+        chosen = self.chosen(recipe)
+        if recipe.student.ranks == "pairs":
             return f"ranking each caption above {chosen.false_texts or FALSE_TEXTS} texts of other images"
         attention = f" + attention ({chosen.attention}, {chosen.layers} layer)" if chosen.attention != "none" else ""
         return PRETRAINING[CMC] + attention
@@ -83,8 +85,8 @@ def by_recall(asked: Validation) -> dict[str, Any]:
         asked.workers,
         accelerator.process_index,
         accelerator.num_processes,
-        lambda values: accelerator.reduce(values, reduction="sum"),
-        accelerator.autocast,
+        lambda values: reduced(accelerator, values, "sum"),
+        lambda: accelerator.autocast(),
         watch=asked.watch,
     )
     return recalls(rank_captions(asked.student, asked.dataset, how).ranks)

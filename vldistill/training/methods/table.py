@@ -1,19 +1,37 @@
-"""The methods, by the kind of a recipe's `objective`."""
+"""The methods: one table, by the kind of a recipe's `objective`. Asking for one imports that one alone."""
 
 from __future__ import annotations
 
-from vldistill.training.methods.advl import AdvlMethod
-from vldistill.training.methods.base import Method
-from vldistill.training.methods.dide import Dide
-from vldistill.training.methods.labels import Labels
-from vldistill.training.methods.pretrain import Pretrain
-from vldistill.training.methods.retrieval import Retrieval
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-METHODS: dict[str, Method] = {
-    "labels": Labels(),
-    "dide": Dide(),
-    "advl": AdvlMethod(),
-    "pretrain": Pretrain(),
-    "retrieval": Retrieval(),
+if TYPE_CHECKING:
+    from vldistill.recipe.schema.objectives import ObjectiveSection
+    from vldistill.training.methods.base import Method
+
+METHODS = {
+    "labels": ("recipe.schema.objectives:LabelsObjective", "training.methods.labels:Labels"),
+    "dide": ("recipe.schema.objectives:DideObjective", "training.methods.dide:Dide"),
+    "advl": ("recipe.schema.objectives:AdvlObjective", "training.methods.advl:AdvlMethod"),
+    "pretrain": ("recipe.schema.objectives:PretrainObjective", "training.methods.pretrain:Pretrain"),
+    "retrieval": ("recipe.schema.objectives:RetrievalObjective", "training.methods.retrieval:Retrieval"),
 }
-"""A kind that is not here is an error, and never trains on labels instead."""
+"""Of each kind its section of a recipe, which imports no torch, and its method; below `vldistill`. A kind that is not here is an
+error, and never trains on labels instead."""
+
+
+def section_of(kind: str) -> type[ObjectiveSection]:
+    """What a recipe says of a method. Raises KeyError for a kind that is not in the table."""
+    return _named(METHODS[kind][0])
+
+
+@cache
+def method_of(kind: str) -> Method:
+    """Raises KeyError for a kind that is not in the table."""
+    return _named(METHODS[kind][1])()
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"vldistill.{module}"), name)
