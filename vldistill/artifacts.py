@@ -202,7 +202,7 @@ def refuse_existing(
         raise InputError("already exists", where=str(target), hint=hint)
     if target.is_dir() and not any(target.iterdir()):
         return
-    found = _stage(target) if stage is not None else None
+    found = stage_of(target) if stage is not None else None
     if not target.is_dir() or not (target / MANIFEST).exists() or (stage is not None and found is None):
         raise InputError(
             "is not an artifact of vldistill, so it is not overwritten", where=str(target), hint="choose another place"
@@ -215,7 +215,7 @@ def refuse_existing(
         )
 
 
-def _stage(folder: Path) -> str | None:
+def stage_of(folder: Path) -> str | None:
     """What the folder's manifest says that it is; None where there is none that can be read."""
     try:
         return str(json.loads(read_regular(folder / MANIFEST))["stage"])

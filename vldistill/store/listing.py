@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST
+from vldistill.artifacts import MANIFEST, stage_of
 from vldistill.errors import InputError
 from vldistill.store.manifest import Fields, load_manifest, split_name
 from vldistill.store.reader import open_shards
@@ -70,8 +70,9 @@ def nearest(root: Path, name: str, fields: Fields, use: Use) -> Nearest | None:
 def _folders(root: Path, use: Use) -> list[Path]:
     if not root.is_dir():
         return []
-    found = (path for path in root.iterdir() if path.is_dir() and (path / MANIFEST).exists())
-    return sorted(path for path in found if not path.name.startswith(".") and (split_name(path) or not use.shared))
+    found = (path for path in root.iterdir() if path.is_dir() and (path / MANIFEST).exists() and not path.name.startswith("."))
+    # One whose manifest cannot be read is shown with its problem.
+    return sorted(path for path in found if stage_of(path) in (use.stage, None) and (split_name(path) or not use.shared))
 
 
 def _listing(folder: Path, use: Use) -> Listing:

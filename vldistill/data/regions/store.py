@@ -30,6 +30,7 @@ DETECTOR = "detector"
 """What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
 VLBERT = "vlbert"
 """What made the features of VL-BERT's own image network."""
+_OF_ROWS = "rows:"
 _BY_BOX = ("features", "boxes", "confidence", "soft_labels")
 _NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
 
@@ -157,7 +158,7 @@ class RegionWriter:
             "classes": classes,
             "confidence": confidence,
             "image_features": whole,
-            "fingerprint": fingerprint({"rows": str(self._content), "shape": self.shape, "features": features}),
+            "fingerprint": _OF_ROWS + fingerprint({"rows": str(self._content), "shape": self.shape, "features": features}),
             "complete": True,
         }
         if self._writer is not None:
@@ -168,6 +169,12 @@ class RegionWriter:
     def _open(self, columns: tuple[Column, ...]) -> StoreWriter:
         self._writer = StoreWriter(self._folder, REGIONS, columns, self._said).__enter__()
         return self._writer
+
+
+def same_regions(kept: str, found: str) -> bool:
+    """Whether a run's store, by the fingerprint that the run kept, is the one found. That of an earlier layout was of its files,
+    which are no more: it is believed."""
+    return kept == found or not kept.startswith(_OF_ROWS)
 
 
 def _row_key(name: str) -> bytes:
