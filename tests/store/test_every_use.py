@@ -320,7 +320,7 @@ def test_one_list_and_one_check_have_them_all(place, well, command):
         content = path.read_bytes()
         path.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
         result = command("cache", "--verify")
-        assert result.code == 1 and str(path) in result.out + result.err and use.again(folder, {})[:8] in result.out + result.err
+        assert result.code == 1 and str(path) in result.out + result.err and use.mend(folder, {})[:8] in result.out + result.err
         path.write_bytes(content)
 
 

@@ -122,7 +122,7 @@ class ImageIndex:
         self.folder, self._vectors = folder, StoreReader(folder, INDEX)
         self.manifest = self._vectors.manifest.value
         check_fields(self.manifest, folder, files=dict, model=dict, source=str, root=(str, type(None)))
-        self._mend = INDEX.again(folder, self.manifest)
+        self._mend = INDEX.mend(folder, self.manifest)
         check_file(folder / IMAGES, self.manifest["files"].get(IMAGES), self._mend)
         lines = (folder / IMAGES).read_text(encoding="utf-8").splitlines()
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]

@@ -88,7 +88,7 @@ class Manifest:
     @property
     def mend(self) -> str:
         """What the user does about damage."""
-        return self.use.again(self.folder, self.value)
+        return self.use.mend(self.folder, self.value)
 
     def save(self) -> None:
         """Replaces the file; only under the lock. Raises VldistillError where it cannot be written."""
@@ -119,12 +119,9 @@ def load_manifest(folder: Path, use: Use, *, partial: bool = False) -> Manifest:
     except InputError as error:
         if folder.exists() and use.shared:
             # Making it again would be refused for the same reason.
-            raise damaged(path, error.message, use.again(folder, {})) from None
+            raise damaged(path, error.message, use.mend(folder, {})) from None
         raise
-    try:
-        again = use.again(folder, value)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        again = f"make it again with: {use.make_it}"
+    again = use.mend(folder, value)
     if value.pop("layout", None) != LAYOUT:
         raise InputError("was made by an earlier version, whose layout is no longer read", where=str(folder), hint=again)
     try:

@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 from vldistill.artifacts import json_text, write_files
+from vldistill.errors import VldistillError
 from vldistill.places import open_regular, read_regular
 from vldistill.store.layout import KEY_BYTES, Column, datasets, shown, starts_name
 from vldistill.store.staging import damaged
@@ -200,11 +201,15 @@ class Shard:
         return np.diff(self.layout.starts[column])
 
     def mapped(self) -> np.ndarray:
-        """The file as bytes, mapped into memory. Raises InputError where it cannot be."""
+        """The file as bytes, mapped into memory. Raises InputError where it is empty, VldistillError where it cannot be."""
         try:
             return np.memmap(self.path, np.uint8, "r").view(np.ndarray)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise damaged(self.path, f"cannot be mapped into memory: {error}", self.mend) from None
+        except OSError as error:
+            hint = "each shard needs an open file, and its size of the address space: ulimit -n, ulimit -v"
+            message = f"cannot be mapped into memory: {error.strerror or error}"
+            raise VldistillError(message, where=str(self.path), hint=hint) from None
 
     def view(self, column: Column, raw: np.ndarray) -> np.ndarray:
         """The column's values in `raw`, the bytes of the file: [N, *shape], or [E, *shape] of all elements."""

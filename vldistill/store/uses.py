@@ -23,6 +23,13 @@ class Use:
     shared: bool = False
     files: tuple[str, ...] = ()
 
+    def mend(self, folder: Path, manifest: dict[str, Any]) -> str:
+        """The same, whatever the manifest holds."""
+        try:
+            return self.again(folder, manifest)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return f"make it again with: {self.make_it}"
+
 
 def _cache_again(folder: Path, manifest: dict[str, Any]) -> str:
     return "delete this cache's folder and make it again: vldistill cache"

@@ -262,7 +262,7 @@ class StoreWriter:
         store that has rows."""
         if not (self.folder / MANIFEST).exists():
             if has_begun(self.folder):
-                raise damaged(self.folder, "has rows and no manifest.json", self.use.again(self.folder, {}))
+                raise damaged(self.folder, "has rows and no manifest.json", self.use.mend(self.folder, {}))
             begun_manifest(self.folder, self.use, self.columns, self.said).save()
         manifest = self._manifest()
         if manifest.columns != self.columns:

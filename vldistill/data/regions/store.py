@@ -202,7 +202,7 @@ class RegionStore:
         check_fields(self.manifest, folder, width=int, images=int, features=str, fingerprint=str)
         self._parts = {column.name for column in self._rows.columns}
         if lost := {_NAME, _SIZE, _OWN, "features", "boxes"} - self._parts:
-            again = REGIONS.again(folder, self.manifest)
+            again = REGIONS.mend(folder, self.manifest)
             raise InputError(f"its rows have no {min(lost)}", where=str(folder / MANIFEST), hint=again)
         len(self._rows)
         self._counts: np.ndarray | None = None

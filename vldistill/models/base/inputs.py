@@ -74,7 +74,7 @@ def visual_input(
             f"a {spec.kind} student needs region features", hint="set regions.path to what `vldistill prepare regions` made"
         )
     store = RegionStore(Path(spec.regions))
-    again = REGIONS.again(store.folder, store.manifest)
+    again = REGIONS.mend(store.folder, store.manifest)
     tell(differences(store.manifest), spec.regions, again)
     if store.width != spec.encoder.region_size:
         raise InputError(
