@@ -29,7 +29,7 @@ from vldistill.commands.recipe import recipe_app
 from vldistill.commands.report import report
 from vldistill.commands.reproduce import reproduce_app
 from vldistill.commands.train import distill, finetune, pretrain
-from vldistill.errors import DISK_ERRORS, VldistillError, failed_file
+from vldistill.errors import DISK_ERRORS, VldistillError, failed_file, needed
 from vldistill.memory import saying_what_to_lower
 from vldistill.terminal import complain, open_streams, output_failure
 from vldistill.threads import wait_without_spinning
@@ -85,7 +85,7 @@ INTERRUPTED = 130  # Typer's own exit code for Ctrl-C
 
 def _at_home(word: str) -> str:
     """`--raw=~/data` and `data.path=~/data` as `--raw ~/data`, which the shell opens."""
-    option, home, rest = re.match(r"(-{0,2}[\w.-]+=)?(~/)?(.*)", word, re.S).groups()
+    option, home, rest = needed(re.match(r"(-{0,2}[\w.-]+=)?(~/)?(.*)", word, re.S), "a word").groups()
     return f"{option or ''}{Path.home()}/{rest}" if home else word
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, MaxPixels, OtherData, Overwrite
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
-from vldistill.terminal import say, show
+from vldistill.terminal import say
 
 if TYPE_CHECKING:
     from vldistill.data.artifact import DataArtifact
@@ -78,9 +78,7 @@ def analyze(
     tokens: Annotated[bool, typer.Option("--tokens", help="Words shaded by the attention of [CLS].")] = False,
     modality: Annotated[bool, typer.Option("--modality", help="Attention on vision and on text, head by head.")] = False,
     attention: Annotated[bool, typer.Option("--attention", help="Words' attention over the image, and the teacher's.")] = False,
-    before: Annotated[
-        str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: compare with this run.")
-    ] = None,
+    before: Annotated[str | None, typer.Option("--before", metavar="RUN", help="tokens, modality: run to compare.")] = None,
     queries: Annotated[str, typer.Option("--queries", metavar="Q", help="modality: attention of cls, or all.")] = "cls",
     image: Annotated[list[Path] | None, typer.Option("--image", metavar="FILE", help="attention: an image of your own.")] = None,
     text: Annotated[str | None, typer.Option("--text", metavar="TEXT", help="attention: a sentence about it.")] = None,
@@ -118,7 +116,7 @@ def analyze(
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
         shown = "one sentence" if asked.text else f"{min(count, len(subject.records)):,} of {len(subject.records):,} records"
-        show(plan_table(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)}))
+        show_plan(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)})
         return
     check_writable(target)
     drawn = view.draw(subject, asked, count)

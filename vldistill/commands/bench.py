@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun
-from vldistill.commands.output import last_line, numbers, plan_table, split_list
+from vldistill.commands.output import last_line, numbers, show_plan, split_list
 from vldistill.errors import InputError
 from vldistill.terminal import Table, say, show
 
@@ -57,9 +57,7 @@ def bench(
     images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Retrieval: number of images.")] = 1000,
     texts: Annotated[int, typer.Option("--texts", min=1, metavar="N", help="Retrieval: number of texts.")] = 5000,
     pairs: Annotated[int, typer.Option("--pairs", min=1, metavar="N", help="Retrieval: pairs the fusion reads.")] = 64,
-    index: Annotated[
-        Path | None, typer.Option("--index", metavar="DIR", help="Index of RUN, to time reading vectors, too.")
-    ] = None,
+    index: Annotated[Path | None, typer.Option("--index", metavar="DIR", help="Index of RUN, to time reading it.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="JSON file to write.")] = None,
     dry_run: DryRun = False,
@@ -71,7 +69,7 @@ def bench(
     from vldistill.evaluation.bench import Setting, as_json
     from vldistill.evaluation.bench_retrieval import RetrievalSize
     from vldistill.places import check_file
-    from vldistill.runtime import device_name
+    from vldistill.runtime import cpu_has_bf16, device_name
 
     sizes, lengths, precisions = _sizes("--batch", batch), _sizes("--length", length), split_list(precision)
     measured = (RETRIEVAL,) if retrieval else split_list(rows)
@@ -84,7 +82,21 @@ def bench(
         # A trained model takes as many images as its task has.
         measured = tuple(dict.fromkeys(SPEED if name == PAIR else name for name in measured))
     size, name = RetrievalSize(images, texts, pairs), device_name(device)
-    _show_plan(run, subject, device, sizes, precisions, measured, rounds, size)
+    plan = {
+        "device": name,
+        "model": run or "random weights at ViLT-B/32's size",
+        "image": _pixels(subject.grid, subject.config),
+        "text tokens": ", ".join(map(str, subject.tokens)),
+        "batch": ", ".join(map(str, sizes)),
+        "precision": ", ".join(precisions),
+        "measures": ", ".join(measured),
+        "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts",
+    }
+    if RETRIEVAL in measured:
+        plan["retrieval"] = f"{images:,} images x {texts:,} texts; the fusion encoder on {pairs:,} pairs of them"
+    if "bf16" in precisions and not gpu and not cpu_has_bf16():
+        plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
+    show_plan("bench", plan)
     if out is not None and out.is_dir():
         raise InputError("is a folder", where=str(out), hint="name a file")
     check_file(out)
@@ -121,35 +133,6 @@ def _check(rows: tuple[str, ...], precisions: tuple[str, ...], device: torch.dev
         check_precision(name, device)
         if name == "int8" and set(rows) != {PRECISION}:
             raise InputError("--precision int8 is for --rows precision", hint="leave one of them out")
-
-
-def _show_plan(
-    run: str | None,
-    subject: Subject,
-    device: torch.device,
-    sizes: tuple[int, ...],
-    precisions: tuple[str, ...],
-    rows: tuple[str, ...],
-    rounds: int,
-    size: RetrievalSize,
-) -> None:
-    from vldistill.runtime import cpu_has_bf16, device_name
-
-    plan = {
-        "device": device_name(device),
-        "model": run or "random weights at ViLT-B/32's size",
-        "image": _pixels(subject.grid, subject.config),
-        "text tokens": ", ".join(map(str, subject.tokens)),
-        "batch": ", ".join(map(str, sizes)),
-        "precision": ", ".join(precisions),
-        "measures": ", ".join(rows),
-        "rounds": f"{rounds} interleaved, after one to warm up; the minimum counts",
-    }
-    if RETRIEVAL in rows:
-        plan["retrieval"] = f"{size.images:,} images x {size.texts:,} texts; the fusion encoder on {size.pairs:,} pairs of them"
-    if "bf16" in precisions and device.type == "cpu" and not cpu_has_bf16():
-        plan["note"] = "this CPU has no instructions for bf16, which takes many times as long as fp32"
-    show(plan_table("bench", plan))
 
 
 def _measured(group: str, setting: Setting, subject: Subject, precisions: tuple[str, ...], size: RetrievalSize) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, LimitOption, Overrides
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError, VldistillError
 from vldistill.store.uses import FEATURES, USES, Use
 from vldistill.terminal import Table, say, show
@@ -23,9 +23,7 @@ _PLACES = {use: use.place for use in USES}
 
 
 def cache(
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped one's name.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or a shipped name.")] = None,
     overrides: Overrides = None,
     shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute only part I of N, from 0.")] = "0/1",
     limit: LimitOption = None,
@@ -68,7 +66,7 @@ def cache(
             f"{caches.parts[role].cache.folder if caches.parts[role].cache else chosen.cache.path}"
             for role, count in missing.items()
         }
-        show(plan_table(f"cache {chosen.name}", table))
+        show_plan(f"cache {chosen.name}", table)
         return
     started = time.monotonic()
     if any(missing.values()):

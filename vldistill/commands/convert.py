@@ -36,16 +36,10 @@ def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The official checkpoint (oscar: a folder).", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
     vocab: Annotated[
-        Path | None,
-        typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (meter: RoBERTa's folder)."),
+        Path | None, typer.Option("--vocab", metavar="FILE", help="vocab.txt of its BERT (meter: RoBERTa's folder).")
     ] = None,
-    answers: Annotated[
-        Path | None,
-        typer.Option("--answers", metavar="FILE", help="VQA heads: answers.json or config.json."),
-    ] = None,
-    heads: Annotated[
-        str | None, typer.Option("--heads", metavar="N,N", help="Attention heads, where the file does not tell.")
-    ] = None,
+    answers: Annotated[Path | None, typer.Option("--answers", metavar="FILE", help="VQA: answers.json or config.json.")] = None,
+    heads: Annotated[str | None, typer.Option("--heads", metavar="N,N", help="Attention heads, if the file lacks them.")] = None,
     case: Annotated[str | None, typer.Option("--case", metavar="CASE", help="Case of the vocabulary: cased or uncased.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vldistill.commands.options import DryRun, LimitOption, OtherData, Runs, Workers
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.terminal import Table, say, show
 
 if TYPE_CHECKING:
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done on one split. unscored: records that only a leaderboard file needs."""
+    """What is to be done on one split for a run. unscored: records that only a leaderboard file needs. folder: of the results."""
 
+    data: DataArtifact
     split: str
     records: list[Record]
     unscored: list[Record]
     partial: bool
+    folder: Path
+
+
+Tasks = dict[str, list[Task]]
+"""Of each run, by what names it."""
 
 
 def evaluate(
@@ -55,108 +61,63 @@ def evaluate(
     from vldistill.evaluation.leaderboard import check_leaderboard
     from vldistill.places import check_writable
 
-    asked = Asked(
-        data=data,
-        split=split,
-        batch=batch,
-        workers=workers,
-        out=out,
-        limit=limit,
-        precision=precision,
-        index=index,
-        ensemble=ensemble,
-        part=part,
-        domain_shift=domain_shift,
-        leaderboard=leaderboard,
-        allow_partial=allow_partial,
-        dry_run=dry_run,
-    )
+    options = (data, split, batch, workers, out, limit, precision, index)
+    asked = Asked(*options, ensemble, part, domain_shift, leaderboard, allow_partial, dry_run)
     check_options(runs, asked)
     artifacts = {source: load_data(data, source) for source in runs}
     asked = whole_test(asked, artifacts[runs[0]])
     if any(data.task == "caption" for data in artifacts.values()):
         check_captions(artifacts, asked)
-        _rank(runs, artifacts, asked)
+        _rank({source: [_task(source, data, asked.split, asked)] for source, data in artifacts.items()}, asked)
         return
     check_models(artifacts, asked)
     parts = parts_of(artifacts, asked)
-    tasks = {source: [_task(data, split, asked, parts[source]) for split in asked.splits] for source, data in artifacts.items()}
-    folders = {
-        (source, split): _folder(source, data, split, asked) for source, data in artifacts.items() for split in asked.splits
+    tasks = {
+        source: [_task(source, data, split, asked, parts[source]) for split in asked.splits] for source, data in artifacts.items()
     }
-    common = artifacts[runs[0]]
-    together = {split: _together(runs, common, split, asked) for split in asked.splits if asked.ensemble}
+    first = tasks[runs[0]][0]
+    together = {split: _together(runs, first.data, split, asked) for split in asked.splits if asked.ensemble}
     if asked.leaderboard is not None:
-        check_leaderboard(
-            asked.leaderboard, common, asked.split, partial=tasks[runs[0]][0].partial, allow_partial=asked.allow_partial
-        )
+        check_leaderboard(asked.leaderboard, first.data, asked.split, partial=first.partial, allow_partial=asked.allow_partial)
     if asked.dry_run:
-        _show_plan(runs, artifacts, tasks, folders, together, asked)
+        _show_plan(tasks, together, asked)
         return
-    check_writable(*folders.values(), *together.values(), asked.leaderboard)
-    _run(runs, artifacts, tasks, folders, together, asked)
+    check_writable(*(task.folder for own in tasks.values() for task in own), *together.values(), asked.leaderboard)
+    _run(tasks, together, asked)
 
 
-def _task(data: DataArtifact, split: str, asked: Asked, part: str = "both") -> Task:
+def _task(source: str, data: DataArtifact, split: str, asked: Asked, part: str = "both") -> Task:
+    from vldistill.evaluation.evaluate import evaluation_folder
     from vldistill.evaluation.leaderboard import other_rationales
 
     records = data.records(split, part=part, limit=asked.limit)
-    return Task(
-        split,
-        records,
-        other_rationales(records) if asked.leaderboard is not None else [],
-        bool(asked.limit or data.manifest.get("partial")),
-    )
-
-
-def _folder(source: str, data: DataArtifact, split: str, asked: Asked) -> Path:
-    from vldistill.evaluation.evaluate import evaluation_folder
-
-    if asked.out is None or asked.ensemble:
-        return evaluation_folder(source, data, split, asked.limit, asked.precision, asked.part)
-    return asked.out / split if asked.domain_shift else asked.out
+    unscored = other_rationales(records) if asked.leaderboard is not None else []
+    folder = asked.folder(split)
+    if folder is None or asked.ensemble:
+        folder = evaluation_folder(source, data, split, asked.limit, asked.precision, asked.part)
+    return Task(data, split, records, unscored, bool(asked.limit or data.manifest.get("partial")), folder)
 
 
 def _together(runs: list[str], data: DataArtifact, split: str, asked: Asked) -> Path:
     from vldistill.evaluation.evaluate import ensemble_folder
 
-    if asked.out is None:
-        return ensemble_folder(runs, data, split, asked.limit, asked.precision, asked.part)
-    return asked.out / split if asked.domain_shift else asked.out
+    return asked.folder(split) or ensemble_folder(runs, data, split, asked.limit, asked.precision, asked.part)
 
 
-def _show_plan(
-    runs: list[str],
-    artifacts: dict[str, DataArtifact],
-    tasks: dict[str, list[Task]],
-    folders: dict[tuple[str, str], Path],
-    together: dict[str, Path],
-    asked: Asked,
-) -> None:
+def _show_plan(tasks: Tasks, together: dict[str, Path], asked: Asked) -> None:
     from vldistill.evaluation.probabilities import Probabilities
 
-    for source in runs:
-        for task in tasks[source]:
-            show(
-                plan_table(
-                    f"evaluate {source}",
-                    {
-                        "data": f"{artifacts[source].folder}, {task.split}: {len(task.records)} records",
-                        "writes": str(folders[source, task.split]),
-                    },
-                )
-            )
-    for task in tasks[runs[0]]:
+    for source, own in tasks.items():
+        for task in own:
+            told = f"{task.data.folder}, {task.split}: {len(task.records)} records"
+            show_plan(f"evaluate {source}", {"data": told, "writes": task.folder})
+    for task in next(iter(tasks.values())):
         if task.split in together:
-            size = Probabilities.size(len(task.records) + len(task.unscored), len(artifacts[runs[0]].labels))
-            show(
-                plan_table(
-                    f"average {len(runs)} runs on {task.split}",
-                    {"memory": f"{_bytes(size)} of probabilities", "writes": str(together[task.split])},
-                )
-            )
+            size = Probabilities.size(len(task.records) + len(task.unscored), len(task.data.labels))
+            rows = {"memory": f"{_bytes(size)} of probabilities", "writes": together[task.split]}
+            show_plan(f"average {len(tasks)} runs on {task.split}", rows)
     if asked.leaderboard is not None:
-        show(plan_table("leaderboard", {"writes": str(asked.leaderboard)}))
+        show_plan("leaderboard", {"writes": asked.leaderboard})
 
 
 def _bytes(size: int) -> str:
@@ -166,29 +127,21 @@ def _bytes(size: int) -> str:
 # --- doing it ----------------------------------------------------------------------------------------------------------------
 
 
-def _run(
-    runs: list[str],
-    artifacts: dict[str, DataArtifact],
-    tasks: dict[str, list[Task]],
-    folders: dict[tuple[str, str], Path],
-    together: dict[str, Path],
-    asked: Asked,
-) -> None:
+def _run(tasks: Tasks, together: dict[str, Path], asked: Asked) -> None:
     from vldistill.evaluation.evaluate import evaluate_split, scored
-    from vldistill.evaluation.image_index import ImageIndex
+    from vldistill.evaluation.image_index import open_index
     from vldistill.evaluation.leaderboard import submission, write_submission
     from vldistill.evaluation.opened import open_model
     from vldistill.evaluation.probabilities import Probabilities
-    from vldistill.store.staging import staged_store
-    from vldistill.store.uses import INDEX
 
-    stored = ImageIndex(staged_store(asked.index, INDEX, say)) if asked.index is not None else None
-    common = artifacts[runs[0]]
+    stored = open_index(asked.index, say)
+    first = next(iter(tasks.values()))
+    common = first[0].data
     pools: dict[str, Probabilities] = {}
     results = []
-    for source in runs:
+    for source, own in tasks.items():
         opened, found = open_model(source, asked.precision), []
-        for task in tasks[source]:
+        for task in own:
             # VCR's leaderboard wants probabilities, and so do averages; a model's own answers need none that are kept.
             if task.split not in pools and (asked.ensemble or (asked.leaderboard is not None and common.task == "vcr")):
                 pools[task.split] = Probabilities([record.id for record in [*task.records, *task.unscored]], opened.spec.labels)
@@ -196,7 +149,7 @@ def _run(
             found.append(
                 evaluate_split(
                     opened,
-                    artifacts[source],
+                    task.data,
                     task.split,
                     task.records,
                     batch=asked.batch,
@@ -207,14 +160,14 @@ def _run(
                     keep=pool.member(opened.spec.labels) if pool is not None else None,
                 )
             )
-        results.append(_finish(found, artifacts[source], [folders[source, task.split] for task in tasks[source]]))
+        results.append(_finish(found, own[0].data, [task.folder for task in own]))
     evaluated = found[0]
     if asked.ensemble:
         tags = opened.gives_tags
         del opened
         found = [
             scored(
-                tuple(runs),
+                tuple(tasks),
                 common,
                 task.split,
                 task.records,
@@ -222,10 +175,10 @@ def _run(
                 seconds=sum(row["seconds"] for row in results),
                 partial=task.partial,
             )
-            for task in tasks[runs[0]]
+            for task in first
         ]
         evaluated = found[0]
-        results.append(_finish(found, common, [together[task.split] for task in tasks[runs[0]]]))
+        results.append(_finish(found, common, [together[task.split] for task in first]))
     if asked.leaderboard is not None:
         text, ids = submission(common.task, evaluated.records, evaluated.answers, pools.get(asked.split))
         write_submission(asked.leaderboard, common.task, text, ids)
@@ -266,47 +219,28 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
     }
 
 
-def _rank(runs: list[str], artifacts: dict[str, DataArtifact], asked: Asked) -> None:
+def _rank(tasks: Tasks, asked: Asked) -> None:
     """Retrieval."""
     from vldistill.commands.progress import Watching
     from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
-    from vldistill.evaluation.image_index import ImageIndex
+    from vldistill.evaluation.image_index import open_index
     from vldistill.places import check_writable
-    from vldistill.store.staging import staged_store
-    from vldistill.store.uses import INDEX
 
-    stored = ImageIndex(staged_store(asked.index, INDEX, say)) if asked.index is not None else None
-    folders = {source: _folder(source, data, asked.split, replace(asked, ensemble=False)) for source, data in artifacts.items()}
+    stored = open_index(asked.index, say)
     if asked.dry_run:
-        _show_plan(
-            runs,
-            artifacts,
-            {source: [_task(data, asked.split, asked)] for source, data in artifacts.items()},
-            {(source, asked.split): folder for source, folder in folders.items()},
-            {},
-            asked,
-        )
+        _show_plan(tasks, {}, asked)
         return
-    check_writable(*folders.values())
+    check_writable(*(task.folder for [task] in tasks.values()))
     results = []
-    for source in runs:
-        data, folder = artifacts[source], folders[source]
+    more: dict[str, Any] = {"batch": asked.batch, "limit": asked.limit, "workers": asked.workers, "index": stored}
+    for source, [task] in tasks.items():
         with Watching() as watch:
-            found = evaluate_captions(
-                source, data, asked.split, batch=asked.batch, limit=asked.limit, workers=asked.workers, watch=watch, index=stored
-            )
-        write_captions(found, folder, data)
+            found = evaluate_captions(source, task.data, asked.split, watch=watch, **more)
+        write_captions(found, task.folder, task.data)
         seconds = sum(found.seconds.values())
-        _show(source, data, asked.split, found.partial, captions_table(found), folder, seconds)
-        results.append(
-            {
-                "run": source,
-                "split": asked.split,
-                **_rounded(found.metrics),
-                "seconds": round(seconds, 2),
-                **({"partial": True} if found.partial else {}),
-            }
-        )
+        _show(source, task.data, asked.split, found.partial, captions_table(found), task.folder, seconds)
+        said = {"run": source, "split": asked.split, **_rounded(found.metrics), "seconds": round(seconds, 2)}
+        results.append(said | ({"partial": True} if found.partial else {}))
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 

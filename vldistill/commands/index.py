@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
 from vldistill.store.uses import INDEX
 from vldistill.terminal import Table, say, show, write_json
@@ -67,18 +67,16 @@ def build(
     visual = visual_input(spec, source.images, memory=False)
     sizes = ((path, *info.size(spec.upright)) for path, info in source.known.items())
     badly_seen = str(size_faults(sizes, visual.seen)) if visual.seen else ""
-    show(
-        plan_table(
-            "index build",
-            {
-                "model": run,
-                "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
-                "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
-                f"{size / 2**20:,.1f} MiB",
-                **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}),
-                "writes": str(target),
-            },
-        )
+    show_plan(
+        "index build",
+        {
+            "model": run,
+            "images": f"{images}: {len(source.known):,}" + (f", the first {limit:,} of them" if limit else ""),
+            "vectors": f"{model.width} numbers of each{f', at {spec.images} places of a record' if spec.images > 1 else ''}: "
+            f"{size / 2**20:,.1f} MiB",
+            **({"image sizes": f"WARNING: {badly_seen}"} if badly_seen else {}),
+            "writes": str(target),
+        },
     )
     if dry_run:
         return
@@ -113,9 +111,7 @@ def query(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to look for.")] = None,
     texts: Annotated[Path | None, typer.Option("--texts", metavar="FILE", help="Many texts, one a line.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, metavar="N", help="Images per text.")] = 10,
-    answer: Annotated[
-        str | None, typer.Option("--answer", metavar="NAME", help="Rank by the probability of this answer.")
-    ] = None,
+    answer: Annotated[str | None, typer.Option("--answer", metavar="NAME", help="Rank by this answer's probability.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Model to use, if it has moved.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help=".html with thumbnails, or .jsonl.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check all stored vectors first.")] = False,
@@ -155,9 +151,8 @@ def query(
         title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
         write_text(out, results_page(title, told, asked, hits, stored.images()))
     elif out is not None:
-        write_text(
-            out, "".join(json.dumps(_row(one, found), ensure_ascii=False) + "\n" for one, found in zip(asked, hits, strict=True))
-        )
+        rows = (json.dumps(_row(one, found), ensure_ascii=False) for one, found in zip(asked, hits, strict=True))
+        write_text(out, "".join(f"{row}\n" for row in rows))
     elif len(asked) == 1:
         show(_table(hits[0]))
     else:
@@ -167,15 +162,11 @@ def query(
         say(f"wrote {out}")
     if out is not None or len(asked) == 1:
         best = hits[0][0]
-        last_line(
-            {
-                "texts": len(asked),
-                "images": len(stored),
-                "best": best.path,
-                "score": round(best.score, 4),
-                "seconds": round(seconds, 3),
-            }
+        counts, figures = (
+            {"texts": len(asked), "images": len(stored)},
+            {"score": round(best.score, 4), "seconds": round(seconds, 3)},
         )
+        last_line({**counts, "best": best.path, **figures})
 
 
 def _lines(path: Path) -> list[str]:

@@ -8,19 +8,19 @@ from typing import Any
 
 from vldistill.errors import InputError
 from vldistill.runtime import is_first_rank
-from vldistill.terminal import Table, write_json
+from vldistill.terminal import Table, show, write_json
 
 _MOST_DIGITS = 18
 
 
-def plan_table(title: str, rows: Mapping[str, object]) -> Table:
+def show_plan(title: str, rows: Mapping[str, object]) -> None:
     """Two columns: what, and which."""
     table = Table(title=title, box=None, show_header=False, pad_edge=False)
     table.words("", style="dim", no_wrap=True)
     table.words("")
     for name, value in rows.items():
         table.add_row(name, str(value))
-    return table
+    show(table)
 
 
 def split_list(text: str) -> tuple[str, ...]:

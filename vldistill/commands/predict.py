@@ -77,13 +77,9 @@ def _predict_pairs(
         complain(str(left))  # standard output holds answers alone
     answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)
     found = [
-        {
-            "id": record.id,
-            "prediction": ranked[0][0],
-            "confidence": round(ranked[0][1], 6),
-            "top": [[label, round(p, 6)] for label, p in ranked],
-        }
+        {"id": record.id, "prediction": best, "confidence": round(most, 6), "top": [[label, round(p, 6)] for label, p in ranked]}
         for record, ranked in zip(records, answers, strict=True)
+        for best, most in ranked[:1]
     ]
     if out is None:
         for one in found:

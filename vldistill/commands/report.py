@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vldistill.commands.options import DryRun, Overwrite
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
 from vldistill.terminal import Table, say, show
 
@@ -34,15 +34,13 @@ def report(
     contents = build_report(runs, title=title, samples=0 if out is None or dry_run else samples)
     if dry_run:
         groups = [group for task in contents.tasks for group in task.groups]
-        show(
-            plan_table(
-                "report",
-                {
-                    "runs": contents.told,
-                    "groups": ", ".join(group.name for group in groups),
-                    "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out",
-                },
-            )
+        show_plan(
+            "report",
+            {
+                "runs": contents.told,
+                "groups": ", ".join(group.name for group in groups),
+                "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out",
+            },
         )
         return
     tables = [(task.title, text_table(task.grid), task.grid) for task in contents.tasks]

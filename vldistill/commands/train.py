@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vldistill.commands.options import DryRun, LimitOption, NameOption, Overrides, Overwrite, RecipeOption, Resume, RunsOption
-from vldistill.commands.output import last_line, plan_table
+from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
 
 
@@ -29,7 +29,6 @@ def training(stage_name: str, told: str) -> Callable[..., None]:
             raise InputError("--resume and --overwrite", hint="give one: to go on with what is there, or to start anew")
         from vldistill.recipe.load import load_recipe
         from vldistill.runtime import is_first_rank, join_step, launched_processes
-        from vldistill.terminal import show
 
         words = overrides or []
         loaded = load_recipe(recipe, [*words, *([f"data.limit={limit}"] if limit else [])])
@@ -43,7 +42,7 @@ def training(stage_name: str, told: str) -> Callable[..., None]:
             join_step()
             rows = describe(stage, build_parts(stage.recipe), launched_processes())
             if is_first_rank():
-                show(plan_table(f"{stage_name} {loaded.name}", rows))
+                show_plan(f"{stage_name} {loaded.name}", rows)
             return
         manifest = run_stage(stage)
         accuracy, step = round(manifest["best"]["accuracy"], 4), manifest["best"]["step"]

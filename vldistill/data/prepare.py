@@ -26,7 +26,7 @@ from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER
 from vldistill.data.size_rules import size_faults
 from vldistill.data.sources.base import SourceData
-from vldistill.data.sources.source import Source, SourceOptions
+from vldistill.data.sources.source import Answers, Source, SourceOptions
 from vldistill.data.sources.table import source_name, source_of
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.variants import Variants, make_variants
@@ -127,7 +127,7 @@ def prepare(
             left = LeftOut(lines, len(broken), dropped, writer.records)
             judge(left, skip_broken, problems, str(raw))
             data.notes.append(str(left))
-            if data.vocabulary is not None and not len(data.vocabulary):
+            if isinstance(options, Answers) and data.vocabulary is not None and not len(data.vocabulary):
                 problems.add(f"no answer occurs {options.min_answer_count} times", where=str(raw), hint="lower --min-count")
                 problems.raise_if_any(str(raw))
         else:

@@ -39,6 +39,10 @@ class Asked:
     def splits(self) -> list[str]:
         return [self.split, *[self.split + SUFFIX] * self.domain_shift]
 
+    def folder(self, split: str) -> Path | None:
+        """The one that is asked for of a split, if one is."""
+        return self.out / split if self.out is not None and self.domain_shift else self.out
+
 
 def check_options(runs: list[str], asked: Asked) -> None:
     """Raises InputError for options that do not go together."""

@@ -30,6 +30,7 @@ from vldistill.models.base.dual_encoder import TwoTowers
 from vldistill.models.base.sharded import digest_of_weights
 from vldistill.store.layout import Column
 from vldistill.store.reader import StoreReader
+from vldistill.store.staging import staged_store
 from vldistill.store.uses import INDEX
 from vldistill.store.verify import check_file, verify_store
 from vldistill.store.writer import StoreWriter
@@ -198,3 +199,8 @@ class ImageIndex:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {row["sha1"]: number for number, row in enumerate(self.rows)}
+
+
+def open_index(folder: Path | None, say: Callable[[str], None]) -> ImageIndex | None:
+    """One that is read at random, from a copy on the node where that is wanted."""
+    return None if folder is None else ImageIndex(staged_store(folder, INDEX, say))

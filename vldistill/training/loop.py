@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from vldistill.data.batch import Batch
 from vldistill.data.loading import Loader
 from vldistill.data.transforms import hash_key
+from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
 from vldistill.training.batches import Batches
@@ -114,6 +115,7 @@ class Keeper(Protocol):
 
     def before_validation(self, loop: Loop, position: Position) -> NoReturn:
         """Called where a validation was left. Raises `Preempted`."""
+        ...
 
 
 @dataclass
@@ -192,7 +194,7 @@ class _Running:
     def epoch(self, loader: Loader) -> None:
         """The rest of an epoch, or up to the phase's last step."""
         for done, batch in enumerate(loader, start=self.loop.batches.first + 1):
-            rate = self.loop.schedule.get_last_lr()[0]
+            rate = float(self.loop.schedule.get_last_lr()[0])
             if not self.descended(batch.to(self.loop.accelerator.device)):
                 continue
             self.step += 1
@@ -246,7 +248,7 @@ class _Running:
         try:
             metrics = self.validate()
         except Unvalidated:
-            self.keeper.before_validation(self.loop, self.position(done, validates=True))
+            needed(self.keeper, "who told to leave").before_validation(self.loop, self.position(done, validates=True))
         self.objective.after_validation(metrics)
         improved = self.loop.best.beaten_by(metrics)
         if improved:

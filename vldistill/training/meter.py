@@ -28,7 +28,8 @@ class Meter:
 
     def __init__(self, accelerator: Accelerator, accumulate: int, *, tolerant: bool) -> None:
         self._accelerator, self._together, self._tolerant = accelerator, accumulate * accelerator.num_processes, tolerant
-        self.start, self.pairs, self.norm = time.perf_counter(), 0, None
+        self.start, self.pairs = time.perf_counter(), 0
+        self.norm: float | Tensor | None = None
         self._sums: dict[str, Tensor] = {}
         self._count: Tensor | float = 0.0
         self._recent: list[tuple[list[str], Tensor]] = []

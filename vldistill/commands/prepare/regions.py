@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, Faults, Overwrite, SkipBroken
-from vldistill.commands.output import numbers, plan_table
+from vldistill.commands.output import numbers, show_plan
 from vldistill.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ Images = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help=
 def import_(
     raw: Annotated[Path, typer.Option("--raw", metavar="PATH", help="Feature files.", show_default=False)],
     out: Out = None,
-    format: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="uniter-lmdb, npz, tsv, oscar or vl-bert.")
-    ] = None,
+    format: Annotated[str | None, typer.Option("--format", metavar="NAME", help="uniter-lmdb, npz, tsv, oscar, vl-bert.")] = None,
     threshold: Annotated[float, typer.Option("--threshold", metavar="X", help="Least confidence of a box.")] = 0.2,
     boxes: Annotated[str, typer.Option("--boxes", metavar="N,N", help="Fewest and most boxes of an image.")] = "10,100",
     limit: Images = None,
@@ -51,12 +49,8 @@ def import_(
 def compute(
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="A data artifact.", show_default=False)],
     out: Out = None,
-    grid: Annotated[
-        int | None, typer.Option("--grid", min=1, metavar="N", help="N x N cells instead of the data's boxes.")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", metavar="FILE", help="Weights of the ResNet-101; timm's by default.")
-    ] = None,
+    grid: Annotated[int | None, typer.Option("--grid", min=1, metavar="N", help="N x N cells, not the data's boxes.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", metavar="FILE", help="Weights file; timm's by default.")] = None,
     network: Annotated[str, typer.Option("--network", metavar="NAME", help="timm, or vlbert: with masks of objects.")] = "timm",
     limit: Images = None,
     skip_broken: SkipBroken = "0%",
@@ -100,7 +94,7 @@ def _prepare(
         say(f"up to date: {place}, made from the same input")
         tell(differences(manifest), place, ANEW)
     elif dry_run:
-        show(plan_table("prepare regions", {"reads": source, **manifest["options"], "writes": place}))
+        show_plan("prepare regions", {"reads": source, **manifest["options"], "writes": place})
     else:
         show(render_regions(manifest))
         say(f"wrote {place}\n")

@@ -60,12 +60,8 @@ def prepare_source(
     options: SourceOptions,
     *,
     raw: Annotated[Path | None, typer.Option("--raw", metavar="PATH", help="The raw files: a folder or an archive.")] = None,
-    unpack: Annotated[
-        Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack the archives of --raw here first.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write, instead of artifacts/data/NAME.")
-    ] = None,
+    unpack: Annotated[Path | None, typer.Option("--unpack", metavar="DIR", help="Unpack archives of --raw here first.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output, instead of artifacts/data/NAME.")] = None,
     limit: LimitOption = None,
     images: Annotated[str, typer.Option("--images", metavar="HOW", help="Check by: decode, header, none.")] = "decode",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Accept images that are links to elsewhere.")] = False,
@@ -76,9 +72,7 @@ def prepare_source(
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="K,K", help="Seeds of the draws; 0,1,2,3 by default.")] = None,
     domain_shift: Annotated[bool, typer.Option("--domain-shift", help="Also write domain-shifted val and test.")] = False,
     statements: Annotated[bool, typer.Option("--statements", help="Also write train as statements.")] = False,
-    shards: Annotated[
-        int | None, typer.Option("--shards", min=1, metavar="N", help="Also pack tars of N samples (WebDataset).")
-    ] = None,
+    shards: Annotated[int | None, typer.Option("--shards", min=1, metavar="N", help="Also pack WebDataset tars of N.")] = None,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
 ) -> None:

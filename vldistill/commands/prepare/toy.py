@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vldistill.commands.options import DryRun, Overwrite
-from vldistill.commands.output import plan_table, split_list
+from vldistill.commands.output import show_plan, split_list
 from vldistill.data.sources.base import nearest
 from vldistill.errors import InputError
 
@@ -28,12 +28,11 @@ def toy(
     from vldistill.data.prepare_toy import prepare_toy
     from vldistill.data.toy.layouts import DATASETS
     from vldistill.places import check_writable
-    from vldistill.terminal import show
 
     chosen = tuple(_toy_dataset(given) for given in split_list(datasets)) or DATASETS
     if dry_run:
         names = f"{{{','.join(chosen)}}}"
-        show(plan_table("prepare toy", {"writes raw files": raw / "toy" / names, "writes artifacts": out / f"toy-{names}"}))
+        show_plan("prepare toy", {"writes raw files": raw / "toy" / names, "writes artifacts": out / f"toy-{names}"})
         return
     check_writable(out, raw)
     manifests = prepare_toy(out, raw, seed=seed, scale=scale, overwrite=overwrite, datasets=chosen, min_answer_count=min_count)

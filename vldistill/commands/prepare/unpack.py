@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.artifacts import refuse_existing, refuse_inputs_in
-from vldistill.commands.output import plan_table
+from vldistill.commands.output import show_plan
 from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
 from vldistill.errors import InputError
-from vldistill.terminal import console, say, show
+from vldistill.terminal import console, say
 
 
 def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite: bool, dry_run: bool) -> Path | None:
@@ -30,7 +30,7 @@ def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite:
         archives = [source.name for source in sources if is_archive(source)]
         copied = [source.name for source in sources if not is_archive(source)]
         rows = {"would unpack": ", ".join(archives), "would copy": ", ".join(copied), "into": target, "and read that as": name}
-        show(plan_table(f"prepare {name}", {what: which for what, which in rows.items() if which}))
+        show_plan(f"prepare {name}", {what: which for what, which in rows.items() if which})
         return None
     counts = _unpack_with_progress(sources, target, overwrite)["counts"]
     many = ", ".join(f"{counts[what]:,} {what if counts[what] != 1 else what[:-1]}" for what in ("archives", "files"))

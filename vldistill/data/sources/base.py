@@ -76,8 +76,7 @@ class Row:
             return None
         if not isinstance(value, str):
             return self.fault(
-                f"`{key}` must be a text, found {kind_of(value)}",
-                "put it in quotes" if is_number(value) else "mend the line",
+                f"`{key}` must be a text, found {kind_of(value)}", "put it in quotes" if is_number(value) else "mend the line"
             )
         if not blank and not value.strip():
             return self.fault(f"`{key}` is empty", "give it a text, or drop the line")
@@ -251,9 +250,7 @@ def add_file_fault(path: Path, error: Exception, problems: Problems) -> None:
         problems.add(error.message, where=error.where, hint=error.hint or "put it there")
     else:
         problems.add(
-            f"cannot be read: {getattr(error, 'strerror', None) or error}",
-            where=str(path),
-            hint="check its permissions",
+            f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(path), hint="check its permissions"
         )
 
 

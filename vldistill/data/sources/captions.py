@@ -16,14 +16,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from vldistill.data.records import Record, read_json
-from vldistill.data.sources.base import (
-    Row,
-    SourceData,
-    add_file_fault,
-    kind_of,
-    quoted,
-    wrong_layout,
-)
+from vldistill.data.sources.base import Row, SourceData, add_file_fault, kind_of, quoted, wrong_layout
 from vldistill.data.sources.json_array import iterate_array
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words

@@ -18,17 +18,7 @@ from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
 from vldistill.data.records import TASKS, Record
-from vldistill.data.sources.base import (
-    SPLITS,
-    Row,
-    Seen,
-    SourceData,
-    kind_of,
-    nearest,
-    quoted,
-    read_rows,
-    wrong_layout,
-)
+from vldistill.data.sources.base import SPLITS, Row, Seen, SourceData, kind_of, nearest, quoted, read_rows, wrong_layout
 from vldistill.data.sources.source import Answers, Flag, Source
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
@@ -214,10 +204,7 @@ def _check_shape(lines: dict[str, list[_Line]], task: str, problems: Problems) -
                     "mend the line, or keep tasks in folders of their own",
                 )
             elif spec.target != "none" and needed and line.target == "none":
-                line.row.fault(
-                    f"has no {spec.target}, other lines have",
-                    "add it, or drop the line",
-                )
+                line.row.fault(f"has no {spec.target}, other lines have", "add it, or drop the line")
 
 
 def _labels(lines: dict[str, list[_Line]], options: Jsonl, kinds: dict[str, str], data: SourceData) -> list[str] | None:

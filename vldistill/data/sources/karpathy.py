@@ -8,17 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import (
-    Row,
-    Seen,
-    SourceData,
-    first_holding,
-    joined,
-    kind_of,
-    quoted,
-    read_document,
-    wrong_layout,
-)
+from vldistill.data.sources.base import Row, Seen, SourceData, first_holding, joined, kind_of, quoted, read_document, wrong_layout
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems

@@ -74,14 +74,10 @@ def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: 
             seen.add(identifier, row, "identifier")
             if parts is None:
                 row.fault(
-                    f"identifier {quoted(identifier)} is not `split-set-pair-sentence`",
-                    f"expected one like {official}-850-0-1",
+                    f"identifier {quoted(identifier)} is not `split-set-pair-sentence`", f"expected one like {official}-850-0-1"
                 )
             elif parts[1] != official:
-                row.fault(
-                    f"identifier {quoted(identifier)} is not of {path.name}",
-                    f"expected it to begin with {official}-",
-                )
+                row.fault(f"identifier {quoted(identifier)} is not of {path.name}", f"expected it to begin with {official}-")
         if not row.good:
             continue
         names = [joined(folder, name) for name in _image_names(identifier, directory)]

@@ -7,16 +7,7 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import (
-    Seen,
-    SourceData,
-    first_holding,
-    first_objects,
-    joined,
-    quoted,
-    read_rows,
-    wrong_layout,
-)
+from vldistill.data.sources.base import Seen, SourceData, first_holding, first_objects, joined, quoted, read_rows, wrong_layout
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems

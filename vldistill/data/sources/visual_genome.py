@@ -10,13 +10,7 @@ import math
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import (
-    Row,
-    SourceData,
-    joined,
-    kind_of,
-    wrong_layout,
-)
+from vldistill.data.sources.base import Row, SourceData, joined, kind_of, wrong_layout
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
 from vldistill.data.sources.json_array import iterate_array
 from vldistill.data.sources.source import Source, SourceOptions, ToyLayout

@@ -228,9 +228,7 @@ def _read_questions(
         for number, annotation in annotations.items():
             if annotation and number not in seen.first:
                 problems.add(
-                    "the annotation has no question",
-                    where=annotation.where,
-                    hint=f"add the question to {path.name}, or drop it",
+                    "the annotation has no question", where=annotation.where, hint=f"add the question to {path.name}, or drop it"
                 )
 
 
