@@ -65,7 +65,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     _write_together({path: content})
 
 
-def write_files(files: Mapping[Path, bytes | str]) -> None:
+def write_files(files: Mapping[Path, bytes | memoryview | str]) -> None:
     """Writes files that belong together: all are on disk under temporary names before the first is renamed into place, so that a
     full disk leaves what was there before. Folders above them are made, and taken away again where it fails. Text becomes UTF-8.
     Raises VldistillError where the disk is full."""
@@ -75,7 +75,7 @@ def write_files(files: Mapping[Path, bytes | str]) -> None:
         _write_together({path: content.encode() if isinstance(content, str) else content for path, content in files.items()})
 
 
-def _write_together(files: Mapping[Path, bytes]) -> None:
+def _write_together(files: Mapping[Path, bytes | memoryview]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, content in files.items():
@@ -89,6 +89,15 @@ def _write_together(files: Mapping[Path, bytes]) -> None:
     finally:
         for written in temporary.values():
             written.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's list of files durable: a file that was renamed into it stays after a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,22 +116,32 @@ def json_text(value: Any) -> str:
 
 
 @contextmanager
-def building(target: Path, *, overwrite: bool = False, stage: str | None = None) -> Iterator[Path]:
-    """Yields a temporary folder beside `target`, renamed to it on success and removed on any failure (Ctrl-C too).
+def building(target: Path, *, overwrite: bool = False, stage: str | None = None, begun: str | None = None) -> Iterator[Path]:
+    """Yields a temporary folder beside `target`, renamed to it on success and removed on any failure (Ctrl-C too). begun: a
+    digest of what is made, where half of it is of use: the folder then stays where it fails or is killed, unless that is a
+    refusal or nothing was written but its manifest, and is yielded once more to who makes the same.
 
     Raises InputError at once where `refuse_existing` does, or another process is writing `target`, and VldistillError where the
     disk is full; an old artifact stays until the new one is whole. What a killed process left half-written there is removed.
     """
     refuse_existing(target, overwrite, stage)
     check_writable(target)
-    temporary, retired = (target.parent / f".{target.name}.{os.getpid()}.{state}" for state in ("building", "old"))
+    state = f"{os.getpid()}.building" if begun is None else f"{begun[:12]}.growing"
+    temporary, retired = (target.with_name(f".{target.name}.{name}") for name in (state, f"{os.getpid()}.old"))
     with within_parents(target), exclusive(target), writing(target):
-        remove_leftovers(target)
+        remove_leftovers(target, but=temporary)
         # It may have been finished by another since.
         refuse_existing(target, overwrite, stage)
-        temporary.mkdir()
+        temporary.mkdir(exist_ok=True)
+        keep = False
         try:
-            yield temporary
+            try:
+                yield temporary
+            except InputError:
+                raise
+            except BaseException:
+                keep = begun is not None and any(path.name != MANIFEST for path in temporary.iterdir())
+                raise
             if target.exists():
                 target.rename(retired)
             temporary.rename(target)
@@ -132,7 +151,8 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None)
             error.where = error.where and error.where.replace(str(temporary), str(target))
             raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not keep:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -149,12 +169,12 @@ def within_parents(target: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
-def remove_leftovers(target: Path) -> None:
-    """Removes what killed processes left beside `target`, half-written or retired; only under its lock (see `exclusive`). One
-    that was killed between its two last steps left no `target`, and the old one is then put back."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9]+\.(building|new|old|tmp)")
+def remove_leftovers(target: Path, but: Path | None = None) -> None:
+    """Removes what killed processes left beside `target`, half-written or retired, `but` one; only under its lock (see
+    `exclusive`). One that was killed between its two last steps left no `target`, and the old one is then put back."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]+\.(building|growing|new|old|tmp)")
     for path in sorted(target.parent.iterdir()):
-        if not (found := pattern.fullmatch(path.name)):
+        if path == but or not (found := pattern.fullmatch(path.name)):
             continue
         if found[1] == "old" and not target.exists():
             path.rename(target)
@@ -182,7 +202,7 @@ def refuse_existing(
         raise InputError("already exists", where=str(target), hint=hint)
     if target.is_dir() and not any(target.iterdir()):
         return
-    found = _stage(target) if stage is not None else None
+    found = stage_of(target) if stage is not None else None
     if not target.is_dir() or not (target / MANIFEST).exists() or (stage is not None and found is None):
         raise InputError(
             "is not an artifact of vldistill, so it is not overwritten", where=str(target), hint="choose another place"
@@ -195,7 +215,7 @@ def refuse_existing(
         )
 
 
-def _stage(folder: Path) -> str | None:
+def stage_of(folder: Path) -> str | None:
     """What the folder's manifest says that it is; None where there is none that can be read."""
     try:
         return str(json.loads(read_regular(folder / MANIFEST))["stage"])

@@ -18,9 +18,11 @@ from hints import options_of
 from vldistill.artifacts import read_manifest
 from vldistill.data.prepare_regions import FORMATS, NETWORKS
 from vldistill.data.regions import extract as extraction
+from vldistill.data.regions import importers
 from vldistill.data.regions.network import ImageNetwork
-from vldistill.data.regions.store import STAGE, RegionStore
+from vldistill.data.regions.store import RegionStore, RegionWriter
 from vldistill.data.sources.table import SOURCES
+from vldistill.store.uses import REGIONS
 
 GOOD = [files.make(str(number)) for number in (1, 2, 3)]
 BAD = files.make("7")
@@ -79,7 +81,7 @@ def leaves_out_one_of_four(command, well, words: list, folder: Path, told: str) 
     assert f"all 1 faults are in {faults}" in refused.err and len(faults_of(faults)) == 1 and not out.exists()
     shown = well(*words, "--out", out, "--skip-broken", "25%", "--faults", faults).flat
     assert re.search(r"left out, being broken │ +1 │", shown) and [told in row["fault"] for row in faults_of(faults)] == [True]
-    manifest = read_manifest(out, STAGE, make_it="")
+    manifest = read_manifest(out, REGIONS.stage, make_it="")
     assert manifest["left_out"] == {"lines": 0, "images": 1, "records": 1, "kept": 3} and manifest["images"] == 3
     assert "up to date" in well(*words, "--out", out, "--skip-broken", "25%").out
     assert command(*words, "--out", out).code == 2  # without it another store is meant
@@ -165,7 +167,7 @@ def test_images_of_shards_that_are_broken_are_left_out_as_well(well, command, wo
     refused = command(*words)
     assert refused.code == 2 and "differs from what was packed" in refused.err and not (tmp_path / "out").exists()
     well(*words, "--skip-broken", "50%")
-    manifest = read_manifest(tmp_path / "out", STAGE, make_it="")
+    manifest = read_manifest(tmp_path / "out", REGIONS.stage, make_it="")
     assert manifest["left_out"]["images"] == 1
 
 
@@ -175,3 +177,60 @@ def test_what_takes_a_share_takes_a_list_of_faults_too():
     for option in ("--skip-broken", "--faults"):
         assert {name for name, words in options_of().items() if option in words} == prepared | {"index build", "predict"}
     assert IMPORTED.keys() == FORMATS.keys() and len(FORMATS) == 5 and len(NETWORKS) == 2
+
+
+def goes_on(command, well, words: list, out: Path, count: Callable[[], int], monkeypatch) -> None:
+    """A call that is interrupted after two images, whose next one looks at the others alone and makes the same store. count: of
+    images looked at."""
+    well(*words, "--out", out.with_name("whole"))
+    before, add = count(), RegionWriter.add
+
+    def interrupted(self, key, regions):
+        add(self, key, regions)
+        if self.images == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RegionWriter, "add", interrupted)
+        assert command(*words, "--out", out).code == 130
+    assert not out.exists()
+    first = count()
+    well(*words, "--out", out)
+    store, other = RegionStore(out), RegionStore(out.with_name("whole"))
+    assert count() - first == before - 2
+    assert sorted(store) == sorted(other) and store.manifest["fingerprint"] == other.manifest["fingerprint"]
+    assert all(store.manifest[name] == other.manifest[name] for name in ("images", "boxes", "bytes", "features"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_no_format_an_image_is_read_again(name, command, well, tmp_path, monkeypatch):
+    seen, read = [], importers.normalised
+    monkeypatch.setattr(importers, "normalised", lambda regions: seen.append(1) or read(regions))
+    words = ["prepare", "regions", "import", "--raw", IMPORTED[name](tmp_path / "raw"), "--skip-broken", "25%"]
+    goes_on(command, well, words, tmp_path / "out", lambda: len(seen), monkeypatch)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_by_no_network_features_are_computed_again(name, world, command, well, tmp_path, monkeypatch):
+    monkeypatch.setattr(extraction, "SHORT_SIDE", 64)
+    monkeypatch.setattr(extraction, "LONG_SIDE", 128)
+    monkeypatch.setattr(extraction, "ImageNetwork", lambda: TINY)
+    seen, read = [], extraction._readable
+    monkeypatch.setattr(extraction, "_readable", lambda *given: seen.append(1) or read(*given))
+    for builder in ("build_backbone", "build_vlbert"):
+        own = getattr(extraction, builder)
+        monkeypatch.setattr(extraction, builder, lambda weights, own=own: torch.manual_seed(0) and own(weights))
+    words = [
+        "prepare",
+        "regions",
+        "compute",
+        "--data",
+        "artifacts/data/toy-vcr",
+        "--network",
+        name,
+        "--weights",
+        "random",
+        "--limit",
+        "5",
+    ]
+    goes_on(command, well, words, tmp_path / "out", lambda: len(seen), monkeypatch)

@@ -17,6 +17,7 @@ from vldistill.data.prepare_regions import BoxRule, Target, import_regions
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import Regions, RegionStore, RegionWriter
 from vldistill.errors import InputError
+from vldistill.store import writer as writer_module
 
 IMAGES = [files.make(name, count) for name, count in (("9", 12), ("25", 30), ("30", 11))]
 ALL = BoxRule(threshold=0.0, most=100)
@@ -155,25 +156,15 @@ def test_vl_bert_s_json(tmp_path, zipped):
 # --- the store --------------------------------------------------------------------------------------------------------
 
 
-def test_images_never_straddle_shards_and_come_back_in_any_order(tmp_path):
+def test_images_of_several_shards_come_back_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 1500)
     images = [files.make(str(i), 3 + i % 7) for i in range(1, 60)]
-    writer = RegionWriter(tmp_path, shard_rows=40)
-    for image in images:
-        writer.add(image.name, Regions(image.features.astype(np.float16), image.shares.astype(np.float32)))
-    rows = writer.close()
-    shards = sorted(tmp_path.glob("*.h5"))
-    assert len(shards) > 5 and writer.images == 59 and writer.boxes == sum(len(image.boxes) for image in images)
-    manifest = {
-        "schema": 1,
-        "stage": "regions",
-        "complete": True,
-        "images": 59,
-        "width": 8,
-        "features": "detector",
-        **rows,
-        "sizes": {path.name: path.stat().st_size for path in shards},
-    }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with RegionWriter(tmp_path) as writer:
+        for image in images:
+            writer.add(image.name, Regions(image.features.astype(np.float16), image.shares.astype(np.float32)))
+        manifest = writer.close(features="detector")
+    assert len(list(tmp_path.glob("*.h5"))) > 5
+    assert (manifest["images"], manifest["boxes"]) == (59, sum(len(image.boxes) for image in images))
     found = RegionStore(tmp_path)
     for image in reversed(images):
         same(found[image.name], image)
@@ -219,7 +210,7 @@ def test_a_limit_is_marked_partial_and_a_dry_run_writes_nothing(tmp_path):
     "damage, message",
     [
         (lambda path: path.unlink(), "missing"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "bytes, its manifest says"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "bytes, [0-9,]+ were written"),
         (lambda path: path.write_bytes(b"\0" * path.stat().st_size), "is damaged"),
     ],
 )

@@ -20,7 +20,6 @@ LAYERS = [
         "artifacts",
         "joining",
         "locking",
-        "staging",
         "recipe",
         "models.families",
         "training.methods.table",

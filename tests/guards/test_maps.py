@@ -57,20 +57,20 @@ def _checkpoint(place: Path) -> tuple[Path, Callable[[], object]]:
 
 def _lmdb(place: Path) -> tuple[Path, Callable[[], object]]:
     pytest.importorskip("lmdb")
-    from vldistill.data.regions.importers import read_uniter_lmdb
+    from vldistill.data.regions.importers import Reading, read_uniter_lmdb
 
     folder = region_files.write_lmdb(place / "lmdb", [region_files.make(f"dev-{number}-0-img0") for number in range(9)])
 
     def read() -> None:
         problems = Problems()
-        list(read_uniter_lmdb(folder, problems))
+        list(read_uniter_lmdb(folder, Reading(problems)))
         problems.raise_if_any()
 
     return folder / "data.mdb", read
 
 
 MODULES = {
-    "store/checking.py": _cache,
+    "store/shard.py": _cache,
     "data/record_file.py": _records,
     "data/images.py": _packed,
     "models/base/sharded.py": _weights,

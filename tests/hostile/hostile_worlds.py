@@ -29,7 +29,7 @@ from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.models.vilt.fusion import Vilt
 from vldistill.recipe.load import dump_recipe, load_recipe
 from vldistill.store.layout import Column
-from vldistill.teachers.cache.store import CacheWriter, FeatureCache
+from vldistill.teachers.cache import CacheWriter, FeatureCache
 from vldistill.training.checkpoint import State, load_state, save_state
 
 WORDS = ["is", "there", "a", "red", "square", "in", "the", "left", "image", "?"]
@@ -91,11 +91,8 @@ def read_data(folder: Path) -> Any:
 
 
 def make_regions(place: Path) -> Path:
-    from vldistill import artifacts
-
     folder = place / "regions"
-    folder.mkdir(parents=True)
-    writer, random = RegionWriter(folder, shard_rows=12), np.random.default_rng(0)
+    writer, random = RegionWriter(folder), np.random.default_rng(0)
     for number in range(1, 5):
         count = 4 + number
         writer.add(
@@ -109,27 +106,9 @@ def make_regions(place: Path) -> Path:
                 (640, 480),
             ),
         )
-    rows = writer.close()
-    shards = sorted(folder.iterdir())
-    width, classes, confidence, whole = writer.shape
-    write_manifest(
-        folder,
-        new_manifest(
-            "regions",
-            features="detector",
-            images=writer.images,
-            boxes=writer.boxes,
-            width=width,
-            classes=classes,
-            confidence=confidence,
-            image_features=whole,
-            **rows,
-            sizes={path.name: path.stat().st_size for path in shards},
-            files={path.name: artifacts.file_digest(path) for path in shards},
-            fingerprint="f",
-            complete=True,
-        ),
-    )
+        if number % 2 == 0:
+            writer.commit()
+    writer.close(features="detector")
     return folder
 
 
@@ -150,16 +129,10 @@ _COLUMNS = (Column("pooled", "float16", (16,)), Column("scores", "float32", ragg
 
 def make_cache(place: Path) -> Path:
     lengths = {"scores": KEYS[:, 0].astype(np.int64) % 4}
+    pooled, scores = np.resize(KEYS.astype(np.float16), (40, 16)), np.arange(lengths["scores"].sum(), dtype=np.float32)
     with CacheWriter(place, "swin", {"teacher": "swin", "layer": 12}, _COLUMNS) as writer:
-        pending = writer.pending(KEYS, lengths)
-        writer.reserve(pending)
-        writer.put(
-            pending.indices,
-            {
-                "pooled": np.resize(KEYS.astype(np.float16), (40, 16)),
-                "scores": np.arange(lengths["scores"].sum(), dtype=np.float32),
-            },
-        )
+        writer.pending(KEYS)
+        writer.put(KEYS, {"pooled": pooled, "scores": scores}, lengths)
     return writer.folder
 
 

@@ -145,8 +145,8 @@ LOCKERS = {
     "data.additions": "prepare, a variant more",
     "data.prepare": "prepare, from a copy",
     "data.prepare_toy": "prepare toy",
-    "staging": "distill, staged",
-    "store.entry": "cache",
+    "store.staging": "distill, staged",
+    "store.writer": "cache",
     "store.manifest": "cache",
     "training.run": "finetune",
 }
@@ -175,7 +175,7 @@ def test_every_module_that_locks_is_tried():
     assert {name for name, path in modules.items() if locks(path)} == {*LOCKERS, "locking"}
     # HDF5 is shown files in memory and open ones, LMDB is told not to lock.
     users = {name for name, path in modules.items() if "h5py.File(" in path.read_text() or "lmdb.open(" in path.read_text()}
-    assert users == {"store.container", "data.regions.lmdb_entries"}
+    assert users == {"store.shard", "data.regions.lmdb_entries"}
 
 
 def locking(broken, name: str, **environment: str) -> tuple[int, str, set[str]]:

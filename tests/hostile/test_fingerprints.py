@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hints import commands, options_of
+from workshop import run_of
 
+from vldistill.artifacts import write_manifest
 from vldistill.evaluation.image_index import model_fields
 from vldistill.models.base.checkpoint import read_spec
 from vldistill.recipe.load import all_keys, load_recipe
@@ -205,3 +207,15 @@ def test_images_are_the_same_in_shards(workshop):
     for record in plain.records("train"):
         for path in record.images:
             np.testing.assert_array_equal(plain.images.open(path), packed.images.open(path))
+
+
+@pytest.mark.parametrize("kept, code", [("0" * 64, 0), ("rows:" + "0" * 64, 2)], ids=["of an earlier layout", "of other rows"])
+def test_a_run_is_used_over_the_regions_that_it_was_trained_on(kept, code, workshop, command, tmp_path):
+    """A store that was made again has the same rows in other files."""
+    run = Path(shutil.copytree(run_of("oscar"), tmp_path / "run"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["parents"]["regions"].startswith("rows:")
+    manifest["parents"]["regions"] = kept
+    write_manifest(run, manifest)
+    result = command("evaluate", run, "--out", tmp_path / "eval")
+    assert result.code == code and ("holds other regions" in result.err) == bool(code), result

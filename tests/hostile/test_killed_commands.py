@@ -20,7 +20,7 @@ from tiny_teachers import write_bert, write_vit
 
 from vldistill.artifacts import MANIFEST, write_manifest
 from vldistill.data.toy.layouts import write_toy
-from vldistill.teachers.cache.store import FeatureCache
+from vldistill.teachers.cache import FeatureCache
 from vldistill.training.checkpoint import load_state, newest
 from vldistill.training.preemption import PREEMPTED
 
@@ -127,7 +127,7 @@ def rows_of(folder: Path) -> dict[str, dict]:
     found = {}
     for place in sorted(folder.glob("*-*/manifest.json")):
         cache = FeatureCache(place.parent)
-        keys = cache._opened.snapshot.keys
+        keys = cache.keys
         rows = cache.find(keys)
         there = np.flatnonzero(rows >= 0)
         found[place.parent.name] = {

@@ -22,8 +22,9 @@ import vldistill
 from vldistill import versions
 from vldistill.artifacts import RUN_STAGES, sealed
 from vldistill.errors import InputError
+from vldistill.store import uses
 from vldistill.store.layout import Column
-from vldistill.teachers.cache.store import CACHE, CacheWriter
+from vldistill.teachers.cache import CacheWriter
 from vldistill.versions import DECIDING, LATER, LIBRARIES, differences, installed, refuse_mixing
 
 PACKAGE = Path(vldistill.__file__).resolve().parent
@@ -36,13 +37,17 @@ HARMLESS = {
     "typing_extensions": "tells type checkers of sections",
     "rich": "prints",
     "pyyaml": "reads recipes",
-    "h5py": "lays files out; rows are written without it",
+    "h5py": "lays out files, whose rows it takes as they are",
     "numpy": "sums and sorts",
     "matplotlib": "draws",
     "jinja2": "fills pages in",
     "filelock": "keeps others out",
 }
-ELSEWHERE = {"store.manifest": {CACHE.stage}, "training.run": set(RUN_STAGES.split("|"))}
+ELSEWHERE = {
+    "store.manifest": {use.stage for use in uses.USES},
+    "data.prepare_regions": {uses.REGIONS.stage},
+    "training.run": set(RUN_STAGES.split("|")),
+}
 """Modules whose manifests are of a stage that they are told."""
 USES = {
     "cache": (
@@ -241,10 +246,9 @@ COLUMNS = (Column("pooled", "float16", (2,)),)
 FIELDS = {"teacher": "timm", "feature": "image"}
 
 
-def reserve(writer: CacheWriter, keys: np.ndarray) -> None:
-    pending = writer.pending(keys)
-    writer.reserve(pending)
-    writer.put(pending.indices, {"pooled": np.zeros((len(pending), 2), np.float16)})
+def put(writer: CacheWriter, keys: np.ndarray) -> None:
+    writer.put(keys, {"pooled": np.zeros((len(keys), 2), np.float16)})
+    writer.commit()
 
 
 def test_of_two_writers_that_begin_together_the_second_sees_the_first(under, tmp_path):
@@ -253,10 +257,10 @@ def test_of_two_writers_that_begin_together_the_second_sees_the_first(under, tmp
     with first, second:
         # Neither has rows when they ask.
         pending = second.pending(keys)
-        reserve(first, keys)
+        put(first, keys[first.pending(keys).indices])
         under(pillow="99.1.0")
         with pytest.raises(InputError, match=r"has rows made with pillow .* \(here 99\.1\.0\)"):
-            second.reserve(pending)
+            put(second, keys[pending.indices])
 
 
 def test_a_store_without_rows_is_begun_under_what_is_installed(under, tmp_path):
@@ -264,7 +268,7 @@ def test_a_store_without_rows_is_begun_under_what_is_installed(under, tmp_path):
         pass
     under(pillow="99.1.0")
     with CacheWriter(tmp_path, "vit", FIELDS, COLUMNS) as writer:
-        reserve(writer, np.ones((1, 20), np.uint8))
+        put(writer, np.ones((1, 20), np.uint8))
     made = json.loads((writer.folder / "manifest.json").read_text())
     assert made["versions"]["pillow"] == "99.1.0" and LATER not in made
 

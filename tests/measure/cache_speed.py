@@ -16,7 +16,9 @@ import numpy as np
 from measuring import drop, start
 
 from vldistill.store.layout import Column
-from vldistill.teachers.cache.store import CacheWriter, FeatureCache, verify_cache
+from vldistill.store.uses import FEATURES
+from vldistill.store.verify import verify_store
+from vldistill.teachers.cache import CacheWriter, FeatureCache
 
 BATCH, ROUNDS = 32, 7
 RANDOM = np.random.default_rng(0)
@@ -34,10 +36,10 @@ def write(
     columns, started = [Column("value", values.dtype.name, values.shape[1:])], time.perf_counter()
     for part in range(parts):
         with CacheWriter(root, name, {"parts": parts}, columns, (part, parts)) as writer:
-            writer.reserve(pending := writer.pending(keys))
+            pending = writer.pending(keys)
             for first in range(0, len(pending), batch):
                 places = pending.indices[first : first + batch]
-                writer.put(places, {"value": values[places]})
+                writer.put(keys[places], {"value": values[places]})
     return FeatureCache(writer.folder), time.perf_counter() - started
 
 
@@ -122,10 +124,10 @@ def main(folder: Path) -> None:
     cache, took = write(folder / "cache", "tokens", keys[:4000], tokens, batch=32)
     print(f"write, 4,000 x 197 x 768: {tokens.nbytes / took / 1e6:.0f} MB/s")
     np.save(folder / "tokens.npy", tokens)
-    (seconds,) = best(lambda: verify_cache(cache.folder))
-    assert not verify_cache(cache.folder).damages
+    (seconds,) = best(lambda: verify_store(cache.folder, FEATURES))
+    assert not verify_store(cache.folder, FEATURES).damages
     print(f"verify, warm: {seconds / tokens.nbytes * 1e9:.2f} s/GB")
-    (seconds,) = best(lambda: verify_cache(cache.folder), before=lambda: drop(list(cache.folder.iterdir())))
+    (seconds,) = best(lambda: verify_store(cache.folder, FEATURES), before=lambda: drop(list(cache.folder.iterdir())))
     print(f"verify, cold: {seconds / tokens.nbytes * 1e9:.2f} s/GB")
     compare("tokens", cache.folder, keys[:4000], folder / "tokens.npy", 2_000)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from tiny_oscar import write_features
 
-from vldistill.data.artifact import open_data
+from vldistill.data.artifact import open_data, stage_images
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.staging import stage_images, stage_regions
+from vldistill.store.staging import staged_store
+from vldistill.store.uses import REGIONS
 
 
 @pytest.fixture
@@ -84,8 +85,8 @@ def test_regions_are_read_from_a_copy_that_the_model_does_not_name(world, disk, 
     )
     staged = train("finetune", *fields, "--name", "staged")
     assert json.loads((staged.folder / "model/config.json").read_text())["vldistill"]["regions"] == str(store)
-    place = stage_regions(store, print)
+    place = staged_store(store, REGIONS, print)
     assert place.parent == disk and len(RegionStore(place)) == len(RegionStore(store))
     monkeypatch.delenv("VLDISTILL_STAGE")
-    assert stage_regions(store, print) == store
+    assert staged_store(store, REGIONS, print) == store
     assert train("finetune", *fields, "--name", "plain").losses() == staged.losses()

@@ -1,4 +1,4 @@
-"""`vldistill cache`: teacher features on disk, built, verified and listed."""
+"""`vldistill cache`: teacher features on disk, built; and all stores, verified and listed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import typer
 from vldistill.commands.options import DryRun, LimitOption, Overrides
 from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError, VldistillError
+from vldistill.store.uses import FEATURES, USES, Use
 from vldistill.terminal import Table, say, show
 
 if TYPE_CHECKING:
     from vldistill.recipe.schema.recipe import Recipe
 
 PLAIN_EVERY_SECONDS = 15
+_PLACES = {use: use.place for use in USES}
+"""Where commands put stores by themselves."""
 
 
 def cache(
@@ -25,9 +28,9 @@ def cache(
     shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Compute only part I of N, from 0.")] = "0/1",
     limit: LimitOption = None,
     prefetch: Annotated[bool, typer.Option("--prefetch", help="Only download the teachers' weights.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the stored features.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check what is stored.")] = False,
     rows: Annotated[int, typer.Option("--rows", min=0, metavar="N", help="Rows that --verify recomputes.")] = 16,
-    ls: Annotated[bool, typer.Option("--ls", help="List the caches.")] = False,
+    ls: Annotated[bool, typer.Option("--ls", help="List what is stored.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Store frozen teachers' features on disk."""
@@ -36,10 +39,13 @@ def cache(
     from vldistill.recipe.load import load_recipe
 
     if ls:
-        _list(Path(load_recipe(recipe, overrides or []).cache.path) if recipe else Path("artifacts/cache"))
+        _list({FEATURES: Path(load_recipe(recipe, overrides or []).cache.path)} if recipe else _PLACES)
+        return
+    if recipe is None and verify:
+        _verify_all()
         return
     if recipe is None:
-        raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls, which needs none")
+        raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls or --verify, which need none")
     chosen = _cacheable(load_recipe(recipe, [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]), recipe)
     from vldistill.training.caches import TeacherCaches
     from vldistill.training.methods.table import method_of
@@ -130,42 +136,57 @@ def _prefetch(caches: Any) -> None:
 
 
 def _verify(caches: Any, inputs: Any, rows: int) -> None:
-    from vldistill.teachers.cache.store import verify_cache
-
     faults = 0
     for part in caches.parts.values():
         if part.cache is None:
             say(f"{part.name}: no cache with this recipe's fields")
             faults += 1
             continue
-        report = verify_cache(part.cache.folder)
-        for damage in report.damages:
-            say(str(damage.error()))
-        say(f"{part.cache.folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
-        faults += len(report.damages)
+        faults += _check(part.cache.folder, FEATURES)
     if not faults and rows:
         for role, cosine in caches.recomputed(inputs, rows).items():
             say(f"{role}: {rows} rows computed again, smallest cosine {cosine:.6f}")
+    _refuse(faults)
+
+
+def _verify_all() -> None:
+    from vldistill.store.listing import list_stores
+
+    _refuse(sum(_check(entry.folder, use) for use, root in _PLACES.items() for entry in list_stores(root, use)))
+
+
+def _check(folder: Path, use: Use) -> int:
+    """How many faults a store has, each of which is told."""
+    from vldistill.store.verify import verify_store
+
+    report = verify_store(folder, use)
+    for damage in report.damages:
+        say(str(damage))
+    say(f"{folder}: {report.rows:,} rows, {report.bytes / 1e6:,.1f} MB checked, {len(report.damages)} fault(s)")
+    return len(report.damages)
+
+
+def _refuse(faults: int) -> None:
     if faults:
-        raise VldistillError(f"{faults} fault(s) found", hint="delete a damaged cache and build it again")
+        raise VldistillError(f"{faults} fault(s) found", hint="make what is damaged again")
 
 
-def _list(root: Path) -> None:
-    from vldistill.teachers.cache.store import list_caches
+def _list(places: dict[Use, Path]) -> None:
+    from vldistill.store.listing import list_stores
     from vldistill.versions import differences, shown
 
-    table = Table("cache")
+    table = Table("store")
     table.figures("rows", "MB", "s")
     table.words("weights", "of", "state")
-    for entry in list_caches(root):
+    for use, entry in [(own, entry) for own, root in places.items() for entry in list_stores(root, own)]:
         state = entry.problem or ("complete" if entry.complete else f"{entry.wanted - entry.rows:,} rows missing")
         if entry.made and (others := differences(entry.made)):
             state += f"; made with {shown(others)}"
         figures = f"{entry.rows:,}", f"{entry.bytes / 1e6:,.1f}", f"{entry.seconds:,.1f}"
         # Two teachers may have one name.
-        weights, of = (str(entry.fields.get(name, "")) for name in ("weights", "feature"))
-        table.add_row(entry.folder.name, *figures, weights[:8], of, state)
+        weights = str(entry.fields.get("weights", ""))
+        table.add_row(entry.folder.name, *figures, weights[:8], str(entry.fields.get("feature", use.stage)), state)
     if table.row_count:
         show(table)
     else:
-        say(f"no caches in {root}")
+        say(f"no stores in {', '.join(map(str, places.values()))}")

@@ -129,12 +129,12 @@ def _bytes(size: int) -> str:
 
 def _run(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> None:
     from vldistill.evaluation.evaluate import evaluate_split, scored
-    from vldistill.evaluation.image_index import ImageIndex
+    from vldistill.evaluation.image_index import open_index
     from vldistill.evaluation.leaderboard import submission, write_submission
     from vldistill.evaluation.opened import open_model
     from vldistill.evaluation.probabilities import Probabilities
 
-    stored = ImageIndex(asked.index) if asked.index is not None else None
+    stored = open_index(asked.index, say)
     first = next(iter(tasks.values()))
     common = first[0].data
     pools: dict[str, Probabilities] = {}
@@ -223,10 +223,10 @@ def _rank(tasks: Tasks, asked: EvaluationRequest) -> None:
     """Retrieval."""
     from vldistill.commands.progress import Watching
     from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
-    from vldistill.evaluation.image_index import ImageIndex
+    from vldistill.evaluation.image_index import open_index
     from vldistill.places import check_writable
 
-    stored = ImageIndex(asked.index) if asked.index is not None else None
+    stored = open_index(asked.index, say)
     if asked.dry_run:
         _show_plan(tasks, {}, asked)
         return

@@ -13,12 +13,11 @@ import typer
 from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
 from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
+from vldistill.store.uses import INDEX
 from vldistill.terminal import Table, say, show, write_json
 
 if TYPE_CHECKING:
     from vldistill.evaluation.index_query import Hit
-
-INDEXES = Path("artifacts/index")
 
 index_app = typer.Typer(
     no_args_is_help=True,
@@ -50,13 +49,13 @@ def build(
     from vldistill.data.left_out import parse_share
     from vldistill.data.size_rules import size_faults
     from vldistill.devices import compute_device
-    from vldistill.evaluation.image_index import STAGE, build_index, model_fields
+    from vldistill.evaluation.image_index import build_index, model_fields
     from vldistill.models.base.inputs import visual_input
     from vldistill.models.build import load_dual_encoder
     from vldistill.places import check_writable
 
     asked = Asked(images, limit, follow_links, parse_share(skip_broken), faults, max_pixels)
-    target = out or INDEXES / images.resolve().name
+    target = out or INDEX.place / images.resolve().name
     if not dry_run:
         check_writable(target)
     model, spec, _ = load_dual_encoder(run)
@@ -81,7 +80,7 @@ def build(
     )
     if dry_run:
         return
-    refuse_existing(target, overwrite, STAGE)
+    refuse_existing(target, overwrite, INDEX.stage)
     device = compute_device()
     started = time.perf_counter()
     with Watching() as watch:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST, check_fields, file_digest, read_manifest
+from vldistill.artifacts import MANIFEST, check_fields, file_digest, known_digest, read_manifest
 from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary
 from vldistill.data.digests import ImageDigests
 from vldistill.data.image_files import MAX_PIXELS, ImageInfo
@@ -24,6 +24,7 @@ from vldistill.data.sources.table import SOURCES
 from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
 from vldistill.errors import InputError
 from vldistill.places import open_regular
+from vldistill.store import staging
 
 
 @dataclass(frozen=True)
@@ -216,3 +217,19 @@ def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
             hint=f"put it back, or name its new place: {_command_from('NEW_PLACE', folder, manifest)}",
         )
     return ImageFolder(Path(manifest["raw_root"]), most_pixels=most)
+
+
+def stage_images(data: DataArtifact, say: Callable[[str], None]) -> DataArtifact:
+    """The artifact, whose shards are read from a copy where one is wanted and can be had. Raises InputError as
+    `staging.staged`."""
+    if not staging.is_wanted():
+        return data
+    if not isinstance(data.images, ShardImages):
+        staging.one_a_node(say)(f"images of {data.folder} are read where they are: it was prepared without --shards")
+        return data
+    shards = data.images.folder
+    names = [INDEX_FILE, *data.images.names]
+    place = staging.staged(staging.by_content(shards, INDEX_FILE, names, f"{data.folder.resolve().name}-shards"), say)
+    if place == shards:
+        return data
+    return replace(data, images=ShardImages(place, data.images.names, known_digest(shards / INDEX_FILE), data.images.most_pixels))

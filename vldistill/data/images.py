@@ -20,7 +20,7 @@ from vldistill.data.image_files import MAX_PIXELS, decode_image, open_image, rea
 from vldistill.data.shards import INDEX_FILE, INDEX_TYPE, path_key
 from vldistill.data.tars import AGAIN, BLOCK, parse_header
 from vldistill.errors import InputError, first_line
-from vldistill.staging import damaged
+from vldistill.store.staging import damaged
 
 # Some systems allow a process 256. With fewer tars than this none is opened twice.
 MOST_OPEN = 128

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,14 +15,17 @@ from vldistill.data.inputs import inputs_signature
 from vldistill.data.left_out import settled
 from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
-from vldistill.data.regions.joining import Whole, databases, is_grid
+from vldistill.data.regions.joining import databases, is_grid
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import DETECTOR, IMPORTED, STAGE, VLBERT, Regions, RegionWriter
+from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, Regions, RegionStore, RegionWriter
 from vldistill.devices import compute_device
 from vldistill.errors import IMAGE, InputError, Problems
+from vldistill.store.manifest import LAYOUT
+from vldistill.store.uses import REGIONS
+from vldistill.versions import package_versions
 
 MOST_FAULTS = 1000
-FORMATS: dict[str, Callable[[Path, Problems], Iterator[importers.Entry]]] = {
+FORMATS: dict[str, Callable[[Path, importers.Reading], Iterator[importers.Entry]]] = {
     "uniter-lmdb": importers.read_uniter_lmdb,
     "npz": importers.read_npz_folder,
     "tsv": importers.read_tsv,
@@ -115,20 +117,19 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
         raise InputError(f"is a {found}, {kind} comes as a {expected}", where=str(raw), hint="mend --raw or --format")
     problems = target.problems
 
-    grids: set[bool] = set()
-
-    def entries() -> Iterator[Whole]:
-        for where, name, regions in FORMATS[kind](raw, problems):
-            if regions is None:
-                continue
-            grids.add(is_grid(regions.boxes))
-            yield where, name, selected(regions, rule.threshold, rule.fewest, rule.most)
+    def entries(writer: RegionWriter) -> Iterator[importers.Entry]:
+        for where, name, regions in FORMATS[kind](raw, importers.Reading(problems, writer)):
+            if regions is not None:
+                # Noted with the rows: of those that are there already the boxes are not looked at again.
+                writer.notes["grids"] = writer.notes.get("grids", True) and is_grid(regions.boxes)
+                regions = selected(regions, rule.threshold, rule.fewest, rule.most)
+            yield where, name, regions
 
     def made_by(writer: RegionWriter) -> str:
         """A detector, where the files have what only one gives, or a layout that only one is published in."""
         _, classes, confidence, _ = writer.shape
         detected = classes is not None or confidence or kind in _DETECTORS
-        return DETECTOR if detected and grids != {True} else IMPORTED
+        return DETECTOR if detected and not writer.notes["grids"] else IMPORTED
 
     options = {"format": kind, "threshold": rule.threshold, "boxes": [rule.fewest, rule.most]}
     return _build(entries, target, raw, options, made_by, inputs_signature(raw))
@@ -153,16 +154,16 @@ def extract_regions(
         options["weights_sha256"] = artifacts.file_digest(Path(weights))
     features = "random" if weights == "random" else features
 
-    def entries() -> Iterator[Whole]:
-        for path, regions in found():
+    def entries(writer: RegionWriter) -> Iterator[importers.Entry]:
+        for path, regions in found(writer):
             yield path, path, replace(regions, own=len(regions.boxes)) if options["boxes"] == "annotated" else regions
 
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
     return _build(entries, target, data, options, features, artifact.fingerprint)
 
 
-Found = tuple[dict[str, Any], str, Callable[[], Iterator[tuple[str, Regions]]]]
-"""Options that decide the features, what they are called, and what computes them."""
+Found = tuple[dict[str, Any], str, Callable[[RegionWriter], Iterator[tuple[str, Regions]]]]
+"""Options that decide the features, what they are called, and what computes those that a store lacks."""
 
 
 # torch and timm are slow to import, and importing features needs neither.
@@ -174,9 +175,9 @@ def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, ta
 
     boxes, source = boxes_of(artifact, grid, target.limit)
 
-    def found() -> Iterator[tuple[str, Regions]]:
-        wanted = boxes(target.problems)
-        there = _whole(artifact, [one.path for one in wanted], target)
+    def found(writer: RegionWriter) -> Iterator[tuple[str, Regions]]:
+        wanted = [one for one in boxes(target.problems) if image_key(one.path) not in writer]
+        there = _whole(artifact, [one.path for one in wanted], target, writer.images)
         return extract(
             build_backbone(weights),
             artifact.images,
@@ -204,9 +205,9 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
         raise InputError("--network vlbert needs --weights", hint="name the file of bottom-up attention's ResNet-101")
     boxes, _ = boxes_of(artifact, None, target.limit)
 
-    def found() -> Iterator[tuple[str, Regions]]:
-        wanted = [one.path for one in boxes(target.problems)]
-        there = _whole(artifact, wanted, target)
+    def found(writer: RegionWriter) -> Iterator[tuple[str, Regions]]:
+        wanted = [one.path for one in boxes(target.problems) if image_key(one.path) not in writer]
+        there = _whole(artifact, wanted, target, writer.images)
         return extract_vlbert(
             build_vlbert(weights),
             artifact.images,
@@ -220,9 +221,10 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
     return {"boxes": "annotated", "network": VLBERT}, VLBERT, found
 
 
-def _whole(artifact: DataArtifact, paths: list[str], target: Target) -> Collection[str]:
+def _whole(artifact: DataArtifact, paths: list[str], target: Target, known: int) -> Collection[str]:
     """Those of the images that are there and whole, all looked at before features of the first are computed; those in shards are
-    as they were packed. Raises InputError with all faults where more are broken than may be left out."""
+    as they were packed. known: images beside them that have features. Raises InputError with all faults where more are broken
+    than may be left out."""
     there, images = paths, artifact.images
     if isinstance(images, ImageFolder):
         links = bool(artifact.manifest.get("options", {}).get("follow_links"))
@@ -234,7 +236,7 @@ def _whole(artifact: DataArtifact, paths: list[str], target: Target) -> Collecti
             follow_links=links,
             most_pixels=images.most_pixels,
         )
-    settled(target.problems, target.skip_broken, len(there), str(artifact.folder))
+    settled(target.problems, target.skip_broken, known + len(there), str(artifact.folder))
     return set(there)
 
 
@@ -246,70 +248,55 @@ def _device():
 
 
 def _build(
-    entries: Callable[[], Iterator[Whole]],
+    entries: Callable[[RegionWriter], Iterator[importers.Entry]],
     target: Target,
     source: Path,
     options: dict[str, Any],
     features: str | Callable[[RegionWriter], str],
     signature: str,
 ) -> dict[str, Any]:
-    started = time.monotonic()
     options = {**options, "limit": target.limit, **({"skip_broken": target.skip_broken} if target.skip_broken else {})}
     if not target.dry_run:
         artifacts.settle(target.out)
     if not target.overwrite and (kept := _unchanged(target.out, options, signature)) is not None:
         return kept
     artifacts.refuse_inputs_in(target.out, source)
-    artifacts.refuse_existing(target.out, target.overwrite, STAGE)
-    manifest = artifacts.new_manifest(
-        STAGE, source=str(source.resolve()), options=options, inputs=signature, partial=target.limit is not None
-    )
+    artifacts.refuse_existing(target.out, target.overwrite, REGIONS.stage)
+    said = {"source": str(source.resolve()), "options": options, "inputs": signature, "partial": target.limit is not None}
     if target.dry_run:
-        return manifest
-    with artifacts.building(target.out, overwrite=target.overwrite, stage=STAGE) as folder:
-        writer = RegionWriter(folder)
-        _write(entries(), writer, source, target)
+        return artifacts.new_manifest(REGIONS.stage, **said)
+    # What an interrupted call has written is gone on with, by the same libraries.
+    begun = artifacts.fingerprint([options, signature, package_versions()])
+    with (
+        artifacts.building(target.out, overwrite=target.overwrite, stage=REGIONS.stage, begun=begun) as folder,
+        RegionWriter(folder, said) as writer,
+    ):
+        _write(entries(writer), writer, source, target)
         left = settled(target.problems, target.skip_broken, writer.images, str(source))
-        rows = writer.close()
-        width, classes, confidence, whole = writer.shape
-        shards = sorted(folder.iterdir())
-        features = features if isinstance(features, str) else features(writer)
-        manifest |= {
-            "features": features,
-            "images": writer.images,
-            "boxes": writer.boxes,
-            "width": width,
-            "classes": classes,
-            "confidence": confidence,
-            "image_features": whole,
-            **rows,
-            "sizes": {path.name: path.stat().st_size for path in shards},
-            "files": {path.name: artifacts.file_digest(path) for path in shards},
+        manifest = writer.close(
+            features=features if isinstance(features, str) else features(writer),
             **({} if left is None else {"left_out": asdict(left)}),
-        }
-        manifest |= {
-            "fingerprint": artifacts.fingerprint({"files": manifest["files"], "features": features}),
-            "wall_s": round(time.monotonic() - started, 2),
-            "complete": True,
-        }
-        artifacts.write_manifest(folder, manifest)
+        )
     return manifest
 
 
-def _write(entries: Iterator[Whole], writer: RegionWriter, source: Path, target: Target) -> None:
+def _write(entries: Iterator[importers.Entry], writer: RegionWriter, source: Path, target: Target) -> None:
     seen: dict[str, str] = {}
     problems, every = target.problems, target.problems.every or bool(target.skip_broken)
     for where, name, regions in entries:
         key = image_key(name)
+        if regions is None and key not in writer:  # a faulty one
+            continue
         # Not by comparing places: two entries of one file may have the same.
         if key in seen:
             problems.add(f"image {key} appears twice", where=where, hint=f"first at {seen[key]}; drop one", part=IMAGE)
             continue
         seen[key] = where
-        try:
-            writer.add(key, checked(regions))
-        except ValueError as error:
-            problems.add(str(error), where=where, hint="fetch it again, or leave the image out", part=IMAGE)
+        if regions is not None:
+            try:
+                writer.add(key, checked(regions))
+            except ValueError as error:
+                problems.add(str(error), where=where, hint="fetch it again, or leave the image out", part=IMAGE)
         if target.progress:
             target.progress(writer.images)
         if writer.images == target.limit:
@@ -324,11 +311,10 @@ def _write(entries: Iterator[Whole], writer: RegionWriter, source: Path, target:
 
 def _unchanged(out: Path, options: dict[str, Any], signature: str) -> dict[str, Any] | None:
     try:
-        manifest = artifacts.read_manifest(out, STAGE, make_it="")
+        manifest = artifacts.read_manifest(out, REGIONS.stage, make_it="")
     except InputError:
         return None
     # One in the layout of an earlier version cannot be read any more.
-    if manifest.get("options") != options or manifest.get("inputs") != signature or "shards" not in manifest:
+    if manifest.get("options") != options or manifest.get("inputs") != signature or manifest.get("layout") != LAYOUT:
         return None
-    artifacts.check_files(out, manifest)
-    return {**manifest, "unchanged": True}
+    return {**RegionStore(out).manifest, "unchanged": True}

@@ -1,14 +1,13 @@
 """The image index: a dual encoder's vectors of a set of images on disk, so that texts are answered without touching pixels.
 
-A folder with a manifest (which model, which preprocessing, which images), `images.jsonl` (path, sha1 and size of each image) and
-the shard of a `vldistill.store`, whose rows are the images in the same order: [P, D] fp32 each, P places of an image in a record
-(2 for NLVR2), D features as they leave the pooler. An image is known by the sha1 of its file, wherever it lies.
+One use of `vldistill.store`: a row is the [P, D] fp32 vectors of an image file, P places of an image in a record (2 for NLVR2), D
+features as they leave the pooler, and its key the sha1 of the file, wherever it lies. Beside them `images.jsonl` has path, sha1
+and size of each image; the manifest says which model, which preprocessing, which images.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,17 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vldistill.artifacts import (
-    MANIFEST,
-    building,
-    check_fields,
-    file_digest,
-    fingerprint,
-    new_manifest,
-    read_manifest,
-    write_manifest,
-    write_text,
-)
+from vldistill.artifacts import MANIFEST, building, check_fields, file_digest, fingerprint, write_text
 from vldistill.data.image_files import MAX_PIXELS, ImageInfo
 from vldistill.data.images import ImageFolder, Images
 from vldistill.data.regions.store import RegionStore
@@ -39,16 +28,16 @@ from vldistill.finite import check_outputs
 from vldistill.models.base.checkpoint import ModelSpec, resolve_model
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.sharded import digest_of_weights
-from vldistill.store.folder_writer import FolderWriter
 from vldistill.store.layout import Column
-from vldistill.store.reader import Rows
-from vldistill.store.table import read_table
-from vldistill.versions import differences, tell
+from vldistill.store.reader import StoreReader
+from vldistill.store.staging import staged_store
+from vldistill.store.uses import INDEX
+from vldistill.store.verify import check_file, verify_store
+from vldistill.store.writer import StoreWriter
+from vldistill.versions import differences, package_versions, tell
 
-STAGE = "index"
-IMAGES = "images.jsonl"
+IMAGES = INDEX.files[0]
 _COLUMN = "vectors"
-_AGAIN = "vldistill index build RUN IMAGES"
 Tick = Callable[[int], None]
 
 
@@ -61,7 +50,7 @@ def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
         "kind": spec.kind,
         "config": fingerprint(spec.encoder.to_dict())[:32],
         "weights": weights,
-        **spec.encoder.sight(),
+        **spec.encoder.visual_signature(),
         "places": spec.images,
     }
     if spec.regions is None:
@@ -92,40 +81,38 @@ def build_index(
     tick: Tick = lambda count: None,
     **manifest: Any,
 ) -> dict[str, Any]:
-    """Encodes all images at each place of a record and writes the folder whole; returns its manifest. fields: of the model, see
-    `model_fields`. manifest: further fields of the manifest. Raises InputError where `target` is taken, or an image cannot be
-    read."""
+    """Encodes all images at each place of a record and writes the folder whole; returns its manifest. What an interrupted call
+    has written is gone on with. fields: of the model, see `model_fields`. manifest: further fields of the manifest. Raises
+    InputError where `target` is taken, or an image cannot be read."""
     paths, places = list(images.known), fields["places"]
-    with building(target, overwrite=overwrite, stage=STAGE) as folder:
-        writer = FolderWriter(folder, [Column(_COLUMN, "float32", (places, model.width))])
-        with writer.shard([bytes.fromhex(info.sha1) for info in images.known.values()]) as output:
-            for start in range(0, len(paths), batch):
-                chunk = paths[start : start + batch]
+    rows = [json.dumps(info.to_row(path), ensure_ascii=False) for path, info in images.known.items()]
+    said = {
+        "model": fields,
+        "images": fingerprint(rows),
+        "counts": {"images": len(paths)},
+        "root": str(images.root.resolve()) if images.root else None,
+        "fingerprint": fingerprint([fields, fingerprint(rows)]),
+        **manifest,
+    }
+    columns = [Column(_COLUMN, "float32", (places, model.width))]
+    begun = fingerprint([fields, rows, package_versions()])
+    with building(target, overwrite=overwrite, stage=INDEX.stage, begun=begun) as folder:
+        with StoreWriter(folder, INDEX, columns, said) as writer:
+            keys = [bytes.fromhex(info.sha1) for info in images.known.values()]
+            pending = writer.pending(keys).indices.tolist()
+            tick(len(paths) - len(pending))
+            for start in range(0, len(pending), batch):
+                numbers = pending[start : start + batch]
+                chunk = [paths[number] for number in numbers]
                 shown = visual.stack([visual.read(path, None) for path in chunk]).to(device=device)
                 vectors = torch.stack([model.encode_image(shown, place).float() for place in range(places)], dim=1)
                 check_outputs(vectors, chunk)
-                output.write(start, start + len(chunk), {_COLUMN: vectors.cpu().numpy()})
+                writer.put([keys[number] for number in numbers], {_COLUMN: vectors.cpu().numpy()})
                 tick(len(chunk))
-        rows = [json.dumps(info.to_row(path), ensure_ascii=False) for path, info in images.known.items()]
-        write_text(folder / IMAGES, "\n".join(rows) + "\n")
-        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-        written = new_manifest(
-            STAGE,
-            model=fields,
-            images=fingerprint(rows),
-            counts={"images": len(paths)},
-            files=files,
-            root=str(images.root.resolve()) if images.root else None,
-            **writer.fields(),
-            **manifest,
-        )
-        written |= {
-            "sizes": {name: (folder / name).stat().st_size for name in files},
-            "fingerprint": fingerprint([fields, written["images"]]),
-            "complete": True,
-        }
-        write_manifest(folder, written)
-    return written
+            writer.commit()
+            write_text(folder / IMAGES, "\n".join(rows) + "\n")
+            writer.said |= {"files": {IMAGES: file_digest(folder / IMAGES)}, "complete": True}
+        return StoreReader(folder, INDEX).manifest.value
 
 
 class ImageIndex:
@@ -133,27 +120,20 @@ class ImageIndex:
     or changed; the vectors are checked block by block, when they are first read."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.manifest = read_manifest(folder, STAGE, make_it=_AGAIN)
+        self.folder, self._vectors = folder, StoreReader(folder, INDEX)
+        self.manifest = self._vectors.manifest.value
         check_fields(self.manifest, folder, files=dict, model=dict, source=str, root=(str, type(None)))
-        self._mend = f"build it again with: {build_again(folder, self.manifest)}"
-        if "shards" not in self.manifest:
-            raise InputError("was made by an earlier version, whose layout is no longer read", where=str(folder), hint=self._mend)
-        for name in self.manifest["files"]:
-            if not (folder / name).is_file():
-                raise InputError("is named in the manifest but missing", where=str(folder / name), hint=self._mend)
-        if file_digest(folder / IMAGES) != self.manifest["files"].get(IMAGES):
-            raise self._changed(IMAGES)
+        self._mend = INDEX.mend(folder, self.manifest)
+        check_file(folder / IMAGES, self.manifest["files"].get(IMAGES), self._mend)
         lines = (folder / IMAGES).read_text(encoding="utf-8").splitlines()
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        table = read_table(folder, self.manifest, self._mend)
-        if [column.name for column in table.columns] != [_COLUMN] or len(table.columns[0].shape) != 2:
+        columns = self._vectors.columns
+        if [column.name for column in columns] != [_COLUMN] or len(columns[0].shape) != 2:
             raise InputError("does not describe vectors", where=str(folder / MANIFEST), hint=self._mend)
-        self.places, self.width = table.columns[0].shape
-        self._vectors = Rows(table)
-        if len(self._vectors) != len(self.rows):
-            told = f"has vectors of {len(self._vectors):,} images, {IMAGES} names {len(self.rows):,}"
-            raise InputError(told, where=str(folder), hint=self._mend)
+        self.places, self.width = columns[0].shape
+        self._places = self._vectors.find([bytes.fromhex(row["sha1"]) for row in self.rows])
+        if lost := int((self._places < 0).sum()):
+            raise InputError(f"has no vectors of {lost:,} images that {IMAGES} names", where=str(folder), hint=self._mend)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -182,10 +162,8 @@ class ImageIndex:
 
     def verify(self) -> None:
         """Raises InputError where a file was changed after it was written; reads all of them."""
-        self._vectors.check()
-        for name, digest in self.manifest["files"].items():
-            if file_digest(self.folder / name) != digest:
-                raise self._changed(name)
+        for damage in verify_store(self.folder, INDEX).damages:
+            raise damage
 
     def place_of(self, sha1: bytes, path: str) -> int:
         """The row of an image. Raises InputError where it is not in the index."""
@@ -200,7 +178,7 @@ class ImageIndex:
 
     def of(self, rows: Sequence[int] | np.ndarray | slice) -> Tensor:
         """[R, P, D] vectors of the rows. Raises InputError where a block that is needed for them was changed on disk."""
-        return torch.from_numpy(self._vectors.read(np.arange(len(self))[rows], _COLUMN))
+        return torch.from_numpy(self._vectors.read(self._places[rows], _COLUMN))
 
     def drawn(self, count: int, generator: np.random.Generator) -> list[Tensor]:
         """The vectors of `count` images drawn at random, [count, D] for each place of a record."""
@@ -222,11 +200,7 @@ class ImageIndex:
     def _numbers(self) -> dict[str, int]:
         return {row["sha1"]: number for number, row in enumerate(self.rows)}
 
-    def _changed(self, name: str) -> InputError:
-        return InputError("differs from what its manifest records", where=str(self.folder / name), hint=self._mend)
 
-
-def build_again(folder: Path, manifest: dict[str, Any]) -> str:
-    """The command that builds an index once more, as far as its manifest tells."""
-    source = manifest.get("encoded") or manifest.get("root") or "IMAGES"
-    return shlex.join(["vldistill", "index", "build", manifest["source"], source, "--out", str(folder), "--overwrite"])
+def open_index(folder: Path | None, say: Callable[[str], None]) -> ImageIndex | None:
+    """One that is read at random, from a copy on the node where that is wanted."""
+    return None if folder is None else ImageIndex(staged_store(folder, INDEX, say))

@@ -11,7 +11,7 @@ import torch
 
 from vldistill.artifacts import MANIFEST
 from vldistill.data.records import read_json
-from vldistill.data.regions.store import RegionStore
+from vldistill.data.regions.store import RegionStore, same_regions
 from vldistill.data.text import WordTokenizer
 from vldistill.devices import compute_device
 from vldistill.errors import InputError
@@ -56,7 +56,7 @@ def _check_regions(source: str, spec: ModelSpec) -> None:
         return
     kept = read_json(manifest).get("parents", {}).get("regions")
     found = RegionStore(Path(spec.regions)).manifest["fingerprint"]
-    if kept is not None and found != kept:
+    if kept is not None and not same_regions(kept, found):
         raise InputError(
             f"holds other regions, {found[:12]}, than {source} was trained on, {kept[:12]}",
             where=spec.regions,

@@ -1,40 +1,13 @@
-"""System calls of the writers: whole writes, syncs, room on the disk; their errors say which file and how many bytes."""
+"""Room on the disk for what a store is to hold."""
 
 from __future__ import annotations
 
 import os
-import resource
-from functools import partial
 from pathlib import Path
 
-from vldistill import errors
-from vldistill.errors import VldistillError
+from vldistill.errors import NO_ROOM, VldistillError
 
-MEND = "free some space and run the same command again; a cache keeps its finished rows"
-writing = partial(errors.writing, hint=MEND, every=True)
-
-
-def write_at(descriptor: int, data: memoryview | bytes, offset: int) -> None:
-    """Writes all of `data`; a disk that is nearly full takes a part first and fails at the rest."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def append(descriptor: int, data: bytes) -> None:
-    """The same at the end of a file that was opened for appending."""
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the folder's list of files durable: a file that was renamed into it stays after a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+KEPT = f"{NO_ROOM}; finished rows are kept"
 
 
 def free_bytes(folder: Path) -> int:
@@ -44,18 +17,12 @@ def free_bytes(folder: Path) -> int:
     return state.f_bavail * state.f_frsize
 
 
-def check_room(path: Path, needed: int) -> None:
-    """Raises VldistillError where a file of `needed` bytes does not fit on the disk, or is larger than this process may
-    write."""
-    free = free_bytes(path.parent)
+def check_room(folder: Path, needed: int) -> None:
+    """Raises VldistillError where so many bytes do not fit on the disk."""
+    free = free_bytes(folder)
     if needed > free:
         raise VldistillError(
-            f"needs {needed:,} bytes, {free:,} are free", where=str(path), hint="free some space, or name a place on another disk"
-        )
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    if limit != resource.RLIM_INFINITY and needed > limit:
-        raise VldistillError(
-            f"needs {needed:,} bytes in one file, {limit:,} are allowed",
-            where=str(path),
-            hint="raise the limit of file size: ulimit -f unlimited",
+            f"needs {needed:,} bytes, {free:,} are free",
+            where=str(folder),
+            hint="free some space, or name a place on another disk",
         )

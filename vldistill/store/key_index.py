@@ -8,16 +8,16 @@ from vldistill.store.layout import KEY_BYTES, prefixes
 
 
 class KeyIndex:
-    """Finds keys among [N, 20] uint8 `keys`, of which only `rows` [M] count.
+    """Finds keys among [N, 20] uint8 `keys`.
 
     Sorted are the first 8 bytes, as numbers; the rest is compared where they agree, so that keys that share them are told
     apart.
     """
 
-    def __init__(self, keys: np.ndarray, rows: np.ndarray):
-        numbers = prefixes(keys[rows])
-        order = np.argsort(numbers, kind="stable")
-        self._numbers, self._rows, self._keys = numbers[order], rows[order], keys
+    def __init__(self, keys: np.ndarray):
+        numbers = prefixes(keys)
+        self._rows, self._keys = np.argsort(numbers, kind="stable"), keys
+        self._numbers = numbers[self._rows]
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """[K] int64: the row of each of [K, 20] uint8 keys (the first, where it has several), -1 where there is none."""

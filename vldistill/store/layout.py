@@ -119,16 +119,3 @@ def datasets(columns: Sequence[Column], rows: int, elements: Mapping[str, int]) 
     for column in columns:
         found[column.name] = (column.numpy, (elements[column.name] if column.ragged else rows, *column.shape))
     return found
-
-
-def checked_lengths(columns: Sequence[Column], lengths: Lengths | None, rows: int) -> dict[str, np.ndarray]:
-    """[N] int64 lengths for each ragged column. Raises ValueError where one is missing, superfluous or not of N rows."""
-    lengths = lengths or {}
-    ragged = {column.name for column in columns if column.ragged}
-    if set(lengths) != ragged:
-        raise ValueError(f"lengths are needed of the ragged columns {sorted(ragged)}, and given of {sorted(lengths)}")
-    checked = {name: np.asarray(value, dtype=np.int64) for name, value in lengths.items()}
-    for name, value in checked.items():
-        if value.shape != (rows,) or (rows and value.min() < 0):
-            raise ValueError(f"lengths of {name} are {rows} numbers from 0 on")
-    return checked

@@ -1,4 +1,4 @@
-"""Which growing stores there are, and which of them comes nearest to one that is not."""
+"""Which stores there are, and which of them comes nearest to one that is not."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vldistill.artifacts import MANIFEST
+from vldistill.artifacts import MANIFEST, stage_of
 from vldistill.errors import InputError
 from vldistill.store.manifest import Fields, load_manifest, split_name
-from vldistill.store.snapshot import open_shards
-from vldistill.store.table import Kind
+from vldistill.store.reader import open_shards
+from vldistill.store.uses import Use
 
 Value = str | int | float | None
 
 
 @dataclass
 class Listing:
-    """One store. rows: that are there, of `wanted` that were asked for. bytes: of all its files. seconds: that its rows took,
-    over all writers. made: see `Manifest.made`. problem: why it cannot be used, where it cannot; the rest is then what is
-    known."""
+    """One store. name: of a shared one, without its fingerprint. rows: that are there, of `wanted` that were asked for. bytes: of
+    all its files. seconds: that its rows took, over all writers. made: its manifest, but for columns and shards. problem: why it
+    cannot be used, where it cannot; the rest is then what is known."""
 
     folder: Path
     name: str
@@ -33,10 +33,10 @@ class Listing:
     problem: str | None = None
 
 
-def list_stores(root: Path, kind: Kind) -> list[Listing]:
-    """All stores of the kind below `root`, by name; folders that are none are left out. Rows are counted by the journals and not
+def list_stores(root: Path, use: Use) -> list[Listing]:
+    """All stores of the use below `root`, by name; folders that are none are left out. Rows are not
     checked."""
-    return [_listing(folder, kind) for folder in _folders(root)]
+    return [_listing(folder, use) for folder in _folders(root, use)]
 
 
 @dataclass(frozen=True)
@@ -53,38 +53,39 @@ class Nearest:
         return f"{self.folder} differs: {'; '.join(parts)}"
 
 
-def nearest(root: Path, name: str, fields: Fields, kind: Kind) -> Nearest | None:
-    """The store of this name that differs in the fewest fields; None where there is no other."""
+def nearest(root: Path, name: str, fields: Fields, use: Use) -> Nearest | None:
+    """The shared store of this name that differs in the fewest fields; None where there is no other."""
     found = []
-    for folder in _folders(root):
-        if split_name(folder)[0] == name:
-            try:
-                there = load_manifest(folder, kind).fields
-            except InputError:
-                continue
-            names = [*fields, *(field for field in there if field not in fields)]
-            different = {field: (there.get(field), fields.get(field)) for field in names if there.get(field) != fields.get(field)}
-            if different:
-                found.append(Nearest(folder, different))
+    for listing in list_stores(root, use):
+        there = listing.fields
+        if listing.name != name or not there:
+            continue
+        names = [*fields, *(field for field in there if field not in fields)]
+        different = {field: (there.get(field), fields.get(field)) for field in names if there.get(field) != fields.get(field)}
+        if different:
+            found.append(Nearest(listing.folder, different))
     return min(found, key=lambda other: len(other.differences), default=None)
 
 
-def _folders(root: Path) -> list[Path]:
+def _folders(root: Path, use: Use) -> list[Path]:
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if split_name(path) and path.is_dir() and (path / MANIFEST).exists())
+    found = (path for path in root.iterdir() if path.is_dir() and (path / MANIFEST).exists() and not path.name.startswith("."))
+    # One whose manifest cannot be read is shown with its problem.
+    return sorted(path for path in found if stage_of(path) in (use.stage, None) and (split_name(path) or not use.shared))
 
 
-def _listing(folder: Path, kind: Kind) -> Listing:
+def _listing(folder: Path, use: Use) -> Listing:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    listing = Listing(folder, split_name(folder)[0], bytes=size)
+    names = split_name(folder) if use.shared else None
+    listing = Listing(folder, names[0] if names else folder.name, bytes=size)
     try:
-        manifest = load_manifest(folder, kind)
-        listing.fields, listing.wanted, listing.complete = manifest.fields, manifest.wanted, manifest.complete
-        listing.made = manifest.made
-        for shard in open_shards(manifest.table):
-            journal = shard.journal()
-            listing.rows, listing.seconds = listing.rows + journal.rows, listing.seconds + journal.seconds
+        manifest = load_manifest(folder, use, partial=True)
+        value = listing.made = manifest.value
+        listing.fields, listing.complete = value.get("fields", {}), value["complete"]
+        listing.rows, listing.wanted = manifest.rows, value.get("wanted", manifest.rows)
+        listing.seconds = value["wall_s"]
+        open_shards(manifest)
     except InputError as error:
         listing.problem = str(error)
     return listing

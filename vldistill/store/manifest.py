@@ -1,9 +1,9 @@
-"""A growing store's folder and manifest: which values it holds, of what they depend, and which shards it consists of.
+"""A store's folder and manifest: what its rows depend on, which columns they have, and in which shards they lie.
 
-The folder is named after a fingerprint of `fields`, all that its values depend on, so that a changed teacher never finds the
-rows of another. The manifest is replaced whole, under a lock that is held for the length of one change, since the jobs of an
-array all add their shards to it. It says which shards there are and has the digest of each one's description, so nothing can be
-left out, added or edited unseen; its own checksum covers the rest.
+The manifest is replaced whole, under a lock that is held for the length of one change where the jobs of an array all add their
+shards to it. It says which shards there are and has the digest of each one's table, so nothing can be left out, added or edited
+unseen; its own checksum covers the rest. The folder of a shared store is named after a fingerprint of `fields`, all that its
+values depend on, so that a changed teacher never finds the rows of another.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
-from vldistill.errors import InputError
+from vldistill.errors import InputError, writing
 from vldistill.locking import held
-from vldistill.store.damage import damaged
-from vldistill.store.disk import sync_folder, writing
-from vldistill.store.layout import Column
-from vldistill.store.table import Kind, ShardEntry, Table, read_table, table_fields
-from vldistill.versions import gone_on
+from vldistill.store.layout import Column, checked_columns
+from vldistill.store.staging import damaged
+from vldistill.store.uses import Use
 
+LAYOUT = 2
+"""Of shards and manifests, as this version has them."""
 _LOCK = ".manifest.lock"
 # A change takes milliseconds; a whole array of jobs may stand in the queue.
 _WAIT_SECONDS = 60.0
@@ -36,18 +36,18 @@ Fields = Mapping[str, str | int | float]
 
 
 def store_folder(root: Path, name: str, fields: Fields) -> Path:
-    """Where the store of these fields is, or would be. Raises InputError where `name` or a field is none that a store can
+    """Where the shared store of these fields is, or would be. Raises InputError where `name` or a field is none that a store can
     have."""
-    for field, value in fields.items():
+    for key, value in fields.items():
         if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
-            raise InputError(f"{value!r} cannot be a field of a store", where=field, hint="a text or a finite number")
+            raise InputError(f"{value!r} cannot be a field of a store", where=key, hint="a text or a finite number")
     if not re.fullmatch(_NAME, name):
         raise InputError("is no name of a store", where=name, hint="letters, digits, `.`, `_` and `-`")
     return root / f"{name}-{artifacts.fingerprint(dict(fields))[:_DIGITS]}"
 
 
 def split_name(folder: Path) -> tuple[str, str] | None:
-    """Name and fingerprint that a folder's name says, or None where it is none of a store."""
+    """Name and fingerprint that a folder's name says, or None where it is none of a shared store."""
     match = _FOLDER.match(folder.name)
     return (match["name"], match["fingerprint"]) if match else None
 
@@ -55,100 +55,107 @@ def split_name(folder: Path) -> tuple[str, str] | None:
 def has_begun(folder: Path) -> bool:
     """Whether there is a store: a writer that was killed before its first manifest has left none, but rows without a manifest are
     damage."""
-    return (folder / artifacts.MANIFEST).exists() or next(folder.glob("shard-*.journal"), None) is not None
+    return (folder / artifacts.MANIFEST).exists() or next(folder.glob("shard-*.h5"), None) is not None
+
+
+@dataclass
+class ShardEntry:
+    """What the manifest says of a shard. digest: sha256 of its table."""
+
+    digest: str
+    rows: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.digest, str) or type(self.rows) is not int:
+            raise TypeError("what it says of a shard")
 
 
 @dataclass
 class Manifest:
-    """shards: by name, in the order of their numbers. request: digest of the keys that were last asked for. wanted: rows there
-    will be when they are all there. complete: they are."""
+    """value: all that the manifest says beside columns and shards; its `wall_s` are the seconds that its rows took, over all
+    writers. shards: by name, in the order of their numbers."""
 
     folder: Path
-    name: str
-    fields: dict[str, str | int | float]
+    use: Use
     columns: tuple[Column, ...]
-    shards: dict[str, ShardEntry]
-    request: str | None
-    wanted: int
-    complete: bool
-    common: dict[str, Any]
-    mend: str
-
-    @classmethod
-    def new(cls, folder: Path, name: str, fields: Fields, columns: Sequence[Column], kind: Kind) -> Manifest:
-        return cls(folder, name, dict(fields), tuple(columns), {}, None, 0, False, artifacts.new_manifest(kind.stage), kind.mend)
+    value: dict[str, Any]
+    shards: dict[str, ShardEntry] = field(default_factory=dict)
 
     @property
-    def table(self) -> Table:
-        return Table(self.folder, self.columns, self.shards, self.mend)
+    def rows(self) -> int:
+        return sum(entry.rows for entry in self.shards.values())
 
     @property
-    def made(self) -> dict[str, Any]:
-        """What its rows depend on, and under which versions they were made (see `vldistill.versions`)."""
-        return {**self.common, "fields": self.fields}
-
-    def go_on(self) -> None:
-        """Notes that this process adds rows: in a store that has none yet, under its own versions alone."""
-        self.common |= gone_on(self.common if self.shards else {})
+    def mend(self) -> str:
+        """What the user does about damage."""
+        return self.use.mend(self.folder, self.value)
 
     def save(self) -> None:
         """Replaces the file; only under the lock. Raises VldistillError where it cannot be written."""
         value = {
-            **self.common,
-            "name": self.name,
-            "fields": self.fields,
-            **table_fields(self.columns, self.shards),
-            "request": self.request,
-            "wanted": self.wanted,
-            "complete": self.complete,
+            **self.value,
+            "layout": LAYOUT,
+            "columns": [column.json() for column in self.columns],
+            "shards": {name: vars(entry) for name, entry in self.shards.items()},
         }
-        path = self.folder / artifacts.MANIFEST
-        with writing(path, len(str(value))):
+        with writing(self.folder, every=True):
             artifacts.write_manifest(self.folder, value)
-            sync_folder(self.folder)
+            artifacts.sync_folder(self.folder)
 
 
-_OWN = ("name", "fields", "columns", "shards", "request", "wanted", "complete")
+def begun_manifest(folder: Path, use: Use, columns: Sequence[Column], said: Mapping[str, Any]) -> Manifest:
+    """Of a store without rows. said: what its manifest says beside what all say."""
+    asked = {"request": None, "wanted": 0} if use.shared else {}
+    return Manifest(folder, use, checked_columns(columns), artifacts.new_manifest(use.stage, wall_s=0.0) | asked | dict(said))
 
 
-def load_manifest(folder: Path, kind: Kind) -> Manifest:
-    """Reads a growing store's manifest. Raises InputError where it is missing or edited, or its fields are not those that the
-    folder's name stands for."""
+def load_manifest(folder: Path, use: Use, *, partial: bool = False) -> Manifest:
+    """Reads a store's manifest. Raises InputError where it is missing, edited, or of an earlier version, or is not complete
+    (unless `partial`, or the store is shared: of use as far as it goes), or its fields are not those that the folder's name
+    stands for."""
     path = folder / artifacts.MANIFEST
     try:
-        value = artifacts.read_manifest(folder, kind.stage, make_it=kind.make_it, partial=True, unsealed=False)
+        value = artifacts.read_manifest(folder, use.stage, make_it=use.make_it, partial=partial or use.shared, unsealed=False)
     except InputError as error:
-        if folder.exists():
+        if folder.exists() and use.shared:
             # Making it again would be refused for the same reason.
-            raise damaged(path, error.message, kind.mend) from None
+            raise damaged(path, error.message, use.mend(folder, {})) from None
         raise
-    fields, names = value.get("fields"), split_name(folder.absolute())
-    given = artifacts.fingerprint(fields)[:_DIGITS]
-    if names is None or names != (value.get("name"), given):
-        says = f"{names[0]!r} and {names[1]}" if names else "neither"
-        raise damaged(
-            path, f"has name {value.get('name')!r} and fields of fingerprint {given}, its folder's name says {says}", kind.mend
-        )
-    table = read_table(folder, value, kind.mend)
+    again = use.mend(folder, value)
+    if value.pop("layout", None) != LAYOUT:
+        raise InputError("was made by an earlier version, whose layout is no longer read", where=str(folder), hint=again)
     try:
-        return Manifest(
-            folder,
-            value["name"],
-            fields,
-            table.columns,
-            table.shards,
-            value["request"],
-            value["wanted"],
-            value["complete"],
-            {key: part for key, part in value.items() if key not in _OWN},
-            kind.mend,
-        )
-    except KeyError as error:
-        raise damaged(path, f"is not the manifest of a store: it lacks {error}", kind.mend) from None
+        columns = checked_columns([Column.from_json(column) for column in value.pop("columns")])
+        shards = value.pop("shards")
+        entries = {name: ShardEntry(**shards[name]) for name in sorted(shards, key=shard_number)}
+    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        raise damaged(path, f"describes no rows that could be read: {error}", again) from None
+    if use.shared:
+        _check_fields(folder, value, again)
+    return Manifest(folder, use, columns, value, entries)
+
+
+def _check_fields(folder: Path, value: dict[str, Any], again: str) -> None:
+    path, names, given = folder / artifacts.MANIFEST, split_name(folder.absolute()), artifacts.fingerprint(value.get("fields"))
+    if lost := [name for name in ("name", "fields", "request", "wanted", "complete", "wall_s") if name not in value]:
+        raise damaged(path, f"is not the manifest of a store: it lacks {lost[0]!r}", again)
+    if names is None or names != (value["name"], given[:_DIGITS]):
+        says = f"{names[0]!r} and {names[1]}" if names else "neither"
+        told = f"has name {value['name']!r} and fields of fingerprint {given[:_DIGITS]}, its folder's name says {says}"
+        raise damaged(path, told, again)
 
 
 @contextmanager
 def changing(folder: Path) -> Iterator[None]:
-    """Holds the lock under which the folder's manifest is changed and its writers take their places."""
+    """Holds the lock under which a shared store's manifest is changed and its writers take their places."""
     with held(folder / _LOCK, wait=_WAIT_SECONDS):
         yield
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:04d}"
+
+
+def shard_number(name: str) -> int:
+    """Raises ValueError where it is no shard's name."""
+    return int(name.removeprefix("shard-"))

@@ -1,53 +1,63 @@
-"""Reading a store: rows by key, gathered through a memory map.
+"""Reading a store: rows by key, gathered through memory maps.
 
 A row is checked against its block's checksum the first time that one of the block is read, so what reaches training is what was
-written, at the price of one pass over what is used. HDF5 is not asked: its datasets lie at fixed offsets, and a random row of a
-map costs a hundredth of what it costs through its interface.
+written, at the price of one pass over what is used; no caller reads past this. HDF5 is not asked: its datasets lie at fixed
+offsets, and a random row of a map costs a hundredth of what it costs through its interface.
 """
 
 from __future__ import annotations
 
+import math
+import resource
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
-from vldistill.store.checking import block_damage, mapped
-from vldistill.store.layout import Column, as_keys
-from vldistill.store.manifest import load_manifest
-from vldistill.store.snapshot import Snapshot
-from vldistill.store.table import Kind, Table
+from vldistill.store.key_index import KeyIndex
+from vldistill.store.layout import KEY_BYTES, Column, as_keys
+from vldistill.store.manifest import Manifest, load_manifest
+from vldistill.store.shard import Shard
+from vldistill.store.uses import Use
 
 
-class Rows:
-    """The rows of a table; those that are committed later are seen by one that is opened later.
+class StoreReader:
+    """The rows of a store; those that are written later are seen by one that is opened later.
 
     Files are opened at the first use in each process, so that a DataLoader's workers may be forked or spawned; row numbers are
     the same in all that have this object.
     """
 
-    def __init__(self, table: Table):
-        self._table = table
-        self._state: _State | None = None
+    def __init__(self, folder: Path, use: Use, *, partial: bool = False):
+        """Raises InputError as `load_manifest`."""
+        self.manifest = load_manifest(folder, use, partial=partial)
+        self._state: Snapshot | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_state": None}
 
     @property
     def folder(self) -> Path:
-        return self._table.folder
+        return self.manifest.folder
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        return self._table.columns
+        return self.manifest.columns
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was last asked for is there."""
+        return self.manifest.value["complete"]
 
     def __len__(self) -> int:
         """Rows that are there. Raises InputError where a file is damaged, as all that follows does."""
-        return self._opened.snapshot.count
+        return len(self._opened.keys)
 
     def find(self, keys: Any) -> np.ndarray:
         """[K] int64: the row of each of [K, 20] uint8 keys (or see `layout.as_keys`), -1 where there is none."""
-        return self._opened.snapshot.find(as_keys(keys))
+        return self._opened.find(as_keys(keys))
 
     def read(self, rows: Any, column: str) -> np.ndarray:
         """[B, *shape], a copy of the values of [B] rows (repeated ones too).
@@ -60,15 +70,7 @@ class Rows:
         if state.columns[place].ragged:
             raise ValueError(f"{column} is ragged: use read_ragged")
         state.check(rows, place)
-        views = state.views[place]
-        if len(views) == 1:
-            return views[0].take(rows, axis=0)
-        shards = state.shard_of(rows)
-        values = np.empty((len(rows), *state.columns[place].shape), state.columns[place].numpy)
-        # Row by row: a batch has few rows of each shard, and a gather from each costs more than it saves.
-        for number, (shard, row) in enumerate(zip(shards.tolist(), (rows - state.snapshot.bases[shards]).tolist(), strict=True)):
-            values[number] = views[shard][row]
-        return values
+        return state.gather(rows, place)
 
     def read_ragged(self, row: int, column: str) -> np.ndarray:
         """[L, *shape], a copy of all elements of a row. Raises what `read` does."""
@@ -77,80 +79,104 @@ class Rows:
         if not state.columns[place].ragged:
             raise ValueError(f"{column} is not ragged: use read")
         state.check(np.array([row]), place)
-        shard = int(state.shard_of(np.array([row]))[0])
-        within = row - state.snapshot.bases[shard]
-        starts = state.snapshot.shards[shard].starts(column)
+        shard = int(np.searchsorted(state.bases, row, side="right")) - 1
+        within, starts = row - state.bases[shard], state.shards[shard].layout.starts[column]
         return np.array(state.views[place][shard][starts[within] : starts[within + 1]])
 
     def lengths(self, column: str) -> np.ndarray:
-        """[R] int64: how many elements each row of a ragged column has, whether or not it is there; no value is read."""
-        shards = self._opened.snapshot.shards
-        return np.concatenate([np.empty(0, np.int64), *(np.diff(shard.starts(column)) for shard in shards)])
-
-    def check(self) -> None:
-        """Raises InputError at the first block of any column that is damaged, or where a row is not there; reads all of them."""
-        state = self._opened
-        for place in range(len(self.columns)):
-            state.check(np.arange(len(state.snapshot.keys)), place)
+        """[R] int64: how many elements each row of a ragged column has; no value is read."""
+        return np.concatenate([np.empty(0, np.int64), *(shard.lengths(column) for shard in self._opened.shards)])
 
     @property
-    def _opened(self) -> _State:
+    def keys(self) -> np.ndarray:
+        """[R, 20] uint8, of all rows."""
+        return self._opened.keys
+
+    @property
+    def _opened(self) -> Snapshot:
         if self._state is None:
-            self._state = _State(Snapshot.take(self._table), self.columns)
+            self._state = Snapshot(self.manifest)
         return self._state
 
 
-class GrowingStore(Rows):
-    """A store that writers add to, complete or not."""
-
-    kind: ClassVar[Kind]
-
-    def __init__(self, folder: Path):
-        """Raises InputError where `folder` is no store of this kind, or its manifest is not its own."""
-        self.manifest = load_manifest(folder, self.kind)
-        super().__init__(self.manifest.table)
-
-    @property
-    def fields(self) -> dict[str, str | int | float]:
-        """All that the values depend on."""
-        return self.manifest.fields
-
-    @property
-    def complete(self) -> bool:
-        """Whether all that was last asked for is there."""
-        return self.manifest.complete
+def open_shards(manifest: Manifest) -> list[Shard]:
+    """Raises InputError at the first that is damaged."""
+    return [
+        Shard(manifest.folder / f"{name}.h5", manifest.columns, entry.digest, manifest.mend)
+        for name, entry in manifest.shards.items()
+    ]
 
 
-class _State:
-    """What one process has open. views: by column and shard, [N, *shape], or [E, *shape] of all elements. sound: by column, [R]
-    whether a row's block was checked."""
+class Snapshot:
+    """All rows of a store at one moment, as one process has them open: its shards one after another. bases: [S + 1] the number of
+    each one's first row. keys: [R, 20] uint8. views: by column and shard, [N, *shape], or [E, *shape] of all elements. sound: by
+    column, [R] whether a row's block was checked. Raises InputError where a shard is damaged."""
 
-    def __init__(self, snapshot: Snapshot, columns: tuple[Column, ...]):
-        self.snapshot, self.columns = snapshot, columns
-        self.places = {column.name: place for place, column in enumerate(columns)}
-        self.raw = [mapped(shard) for shard in snapshot.shards]
-        files = list(zip(snapshot.shards, self.raw, strict=True))
-        self.views = [[shard.view(column, raw) for shard, raw in files] for column in columns]
-        self.sound = np.zeros((len(columns), len(snapshot.keys)), bool)
+    def __init__(self, manifest: Manifest):
+        self.columns, self.shards = manifest.columns, open_shards(manifest)
+        self.places = {column.name: place for place, column in enumerate(self.columns)}
+        self.bases = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        self.keys = np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *(shard.keys for shard in self.shards)])
+        self.sound = np.zeros((len(self.columns), len(self.keys)), bool)
+        self._tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def shard_of(self, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.snapshot.bases, rows, side="right") - 1
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """[K] int64: the row of each of [K, 20] uint8 keys, -1 where it is not there."""
+        return self._index.find(keys)
+
+    @cached_property
+    def _index(self) -> KeyIndex:
+        return KeyIndex(self.keys)
+
+    @cached_property
+    def views(self) -> list[list[np.ndarray]]:
+        _allow_files(len(self.shards))
+        files = [(shard, shard.mapped()) for shard in self.shards]
+        return [[shard.view(column, raw) for shard, raw in files] for column in self.columns]
 
     def check(self, rows: np.ndarray, place: int) -> None:
-        """Raises where one of the rows is not there, or a block of theirs is damaged in this column."""
+        """Raises where one of the rows is none, or a block of theirs is damaged in this column."""
         if rows.size and rows.min() < 0:
             raise ValueError(f"row {rows.min()} is no row: its key was not found")
         sound = self.sound[place]
         if sound[rows].all():
             return
         rows = rows[~sound[rows]]
-        blocks = self.snapshot.block_of[rows]
-        if blocks.min() < 0:
-            raise ValueError(f"row {rows[blocks.argmin()]} is not there")
-        for shard, number in sorted(set(zip(self.shard_of(rows).tolist(), blocks.tolist(), strict=True))):
-            block, base = self.snapshot.journals[shard].blocks[number], self.snapshot.bases[shard]
-            keys = self.snapshot.keys[base + block.first : base + block.end]
-            damage = block_damage(self.snapshot.shards[shard], place, block, keys)
-            if damage:
-                raise damage.error()
-            sound[base + block.first : base + block.end] = True
+        shards = np.searchsorted(self.bases, rows, side="right") - 1
+        within = (rows - self.bases[shards]).tolist()
+        layouts = [self.shards[shard].layout for shard in shards.tolist()]
+        blocks = (row // layout.block_rows for row, layout in zip(within, layouts, strict=True))
+        for shard, block in sorted(set(zip(shards.tolist(), blocks, strict=True))):
+            self.shards[shard].check(self.columns[place], block)
+            first, end = self.shards[shard].layout.rows_of(block)
+            sound[self.bases[shard] + first : self.bases[shard] + end] = True
+
+    def gather(self, rows: np.ndarray, place: int) -> np.ndarray:
+        """[B, *shape] of rows that are there."""
+        column, views = self.columns[place], self.views[place]
+        if len(views) == 1 or not len(rows):
+            return views[0].take(rows, axis=0) if views else np.empty((0, *column.shape), column.numpy)
+        if place not in self._tables:
+            self._tables[place] = _one_table(views, column)
+        table, numbers = self._tables[place]
+        return table[numbers[rows]].view(column.numpy).reshape(len(rows), *column.shape)
+
+
+def _one_table(views: list[np.ndarray], column: Column) -> tuple[np.ndarray, np.ndarray]:
+    """A column of several shards as one array of rows, and [R] the number in it of each row: rows that lie in different maps are
+    gathered by one call of NumPy, as fast as those of one. The array spans all addresses from the first map to the last in steps
+    of a few bytes; of its numbers none but these may be used."""
+    width = column.element_bytes
+    step = math.gcd(width, 64)
+    first = min(views, key=lambda view: view.ctypes.data)
+    places = np.array([(view.ctypes.data - first.ctypes.data) // step for view in views])
+    numbers = [place + np.arange(len(view)) * (width // step) for place, view in zip(places, views, strict=True)]
+    table = as_strided(first.reshape(-1).view(f"V{width}"), (int(numbers[int(places.argmax())][-1]) + 1,), (step,))
+    return table, np.concatenate(numbers)
+
+
+def _allow_files(count: int) -> None:
+    """A map keeps its file open, and many systems allow few until they are asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, hard):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, soft + count), hard))

@@ -1,36 +1,38 @@
-"""A shard: an HDF5 file, the description beside it, and its journal.
+"""A shard: some rows as a plain HDF5 file of contiguous datasets, and the table of checksums beside it.
 
-`shard-0000.h5` is laid out for a fixed list of keys before the first row is computed, and never grows. `shard-0000.json` is
-written once, before the first row: whose part it is, how many rows, where each dataset lies, and CRC-32 sums of all that is not
-a row's value. `shard-0000.journal` says which rows have been written since.
+`shard-0000.h5` is laid out and filled in memory and never changes. HDF5 itself does not touch the disk: it ends the process where
+a disk is full, and leaves a file that nobody can open. `shard-0000.json` says how many rows there are, where each dataset lies,
+and the CRC-32 of every block: of a column's rows, of the keys, of the starts of ragged rows, and of all that is HDF5's own.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
-from vldistill.artifacts import file_digest, write_json
-from vldistill.errors import InputError
-from vldistill.store.container import lay_out
-from vldistill.store.damage import damaged
-from vldistill.store.disk import sync_folder, write_at, writing
-from vldistill.store.journal import Journal, read_journal
-from vldistill.store.layout import KEY_BYTES, Column, datasets, starts_name
-from vldistill.store.table import ShardEntry, Table, shard_name
+from vldistill.artifacts import json_text, write_files
+from vldistill.errors import VldistillError
+from vldistill.places import open_regular, read_regular
+from vldistill.store.layout import KEY_BYTES, Column, datasets, shown, starts_name
+from vldistill.store.staging import damaged
 
-# Rows are checked by the block. A small one costs a line of journal, a large one is read whole for one row of it.
+# Of every dataset's place, in bytes: whole cache lines, and no type is split.
+_ALIGNMENT = 64
+# Rows are checked by the block. A small one costs a checksum, a large one is read whole for one row of it.
 _BLOCK_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 17
-_REST = "rest"
+_KEYS, _STRUCTURE = "keys", "structure"
 
 
 @dataclass(frozen=True)
@@ -45,192 +47,216 @@ class Extent:
     def size(self) -> int:
         return self.kind.itemsize * prod(self.shape)
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """Where all lies in a file of `size` bytes and so many rows. starts: [N + 1] of each ragged column."""
+
+    columns: Sequence[Column]
+    rows: int
+    size: int
+    block_rows: int
+    extents: dict[str, Extent]
+    starts: dict[str, np.ndarray]
+
+    @property
+    def blocks(self) -> int:
+        """Of each column."""
+        return -(-self.rows // self.block_rows)
+
+    def rows_of(self, block: int) -> tuple[int, int]:
+        """[first, end)."""
+        return block * self.block_rows, min(self.rows, (block + 1) * self.block_rows)
+
+    def spans(self, column: Column, block: int) -> list[tuple[int, int]]:
+        """[first, end) of a block's bytes."""
+        first, end = self.rows_of(block)
+        if column.ragged:
+            first, end = int(self.starts[column.name][first]), int(self.starts[column.name][end])
+        offset, width = self.extents[column.name].offset, column.element_bytes
+        return [(offset + first * width, offset + end * width)]
+
+    def whole(self, name: str) -> list[tuple[int, int]]:
+        """The same of a dataset, or of all that belongs to none."""
+        if name != _STRUCTURE:
+            return [(self.extents[name].offset, self.extents[name].end)]
+        gaps, end = [], 0
+        for extent in sorted((extent for extent in self.extents.values() if extent.size), key=lambda extent: extent.offset):
+            gaps.append((end, extent.offset))
+            end = extent.end
+        return [*gaps, (end, self.size)]
+
+
+def write_shard(
+    path: Path, columns: Sequence[Column], values: Mapping[str, Sequence[np.ndarray]], lengths: Mapping[str, np.ndarray]
+) -> str:
+    """Writes a shard and its table; both are whole and synced before either has its name. values: of the keys [N, 20] and of each
+    column, [N, *shape] or all elements [E, *shape] where it is ragged, in the pieces in which they came. lengths: [N] of each
+    ragged column. Returns the table's digest. Raises VldistillError where the disk does not take them."""
+    starts = {name: np.concatenate([[0], np.cumsum(count)]) for name, count in lengths.items()}
+    values = {**values, **{starts_name(name): [found] for name, found in starts.items()}}
+    elements, rows = {name: int(found[-1]) for name, found in starts.items()}, sum(map(len, values[_KEYS]))
+    image, extents, size = _laid_out(datasets(columns, rows, elements))
+    for name, extent in extents.items():
+        image.seek(extent.offset)
+        for piece in values[name]:
+            image.write(np.ascontiguousarray(piece, extent.kind).reshape(-1).view(np.uint8).data)
+    image.seek(0, io.SEEK_END)
+    image.write(bytes(size - image.tell()))
+    content = image.getbuffer()
+    block_rows = max(1, _BLOCK_BYTES * rows // max(1, sum(extents[column.name].size for column in columns)))
+    layout = ShardLayout(columns, rows, len(content), block_rows, extents, starts)
+
+    def crc(spans: list[tuple[int, int]]) -> int:
+        found = 0
+        for first, end in spans:
+            found = zlib.crc32(content[first:end], found)
+        return found
+
+    others = [_STRUCTURE, _KEYS, *map(starts_name, starts)]
+    table = {
+        "rows": rows,
+        "block_rows": block_rows,
+        "size": layout.size,
+        "elements": elements,
+        "offsets": {name: extent.offset for name, extent in extents.items()},
+        "crc": {name: crc(layout.whole(name)) for name in others},
+        "blocks": {column.name: [crc(layout.spans(column, block)) for block in range(layout.blocks)] for column in columns},
+    }
+    text = json_text(table)
+    write_files({path: content, path.with_suffix(".json"): text})
+    return _digest(text.encode())
+
+
+def _laid_out(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[io.BytesIO, dict[str, Extent], int]:
+    """A file in memory with room for these datasets (name -> type and shape): contiguous, uncompressed, not filled, without
+    times, so that the same rows give the same file."""
+    image, extents = io.BytesIO(), {}
+    with h5py.File(image, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_layout(h5py.h5d.CONTIGUOUS)
+        plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        plist.set_obj_track_times(False)
+        for name, (kind, shape) in shapes.items():
+            space = h5py.h5s.create_simple(shape)
+            dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(kind, logical=True), space, plist)
+            extents[name] = Extent(kind, shape, dataset.get_offset() or 0)
+        file.flush()
+        size = file.id.get_filesize()
+    return image, extents, size
+
 
 class Shard:
-    """One shard, opened by its description; `Shard(...)` raises InputError where that is missing or not what the manifest says.
+    """One shard, opened by its table. Raises InputError where a file is missing, was cut, or is not what was written in its
+    structure, its keys or its starts; rows are checked by their blocks. mend: what the user does about that."""
 
-    part: (i, n), the writer it belongs to. rows: N. extents: every dataset's place.
-    """
-
-    def __init__(self, table: Table, name: str):
-        folder, columns, entry = table.folder, table.columns, table.shards[name]
-        self.name, self.columns, self.mend, self._entry = name, columns, table.mend, entry
-        self.path, self.journal_path = folder / f"{name}.h5", folder / f"{name}.journal"
-        description = folder / f"{name}.json"
+    def __init__(self, path: Path, columns: Sequence[Column], digest: str, mend: str):
+        self.path, self.mend = path, mend
+        table = path.with_suffix(".json")
         try:
-            if file_digest(description) != entry.digest:
-                raise self._damaged(description, "was edited: it is not what the manifest says")
-            value = json.loads(description.read_bytes())
-            self.part: tuple[int, int] = tuple(value["part"])
-            self.rows, self._size, self._sums = _natural(value["rows"]), _natural(value["size"]), dict(value["crc"])
-            shapes = datasets(columns, self.rows, {name: _natural(count) for name, count in value["elements"].items()})
-            self.extents = {name: Extent(*shape, _natural(value["offsets"][name])) for name, shape in shapes.items()}
-            if any(extent.offset + extent.size > self._size for extent in self.extents.values()):
-                raise ValueError("a dataset ends beyond the file")
+            content = read_regular(table)
+            if _digest(content) != digest:
+                raise damaged(table, "was edited: it is not what the manifest says", mend)
+            self._parse(columns, json.loads(content))
         except FileNotFoundError:
-            raise self._damaged(description, "is missing: the manifest names it") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise self._damaged(description, f"is no description of a shard: {error}") from None
-        self._starts: dict[str, np.ndarray] = {}
-
-    def check(self) -> None:
-        """Raises InputError where the file is missing, has another size, or HDF5's structure in it is damaged. Keys and starts
-        are checked as they are read, rows by their blocks."""
+            raise damaged(table, "is missing: the manifest names it", mend) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise damaged(table, f"is no table of a shard: {error}", mend) from None
         try:
-            size = self.path.stat().st_size
+            size = path.stat().st_size
         except FileNotFoundError:
-            raise self._damaged(self.path, "is missing: the manifest names it") from None
-        if size != self._size:
-            raise self._damaged(self.path, f"has {size:,} bytes, {self._size:,} were written")
-        if _sum_of_rest(self.read(offset, end - offset) for offset, end in _gaps(self.extents, size)) != self._sums.get(_REST):
-            raise self._damaged(self.path, "is damaged in HDF5's own structure")
+            raise damaged(path, "is missing: the manifest names it", mend) from None
+        if size != self.layout.size:
+            raise damaged(path, f"has {size:,} bytes, {self.layout.size:,} were written", mend)
+        self._read(_STRUCTURE, "in HDF5's own structure")
+        self.keys = self._read(_KEYS, "in its keys").reshape(-1, KEY_BYTES)
+        for column in columns:
+            if column.ragged:
+                starts = self._read(starts_name(column.name), "in its starts of rows").view("<i8")
+                self.layout.starts[column.name] = starts
 
-    def journal(self) -> Journal:
-        """The rows that are there. Raises InputError where the journal is damaged, or shorter than it has been."""
-        journal = read_journal(self.journal_path, self.rows, len(self.columns), self.mend)
-        if journal.rows < self._entry.committed:
-            raise self._damaged(self.journal_path, f"names {journal.rows:,} rows, it named {self._entry.committed:,}")
-        return journal
+    def _parse(self, columns: Sequence[Column], value: dict[str, Any]) -> None:
+        rows, size, block_rows = (_natural(value[name]) for name in ("rows", "size", "block_rows"))
+        shapes = datasets(columns, rows, {name: _natural(count) for name, count in value["elements"].items()})
+        extents = {name: Extent(*shape, _natural(value["offsets"][name])) for name, shape in shapes.items()}
+        if block_rows == 0 or any(extent.end > size or extent.offset % _ALIGNMENT for extent in extents.values()):
+            raise ValueError("a dataset lies where none is")
+        self.layout = ShardLayout(columns, rows, size, block_rows, extents, {})
+        self._crc = {name: _natural(crc) for name, crc in value["crc"].items()}
+        self._blocks = {column.name: np.array(value["blocks"][column.name], np.uint32) for column in columns}
+        if any(sums.shape != (self.layout.blocks,) for sums in self._blocks.values()):
+            raise ValueError("a block has no checksum")
 
-    def keys(self) -> np.ndarray:
-        """[N, 20] uint8. Raises InputError where they are damaged."""
-        return np.frombuffer(self._checked("keys"), np.uint8).reshape(-1, KEY_BYTES)
+    @property
+    def rows(self) -> int:
+        return self.layout.rows
 
-    def starts(self, column: str) -> np.ndarray:
-        """[N + 1] int64: where each row of a ragged column starts. Raises InputError where they are damaged."""
-        if column not in self._starts:
-            self._starts[column] = np.frombuffer(self._checked(starts_name(column)), "<i8")
-        return self._starts[column]
+    def lengths(self, column: str) -> np.ndarray:
+        """[N] of a ragged column."""
+        return np.diff(self.layout.starts[column])
 
-    def lengths(self) -> dict[str, np.ndarray]:
-        """[N] of each ragged column."""
-        return {column.name: np.diff(self.starts(column.name)) for column in self.columns if column.ragged}
-
-    def span(self, column: Column, first: int, end: int) -> tuple[int, int]:
-        """Offset in the file and number of bytes of a column's rows [first, end)."""
-        if column.ragged:
-            starts = self.starts(column.name)
-            first, end = int(starts[first]), int(starts[end])
-        return self.extents[column.name].offset + first * column.element_bytes, (end - first) * column.element_bytes
+    def mapped(self) -> np.ndarray:
+        """The file as bytes, mapped into memory. Raises InputError where it is empty, VldistillError where it cannot be."""
+        try:
+            return np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+        except ValueError as error:
+            raise damaged(self.path, f"cannot be mapped into memory: {error}", self.mend) from None
+        except OSError as error:
+            hint = "each shard needs an open file, and its size of the address space: ulimit -n, ulimit -v"
+            message = f"cannot be mapped into memory: {error.strerror or error}"
+            raise VldistillError(message, where=str(self.path), hint=hint) from None
 
     def view(self, column: Column, raw: np.ndarray) -> np.ndarray:
         """The column's values in `raw`, the bytes of the file: [N, *shape], or [E, *shape] of all elements."""
-        extent = self.extents[column.name]
-        return raw[extent.offset : extent.offset + extent.size].view(extent.kind).reshape(extent.shape)
+        extent = self.layout.extents[column.name]
+        return raw[extent.offset : extent.end].view(extent.kind).reshape(extent.shape)
 
-    @property
-    def block_rows(self) -> int:
-        """Blocks end at multiples of this many rows, at the latest."""
-        return max(1, _BLOCK_BYTES * self.rows // max(1, sum(self.extents[column.name].size for column in self.columns)))
+    def check(self, column: Column, block: int) -> int:
+        """Compares one block of a column with its checksum; returns its bytes. Raises InputError, naming its rows, where it is
+        damaged or cannot be read: it is not yet asked through the map, where a disk that fails, or a file that was cut, ends the
+        process."""
+        spans = self.layout.spans(column, block)
+        if self._crc_of(spans) != self._blocks[column.name][block]:
+            first, end = self.layout.rows_of(block)
+            keys = shown(self.keys[first:end])
+            raise damaged(self.path, f"column {column.name} is damaged in rows {first} to {end - 1}, of keys {keys}", self.mend)
+        return spans[0][1] - spans[0][0]
 
-    def _checked(self, name: str) -> bytes:
-        extent = self.extents[name]
-        data = self.read(extent.offset, extent.size)
-        if zlib.crc32(data) != self._sums.get(name):
-            raise self._damaged(self.path, f"is damaged in its {'keys' if name == 'keys' else 'starts of rows'}")
-        return data
-
-    def _damaged(self, where: Path, message: str) -> InputError:
-        return damaged(where, message, self.mend)
-
-    def crc(self, offset: int, size: int) -> int:
-        """CRC-32 of a part of the file. Raises InputError where it cannot be read."""
-        # In pieces that stay in a processor's cache.
-        crc, buffer = 0, memoryview(bytearray(min(size, _PIECE_BYTES)))
+    def _read(self, name: str, part: str) -> np.ndarray:
+        """A dataset, or all that belongs to none, as bytes, once it was compared with its checksum."""
         try:
-            with self.path.open("rb", buffering=0) as file:
-                while size and (count := os.preadv(file.fileno(), [buffer[: min(size, _PIECE_BYTES)]], offset)):
-                    crc, offset, size = zlib.crc32(buffer[:count], crc), offset + count, size - count
+            with open_regular(self.path) as file:
+                parts = [os.pread(file.fileno(), end - first, first) for first, end in self.layout.whole(name)]
         except OSError as error:
-            raise self._damaged(self.path, f"cannot be read: {error.strerror}") from None
+            raise damaged(self.path, f"cannot be read: {error.strerror}", self.mend) from None
+        data = b"".join(parts)
+        if zlib.crc32(data) != self._crc.get(name):
+            raise damaged(self.path, f"is damaged {part}", self.mend)
+        return np.frombuffer(data, np.uint8)
+
+    def _crc_of(self, spans: list[tuple[int, int]]) -> int:
+        # In pieces that stay in a processor's cache.
+        crc, buffer = 0, memoryview(bytearray(_PIECE_BYTES))
+        try:
+            with open_regular(self.path) as file:
+                for first, end in spans:
+                    while first < end and (count := os.preadv(file.fileno(), [buffer[: end - first]], first)):
+                        crc, first = zlib.crc32(buffer[:count], crc), first + count
+        except OSError as error:
+            raise damaged(self.path, f"cannot be read: {error.strerror}", self.mend) from None
         return crc
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Of the file; less where it ends before. Raises InputError where it cannot be read."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                return file.read(size)
-        except OSError as error:
-            raise self._damaged(self.path, f"cannot be read: {error.strerror}") from None
 
-
-def shard_bytes(columns: Sequence[Column], rows: int, elements: Mapping[str, int]) -> int:
-    """Size of the HDF5 file that would hold so many rows, and in all so many elements of each ragged column."""
-    return lay_out(datasets(columns, rows, elements)).size if rows else 0
-
-
-def create_shard(
-    folder: Path,
-    number: int,
-    part: tuple[int, int],
-    columns: Sequence[Column],
-    keys: np.ndarray,
-    lengths: Mapping[str, np.ndarray],
-) -> tuple[str, ShardEntry]:
-    """Makes a shard for [N, 20] uint8 keys, all of its space taken; returns its name and what the manifest has to say of it.
-
-    The HDF5 file is renamed into place when it is whole and synced. Raises VldistillError where the disk is full.
-    """
-    name, rows = shard_name(number), len(keys)
-    elements = {column: int(count.sum()) for column, count in lengths.items()}
-    shapes = datasets(columns, rows, elements)
-    container = lay_out(shapes)
-    tables = {"keys": keys.tobytes()}
-    for column, count in lengths.items():
-        tables[starts_name(column)] = np.concatenate([[0], np.cumsum(count)]).astype("<i8").tobytes()
-    path, temporary = folder / f"{name}.h5", folder / f".{name}.h5.tmp"
-    with writing(path, container.size):
-        try:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-            try:
-                # Fails here, and not in the middle of a night's work, where the disk cannot hold it.
-                os.posix_fallocate(descriptor, 0, container.size)
-                for offset, piece in container.pieces:
-                    write_at(descriptor, piece, offset)
-                for table, data in tables.items():
-                    write_at(descriptor, data, container.offsets[table])
-                extents = {table: Extent(*shape, container.offsets[table]) for table, shape in shapes.items()}
-                gaps = [os.pread(descriptor, end - offset, offset) for offset, end in _gaps(extents, container.size)]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sums = {table: zlib.crc32(data) for table, data in tables.items()}
-        value: dict[str, Any] = {
-            "part": list(part),
-            "rows": rows,
-            "elements": elements,
-            "offsets": container.offsets,
-            "size": container.size,
-            "crc": {**sums, _REST: _sum_of_rest(gaps)},
-        }
-        description = folder / f"{name}.json"
-        write_json(description, value)
-        sync_folder(folder)
-    return name, ShardEntry(file_digest(description), rows)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is no number of rows or bytes")
     return value
-
-
-def _gaps(extents: Mapping[str, Extent], size: int) -> list[tuple[int, int]]:
-    """[offset, end) of all that belongs to no dataset."""
-    gaps, end = [], 0
-    for extent in sorted((extent for extent in extents.values() if extent.size), key=lambda extent: extent.offset):
-        if extent.offset > end:
-            gaps.append((end, extent.offset))
-        end = extent.offset + extent.size
-    return [*gaps, (end, size)] if end < size else gaps
-
-
-def _sum_of_rest(parts: Sequence[bytes] | Iterator[bytes]) -> int:
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return crc

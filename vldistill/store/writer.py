@@ -1,237 +1,321 @@
-"""Writing a growing store: one process, or the jobs of an array side by side, each computing its own part of the rows.
+"""Writing a store: rows are collected in memory, and written as a shard once SHARD_BYTES are together or SHARD_SECONDS are over.
 
-    with StoreWriter(root, "swin", fields, columns) as writer:
+    with StoreWriter(folder, use, columns, said) as writer:
         pending = writer.pending(keys)
-        writer.reserve(pending)
         for batch in batches_of(pending.indices):
-            writer.put(batch, {"pooled": compute(batch)})
+            writer.put(keys[batch], {"pooled": compute(batch)})
 
-A writer may end at any moment, by an error, a signal or a full disk: what it has committed stays, and the next writer goes on
-there.
+A writer may end at any moment, by an error, a signal or a full disk: the shards that it has written stay, and the next writer
+goes on behind them. A shared store is written by several processes side by side, each computing its own part of the keys.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from copy import deepcopy
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from vldistill.errors import InputError, VldistillError
-from vldistill.store.disk import check_room, writing
-from vldistill.store.entry import is_taken, open_manifest, remove_leftovers, take_place
-from vldistill.store.key_index import first_places
-from vldistill.store.layout import KEY_BYTES, Column, Lengths, as_keys, checked_columns, checked_lengths
-from vldistill.store.manifest import Fields, Manifest, changing, load_manifest, store_folder
-from vldistill.store.output import ShardOutput
-from vldistill.store.planning import Pending, Plan, plan_rows, request_digest
-from vldistill.store.shard import Shard, create_shard
-from vldistill.store.snapshot import Snapshot
-from vldistill.store.table import Kind, Table, shard_name
-from vldistill.versions import refuse_mixing
+from vldistill.artifacts import MANIFEST, sync_folder
+from vldistill.errors import InputError, VldistillError, writing
+from vldistill.locking import NamedLock
+from vldistill.store.disk import KEPT, free_bytes
+from vldistill.store.key_index import KeyIndex, first_places
+from vldistill.store.layout import KEY_BYTES, Column, as_keys, checked_columns, owners
+from vldistill.store.manifest import (
+    Manifest,
+    ShardEntry,
+    begun_manifest,
+    changing,
+    has_begun,
+    load_manifest,
+    shard_name,
+    shard_number,
+)
+from vldistill.store.reader import open_shards
+from vldistill.store.shard import write_shard
+from vldistill.store.staging import damaged
+from vldistill.store.uses import Use
+from vldistill.versions import gone_on, refuse_mixing
 
-# Rows are committed once so many bytes, or a batch that took so long, would be lost with them.
-COMMIT_BYTES = 8 << 20
-COMMIT_SECONDS = 1.0
+SHARD_BYTES = 64 << 20
+SHARD_SECONDS = 60.0
+_OVERHEAD = 1 << 14
+"""Bytes of a shard beside its rows, about."""
+_LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")
+_HALF = re.compile(rf"\.(?:{re.escape(MANIFEST)}|(?P<shard>shard-\d+)\.\w+)\.\d+\.tmp\Z")
+_SHARD_FILE = re.compile(r"(?P<shard>shard-\d+)\.(h5|json)\Z")
+
+Lengths = Mapping[str, Any]
+"""The ragged columns' lengths: for each, [B] elements that a row has."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What of [K] keys a writer has to compute. indices: [P] int64 places in the keys, each key once. present, others: different
+    keys that are there already, and that are other writers' to compute. bytes_needed: of their rows, but for ragged columns.
+    bytes_free: on their disk."""
+
+    indices: np.ndarray
+    present: int
+    others: int
+    bytes_needed: int
+    bytes_free: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 class StoreWriter:
-    """A context manager. shard: (i, n), the part of the keys that this writer computes (see `layout.owners`).
+    """A context manager. said: what the manifest says beside what all say; what is put in there later is saved with the next
+    shard. part: (i, n), the part of the keys that this writer computes (see `layout.owners`).
 
-    folder: of the store, which is made if it is not there. Entering raises InputError where another process writes this part,
-    or writes by another n, or the store there has other columns. Leaving without an exception declares the store complete if
-    all that was asked for is there; leaving with one keeps what was put whole.
+    Entering makes the folder if it is not there, and raises InputError where another process writes this part, or writes by
+    another n, or the store there has other columns. Leaving without an exception declares a shared store complete if all that was
+    asked for is there; leaving with one keeps what was put whole.
     """
-
-    kind: ClassVar[Kind]
 
     def __init__(
         self,
-        root: Path,
-        name: str,
-        fields: Fields,
+        folder: Path,
+        use: Use,
         columns: Sequence[Column],
-        shard: tuple[int, int] = (0, 1),
+        said: Mapping[str, Any] | None = None,
         *,
-        mixing: bool = False,
+        part: tuple[int, int] = (0, 1),
+        mixing: str | None = None,
     ):
-        """mixing: whether rows may be added to those of other versions of a library. Raises InputError where an argument is none
-        that a store can have; nothing is written yet."""
-        self.part, self.columns = tuple(shard), checked_columns(columns)
-        if not 0 <= shard[0] < shard[1]:
-            raise InputError(f"is no part of {shard[1]}", where=f"shard {shard[0]}/{shard[1]}", hint="i/n with 0 <= i < n")
-        self.folder = store_folder(root, name, fields)
-        self._name, self._fields, self._mixing = name, fields, mixing
+        """mixing: what to do, where rows may not be added to those of other versions of a library; None: they may. Raises
+        InputError where an argument is none that a store can have; nothing is written yet."""
+        if not 0 <= part[0] < part[1]:
+            raise InputError(f"is no part of {part[1]}", where=f"shard {part[0]}/{part[1]}", hint="i/n with 0 <= i < n")
+        self.folder, self.use, self.columns, self.part = folder, use, checked_columns(columns), part
+        self.said: dict[str, Any] = dict(said or {})
+        self._mixing = mixing
         self._asked: list[np.ndarray] = []
-        self._outputs: dict[str, ShardOutput] = {}
-        self._plan: Plan | None = None
-        self._shards: list[Shard] = []
-        self._done = np.zeros(0, bool)
-        self._since = 0.0
+        self._rows: list[tuple[np.ndarray, Mapping[str, np.ndarray], Lengths]] = []
+        self._wanted, self._done = KeyIndex(as_keys([])), np.zeros(0, bool)
+        self._bytes, self._since, self._failed = 0, time.monotonic(), False
+        self._lock: NamedLock | None = None
 
     def __enter__(self) -> StoreWriter:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with changing(self.folder):
-                self._lock = take_place(self.folder, self.part)
+            with self._changing():
+                if self.use.shared:
+                    self._lock = _take_place(self.folder, self.part)
                 try:
-                    manifest = open_manifest(self.folder, self._name, self._fields, self.columns, self.kind)
-                    remove_leftovers(manifest, self.part)
+                    self._remove_leftovers(self._open_manifest())
                 except BaseException:
-                    self._lock.release()
+                    self._leave()
                     raise
+        self.begin()
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         try:
             if kind is None:
-                self._commit()
+                self.commit()
                 self._finish()
             else:
                 # The rows are worth a try; what is told is the error that ended the work.
                 with suppress(VldistillError):
-                    self._commit()
+                    self.commit()
         finally:
-            for output in self._outputs.values():
-                output.close()
-            self._outputs = {}
-            self._lock.release()
+            self._leave()
 
-    def pending(self, keys: Any, lengths: Lengths | None = None) -> Pending:
-        """What of `keys` (see `as_keys`) is left for this writer. lengths: [K] of each ragged column.
-
-        Raises InputError where the store is damaged, or has rows of other versions of a library that the pending ones would be
-        mixed with, ValueError where the arguments do not fit.
-        """
-        self._commit()
-        keys = as_keys(keys)
-        lengths = checked_lengths(self.columns, lengths, len(keys))
-        self._asked.append(keys)
-        manifest = self._manifest()
-        pending = plan_rows(self.folder, Snapshot.take(manifest.table), self.columns, self.part, keys, lengths)
-        if len(pending):
-            self._check_versions(manifest)
-        return pending
-
-    def reserve(self, pending: Pending) -> None:
-        """Takes the disk space of all pending rows, after which `put` takes their values.
-
-        Raises VldistillError where it is not there; finished rows stay as they are.
-        """
-        plan = pending.plan
-        shards, created = list(plan.snapshot.shards), {}
-        if len(plan.new_keys):
-            check_room(self.folder, pending.bytes_needed)
-            # Numbers are divided among the writers as the keys are, so that none waits for another.
-            manifest = self._manifest()
-            number = next(free for free in count(*self.part) if not is_taken(manifest, shard_name(free)))
-            name, entry = create_shard(self.folder, number, self.part, self.columns, plan.new_keys, plan.new_lengths)
-            created[name] = entry
-            shards.append(Shard(Table(self.folder, self.columns, created, self.kind.mend), name))
-        if len(pending):
-            with changing(self.folder):
-                manifest = self._manifest()
-                # Another writer may have been the first.
-                self._check_versions(manifest)
-                manifest.go_on()
-                manifest.shards |= created
-                manifest.request, manifest.wanted, manifest.complete = self._request(), plan.wanted, False
-                manifest.save()
-        for shard in (shards[number] for number in np.unique(plan.shard[pending.indices])):
-            if shard.name not in self._outputs:
-                self._outputs[shard.name] = ShardOutput(shard, shard.journal())
-        self._shards, self._plan, self._done = shards, plan, plan.shard < 0
+    def begin(self) -> None:
+        """What follows is the work of the next rows; the manifest says how many seconds all took."""
         self._since = time.monotonic()
 
-    def put(self, indices: Any, values: Mapping[str, np.ndarray]) -> bool:
-        """Writes rows. indices: [B] places in the keys that were reserved last. values: of each column [B, *shape], or the
-        elements of all B rows one after another where it is ragged, in the column's own type.
+    def stored_keys(self) -> np.ndarray:
+        """[R, 20] uint8, of the rows that are there. Raises InputError where the store is damaged."""
+        found = [shard.keys for shard in open_shards(self._manifest())]
+        return np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *found])
 
-        Returns whether all that was put so far is committed: safe from now on. Raises ValueError where the values do not fit,
-        or a row is not pending or was put already, and VldistillError where the disk does not take them.
+    def pending(self, keys: Any) -> Pending:
+        """What of `keys` (see `as_keys`) is left for this writer. Raises InputError where the store is damaged, or has rows of
+        other versions of a library that the pending ones would be mixed with."""
+        self.commit()
+        keys = as_keys(keys)
+        self._asked.append(keys)
+        there, different = self.stored_keys(), first_places(keys)
+        missing = different[KeyIndex(there).find(keys[different]) < 0]
+        mine = missing[owners(keys[missing], self.part[1]) == self.part[0]]
+        self._wanted, self._done = KeyIndex(keys[mine]), np.zeros(len(mine), bool)
+        needed = len(mine) * (KEY_BYTES + sum(column.element_bytes for column in self.columns if not column.ragged))
+        needed += (needed // SHARD_BYTES + 1) * _OVERHEAD * bool(len(mine))
+        if len(mine) and self.use.shared:
+            self._change({"request": self._request(), "wanted": len(there) + len(missing), "complete": False}, {})
+        return Pending(mine, len(different) - len(missing), len(missing) - len(mine), needed, free_bytes(self.folder))
+
+    def put(self, keys: Any, values: Mapping[str, np.ndarray], lengths: Lengths | None = None) -> bool:
+        """Takes rows. keys: [B, 20] uint8. values: of each column [B, *shape], or the elements of all B rows one after another
+        where it is ragged, in the column's own type; lengths: [B] of each of those. They are kept as they are, and must not
+        change.
+
+        Returns whether all that was put so far is on disk: safe from now on. Raises ValueError where the values do not fit, or
+        rows were asked for and one is not pending or was put already, and VldistillError where the disk does not take them, now
+        or before.
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        self._check(indices, values)
-        starts = {name: np.concatenate([[0], np.cumsum(lengths[indices])]) for name, lengths in self._plan.lengths.items()}
-        shards, rows = self._plan.shard[indices], self._plan.row[indices]
-        breaks = np.flatnonzero((np.diff(shards) != 0) | (np.diff(rows) != 1)) + 1
-        # Marked first: after an interrupt a row may be missing, but is never written once more under the sums of the first time.
-        self._done[indices] = True
-        for first, end in zip([0, *breaks], [*breaks, len(indices)], strict=True):
-            if first < end:
-                run = {column.name: _part(values[column.name], starts.get(column.name), first, end) for column in self.columns}
-                output = self._outputs[self._shards[shards[first]].name]
-                output.write(int(rows[first]), int(rows[first] + end - first), run)
-        waiting = sum(output.pending_bytes for output in self._outputs.values())
-        if waiting >= COMMIT_BYTES or time.monotonic() - self._since >= COMMIT_SECONDS:
-            self._commit()
-            return True
-        return not waiting
+        keys, lengths = as_keys(keys), {name: np.asarray(count, np.int64) for name, count in (lengths or {}).items()}
+        self._check(keys, values, lengths)
+        if self._failed:
+            raise VldistillError("takes no more rows: a write failed", where=str(self.folder), hint=KEPT)
+        if len(keys):
+            self._rows.append((keys, dict(values), lengths))
+        self._bytes += keys.nbytes + sum(value.nbytes for value in values.values())
+        if self._bytes >= SHARD_BYTES or time.monotonic() - self._since >= SHARD_SECONDS:
+            self.commit()
+        return not self._rows
 
-    def _check(self, indices: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        if self._plan is None:
-            raise ValueError("rows are reserved before they are put")
-        if indices.ndim != 1 or (len(indices) and not 0 <= indices.min() <= indices.max() < len(self._done)):
-            raise ValueError(f"indices are [B] places among {len(self._done)} keys")
-        if self._done[indices].any() or len(set(indices.tolist())) < len(indices):
+    def commit(self) -> None:
+        """Writes what was put as a shard, if anything was. Raises VldistillError where the disk does not take it: finished shards
+        stay as they are, and nothing more is taken."""
+        if not self._rows:
+            return
+        # Taken away first: an interrupt in the middle may lose these rows, but cannot write them twice.
+        rows, self._rows, self._bytes, self._failed = self._rows, [], 0, True
+        pieces = {"keys": [keys for keys, _, _ in rows]}
+        pieces |= {column.name: [values[column.name] for _, values, _ in rows] for column in self.columns}
+        ragged = [column.name for column in self.columns if column.ragged]
+        lengths = {name: np.concatenate([own[name] for _, _, own in rows]) for name in ragged}
+        manifest = self._manifest()
+        # Numbers are divided among the writers as the keys are, so that none waits for another.
+        name = next(name for number in count(*self.part) if (name := shard_name(number)) not in manifest.shards)
+        with writing(self.folder, hint=KEPT, every=True):
+            digest = write_shard(self.folder / f"{name}.h5", self.columns, pieces, lengths)
+            sync_folder(self.folder)
+            self._change({}, {name: ShardEntry(digest, sum(map(len, pieces["keys"])))})
+        self._failed = False
+        self.begin()
+
+    def _check(self, keys: np.ndarray, values: Mapping[str, np.ndarray], lengths: Mapping[str, np.ndarray]) -> None:
+        places = self._wanted.find(keys)
+        if len(first_places(keys)) < len(keys) or (self._asked and ((places < 0).any() or self._done[places].any())):
             raise ValueError("a row is put once, and only if it is pending")
-        if set(values) != {column.name for column in self.columns}:
-            raise ValueError(f"columns {sorted(values)} are given, {[column.name for column in self.columns]} were declared")
+        names = [column.name for column in self.columns]
+        if set(values) != set(names) or set(lengths) != {column.name for column in self.columns if column.ragged}:
+            raise ValueError(f"columns {sorted(values)}, lengths of {sorted(lengths)} are given, {names} were declared")
+        if any(count.shape != (len(keys),) or (count < 0).any() for count in lengths.values()):
+            raise ValueError(f"lengths are {len(keys)} numbers from 0 on")
         for column in self.columns:
-            rows = int(self._plan.lengths[column.name][indices].sum()) if column.ragged else len(indices)
-            value = values[column.name]
+            rows, value = int(lengths[column.name].sum()) if column.ragged else len(keys), values[column.name]
             if value.shape != (rows, *column.shape) or value.dtype != column.numpy:
                 declared = f"{(rows, *column.shape)} {column.dtype}"
                 raise ValueError(f"{column.name} is {value.shape} {value.dtype}, {declared} was declared")
-
-    def _commit(self) -> None:
-        now = time.monotonic()
-        waiting = [output for output in self._outputs.values() if output.pending_bytes]
-        for output in waiting:
-            output.commit((now - self._since) / len(waiting))
-        self._since = time.monotonic()
+        if self._asked:
+            self._done[places] = True
 
     def _finish(self) -> None:
-        """Says in the manifest how far this part is, and whether the whole is complete.
+        """Says in the manifest how far the whole is. Any writer that finds all keys there may say that it is complete: rows are
+        written before they are looked for, so that of several which end together the last one finds them; and one that was asked
+        for less than another cannot speak for that one's keys."""
+        said = dict(self.said)
+        if self._asked and self.use.shared:
+            asked, there = np.concatenate(self._asked), self.stored_keys()
+            missing = int((KeyIndex(there).find(asked[first_places(asked)]) < 0).sum())
+            request = self._manifest().value["request"]
+            if request is None:
+                said |= {"request": self._request(), "wanted": len(there) + missing}
+            if request in (None, self._request()) and not missing:
+                said["complete"] = True
+        self._change(said, {}, mixing=True)
 
-        Any writer that finds all keys there may say so. Rows are committed before they are looked for, so of several that end
-        together the last one finds them; and one that was asked for less than another cannot speak for that one's keys.
-        """
-        snapshot = Snapshot.take(self._manifest().table)
-        asked = np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *self._asked])
-        missing = int((snapshot.find(asked[first_places(asked)]) < 0).sum())
-        rows = {
-            shard.name: journal.rows
-            for shard, journal in zip(snapshot.shards, snapshot.journals, strict=True)
-            if shard.part == self.part
-        }
-        with changing(self.folder):
-            manifest = self._manifest()
-            before = deepcopy(manifest)
-            for name, committed in rows.items():
-                manifest.shards[name].committed = committed
-            if self._asked and manifest.request is None:
-                manifest.request, manifest.wanted = self._request(), snapshot.count + missing
-            if self._asked and manifest.request == self._request() and not missing:
-                manifest.complete = True
+    def _change(self, said: Mapping[str, Any], shards: Mapping[str, ShardEntry], *, mixing: bool = False) -> None:
+        """Adds to what the manifest says, and shards to those that it names. Raises InputError where rows that come would be
+        mixed with those of other versions: another writer may have been the first."""
+        with self._changing():
+            manifest, before = self._manifest(), self._manifest()
+            if manifest.shards and self._mixing and not mixing:
+                refuse_mixing(manifest.value, self.folder, self._mixing)
+            if shards:
+                # In a store that has no rows yet, under its own versions alone.
+                manifest.value |= gone_on(manifest.value if manifest.shards else {})
+                manifest.value["wall_s"] = round(manifest.value["wall_s"] + time.monotonic() - self._since, 3)
+            manifest.value |= {**self.said, **said}
+            manifest.shards = dict(sorted({**manifest.shards, **shards}.items(), key=lambda item: shard_number(item[0])))
             if manifest != before:
                 manifest.save()
 
-    def _check_versions(self, manifest: Manifest) -> None:
-        if manifest.shards and not self._mixing:
-            refuse_mixing(manifest.made, self.folder, self.kind.apart)
+    def _changing(self) -> AbstractContextManager[None]:
+        return changing(self.folder) if self.use.shared else nullcontext()
 
     def _manifest(self) -> Manifest:
-        return load_manifest(self.folder, self.kind)
+        return load_manifest(self.folder, self.use, partial=True)
 
     def _request(self) -> str:
-        return request_digest(np.concatenate(self._asked))
+        """A digest of the keys as a set, by which the jobs of an array know that they work on the same. The keys are digests, so
+        their sum tells sets apart as well as a digest of their sorted list."""
+        asked = np.concatenate(self._asked)
+        words = asked[first_places(asked)].view(np.uint32)
+        return words.sum(axis=0, dtype=np.uint64).astype(">u8").tobytes().hex()
+
+    def _open_manifest(self) -> Manifest:
+        """The store's manifest, a new one where there is none. Raises InputError where it has other columns, or is gone from a
+        store that has rows."""
+        if not (self.folder / MANIFEST).exists():
+            if has_begun(self.folder):
+                raise damaged(self.folder, "has rows and no manifest.json", self.use.mend(self.folder, {}))
+            begun_manifest(self.folder, self.use, self.columns, self.said).save()
+        manifest = self._manifest()
+        if manifest.columns != self.columns:
+            raise InputError(
+                f"has columns {_shown(manifest.columns)}; asked for are {_shown(self.columns)}",
+                where=str(self.folder),
+                hint="give them another name or other fields",
+            )
+        return manifest
+
+    def _remove_leftovers(self, manifest: Manifest) -> None:
+        """Removes what killed writers left: half-written files, and shards of this part that the manifest never came to name."""
+        for path in self.folder.iterdir():
+            found, half = _SHARD_FILE.match(path.name), _HALF.match(path.name)
+            if (found and self._is_own(found["shard"]) and found["shard"] not in manifest.shards) or (
+                # A manifest is written under the lock.
+                half and (half["shard"] is None or self._is_own(half["shard"]))
+            ):
+                path.unlink()
+
+    def _is_own(self, shard: str) -> bool:
+        return shard_number(shard) % self.part[1] == self.part[0]
+
+    def _leave(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
 
-def _part(values: np.ndarray, starts: np.ndarray | None, first: int, end: int) -> np.ndarray:
-    return values[first:end] if starts is None else values[starts[first] : starts[end]]
+def _take_place(folder: Path, part: tuple[int, int]) -> NamedLock:
+    """The lock of part (i, n). Raises InputError, with nothing changed, where a live writer has this part, or one of another n,
+    whose keys would overlap; what a dead one left is no obstacle."""
+    found = [match for path in folder.iterdir() if (match := _LOCK.match(path.name))]
+    strangers = {match["file"]: match for match in found if int(match["count"]) != part[1]}
+    for name, match in strangers.items():
+        other = NamedLock(folder / name, named=False)
+        if not other.take():
+            raise _refusal(other, f"part {match['part']} of {match['count']}, which overlaps", part)
+        other.release()
+    for name in strangers:
+        (folder / name).unlink(missing_ok=True)
+    lock = NamedLock(folder / f".writer-{part[0]}-of-{part[1]}.lock")
+    if not lock.take():
+        raise _refusal(lock, "the same", part)
+    return lock
+
+
+def _refusal(lock: NamedLock, what: str, part: tuple[int, int]) -> InputError:
+    return InputError(
+        f"part {part[0]} of {part[1]} cannot be written: {lock.holder()} is writing {what}",
+        where=str(lock.path.parent),
+        hint=lock.way_out,
+    )
+
+
+def _shown(columns: Sequence[Column]) -> str:
+    return ", ".join(f"{column.name} {column.dtype}{list(column.shape)}{' ragged' * column.ragged}" for column in columns)

@@ -19,7 +19,7 @@ from vldistill.data.images import Images
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
 from vldistill.models.base.outputs import Capture, TeacherOutput
-from vldistill.teachers.cache.store import FeatureCache
+from vldistill.teachers.cache import FeatureCache
 from vldistill.teachers.clip import ClipText, ClipVision
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.keys import pair_key, text_key

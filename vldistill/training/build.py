@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vldistill.data.artifact import open_data
+from vldistill.data.artifact import open_data, stage_images
 from vldistill.data.loading import RecordDataset
 from vldistill.data.mixing import MixedDataset
-from vldistill.data.staging import stage_images, stage_regions
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.recompute import set_recompute
 from vldistill.objectives.base import Objective
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.store.staging import staged_store
+from vldistill.store.uses import REGIONS
 from vldistill.training.caches import Say
 from vldistill.training.inputs import chosen_records, datasets, is_labelled, trainable
 from vldistill.training.methods.table import method_of
@@ -49,7 +50,9 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
         spec = replace(spec, upright=True)
 
     held = all(isinstance(records, list) for records in (train, val))
-    seen = replace(spec, regions=str(stage_regions(Path(spec.regions), say))) if spec.regions and say is not None else spec
+    seen = (
+        replace(spec, regions=str(staged_store(Path(spec.regions), REGIONS, say))) if spec.regions and say is not None else spec
+    )
     dataset = datasets(recipe, data, [*train, *val] if held else [], seen, tokenizer)
     mixed = dataset(train, augment=True)
     if recipe.data.mix:

@@ -20,20 +20,13 @@ from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, launched_processes
 from vldistill.store.disk import check_room
 from vldistill.store.layout import Column, as_keys
+from vldistill.store.listing import list_stores
 from vldistill.store.manifest import has_begun, store_folder
+from vldistill.store.staging import staged_store
+from vldistill.store.uses import FEATURES
 from vldistill.teachers.build import build_relevance, build_text, build_vision
-from vldistill.teachers.building import (
-    Inputs,
-    Tick,
-    cache_name,
-    feature_columns,
-    fill_images,
-    fill_texts,
-    word_columns,
-    word_lengths,
-)
-from vldistill.teachers.cache.staging import staged
-from vldistill.teachers.cache.store import CacheWriter, FeatureCache, list_caches, open_cache
+from vldistill.teachers.cache import CacheWriter, FeatureCache, open_cache
+from vldistill.teachers.extract import Inputs, Tick, cache_name, feature_columns, fill_images, fill_texts, word_columns
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers
 from vldistill.teachers.weights import UNKNOWN
@@ -86,7 +79,7 @@ def find_cache(root: Path, name: str, fields: dict[str, Any]) -> FeatureCache | 
         return None
     agreeing = [
         entry.folder
-        for entry in list_caches(root)
+        for entry in list_stores(root, FEATURES)
         if entry.name == name
         and entry.problem is None
         and entry.fields.keys() == fields.keys()
@@ -113,7 +106,7 @@ class TeacherCaches:
     def _tell_versions(self) -> None:
         """Says under which other versions what is there was made, in one line for all caches."""
         caches = [part.cache for part in self.parts.values() if part.cache is not None]
-        made = {cache.folder.name: differences(cache.manifest.made) for cache in caches}
+        made = {cache.folder.name: differences(cache.manifest.value) for cache in caches}
         where = self._root / ", ".join(name for name, found in made.items() if found)
         again = f"to do so, remove it first, and then: vldistill cache --recipe {self._recipe.name}"
         tell([one for found in made.values() for one in found], where, again)
@@ -168,7 +161,7 @@ class TeacherCaches:
             return
         self._complete(wanted, say)
         for part in self.parts.values():
-            place = staged(part.cache.folder, say)
+            place = staged_store(part.cache.folder, FEATURES, say)
             if place != part.cache.folder:
                 part.cache = FeatureCache(place)
 
@@ -203,13 +196,13 @@ class TeacherCaches:
             if writers:
                 check_room(self._root, sum(pending.bytes_needed for _, pending in writers.values()))
             tick = _ticking(progress, {role: len(pending) for role, (_, pending) in writers.items()})
-            # Reserved one after the other, since a writer counts its seconds from there.
+            # Begun one after the other, since a writer counts its seconds from there.
             if "images" in writers:
-                writers["images"][0].reserve(writers["images"][1])
+                writers["images"][0].begin()
                 fill_images(*writers["images"], inputs, self.vision.to(device, dtype), batch, tick)
             if together := [role for role in ("texts", "words") if role in writers]:
                 for role in together:
-                    writers[role][0].reserve(writers[role][1])
+                    writers[role][0].begin()
                 if self.relevance:
                     self.relevance.to(device, dtype)
                 fill_texts(
@@ -272,7 +265,7 @@ class TeacherCaches:
         part.fields = {own.role: own.fields for own in self._parts()}[part.role]
         columns: tuple[Column, ...] = word_columns(width, part.fields["most"]) if part.role == "words" else feature_columns(width)
         writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard, mixing=self._mixing()))
-        return writer, writer.pending(part.keys(inputs), word_lengths(inputs) if part.role == "words" else None)
+        return writer, writer.pending(part.keys(inputs))
 
     def _tell(self, part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:
         """By the teacher's name in the recipe, and the digest of its weights, which `cache --ls` shows, too."""

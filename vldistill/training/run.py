@@ -27,7 +27,7 @@ from vldistill.artifacts import (
     write_text,
 )
 from vldistill.data.artifact import open_data
-from vldistill.data.regions.store import RegionStore
+from vldistill.data.regions.store import RegionStore, same_regions
 from vldistill.devices import check_card, unused_gpu
 from vldistill.errors import NO_ROOM, InputError, VldistillError, needed
 from vldistill.joining import Together, join
@@ -165,7 +165,10 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, flag: SignalFlag, say: Sa
     parts = build_parts(meant, say)
     parents = _parents(meant, parts)
     if earlier is not None and (found := newest(folder)) is not None:
-        check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (earlier["parents"], parents))
+        was = earlier["parents"]
+        if "regions" in parents and same_regions(was.get("regions", ""), parents["regions"]):
+            was = {**was, "regions": parents["regions"]}
+        check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (was, parents))
         state = load_state(found)
         _check_kept(folder, state, found)
     check_card()

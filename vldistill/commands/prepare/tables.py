@@ -148,7 +148,7 @@ def render_regions(manifest: dict[str, Any]) -> Table:
         "confidences": "yes" if manifest["confidence"] else "no",
         "detector's classes": "no" if manifest["classes"] is None else f"{manifest['classes']:,}",
         "whole-image feature": "yes" if manifest["image_features"] else "no",
-        "size": f"{sum(manifest['sizes'].values()) / 2**20:,.1f} MiB",
+        "size": f"{manifest['bytes'] / 2**20:,.1f} MiB",
     }
     if left := manifest.get("left_out"):
         rows["left out, being broken"] = f"{left['images']:,}"

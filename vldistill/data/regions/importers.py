@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vldistill.data.archives.members import DamagedError, reading
+from vldistill.data.archives.members import DamagedError
+from vldistill.data.archives.members import reading as reading_archive
 from vldistill.data.records import parse_json
 from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
 from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
@@ -34,6 +36,14 @@ _LARGEST_ID = 1 << 63
 _OSCAR_BOX = 6
 
 
+@dataclass(frozen=True)
+class Reading:
+    """problems: takes the faults. known: keys of images that are stored already, which are named but not read again."""
+
+    problems: Problems
+    known: Container[str] = ()
+
+
 def optional(name: str) -> ModuleType:
     """A library of the extra `regions`. Raises InputError where it is not installed."""
     try:
@@ -45,28 +55,28 @@ def optional(name: str) -> ModuleType:
 # --- UNITER -----------------------------------------------------------------------------------------------------------
 
 
-def read_uniter_lmdb(path: Path, problems: Problems) -> Iterator[Entry]:
+def read_uniter_lmdb(path: Path, reading: Reading) -> Iterator[Entry]:
     """UNITER's image databases (see `databases`): values are msgpack maps, or npz files in the `_compressed` ones."""
     optional("lmdb")
     msgpack = optional("msgpack")
     for group in databases(path):
-        sources = [_database(one, problems, msgpack) for one in group]
+        sources = [_database(one, reading, msgpack) for one in group]
         parts = side_by_side(sources) if len(sources) > 1 else ([entry] for entry in sources[0])
         for together in parts:
-            yield from _joined(together, problems)
+            yield from _joined(together, reading)
 
 
-def _database(path: Path, problems: Problems, msgpack: ModuleType) -> Iterator[Entry]:
+def _database(path: Path, reading: Reading, msgpack: ModuleType) -> Iterator[Entry]:
     try:
         for raw_key, value in entries_of(path):
             key = raw_key.decode("utf-8", "replace")
             if key != "__keys__":
-                yield from _guarded(f"{path}:{key}", key, problems, lambda v=value: _uniter(_unpack(v, msgpack)))
+                yield from _guarded(f"{path}:{key}", key, reading, lambda v=value: _uniter(_unpack(v, msgpack)))
     except ValueError as error:
-        problems.add(str(error), where=str(path), hint="fetch it again")
+        reading.problems.add(str(error), where=str(path), hint="fetch it again")
 
 
-def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
+def _joined(together: list[Entry], reading: Reading) -> Iterator[Entry]:
     """One image's entries as one, which has no regions where one of them has none; what is wrong with that goes to `problems`."""
     where, name, _ = together[-1]
     whole = [(place, own, regions) for place, own, regions in together if regions is not None]
@@ -77,7 +87,7 @@ def _joined(together: list[Entry], problems: Problems) -> Iterator[Entry]:
         yield joined(whole)
     except ValueError as error:
         hint = "import the sources one by one into stores of their own"
-        problems.add(str(error), where=where, hint=hint, part=IMAGE)
+        reading.problems.add(str(error), where=where, hint=hint, part=IMAGE)
 
 
 def _unpack(value: bytes, msgpack: ModuleType) -> dict[str, Any]:
@@ -104,16 +114,16 @@ def _uniter(table: dict[str, Any]) -> Regions:
     return Regions(table["features"], boxes[:, :4], table.get("conf"), table.get("soft_labels"))
 
 
-def read_npz_folder(path: Path, problems: Problems) -> Iterator[Entry]:
+def read_npz_folder(path: Path, reading: Reading) -> Iterator[Entry]:
     """A folder of npz files, one an image (what UNITER's LMDB is made from), or two where annotated boxes have their own."""
     for group in file_groups(path.glob("*.npz")):
         together = [
             entry
             for file in group
-            for entry in _guarded(str(file), file.name, problems, lambda f=file: _uniter(read_npz(f.read_bytes())))
+            for entry in _guarded(str(file), file.name, reading, lambda f=file: _uniter(read_npz(f.read_bytes())))
         ]
         if together:
-            yield from _joined(together, problems)
+            yield from _joined(together, reading)
 
 
 # --- bottom-up attention, OSCAR -----------------------------------------------------------------------------------------
@@ -126,7 +136,7 @@ _TSV = {
 }
 
 
-def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
+def read_tsv(path: Path, reading: Reading) -> Iterator[Entry]:
     """Lines of base64 columns: bottom-up attention's (6 columns), LXMERT's (10) or OSCAR's (3)."""
     known = False
     with path.open("rb") as file:
@@ -137,7 +147,7 @@ def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
             columns = line.rstrip(b"\r\n").split(b"\t")
             if len(line) == _LONGEST_LINE or len(columns) not in _TSV:
                 one = known and len(line) < _LONGEST_LINE  # among lines that are as they should be
-                problems.add(
+                reading.problems.add(
                     f"has {len(columns)} columns, {', '.join(map(str, sorted(_TSV)))} are known",
                     where=where,
                     hint="is it a feature file? fetch it again",
@@ -149,7 +159,7 @@ def read_tsv(path: Path, problems: Problems) -> Iterator[Entry]:
             known = True
             row = dict(zip(_TSV[len(columns)], columns, strict=True))
             name = row["id"].decode("utf-8", "replace")
-            yield from _guarded(where, name, problems, lambda row=row: _tsv_row(row))
+            yield from _guarded(where, name, reading, lambda row=row: _tsv_row(row))
 
 
 def _tsv_row(row: dict[str, bytes]) -> Regions:
@@ -168,7 +178,7 @@ def _whole(text: bytes, name: str) -> int:
     return int(text)
 
 
-def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
+def read_oscar(path: Path, reading: Reading) -> Iterator[Entry]:
     """A torch dictionary of image id to [N, D + 6], the last six x1/W, y1/H, x2/W, y2/H, w/W, h/H."""
     import torch
 
@@ -176,19 +186,19 @@ def read_oscar(path: Path, problems: Problems) -> Iterator[Entry]:
     try:
         table = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # the reader raises whatever a broken or forbidden pickle makes it
-        problems.add("is broken or holds more than tensors", where=str(path), hint="fetch it again")
+        reading.problems.add("is broken or holds more than tensors", where=str(path), hint="fetch it again")
         return
     if not isinstance(table, dict):
-        problems.add("is no dictionary of image id to tensor", where=str(path), hint="is it OSCAR's feature file?")
+        reading.problems.add("is no dictionary of image id to tensor", where=str(path), hint="is it OSCAR's feature file?")
         return
     for key, value in table.items():
         known = type(key) is str or (type(key) is int and abs(key) < _LARGEST_ID)
         name = str(key) if known else type(key).__name__
         where = f"{path}:{name[:80]}"
         if known and isinstance(value, torch.Tensor):
-            yield from _guarded(where, name, problems, lambda v=value: _oscar_tensor(v))
+            yield from _guarded(where, name, reading, lambda v=value: _oscar_tensor(v))
         else:
-            problems.add(
+            reading.problems.add(
                 "is no tensor" if known else "is no name of an image",
                 where=_shown(where),
                 hint="is it OSCAR's feature file?",
@@ -211,23 +221,23 @@ def _oscar(rows: np.ndarray) -> Regions:
 # --- VL-BERT ----------------------------------------------------------------------------------------------------------
 
 
-def read_vlbert(path: Path, problems: Problems) -> Iterator[Entry]:
+def read_vlbert(path: Path, reading: Reading) -> Iterator[Entry]:
     """A folder, or a zip, of one JSON file an image, its numbers in base64; boxes in pixels."""
     if path.is_dir():
         for file in sorted(path.glob("*.json")):
-            yield from _guarded(str(file), file.name, problems, lambda f=file: _vlbert(f.read_bytes()))
+            yield from _guarded(str(file), file.name, reading, lambda f=file: _vlbert(f.read_bytes()))
         return
     try:
-        with reading():
+        with reading_archive():
             opened = zipfile.ZipFile(path)
     except DamagedError as error:
-        problems.add(f"is no zip that can be read: it {error.message}", where=str(path), hint="fetch it again")
+        reading.problems.add(f"is no zip that can be read: it {error.message}", where=str(path), hint="fetch it again")
         return
     with opened as archive:
         for member in archive.infolist():
             if member.filename.endswith(".json"):
                 yield from _guarded(
-                    f"{path}:{member.filename}", member.filename, problems, lambda m=member: _vlbert(_member(archive, m))
+                    f"{path}:{member.filename}", member.filename, reading, lambda m=member: _vlbert(_member(archive, m))
                 )
 
 
@@ -260,16 +270,17 @@ def _vlbert(data: bytes) -> Regions:
     return Regions(features, boxes, image_feature=whole, size=size)
 
 
-def _guarded(where: str, name: str, problems: Problems, read: Callable[[], Regions]) -> Iterator[Entry]:
-    """The entry that `read` makes, `normalised`; whatever is wrong with it or its name goes to `problems`."""
+def _guarded(where: str, name: str, reading: Reading, read: Callable[[], Regions]) -> Iterator[Entry]:
+    """The entry that `read` makes, `normalised`, but for one that is known; whatever is wrong with it or its name goes to
+    `problems`."""
     named, regions = _is_name(name), None
     try:
         if not named:
             raise ValueError("has no name that can be written as UTF-8")
-        regions = normalised(read())
+        regions = None if image_key(name) in reading.known else normalised(read())
     except Exception as error:  # a file may hold anything, and each library raises its own at what it cannot take
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
+        reading.problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
     if named:
         yield _shown(where), name, regions
 

@@ -18,7 +18,7 @@ from vldistill.errors import InputError
 DATABASE = "data.mdb"
 _ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
 Entry = tuple[str, str, Regions | None]
-"""Where it is, the image's name, and its regions, None of a faulty one."""
+"""Where it is, the image's name, and its regions, None of a faulty one, or of one that is not read again."""
 Whole = tuple[str, str, Regions]
 
 

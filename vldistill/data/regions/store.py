@@ -1,14 +1,13 @@
 """The region store: features of image regions, found by image.
 
-A folder with a manifest and the shards of a `vldistill.store`, whose rows are images: an image's regions are one slice of each
-column (features and boxes of all its boxes, and what else the source has), checked as everything there before it is used. A row's
-key is the sha1 of the image's name (see `image_key`).
+One use of `vldistill.store`, whose rows are images: an image's regions are one slice of each column (features and boxes of all
+its boxes, and what else the source has), checked as everything there before it is used. A row's key is the sha1 of the image's
+name (see `image_key`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.artifacts import MANIFEST, check_fields, read_manifest
+from vldistill.artifacts import MANIFEST, check_fields, fingerprint
 from vldistill.data.regions.keys import image_key
 from vldistill.errors import InputError
-from vldistill.staging import damaged
-from vldistill.store.folder_writer import FolderWriter, write_all
 from vldistill.store.layout import Column
-from vldistill.store.reader import Rows
-from vldistill.store.table import read_table
+from vldistill.store.manifest import load_manifest
+from vldistill.store.reader import StoreReader
+from vldistill.store.uses import REGIONS
+from vldistill.store.writer import StoreWriter
 
-STAGE = "regions"
 IMPORTED = "imported"
 """What is said of an import whose files do not say what made it."""
 DETECTOR = "detector"
 """What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
 VLBERT = "vlbert"
 """What made the features of VL-BERT's own image network."""
-SHARD_ROWS = 1 << 15
+_OF_ROWS = "rows:"
 _BY_BOX = ("features", "boxes", "confidence", "soft_labels")
 _NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
 
@@ -74,55 +72,109 @@ def region_columns(shape: tuple[int, int | None, bool, bool]) -> tuple[Column, .
     return (*found, *[Column(_WHOLE, "float16", (width,))] * whole)
 
 
-class RegionWriter:
-    """Collects regions and writes a shard whenever SHARD_ROWS boxes are together; `close` writes the last one."""
+def _shape_of(columns: tuple[Column, ...]) -> tuple[int, int | None, bool, bool]:
+    """What `region_columns` was given."""
+    shapes = {column.name: column.shape for column in columns}
+    classes = shapes["soft_labels"][0] if "soft_labels" in shapes else None
+    return shapes["features"][0], classes, "confidence" in shapes, _WHOLE in shapes
 
-    def __init__(self, folder: Path, *, shard_rows: int = SHARD_ROWS):
-        self.images = self.boxes = 0
-        self.shape: tuple[int, int | None, bool, bool] | None = None
-        self._folder, self._shard_rows, self._rows = folder, shard_rows, 0
-        self._writer: FolderWriter | None = None
-        self._held: list[tuple[str, Regions]] = []
+
+class RegionWriter:
+    """Writes a store, image by image, behind those that an interrupted writer has left in the folder. said: what the manifest
+    says of what is made. images, boxes, bytes: that are there. notes: of the caller, kept with the rows that they speak of."""
+
+    def __init__(self, folder: Path, said: dict[str, Any] | None = None):
+        self.images = self.boxes = self.bytes = 0
+        self.notes: dict[str, Any] = {}
+        self._folder, self._said, self._content = folder, dict(said or {}), 0
+        self._writer: StoreWriter | None = None
+        self._there: set[bytes] = set()
+        if (folder / MANIFEST).exists():
+            manifest = load_manifest(folder, REGIONS, partial=True)
+            self._there = {key.tobytes() for key in self._open(manifest.columns).stored_keys()}
+            if so_far := manifest.value.get("so_far"):
+                self.images, self.boxes, self.bytes, content, self.notes = so_far
+                self._content = int(content)
+
+    def __enter__(self) -> RegionWriter:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """What was added stays, whatever ends the work."""
+        if self._writer is not None:
+            self._writer.__exit__(*error)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether an earlier writer has left the image of this key."""
+        return _row_key(str(key)) in self._there
+
+    @property
+    def shape(self) -> tuple[int, int | None, bool, bool]:
+        """See `Regions.shape`. Raises ValueError where there is no image."""
+        if self._writer is None:
+            raise ValueError("has no image")
+        return _shape_of(self._writer.columns)
 
     def add(self, key: str, regions: Regions) -> None:
         """Adds an image. Raises ValueError where its parts are not those of the images before it, and VldistillError where the
         disk is full."""
-        if self.shape is None:
-            self.shape = regions.shape
-            self._writer = FolderWriter(self._folder, region_columns(self.shape))
-        elif self.shape != regions.shape:
+        writer = self._writer or self._open(region_columns(regions.shape))
+        if self.shape != regions.shape:
             raise ValueError(f"has {_shown(regions.shape)}, the images before it have {_shown(self.shape)}")
-        count = len(regions.features)
-        if self._held and self._rows + count > self._shard_rows:
-            self._flush()
-        self._held.append((key, regions))
-        self._rows += count
-        self.images, self.boxes = self.images + 1, self.boxes + count
-
-    def close(self) -> dict[str, Any]:
-        """Returns what the manifest says of the rows (see `FolderWriter.fields`). Raises VldistillError where the disk is
-        full."""
-        if self._held:
-            self._flush()
-        return self._writer.fields() if self._writer else {}
-
-    def _flush(self) -> None:
-        names, held = [key.encode() for key, _ in self._held], [regions for _, regions in self._held]
-        columns = region_columns(self.shape)
-        values = {
-            _NAME: np.frombuffer(b"".join(names), np.uint8),
-            _SIZE: np.array([regions.size or (0, 0) for regions in held], dtype=np.int32),
-            _OWN: np.array([-1 if regions.own is None else regions.own for regions in held], dtype=np.int32),
+        name, count = key.encode(), len(regions.features)
+        values: dict[str, np.ndarray] = {
+            _NAME: np.frombuffer(name, np.uint8),
+            _SIZE: np.array([regions.size or (0, 0)], dtype=np.int32),
+            _OWN: np.array([-1 if regions.own is None else regions.own], dtype=np.int32),
         }
-        counts = np.array([len(regions.features) for regions in held])
-        lengths = {column.name: counts for column in columns if column.ragged}
-        lengths[_NAME] = np.array([len(name) for name in names])
-        for column in columns[3:]:
-            parts = [getattr(regions, column.name) for regions in held]
-            values[column.name] = (np.concatenate if column.ragged else np.stack)(parts).astype(column.numpy)
-        write_all(self._writer, [_row_key(key) for key, _ in self._held], values, lengths)
-        self._rows = 0
-        self._held.clear()
+        for column in writer.columns[len(values) :]:
+            part = getattr(regions, column.name).astype(column.numpy)
+            values[column.name] = part if column.ragged else part[None]
+        lengths = {column.name: [count] for column in writer.columns if column.ragged} | {_NAME: [len(name)]}
+        self.images, self.boxes = self.images + 1, self.boxes + count
+        self.bytes += sum(value.nbytes for value in values.values())
+        row = hashlib.sha256(b"".join(np.ascontiguousarray(values[column.name]).tobytes() for column in writer.columns))
+        # A sum does not depend on the order of the rows, nor on where one shard ends and the next begins.
+        self._content = (self._content + int.from_bytes(row.digest(), "big")) % (1 << 256)
+        # Saved with the rows, to go on from.
+        writer.said["so_far"] = [self.images, self.boxes, self.bytes, str(self._content), self.notes]
+        writer.put([_row_key(key)], values, lengths)
+
+    def commit(self) -> None:
+        """Writes what was added as a shard. Raises VldistillError where the disk does not take it."""
+        if self._writer is not None:
+            self._writer.commit()
+
+    def close(self, *, features: str, **said: Any) -> dict[str, Any]:
+        """Declares the store complete and returns its manifest. features: what made them (see `RegionStore.features`). Raises
+        VldistillError where the disk is full, and ValueError where there is no image."""
+        width, classes, confidence, whole = self.shape
+        said |= {
+            "features": features,
+            "images": self.images,
+            "boxes": self.boxes,
+            "bytes": self.bytes,
+            "width": width,
+            "classes": classes,
+            "confidence": confidence,
+            "image_features": whole,
+            "fingerprint": _OF_ROWS + fingerprint({"rows": str(self._content), "shape": self.shape, "features": features}),
+            "complete": True,
+        }
+        if self._writer is not None:
+            self._writer.said |= said
+            self._writer.__exit__(None)
+        return load_manifest(self._folder, REGIONS).value
+
+    def _open(self, columns: tuple[Column, ...]) -> StoreWriter:
+        self._writer = StoreWriter(self._folder, REGIONS, columns, self._said).__enter__()
+        return self._writer
+
+
+def same_regions(kept: str, found: str) -> bool:
+    """Whether a run's store, by the fingerprint that the run kept, is the one found. That of an earlier layout was of its files,
+    which are no more: it is believed."""
+    return kept == found or not kept.startswith(_OF_ROWS)
 
 
 def _row_key(name: str) -> bytes:
@@ -136,28 +188,6 @@ def _shown(shape: tuple[int, int | None, bool, bool]) -> str:
     return ", ".join([*parts, *["confidences"] * confidence, *["a feature of the whole image"] * whole])
 
 
-def make_again(folder: Path, manifest: dict[str, Any]) -> str:
-    """The command that makes a store once more, as far as its manifest tells."""
-    options = manifest.get("options") or {}
-    words = ["vldistill", "prepare", "regions", *(["import", "--raw"] if "format" in options else ["compute", "--data"])]
-    words.append(str(manifest.get("source", "FEATURES")))
-    if "format" in options:
-        words += [
-            "--format",
-            options["format"],
-            "--threshold",
-            f"{options['threshold']:g}",
-            "--boxes",
-            ",".join(map(str, options["boxes"])),
-        ]
-    else:
-        way, _, side = str(options.get("boxes")).partition(" ")
-        given = {"--weights": options.get("weights"), "--network": options.get("network"), "--grid": side * (way == "grid")}
-        words += [word for option, value in given.items() if value and value != "hub" for word in (option, str(value))]
-    words += ["--limit", str(options["limit"])] if options.get("limit") else []
-    return shlex.join([*words, "--out", str(folder), "--overwrite"])
-
-
 class RegionStore:
     """A store, read by image: `store["train2014/COCO_train2014_000000000009.jpg"]`, or by its key `9` (see `image_key`).
 
@@ -165,26 +195,16 @@ class RegionStore:
     """
 
     def __init__(self, folder: Path):
-        """Raises InputError where `folder` is no complete store, has the layout of an earlier version, or a file has another size
-        than its manifest says."""
-        self.folder = folder
-        self.manifest = read_manifest(folder, STAGE, make_it="vldistill prepare regions import --raw FEATURES")
-        check_fields(self.manifest, folder, sizes=dict, width=int, images=int, features=str)
-        again = f"make it again with: {make_again(folder, self.manifest)}"
-        if "shards" not in self.manifest:
-            raise InputError("was made by an earlier version, whose features cannot be checked", where=str(folder), hint=again)
-        check_fields(self.manifest["sizes"], folder, **dict.fromkeys(self.manifest["sizes"], int))
-        for name, size in self.manifest["sizes"].items():
-            path = folder / name
-            if not path.is_file():
-                raise damaged(path, "is named in the manifest but missing", again)
-            if path.stat().st_size != size:
-                raise damaged(path, f"has {path.stat().st_size:,} bytes, its manifest says {size:,}", again)
-        table = read_table(folder, self.manifest, again)
-        self._parts = {column.name for column in table.columns}
+        """Raises InputError where `folder` is no complete store, has the layout of an earlier version, or a file is not what its
+        manifest says."""
+        self.folder, self._rows = folder, StoreReader(folder, REGIONS)
+        self.manifest = self._rows.manifest.value
+        check_fields(self.manifest, folder, width=int, images=int, features=str, fingerprint=str)
+        self._parts = {column.name for column in self._rows.columns}
         if lost := {_NAME, _SIZE, _OWN, "features", "boxes"} - self._parts:
+            again = REGIONS.mend(folder, self.manifest)
             raise InputError(f"its rows have no {min(lost)}", where=str(folder / MANIFEST), hint=again)
-        self._rows = Rows(table)
+        len(self._rows)
         self._counts: np.ndarray | None = None
 
     @property

@@ -11,7 +11,7 @@ from vldistill.data.loading import RecordDataset
 from vldistill.data.pixels import PixelInput
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
-from vldistill.data.regions.store import RegionStore, make_again
+from vldistill.data.regions.store import RegionStore
 from vldistill.data.sequences import TextLayout
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
@@ -19,6 +19,7 @@ from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.families import family_of
+from vldistill.store.uses import REGIONS
 from vldistill.versions import differences, tell
 
 
@@ -73,7 +74,7 @@ def visual_input(
             f"a {spec.kind} student needs region features", hint="set regions.path to what `vldistill prepare regions` made"
         )
     store = RegionStore(Path(spec.regions))
-    again = f"make it again with: {make_again(store.folder, store.manifest)}"
+    again = REGIONS.mend(store.folder, store.manifest)
     tell(differences(store.manifest), spec.regions, again)
     if store.width != spec.encoder.region_size:
         raise InputError(

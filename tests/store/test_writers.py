@@ -13,14 +13,15 @@ import time
 import h5py
 import numpy as np
 import pytest
-from cache_worlds import COLUMNS, FIELDS, WIDTH, fill, lengths_of, make_keys, readable
 from filelock import SoftFileLease
 from leases import fields, is_held, left_behind, of_the_dead
+from store_worlds import COLUMNS, FIELDS, WIDTH, fill, make_keys, put, readable, verify_cache
 
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import NamedLock, held
 from vldistill.store.manifest import load_manifest, store_folder
-from vldistill.teachers.cache.store import CACHE, CacheWriter, FeatureCache, verify_cache
+from vldistill.store.uses import FEATURES
+from vldistill.teachers.cache import CacheWriter, FeatureCache
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_parts_written_at_different_times_are_complete_with_the_last(root, folde
         assert not folder.exists() or not FeatureCache(folder).complete
         fill(root, keys, shard=(part, 3))
         there = readable(folder, keys)
-        assert load_manifest(folder, CACHE).wanted == 300 and 0 < there.sum() == len(FeatureCache(folder))
+        assert load_manifest(folder, FEATURES).value["wanted"] == 300 and 0 < there.sum() == len(FeatureCache(folder))
     assert there.all() and FeatureCache(folder).complete
 
 
@@ -81,7 +82,7 @@ def test_a_part_without_keys_still_counts(root, folder):
 def test_a_writer_of_fewer_keys_does_not_speak_for_one_of_more(root, folder):
     keys = make_keys(200)
     with writer(root, (0, 2)) as short:
-        short.pending(keys[:50], lengths_of(keys[:50]))
+        short.pending(keys[:50])
         fill(root, keys, shard=(1, 2))
     assert not FeatureCache(folder).complete
     fill(root, keys[:50], shard=(0, 2))
@@ -95,10 +96,10 @@ def test_a_request_that_was_given_up_is_not_completed_by_a_smaller_one(root, fol
     keys = make_keys(200)
     fill(root, keys[:50])
     with pytest.raises(KeyboardInterrupt), writer(root) as larger:
-        larger.reserve(larger.pending(keys, lengths_of(keys)))
+        larger.pending(keys)
         raise KeyboardInterrupt
     fill(root, keys[:50])
-    assert not FeatureCache(folder).complete and load_manifest(folder, CACHE).wanted == 200
+    assert not FeatureCache(folder).complete and load_manifest(folder, FEATURES).value["wanted"] == 200
     fill(root, keys)
     assert FeatureCache(folder).complete
 
@@ -106,9 +107,9 @@ def test_a_request_that_was_given_up_is_not_completed_by_a_smaller_one(root, fol
 def test_another_number_of_parts_finds_what_is_there(root, folder):
     keys = make_keys(300)
     with pytest.raises(KeyboardInterrupt), writer(root, (1, 3)) as first:
-        pending = first.pending(keys, lengths_of(keys))
+        pending = first.pending(keys)
         assert pending.others == 300 - len(pending)
-        first.reserve(pending)
+        put(first, keys[pending.indices[:5]])
         raise KeyboardInterrupt
     fill(root, keys, shard=(0, 3))
     before = len(FeatureCache(folder))
@@ -129,7 +130,7 @@ def test_another_number_of_parts_finds_what_is_there(root, folder):
     ids=["same part", "same part, HDF5's locks off", "another n, HDF5's locks off"],
 )
 def test_a_second_writer_is_turned_away(start, root, folder, tree, environment, part):
-    first = start(root, "--rows", 200, "--pause", 0.02, "--commit-bytes", 1, **environment)
+    first = start(root, "--rows", 200, "--pause", 0.02, "--shard-bytes", 1, **environment)
     assert first.stdout.readline() == "ready\n" and first.stdout.readline()
     first.send_signal(signal.SIGSTOP)
     common = str(folder / ".manifest.lock")  # each takes it for a moment, by which its time may change
@@ -241,7 +242,7 @@ def test_a_short_lock_is_waited_for_and_then_given_up(tmp_path):
 
 def test_a_reader_beside_a_writer_sees_committed_rows_only(start, root, folder):
     keys, counts = make_keys(400), []
-    process = start(root, "--commit-bytes", 1, "--pause", 0.01)
+    process = start(root, "--shard-bytes", 1, "--pause", 0.01)
     assert process.stdout.readline() == "ready\n" and process.stdout.readline()
     while process.poll() is None:
         there = readable(folder, keys)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+import resource
 
+import forked
 import numpy as np
 import pytest
-from cache_worlds import fill, make_keys, read_pooled
+from store_worlds import fill, make_keys, read_pooled, readable
 from torch.utils.data import DataLoader, Dataset
 
-from vldistill.teachers.cache.store import FeatureCache
+from vldistill.store import writer as writer_module
+from vldistill.teachers.cache import FeatureCache
 
 
 class Rows(Dataset):
@@ -82,3 +85,17 @@ def test_another_process_reads_for_itself_what_this_one_has_opened(rows, context
     expected = rows.cache.read(found, "pooled")
     with multiprocessing.get_context(context).Pool(1) as pool:
         np.testing.assert_array_equal(pool.apply(read_pooled, (rows.cache, found)), expected)
+
+
+def test_more_shards_are_read_than_files_may_be_open(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "SHARD_BYTES", 1)
+    folder, keys = fill(root, make_keys(100), batch=1), make_keys(100)
+
+    def read() -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
+        assert readable(folder, keys).all()
+
+    process = forked.call(read, tmp_path / "log")
+    assert process.wait() == 0, process.err
+    assert len(list(folder.glob("*.h5"))) == 100

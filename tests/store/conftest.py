@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from programs import programs
 
-PROGRAM = Path(__file__).with_name("cache_worlds.py")
+PROGRAM = Path(__file__).with_name("store_worlds.py")
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def quick_disk(monkeypatch):
 
 @pytest.fixture
 def start():
-    """A function: starts `cache_worlds.py` with these arguments; what still runs at the end of the test is killed."""
+    """A function: starts `store_worlds.py` with these arguments; what still runs at the end of the test is killed."""
     with programs() as begin:
         yield partial(begin, PROGRAM)
 

@@ -11,13 +11,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, readable, values_of
+from store_worlds import COLUMNS, FIELDS, fill, make_keys, put, readable, values_of
 
 from vldistill.errors import InputError
-from vldistill.teachers.cache.staging import staged
-from vldistill.teachers.cache.store import CacheWriter, FeatureCache
+from vldistill.store.staging import staged_store
+from vldistill.store.uses import FEATURES
+from vldistill.teachers.cache import CacheWriter, FeatureCache
 
 KEYS = make_keys(80)
+
+
+def staged(folder: Path, say) -> Path:
+    return staged_store(folder, FEATURES, say)
 
 
 @pytest.fixture
@@ -114,9 +119,7 @@ def test_a_cache_that_has_grown_is_copied_again_and_a_crash_swept_away(cache, di
     half.mkdir()
     more = make_keys(100)
     with CacheWriter(cache.parent, "swin", FIELDS, COLUMNS) as writer:
-        pending = writer.pending(more, lengths_of(more))
-        writer.reserve(pending)
-        writer.put(pending.indices, values_of(more[pending.indices]))
+        put(writer, more[writer.pending(more).indices])
     old = FeatureCache(copy)
     assert (old.find(more) >= 0).sum() == 80
     assert staged(cache, told.append) == copy and readable(copy, more).all() and not half.exists()

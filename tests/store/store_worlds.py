@@ -13,7 +13,10 @@ import numpy as np
 
 from vldistill.errors import VldistillError
 from vldistill.store.layout import Column
-from vldistill.teachers.cache.store import CacheWriter, FeatureCache
+from vldistill.store.listing import Listing, list_stores
+from vldistill.store.uses import FEATURES
+from vldistill.store.verify import Verification, verify_store
+from vldistill.teachers.cache import CacheWriter, FeatureCache
 
 FIELDS = {
     "teacher": "swin",
@@ -54,14 +57,25 @@ def values_of(keys: np.ndarray, width: int = WIDTH) -> dict[str, np.ndarray]:
     }
 
 
+def put(writer: CacheWriter, keys: np.ndarray) -> bool:
+    return writer.put(keys, values_of(keys), lengths_of(keys))
+
+
+def verify_cache(folder: Path) -> Verification:
+    return verify_store(folder, FEATURES)
+
+
+def list_caches(root: Path) -> list[Listing]:
+    return list_stores(root, FEATURES)
+
+
 def fill(root: Path, keys: np.ndarray, *, batch: int = 32, shard: tuple[int, int] = (0, 1), fields=None) -> Path:
     """Writes all that is pending of the keys, and returns the cache's folder."""
     with CacheWriter(root, "swin", fields or FIELDS, COLUMNS, shard) as writer:
-        pending = writer.pending(keys, lengths_of(keys))
-        writer.reserve(pending)
+        pending = writer.pending(keys)
         for first in range(0, len(pending), batch):
             places = pending.indices[first : first + batch]
-            writer.put(places, values_of(keys[places]))
+            put(writer, keys[places])
     return writer.folder
 
 
@@ -92,28 +106,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1))
     parser.add_argument("--pause", type=float, default=0.0)
-    parser.add_argument("--commit-bytes", type=int)
-    parser.add_argument("--file-limit", type=int, help="bytes, from the start on")
-    parser.add_argument("--later-limit", type=int, help="bytes, once the space is reserved")
+    parser.add_argument("--shard-bytes", type=int)
+    parser.add_argument("--file-limit", type=int, help="bytes")
     given = parser.parse_args()
-    if given.commit_bytes is not None:
+    if given.shard_bytes is not None:
         from vldistill.store import writer as module
 
-        module.COMMIT_BYTES = given.commit_bytes
+        module.SHARD_BYTES = given.shard_bytes
     keys = make_keys(given.rows)
     try:
         limit(given.file_limit)
         with CacheWriter(given.root, "swin", FIELDS, COLUMNS, tuple(given.part)) as writer:
             print("ready", flush=True)
-            pending = writer.pending(keys, lengths_of(keys))
-            writer.reserve(pending)
-            limit(given.later_limit)
-            put = 0
+            pending = writer.pending(keys)
+            done = pending.present
             for first in range(0, len(pending), given.batch):
                 places = pending.indices[first : first + given.batch]
-                put += len(places)
-                if writer.put(places, values_of(keys[places])):
-                    print(pending.present + put, flush=True)
+                done += len(places)
+                if put(writer, keys[places]):
+                    print(done, flush=True)
                 time.sleep(given.pause)
     except VldistillError as error:
         print(error, file=sys.stderr)

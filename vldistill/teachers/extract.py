@@ -18,8 +18,8 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import Sentence, sentences
 from vldistill.errors import VldistillError
 from vldistill.store.layout import Column
-from vldistill.store.planning import Pending
-from vldistill.teachers.cache.store import CacheWriter
+from vldistill.store.writer import Pending
+from vldistill.teachers.cache import CacheWriter
 from vldistill.teachers.keys import pair_key, text_key
 from vldistill.teachers.unimodal import TextTeacher, VisionTeacher, selected_vectors
 from vldistill.teachers.words import Relevance, keyword_scores, words_of
@@ -76,10 +76,11 @@ def word_columns(width: int, most: int) -> tuple[Column, ...]:
 
 def fill_images(writer: CacheWriter, pending: Pending, inputs: Inputs, teacher: VisionTeacher, batch: int, tick: Tick) -> None:
     """Computes the pending images, a batch at a time."""
-    wanted, name, lap = list(inputs.images.items()), teacher.fields["model"], _laps()
+    wanted, name, lap = list(inputs.images), teacher.fields["model"], _laps()
     for places in _batches(pending.indices, batch):
-        opened = [images.open(path) for images, path in (wanted[place][1] for place in places)]
-        writer.put(places, {"features": half(teacher(opened), name)})
+        keys = [wanted[place] for place in places]
+        opened = [images.open(path) for images, path in (inputs.images[key] for key in keys)]
+        writer.put(keys, {"features": half(teacher(opened), name)})
         tick("images", len(places), lap())
 
 
@@ -98,10 +99,10 @@ def fill_texts(
     name = teacher.fields["model"]
     places = dict(zip(inputs.texts, range(len(inputs.texts)), strict=True))
     own = set(texts[1].indices.tolist()) if texts else set()
-    by_text: dict[int, list[int]] = defaultdict(list)
-    pairs = list(inputs.pairs.values())
+    by_text: dict[int, list[bytes]] = defaultdict(list)
+    keys, pairs = list(inputs.texts), list(inputs.pairs)
     for place in words[1].indices.tolist() if words else ():
-        by_text[places[pairs[place][1]]].append(place)
+        by_text[places[inputs.pairs[pairs[place]][1]]].append(pairs[place])
     judge = _Judge(inputs, relevance, batch) if words else None
     encoded, lap = list(inputs.texts.values()), _laps()
     for chunk in _batches(sorted(own | by_text.keys()), batch):
@@ -109,18 +110,17 @@ def fill_texts(
         kept = [row for row, place in enumerate(chunk) if place in own]
         if kept:
             writer = texts[0]
-            writer.put([chunk[row] for row in kept], {"features": half(found.whole[kept], name)})
+            writer.put([keys[chunk[row]] for row in kept], {"features": half(found.whole[kept], name)})
             tick("texts", len(kept), lap())
         if words and (count := sum(len(by_text.get(place, ())) for place in chunk)):
-            _put_words(words[0], chunk, by_text, pairs, judge, [encoded[place] for place in chunk], found.words, most, name)
+            _put_words(words[0], chunk, by_text, judge, [encoded[place] for place in chunk], found.words, most, name)
             tick("words", count, lap())
 
 
 def _put_words(
     writer: CacheWriter,
     chunk: Sequence[int],
-    by_text: dict[int, list[int]],
-    pairs: list[tuple[bytes, bytes]],
+    by_text: dict[int, list[bytes]],
     judge: _Judge,
     texts: list[Sentence],
     features: list[Tensor],
@@ -131,17 +131,17 @@ def _put_words(
     if not concerned:
         return
     split = [words_of(texts[row]) for row in concerned]
-    indices, scores, index, vectors = [], [], [], []
+    keys, scores, index, vectors = [], [], [], []
     for row, words, seen in zip(concerned, split, judge.relevance.embed_words(split), strict=True):
         language = keyword_scores(words)
-        for place in by_text[chunk[row]]:
-            judged = judge.relevance.score(words, judge.image(pairs[place][0]), seen, language, most)
-            indices.append(place)
+        for pair in by_text[chunk[row]]:
+            judged = judge.relevance.score(words, judge.image(pair), seen, language, most)
+            keys.append(pair)
             scores.append(np.stack([judged.visual, judged.language], axis=1))
             index.append(judged.selected)
             vectors.append(half(selected_vectors(features[row], judged.selected), name))
     columns = {"scores": np.concatenate(scores).astype(np.float16), "index": np.stack(index), "vectors": np.stack(vectors)}
-    writer.put(indices, columns)
+    writer.put(keys, columns, {"scores": [len(own) for own in scores]})
 
 
 class _Judge:
@@ -152,7 +152,8 @@ class _Judge:
         self._known: dict[bytes, np.ndarray] = {}
         self._waiting = iter(inputs.images)
 
-    def image(self, key: bytes) -> np.ndarray:
+    def image(self, pair: bytes) -> np.ndarray:
+        key = self._inputs.pairs[pair][0]
         while key not in self._known:
             # Images are asked for about in their own order, so that they can be embedded by the batch.
             ahead = [key, *(other for other in self._next() if other != key and other not in self._known)]
@@ -189,12 +190,6 @@ def half(features: Tensor, name: str) -> np.ndarray:
             "gives features that half precision cannot hold", where=name, hint="choose another layer, or teachers.precision=fp32"
         )
     return values
-
-
-def word_lengths(inputs: Inputs) -> dict[str, np.ndarray]:
-    """Of the ragged column: the words of each pair's text."""
-    lengths = {key: len(words_of(sentence)) for key, sentence in inputs.texts.items()}
-    return {"scores": np.array([lengths[text] for _, text in inputs.pairs.values()], dtype=np.int64)}
 
 
 def _batches(places: Sequence[int] | np.ndarray, size: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""What training reads at random, copied to a node's own disk where VLDISTILL_STAGE says so, since random reads of a cluster's
+"""Stores, and packed images, copied to a node's own disk where VLDISTILL_STAGE says so, since random reads of a cluster's
 shared file system are slow and load it for everybody.
 
 A copy is made once a node and used again while it is the same. What is read of it is checked as everywhere.
@@ -16,8 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vldistill.artifacts import MANIFEST, known_digest, read_manifest
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import held
+from vldistill.store.uses import Use
 
 VARIABLE = "VLDISTILL_STAGE"
 AUTO = "auto"
@@ -38,6 +40,29 @@ class Original:
 
 def is_wanted() -> bool:
     return bool(os.environ.get(VARIABLE))
+
+
+def by_content(folder: Path, first: str, names: list[str], name: str | None = None) -> Original:
+    """Of a folder that never changes, and whose files are opened when they are first read: named by its content, too."""
+    return Original(folder, f"{name or folder.name}-{known_digest(folder / first)[:12]}", first, lambda: names)
+
+
+def staged_store(folder: Path, use: Use, say: Callable[[str], None]) -> Path:
+    """Where to read a store, see `staged`. It is recognised by its manifest, which a writer replaces last and which has a digest
+    of each shard's table."""
+    if not is_wanted():
+        return folder
+
+    def names() -> list[str]:
+        shards = read_manifest(folder, use.stage, make_it=use.make_it, partial=True).get("shards", {})
+        return [MANIFEST, *use.files, *(f"{shard}{suffix}" for shard in shards for suffix in (".h5", ".json"))]
+
+    if not use.shared:
+        return staged(by_content(folder, MANIFEST, names()), say)
+    if not read_manifest(folder, use.stage, make_it=use.make_it, partial=True)["complete"]:
+        one_a_node(say)(f"{folder} is read where it is: it is not complete")
+        return folder
+    return staged(Original(folder, folder.name, MANIFEST, names), say)
 
 
 def staged(original: Original, say: Callable[[str], None]) -> Path:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import json
 
 import h5py
 import numpy as np
 import pytest
-from cache_worlds import COLUMNS, make_keys
+from store_worlds import COLUMNS, fill, lengths_of, make_keys, values_of
 
 from vldistill.errors import InputError
-from vldistill.store.container import lay_out
 from vldistill.store.key_index import KeyIndex, first_places
-from vldistill.store.layout import Column, as_keys, checked_columns, datasets, owners
-from vldistill.store.shard import shard_bytes
+from vldistill.store.layout import Column, as_keys, checked_columns, owners
 
 
 @pytest.mark.parametrize(
@@ -75,33 +73,24 @@ def test_a_key_belongs_to_the_part_that_its_first_8_bytes_name():
 def test_keys_that_share_their_first_bytes_are_told_apart():
     same = [b"abcdefgh" + bytes([number]) * 12 for number in range(9)]
     keys = as_keys([*same[:7], b"z" * 20, *same[:2]])
-    index = KeyIndex(keys, np.array([2, 3, 5, 6, 7, 8]))
-    assert index.find(as_keys([*same, b"z" * 20, b"a" * 20, b"~" * 20])).tolist() == [8, -1, 2, 3, -1, 5, 6, -1, -1, 7, -1, -1]
+    index = KeyIndex(keys[2:9])
+    assert index.find(as_keys([*same, b"z" * 20, b"a" * 20, b"~" * 20])).tolist() == [6, -1, 0, 1, 2, 3, 4, -1, -1, 5, -1, -1]
     assert first_places(keys).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert first_places(as_keys([])).tolist() == []
-    assert KeyIndex(keys, np.arange(0)).find(keys).tolist() == [-1] * 10
+    assert KeyIndex(keys[:0]).find(keys).tolist() == [-1] * 10
 
 
-def test_a_file_laid_out_in_memory_is_the_one_that_hdf5_reads():
-    shapes = datasets(COLUMNS, 100, {"scores": 250, "words": 0})
-    container = lay_out(shapes)
-    content = bytearray(container.size)
-    for offset, piece in container.pieces:
-        content[offset : offset + len(piece)] = piece
-    filled = {name: np.random.default_rng(1).integers(0, 100, shape).astype(kind) for name, (kind, shape) in shapes.items()}
-    for name, value in filled.items():
-        content[container.offsets[name] : container.offsets[name] + value.nbytes] = value.tobytes()
-    with h5py.File(io.BytesIO(bytes(content)), "r") as file:
-        assert set(file) == set(shapes)
-        for name, value in filled.items():
-            assert file[name].chunks is None and file[name].compression is None and file[name].dtype == shapes[name][0]
+def test_a_shard_is_the_file_that_hdf5_reads(root):
+    keys = make_keys(100)
+    [folder] = {fill(root / name, keys).name for name in "ab"}
+    one, other = ((root / name / folder / "shard-0000.h5").read_bytes() for name in "ab")
+    assert one == other
+    offsets = json.loads((root / "a" / folder / "shard-0000.json").read_text())["offsets"]
+    with h5py.File(root / "a" / folder / "shard-0000.h5", "r") as file:
+        assert set(file) == set(offsets) == {"keys", "scores.starts", "words.starts", "pooled", "scores", "words"}
+        for name, value in {"keys": keys, **values_of(keys)}.items():
+            assert file[name].chunks is None and file[name].compression is None
+            assert file[name].id.get_offset() == offsets[name] and offsets[name] % 64 == 0
             np.testing.assert_array_equal(file[name][...], value)
-    assert lay_out(shapes) == container
-    assert all(offset % 64 == 0 for offset in container.offsets.values())
-
-
-def test_hundreds_of_gigabytes_are_laid_out_without_being_touched():
-    size = shard_bytes([Column("tokens", "float16", (197, 768))], 1_000_000, {})
-    payload = 1_000_000 * (197 * 768 * 2 + 20)
-    assert payload < size < payload + 8192
-    assert shard_bytes(COLUMNS, 0, {}) == 0
+        for name, count in lengths_of(keys).items():
+            np.testing.assert_array_equal(np.diff(file[f"{name}.starts"][...]), count)

@@ -6,12 +6,13 @@ import json
 import shutil
 
 import pytest
-from cache_worlds import COLUMNS, FIELDS, fill, lengths_of, make_keys, values_of
+from store_worlds import COLUMNS, FIELDS, fill, list_caches, make_keys, put
 
 from vldistill import artifacts
 from vldistill.errors import InputError
 from vldistill.store.listing import nearest
-from vldistill.teachers.cache.store import CACHE, CacheWriter, FeatureCache, list_caches, open_cache
+from vldistill.store.uses import FEATURES
+from vldistill.teachers.cache import CacheWriter, FeatureCache, open_cache
 
 KEYS = make_keys(40)
 
@@ -35,7 +36,7 @@ def test_a_changed_field_finds_no_rows_and_is_named(root, field, value):
     assert f"{folder} differs: {field} is {FIELDS[field]} there, {value} is asked for" in str(caught.value)
     assert "vldistill cache" in str(caught.value) and "\n" not in str(caught.value)
     with CacheWriter(root, "swin", changed, COLUMNS) as writer:
-        assert writer.folder != folder and len(writer.pending(KEYS, lengths_of(KEYS))) == 40
+        assert writer.folder != folder and len(writer.pending(KEYS)) == 40
 
 
 def test_the_order_of_fields_does_not_matter(root):
@@ -44,16 +45,16 @@ def test_the_order_of_fields_does_not_matter(root):
 
 
 def test_the_nearest_is_the_one_with_the_fewest_differences(root):
-    assert nearest(root, "swin", FIELDS, CACHE) is None
+    assert nearest(root, "swin", FIELDS, FEATURES) is None
     fill(root, KEYS, fields={**FIELDS, "layer": 11, "size": 224})
     near = fill(root, KEYS, fields={**FIELDS, "layer": 10})
     fill(root, KEYS, fields={"teacher": "swin"})
     (root / "swin-000000000000").mkdir()
     (root / "swin-000000000000" / "manifest.json").write_text("{")
-    found = nearest(root, "swin", FIELDS, CACHE)
+    found = nearest(root, "swin", FIELDS, FEATURES)
     assert (found.folder, found.differences) == (near, {"layer": (10, 12)})
-    assert nearest(root, "swin", {**FIELDS, "layer": 10, "extra": "x"}, CACHE).differences == {"extra": (None, "x")}
-    assert nearest(root, "vit", FIELDS, CACHE) is None
+    assert nearest(root, "swin", {**FIELDS, "layer": 10, "extra": "x"}, FEATURES).differences == {"extra": (None, "x")}
+    assert nearest(root, "vit", FIELDS, FEATURES) is None
     with pytest.raises(InputError, match="no such cache \\(make it with"):
         open_cache(root, "vit", FIELDS)
 
@@ -80,10 +81,12 @@ def test_the_list_says_what_there_is_and_what_it_cost(root, monkeypatch):
     moment = [100.0]
     monkeypatch.setattr("vldistill.store.writer.time.monotonic", lambda: moment[0])
     with partial as writer:
-        writer.reserve(pending := writer.pending(KEYS, lengths_of(KEYS)))
+        writer.pending(KEYS)
+        writer.begin()
         for first in (0, 10):
             moment[0] += 1.5
-            assert writer.put(pending.indices[first : first + 10], values_of(KEYS[first : first + 10]))
+            put(writer, KEYS[first : first + 10])
+            writer.commit()
     damaged = fill(root, KEYS, fields={"layer": 1})
     (damaged / "shard-0000.json").write_text("{")
     for foreign in ("notes", "swin-123", "x-0123456789ab"):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from cache_worlds import fill, make_keys, readable
+from store_worlds import fill, make_keys, readable, verify_cache
 
 from vldistill import artifacts
 from vldistill.errors import InputError, VldistillError
 from vldistill.store.manifest import load_manifest
-from vldistill.teachers.cache.store import CACHE, FeatureCache, verify_cache
+from vldistill.store.uses import FEATURES
+from vldistill.teachers.cache import FeatureCache
 
 KEYS = make_keys(150)
-HDF5, DESCRIPTION, JOURNAL, MANIFEST = "shard-0000.h5", "shard-0000.json", "shard-0000.journal", "manifest.json"
+HDF5, TABLE, MANIFEST = "shard-0000.h5", "shard-0000.json", "manifest.json"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def cut(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
     for name, count in counts.items():
         path = folder / name
         whole = path.read_bytes()
-        # A manifest without its last line break is the same manifest; a line of journal without one is torn.
+        # A manifest without its last line break is the same manifest.
         for length in chosen.sample(range(len(whole) - (name == MANIFEST)), count):
             path.write_bytes(whole[:length])
             assert name in is_noticed(folder), (name, length)
@@ -63,22 +63,22 @@ def cut(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
 
 
 def test_flipped_bits(folder):
-    flip_bits(folder, {HDF5: 24, DESCRIPTION: 4, JOURNAL: 6, MANIFEST: 6, "shard-0001.h5": 4})
+    flip_bits(folder, {HDF5: 24, TABLE: 6, MANIFEST: 6, "shard-0001.h5": 4})
 
 
 def test_cut_files(folder):
-    cut(folder, {HDF5: 4, DESCRIPTION: 2, JOURNAL: 4, MANIFEST: 2, "shard-0001.journal": 2})
+    cut(folder, {HDF5: 4, TABLE: 4, MANIFEST: 2, "shard-0001.json": 2})
 
 
 @pytest.mark.slow
 def test_many_flipped_bits_and_cut_files(folder):
-    flip_bits(folder, {HDF5: 200, DESCRIPTION: 50, JOURNAL: 50, MANIFEST: 50}, seed=1)
-    cut(folder, {HDF5: 50, DESCRIPTION: 20, JOURNAL: 20, MANIFEST: 20}, seed=1)
+    flip_bits(folder, {HDF5: 200, TABLE: 50, MANIFEST: 50}, seed=1)
+    cut(folder, {HDF5: 50, TABLE: 20, MANIFEST: 20}, seed=1)
 
 
 def test_each_region_of_the_file_is_covered(folder):
     """One byte of HDF5's structure, of the keys, of the starts and of each column."""
-    offsets = json.loads((folder / DESCRIPTION).read_text())["offsets"]
+    offsets = json.loads((folder / TABLE).read_text())["offsets"]
     whole = (folder / HDF5).read_bytes()
     said = {
         "structure": "HDF5's own structure",
@@ -97,9 +97,10 @@ def test_each_region_of_the_file_is_covered(folder):
 def test_a_damaged_block_is_named_and_all_others_are_read(root):
     folder = fill(root, make_keys(20_000), batch=5000)
     keys = make_keys(20_000)
-    lines = [json.loads(line)["rows"] for line in (folder / JOURNAL).read_text().splitlines()]
+    table = json.loads((folder / TABLE).read_text())
+    lines = [(first, min(20_000, first + table["block_rows"])) for first in range(0, 20_000, table["block_rows"])]
     first, end = lines[1]
-    place = json.loads((folder / DESCRIPTION).read_text())["offsets"]["pooled"] + (end - 1) * 128
+    place = table["offsets"]["pooled"] + (end - 1) * 128
     with (folder / HDF5).open("r+b") as file:
         file.seek(place)
         file.write(b"\xff")
@@ -110,7 +111,7 @@ def test_a_damaged_block_is_named_and_all_others_are_read(root):
         f"{folder / HDF5}: column pooled is damaged in rows {first} to {end - 1}, of keys {named}, ... "
         "(delete this cache's folder and make it again: vldistill cache)"
     )
-    assert str(report.damages[0]) == message and report.damages[0].rows == (first, end)
+    assert str(report.damages[0]) == message
     cache = FeatureCache(folder)
     rows = cache.find(keys)
     for block, (start, stop) in enumerate(lines):
@@ -123,7 +124,7 @@ def test_a_damaged_block_is_named_and_all_others_are_read(root):
     assert cache.read_ragged(rows[first], "scores").shape
 
 
-@pytest.mark.parametrize("name", [HDF5, DESCRIPTION, JOURNAL, MANIFEST, "shard-0001.h5"])
+@pytest.mark.parametrize("name", [HDF5, TABLE, MANIFEST, "shard-0001.h5"])
 def test_a_missing_file(folder, name):
     (folder / name).unlink()
     assert name in is_noticed(folder)
@@ -134,7 +135,7 @@ def test_a_missing_file(folder, name):
 
 def test_files_of_another_cache(folder, tmp_path):
     other = fill(tmp_path / "other", make_keys(150, seed=1)[:100])
-    for name in (HDF5, DESCRIPTION, JOURNAL):
+    for name in (HDF5, TABLE):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes((other / name).read_bytes())
         assert name in is_noticed(folder) or HDF5 in is_noticed(folder)
@@ -145,13 +146,13 @@ def test_files_of_another_cache(folder, tmp_path):
 
 def test_a_file_that_the_manifest_does_not_name_is_not_read(folder, tmp_path):
     other = fill(tmp_path / "other", make_keys(30, seed=1))
-    for suffix in (".h5", ".json", ".journal"):
+    for suffix in (".h5", ".json"):
         (folder / f"shard-0007{suffix}").write_bytes((other / f"shard-0000{suffix}").read_bytes())
     assert verify_cache(folder).damages == [] and readable(folder, KEYS).all()
     assert not readable(folder, make_keys(30, seed=1)).any()
     for shift in range(8):
         fill(folder.parent, make_keys(20, seed=100 + shift))
-    assert sorted(int(path.stem[6:]) for path in folder.glob("shard-*.h5")) == list(range(11))
+    assert sorted(int(path.stem[6:]) for path in folder.glob("shard-*.h5")) == list(range(10))
     assert len(FeatureCache(folder)) == 150 + 8 * 20 and verify_cache(folder).damages == []
 
 
@@ -164,7 +165,7 @@ def test_a_file_that_the_manifest_does_not_name_is_not_read(folder, tmp_path):
         lambda value: value["shards"].pop("shard-0001"),
         lambda value: value["columns"].pop(),
         lambda value: value.update(name="x"),
-        lambda value: value["shards"]["shard-0000"].update(committed=0),
+        lambda value: value["shards"]["shard-0000"].update(rows=0),
         lambda value: value.pop("checksum"),
     ],
 )
@@ -226,41 +227,16 @@ def is_read_or_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [80, pytest.param(3000, marks=pytest.mark.slow)])
-def test_descriptions_of_any_content(folder, count):
-    chosen, whole = random.Random(0), json.loads((folder / DESCRIPTION).read_text())
+def test_tables_of_any_content(folder, count):
+    chosen, whole = random.Random(0), json.loads((folder / TABLE).read_text())
     for _ in range(count):
-        (folder / DESCRIPTION).write_text(json.dumps(variants(whole, chosen)))
+        (folder / TABLE).write_text(json.dumps(variants(whole, chosen)))
         resign(folder)
         is_read_or_refused(folder)
     for text in ("", "[" * 100_000, "null", "\0", '{"part": '):
-        (folder / DESCRIPTION).write_text(text)
+        (folder / TABLE).write_text(text)
         resign(folder)
         is_noticed(folder)
-
-
-@pytest.mark.parametrize("count", [120, pytest.param(3000, marks=pytest.mark.slow)])
-def test_journals_of_any_content(folder, count):
-    chosen, whole = random.Random(0), (folder / JOURNAL).read_bytes().splitlines()
-    for number in range(count):
-        lines = list(whole)
-        for _ in range(chosen.randint(1, 3)):
-            place = chosen.randrange(len(lines))
-            if number % 2:
-                body = json.loads(lines[place])
-                body.pop("line", None)
-                body = json.dumps(variants(body, chosen), separators=(",", ":")).encode()[:-1]
-                lines[place] = body + b',"line":"%08x"}' % zlib.crc32(body)
-            else:
-                changed = bytearray(lines[place])
-                for _ in range(chosen.randint(1, 9)):
-                    changed[chosen.randrange(len(changed))] = chosen.randrange(256)
-                lines[place] = bytes(changed)
-        chosen.shuffle(lines)
-        (folder / JOURNAL).write_bytes(b"\n".join(lines) + b"\n" * chosen.randint(0, 2))
-        is_read_or_refused(folder)
-    body = b"[" * 100_000
-    (folder / JOURNAL).write_bytes(body + b',"line":"%08x"}\n' % zlib.crc32(body))
-    is_noticed(folder)
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
@@ -271,7 +247,7 @@ def test_manifests_of_any_content(folder, count):
         with suppress(KeyError, TypeError, AttributeError, ValueError, OSError):
             resign(folder)
         try:
-            load_manifest(folder, CACHE)
+            load_manifest(folder, FEATURES)
         except VldistillError as error:
             assert "\n" not in str(error)
         else:
