@@ -17,7 +17,7 @@ from vldistill.data.mixing import MixedDataset
 from vldistill.data.records import Record
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.objects import MASK, Objects
-from vldistill.data.regions.store import Regions
+from vldistill.data.regions.store import ImageRegions
 from vldistill.data.text import train_tokenizer
 from vldistill.data.worker_limits import need
 from vldistill.models.base import inputs
@@ -57,11 +57,11 @@ class Objected:
     def count(self, path: str) -> int:
         return int(path.split("@")[1].split("/")[0])
 
-    def __getitem__(self, path: str) -> Objects | Regions:
+    def __getitem__(self, path: str) -> Objects | ImageRegions:
         count = self.count(path)
         boxes = np.zeros((count, 4), np.float32)
-        if self.kind is Regions:
-            return Regions(np.zeros((count, FEATURES), np.float16), boxes)
+        if self.kind is ImageRegions:
+            return ImageRegions(np.zeros((count, FEATURES), np.float16), boxes)
         return Objects(boxes, np.zeros((count, MASK, MASK), bool), np.zeros(count, np.int64))
 
 
@@ -111,7 +111,7 @@ def bytes_of(batch) -> int:
 def test_no_batch_is_larger_than_what_is_asked_for(path, monkeypatch):
     """Of images of every shape with as many regions as there may be or one, and texts that are too long: the largest batch takes
     what the rules say, but for the shares of pages; of batches that count tokens, those of the data."""
-    monkeypatch.setattr(inputs, "RegionStore", lambda place: Objected(Regions))
+    monkeypatch.setattr(inputs, "RegionStore", lambda place: Objected(ImageRegions))
     recipe = load_recipe(str(path))
     tokens = recipe.train.batch.pairs is None
     recipe = load_recipe(str(path), ["train.batch.tokens=2000" if tokens else "train.batch.pairs=2"])

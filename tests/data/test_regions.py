@@ -15,7 +15,7 @@ import torch
 
 from vldistill.data.prepare_regions import BoxRule, Target, import_regions
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import Regions, RegionStore, RegionWriter
+from vldistill.data.regions.store import ImageRegions, RegionStore, RegionWriter
 from vldistill.errors import InputError
 from vldistill.store import writer as writer_module
 
@@ -28,7 +28,7 @@ def bring(raw: Path, out: Path, **arguments) -> RegionStore:
     return RegionStore(out)
 
 
-def same(regions: Regions, image: files.Image, *, confidence: bool = False, soft_labels: bool = False) -> None:
+def same(regions: ImageRegions, image: files.Image, *, confidence: bool = False, soft_labels: bool = False) -> None:
     """The regions are those of the image, in half precision."""
     np.testing.assert_allclose(regions.features, image.features, atol=2e-3)
     np.testing.assert_allclose(regions.boxes, image.shares, atol=1e-3)
@@ -161,7 +161,7 @@ def test_images_of_several_shards_come_back_in_any_order(tmp_path, monkeypatch):
     images = [files.make(str(i), 3 + i % 7) for i in range(1, 60)]
     with RegionWriter(tmp_path) as writer:
         for image in images:
-            writer.add(image.name, Regions(image.features.astype(np.float16), image.shares.astype(np.float32)))
+            writer.add(image.name, ImageRegions(image.features.astype(np.float16), image.shares.astype(np.float32)))
         manifest = writer.close(features="detector")
     assert len(list(tmp_path.glob("*.h5"))) > 5
     assert (manifest["images"], manifest["boxes"]) == (59, sum(len(image.boxes) for image in images))

@@ -17,10 +17,10 @@ from vldistill.data.artifact import open_data
 from vldistill.data.image_files import ImageInfo
 from vldistill.data.images import ImageFolder
 from vldistill.data.prepare import prepare
-from vldistill.data.regions.store import Regions, RegionStore, RegionWriter
+from vldistill.data.regions.store import ImageRegions, RegionStore, RegionWriter
 from vldistill.data.text import train_tokenizer
 from vldistill.evaluation.compare import check_same, comparison, read_scored
-from vldistill.evaluation.image_index import ImageIndex, Source, build_index
+from vldistill.evaluation.image_index import ImageIndex, IndexSource, build_index
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.results import write_results
 from vldistill.models.base.checkpoint import ModelSpec, save_model
@@ -97,7 +97,7 @@ def make_regions(place: Path) -> Path:
         count = 4 + number
         writer.add(
             str(number),
-            Regions(
+            ImageRegions(
                 random.standard_normal((count, 8)).astype(np.float16),
                 np.sort(random.random((count, 4)), axis=1).astype(np.float32),
                 random.random(count).astype(np.float16),
@@ -305,7 +305,7 @@ def make_index(place: Path) -> Path:
         place / "index",
         _Towers(),
         {"kind": "tiny", "weights": "w", "places": 2},
-        Source(root, root.root, known),
+        IndexSource(root, root.root, known),
         _Sight(root),
         batch=2,
         device=torch.device("cpu"),

@@ -22,7 +22,7 @@ from vldistill.data.image_files import ImageInfo
 from vldistill.data.images import ImageFolder
 from vldistill.data.prepare_regions import Target, import_regions
 from vldistill.data.regions.store import RegionStore
-from vldistill.evaluation.image_index import ImageIndex, Source, build_index
+from vldistill.evaluation.image_index import ImageIndex, IndexSource, build_index
 
 IMAGES, BOXES, WIDTH, ROUNDS = 1000, 36, 2048, 3
 VECTORS, FEATURES, BATCH = 20_000, 768, 32
@@ -105,7 +105,7 @@ def regions(folder: Path) -> None:
 
 def index(folder: Path) -> None:
     known = {str(number): ImageInfo(hashlib.sha1(str(number).encode()).hexdigest(), 8, 8) for number in range(VECTORS)}
-    source, out = Source(ImageFolder(folder), folder, known), folder / "index"
+    source, out = IndexSource(ImageFolder(folder), folder, known), folder / "index"
     fields = {"kind": "x", "weights": "w", "places": 1}
 
     def write() -> None:

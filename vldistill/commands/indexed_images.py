@@ -16,7 +16,7 @@ from vldistill.data.image_files import MAX_PIXELS, SUFFIXES, ImageInfo, check_im
 from vldistill.data.images import ImageFolder
 from vldistill.data.left_out import LeftOut, settled
 from vldistill.errors import InputError, Problems
-from vldistill.evaluation.image_index import Source
+from vldistill.evaluation.image_index import IndexSource
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Asked:
 class Found:
     """notes: what was skipped, for the user. left_out: for the manifest, where anything broken was."""
 
-    source: Source
+    source: IndexSource
     notes: list[str]
     left_out: LeftOut | None = None
 
@@ -74,7 +74,7 @@ def _of_artifact(asked: Asked, problems: Problems) -> Found:
     if files is not None and data.manifest.get("images") != "decoded":
         return _checked(asked, files, [row["path"] for row in rows], [], problems)
     known = {row["path"]: ImageInfo.from_row(row) for row in rows}
-    return Found(Source(data.images, None if files is None else files.root, known), [])
+    return Found(IndexSource(data.images, None if files is None else files.root, known), [])
 
 
 def _checked(asked: Asked, images: ImageFolder, paths: list[str], notes: list[str], problems: Problems) -> Found:
@@ -83,7 +83,7 @@ def _checked(asked: Asked, images: ImageFolder, paths: list[str], notes: list[st
     left = settled(problems, asked.skip_broken, len(known), str(asked.place))
     if left is not None:
         notes = [*notes, f"left out {left.images:,} of {len(paths):,} images ({left.share:.1%}), being broken"]
-    return Found(Source(images, images.root, known), notes, left)
+    return Found(IndexSource(images, images.root, known), notes, left)
 
 
 def _listed(asked: Asked, problems: Problems) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from vldistill.data.regions import importers
 from vldistill.data.regions.arrays import checked, selected
 from vldistill.data.regions.joining import databases, is_grid
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, Regions, RegionStore, RegionWriter
+from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, ImageRegions, RegionStore, RegionWriter
 from vldistill.devices import compute_device
 from vldistill.errors import IMAGE, InputError, Problems
 from vldistill.store.manifest import LAYOUT
@@ -162,7 +162,7 @@ def extract_regions(
     return _build(entries, target, data, options, features, artifact.fingerprint)
 
 
-Found = tuple[dict[str, Any], str, Callable[[RegionWriter], Iterator[tuple[str, Regions]]]]
+Found = tuple[dict[str, Any], str, Callable[[RegionWriter], Iterator[tuple[str, ImageRegions]]]]
 """Options that decide the features, what they are called, and what computes those that a store lacks."""
 
 
@@ -175,7 +175,7 @@ def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, ta
 
     boxes, source = boxes_of(artifact, grid, target.limit)
 
-    def found(writer: RegionWriter) -> Iterator[tuple[str, Regions]]:
+    def found(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
         wanted = [one for one in boxes(target.problems) if image_key(one.path) not in writer]
         there = _whole(artifact, [one.path for one in wanted], target, writer.images)
         return extract(
@@ -205,7 +205,7 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
         raise InputError("--network vlbert needs --weights", hint="name the file of bottom-up attention's ResNet-101")
     boxes, _ = boxes_of(artifact, None, target.limit)
 
-    def found(writer: RegionWriter) -> Iterator[tuple[str, Regions]]:
+    def found(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
         wanted = [one.path for one in boxes(target.problems) if image_key(one.path) not in writer]
         there = _whole(artifact, wanted, target, writer.images)
         return extract_vlbert(

@@ -10,7 +10,7 @@ import torch
 
 from vldistill.data.batch import ImageBatch, RegionBatch, VisualBatch
 from vldistill.data.images import Images
-from vldistill.data.regions.store import Regions, RegionStore
+from vldistill.data.regions.store import ImageRegions, RegionStore
 from vldistill.data.size_rules import Rule, Seen
 from vldistill.data.transforms import ImageTransform, add_noise, normalise, patchify, unpatchify
 
@@ -133,22 +133,22 @@ class RegionInput:
     def __init__(self, store: RegionStore, most: int = 100):
         self._store, self._most = store, most
 
-    def read(self, path: str, draw: Draw) -> Regions:
+    def read(self, path: str, draw: Draw) -> ImageRegions:
         return self._store[path]
 
     def count(self, path: str) -> int:
         """The regions of an image."""
         return min(self._store.count(path), self._most)
 
-    def stack(self, items: list[Regions]) -> RegionBatch:
+    def stack(self, items: list[ImageRegions]) -> RegionBatch:
         return stack_regions(items, self._most)
 
-    def largest(self, most: int | None = None) -> list[Regions]:
+    def largest(self, most: int | None = None) -> list[ImageRegions]:
         count = self._most if most is None else min(most, self._most)
-        return [Regions(np.zeros((count, self._store.width), np.float16), np.zeros((count, 4), np.float32))]
+        return [ImageRegions(np.zeros((count, self._store.width), np.float16), np.zeros((count, 4), np.float32))]
 
 
-def stack_regions(items: list[Regions], most: int) -> RegionBatch:
+def stack_regions(items: list[ImageRegions], most: int) -> RegionBatch:
     """[B, R, F], R the most regions of an image in the batch. Where a store has no feature of the whole image, it is the mean of
     the regions, as VL-BERT takes it."""
     counts = [min(len(item.features), most) for item in items]

@@ -59,7 +59,7 @@ def model_fields(source: str, spec: ModelSpec) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Source:
+class IndexSource:
     """Images to be encoded. root: the folder that paths are relative to, None where they lie in shards. known: by their paths."""
 
     images: Images
@@ -72,7 +72,7 @@ def build_index(
     target: Path,
     model: DualEncoder,
     fields: dict[str, Any],
-    images: Source,
+    images: IndexSource,
     visual: VisualInput,
     *,
     batch: int,

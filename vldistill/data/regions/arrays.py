@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.data.regions.store import Regions
+from vldistill.data.regions.store import ImageRegions
 
 # Booleans, integers and floats of a stated width; never objects.
 _NUMERIC = re.compile(r"[<>|=]?[?biuf][1-8]?")
@@ -59,7 +59,7 @@ def read_npz(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"is no npz file of numbers: {str(error).splitlines()[0][:120] if str(error) else error!r}") from None
 
 
-def normalised(regions: Regions) -> Regions:
+def normalised(regions: ImageRegions) -> ImageRegions:
     """The regions with each part an array of numbers of its dimensions, one row a box. Raises ValueError for anything else: a
     file may hold things of any kind."""
     features, boxes = _numbers("features", regions.features, 2), _numbers("boxes", regions.boxes, 2)
@@ -96,7 +96,7 @@ def _numbers(name: str, values: Any, *dimensions: int) -> np.ndarray:
     return values
 
 
-def checked(regions: Regions) -> Regions:
+def checked(regions: ImageRegions) -> ImageRegions:
     """The regions with their parts as the store has them, once they are `normalised`. Raises ValueError for too many boxes or
     none, numbers that are not finite, and boxes that are inside out or far outside the image."""
     count = len(regions.boxes)
@@ -122,7 +122,7 @@ def checked(regions: Regions) -> Regions:
     return replace(regions, boxes=boxes.clip(0, 1), **halves)
 
 
-def selected(regions: Regions, threshold: float, fewest: int, most: int) -> Regions:
+def selected(regions: ImageRegions, threshold: float, fewest: int, most: int) -> ImageRegions:
     """The first boxes: as many as there are with a confidence above `threshold`, but `fewest` to `most` (UNITER's rule: boxes are
     stored by falling confidence). Without confidences, the first `most`."""
     if regions.confidence is None:

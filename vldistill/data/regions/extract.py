@@ -24,7 +24,7 @@ from vldistill.data.images import Images
 from vldistill.data.pixels import PixelInput, fit
 from vldistill.data.regions.network import STRIDE, ImageNetwork, RegionNetwork, read_resnet, whole
 from vldistill.data.regions.objects import ObjectIndex
-from vldistill.data.regions.store import Regions
+from vldistill.data.regions.store import ImageRegions
 from vldistill.errors import IMAGE, InputError, Problems
 from vldistill.finite import check_weights
 
@@ -116,7 +116,7 @@ def extract_vlbert(
     device: torch.device,
     batch: int = 8,
     problems: Problems | None = None,
-) -> Iterator[tuple[str, Regions]]:
+) -> Iterator[tuple[str, ImageRegions]]:
     """(path, regions) of each image in order: features of its objects as a student with this network has them before training.
     problems: takes the images that cannot be read; None: they raise InputError."""
     network, paths = network.to(device), iter(paths)
@@ -129,7 +129,7 @@ def extract_vlbert(
         seen = network(source.stack(list(items)).to(device=device))
         for row, (path, (_, found)) in enumerate(zip(group, items, strict=True)):
             features = seen.features[row, : len(found)].cpu().numpy()
-            yield path, Regions(features, found.boxes, None, image_feature=seen.whole[row].cpu().numpy())
+            yield path, ImageRegions(features, found.boxes, None, image_feature=seen.whole[row].cpu().numpy())
 
 
 def extract(
@@ -140,7 +140,7 @@ def extract(
     device: torch.device,
     batch: int = 8,
     problems: Problems | None = None,
-) -> Iterator[tuple[str, Regions]]:
+) -> Iterator[tuple[str, ImageRegions]]:
     """(path, regions) of each image, not in order: images of equal size go through the network together, so that none is padded
     and its features do not depend on its company; at most MOST_WAITING are held. problems: see `extract_vlbert`."""
     network = network.to(device)
@@ -175,7 +175,7 @@ def _readable(read: Callable[[], Read], problems: Problems | None) -> Read | Non
 @torch.inference_mode()
 def _features(
     network: nn.Module, group: list[tuple[Boxes, Tensor, tuple[int, int]]], device: torch.device
-) -> Iterator[tuple[str, Regions]]:
+) -> Iterator[tuple[str, ImageRegions]]:
     pixels = torch.stack([pixels for _, pixels, _ in group]).to(device).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (_MEAN, _STD))
     maps = network((pixels - mean) / std)[0]
@@ -189,4 +189,4 @@ def _features(
     whole = maps.mean(dim=(2, 3))
     for (one, _, size), features, image_feature in zip(group, vectors, whole, strict=True):
         boxes, image_feature = one.boxes / np.array(size * 2, dtype=np.float32), image_feature.cpu().numpy()
-        yield one.path, Regions(features.cpu().numpy(), boxes, one.confidence, image_feature=image_feature, size=size)
+        yield one.path, ImageRegions(features.cpu().numpy(), boxes, one.confidence, image_feature=image_feature, size=size)

@@ -24,7 +24,7 @@ from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised,
 from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
 from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.lmdb_entries import entries_of
-from vldistill.data.regions.store import Regions
+from vldistill.data.regions.store import ImageRegions
 from vldistill.errors import IMAGE, InputError, Problems, read_through
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _unpack(value: bytes, msgpack: ModuleType) -> dict[str, Any]:
     return table
 
 
-def _uniter(table: dict[str, Any]) -> Regions:
+def _uniter(table: dict[str, Any]) -> ImageRegions:
     """norm_bb: [N, 6], x1/W, y1/H, x2/W, y2/H, w/W, h/H."""
     for name in ("features", "norm_bb"):
         if not isinstance(table.get(name), np.ndarray):
@@ -111,7 +111,7 @@ def _uniter(table: dict[str, Any]) -> Regions:
     boxes = table["norm_bb"]
     if boxes.ndim != 2 or boxes.shape[1] < 4:
         raise ValueError(f"`norm_bb` has shape {list(boxes.shape)}, [boxes, 6] was expected")
-    return Regions(table["features"], boxes[:, :4], table.get("conf"), table.get("soft_labels"))
+    return ImageRegions(table["features"], boxes[:, :4], table.get("conf"), table.get("soft_labels"))
 
 
 def read_npz_folder(path: Path, reading: Reading) -> Iterator[Entry]:
@@ -162,14 +162,14 @@ def read_tsv(path: Path, reading: Reading) -> Iterator[Entry]:
             yield from _guarded(where, name, reading, lambda row=row: _tsv_row(row))
 
 
-def _tsv_row(row: dict[str, bytes]) -> Regions:
+def _tsv_row(row: dict[str, bytes]) -> ImageRegions:
     count = _whole(row["count"], "number of boxes")
     if "oscar" in row:
         return _oscar(from_base64(row["oscar"], None, count))
     width, height = _whole(row["width"], "width"), _whole(row["height"], "height")
     boxes = from_base64(row["boxes"], 4, count) / np.array([width, height] * 2, dtype=np.float32)
     confidence = from_base64(row["confidence"], 1, count) if "confidence" in row else None
-    return Regions(from_base64(row["features"], None, count), boxes, confidence, size=(width, height))
+    return ImageRegions(from_base64(row["features"], None, count), boxes, confidence, size=(width, height))
 
 
 def _whole(text: bytes, name: str) -> int:
@@ -206,16 +206,16 @@ def read_oscar(path: Path, reading: Reading) -> Iterator[Entry]:
             )
 
 
-def _oscar_tensor(value: Tensor) -> Regions:
+def _oscar_tensor(value: Tensor) -> ImageRegions:
     if str(value.layout) != "torch.strided" or value.is_meta or value.is_complex():
         raise ValueError("is sparse, complex or without content, a plain tensor was expected")
     return _oscar(value.detach().float().numpy())
 
 
-def _oscar(rows: np.ndarray) -> Regions:
+def _oscar(rows: np.ndarray) -> ImageRegions:
     if rows.ndim != 2 or rows.shape[1] <= _OSCAR_BOX:
         raise ValueError(f"has shape {list(rows.shape)}, [boxes, features + {_OSCAR_BOX}] was expected")
-    return Regions(rows[:, :-_OSCAR_BOX], rows[:, -_OSCAR_BOX:-2])
+    return ImageRegions(rows[:, :-_OSCAR_BOX], rows[:, -_OSCAR_BOX:-2])
 
 
 # --- VL-BERT ----------------------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     return data
 
 
-def _vlbert(data: bytes) -> Regions:
+def _vlbert(data: bytes) -> ImageRegions:
     table = parse_json(data.decode("utf-8"))
     if not isinstance(table, dict):
         raise ValueError("a JSON object was expected")
@@ -267,10 +267,10 @@ def _vlbert(data: bytes) -> Regions:
     boxes = from_base64(table["boxes"], 4, count) / np.array(size * 2, dtype=np.float32)
     features = from_base64(table["features"], None, count)
     whole = None if whole is None else from_base64(whole, features.shape[1], 1)[0]
-    return Regions(features, boxes, image_feature=whole, size=size)
+    return ImageRegions(features, boxes, image_feature=whole, size=size)
 
 
-def _guarded(where: str, name: str, reading: Reading, read: Callable[[], Regions]) -> Iterator[Entry]:
+def _guarded(where: str, name: str, reading: Reading, read: Callable[[], ImageRegions]) -> Iterator[Entry]:
     """The entry that `read` makes, `normalised`, but for one that is known; whatever is wrong with it or its name goes to
     `problems`."""
     named, regions = _is_name(name), None

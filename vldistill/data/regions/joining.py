@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import Regions
+from vldistill.data.regions.store import ImageRegions
 from vldistill.errors import InputError
 
 DATABASE = "data.mdb"
 _ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
-Entry = tuple[str, str, Regions | None]
+Entry = tuple[str, str, ImageRegions | None]
 """Where it is, the image's name, and its regions, None of a faulty one, or of one that is not read again."""
-Whole = tuple[str, str, Regions]
+Whole = tuple[str, str, ImageRegions]
 
 
 def is_annotated(name: str) -> bool:

@@ -36,7 +36,7 @@ _NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
 
 
 @dataclass(frozen=True)
-class Regions:
+class ImageRegions:
     """One image's regions. features: [N, D]. boxes: [N, 4] in [0, 1]. confidence: [N]. soft_labels: [N, C] over the detector's
     classes, background first. image_feature: [D], of the whole image. size: (width, height) in pixels. own: how many of the first
     boxes are the data set's own. None: not known."""
@@ -57,8 +57,8 @@ class Regions:
 
 
 def region_columns(shape: tuple[int, int | None, bool, bool]) -> tuple[Column, ...]:
-    """Of images of a shape (see `Regions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros and a
-    number of own boxes of -1 are not known; a name is UTF-8."""
+    """Of images of a shape (see `ImageRegions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros and
+    a number of own boxes of -1 are not known; a name is UTF-8."""
     width, classes, confidence, whole = shape
     found = [
         Column(_NAME, "uint8", ragged=True),
@@ -110,12 +110,12 @@ class RegionWriter:
 
     @property
     def shape(self) -> tuple[int, int | None, bool, bool]:
-        """See `Regions.shape`. Raises ValueError where there is no image."""
+        """See `ImageRegions.shape`. Raises ValueError where there is no image."""
         if self._writer is None:
             raise ValueError("has no image")
         return _shape_of(self._writer.columns)
 
-    def add(self, key: str, regions: Regions) -> None:
+    def add(self, key: str, regions: ImageRegions) -> None:
         """Adds an image. Raises ValueError where its parts are not those of the images before it, and VldistillError where the
         disk is full."""
         writer = self._writer or self._open(region_columns(regions.shape))
@@ -228,14 +228,14 @@ class RegionStore:
     def __contains__(self, image: str) -> bool:
         return bool(self._find(image) >= 0)
 
-    def __getitem__(self, image: str) -> Regions:
+    def __getitem__(self, image: str) -> ImageRegions:
         """The regions of an image, by its path or its key. Raises InputError where it has none, or they were changed on disk."""
         row = self._known(image)
         parts = {name: self._rows.read_ragged(row, name) for name in _BY_BOX if name in self._parts}
         whole = self._rows.read([row], _WHOLE)[0] if _WHOLE in self._parts else None
         width, height = self._rows.read([row], _SIZE)[0].tolist()
         own = int(self._rows.read([row], _OWN)[0])
-        return Regions(**parts, image_feature=whole, size=(width, height) if width else None, own=own if own >= 0 else None)
+        return ImageRegions(**parts, image_feature=whole, size=(width, height) if width else None, own=own if own >= 0 else None)
 
     def count(self, image: str) -> int:
         """How many there are, without reading them."""
