@@ -66,7 +66,7 @@ def save_state(run: Path, state: State) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        save_tensors(temporary / _TENSORS, _apart(state.tensors), shown=target / _TENSORS)
+        save_tensors(temporary / _TENSORS, _apart(state.tensors), final=target / _TENSORS)
         names = ("phase", "step", "micro", "epoch", "batch", "values", "run", "validates")
         plain = {name: getattr(state, name) for name in names}
         write_json(temporary / _STATE, sealed({**plain, "sha256": file_digest(temporary / _TENSORS)}))

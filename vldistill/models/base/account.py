@@ -33,10 +33,10 @@ class Account:
     @property
     def by_reason(self) -> dict[str, list[str]]:
         """The file's names of what is left out."""
-        found: dict[str, list[str]] = {}
+        reasons: dict[str, list[str]] = {}
         for name, why in self.left_out.items():
-            found.setdefault(why, []).append(name)
-        return found
+            reasons.setdefault(why, []).append(name)
+        return reasons
 
     def to_manifest(self) -> dict[str, Any]:
         """Of the converted folder."""

@@ -41,34 +41,34 @@ def heads_of(stacks: dict[str, Stack], given: Sequence[int] | None, source: Path
             where=str(source),
             hint=f"give one number, or one for each of: {names}",
         )
-    found = dict(zip(stacks, [*given] * len(stacks), strict=False)) if given is not None else {}
+    counts = dict(zip(stacks, [*given] * len(stacks), strict=False)) if given is not None else {}
     if given is None:
         for name, stack in stacks.items():
             if (known := HEADS_OF_WIDTH[stack.kind].get(stack.width)) is not None:
-                found[name] = known
-        if unknown := [name for name in stacks if name not in found]:
+                counts[name] = known
+        if unknown := [name for name in stacks if name not in counts]:
             raise _not_told(stacks, unknown, source)
-    for name, heads in found.items():
+    for name, heads in counts.items():
         if stacks[name].width % heads:
             raise InputError(
                 f"{_of(name, stacks)}is {stacks[name].width} wide, which is not a multiple of {heads} heads",
                 where=str(source),
                 hint="mend --heads",
             )
-    return found
+    return counts
 
 
 def _not_told(stacks: dict[str, Stack], unknown: list[str], source: Path) -> InputError:
     usual = [HEADS_OF_WIDTH[kind].get(width) or max(width // HEAD_WIDTH, 1) for kind, width in stacks.values()]
     if len(stacks) == 1:
         [(_, width)] = stacks.values()
-        told = f"is {width} wide, and does not say how many heads of attention it has"
+        message = f"is {width} wide, and does not say how many heads of attention it has"
         hint = f"say it with --heads N, such as {usual[0]} of {width // usual[0]} each"
     else:
         widths = ", ".join(f"{name} is {stacks[name].width} wide" for name in unknown)
-        told = f"does not say how many heads of attention its Transformers have: {widths}"
+        message = f"does not say how many heads of attention its Transformers have: {widths}"
         hint = f"say it with --heads {','.join('N' * len(stacks))} ({', '.join(stacks)}), such as {','.join(map(str, usual))}"
-    return InputError(told, where=str(source), hint=hint)
+    return InputError(message, where=str(source), hint=hint)
 
 
 def _of(name: str, stacks: dict[str, Stack]) -> str:

@@ -190,16 +190,16 @@ def encode(
     """
     packing = make_packing(masks)
     text = packing.sizes[0]
-    found = encoder(packing.pack(states), None if bool(packing.mask.all()) else packing.mask, capture)
+    output = encoder(packing.pack(states), None if bool(packing.mask.all()) else packing.mask, capture)
     qk, hidden = {}, {}
-    for number, projected in found.qk.items():
+    for number, projected in output.qk.items():
         query, key = (_joined_parts(packing, part) for part in projected)
         qk[number] = QueryKey(query[:, :, :text], key[:, :, :text], query[:, :, text:], key[:, :, text:])
-    for number, states in found.layers.items():
+    for number, states in output.layers.items():
         own, *image = packing.split(states)
         hidden[number] = (own, torch.cat(image, dim=1))
     view = PairStates(masks[0], torch.cat(masks[1:], dim=1), visual, qk, hidden)
-    return BertStates(found.hidden[:, 0], packing.split(found.hidden), view)
+    return BertStates(output.hidden[:, 0], packing.split(output.hidden), view)
 
 
 def _joined_parts(packing: Packing, heads: Tensor) -> Tensor:

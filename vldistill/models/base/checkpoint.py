@@ -282,8 +282,8 @@ def load_strict(module: nn.Module, weights: dict[str, Tensor], where: str) -> No
         if name in own and value.shape != own[name].shape
     ]
     if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise InputError(f"the weights do not fit the model: {shown}", where=where, hint="check the model's sizes and kind")
+        listed = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise InputError(f"the weights do not fit the model: {listed}", where=where, hint="check the model's sizes and kind")
     check_weights(weights, where)
     module.load_state_dict(weights)
 

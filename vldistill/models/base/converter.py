@@ -111,9 +111,9 @@ def case_of(vocabulary: Path, own: bool, given: bool | None) -> bool:
     tokens = [token for token in read_text(vocabulary).splitlines() if not token.startswith("[")]
     capitals = any(token != token.lower() for token in tokens)
     if capitals == own and any(token.removeprefix("##").isalpha() for token in tokens):
-        found, wanted = ("has capitals", "uncased") if own else ("has no capitals", "cased")
+        actual, wanted = ("has capitals", "uncased") if own else ("has no capitals", "cased")
         raise InputError(
-            f"{found}, the published model is {wanted}",
+            f"{actual}, the published model is {wanted}",
             where=str(vocabulary),
             hint="give its own vocab.txt, or say what this one is: --case cased, or --case uncased",
         )

@@ -116,7 +116,8 @@ class DualEncoder(Pretrained):
         rows = own.repeat_interleave(batch.choices) if batch.choices > 1 else None
         beside = vectors.images if rows is None else [image[rows] for image in vectors.images]
         views = [
-            self._view(batch.text, shown, text, image, None, rows) for shown, image in zip(batch.images, images, strict=True)
+            self._view(batch.text, image_batch, text, image, None, rows)
+            for image_batch, image in zip(batch.images, images, strict=True)
         ]
         return Output(by_record(self.fuse(vectors.text, beside), batch), views, vectors=vectors)
 
@@ -133,7 +134,13 @@ class DualEncoder(Pretrained):
         )
 
     def _view(
-        self, words: TextBatch, shown: VisualBatch, text: Encoded, image: Encoded, texts: Tensor | None, images: Tensor | None
+        self,
+        words: TextBatch,
+        image_batch: VisualBatch,
+        text: Encoded,
+        image: Encoded,
+        texts: Tensor | None,
+        images: Tensor | None,
     ) -> PairStates:
         """Rows of texts beside rows of images, [R] each, or all in their order where these are None."""
 
@@ -145,7 +152,7 @@ class DualEncoder(Pretrained):
             for layer in text.qk
         }
         hidden = {layer: (rows(text.layers[layer], texts), rows(image.layers[layer], images)) for layer in text.layers}
-        tokens, visual = shown.mask, shown.mask
+        tokens, visual = image_batch.mask, image_batch.mask
         if self.image_cls_in_views:
             tokens, visual = with_cls(tokens), patches_only(visual)
         return PairStates(rows(words.mask, texts), rows(tokens, images), rows(visual, images), qk, hidden)

@@ -88,14 +88,14 @@ class Family(ABC):
     def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> Config:
         """The sizes of one from scratch."""
 
-    def fitted(self, found: Config, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> Config:
-        """The sizes of one that starts from a model of sizes `found`, its own kind's or a dual encoder's fusion model's. Raises
+    def fitted(self, initial: Config, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> Config:
+        """The sizes of one that starts from a model of sizes `initial`, its own kind's or a dual encoder's fusion model's. Raises
         InputError where they do not fit."""
-        return replace(found, hidden_dropout_prob=request.dropout)
+        return replace(initial, hidden_dropout_prob=request.dropout)
 
-    def fitted_spec(self, encoder: Config, request: StudentRequest, found: ModelSpec, where: str) -> ModelSpec:
-        """What one says of itself that starts from a model which says `found`."""
-        return replace(self.spec(request, encoder), official=found.official)
+    def fitted_spec(self, encoder: Config, request: StudentRequest, initial: ModelSpec, where: str) -> ModelSpec:
+        """What one says of itself that starts from a model which says `initial`."""
+        return replace(self.spec(request, encoder), official=initial.official)
 
     # --- starts ---
 
@@ -141,17 +141,17 @@ class Family(ABC):
         if (made := self.from_library(source, request)) is not None:
             return made
         checkpoint = read_checkpoint(source)
-        where, found = str(checkpoint.folder), checkpoint.spec
-        if found.kind not in (self.kind, self.section.dual and self.section.fusion):
+        where, initial = str(checkpoint.folder), checkpoint.spec
+        if initial.kind not in (self.kind, self.section.dual and self.section.fusion):
             converted = f"name a {self.kind} model, as `vldistill convert {self.kind}` makes it"
             raise InputError(
-                f"is a {found.kind} model, from which a {self.kind} student cannot start",
+                f"is a {initial.kind} model, from which a {self.kind} student cannot start",
                 where=where,
                 hint=self.start or converted,
             )
-        check_length(request, found.encoder.max_position_embeddings, where)
+        check_length(request, initial.encoder.max_position_embeddings, where)
         tokenizer = load_tokenizer(checkpoint.folder)
-        spec = self.fitted_spec(self.fitted(found.encoder, request, tokenizer, where), request, found, where)
+        spec = self.fitted_spec(self.fitted(initial.encoder, request, tokenizer, where), request, initial, where)
         model = self.new(spec)
         self.fill(model, checkpoint, request, tokenizer, keep_head)
         return model, spec, tokenizer
@@ -189,8 +189,8 @@ class PlainFamily(Family):
         return body
 
     def continued(self, model: Any, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool) -> dict[str, Tensor]:
-        found = self.names(checkpoint.weights)
-        body = {name: value for name, value in found.items() if not name.startswith(HEAD)}
+        weights = self.names(checkpoint.weights)
+        body = {name: value for name, value in weights.items() if not name.startswith(HEAD)}
         return {**self.grown(body, model, checkpoint.spec.task), **head_of(model, checkpoint, keep_head)}
 
 
@@ -230,8 +230,8 @@ class DualFamily(Family):
             new = model.new_weights(name, weights, tokenizer)
             load_strict(tower, fit_encoder(weights, tower) | new, str(checkpoint.folder))
         if model.mlm_score is not None:  # the head for matching stands on a fusion of its own, and starts afresh
-            found, prefix = heads_of(model, checkpoint, weights[model.text_encoder.words]), f"{HEADS['mlm']}."
-            load_strict(model.mlm_score, below(found, prefix), str(checkpoint.folder))
+            heads, prefix = heads_of(model, checkpoint, weights[model.text_encoder.words]), f"{HEADS['mlm']}."
+            load_strict(model.mlm_score, below(heads, prefix), str(checkpoint.folder))
 
     def continued(
         self, model: DualEncoder, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool
@@ -263,8 +263,8 @@ def heads_of(model: nn.Module, checkpoint: Checkpoint, words: Tensor) -> dict[st
     own = {name: value for name, value in model.state_dict().items() if name.startswith(PRETRAINED_HEADS)}
     if not own:
         return {}
-    found = head_weights(checkpoint.weights, words)
-    return {name: found.get(name, value) for name, value in own.items()}
+    stored = head_weights(checkpoint.weights, words)
+    return {name: stored.get(name, value) for name, value in own.items()}
 
 
 def head_of(model: nn.Module, checkpoint: Checkpoint, keep: bool) -> dict[str, Tensor]:

@@ -44,33 +44,33 @@ class OfficialTask:
 
 def task_of(official: dict[str, Tensor], tasks: dict[str, OfficialTask]) -> OfficialTask:
     """tasks: by what their classifiers are called."""
-    found = (task for prefix, task in tasks.items() if any(name.startswith(prefix) for name in official))
-    return next(found, OfficialTask("", 1, ()))
+    matching = (task for prefix, task in tasks.items() if any(name.startswith(prefix) for name in official))
+    return next(matching, OfficialTask("", 1, ()))
 
 
 def read_answers(path: Path) -> list[str]:
     """Names of a VQA head's classes, in order: from a prepared artifact (its folder or its answers.json), a published model's
     config.json (`id2label`), a table by number (ViLT's vqa_dict.json) or of numbers, or a JSON list. Raises InputError where it
     is none of them."""
-    found = read_json(path / ANSWERS_FILE if path.is_dir() else path)
-    if isinstance(found, dict) and isinstance(found.get("id2label"), dict):
-        found = _numbered(found["id2label"], path)
-    elif isinstance(found, dict) and isinstance(found.get("answers"), list):
-        found = found["answers"]
-    elif isinstance(found, dict) and found and all(key.isascii() and key.isdigit() for key in found):
-        found = _numbered(found, path)
-    elif isinstance(found, dict) and found and all(type(number) is int for number in found.values()):
-        found = _numbered({str(number): name for name, number in found.items()}, path)
-    if isinstance(found, list) and None in found:
-        raise InputError(f"has no answer {found.index(None)} of 0 to {len(found) - 1}", where=str(path), hint=_WHOLE)
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found) or len(set(found)) != len(found):
+    content = read_json(path / ANSWERS_FILE if path.is_dir() else path)
+    if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
+        content = _numbered(content["id2label"], path)
+    elif isinstance(content, dict) and isinstance(content.get("answers"), list):
+        content = content["answers"]
+    elif isinstance(content, dict) and content and all(key.isascii() and key.isdigit() for key in content):
+        content = _numbered(content, path)
+    elif isinstance(content, dict) and content and all(type(number) is int for number in content.values()):
+        content = _numbered({str(number): name for name, number in content.items()}, path)
+    if isinstance(content, list) and None in content:
+        raise InputError(f"has no answer {content.index(None)} of 0 to {len(content) - 1}", where=str(path), hint=_WHOLE)
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content) or len(set(content)) != len(content):
         raise InputError(
             "does not name each answer once",
             where=str(path),
             hint="a prepared artifact's answers.json, a config.json with id2label, ViLT's vqa_dict.json, or a JSON "
             "list is expected",
         )
-    return found
+    return content
 
 
 _WHOLE = "fetch the file again: all answers of the checkpoint are expected, in its order"

@@ -31,8 +31,8 @@ class LetterboxFamily(PlainFamily):
 
     def from_library(self, source: str, request: StudentRequest) -> Made | None:
         """From a BERT of transformers."""
-        found = read_bert(source)
-        return None if found is None else self._of(request, *found)
+        bert = read_bert(source)
+        return None if bert is None else self._of(request, *bert)
 
     def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> RegionBertConfig:
         """Those of its BERT."""

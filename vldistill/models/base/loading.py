@@ -51,9 +51,9 @@ def fetched(make: Callable[[], Any], name: str, hint: str = PREFETCH) -> Any:
     except InputError:
         raise
     except OSError as error:
-        found = failed_file(error)
-        if found is not None and error.errno in DISK_ERRORS:
-            raise unreadable(found.name, error) from None
+        failed = failed_file(error)
+        if failed is not None and error.errno in DISK_ERRORS:
+            raise unreadable(failed.name, error) from None
         raise InputError(f"cannot be loaded: {first_line(error)}", where=name, hint=hint) from None
     except Exception as error:  # the hub, safetensors, torch and each library raise their own
         raise InputError(f"cannot be loaded: {first_line(error)}", where=name, hint=hint) from None

@@ -21,24 +21,24 @@ def read_official(source: Path) -> dict[str, Tensor]:
     if not source.is_file():
         raise InputError("no such file", where=str(source), hint="fetch the official checkpoint")
     if source.suffix == ".safetensors":
-        found = read_file(source)
-        check_weights(found, str(source))
-        return unwrapped(found)
+        content = read_file(source)
+        check_weights(content, str(source))
+        return unwrapped(content)
     read_through(source)
     try:
         with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers(), *_trainer_objects()]):
-            found = torch.load(source, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a broken or forbidden pickle makes of the reader
         refused = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"holds {refused[1]}, which is not read" if refused else "is broken or no checkpoint"
         raise InputError(reason, where=str(source), hint="an official checkpoint is expected") from None
     for key in ("model_state", "state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError("holds no table of tensors", where=str(source), hint="an official checkpoint is expected")
-    check_weights(found, str(source))
-    return unwrapped(found)
+    check_weights(content, str(source))
+    return unwrapped(content)
 
 
 def current_name(name: str) -> str:

@@ -74,13 +74,13 @@ class Pretrained(nn.Module):
 def head_weights(weights: dict[str, Tensor], embeddings: Tensor) -> dict[str, Tensor]:
     """Those of a checkpoint that belong to `HEADS`. A decoder that is not there is tied to the word embeddings [V, D], and its
     bias has had a name of its own; a rank head that is not there is what ITM's head says of "matched" (ViLT, section 4.4)."""
-    found = {name: value for name, value in weights.items() if name.startswith(tuple(f"{head}." for head in HEADS.values()))}
-    if _BIAS in found:
-        bias = found.pop(_BIAS)
-        found.setdefault(f"{_DECODER}bias", bias)
-    if f"{_DECODER}bias" in found:
-        found.setdefault(f"{_DECODER}weight", embeddings)
+    heads = {name: value for name, value in weights.items() if name.startswith(tuple(f"{head}." for head in HEADS.values()))}
+    if _BIAS in heads:
+        bias = heads.pop(_BIAS)
+        heads.setdefault(f"{_DECODER}bias", bias)
+    if f"{_DECODER}bias" in heads:
+        heads.setdefault(f"{_DECODER}weight", embeddings)
     for kind in ("weight", "bias"):
-        if (matching := found.get(f"{HEADS[ITM]}.fc.{kind}")) is not None:
-            found.setdefault(f"{HEADS[RANK]}.{kind}", matching[_MATCHED : _MATCHED + 1])
-    return found
+        if (matching := heads.get(f"{HEADS[ITM]}.fc.{kind}")) is not None:
+            heads.setdefault(f"{HEADS[RANK]}.{kind}", matching[_MATCHED : _MATCHED + 1])
+    return heads

@@ -23,7 +23,7 @@ def run_layer(layer: Callable[..., Any], *inputs: Any, recompute: bool) -> Any:
 
 def set_recompute(model: nn.Module) -> bool:
     """Turns it on in all encoders of a model; whether there was one."""
-    found = [module for module in model.modules() if hasattr(module, "recompute")]
-    for module in found:
+    encoders = [module for module in model.modules() if hasattr(module, "recompute")]
+    for module in encoders:
         module.recompute = True
-    return bool(found)
+    return bool(encoders)

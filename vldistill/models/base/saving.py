@@ -15,12 +15,12 @@ from vldistill.errors import writing
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, *, shown: Path | None = None
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, *, final: Path | None = None
 ) -> None:
-    """Writes contiguous tensors that share no memory: to a temporary name, flushed to disk, then renamed into place. shown: the
+    """Writes contiguous tensors that share no memory: to a temporary name, flushed to disk, then renamed into place. final: the
     file that messages name, where `path` is not yet in its place. Raises VldistillError where the disk is full."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with writing(shown or path, sum(value.nbytes for value in tensors.values())):
+    with writing(final or path, sum(value.nbytes for value in tensors.values())):
         try:
             _save(dict(tensors), temporary, metadata)
             with temporary.open("rb") as file:

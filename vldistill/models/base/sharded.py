@@ -33,15 +33,15 @@ def read_sharded(folder: Path) -> dict[str, Tensor]:
     holds others than the index says."""
     weights: dict[str, Tensor] = {}
     for name, keys in _shards(folder).items():
-        found = read_file(folder / name)
-        if found.keys() != keys:
-            faults = [f"lacks {key}" for key in sorted(keys - found.keys())] + [f"holds {key}" for key in found.keys() - keys]
+        shard = read_file(folder / name)
+        if shard.keys() != keys:
+            faults = [f"lacks {key}" for key in sorted(keys - shard.keys())] + [f"holds {key}" for key in shard.keys() - keys]
             raise InputError(
                 f"is not what {INDEX} says: {faults[0]}" + (f", and {len(faults) - 1} more" if faults[1:] else ""),
                 where=str(folder / name),
                 hint=_AGAIN,
             )
-        weights |= found
+        weights |= shard
     return weights
 
 
@@ -60,9 +60,9 @@ def _shards(folder: Path) -> dict[str, set[str]]:
     folder."""
     path = folder / INDEX
     try:
-        found = json.loads(read_regular(path))["weight_map"]
+        index = json.loads(read_regular(path))["weight_map"]
         shards: dict[str, set[str]] = {}
-        for key, name in found.items():
+        for key, name in index.items():
             shards.setdefault(name, set()).add(key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError("is no index of weights", where=str(path), hint=_AGAIN) from None

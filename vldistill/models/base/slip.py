@@ -102,8 +102,8 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
             where=str(source),
             hint="name a checkpoint of a SLIP model with both towers",
         ) from None
-    found = heads_of({"text": Stack(CLIP_TEXT, width), "image": Stack(SLIP_IMAGE, visual)}, heads, source)
-    options = {} if found["image"] == own else {"num_heads": found["image"]}
+    head_counts = heads_of({"text": Stack(CLIP_TEXT, width), "image": Stack(SLIP_IMAGE, visual)}, heads, source)
+    options = {} if head_counts["image"] == own else {"num_heads": head_counts["image"]}
     if visual not in _VISUAL:
         blocks = {name.split(".")[2] for name in weights if name.startswith("visual.blocks.")}
         options |= {"embed_dim": visual, "depth": len(blocks)}
@@ -112,7 +112,7 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         "options": options,
         "width": width,
         "layers": len(layers),
-        "heads": found["text"],
+        "heads": head_counts["text"],
         "shared": text.shape[1],
         "context": context,
         "vocabulary": len(weights["token_embedding.weight"]),

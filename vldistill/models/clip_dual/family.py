@@ -26,8 +26,8 @@ class ClipDualFamily(DualFamily):
         )
         return sized(config, request.image_size)
 
-    def fitted(self, found: ClipConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipConfig:
-        return sized(found, request.image_size, where)
+    def fitted(self, initial: ClipConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipConfig:
+        return sized(initial, request.image_size, where)
 
     def with_own_start(self, request: StudentRequest) -> Made | None:
         clip = request.section.clip

@@ -71,7 +71,7 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         words, text_width = weights["token_embedding.weight"].shape
         vision_width, _, _, patch = weights["visual.conv1.weight"].shape
         side = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
-        found = heads_of({"text": Stack(CLIP_TEXT, text_width), "image": Stack(CLIP_IMAGE, vision_width)}, heads, source)
+        head_counts = heads_of({"text": Stack(CLIP_TEXT, text_width), "image": Stack(CLIP_IMAGE, vision_width)}, heads, source)
         return ClipConfig(
             hidden_size=len(weights["text_projection.bias"]),
             vocab_size=words,
@@ -79,11 +79,11 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
             max_position_embeddings=len(weights["positional_embedding"]),
             num_hidden_layers=depth(_TEXT),
             text_width=text_width,
-            text_heads=found["text"],
+            text_heads=head_counts["text"],
             text_feedforward=len(weights[f"{_TEXT}0.mlp.c_fc.bias"]),
             vision_layers=depth(_IMAGE),
             vision_width=vision_width,
-            vision_heads=found["image"],
+            vision_heads=head_counts["image"],
             vision_feedforward=len(weights[f"{_IMAGE}0.mlp.c_fc.bias"]),
             image_size=side * patch,
             patch_size=patch,

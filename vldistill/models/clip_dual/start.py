@@ -73,10 +73,10 @@ def read_clip(model: str, weights: str | None) -> Towers:
         pixel_mean=tuple(seen["mean"]),
         pixel_std=tuple(seen["std"]),
     )
-    found = {name.removeprefix("text."): value.float() for name, value in network.state_dict().items()}
+    towers = {name.removeprefix("text."): value.float() for name, value in network.state_dict().items()}
     if linear and not config.text_projection_bias:
-        found["text_projection"] = found.pop("text_projection.weight").T.contiguous()
-    return Towers(config, found, tokenizer, model)
+        towers["text_projection"] = towers.pop("text_projection.weight").T.contiguous()
+    return Towers(config, towers, tokenizer, model)
 
 
 def read_slip(source: str) -> Towers | None:

@@ -19,8 +19,8 @@ class ClipVilFamily(LetterboxFamily):
     one_image = True
     start = "name a BERT of transformers, or a clip_vil model"
 
-    def fitted(self, found: ClipVilConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipVilConfig:
-        sizes = super().fitted(found, request, tokenizer, where)
+    def fitted(self, initial: ClipVilConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> ClipVilConfig:
+        sizes = super().fitted(initial, request, tokenizer, where)
         return continued(sizes, request.section.clip, (request.image_size, request.long_side), where)
 
     def joined(self, bert: RegionBertConfig, request: StudentRequest) -> tuple[ClipVilConfig, Weights | None, str]:

@@ -71,8 +71,8 @@ class GridTower(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """[N, C, h, w] of [N, 3, H, W] uint8."""
         values = (pixels / 255 - self.mean) / self.std
-        found = self.visual.forward_intermediates(values, indices=1, normalize_intermediates=True, intermediates_only=True)
-        return found["image_intermediates"][-1]
+        outputs = self.visual.forward_intermediates(values, indices=1, normalize_intermediates=True, intermediates_only=True)
+        return outputs["image_intermediates"][-1]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_tower(model: str, weights: str | None, short: int, long: int) -> ReadTo
     options = {}
     if not is_resnet(sizes):
         sizes["image_size"] = options["force_image_size"] = short  # its table of positions is resized to the canvas
-    quick, transform, found = whole.get("quick_gelu", False), whole.get("preprocess_cfg", {}), None
+    quick, transform, tower_weights = whole.get("quick_gelu", False), whole.get("preprocess_cfg", {}), None
     if weights != RANDOM:
         if Path(model).is_dir():
             weights_file(Path(model))
@@ -102,7 +102,9 @@ def read_tower(model: str, weights: str | None, short: int, long: int) -> ReadTo
             quick = quick or published(model, weights).get("quick_gelu", False)
         network, _ = fetched(lambda: load_open_clip(model, weights, **options), model, _FETCH)
         transform = network.visual.preprocess_cfg
-        found = {name: value for name, value in network.visual.state_dict().items() if not name.startswith(("attnpool.", "proj"))}
+        tower_weights = {
+            name: value for name, value in network.visual.state_dict().items() if not name.startswith(("attnpool.", "proj"))
+        }
     return ReadTower(
         {
             "tower": sizes,
@@ -111,7 +113,7 @@ def read_tower(model: str, weights: str | None, short: int, long: int) -> ReadTo
             "image_mean": list(transform.get("mean", MEAN)),
             "image_std": list(transform.get("std", STD)),
         },
-        found,
+        tower_weights,
     )
 
 
@@ -141,7 +143,7 @@ def _configuration(model: str) -> dict[str, Any]:
     if Path(model).is_dir():
         read = json.loads((Path(model) / "open_clip_config.json").read_text(encoding="utf-8"))
         return {**read["model_cfg"], "preprocess_cfg": read.get("preprocess_cfg", {})}
-    found = open_clip.get_model_config(model)
-    if found is None:
+    config = open_clip.get_model_config(model)
+    if config is None:
         raise InputError("is no model of open_clip, and no folder", where=model, hint="for example RN50x4")
-    return found
+    return config

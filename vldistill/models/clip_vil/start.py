@@ -50,23 +50,23 @@ def started(own: dict[str, Tensor], bert: dict[str, Tensor], tower: dict[str, Te
     return {**drawn, **bert, **{f"{_VISUAL}{name}": value for name, value in (tower or {}).items()}}
 
 
-def continued(found: ClipVilConfig, clip: ClipGrid, canvas: tuple[int, int], where: str) -> ClipVilConfig:
+def continued(initial: ClipVilConfig, clip: ClipGrid, canvas: tuple[int, int], where: str) -> ClipVilConfig:
     """The sizes of a student that starts from another. Raises InputError where its image network cannot see the canvas."""
     if clip.model is not None:
         raise InputError(
             "brings its own image network", where=where, hint="set student.clip.model=null student.clip.weights=null"
         )
     short, long = canvas
-    check_canvas(found.tower, short, long)
-    resized = not is_resnet(found.tower) and short != found.tower["image_size"]
-    if resized or long // _cell(found.tower) > found.positions:
-        known = found.tower["image_size"] if resized else found.positions * _cell(found.tower)
+    check_canvas(initial.tower, short, long)
+    resized = not is_resnet(initial.tower) and short != initial.tower["image_size"]
+    if resized or long // _cell(initial.tower) > initial.positions:
+        known = initial.tower["image_size"] if resized else initial.positions * _cell(initial.tower)
         raise InputError(
             f"knows positions of {known} pixels, the canvas is {short} x {long}",
             where=where,
             hint="set image.size and image.long_side to what it was trained with",
         )
-    return replace(found, long_side=long, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
+    return replace(initial, long_side=long, frozen=clip.frozen, batch_statistics=clip.batch_statistics)
 
 
 def official_config(bert: RegionBertConfig, weights: dict[str, Tensor], source: Path) -> ClipVilConfig:

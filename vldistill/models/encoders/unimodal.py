@@ -106,15 +106,15 @@ class TextEncoder(Pretrained):
     def forward(self, batch: Batch, capture: Capture = NOTHING) -> Output:
         """No logits, [B, 0], and one view without an image; of a `Pretext` what the head says."""
         text = batch.joint().text if isinstance(batch, Pretext) else batch.text
-        found = self.bert(
+        output = self.bert(
             text.ids,
             attention_mask=text.mask,
             token_type_ids=text.segments.clamp(max=1),
             output_hidden_states=bool(capture.hidden),
         )
-        states = found.last_hidden_state
+        states = output.last_hidden_state
         nothing, none = states.new_zeros(len(states), 0, states.shape[-1]), text.mask[:, :0]
-        hidden = {layer: (found.hidden_states[layer], nothing) for layer in capture.hidden}
+        hidden = {layer: (output.hidden_states[layer], nothing) for layer in capture.hidden}
         words = self.hidden_words(states, batch) if isinstance(batch, Pretext) else None
         return Output(states.new_zeros(len(batch), 0), [PairStates(text.mask, none, none, {}, hidden)], words=words)
 

@@ -72,7 +72,7 @@ class Lxmert(JoinedStudent):
         return self.config.l_layers + self.config.x_layers
 
     def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, PairStates]:
-        found = self.lxmert(
+        output = self.lxmert(
             input_ids=text.ids,
             attention_mask=text.mask,
             token_type_ids=text.segments.clamp(max=1),
@@ -80,4 +80,4 @@ class Lxmert(JoinedStudent):
             visual_pos=image.boxes,
             visual_attention_mask=image.mask,
         )
-        return found.pooled_output, PairStates(text.mask, image.mask, image.mask)
+        return output.pooled_output, PairStates(text.mask, image.mask, image.mask)

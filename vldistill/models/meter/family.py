@@ -38,21 +38,21 @@ class _MeterSizes(Family):
             "",
         )
 
-    def fitted(self, found: MeterConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> MeterConfig:
+    def fitted(self, initial: MeterConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> MeterConfig:
         """For images of the size asked for, and as many of a record; dropout is one number for states and attention, as in
         METER's code. Raises InputError where patches do not divide the size."""
-        size, patch = request.image_size, found.patch_size
+        size, patch = request.image_size, initial.patch_size
         if size % patch:
             raise InputError(
                 f"image.size {size} is no multiple of METER's patch, {patch}",
                 hint=f"set image.size={size // patch * patch or patch}",
             )
         return replace(
-            found,
+            initial,
             hidden_dropout_prob=request.dropout,
             image_size=size,
             attention_probs_dropout_prob=request.dropout,
-            modality_type_vocab_size=max(found.modality_type_vocab_size, request.images + 1),
+            modality_type_vocab_size=max(initial.modality_type_vocab_size, request.images + 1),
         )
 
 

@@ -88,22 +88,22 @@ def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None
         width = len(weights["meter.cross_modal_text_transform.bias"])
         side = round((len(weights[f"{visual}positional_embedding"]) - 1) ** 0.5)
         stacks = {"text": Stack(BERT, text_width), "image": Stack(CLIP_IMAGE, vision_width), "co-attention": Stack(BERT, width)}
-        found = heads_of(stacks, heads, source)
+        head_counts = heads_of(stacks, heads, source)
         return MeterConfig(
             vocab_size=words,
             hidden_size=width,
             num_hidden_layers=depth(cross),
-            num_attention_heads=found["co-attention"],
+            num_attention_heads=head_counts["co-attention"],
             intermediate_size=len(weights[f"{cross}0.intermediate.dense.bias"]),
             max_position_embeddings=len(weights[f"{text}embeddings.position_embeddings.weight"]) - FIRST_POSITION,
             modality_type_vocab_size=len(weights["meter.token_type_embeddings.weight"]),
             text_width=text_width,
             text_layers=depth(f"{text}encoder.layer."),
-            text_heads=found["text"],
+            text_heads=head_counts["text"],
             text_feedforward=len(weights[f"{text}encoder.layer.0.intermediate.dense.bias"]),
             vision_width=vision_width,
             vision_layers=depth(f"{visual}transformer.resblocks."),
-            vision_heads=found["image"],
+            vision_heads=head_counts["image"],
             image_size=side * patch,
             patch_size=patch,
         )

@@ -211,6 +211,6 @@ def side_of(name: str) -> str | None:
     >>> side_of("cross_modal_text_layers.0.output.dense.bias"), side_of("token_type_embeddings.weight")
     ('text', None)
     """
-    if (found := _SIDE.match(name)) is None:
+    if (match := _SIDE.match(name)) is None:
         return None
-    return found[1] or ("text" if name.startswith("text_transformer.") else "image")
+    return match[1] or ("text" if name.startswith("text_transformer.") else "image")

@@ -75,9 +75,9 @@ class OscarEncoder(nn.Module):
         """
         regions = self._regions(image)
         cls = self.cls_token.to(regions.dtype).expand(len(regions), -1, -1)
-        found = self.encoder(self.dropout(torch.cat([cls, regions], dim=1)), with_cls(image.mask), capture)
-        qk = {layer: (query[:, :, 1:], key[:, :, 1:]) for layer, (query, key) in found.qk.items()}
-        return Encoded(found.hidden, qk, {layer: states[:, 1:] for layer, states in found.layers.items()})
+        output = self.encoder(self.dropout(torch.cat([cls, regions], dim=1)), with_cls(image.mask), capture)
+        qk = {layer: (query[:, :, 1:], key[:, :, 1:]) for layer, (query, key) in output.qk.items()}
+        return Encoded(output.hidden, qk, {layer: states[:, 1:] for layer, states in output.layers.items()})
 
     def encode_pair(self, text: TextBatch, image: RegionBatch, capture: Capture = NOTHING) -> BertStates:
         """Text and regions in one sequence, parts [B, T, D] and [B, R, D]; padding makes no difference."""

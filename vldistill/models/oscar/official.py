@@ -124,15 +124,15 @@ def _config(weights: dict[str, Tensor], file: Path, heads: Sequence[int] | None)
 def _settings(path: Path) -> dict[str, int | float]:
     if not path.exists():
         return {}
-    found = read_json(path)
-    if not isinstance(found, dict):
+    config = read_json(path)
+    if not isinstance(config, dict):
         raise InputError("is not a model configuration", where=str(path), hint="fetch it again")
-    settings = {name: found[name] for name in _SETTINGS if name in found}
+    settings = {name: config[name] for name in _SETTINGS if name in config}
     for name, value in settings.items():
         if type(value) not in (int, float):
             raise InputError(f"{name} is {value!r}, a number was expected", where=str(path), hint="fetch it again")
-    if found.get("hidden_act", "gelu") != "gelu":
+    if config.get("hidden_act", "gelu") != "gelu":
         raise InputError(
-            f"hidden_act is {found['hidden_act']!r}, OSCAR's is gelu", where=str(path), hint="is it another model's?"
+            f"hidden_act is {config['hidden_act']!r}, OSCAR's is gelu", where=str(path), hint="is it another model's?"
         )
     return settings

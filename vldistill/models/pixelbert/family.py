@@ -19,9 +19,9 @@ class PixelBertFamily(LetterboxFamily):
     config = PixelBertConfig
     start = "name a BERT of transformers, or a pixelbert model"
 
-    def fitted(self, found: PixelBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> PixelBertConfig:
+    def fitted(self, initial: PixelBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> PixelBertConfig:
         return replace(
-            super().fitted(found, request, tokenizer, where), long_side=request.long_side, sample=request.section.pixels.sample
+            super().fitted(initial, request, tokenizer, where), long_side=request.long_side, sample=request.section.pixels.sample
         )
 
     def joined(self, bert: RegionBertConfig, request: StudentRequest) -> tuple[PixelBertConfig, Weights | None, str]:

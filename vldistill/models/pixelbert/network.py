@@ -45,8 +45,8 @@ class PixelNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[N, n, C] cells, row by row, of [N, 3, H, W] uint8."""
-        found = self.body.forward_features((pixels.to(self.mean.dtype) / 255 - self.mean) / self.std)
-        return F.max_pool2d(found, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+        grid = self.body.forward_features((pixels.to(self.mean.dtype) / 255 - self.mean) / self.std)
+        return F.max_pool2d(grid, 2, ceil_mode=True).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ class UniterFamily(PlainFamily):
     def scratch(self, request: StudentRequest, tokenizer: WordTokenizer) -> RegionBertConfig:
         return self._with_persons(region_sizes(RegionBertConfig, request, tokenizer), request, tokenizer)
 
-    def fitted(self, found: RegionBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> RegionBertConfig:
-        return self._with_persons(replace(found, hidden_dropout_prob=request.dropout), request, tokenizer)
+    def fitted(
+        self, initial: RegionBertConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str
+    ) -> RegionBertConfig:
+        return self._with_persons(replace(initial, hidden_dropout_prob=request.dropout), request, tokenizer)
 
     def _with_persons(self, config: RegionBertConfig, request: StudentRequest, tokenizer: WordTokenizer) -> RegionBertConfig:
         """On VCR: types for answers and rationales, and a word for each person."""

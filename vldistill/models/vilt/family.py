@@ -26,11 +26,11 @@ class _ViltSizes(Family):
             modality_type_vocab_size=request.images + 1,
         )
 
-    def fitted(self, found: EncoderConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> EncoderConfig:
+    def fitted(self, initial: EncoderConfig, request: StudentRequest, tokenizer: WordTokenizer, where: str) -> EncoderConfig:
         return replace(
-            found,
+            initial,
             hidden_dropout_prob=request.dropout,
-            modality_type_vocab_size=max(found.modality_type_vocab_size, request.images + 1),
+            modality_type_vocab_size=max(initial.modality_type_vocab_size, request.images + 1),
         )
 
 

@@ -56,11 +56,11 @@ class VisualBert(JoinedStudent):
         self.classifier = classifier(width * images, width * 2, classes, width=width)
 
     def see(self, text: TextBatch, image: RegionBatch) -> tuple[Tensor, PairStates]:
-        found = self.visual_bert(
+        output = self.visual_bert(
             input_ids=text.ids,
             attention_mask=text.mask.long(),
             token_type_ids=text.segments.clamp(max=1),
             visual_embeds=image.features,
             visual_attention_mask=image.mask.long(),
         )
-        return found.pooler_output, PairStates(text.mask, image.mask, image.mask)
+        return output.pooler_output, PairStates(text.mask, image.mask, image.mask)

@@ -39,17 +39,17 @@ class VlBertFamily(Family):
     def fresh(self, model: nn.Module, request: StudentRequest) -> dict[str, Tensor]:
         return network_weights(model, {}, request.section.image_network.weights, "a student from scratch")
 
-    def fitted_spec(self, encoder: Config, request: StudentRequest, found: ModelSpec, where: str) -> ModelSpec:
-        network = fitted_network(_network(request), request.section.image_network.weights, found, where)
-        return replace(super().fitted_spec(encoder, request, found, where), image_network=network)
+    def fitted_spec(self, encoder: Config, request: StudentRequest, initial: ModelSpec, where: str) -> ModelSpec:
+        network = fitted_network(_network(request), request.section.image_network.weights, initial, where)
+        return replace(super().fitted_spec(encoder, request, initial, where), image_network=network)
 
     def continued(self, model: Any, checkpoint: Checkpoint, request: StudentRequest, keep_head: bool) -> dict[str, Tensor]:
-        found, others = checkpoint.weights, (HEAD, OBJECT_HEAD, PRETRAINING, *NETWORK)
-        body = {name: value for name, value in found.items() if not name.startswith(others)}
-        fresh = {**model.state_dict(), **pretrained_head(found, model)}
-        head = {name: value for name, value in (found if keep_head else fresh).items() if name.startswith(HEAD)}
-        objects = {name: found.get(name, value) for name, value in fresh.items() if name.startswith(OBJECT_HEAD)}
-        network = network_weights(model, found, request.section.image_network.weights, str(checkpoint.folder))
+        weights, others = checkpoint.weights, (HEAD, OBJECT_HEAD, PRETRAINING, *NETWORK)
+        body = {name: value for name, value in weights.items() if not name.startswith(others)}
+        fresh = {**model.state_dict(), **pretrained_head(weights, model)}
+        head = {name: value for name, value in (weights if keep_head else fresh).items() if name.startswith(HEAD)}
+        objects = {name: weights.get(name, value) for name, value in fresh.items() if name.startswith(OBJECT_HEAD)}
+        network = network_weights(model, weights, request.section.image_network.weights, str(checkpoint.folder))
         if model.target == "choice" and not checkpoint.spec.task:
             body = alike_segments(body)
         return {**body, **head, **objects, **network}

@@ -16,24 +16,24 @@ NETWORK = (f"{_EXTRACTOR}{BODY}", f"{_EXTRACTOR}{HEAD}")
 _GIVE = "set student.image_network.weights to a file of ResNet-101, or to random"
 
 
-def fitted_network(wanted: ImageNetwork | None, weights: str | None, found: ModelSpec, where: str) -> ImageNetwork | None:
-    """The network that a student shall have which starts from `found`: of the sizes of that one's own, unless `weights` are
+def fitted_network(wanted: ImageNetwork | None, weights: str | None, initial: ModelSpec, where: str) -> ImageNetwork | None:
+    """The network that a student shall have which starts from `initial`: of the sizes of that one's own, unless `weights` are
     named. Raises InputError where its features are not those that the student reads."""
     if wanted is None:
         return None
-    if weights is None and found.image_network is not None:
-        wanted = replace(wanted, blocks=found.image_network.blocks, width=found.image_network.width)
-    if wanted.features != found.encoder.region_size:
+    if weights is None and initial.image_network is not None:
+        wanted = replace(wanted, blocks=initial.image_network.blocks, width=initial.image_network.width)
+    if wanted.features != initial.encoder.region_size:
         raise InputError(
-            f"reads {found.encoder.region_size} features a region, the image network makes {wanted.features}",
+            f"reads {initial.encoder.region_size} features a region, the image network makes {wanted.features}",
             where=where,
-            hint=f"set student.image_network.width={found.encoder.region_size // 32}",
+            hint=f"set student.image_network.width={initial.encoder.region_size // 32}",
         )
     return wanted
 
 
-def network_weights(model: nn.Module, found: dict[str, Tensor], weights: str | None, where: str) -> dict[str, Tensor]:
-    """The weights of a student's image network, by name, none where it has none. found: of the checkpoint that it starts from.
+def network_weights(model: nn.Module, initial: dict[str, Tensor], weights: str | None, where: str) -> dict[str, Tensor]:
+    """The weights of a student's image network, by name, none where it has none. initial: of the checkpoint that it starts from.
     weights: see `Network` of its section. Raises InputError where there are none, or they do not fit."""
     own = {name: value for name, value in model.state_dict().items() if name.startswith(NETWORK)}
     if not own or weights == "random":
@@ -41,7 +41,7 @@ def network_weights(model: nn.Module, found: dict[str, Tensor], weights: str | N
     if weights is not None:
         given = {f"{_EXTRACTOR}{name}": value for name, value in read_resnet(weights).items()}
         return whole(own, given, weights, "the student's image network")
-    given = {name: value for name, value in found.items() if name.startswith(NETWORK)}
+    given = {name: value for name, value in initial.items() if name.startswith(NETWORK)}
     if not given:
         raise InputError("has no image network to start from", where=where, hint=_GIVE)
     return whole(own, given, where, "the student's image network")
