@@ -183,9 +183,9 @@ def brief(monkeypatch):
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
 
 
-def loader(rows: list[int], *, told: bool = False) -> Loader:
+def loader(rows: list[int], *, leaving: bool = False) -> Loader:
     batches = DataLoader(Rows(), batch_sampler=[[row] for row in rows], num_workers=1, timeout=0.2, collate_fn=list)
-    return Loader(batches, lambda: told, lambda: NOTHING)
+    return Loader(batches, lambda: leaving, lambda: NOTHING)
 
 
 def test_a_slow_batch_is_waited_for_and_none_is_lost():
@@ -202,7 +202,7 @@ def test_who_was_told_to_leave_waits_a_short_while_only(brief, monkeypatch):
     monkeypatch.setattr(loading, "_HURRIED_SECONDS", 0.5)
     started = time.monotonic()
     with pytest.raises(VldistillError, match="no batch in"):
-        list(loader([0, 3], told=True))
+        list(loader([0, 3], leaving=True))
     assert time.monotonic() - started < 10
 
 

@@ -237,11 +237,11 @@ class CleanBatches:
 
 class Loader:
     """Batches of a DataLoader; an image that cannot be read is raised here, in the main process. Raises VldistillError where its
-    workers have ended, or give nothing for as long as processes may wait for each other. told: whether this process was told to
+    workers have ended, or give nothing for as long as processes may wait for each other. leaving: whether this process is to
     leave, and waits a short while only. need: what its workers need of the machine, which is looked at before they start."""
 
-    def __init__(self, loader: DataLoader, told: Callable[[], bool], need: Callable[[], Need]):
-        self._loader, self._told, self._need, self._checked = loader, told, need, False
+    def __init__(self, loader: DataLoader, leaving: Callable[[], bool], need: Callable[[], Need]):
+        self._loader, self._leaving, self._need, self._checked = loader, leaving, need, False
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -274,7 +274,7 @@ class Loader:
                     raise VldistillError(
                         f"a process that reads images has ended: {text}", hint=f"{limits_now()}; set data.workers lower, or to 0"
                     ) from None
-            hurried = hurried or (now if self._told() else None)
+            hurried = hurried or (now if self._leaving() else None)
             limit = timeout(_LOADER_SECONDS).total_seconds()
             if now - started > limit or (hurried is not None and now - hurried > _HURRIED_SECONDS):
                 raise VldistillError(
@@ -295,9 +295,9 @@ def make_loader(
     batches: Any,
     *,
     workers: int = 0,
-    told: Callable[[], bool] = lambda: False,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Loader:
-    """A loader over `batches` of a `RecordDataset` or what can stand for one. told: see `Loader`."""
+    """A loader over `batches` of a `RecordDataset` or what can stand for one. leaving: see `Loader`."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
 
     loader = DataLoader(
@@ -308,7 +308,7 @@ def make_loader(
         persistent_workers=workers > 0,
         timeout=_SLICE_SECONDS if workers else 0,
     )
-    return Loader(loader, told, lambda: need_of(dataset, batches, workers))
+    return Loader(loader, leaving, lambda: need_of(dataset, batches, workers))
 
 
 def fullest_of(batches: list[list[Key]]) -> list[tuple[int, int | None]]:

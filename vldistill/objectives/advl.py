@@ -56,14 +56,14 @@ class Distances(nn.Module):
 
     def forward(self, student: Output, teacher: TeacherOutput, batch: Batch) -> dict[str, Tensor]:
         """[B] each, by name. Records with two images sum their distances, as DiDE sums their attention terms."""
-        found: dict[str, Tensor] = {}
+        distances: dict[str, Tensor] = {}
         for own, other, valid, name in self.pairs(student, teacher, batch):
             distance = unit_l1(self.maps[name](own), other)
             if valid is not None:  # [S, m], summed over the words of a sequence as in Eq. 4
                 distance = distance.masked_fill(~valid, 0.0).sum(dim=-1)
             distance = distance.view(len(batch), -1).mean(dim=-1)
-            found[name] = found[name] + distance if name in found else distance
-        return found
+            distances[name] = distances[name] + distance if name in distances else distance
+        return distances
 
     def pairs(self, student: Output, teacher: TeacherOutput, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None, str]]:
         """(student's features, teacher's, valid or None, name) of each pathway and image, before any map: [S, D] or [S, m, D]."""

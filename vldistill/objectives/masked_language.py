@@ -29,8 +29,8 @@ def mask_words(text: TextBatch, *, mask_id: int, vocabulary: int, probability: f
     chosen = chosen.gather(1, words % draw.shape[1])
     fate, others = torch.rand(words.shape), torch.randint(vocabulary, words.shape)
     ids = text.ids.cpu()
-    shown = torch.where(fate < _MASKED, torch.full_like(ids, mask_id), torch.where(fate < _MASKED + _RANDOM, others, ids))
-    return (torch.where(chosen, shown, ids).to(device), torch.where(chosen, ids, IGNORED).to(device))
+    replaced = torch.where(fate < _MASKED, torch.full_like(ids, mask_id), torch.where(fate < _MASKED + _RANDOM, others, ids))
+    return (torch.where(chosen, replaced, ids).to(device), torch.where(chosen, ids, IGNORED).to(device))
 
 
 def masked_language_loss(logits: Tensor, truth: Tensor) -> Tensor:

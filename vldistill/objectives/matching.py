@@ -85,8 +85,8 @@ class AdvlMatching(Objective):
         true mismatch of both kinds."""
         logits = self.head(student.views[0], self.depth).view(ROWS, -1).T
         count = len(batch) // ROWS
-        told = [(source.images, source.sentences) for source in batch.sources]
-        valid = [told[row] != told[row + count] and told[row] != told[row + 2 * count] for row in range(count)]
+        contents = [(source.images, source.sentences) for source in batch.sources]
+        valid = [contents[row] != contents[row + count] and contents[row] != contents[row + 2 * count] for row in range(count)]
         scores = SCORES[self.score](logits)
         return scores / self.temperature, torch.tensor(valid, device=logits.device)
 
@@ -114,8 +114,8 @@ class AdvlMatching(Objective):
     def eval_metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         """accuracy in [0, 1] and count of the triples, and `confidence_when_right`."""
         count, right = sums["count"], sums["right"]
-        found: dict[str, Any] = {"accuracy": right / count if count else 0.0, "count": int(count)}
-        return found | ({"confidence_when_right": sums["sure"] / right} if right else {})
+        metrics: dict[str, Any] = {"accuracy": right / count if count else 0.0, "count": int(count)}
+        return metrics | ({"confidence_when_right": sums["sure"] / right} if right else {})
 
     def after_validation(self, metrics: dict[str, Any]) -> None:
         take_reference(self.reference, metrics)

@@ -101,7 +101,7 @@ class Pretraining(Objective):
             None,
             batch.sources,
             torch.cat(pairs).to(device),
-            {task: found.to(device) for task, found in rows.items()},
+            {task: pair_rows.to(device) for task, pair_rows in rows.items()},
             hidden,
             None if matched is None else matched.to(device),
         )

@@ -45,12 +45,12 @@ class Scalars(nn.Module):
 
     def faded(self, used: str) -> list[str]:
         """What to tell a user: each weight over T that has fallen under FADED of its start."""
-        now, told = {name: float(value.detach()) for name, value in self.values().items()}, []
+        now, warnings = {name: float(value.detach()) for name, value in self.values().items()}, []
         for name in used:
             share = now[name] / now["T"] / (self._starts[name] / self._starts["T"])
             if share < FADED:
-                told.append(
+                warnings.append(
                     f"{name}/T has fallen to {100 * share:.1f} % of its start: the student hardly hears this teacher any "
                     "more (objective.weights=fixed keeps it)"
                 )
-        return told
+        return warnings

@@ -124,10 +124,10 @@ def _is_text(parts: KeyPath, given: str) -> bool:
         annotations = [model.model_fields[part].annotation for model in models if part in model.model_fields]
         models = [inner for annotation in annotations for inner in models_in(annotation)]
     kinds = [
-        {get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(found) or (found,)}
+        {get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(declared) or (declared,)}
         for model in models
         if parts[-1] in model.model_fields
-        for found in [model.model_fields[parts[-1]].annotation]
+        for declared in [model.model_fields[parts[-1]].annotation]
     ]
     if not kinds or any(kind - {str, type(None)} for kind in kinds) or given.strip()[:1] in ("'", '"'):
         return False
@@ -139,17 +139,17 @@ def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Probl
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        told: dict[KeyPath, dict[str, Any]] = {}
+        faults: dict[KeyPath, dict[str, Any]] = {}
         for fault in error.errors():
             path = _keys(fault)
             if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
                 path = (*path, "kind")
             # A union reports each of its members; the first says enough, with the others' demand joined to it.
-            if path in told:
-                told[path]["msg"] += f", or {fault['msg'][0].lower()}{fault['msg'][1:]}"
+            if path in faults:
+                faults[path]["msg"] += f", or {fault['msg'][0].lower()}{fault['msg'][1:]}"
             else:
-                told[path] = dict(fault)
-        for path, fault in told.items():
+                faults[path] = dict(fault)
+        for path, fault in faults.items():
             problems.add(_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values))
     problems.raise_if_any(source)
     return needed(recipe, "the recipe")
@@ -178,8 +178,8 @@ def _message(fault: dict[str, Any], path: KeyPath) -> str:
     if kind == "value_error":
         return f"{key}: {fault['ctx']['error']}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        found = given.get("kind") if isinstance(given, dict) else given
-        return f"`{key}` is {found!r}; it must be one of {fault['ctx'].get('expected_tags', 'labels, dide')}"
+        tag = given.get("kind") if isinstance(given, dict) else given
+        return f"`{key}` is {tag!r}; it must be one of {fault['ctx'].get('expected_tags', 'labels, dide')}"
     text = fault["msg"][0].lower() + fault["msg"][1:]
     return f"`{key}` is {given!r}: {text}"
 

@@ -48,8 +48,8 @@ def reference(prefix: str = "") -> list[FieldEntry]:
     entries: dict[tuple, FieldEntry] = {}
     for entry, kind in _entries(Recipe, "", ""):
         if f"{entry.name}.".startswith(f"{prefix}." if prefix else ""):
-            found = entries.setdefault((entry.name, entry.takes, entry.default, entry.meaning), entry)
-            found.kinds += [kind] if kind else []
+            known = entries.setdefault((entry.name, entry.takes, entry.default, entry.meaning), entry)
+            known.kinds += [kind] if kind else []
     for entry in entries.values():
         if set(entry.kinds) == _kinds(entry.name.partition(".")[0]):
             entry.kinds = []
@@ -121,13 +121,13 @@ def _words(annotation: Any, bounds: list[Any] | tuple = ()) -> Iterator[str]:
         yield " ".join([_WORDS[annotation], *(_bounds(bounds) if annotation is not type(None) else ())])
 
 
-def _bounds(found: list[Any] | tuple) -> Iterator[str]:
-    for one in _without_fields(found):
+def _bounds(metadata: list[Any] | tuple) -> Iterator[str]:
+    for one in _without_fields(metadata):
         for kind, (name, words) in _BOUNDS.items():
             if isinstance(one, kind) and not (kind is Le and one.le >= _SAFETY):
                 yield words.format(f"{getattr(one, name):g}")
 
 
-def _without_fields(found: list[Any] | tuple) -> list[Any]:
+def _without_fields(metadata: list[Any] | tuple) -> list[Any]:
     """What pydantic's Field holds stands for it."""
-    return [inner for one in found for inner in (one.metadata if isinstance(one, FieldInfo) else [one])]
+    return [inner for one in metadata for inner in (one.metadata if isinstance(one, FieldInfo) else [one])]

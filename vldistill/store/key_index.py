@@ -21,7 +21,7 @@ class KeyIndex:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """[K] int64: the row of each of [K, 20] uint8 keys (the first, where it has several), -1 where there is none."""
-        found = np.full(len(keys), -1, np.int64)
+        result = np.full(len(keys), -1, np.int64)
         numbers = prefixes(keys)
         places = np.searchsorted(self._numbers, numbers)
         open_ = np.arange(len(keys))
@@ -29,10 +29,10 @@ class KeyIndex:
             open_ = open_[places[open_] < len(self._numbers)]
             open_ = open_[self._numbers[places[open_]] == numbers[open_]]
             if not len(open_):
-                return found
+                return result
             rows = self._rows[places[open_]]
             same = (self._keys[rows] == keys[open_]).all(axis=1)
-            found[open_[same]] = rows[same]
+            result[open_[same]] = rows[same]
             open_ = open_[~same]
             places[open_] += 1
 

@@ -112,10 +112,10 @@ def starts_name(column: str) -> str:
 
 def datasets(columns: Sequence[Column], rows: int, elements: Mapping[str, int]) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """Name -> type and shape of every dataset of a shard, in the file's order. elements: of each ragged column, in all rows."""
-    found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {"keys": (np.dtype(np.uint8), (rows, KEY_BYTES))}
+    kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {"keys": (np.dtype(np.uint8), (rows, KEY_BYTES))}
     for column in columns:
         if column.ragged:
-            found[starts_name(column.name)] = (np.dtype("<i8"), (rows + 1,))
+            kinds[starts_name(column.name)] = (np.dtype("<i8"), (rows + 1,))
     for column in columns:
-        found[column.name] = (column.numpy, (elements[column.name] if column.ragged else rows, *column.shape))
-    return found
+        kinds[column.name] = (column.numpy, (elements[column.name] if column.ragged else rows, *column.shape))
+    return kinds

@@ -55,7 +55,7 @@ class Nearest:
 
 def nearest(root: Path, name: str, fields: Fields, use: Use) -> Nearest | None:
     """The shared store of this name that differs in the fewest fields; None where there is no other."""
-    found = []
+    others = []
     for listing in list_stores(root, use):
         there = listing.fields
         if listing.name != name or not there:
@@ -63,16 +63,16 @@ def nearest(root: Path, name: str, fields: Fields, use: Use) -> Nearest | None:
         names = [*fields, *(field for field in there if field not in fields)]
         different = {field: (there.get(field), fields.get(field)) for field in names if there.get(field) != fields.get(field)}
         if different:
-            found.append(Nearest(listing.folder, different))
-    return min(found, key=lambda other: len(other.differences), default=None)
+            others.append(Nearest(listing.folder, different))
+    return min(others, key=lambda other: len(other.differences), default=None)
 
 
 def _folders(root: Path, use: Use) -> list[Path]:
     if not root.is_dir():
         return []
-    found = (path for path in root.iterdir() if path.is_dir() and (path / MANIFEST).exists() and not path.name.startswith("."))
+    folders = (path for path in root.iterdir() if path.is_dir() and (path / MANIFEST).exists() and not path.name.startswith("."))
     # One whose manifest cannot be read is shown with its problem.
-    return sorted(path for path in found if stage_of(path) in (use.stage, None) and (split_name(path) or not use.shared))
+    return sorted(path for path in folders if stage_of(path) in (use.stage, None) and (split_name(path) or not use.shared))
 
 
 def _listing(folder: Path, use: Use) -> Listing:

@@ -141,8 +141,8 @@ def _check_fields(folder: Path, value: dict[str, Any], again: str) -> None:
         raise damaged(path, f"is not the manifest of a store: it lacks {lost[0]!r}", again)
     if names is None or names != (value["name"], given[:_DIGITS]):
         says = f"{names[0]!r} and {names[1]}" if names else "neither"
-        told = f"has name {value['name']!r} and fields of fingerprint {given[:_DIGITS]}, its folder's name says {says}"
-        raise damaged(path, told, again)
+        fault = f"has name {value['name']!r} and fields of fingerprint {given[:_DIGITS]}, its folder's name says {says}"
+        raise damaged(path, fault, again)
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def write_shard(
     column, [N, *shape] or all elements [E, *shape] where it is ragged, in the pieces in which they came. lengths: [N] of each
     ragged column. Returns the table's digest. Raises VldistillError where the disk does not take them."""
     starts = {name: np.concatenate([[0], np.cumsum(count)]) for name, count in lengths.items()}
-    values = {**values, **{starts_name(name): [found] for name, found in starts.items()}}
-    elements, rows = {name: int(found[-1]) for name, found in starts.items()}, sum(map(len, values[_KEYS]))
+    values = {**values, **{starts_name(name): [ends] for name, ends in starts.items()}}
+    elements, rows = {name: int(ends[-1]) for name, ends in starts.items()}, sum(map(len, values[_KEYS]))
     image, extents, size = _laid_out(datasets(columns, rows, elements))
     for name, extent in extents.items():
         image.seek(extent.offset)
@@ -112,10 +112,10 @@ def write_shard(
     layout = ShardLayout(columns, rows, len(content), block_rows, extents, starts)
 
     def crc(spans: list[tuple[int, int]]) -> int:
-        found = 0
+        checksum = 0
         for first, end in spans:
-            found = zlib.crc32(content[first:end], found)
-        return found
+            checksum = zlib.crc32(content[first:end], checksum)
+        return checksum
 
     others = [_STRUCTURE, _KEYS, *map(starts_name, starts)]
     table = {

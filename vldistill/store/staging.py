@@ -72,7 +72,7 @@ def staged(original: Original, say: Callable[[str], None]) -> Path:
     if not wanted:
         return folder
     say = one_a_node(say)
-    place = next((found for name in _PLACES if (found := os.environ.get(name))), "") if wanted == AUTO else wanted
+    place = next((named for name in _PLACES if (named := os.environ.get(name))), "") if wanted == AUTO else wanted
     if not place:
         say(f"{folder} is read where it is: neither {' nor '.join(_PLACES)} names a folder of this node")
         return folder

@@ -136,8 +136,8 @@ class StoreWriter:
 
     def stored_keys(self) -> np.ndarray:
         """[R, 20] uint8, of the rows that are there. Raises InputError where the store is damaged."""
-        found = [shard.keys for shard in open_shards(self._manifest())]
-        return np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *found])
+        parts = [shard.keys for shard in open_shards(self._manifest())]
+        return np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *parts])
 
     def pending(self, keys: Any) -> Pending:
         """What of `keys` (see `as_keys`) is left for this writer. Raises InputError where the store is damaged, or has rows of
@@ -276,8 +276,8 @@ class StoreWriter:
     def _remove_leftovers(self, manifest: Manifest) -> None:
         """Removes what killed writers left: half-written files, and shards of this part that the manifest never came to name."""
         for path in self.folder.iterdir():
-            found, half = _SHARD_FILE.match(path.name), _HALF.match(path.name)
-            if (found and self._is_own(found["shard"]) and found["shard"] not in manifest.shards) or (
+            shard, half = _SHARD_FILE.match(path.name), _HALF.match(path.name)
+            if (shard and self._is_own(shard["shard"]) and shard["shard"] not in manifest.shards) or (
                 # A manifest is written under the lock.
                 half and (half["shard"] is None or self._is_own(half["shard"]))
             ):
@@ -294,8 +294,8 @@ class StoreWriter:
 def _take_place(folder: Path, part: tuple[int, int]) -> NamedLock:
     """The lock of part (i, n). Raises InputError, with nothing changed, where a live writer has this part, or one of another n,
     whose keys would overlap; what a dead one left is no obstacle."""
-    found = [match for path in folder.iterdir() if (match := _LOCK.match(path.name))]
-    strangers = {match["file"]: match for match in found if int(match["count"]) != part[1]}
+    matches = [match for path in folder.iterdir() if (match := _LOCK.match(path.name))]
+    strangers = {match["file"]: match for match in matches if int(match["count"]) != part[1]}
     for name, match in strangers.items():
         other = NamedLock(folder / name, named=False)
         if not other.take():

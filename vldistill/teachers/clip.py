@@ -78,8 +78,8 @@ class Clip:
     def tokens(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Token ids with start and end, at most the tower's context; and the word of each, -1 at start and end."""
         tokenizer, most = clip_tokenizer(), len(self.text.positional_embedding) - 2
-        ids, found = tokenizer.pieces(words)
-        place = [-1 if word is None else word for word in found[:most]]
+        ids, word_of = tokenizer.pieces(words)
+        place = [-1 if word is None else word for word in word_of[:most]]
         return [tokenizer.cls_id, *ids[:most], tokenizer.sep_id], [-1, *place, -1]
 
     def text_states(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -106,14 +106,14 @@ def fill_texts(
     judge = _Judge(inputs, relevance, batch) if words else None
     encoded, lap = list(inputs.texts.values()), _laps()
     for chunk in _batches(sorted(own | by_text.keys()), batch):
-        found = teacher([encoded[place] for place in chunk])
+        encoded_texts = teacher([encoded[place] for place in chunk])
         kept = [row for row, place in enumerate(chunk) if place in own]
         if kept:
             writer = texts[0]
-            writer.put([keys[chunk[row]] for row in kept], {"features": half(found.whole[kept], name)})
+            writer.put([keys[chunk[row]] for row in kept], {"features": half(encoded_texts.whole[kept], name)})
             tick("texts", len(kept), lap())
         if words and (count := sum(len(by_text.get(place, ())) for place in chunk)):
-            _put_words(words[0], chunk, by_text, judge, [encoded[place] for place in chunk], found.words, most, name)
+            _put_words(words[0], chunk, by_text, judge, [encoded[place] for place in chunk], encoded_texts.words, most, name)
             tick("words", count, lap())
 
 
@@ -162,12 +162,12 @@ class _Judge:
         return self._known[key]
 
     def _next(self) -> list[bytes]:
-        found = []
+        keys = []
         for key in self._waiting:
-            found.append(key)
-            if len(found) == self._batch - 1:
+            keys.append(key)
+            if len(keys) == self._batch - 1:
                 break
-        return found
+        return keys
 
 
 def _laps() -> Callable[[], float]:

@@ -85,9 +85,9 @@ def build_fusion_teacher(
 
 
 def _heads(checkpoint: Checkpoint, words: torch.Tensor, pretraining: Collection[str], where: str) -> dict[str, torch.Tensor]:
-    found = head_weights(checkpoint.weights, words)
+    pretrained = head_weights(checkpoint.weights, words)
     wanted = {task: f"{HEADS[task]}." for task in pretraining}
-    missing = [task for task, head in wanted.items() if not any(name.startswith(head) for name in found)]
+    missing = [task for task, head in wanted.items() if not any(name.startswith(head) for name in pretrained)]
     if missing:
         heads = ", ".join(HEADS[task] for task in missing)
         raise InputError(
@@ -95,4 +95,4 @@ def _heads(checkpoint: Checkpoint, words: torch.Tensor, pretraining: Collection[
             where=where,
             hint="name a run of `vldistill pretrain`, or ViLT's official checkpoint (the hub's has no itm_score)",
         )
-    return {name: value for name, value in found.items() if name.startswith(tuple(wanted.values()))}
+    return {name: value for name, value in pretrained.items() if name.startswith(tuple(wanted.values()))}

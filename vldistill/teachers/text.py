@@ -110,11 +110,11 @@ class TransformersText:
         cut = {"truncation": "longest_first", "max_length": longest}
         if len(sentence) == 1 and isinstance(sentence[0], Phrase):
             coded, owners = self.tokenizer(sentence[0].text, **cut), sentence[0].owners()
-            found = [
+            word_of = [
                 None if part is None else owner(owners[start:end])
                 for (start, end), part in zip(coded.encodings[0].offsets, coded.sequence_ids(0), strict=True)
             ]
-            return coded, [-1 if word is None else word for word in found]
+            return coded, [-1 if word is None else word for word in word_of]
         first, rest = list(sentence[0]), [word for part in sentence[1:] for word in part]
         coded = self._reader(words=True)(*((first, rest) if rest else (first,)), is_split_into_words=True, **cut)
         offset = {0: 0, 1: len(first)}

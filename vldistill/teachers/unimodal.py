@@ -116,9 +116,9 @@ def names(fields: dict[str, dict[str, Any]]) -> str:
 def selected_vectors(features: Tensor, chosen: np.ndarray) -> Tensor:
     """[W, D] features of a text's words to [m, D] of the chosen ones, zero where there is none."""
     rows = torch.from_numpy(chosen.astype(np.int64))
-    found = torch.zeros(len(rows), features.shape[-1])
-    found[rows != NONE] = features[rows[rows != NONE]]
-    return found
+    vectors = torch.zeros(len(rows), features.shape[-1])
+    vectors[rows != NONE] = features[rows[rows != NONE]]
+    return vectors
 
 
 @dataclass

@@ -39,17 +39,17 @@ def weights_digest(source: Path | None, hub_name: str | None) -> str:
     if source is not None:
         # A folder of several files has no one file; a library's own layout is told by its file.
         several = source.is_dir() and not any((source / name).is_file() for name in FILES)
-        found = digest_of_weights(source, known_digest) if several else None
-        return (found or known_digest(weights_file(source)))[:32]
+        digest = digest_of_weights(source, known_digest) if several else None
+        return (digest or known_digest(weights_file(source)))[:32]
     for name in FILES if hub_name else ():
         try:
-            found = try_to_load_from_cache(hub_name, name)
+            copy = try_to_load_from_cache(hub_name, name)
         except HFValidationError:
             raise InputError(
                 "no such folder, and no name of a published model", where=hub_name, hint="give a folder, or owner/name"
             ) from None
-        if isinstance(found, str):
-            blob = Path(found).resolve()
+        if isinstance(copy, str):
+            blob = Path(copy).resolve()
             # The hub names its files by this very hash.
             return (blob.name if _BLOB.fullmatch(blob.name) else known_digest(blob))[:32]
     return UNKNOWN
@@ -59,11 +59,11 @@ def tokenizer_digest(source: Path | None, hub_name: str | None) -> str:
     """32 hex digits of all files that a tokenizer is made of: of the folder `source`, else of the library's own copies of the
     published model `hub_name`, UNKNOWN where none has been fetched."""
     if source is not None:
-        found = {name: source / name for name in TOKENIZER_FILES if (source / name).is_file()}
+        files = {name: source / name for name in TOKENIZER_FILES if (source / name).is_file()}
     else:
         copies = {name: try_to_load_from_cache(hub_name, name) for name in TOKENIZER_FILES}
-        found = {name: Path(copy) for name, copy in copies.items() if isinstance(copy, str)}
-    return fingerprint({name: file_digest(path) for name, path in found.items()})[:32] if found else UNKNOWN
+        files = {name: Path(copy) for name, copy in copies.items() if isinstance(copy, str)}
+    return fingerprint({name: file_digest(path) for name, path in files.items()})[:32] if files else UNKNOWN
 
 
 def config_digest(folder: Path) -> str:

@@ -62,12 +62,12 @@ def is_content(word: str) -> bool:
 
 def keyword_scores(words: list[str]) -> np.ndarray:
     """[W] S_l: 1 / (1 + YAKE's score) of the best keyword in each word, 0 without one and for stop words."""
-    found = {keyword.lower(): 1.0 / (1.0 + float(score)) for keyword, score in _yake().extract_keywords(" ".join(words))}
+    score_of = {keyword.lower(): 1.0 / (1.0 + float(score)) for keyword, score in _yake().extract_keywords(" ".join(words))}
     scores = np.zeros(len(words), np.float32)
     for place, word in enumerate(words):
         if is_content(word):
             own = word.lower()
-            scores[place] = max([found.get(own, 0.0), *(found.get(piece, 0.0) for piece in _PIECE.findall(own))])
+            scores[place] = max([score_of.get(own, 0.0), *(score_of.get(piece, 0.0) for piece in _PIECE.findall(own))])
     return scores
 
 
@@ -118,12 +118,12 @@ class Relevance:
         coded = [self.clip.tokens([words[place] for place in places]) for words, places in zip(texts, content, strict=True)]
         states, _ = self.clip.text_states([ids for ids, _ in coded])
         projected = self.clip.project_text(states).float().cpu()
-        found = []
+        embedded = []
         for row, (words, places, (_, place)) in enumerate(zip(texts, content, coded, strict=True)):
             vectors = torch.zeros(len(words), projected.shape[-1])
             vectors[places] = mean_by_word(projected[row, : len(place)], place, len(places))
-            found.append(torch.nn.functional.normalize(vectors, dim=-1).numpy())
-        return found
+            embedded.append(torch.nn.functional.normalize(vectors, dim=-1).numpy())
+        return embedded
 
     def score(self, words: list[str], image: np.ndarray, vectors: np.ndarray, language: np.ndarray, most: int) -> WordScores:
         """image: [E], vectors: [W, E] unit vectors; language: [W], of `keyword_scores`."""

@@ -36,17 +36,17 @@ def fit_anchors(
     training, teachers = student.training, source.teachers
     student.eval()
     loader = make_loader(source.inputs, CleanBatches(len(source.inputs), batch))
-    found: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    samples: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
     for given in loader:
         moved = given.to(device)
         output, taught = student(moved, distances.capture), teachers(moved, distances.capture)
         for own, other, valid, name in distances.pairs(output, taught, moved):
-            inputs, targets = found[name]
+            inputs, targets = samples[name]
             inputs.append((own if valid is None else own[valid]).float().cpu())
             targets.append(F.normalize((other if valid is None else other[valid]).float(), dim=-1).cpu())
     student.train(training)
     fits = {}
-    for name, (inputs, targets) in found.items():
+    for name, (inputs, targets) in samples.items():
         if not sum(map(len, inputs)):
             continue  # no word that both sides have
         fit = fit_ridge(torch.cat(inputs), torch.cat(targets))

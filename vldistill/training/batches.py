@@ -67,5 +67,5 @@ def describe_batch(recipe: Recipe, phases: list[StepPairs], world: int) -> str:
     of_one = f"{batch.pairs}" if batch.tokens is None else f"batches of at most {batch.tokens:,} tokens"
     if batch.pairs is not None and task.mean < batch.pairs * batch.accumulate * world:
         return f"{task} pairs = all {task.mean / batch.accumulate:g} there are x {batch.accumulate} accumulated"
-    told = f"{task} pairs = {of_one} x {batch.accumulate} accumulated x {world} process(es)"
-    return told if batch.tokens is None or len(phases) == 1 else f"{told}; while matching {phases[0]}"
+    line = f"{task} pairs = {of_one} x {batch.accumulate} accumulated x {world} process(es)"
+    return line if batch.tokens is None or len(phases) == 1 else f"{line}; while matching {phases[0]}"

@@ -64,12 +64,12 @@ def build_parts(recipe: Recipe, say: Say | None = None) -> Parts:
 
 def _mixed_in(recipe: Recipe, spec: ModelSpec, tokenizer: WordTokenizer, say: Say | None) -> list[tuple[RecordDataset, float]]:
     """The artifacts of `data.mix`, with their weights."""
-    found = []
+    mixed = []
     for part in recipe.data.mix:
         data = open_data(Path(part.path))
         method_of(recipe.objective.kind).check_data(recipe, data)
         data = stage_images(data, say) if say is not None else data
         records = chosen_records(recipe, data, part.train)
-        shown = records if isinstance(records, list) else []
-        found.append((datasets(recipe, data, shown, spec, tokenizer)(records, augment=True), part.weight))
-    return found
+        keepable = records if isinstance(records, list) else []
+        mixed.append((datasets(recipe, data, keepable, spec, tokenizer)(records, augment=True), part.weight))
+    return mixed

@@ -107,9 +107,9 @@ class TeacherCaches:
         """Says under which other versions what is there was made, in one line for all caches."""
         caches = [part.cache for part in self.parts.values() if part.cache is not None]
         made = {cache.folder.name: differences(cache.manifest.value) for cache in caches}
-        where = self._root / ", ".join(name for name, found in made.items() if found)
+        where = self._root / ", ".join(name for name, changed in made.items() if changed)
         again = f"to do so, remove it first, and then: vldistill cache --recipe {self._recipe.name}"
-        tell([one for found in made.values() for one in found], where, again)
+        tell([one for changed in made.values() for one in changed], where, again)
 
     def _parts(self) -> list[Part]:
         parts, kept = [], {**DTYPE, "precision": self._precision()}
@@ -141,19 +141,19 @@ class TeacherCaches:
 
     def inputs(self, wanted: WantedFeatures) -> Inputs:
         """What the records ask for."""
-        found = Inputs()
+        inputs = Inputs()
         for data, records in wanted:
-            found.add(records, data.images, data.image_digests())
-        return found
+            inputs.add(records, data.images, data.image_digests())
+        return inputs
 
     def missing(self, inputs: Inputs) -> dict[str, list[bytes]]:
         """Keys that are not stored yet, by role."""
-        found = {}
+        missing = {}
         for role, part in self.parts.items():
             keys = part.keys(inputs)
             rows = part.cache.find(as_keys(keys)) if part.cache is not None else np.full(len(keys), -1)
-            found[role] = [key for key, row in zip(keys, rows, strict=True) if row < 0]
-        return found
+            missing[role] = [key for key, row in zip(keys, rows, strict=True) if row < 0]
+        return missing
 
     def ensure(self, wanted: WantedFeatures, say: Say) -> None:
         """Builds what is missing, or refuses to, as `cache.mode` says; what is there is read from a copy where that is wanted."""
@@ -230,7 +230,7 @@ class TeacherCaches:
     def recomputed(self, inputs: Inputs, rows: int) -> dict[str, float]:
         """The smallest cosine between stored vectors and the same computed anew, where and as precisely as a cache is built, over
         `rows` rows of each cache, drawn always alike."""
-        found, device, dtype = {}, compute_device(), self._dtype()
+        smallest, device, dtype = {}, compute_device(), self._dtype()
         for teacher in (self.vision, self.text, self.relevance):
             if teacher is not None:
                 teacher.to(device, dtype)
@@ -243,8 +243,8 @@ class TeacherCaches:
             cosines = torch.nn.functional.cosine_similarity(stored.float(), fresh.float(), dim=-1)
             # A word that a text has not is zero on both sides.
             there = stored.float().norm(dim=-1) > 0
-            found[role] = float(cosines[there].min()) if there.any() else 1.0
-        return found
+            smallest[role] = float(cosines[there].min()) if there.any() else 1.0
+        return smallest
 
     def _fresh(self, role: str, keys: list[bytes], inputs: Inputs) -> torch.Tensor:
         if role == "images":

@@ -83,13 +83,13 @@ def save_state(run: Path, state: State) -> Path:
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU. Tied weights share their memory, which the file format refuses: all but the first are copied."""
-    found, seen = {}, set()
+    separate, seen = {}, set()
     for name, value in tensors.items():
         value = value.detach().cpu().contiguous()
         place = value.untyped_storage().data_ptr()
-        found[name] = value.clone() if place in seen else value
+        separate[name] = value.clone() if place in seen else value
         seen.add(place)
-    return found
+    return separate
 
 
 def _flush(path: Path) -> None:
@@ -125,14 +125,14 @@ def load_state(folder: Path) -> State:
     """Raises InputError where the checkpoint is damaged."""
     mend = f"remove {folder}, so that the one before it is taken, or start anew with --overwrite"
     try:
-        told = json.loads(read_regular(folder / _STATE))
-        if not is_intact(told):
+        content = json.loads(read_regular(folder / _STATE))
+        if not is_intact(content):
             raise ValueError("its state differs from what was saved")
-        told.pop(CHECKSUM, None)
-        expected = told.pop("sha256")
+        content.pop(CHECKSUM, None)
+        expected = content.pop("sha256")
         if file_digest(folder / _TENSORS) != expected:
             raise ValueError("its tensors differ from what was saved")
-        return State(**told, tensors=load_file(folder / _TENSORS))
+        return State(**content, tensors=load_file(folder / _TENSORS))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError) as error:
         raise InputError(f"is damaged: {first_line(error)}", where=str(folder), hint=mend) from None
 

@@ -41,11 +41,11 @@ class Counter:
 
 def package_counters(root: Path = POWERCAP) -> list[Counter]:
     """One for each CPU package whose counter can be read."""
-    found = []
+    counters = []
     for zone in sorted(root.glob("intel-rapl:[0-9]*")):
         if zone.name.count(":") == 1 and _joules(zone / "energy_uj") is not None:  # not the parts of a package
-            found.append(Counter(lambda zone=zone: _joules(zone / "energy_uj"), _joules(zone / "max_energy_range_uj")))
-    return found
+            counters.append(Counter(lambda zone=zone: _joules(zone / "energy_uj"), _joules(zone / "max_energy_range_uj")))
+    return counters
 
 
 def _joules(path: Path) -> float | None:
@@ -73,8 +73,8 @@ class CostMeter:
 
     def __init__(self, device: torch.device, counters: list[Counter] | None = None):
         self._device, self._gpu = device, device.type == "cuda"
-        found = gpu_counters(device) if self._gpu else package_counters()
-        self._counters = found if counters is None else counters
+        available = gpu_counters(device) if self._gpu else package_counters()
+        self._counters = available if counters is None else counters
         self._done, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -95,16 +95,16 @@ class CostMeter:
     def read(self) -> dict[str, Any]:
         """seconds; memory_bytes, the largest of this process; gpu_memory_bytes, the most that torch held; energy_j, with what it
         is of. What is not known is left out."""
-        told: dict[str, Any] = {"seconds": round(time.perf_counter() - self._start, 1), "memory_bytes": peak_memory()}
+        cost: dict[str, Any] = {"seconds": round(time.perf_counter() - self._start, 1), "memory_bytes": peak_memory()}
         if self._gpu:
-            told["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
+            cost["gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         self._update()
         if self._counters and all(counter.last is not None for counter in self._counters):
-            told |= {
+            cost |= {
                 "energy_j": round(sum(counter.total for counter in self._counters), 1),
                 "energy_of": "GPU" if self._gpu else "CPU packages",
             }
-        return told
+        return cost
 
     def _watch(self) -> None:
         while not self._done.wait(_EVERY):

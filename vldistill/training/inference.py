@@ -138,9 +138,9 @@ def _vcr_parts(records: list[Record], items: list[float]) -> dict[str, float]:
     for record, item in zip(records, items, strict=True):
         parts["q_to_a" if record.given is None else "qa_to_r"].append(item)
         by_question.setdefault(record.id.partition(":")[0], []).append(item)
-    found = {name: sum(values) / len(values) for name, values in parts.items() if values}
+    accuracies = {name: sum(values) / len(values) for name, values in parts.items() if values}
     both = [min(values) for values in by_question.values() if len(values) == 2]
-    return found | ({"q_to_ar": sum(both) / len(both)} if both else {})
+    return accuracies | ({"q_to_ar": sum(both) / len(both)} if both else {})
 
 
 def sentence_group(identifier: str) -> str:

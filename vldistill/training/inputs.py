@@ -54,10 +54,10 @@ def trainable(records: Sequence[Record], data: DataArtifact) -> tuple[Sequence[R
 
 
 def datasets(
-    recipe: Recipe, data: DataArtifact, shown: Sequence[Record], spec: ModelSpec, tokenizer: WordTokenizer
+    recipe: Recipe, data: DataArtifact, keepable: Sequence[Record], spec: ModelSpec, tokenizer: WordTokenizer
 ) -> MakeDataset:
-    """What makes a dataset of an artifact's records, augmented or not. shown: all those whose images may be kept, or none."""
-    visual = {augment: build_visual(recipe, data, shown, spec, augment=augment) for augment in (True, False)}
+    """What makes a dataset of an artifact's records, augmented or not. keepable: all those whose images may be kept, or none."""
+    visual = {augment: build_visual(recipe, data, keepable, spec, augment=augment) for augment in (True, False)}
     classes = len(data.labels) if data.spec.target == "tags" else None
 
     def dataset(records: Sequence[Record], *, augment: bool) -> RecordDataset:

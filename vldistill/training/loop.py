@@ -104,7 +104,7 @@ class Checkpointer(Protocol):
     """Saves checkpoints, and says when to leave."""
 
     watch: Watch
-    told: Callable[[], bool]
+    leaving: Callable[[], bool]
     """Whether this process was told to leave."""
 
     def restore(self, loop: Loop) -> Position | None:
@@ -172,7 +172,7 @@ def fit(
 
 @dataclass
 class _Running:
-    """A phase under way. step, micro: optimiser steps and forward passes done, of the run. told: warnings that were."""
+    """A phase under way. step, micro: optimiser steps and forward passes done, of the run. warned: of what, once each."""
 
     learner: nn.Module
     teacher: Teacher | None
@@ -185,7 +185,7 @@ class _Running:
     checkpointer: Checkpointer | None
     step: int
     micro: int
-    told: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         inner = self.loop.accelerator.unwrap_model(self.learner)
@@ -232,14 +232,14 @@ class _Running:
 
     def log(self, rate: float) -> None:
         """A row of the curve, and what the objective warns of for the first time."""
-        found = self.loop.metrics.read(self.step)
-        self.run_log.train(self.step, {"epoch": self.loop.batches.epoch, "lr": rate, **found})
-        if "skipped" in found:
-            self.run_log.say(f"step {self.step}: {found['skipped']} batch(es) skipped, whose loss was not finite in fp16")
+        metrics = self.loop.metrics.read(self.step)
+        self.run_log.train(self.step, {"epoch": self.loop.batches.epoch, "lr": rate, **metrics})
+        if "skipped" in metrics:
+            self.run_log.say(f"step {self.step}: {metrics['skipped']} batch(es) skipped, whose loss was not finite in fp16")
         for warning in self.objective.warnings():
             # By its first word, since its figures change from step to step.
-            if (name := warning.split()[0]) not in self.told:
-                self.told.add(name)
+            if (name := warning.split()[0]) not in self.warned:
+                self.warned.add(name)
                 self.run_log.say(f"step {self.step}: {warning}")
 
     def validate_now(self, done: int) -> None:

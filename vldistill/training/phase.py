@@ -46,9 +46,9 @@ def run_phase(
         optimizer = accelerator.prepare(optimizer)
     else:
         learner, optimizer = accelerator.prepare(learner, optimizer)
-    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, told=checkpointer.told)
+    loader = make_loader(phase.train, phase.batches, workers=recipe.data.workers, leaving=checkpointer.leaving)
     clean = CleanBatches(len(phase.val), eval_pairs(recipe), rank=rank, world=world)
-    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, told=checkpointer.told)
+    val_loader = make_loader(phase.val, clean, workers=recipe.data.workers, leaving=checkpointer.leaving)
     # Where training stops for a validation, its next batches are on their way as well.
     check_together(loader, val_loader)
 

@@ -54,8 +54,8 @@ def describe(stage: Stage, parts: Parts, world: int = 1) -> dict[str, str]:
         rows["images"] = _describe_network(parts.spec.image_network, flip=recipe.image.augment == "flip")
     if recipe.student.sees == "letterbox":
         rows["images"] = f"{recipe.image.size} x {recipe.image.long_side} pixels, {recipe.student.look(parts.spec.encoder)}"
-    if parts.train.visual.seen and (told := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
-        rows["image sizes"] = f"WARNING: {told}"
+    if parts.train.visual.seen and (faults := str(size_faults(_image_sizes(recipe, parts), parts.train.visual.seen))):
+        rows["image sizes"] = f"WARNING: {faults}"
     if recipe.data.limit:
         rows["partial"] = f"only the first {recipe.data.limit} records a split"
     return rows
@@ -78,22 +78,22 @@ def _describe_sharing(recipe: Recipe, parts: Parts, world: int) -> str:
 
 def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
     parts = [(recipe.data.path, recipe.data.weight), *((part.path, part.weight) for part in recipe.data.mix)]
-    told = [
+    shares = [
         f"{share} of {Path(path).name}" + (f" (x {weight:g})" if weight != 1 else "")
         for share, (path, weight) in zip(train.shares, parts, strict=True)
     ]
-    return f"an epoch has {', '.join(told)}"
+    return f"an epoch has {', '.join(shares)}"
 
 
 def _describe_regions(spec: ModelSpec) -> str:
     store = RegionStore(Path(needed(spec.regions, "the store")))
-    told = f"{spec.regions}: {len(store):,} images, {store.features} features"
+    line = f"{spec.regions}: {len(store):,} images, {store.features} features"
     if spec.official and store.features != DETECTOR and (spec.kind, store.features) != ("vlbert", VLBERT):
-        told += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
-    return told
+        line += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
+    return line
 
 
 def _describe_network(network: ImageNetwork, *, flip: bool) -> str:
     blocks = "-".join(map(str, network.blocks))
-    told = f"seen end to end by a ResNet of {blocks} blocks, {network.short_side} to {network.long_side} pixels a side"
-    return told + ("; half of them mirrored in training, but not for teachers" if flip else "")
+    line = f"seen end to end by a ResNet of {blocks} blocks, {network.short_side} to {network.long_side} pixels a side"
+    return line + ("; half of them mirrored in training, but not for teachers" if flip else "")

@@ -84,7 +84,7 @@ class PreemptionGuard:
 
     def ask(self, step: int) -> tuple[bool, bool]:
         """(save, leave), agreed by all ranks: one of them may have been told, or be slower."""
-        leave = self.told()
+        leave = self.leaving()
         due = self._minutes > 0 and time.monotonic() - self._saved >= 60 * self._minutes
         due = due or (self._every is not None and step % self._every == 0)
         due, leave = self._agreed(due, leave)
@@ -96,13 +96,13 @@ class PreemptionGuard:
         longer than the notice."""
         left = False
         for batch in batches:
-            if left := self.told():
+            if left := self.leaving():
                 break
             yield batch
         if any(self._agreed(left)):
             raise Unvalidated
 
-    def told(self) -> bool:
+    def leaving(self) -> bool:
         """Whether this process was told to leave."""
         return self._flag.received is not None
 
@@ -110,9 +110,9 @@ class PreemptionGuard:
         """Each is on where it is on one of the ranks."""
         if self._group is None:
             return list(flags)
-        found = torch.tensor([int(flag) for flag in flags])
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=cast(Any, self._group))
-        return [bool(flag) for flag in found.tolist()]
+        votes = torch.tensor([int(flag) for flag in flags])
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX, group=cast(Any, self._group))
+        return [bool(flag) for flag in votes.tolist()]
 
     def saved(self) -> None:
         """Starts the clock anew."""
@@ -120,9 +120,9 @@ class PreemptionGuard:
 
     def leave(self, step: int, where: str, *, validated: bool = True) -> Preempted:
         """What to raise. validated: False where the step's validation is still to come."""
-        told = self._flag.received or "another process was told to leave"
+        reason = self._flag.received or "another process was told to leave"
         before = "" if validated else ", before its validation"
-        return Preempted(f"left after step {step}{before}: {told}", where=where, hint=_AGAIN)
+        return Preempted(f"left after step {step}{before}: {reason}", where=where, hint=_AGAIN)
 
 
 def threads() -> int:

@@ -76,10 +76,10 @@ def check_teacher(recipe: Recipe, manifest: dict[str, Any], run: Path) -> None:
     kept = manifest.get("parents", {}).get("teacher")
     if recipe.teacher is None or kept is None:
         return
-    found = digest_of_weights(resolve_model(recipe.teacher.model)) or recipe.teacher.model
-    if found != kept:
+    current = digest_of_weights(resolve_model(recipe.teacher.model)) or recipe.teacher.model
+    if current != kept:
         raise InputError(
-            f"{recipe.teacher.model} is another model than the one that taught it: {found[:12]}, not {kept[:12]}",
+            f"{recipe.teacher.model} is another model than the one that taught it: {current[:12]}, not {kept[:12]}",
             where=str(run),
             hint="put the teacher back where it was, or distil the run again with --overwrite",
         )

@@ -61,13 +61,13 @@ def changes(before: Recipe, now: Recipe) -> list[Change]:
 
 def check_same(folder: Path, before: Recipe, now: Recipe, parents: tuple[dict[str, str], dict[str, str]] = ({}, {})) -> None:
     """Raises InputError where the run's recipe differs, or what it was made from: was and is, of the manifest's `parents`."""
-    told = [str(change) for change in changes(before, now)]
-    was, found = parents
+    differing = [str(change) for change in changes(before, now)]
+    was, current = parents
     # A run of an earlier version did not write down all of them.
-    told += [f"{name} has changed since" for name, print_ in was.items() if print_ != found.get(name)]
-    if told:
+    differing += [f"{name} has changed since" for name, print_ in was.items() if print_ != current.get(name)]
+    if differing:
         raise InputError(
-            f"was begun otherwise: {'; '.join(told)}",
+            f"was begun otherwise: {'; '.join(differing)}",
             where=str(folder),
             hint="give it the same recipe, start anew with --overwrite, or give another --name",
         )
@@ -94,7 +94,7 @@ class Checkpoints:
     ):
         self._folder, self._guard, self._journal, self._phase, self._start = folder, guard, run_log, phase, start
         self._shared, self._cost = shared, cost
-        self.watch, self.told = guard.watch, guard.told
+        self.watch, self.leaving = guard.watch, guard.leaving
 
     def restore(self, loop: Loop) -> Position | None:
         state = self._start

@@ -164,13 +164,13 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, flag: SignalFlag, say: Sa
     seed_everything(recipe.train.seed)
     parts = build_parts(meant, say)
     parents = _parents(meant, parts)
-    if earlier is not None and (found := newest(folder)) is not None:
+    if earlier is not None and (last := newest(folder)) is not None:
         was = earlier["parents"]
         if "regions" in parents and same_regions(was.get("regions", ""), parents["regions"]):
             was = {**was, "regions": parents["regions"]}
         check_same(folder, load_recipe(str(folder / "recipe.yaml")), recipe, (was, parents))
-        state = load_state(found)
-        _check_kept(folder, state, found)
+        state = load_state(last)
+        _check_kept(folder, state, last)
     check_card()
     threads = use_threads(parts.student, state.run["threads"] if state is not None else None)
     precision = choose_precision(recipe.train.precision)
@@ -207,8 +207,8 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, flag: SignalFlag, say: Sa
         at = {"step": state.step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         manifest |= {"created": earlier["created"], "resumed": [*earlier.get("resumed", []), at], **gone_on(earlier)}
         if others := differences(earlier):
-            told = f"begun with {shown(others)}: results may not be those of a run without a break"
-            warning = f"{warning}; {told}" if warning else told
+            note = f"begun with {shown(others)}: results may not be those of a run without a break"
+            warning = f"{warning}; {note}" if warning else note
     if accelerator.is_main_process:
         if state is None and folder.exists():
             # Out of the way first: half a folder would be nothing that could be gone on with, or replaced.
@@ -261,8 +261,8 @@ def _check_kept(folder: Path, state: State, checkpoint: Path) -> None:
     """Raises InputError where what the run goes on from, beside the checkpoint itself, is not what the checkpoint records."""
     if is_first_rank():
         check_best(folder, state.values["best"], state.step, checkpoint)
-    told = state.values.get("curve_sha256")  # a checkpoint of an earlier version has none
-    if told is not None and hashlib.sha256(kept_curve(folder, state.values["curve"])).hexdigest() != told:
+    digest = state.values.get("curve_sha256")  # a checkpoint of an earlier version has none
+    if digest is not None and hashlib.sha256(kept_curve(folder, state.values["curve"])).hexdigest() != digest:
         raise InputError(
             f"differs from what the checkpoint of step {state.step} records",
             where=str(folder / CURVE),
@@ -276,10 +276,10 @@ def _cost_of_all(cost: dict[str, Any], accelerator: Accelerator) -> dict[str, An
         return cost
     from accelerate.utils import gather_object
 
-    found = gather_object([cost])
-    cost |= {name: max(one[name] for one in found) for name in ("memory_bytes", "gpu_memory_bytes") if name in cost}
+    costs = gather_object([cost])
+    cost |= {name: max(one[name] for one in costs) for name in ("memory_bytes", "gpu_memory_bytes") if name in cost}
     if cost.get("energy_of") == "GPU":
-        cost["energy_j"] = round(sum(one.get("energy_j", 0.0) for one in found), 1)
+        cost["energy_j"] = round(sum(one.get("energy_j", 0.0) for one in costs), 1)
     return cost
 
 
@@ -315,8 +315,8 @@ def _train(session: _Session, warning: str | None) -> Best:
                 accelerator.device,
                 batch=eval_pairs(recipe),
             )
-            shown = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
-            run_log.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {shown}")
+            explained = ", ".join(f"{name} {fit.r2:.2f}" for name, fit in fits.items())
+            run_log.say(f"maps anchored on {len(parts.anchor.inputs)} records without labels; variance explained: {explained}")
         if recipe.train.fsdp and world > 1:
             shard(parts.student, accelerator)
         best = Best()

@@ -91,12 +91,12 @@ class RunLog:
         if not self.active:
             return
         self._write({"step": step, "split": "train", **values})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss"))
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name.startswith("loss"))
         if self._bar:
-            self._bar.update(needed(self._task, "the bar"), completed=step, terms=shown)
+            self._bar.update(needed(self._task, "the bar"), completed=step, terms=losses)
         elif time.monotonic() - self._last > PLAIN_EVERY_SECONDS:
             self._last = time.monotonic()
-            self.say(f"step {step}/{self.total}  {shown}  {values.get('pairs_per_s', 0):.0f} pairs/s")
+            self.say(f"step {step}/{self.total}  {losses}  {values.get('pairs_per_s', 0):.0f} pairs/s")
 
     def validation(self, step: int, metrics: dict[str, Any], *, best: bool) -> None:
         """Validation figures of a step."""
@@ -104,8 +104,8 @@ class RunLog:
             return
         flat = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         self._write({"step": step, "split": "val", **flat})
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in flat.items() if isinstance(value, float))
-        self.say(f"step {step}/{self.total}  validation: {shown}{'  (best so far, saved)' if best else ''}")
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in flat.items() if isinstance(value, float))
+        self.say(f"step {step}/{self.total}  validation: {figures}{'  (best so far, saved)' if best else ''}")
 
     def _write(self, row: dict[str, Any]) -> None:
         line = json.dumps(row) + "\n"

@@ -103,7 +103,7 @@ class Ranking:
 
 def rank_captions(model: DualEncoder, dataset: RecordDataset, how: Encoding) -> Ranking:
     """All images of a set of captions against all of its texts, by the cosine. The model is left in the mode it came in."""
-    found = caption_set(dataset.records)
+    captions = caption_set(dataset.records)
     training, seconds, started = model.training, {}, time.perf_counter()
 
     def lap(name: str) -> None:
@@ -113,11 +113,11 @@ def rank_captions(model: DualEncoder, dataset: RecordDataset, how: Encoding) -> 
 
     model.eval()
     try:
-        images = F.normalize(encode_images(model, dataset, found.first, how), dim=-1)
+        images = F.normalize(encode_images(model, dataset, captions.first, how), dim=-1)
         lap("images")
         texts = F.normalize(encode_texts(model, dataset, how), dim=-1)
         lap("texts")
-        ranks = ranks_of_vectors(texts, images, found.owner.to(how.device))
+        ranks = ranks_of_vectors(texts, images, captions.owner.to(how.device))
         ranks = Ranks(ranks.image.cpu(), ranks.text.cpu())
         lap("ranking")
     finally:

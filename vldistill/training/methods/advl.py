@@ -120,14 +120,14 @@ def _layer(wanted: Any, depth: int, modality: str) -> int:
 
 def matched_pairs(records: Sequence[Record], data: DataArtifact, split: str) -> list[Record]:
     """Step 1's matched pairs of a split. Raises InputError where there are too few to mismatch."""
-    found = statements_of(records)
-    if len({record.images[0] for record in found}) < 2:
+    statements = statements_of(records)
+    if len({record.images[0] for record in statements}) < 2:
         raise InputError(
-            f"split {split!r} makes {len(found)} matched pairs, of one image at most",
+            f"split {split!r} makes {len(statements)} matched pairs, of one image at most",
             where=str(data.folder),
             hint="set objective.itm_fraction=0",
         )
-    return found
+    return statements
 
 
 def anchor_records(recipe: Recipe, data: DataArtifact, train: Sequence[Record]) -> tuple[DataArtifact, Sequence[Record]]:
