@@ -99,5 +99,5 @@ def _add_shards(out: Path, manifest: dict[str, Any], shards: int, progress: Prog
 
 
 def _write(out: Path, manifest: dict[str, Any]) -> None:
-    told = ("unchanged", "added", "packed", "advice")
-    write_manifest(out, {key: value for key, value in manifest.items() if key not in told})
+    transient = ("unchanged", "added", "packed", "advice")
+    write_manifest(out, {key: value for key, value in manifest.items() if key not in transient})

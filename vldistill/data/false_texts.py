@@ -48,13 +48,13 @@ class FalseTexts(Dataset):
     def false(self, epoch: int, index: int) -> list[int]:
         """The records whose texts stand beside a record's own."""
         generator = np.random.default_rng(hash_key((self.captions.seed, epoch, index, _DRAW)))
-        found: dict[int, None] = {}
-        while len(found) < self.count:
+        rows: dict[int, None] = {}
+        while len(rows) < self.count:
             for row in generator.integers(len(self), size=self.count).tolist():
                 differs = self._images[row] != self._images[index] and self._texts[row] != self._texts[index]
-                if differs and len(found) < self.count:
-                    found[row] = None
-        return list(found)
+                if differs and len(rows) < self.count:
+                    rows[row] = None
+        return list(rows)
 
     def _check(self) -> None:
         images, texts, both = Counter(self._images), Counter(self._texts), Counter(zip(self._images, self._texts, strict=True))

@@ -140,7 +140,7 @@ def check_images(
     present = _existing(root, paths, problems, where_of, follow_links)
     threads = threads or _cpu_count()
     chunks = [present[i : i + _CHUNK] for i in range(0, len(present), _CHUNK)]
-    found: dict[str, ImageInfo] = {}
+    infos: dict[str, ImageInfo] = {}
     done = 0
 
     def examine(chunk: list[str]) -> list[ImageInfo | _BadImage]:
@@ -151,7 +151,7 @@ def check_images(
         for chunk, results in zip(chunks, pool.map(examine, chunks), strict=True):
             for path, result in zip(chunk, results, strict=True):
                 if isinstance(result, ImageInfo):
-                    found[path] = result
+                    infos[path] = result
                 else:
                     problems.add(
                         f"image {_shown(path)}: {result.message}", where=where_of.get(path), hint=result.hint, part=IMAGE
@@ -162,7 +162,7 @@ def check_images(
     finally:
         # On Ctrl-C the queue must not be worked off first.
         pool.shutdown(wait=True, cancel_futures=True)
-    return found
+    return infos
 
 
 class _BadImage(Exception):

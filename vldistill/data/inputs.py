@@ -25,10 +25,10 @@ def inputs_signature(raw: Path, images: Iterable[str] = (), *, times: bool = Tru
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError:
         return
-    for entry in found:
+    for entry in visible:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/")
         else:

@@ -65,5 +65,5 @@ def judge(left: LeftOut, allowed: float, problems: Problems, subject: str) -> No
     try:
         problems.raise_if_any(subject)
     except InputError as error:
-        told = f"{left.share:.1%} are broken, over the {allowed:.1%} of --skip-broken"
-        raise InputError(f"{subject}: {told}\n{error}", faults=error.faults or [error]) from None
+        message = f"{left.share:.1%} are broken, over the {allowed:.1%} of --skip-broken"
+        raise InputError(f"{subject}: {message}\n{error}", faults=error.faults or [error]) from None

@@ -83,11 +83,11 @@ class RecordDataset(Dataset):
     @cached_property
     def most_regions(self) -> dict[int, int]:
         """For each length (see `lengths`), the most regions of an image among the records that are no longer."""
-        found: dict[int, int] = {}
+        most: dict[int, int] = {}
         for record, length in zip(self.records, self.lengths(), strict=True):
-            found[length] = max(found.get(length, 0), *map(self._regions_of, record.images))
-        lengths = sorted(found)
-        return dict(zip(lengths, accumulate((found[length] for length in lengths), max), strict=True))
+            most[length] = max(most.get(length, 0), *map(self._regions_of, record.images))
+        lengths = sorted(most)
+        return dict(zip(lengths, accumulate((most[length] for length in lengths), max), strict=True))
 
     def _regions_of(self, image: str) -> int:
         return self.visual.count(image)
@@ -321,8 +321,8 @@ def need_of(dataset: Any, batches: Any, workers: int) -> Need:
     images and texts, and for batches that count tokens the tokens there may be."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
     fullest = fullest_of(batches) if isinstance(batches, list) else batches.fullest
-    found = []
+    needs = []
     for pairs, length in fullest if len(dataset) else ():
         examples = dataset.largest(length)
-        found.append(need(collate(examples), len(examples), pairs, workers))
-    return max(found, key=lambda one: one.bytes, default=Need(workers, 0, 0, 0))
+        needs.append(need(collate(examples), len(examples), pairs, workers))
+    return max(needs, key=lambda one: one.bytes, default=Need(workers, 0, 0, 0))

@@ -39,7 +39,7 @@ class MixedDataset(Dataset):
 
     def largest(self, length: int | None = None) -> list[Example]:
         """See `RecordDataset.largest`."""
-        return max((part.largest(length) for part in self.parts), key=lambda found: (len(found[0].views), len(found[0].texts)))
+        return max((part.largest(length) for part in self.parts), key=lambda batch: (len(batch[0].views), len(batch[0].texts)))
 
     def locate(self, epoch: int, index: int) -> tuple[int, Key]:
         """The part, and what it is asked for: how often it has been gone through, and which record."""

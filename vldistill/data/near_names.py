@@ -44,7 +44,7 @@ def near_folder(root: Path, path: str) -> str | None:
     """How to mend an image's path whose folder is not there, where following it part by part finds what is near."""
     if "\\" in path:
         return _SLASHES
-    place, found = Path(root), []
+    place, parts = Path(root), []
     for part in PurePosixPath(path).parent.parts:
         try:
             there = [entry.name for entry in place.iterdir()]
@@ -53,6 +53,6 @@ def near_folder(root: Path, path: str) -> str | None:
         near = part if part in there else {plain(name): name for name in there}.get(plain(part))
         if near is None:
             return None
-        found.append(near)
+        parts.append(near)
         place = place / near
-    return f"there is the folder {'/'.join(found)!r}, in other capitals or another Unicode form"
+    return f"there is the folder {'/'.join(parts)!r}, in other capitals or another Unicode form"

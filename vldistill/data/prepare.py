@@ -132,8 +132,8 @@ def prepare(
                 problems.raise_if_any(str(raw))
         else:
             problems.raise_if_any(str(raw))
-        if told := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
-            data.notes.append(f"{told}, as ViLT sees them (384 pixels, patches of 32)")
+        if faults := str(size_faults(((path, info.width, info.height) for path, info in images.items()), _VILT)):
+            data.notes.append(f"{faults}, as ViLT sees them (384 pixels, patches of 32)")
         if turned := [path for path, info in images.items() if info.turned]:
             data.notes.append(
                 f"{len(turned):,} of {len(images):,} images lie on their side by their EXIF data ({turned[0]}); "

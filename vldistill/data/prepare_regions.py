@@ -113,8 +113,8 @@ def import_regions(raw: Path, target: Target, *, kind: str | None = None, rule: 
     if not raw.exists():
         raise InputError("no such file or folder", where=str(raw), hint="give the feature files")
     if (raw.is_dir() and kind in _SINGLE) or (raw.is_file() and kind in _FOLDERS):
-        found, expected = ("folder", "file") if raw.is_dir() else ("file", "folder")
-        raise InputError(f"is a {found}, {kind} comes as a {expected}", where=str(raw), hint="mend --raw or --format")
+        actual, expected = ("folder", "file") if raw.is_dir() else ("file", "folder")
+        raise InputError(f"is a {actual}, {kind} comes as a {expected}", where=str(raw), hint="mend --raw or --format")
     problems = target.problems
 
     def entries(writer: RegionWriter) -> Iterator[importers.Entry]:
@@ -147,7 +147,7 @@ def extract_regions(
         raise InputError(f"--network {network} is not known", hint=f"one of {', '.join(NETWORKS)}")
     artifact = open_data(data)
     # Boxes are cut to the limit before features are computed, which do not come in the order of the images.
-    options, features, found = NETWORKS[network](artifact, weights, grid, target, batch)
+    options, features, compute = NETWORKS[network](artifact, weights, grid, target, batch)
     options["weights"] = weights or "hub"
     if weights and Path(weights).is_file():
         # A name says nothing of what is in the file.
@@ -155,7 +155,7 @@ def extract_regions(
     features = "random" if weights == "random" else features
 
     def entries(writer: RegionWriter) -> Iterator[importers.Entry]:
-        for path, regions in found(writer):
+        for path, regions in compute(writer):
             yield path, path, replace(regions, own=len(regions.boxes)) if options["boxes"] == "annotated" else regions
 
     # Not the folder's files: an artifact may be given variants and shards, and is the same.
@@ -175,7 +175,7 @@ def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, ta
 
     boxes, source = boxes_of(artifact, grid, target.limit)
 
-    def found(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
+    def compute(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
         wanted = [one for one in boxes(target.problems) if image_key(one.path) not in writer]
         there = _whole(artifact, [one.path for one in wanted], target, writer.images)
         return extract(
@@ -187,7 +187,7 @@ def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, ta
             problems=target.lenient,
         )
 
-    return {"boxes": source}, BACKBONE, found
+    return {"boxes": source}, BACKBONE, compute
 
 
 def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
@@ -205,7 +205,7 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
         raise InputError("--network vlbert needs --weights", hint="name the file of bottom-up attention's ResNet-101")
     boxes, _ = boxes_of(artifact, None, target.limit)
 
-    def found(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
+    def compute(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
         wanted = [one.path for one in boxes(target.problems) if image_key(one.path) not in writer]
         there = _whole(artifact, wanted, target, writer.images)
         return extract_vlbert(
@@ -218,7 +218,7 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
             problems=target.lenient,
         )
 
-    return {"boxes": "annotated", "network": VLBERT}, VLBERT, found
+    return {"boxes": "annotated", "network": VLBERT}, VLBERT, compute
 
 
 def _whole(artifact: DataArtifact, paths: list[str], target: Target, known: int) -> Collection[str]:

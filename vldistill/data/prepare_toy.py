@@ -65,10 +65,10 @@ def _is_there(root: Path, seed: int, scale: float) -> bool:
     """Whether the raw files are those of such a world. Raises InputError where they are of another one."""
     if not (root / MANIFEST).exists():
         return False
-    found = read_manifest(root, "toy", make_it="vldistill prepare toy --overwrite")
-    if (found.get("seed"), found.get("scale")) != (seed, scale):
+    manifest = read_manifest(root, "toy", make_it="vldistill prepare toy --overwrite")
+    if (manifest.get("seed"), manifest.get("scale")) != (seed, scale):
         raise InputError(
-            f"is a toy world of --seed {found.get('seed')} --scale {found.get('scale')}",
+            f"is a toy world of --seed {manifest.get('seed')} --scale {manifest.get('scale')}",
             where=str(root),
             hint="ask for the same, pass --overwrite, or give other places with --raw and --out",
         )

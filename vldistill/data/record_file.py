@@ -84,13 +84,13 @@ def mapped(function: Callable[[Record], Found], records: Sequence[Record]) -> Se
 
 def line_starts(path: Path) -> np.ndarray:
     """[lines + 1] int64: where each line begins, and where the file ends. Raises InputError where it cannot be read."""
-    found, place = [np.zeros(1, dtype=np.int64)], 0
+    pieces, place = [np.zeros(1, dtype=np.int64)], 0
     try:
         with open_regular(path) as file:
             while chunk := file.read(_CHUNK):
-                found.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == ord("\n")) + place + 1)
+                pieces.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == ord("\n")) + place + 1)
                 place += len(chunk)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    starts = np.concatenate(found)
+    starts = np.concatenate(pieces)
     return starts if starts[-1] == place else np.append(starts, place)

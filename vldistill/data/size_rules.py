@@ -31,15 +31,15 @@ Rule = Callable[[int, int], Seen]
 def faults_of(width: int, height: int, seen: Seen) -> list[str]:
     """What is wrong with how an image is seen, in words that a count can stand before."""
     ratio = (seen.width / seen.height) / (width / height)
-    found = []
+    faults = []
     # A square that is cut out has another shape, and no distortion.
     if seen.share == 1.0 and max(ratio, 1 / ratio) > DISTORTED:
-        found.append("distorted")
+        faults.append("distorted")
     if seen.patch is not None and min(seen.width, seen.height) < FEWEST_PATCHES * seen.patch:
-        found.append(f"shrunk below {FEWEST_PATCHES} patches a side")
+        faults.append(f"shrunk below {FEWEST_PATCHES} patches a side")
     if seen.share < LEAST_SHARE:
-        found.append(f"cut to less than {LEAST_SHARE:.0%} of their pixels")
-    return found
+        faults.append(f"cut to less than {LEAST_SHARE:.0%} of their pixels")
+    return faults
 
 
 @dataclass
@@ -53,20 +53,20 @@ class SizeFaults:
 
     def __str__(self) -> str:
         """In one line, empty where nothing is wrong."""
-        told = [f"{count:,} {fault} ({self.first[fault]})" for fault, count in self.counts.items()]
-        return f"{self.faulty:,} of {self.total:,} images do not fit the size rule: {'; '.join(told)}" if told else ""
+        counted = [f"{count:,} {fault} ({self.first[fault]})" for fault, count in self.counts.items()]
+        return f"{self.faulty:,} of {self.total:,} images do not fit the size rule: {'; '.join(counted)}" if counted else ""
 
 
 def size_faults(images: Iterable[tuple[str, int, int]], rule: Rule) -> SizeFaults:
     """images: path, width and height of each."""
-    found, known = SizeFaults(), {}
+    summary, known = SizeFaults(), {}
     for path, width, height in images:
         if (width, height) not in known:
             known[width, height] = (seen := rule(width, height)), faults_of(width, height, seen)
         seen, faults = known[width, height]
-        found.total += 1
-        found.faulty += bool(faults)
+        summary.total += 1
+        summary.faulty += bool(faults)
         for fault in faults:
-            found.counts[fault] = found.counts.get(fault, 0) + 1
-            found.first.setdefault(fault, f"{path}, {width} x {height} becomes {seen.width} x {seen.height}")
-    return found
+            summary.counts[fault] = summary.counts.get(fault, 0) + 1
+            summary.first.setdefault(fault, f"{path}, {width} x {height} becomes {seen.width} x {seen.height}")
+    return summary

@@ -60,12 +60,12 @@ def image_name(number: int, position: int, path: str, data: bytes) -> str:
 
 def parse_header(block: bytes) -> tuple[str, int]:
     """Name and size of a member. Raises ValueError where the block is not what `header` makes of the two."""
-    found = _NAME.fullmatch(block[:100].rstrip(b"\0").decode("ascii", "replace"))
+    match = _NAME.fullmatch(block[:100].rstrip(b"\0").decode("ascii", "replace"))
     digits = re.fullmatch(rb"([0-7]{11})\0", block[_SIZE])
     size = int(digits[1], 8) if digits else 0
-    if found is None or not size or block != header(found[0], size):
+    if match is None or not size or block != header(match[0], size):
         raise ValueError("no header as `vldistill prepare` writes it")
-    return found[0], size
+    return match[0], size
 
 
 class TarWriter:

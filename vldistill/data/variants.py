@@ -52,15 +52,15 @@ class Variants:
 
     def names(self, splits: list[str], labelled: list[str]) -> list[str]:
         """The variants asked for, of an artifact with these splits, some of which have labels."""
-        found = [lowshot_name(number, seed) for number in self.lowshot for seed in self.seeds]
-        found += [f"{split}-shift" for split in SHIFTED if self.shift and split in labelled]
-        found += ["train-statements"] * self.statements
+        names = [lowshot_name(number, seed) for number in self.lowshot for seed in self.seeds]
+        names += [f"{split}-shift" for split in SHIFTED if self.shift and split in labelled]
+        names += ["train-statements"] * self.statements
         missing = "train" if (self.lowshot or self.statements) and "train" not in splits else None
         if self.shift and not any(split in labelled for split in SHIFTED):
             missing = "val"
         if missing:
             raise InputError(f"there is no labelled {missing} split to make the variant from", hint="prepare the whole data set")
-        return found
+        return names
 
 
 def lowshot_name(number: int, seed: int) -> str:
@@ -142,28 +142,28 @@ Rewrite = Callable[[dict[str, Any], Counter[str]], dict[str, Any] | None]
 
 
 def _rewrite(folder: Path, out: Path, parent: str, name: str, change: Rewrite) -> dict[str, Any]:
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     written = 0
     with (out / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         for _, row in _lines(folder / f"{parent}.jsonl"):
-            told["of records"] += 1
-            changed = change(row, told)
+            counts["of records"] += 1
+            changed = change(row, counts)
             if changed is not None:
                 written += 1
                 file.write(json.dumps(changed, ensure_ascii=False) + "\n")
-    return {"kind": name.partition("-")[2], "parent": parent, "records": written, "told": dict(told)}
+    return {"kind": name.partition("-")[2], "parent": parent, "records": written, "told": dict(counts)}
 
 
-def _shift_vcr(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None:
+def _shift_vcr(row: dict[str, Any], counts: Counter[str]) -> dict[str, Any] | None:
     """Answers and rationales each by their own label. A question that both rules select is singular."""
     part = "answers" if row.get("given") is None else "rationales"
     for name, shift in _SHIFTS.items():
         shifted = shift(row["text"], row["choices"], row["label"], row["objects"])
         if shifted is None:
             continue
-        told[f"{name}: {part} selected"] += 1
-        told[f"{name}: choices of {part} eligible"] += sum(shifted.eligible)
-        told[f"{name}: choices of {part} changed"] += sum(shifted.changed)
+        counts[f"{name}: {part} selected"] += 1
+        counts[f"{name}: choices of {part} eligible"] += sum(shifted.eligible)
+        counts[f"{name}: choices of {part} changed"] += sum(shifted.changed)
         new = {**row, "choices": shifted.choices, "meta": {**row.get("meta", {}), "shift": name}}
         if row.get("given") is not None:
             # The answer to be justified is the right one, as the shifted Q->A shows it.
@@ -173,33 +173,33 @@ def _shift_vcr(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None
 
 
 def _shift_words(task: str) -> Rewrite:
-    def change(row: dict[str, Any], told: Counter[str]) -> dict[str, Any]:
+    def change(row: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:
         words, replaced = shift_words(row["text"], _WORD_RULES[task])
         if row.get("written") is not None:
             row = {**row, "written": reworded(Phrase(row["text"], row["written"]), words)}
-        told["records changed"] += replaced > 0
-        told["replacements"] += replaced
+        counts["records changed"] += replaced > 0
+        counts["replacements"] += replaced
         return {**row, "text": words}
 
     return change
 
 
-def _state_vcr(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None:
+def _state_vcr(row: dict[str, Any], counts: Counter[str]) -> dict[str, Any] | None:
     if row.get("given") is not None:
         return None
     statement = vcr_statement(row["text"], row["choices"][row["label"]])
-    told["questions"] += 1
-    told[f"template {statement.template}"] += 1
+    counts["questions"] += 1
+    counts[f"template {statement.template}"] += 1
     return _caption(row, statement.words, statement.template)
 
 
-def _state_vqa(row: dict[str, Any], told: Counter[str]) -> dict[str, Any]:
+def _state_vqa(row: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:
     answer = majority_answer(row["answers"]).split()
     written = None if row.get("written") is None else " ".join([row["written"], *answer])
     return _caption(row, vqa_statement(row["text"], answer).words, row.get("type"), written)
 
 
-def _state_snli_ve(row: dict[str, Any], told: Counter[str]) -> dict[str, Any] | None:
+def _state_snli_ve(row: dict[str, Any], counts: Counter[str]) -> dict[str, Any] | None:
     if row["label"] != ENTAILMENT:
         return None
     return _caption(row, row["text"], None, row.get("written"))

@@ -53,7 +53,7 @@ class Phrase(tuple):
 
     def spans(self) -> list[tuple[int, int]]:
         """The first character of each word and the one behind its last. Raises InputError where the text lacks a word."""
-        found, start = [], 0
+        spans, start = [], 0
         for word in self:
             start = self.text.find(word, start)
             if start < 0:
@@ -61,9 +61,9 @@ class Phrase(tuple):
                     f"word {word!r} is not in its text {self.text[:80]!r}",
                     hint="make the artifact again with `vldistill prepare`",
                 )
-            found.append((start, start + len(word)))
+            spans.append((start, start + len(word)))
             start += len(word)
-        return found
+        return spans
 
     def owners(self) -> list[int | None]:
         """The word of each character of the text, None of spaces."""

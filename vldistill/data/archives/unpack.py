@@ -52,12 +52,12 @@ def find_sources(raw: Path, target: Path) -> list[Path]:
         if not is_archive(raw):
             raise InputError("is no archive", where=str(raw), hint=f"one ends in {', '.join(SUFFIXES)}")
         return [raw]
-    problems, found = Problems(), []
+    problems, sources = Problems(), []
     for path in sorted(raw.iterdir()):
         if path.name.startswith(".") or path.resolve() == target.resolve():
             continue
         if path.is_file():
-            found.append(path)
+            sources.append(path)
         else:
             what = "is a folder" if path.is_dir() else "is not a file"
             problems.add(
@@ -66,9 +66,9 @@ def find_sources(raw: Path, target: Path) -> list[Path]:
                 hint="give a folder of archives and annotation files alone, or unpack by hand",
             )
     problems.raise_if_any(str(raw))
-    if not any(map(is_archive, found)):
+    if not any(map(is_archive, sources)):
         raise InputError("holds no archive", where=str(raw), hint="leave out --unpack to read it as it is")
-    return found
+    return sources
 
 
 def unpacked_before(sources: Sequence[Path], target: Path, *, overwrite: bool = False) -> dict[str, Any] | None:

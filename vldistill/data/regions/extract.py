@@ -87,9 +87,9 @@ def _load_file(network: nn.Module, path: str) -> None:
     """Loads a file's tensors, not by timm's own way, which passes over what does not fit."""
     from timm.models import load_state_dict
 
-    found = load_state_dict(path, weights_only=True)
-    found = {key: value for key, value in found.items() if not str(key).startswith("fc.")}
-    network.load_state_dict(whole(network.state_dict(), found, path, BACKBONE))
+    weights = load_state_dict(path, weights_only=True)
+    weights = {key: value for key, value in weights.items() if not str(key).startswith("fc.")}
+    network.load_state_dict(whole(network.state_dict(), weights, path, BACKBONE))
 
 
 def build_vlbert(weights: str, network: ImageNetwork | None = None) -> RegionNetwork:
@@ -127,9 +127,9 @@ def extract_vlbert(
             continue
         group, items = zip(*there, strict=True)
         seen = network(source.stack(list(items)).to(device=device))
-        for row, (path, (_, found)) in enumerate(zip(group, items, strict=True)):
-            features = seen.features[row, : len(found)].cpu().numpy()
-            yield path, ImageRegions(features, found.boxes, None, image_feature=seen.whole[row].cpu().numpy())
+        for row, (path, (_, image_objects)) in enumerate(zip(group, items, strict=True)):
+            features = seen.features[row, : len(image_objects)].cpu().numpy()
+            yield path, ImageRegions(features, image_objects.boxes, None, image_feature=seen.whole[row].cpu().numpy())
 
 
 def extract(

@@ -33,19 +33,19 @@ def joined(parts: list[Whole]) -> Whole:
     (where, name, first), others = parts[0], parts[1:]
     if not others:
         return where, name, replace(first, own=len(first.boxes)) if is_annotated(name) else first
-    found = [regions for _, _, regions in parts]
-    if len({regions.features.shape[1] for regions in found}) > 1:
+    items = [regions for _, _, regions in parts]
+    if len({regions.features.shape[1] for regions in items}) > 1:
         raise ValueError("has features of different widths in its sources")
     both = ("features", "boxes")
-    merged: dict[str, Any] = {part: np.concatenate([getattr(regions, part) for regions in found]) for part in both}
-    if any(regions.confidence is not None for regions in found):
+    merged: dict[str, Any] = {part: np.concatenate([getattr(regions, part) for regions in items]) for part in both}
+    if any(regions.confidence is not None for regions in items):
         merged["confidence"] = np.concatenate(
-            [np.ones(len(regions.boxes), np.float16) if regions.confidence is None else regions.confidence for regions in found]
+            [np.ones(len(regions.boxes), np.float16) if regions.confidence is None else regions.confidence for regions in items]
         )
-    labels = [regions.soft_labels for regions in found if regions.soft_labels is not None]
-    merged["soft_labels"] = np.concatenate(labels) if len(labels) == len(found) else None
+    labels = [regions.soft_labels for regions in items if regions.soft_labels is not None]
+    merged["soft_labels"] = np.concatenate(labels) if len(labels) == len(items) else None
     own = sum(len(regions.boxes) for _, name, regions in parts if is_annotated(name))
-    return where, name, replace(found[-1], **merged, own=own)
+    return where, name, replace(items[-1], **merged, own=own)
 
 
 def file_groups(files: Iterable[Path]) -> Iterator[list[Path]]:
@@ -66,9 +66,9 @@ def databases(path: Path) -> list[list[Path]]:
     their names, an annotated one together with the set's other. Raises InputError where a set has several."""
     if path.is_file() or (path / DATABASE).is_file():
         return [[path]]
-    found = sorted({database.parent for depth in (1, 2) for database in path.glob("*/" * depth + DATABASE)})
+    folders = sorted({database.parent for depth in (1, 2) for database in path.glob("*/" * depth + DATABASE)})
     sets: dict[str, Path] = {}
-    for folder in found:
+    for folder in folders:
         name = folder.parent.name if folder.name.startswith("feat_") else folder.name
         if name in sets:
             raise InputError(

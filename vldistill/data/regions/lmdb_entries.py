@@ -32,7 +32,7 @@ def entries_of(path: Path) -> Iterator[tuple[bytes, bytes]]:
             if len(data) < key + value:
                 break
             yield data[:key], data[key:]
-        told = reader.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        complaint = reader.stderr.read().decode("utf-8", "replace").strip().splitlines()
         code = reader.wait()
     finally:
         reader.kill()
@@ -40,7 +40,7 @@ def entries_of(path: Path) -> Iterator[tuple[bytes, bytes]]:
         reader.stdout.close()
         reader.stderr.close()
     if code == _REFUSED:
-        raise ValueError(told[-1] if told else "is no LMDB that can be read")
+        raise ValueError(complaint[-1] if complaint else "is no LMDB that can be read")
     if code:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         raise ValueError(f"is damaged: reading it ends with {name}")

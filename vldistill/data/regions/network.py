@@ -101,7 +101,7 @@ def region_features(body: nn.Module, head: nn.Module, images: PixelBatch) -> Reg
     boxes = torch.cat([images.boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(count, 1, 4), images.boxes], dim=1)
     masks = torch.cat([images.masks.new_ones(count, 1, MASK, MASK), images.masks], dim=1)
     there = torch.cat([images.mask.new_ones(count, 1), images.mask], dim=1)
-    found: Tensor | None = None
+    features: Tensor | None = None
     for canvas in sorted(set(images.canvases)):
         rows = torch.tensor([row for row, own in enumerate(images.canvases) if own == canvas], device=boxes.device)
         pixels, sizes = images.pixels[rows, :, : canvas[0], : canvas[1]], images.sizes[rows]
@@ -111,11 +111,11 @@ def region_features(body: nn.Module, head: nn.Module, images: PixelBatch) -> Reg
         cut = [place[valid] for place, valid in zip(places, there[rows], strict=True)]
         cells = head(roi_align(maps.float(), cut, MASK, spatial_scale=1 / STRIDE, sampling_ratio=1, aligned=False))
         vectors = (cells * masks[rows][there[rows]][:, None]).mean(dim=(2, 3)).float()
-        if found is None:
-            found = vectors.new_zeros(*there.shape, vectors.shape[-1])
+        if features is None:
+            features = vectors.new_zeros(*there.shape, vectors.shape[-1])
         row, region = there[rows].nonzero(as_tuple=True)
-        found = found.index_put((rows[row], region), vectors)
-    return RegionBatch(found[:, 1:], images.boxes, images.mask, found[:, 0])[images.rows]
+        features = features.index_put((rows[row], region), vectors)
+    return RegionBatch(features[:, 1:], images.boxes, images.mask, features[:, 0])[images.rows]
 
 
 def prepared(pixels: Tensor, sizes: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ def read_resnet(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError("no such file", where=path, hint="name a weights file of ResNet-101")
     try:
-        found = load_state_dict(path, weights_only=True)
+        weights = load_state_dict(path, weights_only=True)
     except Exception as error:  # safetensors and torch each raise their own
         raise InputError(
             f"is no weights file: {str(error).splitlines()[0][:200] if str(error) else error!r}",
@@ -158,18 +158,18 @@ def read_resnet(path: str) -> dict[str, Tensor]:
         ) from None
     return {
         f"{HEAD}{name.removeprefix('layer4.')}" if name.startswith("layer4.") else f"{BODY}{name}": value
-        for name, value in found.items()
+        for name, value in weights.items()
         if not str(name).startswith("fc.")
     }
 
 
-def whole(own: dict[str, Tensor], found: dict[str, Tensor], where: str, name: str) -> dict[str, Tensor]:
+def whole(own: dict[str, Tensor], weights: dict[str, Tensor], where: str, name: str) -> dict[str, Tensor]:
     """A file's tensors for a network that has `own`. Raises InputError where one is missing, of another shape, or has no place:
     random features would else go under the name of a trained network. name: of the network that is expected."""
-    check_weights({name: value for name, value in found.items() if isinstance(value, Tensor)}, where)
-    missing = [key for key in own if key not in found and not key.endswith(NORM_COUNT)]
-    other = [key for key in own if key in found and getattr(found[key], "shape", None) != own[key].shape]
-    foreign = [key for key in found if key not in own]
+    check_weights({name: value for name, value in weights.items() if isinstance(value, Tensor)}, where)
+    missing = [key for key in own if key not in weights and not key.endswith(NORM_COUNT)]
+    other = [key for key in own if key in weights and getattr(weights[key], "shape", None) != own[key].shape]
+    foreign = [key for key in weights if key not in own]
     for keys, what in ((missing, "are missing"), (other, "have another shape"), (foreign, "have no place")):
         if keys:
             raise InputError(
@@ -177,4 +177,4 @@ def whole(own: dict[str, Tensor], found: dict[str, Tensor], where: str, name: st
                 where=where,
                 hint="name a weights file of ResNet-101",
             )
-    return {**own, **found}
+    return {**own, **weights}

@@ -60,16 +60,16 @@ def region_columns(shape: tuple[int, int | None, bool, bool]) -> tuple[Column, .
     """Of images of a shape (see `ImageRegions.shape`). Boxes are shares of width and height, x1, y1, x2, y2; a size of zeros and
     a number of own boxes of -1 are not known; a name is UTF-8."""
     width, classes, confidence, whole = shape
-    found = [
+    columns = [
         Column(_NAME, "uint8", ragged=True),
         Column(_SIZE, "int32", (2,)),
         Column(_OWN, "int32"),
         Column("features", "float16", (width,), ragged=True),
         Column("boxes", "float32", (4,), ragged=True),
     ]
-    found += [Column("confidence", "float16", ragged=True)] * confidence
-    found += [Column("soft_labels", "float16", (classes,), ragged=True)] if classes is not None else []
-    return (*found, *[Column(_WHOLE, "float16", (width,))] * whole)
+    columns += [Column("confidence", "float16", ragged=True)] * confidence
+    columns += [Column("soft_labels", "float16", (classes,), ragged=True)] if classes is not None else []
+    return (*columns, *[Column(_WHOLE, "float16", (width,))] * whole)
 
 
 def _shape_of(columns: tuple[Column, ...]) -> tuple[int, int | None, bool, bool]:
@@ -171,10 +171,10 @@ class RegionWriter:
         return self._writer
 
 
-def same_regions(kept: str, found: str) -> bool:
+def same_regions(kept: str, current: str) -> bool:
     """Whether a run's store, by the fingerprint that the run kept, is the one found. That of an earlier layout was of its files,
     which are no more: it is believed."""
-    return kept == found or not kept.startswith(_OF_ROWS)
+    return kept == current or not kept.startswith(_OF_ROWS)
 
 
 def _row_key(name: str) -> bytes:

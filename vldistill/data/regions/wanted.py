@@ -36,7 +36,7 @@ def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tup
     side = grid or GRID
 
     def read(problems: Problems) -> list[Boxes]:
-        seen, found = {}, []
+        seen, boxes = {}, []
         for one in islice(_annotated(artifact, problems) if annotated else _cells(artifact, side), limit):
             first = seen.setdefault(image_key(one.path), one.path)
             if first != one.path:
@@ -47,8 +47,8 @@ def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tup
                     part=IMAGE,
                 )
             else:
-                found.append(one)
-        return found
+                boxes.append(one)
+        return boxes
 
     return read, "annotated" if annotated else f"grid {side}"
 

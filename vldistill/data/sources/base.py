@@ -107,8 +107,8 @@ class Row:
         if value is None:
             return None
         if type(value) is not int or value < 0:
-            shown = value if type(value) is int else kind_of(value)
-            return self.fault(f"`{key}` must be a whole number, 0 or more, found {shown}", "mend the line")
+            actual = value if type(value) is int else kind_of(value)
+            return self.fault(f"`{key}` must be a whole number, 0 or more, found {actual}", "mend the line")
         return value
 
     def items(self, key: str, *, optional: bool = False) -> list[Any] | None:
@@ -150,8 +150,8 @@ class Row:
             if key in self.values:
                 return self.fault(f"`{key}` is null", "give it a value, or drop the line")
             near = difflib.get_close_matches(key, self.values, 1)
-            found = f"did you mean `{near[0]}`? rename it" if near else f"found {listed(self.values)}"
-            return self.fault(f"`{key}` is missing", found)
+            hint = f"did you mean `{near[0]}`? rename it" if near else f"found {listed(self.values)}"
+            return self.fault(f"`{key}` is missing", hint)
         return value
 
 
@@ -285,8 +285,8 @@ def is_number(value: Any) -> bool:
 
 def quoted(value: Any) -> str:
     """A value for a one-line message: quoted, cut where it is long."""
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:76]}...{shown[0]}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]}...{text[0]}"
 
 
 def nearest(value: str, names: Iterable[str]) -> str:
@@ -300,19 +300,19 @@ def nearest(value: str, names: Iterable[str]) -> str:
 def listed(names: Iterable[str], most: int = 8) -> str:
     """Names for a message, the first few."""
     names = list(names)
-    shown = ", ".join(name[:60] if name.isprintable() else quoted(name) for name in names[:most])
-    return (shown + (f", ... ({len(names):,} in all)" if len(names) > most else "")) or "nothing"
+    text = ", ".join(name[:60] if name.isprintable() else quoted(name) for name in names[:most])
+    return (text + (f", ... ({len(names):,} in all)" if len(names) > most else "")) or "nothing"
 
 
 def wrong_layout(root: Path, dataset: str, expected: Sequence[str]) -> InputError:
     """The folder does not look like the data set: what was expected and what is there."""
     from vldistill.data.archives.unpack import is_archive  # no help waits for it
 
-    found = listed(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()))
+    content = listed(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()))
     hint = f"expected {' or '.join(expected)}"
     if any(map(is_archive, root.iterdir())):
         hint += "; its archives can be unpacked first: --unpack DIR"
-    return InputError(f"does not look like {dataset}: found {found}", where=str(root), hint=hint)
+    return InputError(f"does not look like {dataset}: found {content}", where=str(root), hint=hint)
 
 
 def first_objects(path: Path, most: int = 50) -> list[dict[str, Any]]:

@@ -45,11 +45,11 @@ _SBU_CAPTIONS = "SBU_captioned_photo_dataset_captions.txt"
 def read_gcc(root: Path, options: SourceOptions, problems: Problems, data: SourceData) -> None:
     """Reads the splits that are there. Raises InputError where none is; faults go to `problems`."""
     images = ImageFolders(root, problems)
-    found = False
+    any_split = False
     for split, (names, folder, vilt_name, vilt_folder) in _GCC.items():
         path = next((root / name for name in names if (root / name).exists()), None)
         vilt = root / vilt_name
-        found = found or path is not None or vilt.exists()
+        any_split = any_split or path is not None or vilt.exists()
         if not options.wants(split):
             continue
         if path is not None:
@@ -58,7 +58,7 @@ def read_gcc(root: Path, options: SourceOptions, problems: Problems, data: Sourc
             _read_tsv(path, _Captions(path, split, images, folder, data, problems))
         elif vilt.exists():
             _read_annotations(vilt, _Captions(vilt, split, images, vilt_folder, data, problems))
-    if not found:
+    if not any_split:
         official, vilt = [split[0][0] for split in _GCC.values()], [split[2] for split in _GCC.values()]
         raise wrong_layout(root, "Conceptual Captions", [", ".join(official), ", ".join(vilt)])
 
@@ -217,8 +217,8 @@ def _read_tsv(path: Path, captions: _Captions) -> None:
         elif len(columns) == 2:
             captions.fault("the second column is empty", where, "give it the image's address or path")
         else:
-            shown = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
-            captions.fault(f"has {shown}", where, "a row is the caption, a tab, and the image's address or path")
+            width = "1 column" if len(columns) == 1 else f"{len(columns)} columns"
+            captions.fault(f"has {width}", where, "a row is the caption, a tab, and the image's address or path")
     captions.finish(f"{captions.folder}/00000/000000000.jpg")
 
 
@@ -270,8 +270,8 @@ def _read_annotations(path: Path, captions: _Captions) -> None:
     example = ""
     for row, (where, entry) in enumerate(iterate_array(path, captions.problems)):
         if not isinstance(entry, list) or len(entry) != 2:
-            shown = f"a list of {len(entry)}" if isinstance(entry, list) else kind_of(entry)
-            captions.fault(f"found {shown}", where, "an entry is [path, caption]")
+            actual = f"a list of {len(entry)}" if isinstance(entry, list) else kind_of(entry)
+            captions.fault(f"found {actual}", where, "an entry is [path, caption]")
         else:
             fields = Row({"path": entry[0], "caption": entry[1]}, where, captions.problems)
             place, caption = fields.text("path"), fields.text("caption")

@@ -71,11 +71,11 @@ class _Window:
             try:
                 end = self._SCAN.raw_decode(self._text, self.at)[1]
                 after = self._BLANKS.match(self._text, end).end()
-                found = self._text[after : after + 1]
-                if found in (",", "]"):
+                mark = self._text[after : after + 1]
+                if mark in (",", "]"):
                     item, self.at = self._text[self.at : end], after
                     return item
-                fault = f"a comma or `]` was expected after it, found {quoted(found) if found else 'the end of the file'}"
+                fault = f"a comma or `]` was expected after it, found {quoted(mark) if mark else 'the end of the file'}"
             except json.JSONDecodeError as error:
                 fault = f"not valid JSON: {error.msg} at character {error.pos - self.at + 1} of the item"
             if len(self._text) - self.at > self._largest:

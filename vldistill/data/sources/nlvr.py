@@ -93,18 +93,18 @@ def _hold_out(directories: tuple[str, ...], splits: Splits, root: Path, notes: l
             hint=f"choose some of {listed(sorted(present, key=int), most=20)}",
         )
     held = [pair for pair in pairs if pair[0].meta["directory"] in directories]
-    found = {"train": [pair for pair in pairs if pair[0].meta["directory"] not in directories], "val": held}
+    divided = {"train": [pair for pair in pairs if pair[0].meta["directory"] not in directories], "val": held}
     if "test" in splits:
-        found["test"] = splits["test"]
+        divided["test"] = splits["test"]
     if source == "val":
         notes.append("there is no train split: dev is read as train, less the directories held out as val")
     elif "val" in splits and "test" in splits:
         notes.append(f"dev ({len(splits['val']):,} records) is left out, since val is held out of train")
     elif "val" in splits:
-        found["test"] = splits["val"]
+        divided["test"] = splits["val"]
         notes.append("dev is read as test, since val is held out of train")
     notes.append(f"val: directories {listed(directories, most=20)} of {official}, {len(held):,} records")
-    return found
+    return divided
 
 
 NLVR = Source(

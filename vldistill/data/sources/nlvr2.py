@@ -43,9 +43,11 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
     meta has `set`, `pair` and `sentence`: consistency groups the records that differ in `pair` only.
     """
     data.labels = list(LABELS)
-    found = [_present(root / folder) for folder in _ANNOTATION_FOLDERS]
+    present = [_present(root / folder) for folder in _ANNOTATION_FOLDERS]
     # A folder with a whole split before one that has subsets only.
-    files = next((files for files in found if not _OFFICIAL.keys().isdisjoint(files)), None) or next(filter(None, found), None)
+    files = next((files for files in present if not _OFFICIAL.keys().isdisjoint(files)), None) or next(
+        filter(None, present), None
+    )
     if files is None:
         whole = ", ".join(names[0] for split, names in _FILES.items() if split in _OFFICIAL)
         raise wrong_layout(root, "NLVR2", [whole, "these in nlvr2/data/", "in data/"])

@@ -109,14 +109,14 @@ def write_visual_genome(folder: Path, seed: int, splits: Mapping[str, int]) -> d
         path = folder / ("VG_100K" if number % 2 else "VG_100K_2") / f"{number}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        found = [_region(phrases, scene, cell) for cell in range(CELLS) if scene.kinds[cell] != EMPTY]
+        drawn = [_region(phrases, scene, cell) for cell in range(CELLS) if scene.kinds[cell] != EMPTY]
         images.append(
             {
                 "id": number,
-                "regions": [{"region_id": regions + i, "image_id": number, **region} for i, region in enumerate(found, start=1)],
+                "regions": [{"region_id": regions + i, "image_id": number, **region} for i, region in enumerate(drawn, start=1)],
             }
         )
-        regions += len(found)
+        regions += len(drawn)
     write_json(folder / "region_descriptions.json", images)
     return {"train": regions}
 

@@ -88,10 +88,10 @@ def _exist(subject: Filter, answer: bool) -> Question:
 
 def _counts(rng: np.random.Generator, scene: Scene) -> list[Question]:
     """COUNTS different counts."""
-    found: dict[Question, None] = {}
-    while len(found) < COUNTS:
-        found[_count(rng, scene)] = None
-    return list(found)
+    questions: dict[Question, None] = {}
+    while len(questions) < COUNTS:
+        questions[_count(rng, scene)] = None
+    return list(questions)
 
 
 def _count(rng: np.random.Generator, scene: Scene) -> Question:
@@ -106,16 +106,16 @@ def _only(rng: np.random.Generator, scene: Scene) -> list[Question]:
     """The colour of the only object of a shape, or the shape of the only one of a colour, if there is such."""
     kinds = scene.visible()
     shapes, colours = kinds // len(COLOURS), kinds % len(COLOURS)
-    found = []
+    questions = []
     for s, shape in enumerate(SHAPES):
         if (shapes == s).sum() == 1:
             colour = COLOURS[colours[shapes == s][0]]
-            found.append(Question(f"what color is the {shape}?", colour, "what color is the", "other"))
+            questions.append(Question(f"what color is the {shape}?", colour, "what color is the", "other"))
     for c, colour in enumerate(COLOURS):
         if (colours == c).sum() == 1:
             shape = SHAPES[shapes[colours == c][0]]
-            found.append(Question(f"what shape is the {colour} object?", shape, "what shape is the", "other"))
-    return [found[place] for place in rng.permutation(len(found))[:MOST_ONLY]]
+            questions.append(Question(f"what shape is the {colour} object?", shape, "what shape is the", "other"))
+    return [questions[place] for place in rng.permutation(len(questions))[:MOST_ONLY]]
 
 
 def compare(rng: np.random.Generator, pairs: int) -> Iterator[tuple[Scene, Scene, list[ToyStatement]]]:

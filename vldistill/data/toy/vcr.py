@@ -69,10 +69,10 @@ def ask(rng: np.random.Generator, images: int) -> Iterator[tuple[Scene, list[Inq
         asked: dict[tuple[int, Whom], Inquiry] = {}
         wanted = rng.integers(QUESTIONS[0], QUESTIONS[1] + 1)
         while len(asked) < wanted:
-            found = _pick(rng, cast, _TYPES[rng.choice(len(_TYPES), p=_SHARES)], tally)
-            if found is not None and found not in asked:
-                asked[found] = _inquire(rng, cast, *found, *map(next, positions))
-                tally[found[0], TOPICS[found[0]].fact(cast, found[1])] += 1
+            picked = _pick(rng, cast, _TYPES[rng.choice(len(_TYPES), p=_SHARES)], tally)
+            if picked is not None and picked not in asked:
+                asked[picked] = _inquire(rng, cast, *picked, *map(next, positions))
+                tally[picked[0], TOPICS[picked[0]].fact(cast, picked[1])] += 1
         yield scene, list(asked.values())
 
 

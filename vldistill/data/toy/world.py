@@ -76,10 +76,10 @@ class Scene:
 
     def visible(self) -> np.ndarray:
         """The kinds of the objects that can be seen, in reading order."""
-        shown = self.kinds != EMPTY
+        mask = self.kinds != EMPTY
         if self.covered is not None:
-            shown[self.covered] = False
-        return self.kinds[shown]
+            mask[self.covered] = False
+        return self.kinds[mask]
 
     def counts(self) -> np.ndarray:
         """[19] visible objects that each of FILTERS picks out."""
