@@ -115,7 +115,7 @@ def test_without_clip_yake_alone_judges(here):
     recipe, data = load_recipe("run/recipe.yaml"), open_data(Path("data"))
     alone = recipe.model_copy(update={"teachers": recipe.teachers.model_copy(update={"relevance": None})})
     view = view_words(Path("run"), alone, data, data.records("val"), "val", 1)
-    assert view.symbols == ["S", "S_l"] and "Scores by yake" in view.told
+    assert view.symbols == ["S", "S_l"] and "Scores by yake" in view.summary
 
 
 def test_a_dry_run_writes_nothing(here, well, tmp_path):

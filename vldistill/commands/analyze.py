@@ -115,8 +115,8 @@ def analyze(
     refuse_links(subject.folder, "figures")
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
-        shown = "one sentence" if asked.text else f"{min(count, len(subject.records)):,} of {len(subject.records):,} records"
-        show_plan(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {shown}", "writes": str(target)})
+        extent = "one sentence" if asked.text else f"{min(count, len(subject.records)):,} of {len(subject.records):,} records"
+        show_plan(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {extent}", "writes": str(target)})
         return
     check_writable(target)
     drawn = view.draw(subject, asked, count)
@@ -229,10 +229,10 @@ def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest, samples: in
         subject.split,
         first_only=asked.queries == "cls",
     )
-    for name, found in view.shown:
-        told = ", ".join(f"{key} {value:.4f}" for key, value in found.averages.items())
-        say(f"{name}: {told}" if view.before else told)
-    gaps = {f"gap_{name}": round(found.averages["gap"], 4) for name, found in view.shown}
+    for name, measured in view.models:
+        line = ", ".join(f"{key} {value:.4f}" for key, value in measured.averages.items())
+        say(f"{name}: {line}" if view.before else line)
+    gaps = {f"gap_{name}": round(measured.averages["gap"], 4) for name, measured in view.models}
     return Drawn(lambda: modality_page(view), lambda: modality_figure(view), {"records": view.records, **gaps}, view.to_json())
 
 
@@ -249,8 +249,8 @@ def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest, samples: i
     else:
         records, images = drawn(subject.records, samples), subject.data.images
     view = view_cross(str(subject.folder), subject.recipe, images, records)
-    found = [sample.divergence for sample in view.samples if sample.divergence is not None]
-    kl = {"kl": round(sum(found) / len(found), 4)} if found else {}
+    divergences = [sample.divergence for sample in view.samples if sample.divergence is not None]
+    kl = {"kl": round(sum(divergences) / len(divergences), 4)} if divergences else {}
     return Drawn(lambda: cross_page(view), lambda: cross_figures(view), {"samples": len(view.samples), "layer": view.layer, **kl})
 
 

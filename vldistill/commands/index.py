@@ -59,9 +59,9 @@ def build(
     if not dry_run:
         check_writable(target)
     model, spec, _ = load_dual_encoder(run)
-    found = images_of(asked)
-    source = found.source
-    for note in found.notes:
+    chosen = images_of(asked)
+    source = chosen.source
+    for note in chosen.notes:
         say(f"note: {note}")
     size = len(source.known) * spec.images * model.width * 4
     visual = visual_input(spec, source.images, memory=False)
@@ -97,7 +97,7 @@ def build(
             source=run,
             encoded=str(images),
             partial=limit is not None,
-            **({"left_out": asdict(found.left_out)} if found.left_out else {}),
+            **({"left_out": asdict(chosen.left_out)} if chosen.left_out else {}),
             **({} if source.images.most_pixels == MAX_PIXELS else {"max_pixels": source.images.most_pixels}),
         )
     seconds = time.perf_counter() - started
@@ -145,19 +145,19 @@ def query(
     started = time.perf_counter()
     hits = searcher.search(asked, min(top, len(stored)))
     seconds = time.perf_counter() - started
-    told = f"{len(stored):,} images of {stored.manifest['root'] or index}, ranked by "
-    told += f"the probability of {answer!r}" if answer else "the cosine of their vectors with the text's"
+    summary = f"{len(stored):,} images of {stored.manifest['root'] or index}, ranked by "
+    summary += f"the probability of {answer!r}" if answer else "the cosine of their vectors with the text's"
     if out is not None and out.suffix == ".html":
         title = asked[0] if len(asked) == 1 else f"{len(asked)} texts"
-        write_text(out, results_page(title, told, asked, hits, stored.images()))
+        write_text(out, results_page(title, summary, asked, hits, stored.images()))
     elif out is not None:
-        rows = (json.dumps(_row(one, found), ensure_ascii=False) for one, found in zip(asked, hits, strict=True))
+        rows = (json.dumps(_row(one, own_hits), ensure_ascii=False) for one, own_hits in zip(asked, hits, strict=True))
         write_text(out, "".join(f"{row}\n" for row in rows))
     elif len(asked) == 1:
         show(_table(hits[0]))
     else:
-        for one, found in zip(asked, hits, strict=True):
-            write_json(_row(one, found))
+        for one, own_hits in zip(asked, hits, strict=True):
+            write_json(_row(one, own_hits))
     if out is not None:
         say(f"wrote {out}")
     if out is not None or len(asked) == 1:

@@ -37,7 +37,7 @@ def report(
         show_plan(
             "report",
             {
-                "runs": contents.told,
+                "runs": contents.summary,
                 "groups": ", ".join(group.name for group in groups),
                 "writes": ", ".join(str(out / name) for name in written) if out else "nothing: name a folder with --out",
             },
@@ -75,8 +75,8 @@ def report(
             out / PAGE: page,
         }
     )
-    told = f"{len(page) / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
-    say(f"wrote {out / PAGE} ({told}), {MARKDOWN}, {LATEX}, {CSV}")
+    size = f"{len(page) / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s"
+    say(f"wrote {out / PAGE} ({size}), {MARKDOWN}, {LATEX}, {CSV}")
     last_line({"report": str(out / PAGE), **summary})
 
 
@@ -107,8 +107,8 @@ def _shifts(shifts) -> None:
     for shift in shifts:
         cells = [
             cell
-            for found in (shift.before, shift.after)
-            for cell in (["–"] * 3 if found is None else [f"{found.vision:.4f}", f"{found.text:.4f}", f"{found.gap:+.4f}"])
+            for one in (shift.before, shift.after)
+            for cell in (["–"] * 3 if one is None else [f"{one.vision:.4f}", f"{one.text:.4f}", f"{one.gap:+.4f}"])
         ]
         table.add_row(shift.name, *cells)
     show(table)

@@ -10,8 +10,8 @@ from vldistill.commands.output import last_line, show_plan
 from vldistill.errors import InputError
 
 
-def training(stage_name: str, told: str) -> Callable[..., None]:
-    """The command of a stage. told: its help."""
+def training(stage_name: str, help_text: str) -> Callable[..., None]:
+    """The command of a stage. help_text: its help."""
 
     def command(
         recipe: RecipeOption,
@@ -48,7 +48,7 @@ def training(stage_name: str, told: str) -> Callable[..., None]:
         accuracy, step = round(manifest["best"]["accuracy"], 4), manifest["best"]["step"]
         last_line({"run": str(stage.folder), "accuracy": accuracy, "step": step, "wall_s": manifest["wall_s"]})
 
-    command.__name__, command.__doc__ = stage_name, told
+    command.__name__, command.__doc__ = stage_name, help_text
     return command
 
 

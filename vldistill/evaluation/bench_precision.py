@@ -56,8 +56,8 @@ def precision_rows(
         strayed = {name: _strayed(lowered["fp32"], part) for name, part in lowered.items()}
         for title, call in ((ANSWERING, _Lowered.answer), (LOOKING, _Lowered.look)):
             calls = {f"{name}|{setting.longest}": lambda part=part, call=call: call(part) for name, part in lowered.items()}
-            found = as_rows("precision", setting, measure(calls, rounds=setting.rounds, device=setting.device), None, {})
-            rows += [_named(row, title, strayed[row.variant][title]) for row in found]
+            measured = as_rows("precision", setting, measure(calls, rounds=setting.rounds, device=setting.device), None, {})
+            rows += [_named(row, title, strayed[row.variant][title]) for row in measured]
     return rows
 
 

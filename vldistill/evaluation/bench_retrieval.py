@@ -90,9 +90,9 @@ def _timed(call: Callable[[Batch], Tensor], batch: Batch, count: int, device: to
     sizes = [min(len(batch), count - start) for start in range(0, count, len(batch))]
     parts = {size: _first(batch, size) for size in set(sizes)}
     call(parts[sizes[0]])
-    found: list[Tensor] = []
-    seconds = seconds_of(lambda: found.extend(call(parts[size]) for size in sizes), device)
-    return seconds, torch.cat(found)
+    outputs: list[Tensor] = []
+    seconds = seconds_of(lambda: outputs.extend(call(parts[size]) for size in sizes), device)
+    return seconds, torch.cat(outputs)
 
 
 def _first(batch: Batch, count: int) -> Batch:

@@ -23,14 +23,14 @@ def measured(records: list[Record], items: list[float], answers: list[Answer], l
     metrics = summarise(records, items)
     target = TASKS[records[0].task].target
     calibration = {} if target == "tags" else {"ece": _calibration(items, answers)}
-    found = {"accuracy": metrics.pop("accuracy"), **calibration, **metrics}
+    result = {"accuracy": metrics.pop("accuracy"), **calibration, **metrics}
     if any("question_type" in record.meta for record in records):
-        found["by_question_type"] = mean_by([record.meta.get("question_type") for record in records], items)
+        result["by_question_type"] = mean_by([record.meta.get("question_type") for record in records], items)
     if target == "label":
-        found["by_label"] = mean_by([labels[record.label] for record in records], items)
+        result["by_label"] = mean_by([labels[record.label] for record in records], items)
     if records[0].task == "vcr":
-        found |= _vcr(records, items, answers)
-    return found
+        result |= _vcr(records, items, answers)
+    return result
 
 
 def _calibration(items: list[float], answers: list[Answer]) -> float:
@@ -38,15 +38,15 @@ def _calibration(items: list[float], answers: list[Answer]) -> float:
 
 
 def _vcr(records: list[Record], items: list[float], answers: list[Answer]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for part, belongs in PARTS.items():
         rows = [row for row, record in enumerate(records) if belongs(record)]
         if rows:
             chosen = [items[row] for row in rows]
-            found[f"{part}_ece"] = _calibration(chosen, [answers[row] for row in rows])
-            found[f"{part}_by_type"] = mean_by([records[row].type for row in rows], chosen)
-    found |= _by(records, items, PARTS["q_to_a"], "shift", "by_shift")
-    return found
+            result[f"{part}_ece"] = _calibration(chosen, [answers[row] for row in rows])
+            result[f"{part}_by_type"] = mean_by([records[row].type for row in rows], chosen)
+    result |= _by(records, items, PARTS["q_to_a"], "shift", "by_shift")
+    return result
 
 
 def _by(records: list[Record], items: list[float], belongs: Callable[[Record], bool], key: str, name: str) -> dict[str, Any]:

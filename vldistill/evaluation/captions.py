@@ -42,7 +42,7 @@ class CaptionEvaluation:
     source: str
     split: str
     records: list[Record]
-    found: CaptionSet
+    captions: CaptionSet
     ranks: Ranks
     metrics: dict[str, float | int]
     seconds: dict[str, float]
@@ -71,14 +71,14 @@ def evaluate_captions(
     else:
         dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
         model = Indexed(model)
-    found = caption_set(records)
+    captions = caption_set(records)
     if section_of(spec.kind).ranks == "pairs":
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)
     else:
-        tick = watch(len(found.first) + len(records), "images and texts", None)
+        tick = watch(len(captions.first) + len(records), "images and texts", None)
         ranking = rank_captions(model, dataset, Encoding(batch, device, workers, tick=tick))
     partial = bool(limit or data.manifest.get("partial"))
-    return CaptionEvaluation(source, split, records, found, ranking.ranks, recalls(ranking.ranks), ranking.seconds, partial)
+    return CaptionEvaluation(source, split, records, captions, ranking.ranks, recalls(ranking.ranks), ranking.seconds, partial)
 
 
 @torch.no_grad()
@@ -87,11 +87,11 @@ def rank_pairs(
 ) -> Ranking:
     """Every text beside every image, scored by the rank head: N x M passes, the slow reference. The model is in evaluation
     mode."""
-    found = caption_set(dataset.records)
+    captions = caption_set(dataset.records)
     texts = _by_length(dataset, batch, device)
-    scores = torch.empty(len(dataset), len(found.first))
+    scores = torch.empty(len(dataset), len(captions.first))
     tick, started = None, time.perf_counter()
-    for number, loaded in enumerate(make_loader(dataset, [[(CLEAN, row)] for row in found.first], workers=workers)):
+    for number, loaded in enumerate(make_loader(dataset, [[(CLEAN, row)] for row in captions.first], workers=workers)):
         image = loaded.images[0].to(device=device)
         if tick is None:
             expected = seconds_of_a_pair(model, image, [text for _, text in texts], device) * scores.numel()
@@ -101,7 +101,7 @@ def rank_pairs(
             check_outputs(scores[rows, number, None], [dataset.records[row].id for row in rows])
             tick(len(rows))
     scored = time.perf_counter()
-    ranks = ranks_of_scores(scores, found.owner)
+    ranks = ranks_of_scores(scores, captions.owner)
     return Ranking(ranks, {"pairs": scored - started, "ranking": time.perf_counter() - scored})
 
 
@@ -115,10 +115,10 @@ def seconds_of_a_pair(model: Fusion, image: ImageBatch, texts: list[TextBatch], 
 
 def _steady(call: Callable[[], object], device: torch.device) -> float:
     """Median seconds of a call."""
-    found = [seconds_of(call, device)]
-    while sum(found) < 1 / 3:
-        found.append(seconds_of(call, device))
-    return statistics.median(found)
+    times = [seconds_of(call, device)]
+    while sum(times) < 1 / 3:
+        times.append(seconds_of(call, device))
+    return statistics.median(times)
 
 
 def _by_length(dataset: RecordDataset, batch: int, device: torch.device) -> list[tuple[list[int], TextBatch]]:
@@ -139,7 +139,10 @@ def write_captions(evaluation: CaptionEvaluation, folder: Path, data: DataArtifa
     """Writes metrics.json and predictions.jsonl: of each caption `image_rank`, the place of its image among all images, and
     `text_rank`, the place among all texts of the first text of its image."""
     places = zip(
-        evaluation.records, evaluation.ranks.image.tolist(), evaluation.ranks.text[evaluation.found.owner].tolist(), strict=True
+        evaluation.records,
+        evaluation.ranks.image.tolist(),
+        evaluation.ranks.text[evaluation.captions.owner].tolist(),
+        strict=True,
     )
     lines = [
         json.dumps({"id": record.id, "image": record.images[0], "image_rank": image, "text_rank": text}, ensure_ascii=False)

@@ -90,16 +90,16 @@ def comparison(a: Scored, b: Scored) -> dict[str, Any]:
 
 
 def _tested(a: Scored, b: Scored, ids: list[str]) -> dict[str, Any]:
-    found = _counts(a, b, ids)
+    result = _counts(a, b, ids)
     differences = [b.rows[name]["score"] - a.rows[name]["score"] for name in ids]
-    found["interval"] = list(bootstrap_interval(differences, seed=SEED, level=LEVEL))
+    result["interval"] = list(bootstrap_interval(differences, seed=SEED, level=LEVEL))
     if all(side.rows[name]["score"] in (0, 1) for side in (a, b) for name in ids):
-        found["p"] = mcnemar_exact(found["only_a"], found["only_b"])
+        result["p"] = mcnemar_exact(result["only_a"], result["only_b"])
     kinds: dict[str, list[str]] = {}
     for name in ids:
         kinds.setdefault(a.rows[name].get("type", "-"), []).append(name)
-    found["by_type"] = {kind: _counts(a, b, kinds[kind]) for kind in sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))}
-    return found
+    result["by_type"] = {kind: _counts(a, b, kinds[kind]) for kind in sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))}
+    return result
 
 
 def _has_scores(side: Scored, ids: list[str]) -> bool:
@@ -108,14 +108,14 @@ def _has_scores(side: Scored, ids: list[str]) -> bool:
 
 def _counts(a: Scored, b: Scored, ids: list[str]) -> dict[str, Any]:
     rows = [(a.rows[name], b.rows[name]) for name in ids]
-    found: dict[str, Any] = {"count": len(ids), "changed": sum(_given(one) != _given(other) for one, other in rows)}
+    result: dict[str, Any] = {"count": len(ids), "changed": sum(_given(one) != _given(other) for one, other in rows)}
     if not _has_scores(a, ids):
-        return found
+        return result
     cells = dict.fromkeys(_CELLS.values(), 0)
     for one, other in rows:
         cells[_CELLS[one["score"] >= RIGHT, other["score"] >= RIGHT]] += 1
     means = [sum(pair[side]["score"] for pair in rows) / len(rows) for side in (0, 1)]
-    return found | cells | {"score_a": means[0], "score_b": means[1], "difference": means[1] - means[0]}
+    return result | cells | {"score_a": means[0], "score_b": means[1], "difference": means[1] - means[0]}
 
 
 def _given(row: dict[str, Any]) -> Any:

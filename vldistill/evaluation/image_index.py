@@ -104,8 +104,8 @@ def build_index(
             for start in range(0, len(pending), batch):
                 numbers = pending[start : start + batch]
                 chunk = [paths[number] for number in numbers]
-                shown = visual.stack([visual.read(path, None) for path in chunk]).to(device=device)
-                vectors = torch.stack([model.encode_image(shown, place).float() for place in range(places)], dim=1)
+                image_batch = visual.stack([visual.read(path, None) for path in chunk]).to(device=device)
+                vectors = torch.stack([model.encode_image(image_batch, place).float() for place in range(places)], dim=1)
                 check_outputs(vectors, chunk)
                 writer.put([keys[number] for number in numbers], {_COLUMN: vectors.cpu().numpy()})
                 tick(len(chunk))

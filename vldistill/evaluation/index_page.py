@@ -14,12 +14,12 @@ THUMBNAIL = 320
 """Pixels of a thumbnail's longer side."""
 
 
-def results_page(title: str, told: str, texts: Sequence[str], hits: Sequence[Sequence[Hit]], images: ImageFolder) -> str:
+def results_page(title: str, summary: str, texts: Sequence[str], hits: Sequence[Sequence[Hit]], images: ImageFolder) -> str:
     """A section for each text, its images best first. Raises InputError where an image cannot be read."""
     sections = [
-        (text, [(hit, _thumbnail(images.open(hit.path))) for hit in found]) for text, found in zip(texts, hits, strict=True)
+        (text, [(hit, _thumbnail(images.open(hit.path))) for hit in own_hits]) for text, own_hits in zip(texts, hits, strict=True)
     ]
-    return render("index.html", title=title, told=told, sections=sections)
+    return render("index.html", title=title, summary=summary, sections=sections)
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:

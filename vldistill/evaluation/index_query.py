@@ -81,15 +81,15 @@ class Searcher:
             scores = self._scores(vectors, self._index.of(slice(start, stop))[:, 0].to(self._device)).cpu()
             numbers = torch.arange(start, stop)
             best = [
-                _top(torch.cat([found, row]), torch.cat([known, numbers]), top)
-                for (found, known), row in zip(best, scores, strict=True)
+                _top(torch.cat([top_scores, row]), torch.cat([top_rows, numbers]), top)
+                for (top_scores, top_rows), row in zip(best, scores, strict=True)
             ]
         return [
             [
                 Hit(number, self._index.rows[number]["path"], score)
-                for score, number in zip(found.tolist(), known.tolist(), strict=True)
+                for score, number in zip(top_scores.tolist(), top_rows.tolist(), strict=True)
             ]
-            for found, known in best
+            for top_scores, top_rows in best
         ]
 
     def _scores(self, texts: Tensor, images: Tensor) -> Tensor:

@@ -44,19 +44,19 @@ def other_rationales(records: Sequence[Record]) -> list[Record]:
     """VCR's QA->R for the three wrong answers of each labelled question, as `prepare` makes them for the unlabelled test split;
     the leaderboard asks for all four. None of other tasks."""
     answered = {record.id: record for record in records if record.choices and record.given is None}
-    found = []
+    questions = []
     for record in records:
         if record.given is None or not record.id.endswith(":r"):
             continue
         question = answered.get(record.id.removesuffix(":r"))
         if question is None or question.label is None:
             continue
-        found += [
+        questions += [
             replace(record, id=f"{record.id}{place}", given=words, label=None)
             for place, words in enumerate(question.choices)
             if place != question.label
         ]
-    return found
+    return questions
 
 
 def submission(

@@ -55,10 +55,10 @@ def _check_regions(source: str, spec: ModelSpec) -> None:
     if spec.regions is None or not manifest.exists():
         return
     kept = read_json(manifest).get("parents", {}).get("regions")
-    found = RegionStore(Path(spec.regions)).manifest["fingerprint"]
-    if kept is not None and not same_regions(kept, found):
+    current = RegionStore(Path(spec.regions)).manifest["fingerprint"]
+    if kept is not None and not same_regions(kept, current):
         raise InputError(
-            f"holds other regions, {found[:12]}, than {source} was trained on, {kept[:12]}",
+            f"holds other regions, {current[:12]}, than {source} was trained on, {kept[:12]}",
             where=spec.regions,
             hint="put the store back that it was trained on, or train it again",
         )

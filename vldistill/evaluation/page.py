@@ -15,8 +15,8 @@ _QUALITY = 82
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def render(template: str, *, title: str, told: str, **values: Any) -> str:
-    """The page of a template: `title` and `told` at its head, the rest by names of its own.
+def render(template: str, *, title: str, summary: str, **values: Any) -> str:
+    """The page of a template: `title` and `summary` at its head, the rest by names of its own.
 
     All text of values is escaped, control characters of labels and texts too, which HTML forbids and a terminal that shows the
     file would obey.
@@ -32,8 +32,8 @@ def render(template: str, *, title: str, told: str, **values: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"base64": _base64, "jpeg": _jpeg}
-    page = environment.get_template(template).render(title=title, told=told, **values)
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", page)
+    page = environment.get_template(template).render(title=title, summary=summary, **values)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", page)
 
 
 def _base64(data: bytes) -> str:

@@ -28,8 +28,8 @@ def read_pairs(
     None: MAX_PIXELS. skip_broken: the share of the lines that may be left out. Raises InputError listing every bad line and
     image, which `problems` takes."""
     if not path.is_file():
-        told = "is no plain file" if path.exists() else "no such file"
-        raise InputError(told, where=str(path), hint="give a JSONL file of {image, text}")
+        message = "is no plain file" if path.exists() else "no such file"
+        raise InputError(message, where=str(path), hint="give a JSONL file of {image, text}")
     seen = SeenIds()
     records: list[Record] = []
     places: dict[str, str] = {}

@@ -52,11 +52,11 @@ class Probabilities:
 
     def answers(self, ids: Sequence[str], *, tags: bool = False) -> list[Answer]:
         """The answers of the mean."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for start in range(0, len(ids), _BLOCK):
             some = list(ids[start : start + _BLOCK])
-            found += chosen(some, self.of(some), self.labels, tags=tags)
-        return found
+            answers += chosen(some, self.of(some), self.labels, tags=tags)
+        return answers
 
 
 def check_members(specs: dict[str, ModelSpec]) -> None:

@@ -126,9 +126,9 @@ def parts_of(artifacts: dict[str, DataArtifact], asked: EvaluationRequest) -> di
     own = {source: trained_part(source) for source in artifacts}
     parts = {source: asked.part or part for source, part in own.items()}
     if asked.ensemble and len(set(parts.values())) > 1:
-        told = ", ".join(f"{source} on {part}" for source, part in parts.items())
+        listing = ", ".join(f"{source} on {part}" for source, part in parts.items())
         raise InputError(
-            f"the runs were trained on different parts of VCR: {told}", hint="average runs of one part, or give --part"
+            f"the runs were trained on different parts of VCR: {listing}", hint="average runs of one part, or give --part"
         )
     lacking = [source for source, part in parts.items() if part != BOTH]
     if asked.leaderboard is not None and lacking:

@@ -68,10 +68,10 @@ def read_results(folder: Path, again: str) -> tuple[dict[str, Any], dict[str, di
             raise InputError("is not there", where=str(folder / name), hint=f"make it with: {again}")
     again = f"make it again with: {again}"
     metrics, problems = read_json(folder / METRICS), Problems()
-    told = isinstance(metrics, dict) and all(isinstance(metrics.get(name), str) for name in ("data", "split"))
-    if not told or not is_intact(metrics):
+    complete = isinstance(metrics, dict) and all(isinstance(metrics.get(name), str) for name in ("data", "split"))
+    if not complete or not is_intact(metrics):
         raise InputError(
-            "was edited: it is not what its checksum says" if told else "is not what `evaluate` writes",
+            "was edited: it is not what its checksum says" if complete else "is not what `evaluate` writes",
             where=str(folder / METRICS),
             hint=again,
         )

@@ -21,7 +21,7 @@ def shift_result(standard: Evaluation, shifted: Evaluation) -> dict[str, Any]:
     """
     kept = {record.id for record in shifted.records}
     pairs = [(record, item) for record, item in zip(standard.records, standard.items, strict=True) if record.id in kept]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "standard": _accuracies(standard.metrics),
         "shifted": _accuracies(shifted.metrics),
         "count": len(pairs),
@@ -29,8 +29,8 @@ def shift_result(standard: Evaluation, shifted: Evaluation) -> dict[str, Any]:
     # The first N records of both may have few in common, or none.
     if len(pairs) == len(kept):
         same = _accuracies(summarise(*map(list, zip(*pairs, strict=True))))
-        found |= {"same_records": same, "drop": {name: same[name] - value for name, value in found["shifted"].items()}}
-    return found
+        result |= {"same_records": same, "drop": {name: same[name] - value for name, value in result["shifted"].items()}}
+    return result
 
 
 def shift_table(result: dict[str, Any], split: str) -> Table:

@@ -91,9 +91,9 @@ def _distribution_fault(cells: Iterable[str]) -> str | None:
     return None
 
 
-def _id_faults(found: Sequence[str], due: Sequence[str]) -> list[str]:
+def _id_faults(ids: Sequence[str], due: Sequence[str]) -> list[str]:
     """Each id that is due has to be there once, and no other."""
-    counts, wanted = Counter(found), Counter(due)
+    counts, wanted = Counter(ids), Counter(due)
     faults = [f"{name} is there {count} times" for name, count in counts.items() if count > 1]
     missing = [name for name in wanted if name not in counts]
     strange = [name for name in counts if name not in wanted]

@@ -96,7 +96,7 @@ class WordsView(Protocol):
 
     samples: list[Sample]
     title: str
-    told: str
+    summary: str
     outlined: str
     symbols: list[str]
 
@@ -118,7 +118,7 @@ class WordView:
         return f"Words selected for {self.run}, split {self.split}"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Under the title."""
         anew = len(self.samples) - self.stored
         return (
@@ -145,8 +145,8 @@ def view_words(run: Path, recipe: Recipe, data: DataArtifact, records: list[Reco
     no words."""
     check_selects_words(recipe, run)
     judge = _WordScores(recipe, data)
-    shown = [judge.sample(record) for record in drawn(records, samples)]
-    return WordView(str(run), split, data.folder.name, judge.name, recipe.objective.words, len(records), shown)
+    scored = [judge.sample(record) for record in drawn(records, samples)]
+    return WordView(str(run), split, data.folder.name, judge.name, recipe.objective.words, len(records), scored)
 
 
 def drawn(records: Sequence[Record], most: int) -> list[Record]:
@@ -209,11 +209,11 @@ class _WordScores:
         scores = stored or self._computed(path, plain.text.sentence)
         return replace(plain, text=self._text(plain.text.sentence, scores), stored=stored is not None)
 
-    def _text(self, sentence: Sentence, found: WordScores) -> ScoredText:
-        scores = {"S": importance(found.visual, found.language), "S_v": found.visual, "S_l": found.language}
+    def _text(self, sentence: Sentence, scored: WordScores) -> ScoredText:
+        scores = {"S": importance(scored.visual, scored.language), "S_v": scored.visual, "S_l": scored.language}
         if self._relevance.clip is None:
             del scores["S_v"]
-        return ScoredText(sentence, scores, [int(word) for word in found.selected if word != NONE])
+        return ScoredText(sentence, scores, [int(word) for word in scored.selected if word != NONE])
 
     def _stored(self, path: str, sentence: Sentence) -> WordScores | None:
         if self._cache is None:

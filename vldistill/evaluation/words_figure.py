@@ -73,7 +73,7 @@ class _Sheet:
 
     def heading(self, view: WordsView) -> None:
         self.lines(_MARGIN, view.title, _TITLE, _TEXT, 30)
-        self.lines(_MARGIN, view.told)
+        self.lines(_MARGIN, view.summary)
         meanings = "; ".join(f"{symbol}: {MEANINGS[symbol]}" for symbol in view.symbols)
         words = f" Outlined: {view.outlined}. Grey: {UNJUDGED}." if view.outlined else ""
         self.lines(_MARGIN, f"{meanings}. Orange: above zero, blue: below; {SCALE}.{words}")

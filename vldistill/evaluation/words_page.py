@@ -10,7 +10,7 @@ def words_page(view: WordsView) -> str:
     return render(
         "words.html",
         title=view.title,
-        told=view.told,
+        summary=view.summary,
         view=view,
         meanings=MEANINGS,
         scale=SCALE,

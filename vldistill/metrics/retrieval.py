@@ -65,15 +65,15 @@ def recalls(ranks: Ranks) -> dict[str, float | int]:
     """Shares in [0, 1] of those that are found among the first 1, 5 and 10: `ir_r1` to `ir_r10` (image retrieval, over all texts)
     and `tr_r1` to `tr_r10` (text retrieval, over all images). mean_recall: of all six. accuracy: of both at 1, by which the best
     model is chosen. count: texts; images: of them."""
-    found = {
+    shares = {
         f"{side}_r{at}": float((places <= at).double().mean())
         for side, places in (("ir", ranks.image), ("tr", ranks.text))
         for at in AT
     }
     return {
-        "accuracy": (found["ir_r1"] + found["tr_r1"]) / 2,
-        **found,
-        "mean_recall": sum(found.values()) / len(found),
+        "accuracy": (shares["ir_r1"] + shares["tr_r1"]) / 2,
+        **shares,
+        "mean_recall": sum(shares.values()) / len(shares),
         "count": len(ranks.image),
         "images": len(ranks.text),
     }

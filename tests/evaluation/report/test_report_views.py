@@ -73,4 +73,4 @@ def test_the_page_escapes_and_stands_alone(write_run, tmp_path):
 def test_records_that_are_gone_are_told(write_run, tmp_path):
     write_run("soft", scores={"test": {"accuracy": 0.5}})
     (found,) = build_report([tmp_path / "runs"], title="t", samples=4).samples
-    assert not found.cards and "no such artifact" in found.told
+    assert not found.cards and "no such artifact" in found.note

@@ -72,7 +72,7 @@ class CrossView:
         return f"Where the words of a text attend on the image, {self.run}"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         beside = f", beside its teacher {self.teacher}" if self.teacher else ""
         return (
             f"Attention of text over the image in layer {self.layer}, mean over heads and a word's tokens{beside} "
@@ -129,7 +129,7 @@ def _sample(record: Record, batch: Batch, views: dict[str, list[PairStates]], la
     rows += [
         WordMaps(words[place], {name: [maps[place].numpy() for maps in own] for name, own in kept.items()}) for place in chosen
     ]
-    places = [_place(shown, images, path) for shown, path in zip(batch.images, record.images, strict=True)]
+    places = [_place(image_batch, images, path) for image_batch, path in zip(batch.images, record.images, strict=True)]
     text = " ".join(readable(part, record.objects) for part in sentence)
     return CrossSample(record.id, text, places, rows, _divergence(views, layer))
 
@@ -151,13 +151,13 @@ def _divergence(views: dict[str, list[PairStates]], layer: int) -> float | None:
     return sum(values) / len(values)
 
 
-def _place(shown: VisualBatch, images: Images, path: str) -> Looked:
+def _place(image_batch: VisualBatch, images: Images, path: str) -> Looked:
     """The image as the model sees it: its patches put together again, or the whole image under its regions."""
-    if isinstance(shown, ImageBatch):
-        grid = shown.grids[0]
-        patches = shown.patches[0, : grid[0] * grid[1]].numpy()
+    if isinstance(image_batch, ImageBatch):
+        grid = image_batch.grids[0]
+        patches = image_batch.patches[0, : grid[0] * grid[1]].numpy()
         side = int((patches.shape[1] // 3) ** 0.5)
         pixels = unpatchify(patches * STD + MEAN, grid, side)
         return Looked((pixels.clip(0, 1) * 255).round().astype(np.uint8), grid, None)
-    boxes = shown.boxes[0][shown.mask[0]].numpy()
+    boxes = image_batch.boxes[0][image_batch.mask[0]].numpy()
     return Looked(np.asarray(images.open(path), dtype=np.uint8), None, boxes)

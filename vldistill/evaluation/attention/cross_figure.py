@@ -34,8 +34,8 @@ def cross_figure(sample: CrossSample) -> bytes:
                 _heat(cell, place, row.maps[name][number], most)
         line[0].set_ylabel(row.word, fontsize=10, parse_math=False)
     for cell, (number, name) in zip(axes[0], columns, strict=True):
-        shown = name or (f"image {number + 1}" if len(sample.places) > 1 else "image")
-        cell.set_title(shown, fontsize=10)
+        title = name or (f"image {number + 1}" if len(sample.places) > 1 else "image")
+        cell.set_title(title, fontsize=10)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})

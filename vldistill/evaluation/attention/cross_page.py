@@ -9,4 +9,4 @@ from vldistill.evaluation.page import render
 
 def cross_page(view: CrossView) -> str:
     samples = [(sample, cross_figure(sample)) for sample in view.samples]
-    return render("cross.html", title=view.title, told=view.told, samples=samples)
+    return render("cross.html", title=view.title, summary=view.summary, samples=samples)

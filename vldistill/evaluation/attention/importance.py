@@ -52,10 +52,10 @@ def by_word(values: Tensor, words: Tensor, count: int, *, mean: bool) -> Tensor:
 
     words: [T] the index of each token's word, -1 at specials and padding.
     """
-    found = values.new_zeros(count, *values.shape[1:])
+    totals = values.new_zeros(count, *values.shape[1:])
     kept = words >= 0
-    found.index_add_(0, words[kept], values[kept])
+    totals.index_add_(0, words[kept], values[kept])
     if not mean:
-        return found
+        return totals
     tokens = torch.bincount(words[kept], minlength=count).clamp(min=1)
-    return found / tokens.view(-1, *[1] * (values.dim() - 1))
+    return totals / tokens.view(-1, *[1] * (values.dim() - 1))

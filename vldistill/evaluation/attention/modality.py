@@ -52,11 +52,11 @@ class ModalityView:
     after: ModalityImportance
 
     @property
-    def shown(self) -> list[tuple[str, ModalityImportance]]:
+    def models(self) -> list[tuple[str, ModalityImportance]]:
         return [("before", self.before)] * (self.before is not None) + [("after", self.after)]
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         whose = "[CLS]" if self.first_only else "all tokens"
         return (
             f"Attention of {whose} on visual and on text tokens, mean over {self.records:,} records of {self.data}, "
@@ -65,14 +65,16 @@ class ModalityView:
 
     def to_json(self) -> dict[str, Any]:
         """What `report` reads: `averages` by "before" and "after"."""
-        shown = dict(self.shown)
+        results = dict(self.models)
         return {
             "split": self.split,
             "data": self.data,
             "records": self.records,
             "queries": "cls" if self.first_only else "all",
-            "averages": {name: {key: round(value, 6) for key, value in found.averages.items()} for name, found in shown.items()},
-            **{name: found.to_json() for name, found in shown.items()},
+            "averages": {
+                name: {key: round(value, 6) for key, value in measured.averages.items()} for name, measured in results.items()
+            },
+            **{name: measured.to_json() for name, measured in results.items()},
         }
 
 
@@ -80,12 +82,12 @@ def view_modality(
     run: str, before: str | None, data: DataArtifact, records: Sequence[Record], split: str, *, first_only: bool
 ) -> ModalityView:
     """Reads the records with both models. Raises InputError where one of them does not attend to both modalities at once."""
-    found = {
+    measured = {
         name: modality_importance(source, data, records, first_only=first_only)
         for name, source in (("before", before), ("after", run))
         if source is not None
     }
-    return ModalityView(split, data.folder.name, len(records), first_only, found.get("before"), found["after"])
+    return ModalityView(split, data.folder.name, len(records), first_only, measured.get("before"), measured["after"])
 
 
 def modality_importance(source: str, data: DataArtifact, records: Sequence[Record], *, first_only: bool) -> ModalityImportance:

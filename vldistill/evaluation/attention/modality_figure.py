@@ -16,14 +16,14 @@ _COLOURS = {"before": "#0072b2", "after": "#009e73"}
 
 def heatmaps(view: ModalityView) -> bytes:
     """A PNG: a row for each model, vision at the left and text at the right, on one scale."""
-    shown = view.shown
+    models = view.models
     depth, heads = view.after.vision.shape
-    size = (2 * max(heads * 0.28, 2.6) + 1.4, len(shown) * max(depth * 0.26, 1.7) + 0.8)
+    size = (2 * max(heads * 0.28, 2.6) + 1.4, len(models) * max(depth * 0.26, 1.7) + 0.8)
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    axes = figure.subplots(len(shown), 2, squeeze=False)
-    most = max(float(values.max()) for _, found in shown for values in (found.vision, found.text))
-    for row, (name, found) in zip(axes, shown, strict=True):
-        for cell, (modality, values) in zip(row, (("vision", found.vision), ("text", found.text)), strict=True):
+    axes = figure.subplots(len(models), 2, squeeze=False)
+    most = max(float(values.max()) for _, measured in models for values in (measured.vision, measured.text))
+    for row, (name, measured) in zip(axes, models, strict=True):
+        for cell, (modality, values) in zip(row, (("vision", measured.vision), ("text", measured.text)), strict=True):
             drawn = cell.imshow(
                 values,
                 cmap="viridis",
@@ -46,14 +46,14 @@ def averages(view: ModalityView) -> bytes:
     """A PNG: the mean over heads by layer, vision and text of each model, and between them the gap."""
     figure = Figure(figsize=(5.4, 3.4), layout="constrained", facecolor="white")
     axes = figure.add_subplot()
-    for name, found in view.shown:
-        layers = range(1, len(found.vision) + 1)
-        vision, text = found.vision.mean(axis=1), found.text.mean(axis=1)
+    for name, measured in view.models:
+        layers = range(1, len(measured.vision) + 1)
+        vision, text = measured.vision.mean(axis=1), measured.text.mean(axis=1)
         suffix = f", {name}" if view.before else ""
         axes.plot(layers, text, color=_COLOURS[name], marker="o", markersize=3.5, label=f"text{suffix}")
         axes.plot(layers, vision, color=_COLOURS[name], marker="s", markersize=3.5, linestyle="--", label=f"vision{suffix}")
         axes.fill_between(
-            layers, vision, text, color=_COLOURS[name], alpha=0.16, label=f"gap{suffix}: {found.averages['gap']:+.3f}"
+            layers, vision, text, color=_COLOURS[name], alpha=0.16, label=f"gap{suffix}: {measured.averages['gap']:+.3f}"
         )
     axes.set(xlabel="layer", ylabel="attention, mean over heads", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)

@@ -10,4 +10,4 @@ from vldistill.evaluation.page import render
 def modality_page(view: ModalityView) -> str:
     figures = [("Every head of every layer", heatmaps(view)), ("Mean over heads; shaded: the gap", averages(view))]
     title = f"Modality importance of {view.after.run}"
-    return render("modality.html", title=title, told=view.told, view=view, figures=figures)
+    return render("modality.html", title=title, summary=view.summary, view=view, figures=figures)

@@ -46,7 +46,7 @@ class TokenView:
         return f"Words that {self.run} attends to, split {self.split}"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         return (
             f"{len(self.samples):,} of {self.total:,} records of {self.data}. Attention of [CLS] in layer {self.layer}, "
             "summed over heads and over a word's tokens (ADVL, Fig. 3)."
@@ -66,12 +66,12 @@ def view_tokens(
 ) -> TokenView:
     """`samples` of the records with their words' attention; of a run that selected words with their importance too. before: a run
     without distillation, or None."""
-    shown, selects = _samples(run, recipe, data, records, split, samples)
+    plain, selects = _samples(run, recipe, data, records, split, samples)
     chosen = drawn(records, samples)
     after, layer = word_attention(str(run), data, chosen)
     earlier = word_attention(before, data, chosen)[0] if before is not None else None
     scored = []
-    for place, sample in enumerate(shown):
+    for place, sample in enumerate(plain):
         scores = {} if earlier is None else {BEFORE: earlier[place]}
         if selects:
             scores["S"] = sample.text.scores["S"]
@@ -92,12 +92,12 @@ def _samples(
 def word_attention(source: str, data: DataArtifact, records: Sequence[Record]) -> tuple[list[np.ndarray], int]:
     """Of each record [W], the attention on the words of the sequence that is shown, and the layer."""
     opened = open_one_stream(source, data)
-    layer, found = opened.model.layers, []
+    layer, by_record = opened.model.layers, []
     for batch, output in attended(opened, data, records, Capture(qk=(layer,)), _BATCH):
         attention = token_attention(output.views[0], layer).cpu()
         words = batch.text.words.cpu()
-        for number, record in enumerate(records[len(found) : len(found) + len(batch)]):
+        for number, record in enumerate(records[len(by_record) : len(by_record) + len(batch)]):
             place = shown_sequence(record)
             row, count = number * batch.choices + place, sum(len(part) for part in sentences(record)[place])
-            found.append(by_word(attention[row], words[row], count, mean=False).numpy())
-    return found, layer
+            by_record.append(by_word(attention[row], words[row], count, mean=False).numpy())
+    return by_record, layer

@@ -34,7 +34,7 @@ class Picture:
 
 def pictures(groups: Sequence[Group]) -> list[Picture]:
     """Those of each group's first run that has any, but none too large for a page."""
-    found = []
+    chosen = []
     for group in groups:
         for run in group.runs:
             name = f"{group.name}/seed{run.seed}"
@@ -44,9 +44,9 @@ def pictures(groups: Sequence[Group]) -> list[Picture]:
                 if (path := run.folder / FIGURES / f"{view}.png").is_file() and path.stat().st_size <= _LARGEST
             ]
             if own:
-                found += own
+                chosen += own
                 break
-    return found
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,19 @@ class Shift:
 
 def modality_shifts(groups: Sequence[Group]) -> list[Shift]:
     """Of each run that has been analysed, in order."""
-    found = []
+    shifts = []
     for group in groups:
         for run in group.runs:
             path = run.folder / FIGURES / "modality.json"
             try:
-                told = json.loads(read_regular(path))
-                before, after = (_importance(told["averages"].get(when)) for when in ("before", "after"))
+                content = json.loads(read_regular(path))
+                before, after = (_importance(content["averages"].get(when)) for when in ("before", "after"))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             if after is not None:
-                found.append(Shift(f"{group.name}/seed{run.seed}", str(told.get("split", "")), before, after))
-    return found
+                shifts.append(Shift(f"{group.name}/seed{run.seed}", str(content.get("split", "")), before, after))
+    return shifts
 
 
-def _importance(told: dict[str, float] | None) -> Importance | None:
-    return None if told is None else Importance(float(told["vision"]), float(told["text"]))
+def _importance(averages: dict[str, float] | None) -> Importance | None:
+    return None if averages is None else Importance(float(averages["vision"]), float(averages["text"]))

@@ -23,10 +23,10 @@ def build_report(sources: Sequence[Path], *, title: str, samples: int) -> Report
         by_data.setdefault(_data_of(group), []).append(group)
     tasks = tuple(TaskReport(name, tuple(own), make_grid(own)) for name, own in by_data.items())
     complete = sum(run.flag is None for run in runs)
-    told = f"{len(runs)} run(s), {complete} of them whole, in {len(groups)} group(s) of recipe and variant."
+    summary = f"{len(runs)} run(s), {complete} of them whole, in {len(groups)} group(s) of recipe and variant."
     return Report(
         title,
-        told,
+        summary,
         tasks,
         tuple(problems_of(groups)),
         tuple(remarks_of(groups)),

@@ -69,7 +69,7 @@ def curve_charts(groups: Sequence[Group]) -> list[Chart]:
 
 
 def _quantities(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    found = {
+    quantities = {
         (row.get("split", ""), name)
         for group in groups
         for run in group.runs
@@ -77,7 +77,7 @@ def _quantities(groups: Sequence[Group]) -> list[tuple[str, str]]:
         for name, value in row.items()
         if name not in _UNPLOTTED and isinstance(value, int | float)
     }
-    return sorted(found, key=lambda key: (key[0] != "val", not key[1].startswith(("accuracy", "loss")), key[1]))
+    return sorted(quantities, key=lambda key: (key[0] != "val", not key[1].startswith(("accuracy", "loss")), key[1]))
 
 
 def _draw_group(axes, group: Group, split: str, name: str, colour: str, dash: str) -> None:

@@ -112,10 +112,10 @@ def _percent(value: Any) -> float | None:
 
 def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     """In the order of their first run."""
-    found: dict[tuple[str, str], list[RunRecord]] = {}
+    by_name: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
-        found.setdefault((run.recipe, run.variant), []).append(run)
-    return [Group(recipe, variant, tuple(own)) for (recipe, variant), own in found.items()]
+        by_name.setdefault((run.recipe, run.variant), []).append(run)
+    return [Group(recipe, variant, tuple(own)) for (recipe, variant), own in by_name.items()]
 
 
 def columns_of(groups: Iterable[Group]) -> list[GridColumn]:
@@ -141,13 +141,13 @@ def remarks_of(groups: Iterable[Group]) -> list[str]:
 
 def problems_of(groups: Iterable[Group]) -> list[str]:
     """A line for each run, or evaluation, whose figures do not count."""
-    told = []
+    problems = []
     for group in groups:
-        told += [f"{run.folder}: {run.flag}" for run in group.runs if run.flag]
-        told += [
+        problems += [f"{run.folder}: {run.flag}" for run in group.runs if run.flag]
+        problems += [
             f"{run.folder}: evaluated on a part of {split} only"
             for run in group.runs
             for split, metrics in run.scores.items()
             if metrics.get("partial") and not run.partial
         ]
-    return told
+    return problems

@@ -27,7 +27,7 @@ class Report:
     """problems: lines on runs whose figures do not count. remarks: on what else to know of them."""
 
     title: str
-    told: str
+    summary: str
     tasks: tuple[TaskReport, ...]
     problems: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -37,7 +37,7 @@ class Report:
 
 
 def report_page(report: Report) -> str:
-    return render("report.html", title=report.title, told=report.told, report=report, tasks=list(map(_task, report.tasks)))
+    return render("report.html", title=report.title, summary=report.summary, report=report, tasks=list(map(_task, report.tasks)))
 
 
 def _task(task: TaskReport) -> dict[str, Any]:

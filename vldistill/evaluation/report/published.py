@@ -79,10 +79,10 @@ def _place(column: str) -> Place:
 
 def row_figures(paper: str, table: str, row: str, task: str) -> dict[Place, float]:
     """What a paper's table has in a row for a task, {} where nothing. Raises KeyError where the paper has no such row."""
-    found = [own.figures for own in _rows() if own.name == (paper, table, row)]
-    if not found:
+    figures_of = [own.figures for own in _rows() if own.name == (paper, table, row)]
+    if not figures_of:
         raise KeyError(f"{paper}, Table {table}: no row {row!r}")
-    return {place: figure.value for figures in found for place, figure in figures.items() if place.task == task}
+    return {place: figure.value for figures in figures_of for place, figure in figures.items() if place.task == task}
 
 
 def published_for(group: Group, columns: list[GridColumn]) -> dict[GridColumn, list[Figure]]:
@@ -91,16 +91,16 @@ def published_for(group: Group, columns: list[GridColumn]) -> dict[GridColumn, l
     if not group.runs:
         return {}
     run = group.runs[0]
-    told = _flat(run)
-    fitting = [row for row in _rows() if _holds(row.when, told)]
+    settings = _flat(run)
+    fitting = [row for row in _rows() if _holds(row.when, settings)]
     examples = _examples(run)
     splits = {column: "val" if column.split == VALIDATION else column.split for column in columns}
-    found = {column: _best(fitting, Place(run.task, split, column.metric, examples)) for column, split in splits.items()}
+    by_column = {column: _best(fitting, Place(run.task, split, column.metric, examples)) for column, split in splits.items()}
     # What training saw is the same split as an evaluation's, where there is one; its figure is shown once.
     evaluated = {column.split for column in columns}
     return {
         column: figures
-        for column, figures in found.items()
+        for column, figures in by_column.items()
         if figures and not (column.split == VALIDATION and "val" in evaluated)
     }
 
@@ -116,8 +116,8 @@ def _best(fitting: list[_Row], place: Place) -> list[Figure]:
 
 
 def _examples(run: RunRecord) -> str:
-    found = _LOWSHOT.search(str(run.settings.get("data", {}).get("train", "")))
-    return found[1] if found else FULL
+    match = _LOWSHOT.search(str(run.settings.get("data", {}).get("train", "")))
+    return match[1] if match else FULL
 
 
 def _flat(run: RunRecord) -> dict[str, Any]:
@@ -137,19 +137,19 @@ def _fields(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def _holds(when: dict[str, Any], told: dict[str, Any]) -> bool:
-    return all(_is(told.get(name), wanted) for name, wanted in when.items())
+def _holds(when: dict[str, Any], settings: dict[str, Any]) -> bool:
+    return all(_is(settings.get(name), wanted) for name, wanted in when.items())
 
 
-def _is(found: Any, wanted: Any) -> bool:
+def _is(value: Any, wanted: Any) -> bool:
     """
     >>> _is("swinv2_large", "swin*"), _is(24, ["last", 24]), _is(None, "present")
     (True, True, False)
     """
     if isinstance(wanted, list):
-        return any(_is(found, one) for one in wanted)
+        return any(_is(value, one) for one in wanted)
     if wanted == _PRESENT:
-        return found is not None
+        return value is not None
     if isinstance(wanted, str) and wanted.endswith("*"):
-        return str(found).startswith(wanted[:-1])
-    return found == wanted
+        return str(value).startswith(wanted[:-1])
+    return value == wanted

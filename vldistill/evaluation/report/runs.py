@@ -75,7 +75,7 @@ class RunRecord:
 def read_runs(sources: Iterable[Path]) -> list[RunRecord]:
     """The runs that are named, or lie below the named folders, each once, in the order of their paths. Raises InputError where a
     folder is missing, or holds none."""
-    found: dict[Path, Path] = {}
+    by_place: dict[Path, Path] = {}
     for source in sources:
         if not source.is_dir():
             raise InputError("no such folder", where=str(source), hint="name runs, or a folder that holds them, as runs/")
@@ -83,8 +83,8 @@ def read_runs(sources: Iterable[Path]) -> list[RunRecord]:
         if not folders:
             raise InputError("holds no runs", where=str(source), hint="make one with `vldistill finetune` or `distill`")
         for folder in folders:
-            found.setdefault(folder.resolve(), folder)
-    return [_read(folder) for folder in found.values()]
+            by_place.setdefault(folder.resolve(), folder)
+    return [_read(folder) for folder in by_place.values()]
 
 
 def _run_folders(source: Path) -> Iterator[Path]:
@@ -219,8 +219,8 @@ def _task_of(data: Path | None) -> str:
 
 
 def _cost(manifest: dict[str, Any]) -> Cost:
-    told = manifest.get("cost", {})
-    return Cost(manifest.get("wall_s"), told.get("memory_bytes"), told.get("gpu_memory_bytes"), told.get("energy_j"))
+    cost = manifest.get("cost", {})
+    return Cost(manifest.get("wall_s"), cost.get("memory_bytes"), cost.get("gpu_memory_bytes"), cost.get("energy_j"))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -248,10 +248,10 @@ def _curve(folder: Path) -> list[dict[str, Any]]:
 
 
 def _scores(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
+    by_split = {path.parent.name: _json(path) for path in sorted(folder.glob("eval/*/metrics.json"))}
     return {
         name: {key: value for key, value in metrics.items() if key not in (CHECKSUM, "files")}
-        for name, metrics in found.items()
+        for name, metrics in by_split.items()
         if metrics is not None and is_intact(metrics)
     }
 
@@ -273,6 +273,6 @@ def start_of(run: RunRecord) -> dict[str, Any]:
     for base in (Path(), *run.folder.resolve().parents):
         folder = base / init
         if folder.is_dir():
-            found = [folder, *sorted(path.parent for path in folder.glob("*/*/recipe.yaml"))]
-            return next((settings for one in found if (settings := _settings(one))), {})
+            folders = [folder, *sorted(path.parent for path in folder.glob("*/*/recipe.yaml"))]
+            return next((settings for one in folders if (settings := _settings(one))), {})
     return {}

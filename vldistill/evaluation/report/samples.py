@@ -49,11 +49,11 @@ class SampleCard:
 
 @dataclass(frozen=True)
 class SampleSet:
-    """title: split and data. told: what is missing, and how to get it."""
+    """title: split and data. note: what is missing, and how to get it."""
 
     title: str
     cards: tuple[SampleCard, ...]
-    told: str = ""
+    note: str = ""
 
 
 Rows = dict[str, dict[str, Any]]
@@ -66,7 +66,8 @@ def sample_sets(groups: Sequence[Group], count: int) -> list[SampleSet]:
     for group in groups:
         if group.whole and group.whole[0].data is not None and group.whole[0].task != "caption":
             by_data.setdefault((str(group.whole[0].data), group.whole[0].data_fingerprint), []).append(group)
-    return [found for (folder, fingerprint), own in by_data.items() if (found := _of_data(Path(folder), fingerprint, own, count))]
+    sets = (_of_data(Path(folder), fingerprint, own, count) for (folder, fingerprint), own in by_data.items())
+    return [one for one in sets if one]
 
 
 def _of_data(folder: Path, fingerprint: str, groups: list[Group], count: int) -> SampleSet | None:
@@ -81,18 +82,19 @@ def _of_data(folder: Path, fingerprint: str, groups: list[Group], count: int) ->
         if data.fingerprint != fingerprint:
             return SampleSet(title, (), f"{folder} has been made anew since, so its records are not shown.")
         records = {record.id: record for record in data.records(split)}
-        teacher, told = _teacher(runs, split, fingerprint)
-        found = {
+        teacher, note = _teacher(runs, split, fingerprint)
+        predictions = {
             named(group): rows
             for group, run in zip(groups, runs, strict=True)
             if run.folder.resolve() != teacher and (rows := _predictions(run.folder, split)) is not None
         }
         teachers = {TEACHER: _predictions(teacher, split) or {}} if teacher else {}
-        chosen = choose(found, count)
-        cards = tuple(_card(records[identifier], {**teachers, **found}, data) for identifier in chosen if identifier in records)
+        chosen = choose(predictions, count)
+        everyone = {**teachers, **predictions}
+        cards = tuple(_card(records[identifier], everyone, data) for identifier in chosen if identifier in records)
     except InputError as error:
         return SampleSet(title, (), f"Its records cannot be shown: {error}")
-    return SampleSet(title, cards, told)
+    return SampleSet(title, cards, note)
 
 
 def _shared_split(runs: list[RunRecord], fingerprint: str) -> str | None:
@@ -141,16 +143,17 @@ def _teacher(runs: list[RunRecord], split: str, fingerprint: str) -> tuple[Path 
     return None, ""
 
 
-def choose(found: dict[str, Rows], count: int) -> list[str]:
+def choose(predictions: dict[str, Rows], count: int) -> list[str]:
     """Ids: right ones and wrong ones of the best model by turns, those on which the models' scores differ most first."""
-    if not found:
+    if not predictions:
         return []
     scores = {
-        name: {key: row["score"] for key, row in rows.items() if row.get("score") is not None} for name, rows in found.items()
+        name: {key: row["score"] for key, row in rows.items() if row.get("score") is not None}
+        for name, rows in predictions.items()
     }
     means = {name: sum(values.values()) / len(values) for name, values in scores.items() if values}
     if not means:
-        return list(next(iter(found.values())))[:count]
+        return list(next(iter(predictions.values())))[:count]
     best = scores[max(means, key=lambda name: means[name])]
 
     def disagreement(identifier: str) -> float:
@@ -166,11 +169,11 @@ def choose(found: dict[str, Rows], count: int) -> list[str]:
     return chosen[:count]
 
 
-def _card(record: Record, found: dict[str, Rows], data: DataArtifact) -> SampleCard:
+def _card(record: Record, rows_of: dict[str, Rows], data: DataArtifact) -> SampleCard:
     images = tuple(_thumbnail(data.images.turned(upright=True).open(path)) for path in record.images)
     given = tuple(
         Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
-        for name, rows in found.items()
+        for name, rows in rows_of.items()
         if (row := rows.get(record.id)) is not None
     )
     first = sequences(record)[0]

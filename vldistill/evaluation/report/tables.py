@@ -47,10 +47,10 @@ class TaskGrid:
     @property
     def sources(self) -> list[str]:
         """Where the papers' figures stand, each row of theirs once."""
-        told: dict[str, dict[str, None]] = {}
+        by_source: dict[str, dict[str, None]] = {}
         for figure in (figure for row in self.rows for figures in row.published for figure in figures):
-            told.setdefault(figure.source, {})[f"{figure.value:g}"] = None
-        return [f"{source}: {', '.join(values)}" for source, values in told.items()]
+            by_source.setdefault(figure.source, {})[f"{figure.value:g}"] = None
+        return [f"{source}: {', '.join(values)}" for source, values in by_source.items()]
 
 
 def make_grid(groups: Sequence[Group]) -> TaskGrid:
@@ -59,14 +59,14 @@ def make_grid(groups: Sequence[Group]) -> TaskGrid:
 
 
 def _row(group: Group, columns: list[GridColumn]) -> GridRow:
-    found = published_for(group, columns)
+    published = published_for(group, columns)
     seconds = [run.cost.seconds for run in group.whole if run.cost.seconds is not None]
     memory = [run.cost.gpu_memory or run.cost.memory for run in group.whole if run.cost.gpu_memory or run.cost.memory]
     energy = [run.cost.energy for run in group.whole if run.cost.energy is not None]
     return GridRow(
         group,
         tuple(group.cell(column) for column in columns),
-        tuple(tuple(found.get(column, ())) for column in columns),
+        tuple(tuple(published.get(column, ())) for column in columns),
         sum(seconds) / len(seconds) if seconds else None,
         max(memory, default=None),
         sum(energy) / len(energy) if energy else None,
@@ -192,8 +192,8 @@ def to_csv(grid: TaskGrid, title: str, *, head: bool = True) -> str:
         )
     for row in grid.rows:
         for column, cell, figures in zip(grid.columns, row.cells, row.published, strict=True):
-            told = [(figure.value, figure.source) for figure in figures] or [("", "")]
-            for value, source in told:
+            published = [(figure.value, figure.source) for figure in figures] or [("", "")]
+            for value, source in published:
                 names = map(_plain, (title, row.group.recipe, row.group.variant, column.split, column.metric))
                 writer.writerow([*names, _number(cell.mean), _number(cell.deviation), len(cell.values), cell.runs, value, source])
     return buffer.getvalue()
