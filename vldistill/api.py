@@ -74,13 +74,13 @@ class Model:
         together."""
         tower, spec = self._tower(), self._opened.spec
         visual = visual_input(spec, self._images)
-        found = []
+        vectors = []
         for some in _chunks(_paths(images)):
-            shown = visual.stack([visual.read(str(path.resolve()), None) for path in some]).to(device=self._opened.device)
+            image_batch = visual.stack([visual.read(str(path.resolve()), None) for path in some]).to(device=self._opened.device)
             with self._opened.autocast():
-                found.append(tower.encode_image(shown, place).float().cpu())
-            check_outputs(found[-1], [str(path) for path in some], self._opened.source)
-        return torch.cat(found)
+                vectors.append(tower.encode_image(image_batch, place).float().cpu())
+            check_outputs(vectors[-1], [str(path) for path in some], self._opened.source)
+        return torch.cat(vectors)
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -92,13 +92,13 @@ class Model:
             Record(str(number), "caption", [], split_words(text), written=text)
             for number, text in enumerate([texts] if isinstance(texts, str) else texts)
         ]
-        found = []
+        vectors = []
         for some in _chunks(records):
             padded = pad_text([layout(record)[0] for record in some], opened.tokenizer.pad_id).to(device=opened.device)
             with opened.autocast():
-                found.append(tower.encode_text(padded).float().cpu())
-            check_outputs(found[-1], [" ".join(record.text) for record in some], self._opened.source)
-        return torch.cat(found)
+                vectors.append(tower.encode_text(padded).float().cpu())
+            check_outputs(vectors[-1], [" ".join(record.text) for record in some], self._opened.source)
+        return torch.cat(vectors)
 
     def _tower(self) -> DualEncoder:
         if section_of(self._opened.spec.kind).ranks != "vectors":

@@ -174,9 +174,9 @@ def remove_leftovers(target: Path, but: Path | None = None) -> None:
     `exclusive`). One that was killed between its two last steps left no `target`, and the old one is then put back."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]+\.(building|growing|new|old|tmp)")
     for path in sorted(target.parent.iterdir()):
-        if path == but or not (found := pattern.fullmatch(path.name)):
+        if path == but or not (match := pattern.fullmatch(path.name)):
             continue
-        if found[1] == "old" and not target.exists():
+        if match[1] == "old" and not target.exists():
             path.rename(target)
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -202,14 +202,14 @@ def refuse_existing(
         raise InputError("already exists", where=str(target), hint=hint)
     if target.is_dir() and not any(target.iterdir()):
         return
-    found = stage_of(target) if stage is not None else None
-    if not target.is_dir() or not (target / MANIFEST).exists() or (stage is not None and found is None):
+    other = stage_of(target) if stage is not None else None
+    if not target.is_dir() or not (target / MANIFEST).exists() or (stage is not None and other is None):
         raise InputError(
             "is not an artifact of vldistill, so it is not overwritten", where=str(target), hint="choose another place"
         )
-    if stage is not None and found not in stage.split("|"):
+    if stage is not None and other not in stage.split("|"):
         raise InputError(
-            f"is an artifact of `{found}`, so one of `{stage}` does not overwrite it",
+            f"is an artifact of `{other}`, so one of `{stage}` does not overwrite it",
             where=str(target),
             hint="choose another place, or remove it yourself",
         )
@@ -287,7 +287,7 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
         raise InputError("is not an artifact: it has no manifest.json", where=str(folder), hint=f"make one with: {make_it}")
     try:
         manifest = json.loads(read_regular(path))
-        found = str(manifest["stage"])
+        actual = str(manifest["stage"])
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path), hint=f"make one with: {make_it}") from None
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -297,9 +297,9 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
             "was edited: it is not what its checksum says", where=str(path), hint=f"make the artifact again with: {make_it}"
         )
     manifest.pop(CHECKSUM, None)
-    if found not in stage.split("|"):
+    if actual not in stage.split("|"):
         raise InputError(
-            f"is an artifact of `{found}`, one of `{stage}` was expected", where=str(folder), hint=f"make one with: {make_it}"
+            f"is an artifact of `{actual}`, one of `{stage}` was expected", where=str(folder), hint=f"make one with: {make_it}"
         )
     if manifest.get("schema") != SCHEMA_VERSION:
         raise InputError(
@@ -381,15 +381,15 @@ def find_run(path: Path) -> Path:
     """
     if (path / MANIFEST).exists() or not path.exists():
         return path
-    found = {manifest.parent for depth in range(1, 4) for manifest in path.glob("*/" * depth + MANIFEST)}
-    hidden = {run for run in found if any(part.startswith(".") for part in run.relative_to(path).parts)}
-    runs = sorted(run for run in found - hidden if _complete(run))
+    folders = {manifest.parent for depth in range(1, 4) for manifest in path.glob("*/" * depth + MANIFEST)}
+    hidden = {run for run in folders if any(part.startswith(".") for part in run.relative_to(path).parts)}
+    runs = sorted(run for run in folders - hidden if _complete(run))
     if len(runs) == 1:
         return runs[0]
     if not runs:
         raise InputError("holds no complete run", where=str(path), hint="make one with `vldistill finetune` or `distill`")
-    shown = ", ".join(str(run) for run in runs[:5])
-    raise InputError(f"holds {len(runs)} runs", where=str(path), hint=f"name one of them: {shown}")
+    listing = ", ".join(str(run) for run in runs[:5])
+    raise InputError(f"holds {len(runs)} runs", where=str(path), hint=f"name one of them: {listing}")
 
 
 def _complete(folder: Path) -> bool:

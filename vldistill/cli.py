@@ -105,8 +105,8 @@ def main(argv: list[str] | None = None) -> Any:
     except OSError as error:
         if os.environ.get("VLDISTILL_DEBUG"):
             raise
-        found = failed_file(error)
-        place = f"{found.name}: " if found is not None else ""
+        failed = failed_file(error)
+        place = f"{failed.name}: " if failed is not None else ""
         complain(f"vldistill: {place}{error.strerror or error}")
         code = 1 if error.errno in DISK_ERRORS else 2
     except SystemExit as stop:
@@ -116,8 +116,8 @@ def main(argv: list[str] | None = None) -> Any:
             code = 1
         if code == INTERRUPTED:
             trains = words[:1] in (["pretrain"], ["finetune"], ["distill"])
-            told = " (--resume auto goes on from the last checkpoint)" if trains else ""
-            complain(f"vldistill: interrupted; nothing half-written counts as an artifact{told}")
+            advice = " (--resume auto goes on from the last checkpoint)" if trains else ""
+            complain(f"vldistill: interrupted; nothing half-written counts as an artifact{advice}")
     if code:
         # Libraries have work to do at the end of a process, and want room for it: what the error held, a model perhaps, goes now.
         gc.collect()

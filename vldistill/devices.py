@@ -52,8 +52,8 @@ def unused_gpu() -> str | None:
 
 def _is_hidden() -> bool:
     """By the variable: nothing, or a number below zero, first of all."""
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return shown is not None and shown.strip()[:1] in ("", "-")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible is not None and visible.strip()[:1] in ("", "-")
 
 
 def _opens(node: Path) -> bool:

@@ -71,9 +71,9 @@ def writing(path: Path, size: int | None = None, *, hint: str = NO_ROOM, every: 
     except OSError as error:
         if not every and error.errno not in DISK_ERRORS:
             raise
-        found = failed_file(error)
-        if found is not None and found.read and error.errno in DISK_ERRORS:
-            raise unreadable(found.name, error) from None
+        failed = failed_file(error)
+        if failed is not None and failed.read and error.errno in DISK_ERRORS:
+            raise unreadable(failed.name, error) from None
         what = "cannot be written" if size is None else f"cannot write {size:,} bytes"
         mend = hint if error.errno in DISK_ERRORS or hint != NO_ROOM else _ELSEWHERE
         raise VldistillError(f"{what}: {error.strerror or error}", where=str(path), hint=mend) from None
@@ -92,7 +92,7 @@ def failed_file(error: OSError) -> FailedFile | None:
     later: then it is the one that the innermost function of the traceback has open. None where no function has one."""
     if error.filename is not None:
         return FailedFile(str(error.filename), False)
-    found, traceback = None, error.__traceback__
+    failed, traceback = None, error.__traceback__
     while traceback is not None:
         held = list(traceback.tb_frame.f_locals.values())
         # A reader of ours keeps its file as an attribute.
@@ -102,9 +102,9 @@ def failed_file(error: OSError) -> FailedFile | None:
             if isinstance(value, io.IOBase) and isinstance(name := getattr(value, "name", None), str):
                 read = not set(str(getattr(value, "mode", ""))) & set("wax+")
                 # No read is refused for want of room.
-                found = found if read and error.errno in _NO_ROOM else FailedFile(name, read)
+                failed = failed if read and error.errno in _NO_ROOM else FailedFile(name, read)
         traceback = traceback.tb_next
-    return found
+    return failed
 
 
 def unreadable(where: str | Path, error: OSError) -> VldistillError:

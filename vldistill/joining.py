@@ -32,13 +32,13 @@ _PREFIX = "vldistill"
 def timeout(otherwise: float = DEFAULT_SECONDS) -> timedelta:
     """How long processes of a training wait for each other, at its start and at every step, where the variable does not say
     `otherwise`. Raises InputError where it is no number above 0."""
-    told = os.environ.get(VARIABLE, "")
+    text = os.environ.get(VARIABLE, "")
     try:
-        seconds = float(told or otherwise)
+        seconds = float(text or otherwise)
         if not 0 < seconds < float("inf"):
             raise ValueError
     except ValueError:
-        raise InputError(f"{told!r} is no number of seconds above 0", where=VARIABLE) from None
+        raise InputError(f"{text!r} is no number of seconds above 0", where=VARIABLE) from None
     return timedelta(seconds=seconds)
 
 
@@ -161,7 +161,7 @@ def _until(
     done: Callable[[], bool], look: Callable[[], None], what: Callable[[], str], say: Callable[[str], None] = lambda text: None
 ) -> None:
     """Polls in Python, where signals are heard."""
-    limit, started, told = timeout().total_seconds(), time.monotonic(), False
+    limit, started, said = timeout().total_seconds(), time.monotonic(), False
     while not done():
         look()
         waited = time.monotonic() - started
@@ -170,7 +170,7 @@ def _until(
                 f"waited {limit:.0f} s in vain for {what()}",
                 hint=f"start all of them, in a shell of a job by `srun vldistill ...`; {VARIABLE} allows more",
             )
-        if waited > _QUIET_SECONDS and not told:
-            told = True
+        if waited > _QUIET_SECONDS and not said:
+            said = True
             say(f"waiting up to {limit:.0f} s for {what()} ({VARIABLE})")
         time.sleep(_POLL_SECONDS)

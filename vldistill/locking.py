@@ -163,14 +163,14 @@ def _name_in(path: Path) -> str:
 
 def _taken(lock: NamedLock, wait: float, silent: float, note: Callable[[], str]) -> bool:
     """Takes a lock, if need be after so many seconds; after the silent ones a note is shown."""
-    began, told = time.monotonic(), False
+    began, noted = time.monotonic(), False
     while not lock.take():
         waited = time.monotonic() - began
         if waited > wait:
             return False
-        if waited > silent and not told:
+        if waited > silent and not noted:
             complain(note())
-            told = True
+            noted = True
         time.sleep(0.1)
     return True
 
@@ -216,8 +216,8 @@ def exclusive(target: Path) -> Iterator[None]:
 
 def _wait_seconds() -> float:
     """Raises InputError where the variable is no number."""
-    told = os.environ.get(WAIT_VARIABLE) or "0"
+    text = os.environ.get(WAIT_VARIABLE) or "0"
     with suppress(ValueError):
-        if 0 <= float(told) < float("inf"):
-            return float(told)
-    raise InputError(f"{told!r} is no number of seconds", where=WAIT_VARIABLE)
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise InputError(f"{text!r} is no number of seconds", where=WAIT_VARIABLE)

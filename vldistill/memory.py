@@ -41,10 +41,10 @@ def saying_what_to_lower(words: list[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = out_of_memory(error)
-        if found is None or os.environ.get("VLDISTILL_DEBUG"):
+        shortage = out_of_memory(error)
+        if shortage is None or os.environ.get("VLDISTILL_DEBUG"):
             raise
-        raise failure(found, words) from None
+        raise failure(shortage, words) from None
 
 
 def out_of_memory(error: BaseException) -> BaseException | None:
@@ -91,7 +91,7 @@ def _of_gpu(text: str) -> tuple[str, int, int]:
     """Name, the most bytes that torch held, and those that the GPU has; no bytes where torch does not know."""
     import torch
 
-    number = int(found[1]) if (found := re.search(r"GPU (\d+)", text)) else 0
+    number = int(match[1]) if (match := re.search(r"GPU (\d+)", text)) else 0
     if not torch.cuda.is_available():
         return f"GPU {number}", 0, 0
     own = torch.cuda.get_device_properties(number)

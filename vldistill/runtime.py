@@ -102,9 +102,9 @@ def join_step() -> None:
 
 def _tasks_here(tasks: str) -> str:
     """How many of the step's tasks this node has, from SLURM's list for all nodes: "4(x2),3"."""
-    told = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE") or tasks
+    listing = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE") or tasks
     counts = []
-    for part in told.split(","):
+    for part in listing.split(","):
         count, _, times = part.partition("(x")
         counts += [count] * int(times.rstrip(")") or 1)
     node = int(os.environ.get("SLURM_NODEID", "0"))
@@ -115,8 +115,8 @@ def _first_host() -> str:
     """The step's first node. Raises InputError where SLURM does not say."""
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
     try:
-        told = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=30, check=True)
-        return told.stdout.split()[0]
+        process = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, timeout=30, check=True)
+        return process.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         raise InputError(
             f"scontrol does not say which nodes {nodes or 'the step'} has", hint="set MASTER_ADDR to the first node's name"

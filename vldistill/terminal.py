@@ -70,8 +70,8 @@ class Table(RichTable):
     @property
     def spare(self) -> int:
         """Columns of the terminal that folding can save."""
-        found = zip(self.columns, self._longest, strict=True)
-        return sum(max(0, longest - _LEAST_FOLDED) for column, longest in found if not column.no_wrap)
+        widths = zip(self.columns, self._longest, strict=True)
+        return sum(max(0, longest - _LEAST_FOLDED) for column, longest in widths if not column.no_wrap)
 
     def words(self, *headings: str, **style: Any) -> None:
         """Columns of text, which is folded where there is no room."""
@@ -85,10 +85,10 @@ class Table(RichTable):
 
     def add_row(self, *cells: Any, **style: Any) -> None:
         """Texts, plain or styled; None leaves a cell empty."""
-        shown = [_shown(cell) for cell in cells]
-        for place, cell in enumerate(shown):
+        texts = [_shown(cell) for cell in cells]
+        for place, cell in enumerate(texts):
             self._longest[place] = max(self._longest[place], _length(cell))
-        super().add_row(*shown, **style)
+        super().add_row(*texts, **style)
 
     def _add(self, heading: str, **style: Any) -> None:
         super().add_column(_shown(heading), **style)

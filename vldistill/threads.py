@@ -49,10 +49,10 @@ def use_threads(model: Any, before: int | None = None) -> Threads:
     """Chooses for a student (see `choose_threads`), and has torch compute with so many."""
     import torch
 
-    found = choose_threads(model.width, model.layers, before)
-    if torch.get_num_threads() != found.count:
-        torch.set_num_threads(found.count)
-    return found
+    threads = choose_threads(model.width, model.layers, before)
+    if torch.get_num_threads() != threads.count:
+        torch.set_num_threads(threads.count)
+    return threads
 
 
 def choose_threads(width: int, layers: int, before: int | None = None) -> Threads:

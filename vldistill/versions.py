@@ -46,8 +46,8 @@ def _of_cache(manifest: Mapping[str, Any]) -> Names:
     teacher, judge = str(fields.get("teacher")), str(fields.get("relevance teacher"))
     if fields.get("feature") == "image":
         return _IMAGES.get(teacher, _ALL)
-    found = _TEXTS.get(teacher, _ALL)
-    return found if fields.get("feature") == "text" else found | _IMAGES.get(judge, _ALL) | _TEXTS.get(judge, _ALL) | {"yake"}
+    names = _TEXTS.get(teacher, _ALL)
+    return names if fields.get("feature") == "text" else names | _IMAGES.get(judge, _ALL) | _TEXTS.get(judge, _ALL) | {"yake"}
 
 
 def _of_regions(manifest: Mapping[str, Any]) -> Names:
@@ -101,27 +101,27 @@ def installed(name: str) -> str | None:
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that a result depends on."""
-    found = {name: installed(name) for name in (*_OTHERS, *LIBRARIES)}
-    return {"python": sys.version.split()[0], **{name: version for name, version in found.items() if version is not None}}
+    versions = {name: installed(name) for name in (*_OTHERS, *LIBRARIES)}
+    return {"python": sys.version.split()[0], **{name: version for name, version in versions.items() if version is not None}}
 
 
 def differences(manifest: Mapping[str, Any]) -> list[Difference]:
     """The libraries that decide an artifact's values and are installed in other versions than it was made under. What its
     manifest does not know of is left out, as is how a library was built (2.6.0+cpu is 2.6.0)."""
-    made, found = _made_under(manifest), []
+    made, different = _made_under(manifest), []
     for library in sorted(DECIDING[manifest["stage"]](manifest)):
         here = _plain(installed(library) or "")
         there = tuple(dict.fromkeys(_plain(str(one[library])) for one in made if library in one))
         if here and any(version != here for version in there):
-            found.append(Difference(library, there, here))
-    return found
+            different.append(Difference(library, there, here))
+    return different
 
 
-def tell(found: Iterable[Difference], where: object, again: str) -> None:
+def tell(changed: Iterable[Difference], where: object, again: str) -> None:
     """Says once a command, on standard error, under which other versions what it uses was made. again: how it is made anew."""
-    found = sorted(set(found), key=lambda one: one.library)
-    if found and is_first_rank():
-        complain_once(f"note: {where} was made with {shown(found)}: computed anew, its values may differ ({again})")
+    changed = sorted(set(changed), key=lambda one: one.library)
+    if changed and is_first_rank():
+        complain_once(f"note: {where} was made with {shown(changed)}: computed anew, its values may differ ({again})")
 
 
 def refuse_mixing(manifest: Mapping[str, Any], where: object, hint: str) -> None:
@@ -139,8 +139,8 @@ def gone_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {"versions": made[0], **({LATER: later} if (later := [*made[1:], *([here] if here not in made else [])]) else {})}
 
 
-def shown(found: Iterable[Difference]) -> str:
-    return ", ".join(map(str, found))
+def shown(changed: Iterable[Difference]) -> str:
+    return ", ".join(map(str, changed))
 
 
 def _made_under(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

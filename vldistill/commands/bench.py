@@ -145,19 +145,19 @@ def _measured(
     from vldistill.evaluation.bench_retrieval import retrieval_rows
 
     if group == RETRIEVAL:
-        found = retrieval_rows(setting, size, subject.model)
+        rows = retrieval_rows(setting, size, subject.model)
     elif group == PRECISION:
-        found = precision_rows(setting, precisions, subject.model, images=subject.images)
+        rows = precision_rows(setting, precisions, subject.model, images=subject.images)
     elif group == SPEED and subject.model is not None:
-        found = speed_rows(setting, images=subject.images, dual=subject.model, stored=subject.stored)
+        rows = speed_rows(setting, images=subject.images, dual=subject.model, stored=subject.stored)
     else:
-        found = {**GROUPS, FUSIONS: fusion_rows}[group](setting)
-    show(bench_table(found, setting.precision, setting.batch))
-    for row in (row for row in found if row.note):
+        rows = {**GROUPS, FUSIONS: fusion_rows}[group](setting)
+    show(bench_table(rows, setting.precision, setting.batch))
+    for row in (row for row in rows if row.note):
         say(f"{row.variant}: {row.note}")
     if group == RETRIEVAL:
-        say(_beside_the_paper(found, size))
-    return found
+        say(_beside_the_paper(rows, size))
+    return rows
 
 
 def _stored(folder: Path | None, run: str | None) -> Callable[[int], list[Tensor]] | None:

@@ -51,37 +51,37 @@ def compare(
     check_same(a, b)
     target = out or a.folder / f"against-{_slug(b)}.json"
     check_file(target)
-    found = comparison(a, b)
-    shown = _examples(a, b, changed_ids(a, b, examples))
+    result = comparison(a, b)
+    changed = _examples(a, b, changed_ids(a, b, examples))
     say(f"A: {run_a}\nB: {run_b}\n{a.metrics['split']} of {a.metrics.get('data_folder', a.metrics['data'][:12])}")
-    show(_table(found))
-    tested = {HEADINGS[part]: row for part, row in found["parts"].items()} if "parts" in found else {"B - A": found}
+    show(_table(result))
+    tested = {HEADINGS[part]: row for part, row in result["parts"].items()} if "parts" in result else {"B - A": result}
     for name, row in tested.items():
         if "interval" in row:
             say(f"{name}: {verdict(row)}")
-    if shown:
-        show(_examples_table(shown))
-    write_files({target: json_text({**found, "examples": shown})})
+    if changed:
+        show(_examples_table(changed))
+    write_files({target: json_text({**result, "examples": changed})})
     say(f"wrote {target}\n")
-    head = {name: found[name] for name in ("a", "b", "split")}
-    parts = {part: _short(row) for part, row in found.get("parts", {}).items()}
-    last_line(head | _short(found) | parts | {"out": str(target)})
+    head = {name: result[name] for name in ("a", "b", "split")}
+    parts = {part: _short(row) for part, row in result.get("parts", {}).items()}
+    last_line(head | _short(result) | parts | {"out": str(target)})
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """What the last line says of a part."""
-    found = {name: round(row[name], 6) for name in ("count", "changed", *_SCORES) if name in row}
-    return found | ({"p": float(f"{row['p']:.3g}")} if "p" in row else {})
+    figures = {name: round(row[name], 6) for name in ("count", "changed", *_SCORES) if name in row}
+    return figures | ({"p": float(f"{row['p']:.3g}")} if "p" in row else {})
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(result: dict[str, Any]) -> str:
     """The difference in a sentence."""
-    low, high = (100 * end for end in found["interval"])
-    told = f"{100 * found['difference']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
-    if "p" in found:
-        p = found["p"]
-        told += f", McNemar p {'<' if p < _LEAST_P else '='} {max(p, _LEAST_P):.4f}"
-    return told
+    low, high = (100 * end for end in result["interval"])
+    text = f"{100 * result['difference']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
+    if "p" in result:
+        p = result["p"]
+        text += f", McNemar p {'<' if p < _LEAST_P else '='} {max(p, _LEAST_P):.4f}"
+    return text
 
 
 def _slug(side: Scored) -> str:
@@ -89,19 +89,19 @@ def _slug(side: Scored) -> str:
     return "-".join(side.folder.resolve().parent.parent.parts[-3:])
 
 
-def _table(found: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any]) -> Table:
     """Without a frame, since it has ten columns."""
     from vldistill.evaluation.results import HEADINGS, MOST_TYPES, percent
 
-    cells = [name for name in _CELLS if name in found]
-    scores = [name for name in _SCORES if name in found]
+    cells = [name for name in _CELLS if name in result]
+    scores = [name for name in _SCORES if name in result]
     table = Table("", box=None, pad_edge=False, collapse_padding=True, padding=(0, 1))
     table.figures(*(_CELLS[name] for name in cells), *(_SCORES[name] for name in scores))
 
     def add(name: str, row: dict[str, Any], style: str = "") -> None:
-        shown = [f"{row[cell]:,}" for cell in cells]
-        shown += [f"{100 * row[score]:+.2f}" if score == "difference" else percent(row[score]) for score in scores]
-        table.add_row(name, *shown, style=style)
+        texts = [f"{row[cell]:,}" for cell in cells]
+        texts += [f"{100 * row[score]:+.2f}" if score == "difference" else percent(row[score]) for score in scores]
+        table.add_row(name, *texts, style=style)
 
     def add_types(row: dict[str, Any]) -> None:
         types = row.get("by_type", {})
@@ -110,9 +110,9 @@ def _table(found: dict[str, Any]) -> Table:
         if len(types) > MOST_TYPES:
             table.add_row(f"  {len(types) - MOST_TYPES} more")
 
-    add("all", found, "bold")
-    add_types(found)
-    for part, row in found.get("parts", {}).items():
+    add("all", result, "bold")
+    add_types(result)
+    for part, row in result.get("parts", {}).items():
         add(HEADINGS[part], row, "bold")
         add_types(row)
     return table
@@ -143,19 +143,19 @@ def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str,
 def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record: Record | None) -> dict[str, Any]:
     from vldistill.data.sequences import readable, sequences
 
-    found: dict[str, Any] = {"id": name}
+    example: dict[str, Any] = {"id": name}
     if record is not None:
         first = sequences(record)[0]
         parts = first if record.choices is None else first[:-1]
-        found |= {
+        example |= {
             "images": record.images,
             "text": " ".join(readable(part, record.objects) for part in parts),
             "right": _right(record, data),
         }
     for key, side in (("a", a), ("b", b)):
         row = side.rows[name]
-        found[key] = {"answer": _answer(row, record), "confidence": row["confidence"], "score": row.get("score")}
-    return found
+        example[key] = {"answer": _answer(row, record), "confidence": row["confidence"], "score": row.get("score")}
+    return example
 
 
 def _answer(row: dict[str, Any], record: Record | None) -> str:
@@ -183,7 +183,7 @@ def _examples_table(examples: list[dict[str, Any]]) -> Table:
     table = Table("id", title="changed answers")
     table.words(*["text", "right"] * known, "A", "B", max_width=60)
     for one in examples:
-        told = [one.get("text", "-"), one.get("right") or "-"] if known else []
+        columns = [one.get("text", "-"), one.get("right") or "-"] if known else []
         given = [f"{one[side]['answer']} ({one[side]['confidence']:.2f})" for side in ("a", "b")]
-        table.add_row(one["id"], *told, *given)
+        table.add_row(one["id"], *columns, *given)
     return table

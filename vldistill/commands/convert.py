@@ -74,12 +74,12 @@ def convert(
         from vldistill.models.base import slip
 
         sizes = slip.convert(file, out, **told_apart)
-        told = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
+        summary = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
     elif kind == "declip":
         from vldistill.models.clip_dual import official
 
         config = official.convert(file, out, **told_apart).encoder
-        told = {
+        summary = {
             "vision": f"{config.vision_layers} x {config.vision_width}",
             "shared": config.hidden_size,
             "text": f"{config.num_hidden_layers} x {config.text_width}",
@@ -89,17 +89,17 @@ def convert(
         if kind in _OFFICIAL_FUSION:
             told_apart["answers"] = answers
         spec = official.convert(file, vocab, out, **told_apart)
-        told = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
+        summary = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
         if kind in _OFFICIAL_FUSION:
-            told |= {"task": spec.task or "none", "classes": len(spec.labels)}
+            summary |= {"task": spec.task or "none", "classes": len(spec.labels)}
     weights = read_manifest(out, CONVERTED, make_it="")["weights"]
     for why, names in weights["left_out"].items():
         more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
         say(f"left out: {', '.join(names[:_SHOWN])}{more}: {why}")
     left = weights["in_file"] - weights["kept"]
     say(f"kept {weights['kept']:,} of the file's {weights['in_file']:,} weights, left out {left:,}; the manifest names them")
-    say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in told.items())}")
-    last_line({"model": str(out), "kind": kind, **told, "kept": weights["kept"], "left_out": left})
+    say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in summary.items())}")
+    last_line({"model": str(out), "kind": kind, **summary, "kept": weights["kept"], "left_out": left})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -34,8 +34,8 @@ def findings() -> Iterator[tuple[str, str, str]]:
         step = "inside a job step" if "SLURM_STEP_ID" in os.environ else "outside any job step"
         yield "ok", "SLURM", f"job {os.environ['SLURM_JOB_ID']}, {step}"
     else:
-        found = shutil.which("sbatch")
-        yield ("ok", "SLURM", f"sbatch at {found}") if found else ("note", "SLURM", "not here: run stages one after the other")
+        sbatch = shutil.which("sbatch")
+        yield ("ok", "SLURM", f"sbatch at {sbatch}") if sbatch else ("note", "SLURM", "not here: run stages one after the other")
 
 
 def _limits() -> Iterator[tuple[str, str, str]]:
@@ -76,15 +76,15 @@ def _torch() -> Iterator[tuple[str, str, str]]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            told = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+            gpu = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
             usable = runs_on((properties.major, properties.minor), torch.cuda.get_arch_list())
             yield (
-                ("ok", f"GPU {index}", told)
+                ("ok", f"GPU {index}", gpu)
                 if usable
                 else (
                     "missing",
                     f"GPU {index}",
-                    f"{told}: this torch has no code for compute capability {properties.major}.{properties.minor}; {MEND}",
+                    f"{gpu}: this torch has no code for compute capability {properties.major}.{properties.minor}; {MEND}",
                 )
             )
         nccl = torch.distributed.is_nccl_available()

@@ -109,8 +109,8 @@ def _show_plan(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest
 
     for source, own in tasks.items():
         for task in own:
-            told = f"{task.data.folder}, {task.split}: {len(task.records)} records"
-            show_plan(f"evaluate {source}", {"data": told, "writes": task.folder})
+            line = f"{task.data.folder}, {task.split}: {len(task.records)} records"
+            show_plan(f"evaluate {source}", {"data": line, "writes": task.folder})
     for task in next(iter(tasks.values())):
         if task.split in together:
             size = Probabilities.size(len(task.records) + len(task.unscored), len(task.data.labels))
@@ -140,13 +140,13 @@ def _run(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> N
     pools: dict[str, Probabilities] = {}
     results = []
     for source, own in tasks.items():
-        opened, found = open_model(source, asked.precision), []
+        opened, evaluations = open_model(source, asked.precision), []
         for task in own:
             # VCR's leaderboard wants probabilities, and so do averages; a model's own answers need none that are kept.
             if task.split not in pools and (asked.ensemble or (asked.leaderboard is not None and common.task == "vcr")):
                 pools[task.split] = Probabilities([record.id for record in [*task.records, *task.unscored]], opened.spec.labels)
             pool = pools.get(task.split)
-            found.append(
+            evaluations.append(
                 evaluate_split(
                     opened,
                     task.data,
@@ -160,12 +160,12 @@ def _run(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> N
                     keep=pool.member(opened.spec.labels) if pool is not None else None,
                 )
             )
-        results.append(_finish(found, own[0].data, [task.folder for task in own]))
-    evaluated = found[0]
+        results.append(_finish(evaluations, own[0].data, [task.folder for task in own]))
+    evaluated = evaluations[0]
     if asked.ensemble:
         tags = opened.gives_tags
         del opened
-        found = [
+        evaluations = [
             scored(
                 tuple(tasks),
                 common,
@@ -177,18 +177,18 @@ def _run(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> N
             )
             for task in first
         ]
-        evaluated = found[0]
-        results.append(_finish(found, common, [together[task.split] for task in first]))
+        evaluated = evaluations[0]
+        results.append(_finish(evaluations, common, [together[task.split] for task in first]))
     if asked.leaderboard is not None:
         text, ids = submission(common.task, evaluated.records, evaluated.answers, pools.get(asked.split))
         write_submission(asked.leaderboard, common.task, text, ids)
-        told = " (partial: not to be submitted)" if evaluated.partial else ""
-        say(f"wrote {asked.leaderboard}, {len(ids):,} {common.task} records, checked{told}\n")
+        note = " (partial: not to be submitted)" if evaluated.partial else ""
+        say(f"wrote {asked.leaderboard}, {len(ids):,} {common.task} records, checked{note}\n")
         results[-1]["leaderboard"] = str(asked.leaderboard)
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 
-def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) -> dict[str, Any]:
+def _finish(evaluations: list[Evaluation], data: DataArtifact, folders: list[Path]) -> dict[str, Any]:
     """Writes and shows the evaluations of one model, or of an ensemble: on a split and, if asked for, on its shifted set. Returns
     what the last line says of them."""
     from vldistill.evaluation.evaluate import part_of
@@ -196,24 +196,24 @@ def _finish(found: list[Evaluation], data: DataArtifact, folders: list[Path]) ->
     from vldistill.evaluation.shifted import shift_result, shift_table
 
     shift = None
-    if len(found) == 2 and all(one.metrics is not None for one in found):
-        shift = shift_result(*found)
-    for one, folder in zip(found, folders, strict=True):
-        more = {"shift": shift} if shift is not None and one is found[-1] else {}
+    if len(evaluations) == 2 and all(one.metrics is not None for one in evaluations):
+        shift = shift_result(*evaluations)
+    for one, folder in zip(evaluations, folders, strict=True):
+        more = {"shift": shift} if shift is not None and one is evaluations[-1] else {}
         write_evaluation(one, folder, data, **more)
         _show(one.name, data, one.split, one.partial, metrics_table(one), folder, one.seconds, part_of(one.records))
     if shift is not None:
-        say(f"{found[0].name} on {data.folder}, standard and shifted")
-        show(shift_table(shift, found[0].split))
+        say(f"{evaluations[0].name} on {data.folder}, standard and shifted")
+        show(shift_table(shift, evaluations[0].split))
         say()
-    first = found[0]
+    first = evaluations[0]
     who = {"run": first.sources[0]} if len(first.sources) == 1 else {"ensemble": list(first.sources)}
     metrics = _rounded(first.metrics or {})
     return {
         **who,
         "split": first.split,
         **metrics,
-        "seconds": round(sum(one.seconds for one in found), 2),
+        "seconds": round(sum(one.seconds for one in evaluations), 2),
         **({"partial": True} if first.partial else {}),
         **({"drop": _rounded(shift.get("drop", {}))} if shift is not None else {}),
     }
@@ -235,20 +235,20 @@ def _rank(tasks: Tasks, asked: EvaluationRequest) -> None:
     more: dict[str, Any] = {"batch": asked.batch, "limit": asked.limit, "workers": asked.workers, "index": stored}
     for source, [task] in tasks.items():
         with Watching() as watch:
-            found = evaluate_captions(source, task.data, asked.split, watch=watch, **more)
-        write_captions(found, task.folder, task.data)
-        seconds = sum(found.seconds.values())
-        _show(source, task.data, asked.split, found.partial, captions_table(found), task.folder, seconds)
-        said = {"run": source, "split": asked.split, **_rounded(found.metrics), "seconds": round(seconds, 2)}
-        results.append(said | ({"partial": True} if found.partial else {}))
+            evaluation = evaluate_captions(source, task.data, asked.split, watch=watch, **more)
+        write_captions(evaluation, task.folder, task.data)
+        seconds = sum(evaluation.seconds.values())
+        _show(source, task.data, asked.split, evaluation.partial, captions_table(evaluation), task.folder, seconds)
+        said = {"run": source, "split": asked.split, **_rounded(evaluation.metrics), "seconds": round(seconds, 2)}
+        results.append(said | ({"partial": True} if evaluation.partial else {}))
     last_line({"evaluated": results} if len(results) > 1 else results[0])
 
 
 def _show(
     name: str, data: DataArtifact, split: str, partial: bool, table: Table, folder: Path, seconds: float, part: str = "both"
 ) -> None:
-    told = f", {part} only" * (part != "both") + " (partial)" * partial
-    say(f"{name} on {data.folder}, {split}{told}")
+    note = f", {part} only" * (part != "both") + " (partial)" * partial
+    say(f"{name} on {data.folder}, {split}{note}")
     show(table)
     say(f"wrote {folder} after {seconds:.1f} s\n")
 

@@ -22,11 +22,11 @@ def all_faults(path: Path | None) -> Iterator[Problems]:
     try:
         yield problems
     except InputError as error:
-        found = error.faults or [error]
+        faults = error.faults or [error]
         if path is not None:
-            _write(path, found)
-            raise InputError(f"{error}\nall {len(found):,} faults are in {path}") from None
-        if len(found) > MAX_PROBLEMS_SHOWN:
+            _write(path, faults)
+            raise InputError(f"{error}\nall {len(faults):,} faults are in {path}") from None
+        if len(faults) > MAX_PROBLEMS_SHOWN:
             raise InputError(f"{error}\n--faults FILE writes all of them") from None
         raise
     if path is not None:

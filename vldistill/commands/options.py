@@ -44,9 +44,9 @@ class KnowsOthers(TyperCommand):
         vain = {word.partition("=")[0] for word in args if word.startswith("--")} - own
         having = [name for name, options in others.items() if vain & options]
         if having:
-            told = ", ".join(sorted(vain & set().union(*others.values())))
+            vain_names = ", ".join(sorted(vain & set().union(*others.values())))
             name = ctx.command_path.removeprefix(f"{top.command_path} ")
-            raise InputError(f"{told} means nothing for {name}", hint=f"leave it out; it is for {listed(having)}")
+            raise InputError(f"{vain_names} means nothing for {name}", hint=f"leave it out; it is for {listed(having)}")
         return super().parse_args(ctx, args)
 
 

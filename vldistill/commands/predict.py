@@ -76,14 +76,14 @@ def _predict_pairs(
     if left is not None:
         complain(str(left))  # standard output holds answers alone
     answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)
-    found = [
+    lines = [
         {"id": record.id, "prediction": best, "confidence": round(most, 6), "top": [[label, round(p, 6)] for label, p in ranked]}
         for record, ranked in zip(records, answers, strict=True)
         for best, most in ranked[:1]
     ]
     if out is None:
-        for one in found:
+        for one in lines:
             write_json(one)
         return
-    write_text(out, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in found))
-    say(f"wrote {len(found)} answers to {out}")
+    write_text(out, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines))
+    say(f"wrote {len(lines)} answers to {out}")

@@ -157,16 +157,16 @@ def caches_of(runs: list[AdvlRun]) -> list[list[str]]:
 
 def print_table(table: str, runs: list[AdvlRun]) -> None:
     """What has been evaluated so far: mean and deviation over seeds, beside the paper's figure."""
-    found: dict[str, dict[str, list[float]]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         for split in run.splits:
-            column = found.setdefault(run.row.name, {}).setdefault(SHIFT if split != "val" else run.setting, [])
+            column = scores.setdefault(run.row.name, {}).setdefault(SHIFT if split != "val" else run.setting, [])
             column += score(run.folder, split, run.row.metric)
-    columns = [name for name in (*SETTINGS, SHIFT) if any(name in cells for cells in found.values())]
+    columns = [name for name in (*SETTINGS, SHIFT) if any(name in cells for cells in scores.values())]
     rows = [
         [row.name, *(part for column in columns for part in (mean(cells.get(column)), f"{row.figures.get(column, '')}"))]
         for row in advl_tables().rows_of(table)
-        if (cells := found.get(row.name)) is not None
+        if (cells := scores.get(row.name)) is not None
     ]
     show(f"ADVL, Table {table}: accuracy % on val", ["row", *(part for column in columns for part in (column, "paper"))], rows)
 

@@ -178,17 +178,17 @@ def name_of(table: str) -> str:
 def print_table(table: str, runs: list[DideRun], *, toy: bool) -> None:
     """What has been evaluated so far: mean and deviation over seeds, beside the paper's figures, of a toy task those of the data
     set that it stands for."""
-    found: dict[str, dict[tuple[str, str, str], list[float]]] = {}
+    scores: dict[str, dict[tuple[str, str, str], list[float]]] = {}
     paper: dict[str, dict[str, str]] = {}
     for run in runs:
         paper.setdefault(run.row.name, {})[run.task.name] = " / ".join(f"{figure:g}" for figure in run.paper)
         for column in ((run.task.name, split, metric) for split in run.task.splits for metric in run.task.metrics):
-            found.setdefault(run.row.name, {}).setdefault(column, []).extend(score(run.step.folder, *column[1:]))
-    columns = list(dict.fromkeys(column for cells in found.values() for column in cells))
+            scores.setdefault(run.row.name, {}).setdefault(column, []).extend(score(run.step.folder, *column[1:]))
+    columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
     tasks = list(dict.fromkeys(task for task, _, _ in columns if any(of.get(task) for of in paper.values())))
     rows = [
         [name, *(mean(cells.get(column)) for column in columns), *(paper[name].get(task, "") for task in tasks)]
-        for name, cells in found.items()
+        for name, cells in scores.items()
     ]
     heads = [f"{task} {split}" if metric == "accuracy" else metric for task, split, metric in columns]
     title = f"DiDE, {name_of(table)}{' in the toy world' * toy}, {dide_tables().tables[table].title}: %"

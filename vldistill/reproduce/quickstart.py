@@ -71,9 +71,9 @@ def run(name: str, words: list[str]) -> str:
     with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         call([*words, "--overwrite"])
         call(["evaluate", str(folder), "--split", "test", "--batch", "500"])
-    found = json.loads((folder / "eval/test/metrics.json").read_text())
+    metrics = json.loads((folder / "eval/test/metrics.json").read_text())
     seconds = json.loads((folder / "manifest.json").read_text())["wall_s"]
-    return f"  {name}: {100 * found['accuracy']:.1f} % on test, {seconds:.0f} s"
+    return f"  {name}: {100 * metrics['accuracy']:.1f} % on test, {seconds:.0f} s"
 
 
 def fill_caches(seeds: int) -> None:

@@ -58,8 +58,8 @@ def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -
     # Labels keep the order of their indices while they fit.
     names = list(total) if len(total) <= MOST_FREQUENT else [name for name, _ in total.most_common(MOST_FREQUENT)]
     for name in names:
-        shown = [_share(part.get(key, {}).get(name, 0), part) for part in counts.values()]
-        table.add_row(f"  {name}" if name else "  (empty)", *shown)
+        texts = [_share(part.get(key, {}).get(name, 0), part) for part in counts.values()]
+        table.add_row(f"  {name}" if name else "  (empty)", *texts)
     if len(total) > len(names):
         rest = [sum(count for name, count in part[key].items() if name not in names) for part in counts.values()]
         cells = [_share(count, part) for count, part in zip(rest, counts.values(), strict=True)]
@@ -109,9 +109,9 @@ def short_types(manifest: dict[str, Any], names: list[str]) -> list[str]:
         entry = manifest["variants"][name]
         short = {kind: count for kind, count in entry.get("by_type", {}).items() if count["got"] < count["wanted"]}
         if short:
-            told = ", ".join(f"{kind} ({count['got']:,})" for kind, count in short.items())
-            lacking.setdefault(f"fewer than {entry['per_type']:,} {entry['unit']} of some types: {told}", []).append(name)
-    return [f"{', '.join(found)}: {told}" for told, found in lacking.items()]
+            message = ", ".join(f"{kind} ({count['got']:,})" for kind, count in short.items())
+            lacking.setdefault(f"fewer than {entry['per_type']:,} {entry['unit']} of some types: {message}", []).append(name)
+    return [f"{', '.join(names_of)}: {message}" for message, names_of in lacking.items()]
 
 
 def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
