@@ -92,7 +92,7 @@ def test_the_list_is_of_all_modules_that_choose_a_device():
     """What asks torch for a GPU itself, and not `compute_device`, only describes or measures."""
     package = Path(devices.__file__).parent
     choosing = {path.stem for path in package.rglob("*.py") if "compute_device()" in path.read_text()} - {"devices"}
-    assert choosing == {"captions", "opened", "caches", "prepare_regions", "index_work"}
+    assert choosing == {"captions", "opened", "caches", "prepare_regions", "index"}
     asking = [path.stem for path in package.rglob("*.py") if 'torch.device("cuda" if' in path.read_text()]
     assert asking == ["devices"]
 

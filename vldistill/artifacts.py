@@ -129,7 +129,7 @@ def building(target: Path, *, overwrite: bool = False, stage: str | None = None,
     state = f"{os.getpid()}.building" if begun is None else f"{begun[:12]}.growing"
     temporary, retired = (target.with_name(f".{target.name}.{name}") for name in (state, f"{os.getpid()}.old"))
     with within_parents(target), exclusive(target), writing(target):
-        remove_leftovers(target, but=temporary)
+        remove_leftovers(target, but=temporary if begun else None)
         # It may have been finished by another since.
         refuse_existing(target, overwrite, stage)
         temporary.mkdir(exist_ok=True)

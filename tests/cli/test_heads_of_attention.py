@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from official_checkpoints import OFFICIAL
 
-from vldistill.commands.convert import KINDS
 from vldistill.errors import InputError
 from vldistill.models.base.attention_heads import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
+from vldistill.models.families import official_layouts
 
 PUBLISHED = {
     (BERT, 768): 12,  # BERT-Base, Large: table of Devlin et al., section 3
@@ -34,7 +34,7 @@ def without_heads(words: list[str | Path]) -> list[str | Path]:
     return [*words[:place], *words[place + 2 :]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", official_layouts())
 def test_a_width_that_no_published_model_has_is_asked_for(kind, command, well, tmp_path):
     source, *words = OFFICIAL[kind](tmp_path)
     if kind == "oscar":  # whose config.json says it

@@ -173,3 +173,12 @@ def test_a_file_is_small_described_and_free_of_unsafe_calls(module, path):
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "has no docstring"
     assert [banned for banned in BANNED if banned in text] == []
+
+
+def test_no_two_classes_have_one_name():
+    places: dict[str, list[str]] = {}
+    for module, path in module_names(PACKAGE).items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

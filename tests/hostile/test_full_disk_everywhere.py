@@ -18,8 +18,8 @@ from hints import options_of
 from mutations import contents_of, tree_of
 from workshop import READ_ONLY, WRITERS, command_of, folder_bytes, in_child
 
-from vldistill.commands.convert import KINDS
 from vldistill.data.regions import extract
+from vldistill.models.families import official_layouts
 
 TOLD = re.compile(r"vldistill: (?P<where>.+?): (cannot write [\d,]+ bytes|cannot be written|needs [\d,]+ bytes)[^\n]*\n\Z")
 PAGE = 4096
@@ -101,7 +101,7 @@ def test_the_table_has_every_command():
     """Both are lists of the product: its commands, and the sources and kinds that two of them take."""
     rows = {row.replace("_", "-") for row in (*WRITERS, *READ_ONLY)}
     assert {name for name in options_of() if not any(row == name or row.startswith(f"{name} ") for row in rows)} == set()
-    assert {f"convert {kind}" for kind in KINDS} <= set(WRITERS)
+    assert {f"convert {kind}" for kind in official_layouts()} <= set(WRITERS)
     from vldistill.commands.analyze import VIEWS
 
     assert {f"analyze --{view}" for view in VIEWS} <= set(WRITERS)

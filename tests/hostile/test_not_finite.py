@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_teachers import write_bert, write_clip, write_vit
 
-from vldistill.commands.convert import _OWN_VOCABULARY, KINDS
 from vldistill.data.regions.network import whole
 from vldistill.errors import InputError, VldistillError
 from vldistill.finite import check_outputs, check_weights
+from vldistill.models.families import official_layouts
 from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
 
@@ -22,7 +22,7 @@ PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", official_layouts())
 def test_convert(kind, bad, tmp_path, command):
     weights = {"good.weight": torch.ones(2), "bad.weight": torch.tensor([[0.0, bad, 1.0]])}
     folder = tmp_path / "official"
@@ -30,7 +30,11 @@ def test_convert(kind, bad, tmp_path, command):
     (folder / "config.json").write_text("{}")
     torch.save(weights, folder / "pytorch_model.bin")
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
-    vocabulary = () if kind in _OWN_VOCABULARY else ("--vocab", tmp_path / ("official" if kind == "meter" else "vocab.txt"))
+    vocabulary = (
+        ()
+        if not official_layouts()[kind].vocabulary
+        else ("--vocab", tmp_path / ("official" if kind == "meter" else "vocab.txt"))
+    )
     told = command("convert", kind, folder if kind == "oscar" else folder / "pytorch_model.bin", tmp_path / "out", *vocabulary)
     assert told.code == 2 and "1 of 3 numbers of bad.weight are not finite" in told.err
     assert not (tmp_path / "out").exists()

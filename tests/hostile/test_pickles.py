@@ -17,7 +17,7 @@ from hostile_worlds import KINDS, raw_data, read_data, read_model, save_tiny_mod
 from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill.artifacts import file_digest
-from vldistill.commands.convert import KINDS as CONVERTED
+from vldistill.models.families import official_layouts
 
 MARKER = "executed"
 
@@ -93,7 +93,7 @@ def test_the_bombs_are_none_of_wet_powder(here):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", CONVERTED)
+@pytest.mark.parametrize("kind", official_layouts())
 def test_convert(kind, form, here, command):
     if kind == "oscar":
         (here / "official").mkdir()

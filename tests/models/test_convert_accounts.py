@@ -19,10 +19,10 @@ from tiny_oscar import write_vocabulary as write_oscar_words
 from tiny_regions import body, sized, write_words
 
 from vldistill.artifacts import CONVERTED, read_manifest
-from vldistill.commands.convert import KINDS
 from vldistill.data.text import SPECIALS
 from vldistill.errors import InputError
 from vldistill.models.base.account import FRESH, renaming, sort_out
+from vldistill.models.families import official_layouts
 from vldistill.models.uniter.model import Uniter
 
 WIDTH = 64
@@ -87,7 +87,7 @@ def marks(value: torch.Tensor) -> tuple[float, ...]:
     return tuple(value.float().flatten()[:3].tolist())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", official_layouts())
 def test_every_weight_is_kept_or_named(well, tmp_path, kind):
     weights, file, options = official(kind, tmp_path)
     told = well("convert", kind, file, tmp_path / "out", *options)

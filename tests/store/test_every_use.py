@@ -28,7 +28,7 @@ from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.vilt.dual import DualEncoder
+from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.store import writer as writer_module
 from vldistill.store.reader import StoreReader
@@ -105,7 +105,7 @@ def inputs(tmp_path_factory, well) -> Path:
     encoder = EncoderConfig(vocab_size=len(tokenizer.vocabulary), image_size=8, patch_size=4, max_position_embeddings=12, **sizes)
     torch.manual_seed(0)
     spec = ModelSpec("dual_encoder", encoder, "snli_ve", 1, ["no", "yes", "maybe"], 8, 12)
-    save_model(folder / "model", DualEncoder(encoder, images=1, classes=3), spec, tokenizer)
+    save_model(folder / "model", ViltDual(encoder, images=1, classes=3), spec, tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         well("prepare", "jsonl", "--raw", "mine", "--out", "data", "--min-count", "1")

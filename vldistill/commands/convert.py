@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +11,6 @@ from vldistill.commands.options import Overwrite
 from vldistill.commands.output import last_line, split_list
 from vldistill.errors import InputError
 from vldistill.terminal import say
-
-KINDS = ("vilt", "meter", "oscar", "uniter", "vlbert", "clip_vil", "slip", "declip")
-
-_OFFICIAL_FUSION = ("vilt", "meter", "oscar")
-_OF_BERT = ("vilt", "oscar", "uniter", "vlbert", "clip_vil")
-"""Those with a BERT, whose case a file may not tell."""
-_OWN_VOCABULARY = ("slip", "declip")
-"""Those that read by CLIP's vocabulary, which open_clip brings."""
-
 
 _SHOWN = 3
 _DIGITS = 4
@@ -44,62 +34,41 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an official checkpoint into a model folder."""
-    if kind not in KINDS:
-        raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(KINDS)}")
-    if (vocab is None) != (kind in _OWN_VOCABULARY):
-        if vocab is not None:
-            raise InputError(f"--vocab means nothing for {kind}", hint="leave it out")
-        raise InputError(
-            "--vocab is missing",
-            hint=(
-                "give the folder of its RoBERTa, with vocab.json and merges.txt"
-                if kind == "meter"
-                else "give the vocab.txt of its BERT: cased for uniter, uncased for the others"
-            ),
-        )
-    if answers is not None and kind not in _OFFICIAL_FUSION:
-        raise InputError(f"--answers means nothing for {kind}", hint="leave it out")
+    from vldistill.models.families import official_layouts
+
+    layouts = official_layouts()
+    if kind not in layouts:
+        raise InputError(f"convert {kind}: no such kind", hint=f"one of {', '.join(layouts)}")
+    layout = layouts[kind]
+    if vocab is None and layout.vocabulary:
+        raise InputError("--vocab is missing", hint=layout.vocabulary)
     if case not in (None, "cased", "uncased"):
         raise InputError(f"--case {case} is not known", hint="cased or uncased")
-    if case is not None and kind not in _OF_BERT:
-        raise InputError(f"--case means nothing for {kind}", hint="leave it out")
-    told_apart: dict[str, Any] = {"heads": None if heads is None else _numbers(heads), "overwrite": overwrite}
-    if kind in _OF_BERT:
-        told_apart["lowercase"] = None if case is None else case == "uncased"
+    options: dict[str, Any] = {"heads": None if heads is None else _numbers(heads), "overwrite": overwrite}
+    for option, value, means in (
+        ("--vocab", vocab, bool(layout.vocabulary)),
+        ("--answers", answers, layout.answers),
+        ("--case", case, layout.cased),
+    ):
+        if value is not None and not means:
+            raise InputError(f"{option} means nothing for {kind}", hint="leave it out")
+    if layout.cased:
+        options["lowercase"] = None if case is None else case == "uncased"
+    if layout.answers:
+        options["answers"] = answers
     from vldistill.artifacts import CONVERTED, read_manifest
     from vldistill.places import check_writable
 
     check_writable(out)
-    if kind == "slip":
-        from vldistill.models.base import slip
-
-        sizes = slip.convert(file, out, **told_apart)
-        summary = {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
-    elif kind == "declip":
-        from vldistill.models.clip_dual import official
-
-        config = official.convert(file, out, **told_apart).encoder
-        summary = {
-            "vision": f"{config.vision_layers} x {config.vision_width}",
-            "shared": config.hidden_size,
-            "text": f"{config.num_hidden_layers} x {config.text_width}",
-        }
-    else:
-        official = import_module(f"vldistill.models.{kind}.official")
-        if kind in _OFFICIAL_FUSION:
-            told_apart["answers"] = answers
-        spec = official.convert(file, vocab, out, **told_apart)
-        summary = {"layers": spec.encoder.num_hidden_layers, "width": spec.encoder.hidden_size}
-        if kind in _OFFICIAL_FUSION:
-            summary |= {"task": spec.task or "none", "classes": len(spec.labels)}
+    facts = layout.convert(file, *([vocab] if layout.vocabulary else []), out, **options)
     weights = read_manifest(out, CONVERTED, make_it="")["weights"]
     for why, names in weights["left_out"].items():
         more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
         say(f"left out: {', '.join(names[:_SHOWN])}{more}: {why}")
     left = weights["in_file"] - weights["kept"]
     say(f"kept {weights['kept']:,} of the file's {weights['in_file']:,} weights, left out {left:,}; the manifest names them")
-    say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in summary.items())}")
-    last_line({"model": str(out), "kind": kind, **summary, "kept": weights["kept"], "left_out": left})
+    say(f"wrote {out}: {', '.join(f'{name} {value}' for name, value in facts.items())}")
+    last_line({"model": str(out), "kind": kind, **facts, "kept": weights["kept"], "left_out": left})
 
 
 def _numbers(text: str) -> tuple[int, ...]:

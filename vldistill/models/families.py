@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,32 @@ the `...Section` of a recipe, without torch, and `family.py` the `...Family`."""
 
 PUBLISHED = {"visual_bert": "visualbert", "lxmert": "lxmert"}
 """Kinds by the `model_type` of a published folder that is not ours; another one's is ViLT's."""
+
+
+@dataclass(frozen=True)
+class Official:
+    """A layout of official checkpoints, which `convert` of a module below this package reads. vocabulary: what tokens come from,
+    "" where the layout brings its own. answers: whether a file may be of a task, and of VQA without its answers. cased: whether
+    its vocabulary may be of either case."""
+
+    name: str
+    module: str
+    vocabulary: str = "give the vocab.txt of its BERT: cased for uniter, uncased for the others"
+    answers: bool = False
+    cased: bool = True
+
+    def convert(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Writes the model folder, see there; returns what the model is, for people."""
+        made = import_module(f"{__package__}.{self.module}").convert(*arguments, **options)
+        if isinstance(made, dict):
+            return made
+        task = {"task": made.task or "none", "classes": len(made.labels)} if self.answers else {}
+        return made.encoder.described() | task
+
+
+def official_layouts() -> dict[str, Official]:
+    """Those of all kinds, by name."""
+    return {layout.name: layout for kind in FAMILIES for layout in section_of(kind).official}
 
 
 def section_of(kind: str) -> type[Student]:

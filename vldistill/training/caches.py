@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ import torch
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.records import Record
 from vldistill.devices import compute_device
-from vldistill.errors import InputError
+from vldistill.errors import InputError, needed
 from vldistill.places import check_writable
+from vldistill.recipe.schema.objectives import AdvlObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, launched_processes
 from vldistill.store.disk import check_room
@@ -24,6 +25,7 @@ from vldistill.store.listing import list_stores
 from vldistill.store.manifest import has_begun, store_folder
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import FEATURES
+from vldistill.store.writer import StoreWriter
 from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.cache import CacheWriter, FeatureCache, open_cache
 from vldistill.teachers.extract import Inputs, Tick, cache_name, feature_columns, fill_images, fill_texts, word_columns
@@ -33,7 +35,7 @@ from vldistill.teachers.weights import UNKNOWN
 from vldistill.versions import differences, tell
 
 Say = Callable[[str], None]
-WantedFeatures = list[tuple[DataArtifact, list[Record]]]
+WantedFeatures = Sequence[tuple[DataArtifact, Sequence[Record]]]
 Progress = Callable[[str, int, int, float], None]
 """Told what kind of rows is computed, how many of them are done, of how many, and the seconds that those took."""
 DTYPE = {"dtype": "float16"}
@@ -49,6 +51,10 @@ class Part:
     name: str
     fields: dict[str, Any]
     cache: FeatureCache | None = None
+
+    @property
+    def stored(self) -> FeatureCache:
+        return needed(self.cache, f"the cache of {self.role}")
 
     def keys(self, inputs: Inputs) -> list[bytes]:
         return list({"images": inputs.images, "texts": inputs.texts, "words": inputs.pairs}[self.role])
@@ -92,11 +98,12 @@ class TeacherCaches:
     """The teachers that a recipe's objective asks for, none of them loaded before it has to be."""
 
     def __init__(self, recipe: Recipe):
-        chosen, teachers = recipe.objective, recipe.teachers
+        chosen, teachers = cast(AdvlObjective, recipe.objective), recipe.teachers
         self._recipe, self._chosen, self._root = recipe, chosen, Path(recipe.cache.path)
-        self.vision = build_vision(teachers.vision) if chosen.vision else None
-        self.text = build_text(teachers.text) if chosen.text or chosen.words else None
-        self.relevance = build_relevance(teachers.relevance) if chosen.words else None
+        # Each None where nothing asks for it.
+        self.vision: Any = build_vision(teachers.vision) if chosen.vision and teachers.vision else None
+        self.text: Any = build_text(teachers.text) if (chosen.text or chosen.words) and teachers.text else None
+        self.relevance: Any = build_relevance(teachers.relevance) if chosen.words else None
         self.live = recipe.cache.mode == "live"
         self.parts = {} if self.live else {part.role: part for part in self._parts()}
         for part in self.parts.values():
@@ -161,8 +168,8 @@ class TeacherCaches:
             return
         self._complete(wanted, say)
         for part in self.parts.values():
-            place = staged_store(part.cache.folder, FEATURES, say)
-            if place != part.cache.folder:
+            place = staged_store(part.stored.folder, FEATURES, say)
+            if place != part.stored.folder:
                 part.cache = FeatureCache(place)
 
     def _complete(self, wanted: WantedFeatures, say: Say) -> None:
@@ -191,15 +198,16 @@ class TeacherCaches:
             writers = {}
             for role, part in self.parts.items():
                 if missing[role]:
-                    writers[role] = self._open(part, inputs, shard, stack)
-                    self._tell(part, *writers[role], say)
+                    writer, pending = writers[role] = self._open(part, inputs, shard, stack)
+                    self._tell(part, writer, pending, say)
             if writers:
                 check_room(self._root, sum(pending.bytes_needed for _, pending in writers.values()))
             tick = _ticking(progress, {role: len(pending) for role, (_, pending) in writers.items()})
             # Begun one after the other, since a writer counts its seconds from there.
             if "images" in writers:
                 writers["images"][0].begin()
-                fill_images(*writers["images"], inputs, self.vision.to(device, dtype), batch, tick)
+                writer, pending = writers["images"]
+                fill_images(writer, pending, inputs, self.vision.to(device, dtype), batch, tick)
             if together := [role for role in ("texts", "words") if role in writers]:
                 for role in together:
                     writers[role][0].begin()
@@ -221,8 +229,8 @@ class TeacherCaches:
     def settle(self, inputs: Inputs, roles: Iterable[str], shard: tuple[int, int] = (0, 1)) -> None:
         """Declares caches complete that lack nothing and whose writer was killed just before it could; removes what it left."""
         for part in (self.parts[role] for role in roles):
-            own = part.cache is not None and part.cache.fields.get("precision") == part.fields["precision"]
-            if own and not part.cache.complete:
+            cache = part.cache
+            if cache is not None and cache.fields.get("precision") == part.fields["precision"] and not cache.complete:
                 with suppress(InputError), ExitStack() as stack:  # refused where another is at work, which will do it
                     self._open(part, inputs, shard, stack)
                 part.cache = self._found(part)
@@ -237,8 +245,8 @@ class TeacherCaches:
         for role, part in self.parts.items():
             keys = part.keys(inputs)
             drawn = np.random.default_rng(0).permutation(len(keys))[:rows].tolist()
-            chosen = [keys[place] for place in drawn if part.cache.find([keys[place]])[0] >= 0]
-            stored = torch.from_numpy(part.cache.read(part.cache.find(chosen), "vectors" if role == "words" else "features"))
+            chosen = [keys[place] for place in drawn if part.stored.find([keys[place]])[0] >= 0]
+            stored = torch.from_numpy(part.stored.read(part.stored.find(chosen), "vectors" if role == "words" else "features"))
             fresh = self._fresh(role, chosen, inputs)
             cosines = torch.nn.functional.cosine_similarity(stored.float(), fresh.float(), dim=-1)
             # A word that a text has not is zero on both sides.
@@ -267,9 +275,10 @@ class TeacherCaches:
         writer = stack.enter_context(CacheWriter(self._root, part.name, part.fields, columns, shard, mixing=self._mixing()))
         return writer, writer.pending(part.keys(inputs))
 
-    def _tell(self, part: Part, writer: CacheWriter, pending: Any, say: Say) -> None:
+    def _tell(self, part: Part, writer: StoreWriter, pending: Any, say: Say) -> None:
         """By the teacher's name in the recipe, and the digest of its weights, which `cache --ls` shows, too."""
-        named = (self._recipe.teachers.vision if part.role == "images" else self._recipe.teachers.text).model
+        teachers = self._recipe.teachers
+        named = needed(teachers.vision if part.role == "images" else teachers.text, "the teacher").model
         others = f", {pending.others:,} for other writers" if pending.others else ""
         say(
             f"{named} (weights {part.fields['weights'][:8]}) in {writer.folder}: {len(pending):,} {part.role} to compute, "
@@ -302,7 +311,7 @@ class TeacherCaches:
         records = ", ".join(dict.fromkeys(inputs.users[key] for key in keys[:3]))
         raise InputError(
             f"lacks {len(keys):,} of {len(part.keys(inputs)):,} {role}, of records {records} first",
-            where=str(part.cache.folder),
+            where=str(part.stored.folder),
             hint=f"complete it with: vldistill cache --recipe {self._recipe.name}",
         )
 
@@ -313,6 +322,8 @@ class TeacherCaches:
             # The latter in a dry run only, which never asks them anything.
             features = LiveFeatures(self.vision, self.text, self.relevance, data.images, self._dtype())
         else:
-            caches = [self.parts[role].cache if role in self.parts else None for role in ("images", "texts", "words")]
-            features = CachedFeatures(*caches, data.image_digests())
+            vision, text, words = (
+                self.parts[role].cache if role in self.parts else None for role in ("images", "texts", "words")
+            )
+            features = CachedFeatures(vision, text, words, data.image_digests())
         return UnimodalTeachers(features, chosen.vision, chosen.text, chosen.words, fusion)

@@ -8,10 +8,11 @@ from pathlib import Path
 from vldistill.data.artifact import open_data
 from vldistill.data.mixing import MixedDataset
 from vldistill.data.regions.network import ImageNetwork
-from vldistill.data.regions.store import DETECTOR, VLBERT, RegionStore
+from vldistill.data.regions.store import RegionStore
 from vldistill.data.size_rules import size_faults
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.families import section_of
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.batches import describe_batch
 from vldistill.training.lr_schedule import describe_rates
@@ -88,7 +89,7 @@ def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
 def _describe_regions(spec: ModelSpec) -> str:
     store = RegionStore(Path(needed(spec.regions, "the store")))
     line = f"{spec.regions}: {len(store):,} images, {store.features} features"
-    if spec.official and store.features != DETECTOR and (spec.kind, store.features) != ("vlbert", VLBERT):
+    if spec.official and store.features not in section_of(spec.kind).features:
         line += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
     return line
 

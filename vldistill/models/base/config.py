@@ -20,6 +20,10 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def described(self) -> dict[str, Any]:
+        """The sizes that tell one from another, for people."""
+        return {"layers": getattr(self, "num_hidden_layers", None), "width": getattr(self, "hidden_size", None)}
+
     def visual_signature(self) -> dict[str, int]:
         """What two models must agree on to be shown the same tokens of an image."""
         return {name: getattr(self, name) for name in ("patch_size", "region_size") if hasattr(self, name)}

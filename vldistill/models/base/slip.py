@@ -78,7 +78,7 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
 
 
 def convert(source: Path, out: Path, *, heads: Sequence[int] | None = None, overwrite: bool = False) -> dict[str, Any]:
-    """A published checkpoint to a folder of ours; returns the model's sizes. heads: see `heads_of`; of texts and of images.
+    """A published checkpoint to a folder of ours; returns what it is, for people. heads: see `heads_of`; of texts and of images.
     Raises InputError where a key has no place or none fits."""
     weights, account = sort_out(read_official(source), renaming(()), _LEFT_OUT, str(source))
     sizes = _sizes(weights, source, heads)
@@ -87,7 +87,7 @@ def convert(source: Path, out: Path, *, heads: Sequence[int] | None = None, over
         write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
         save_tensors(folder / "model.safetensors", {name: value.contiguous().float() for name, value in weights.items()})
         write_converted(folder, source, **account.to_manifest())
-    return sizes
+    return {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
 
 
 def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None) -> dict[str, Any]:

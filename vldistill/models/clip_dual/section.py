@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Place, Section
 from vldistill.recipe.schema.student import PatchSizes, Student
 
@@ -24,6 +25,10 @@ class ClipDualSection(Student):
     """CLIP, SLIP or DeCLIP with DiDE's fusion MLP, without dropout; `init` may be a SLIP."""
 
     ranks = "vectors"
+    official = (
+        Official("slip", "base.slip", "", cased=False),
+        Official("declip", "clip_dual.official", "", cased=False),
+    )
 
     kind: Literal["clip_dual"]
     """What the student is."""

@@ -62,6 +62,13 @@ class ClipConfig(ModelConfig):
         pixels = {name: tuple(values[name]) for name in ("pixel_mean", "pixel_std") if name in values}
         return super().from_dict({**values, **pixels})
 
+    def described(self) -> dict[str, Any]:
+        return {
+            "vision": f"{self.vision_layers} x {self.vision_width}",
+            "shared": self.hidden_size,
+            "text": f"{self.num_hidden_layers} x {self.text_width}",
+        }
+
 
 class ClipTextTower(nn.Module):
     """The text. Its vector is all that is kept of its states, so nothing of them is captured."""

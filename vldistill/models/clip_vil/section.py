@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Place, Section
 from vldistill.recipe.schema.student import Student
 
@@ -28,6 +29,7 @@ class ClipVilSection(Student):
     """CLIP-ViL: a BERT over a text and the grid of CLIP's image network; `init` may be a BERT of transformers."""
 
     sees = "letterbox"
+    official = (Official("clip_vil", "clip_vil.official"),)
 
     kind: Literal["clip_vil"]
     """What the student is."""

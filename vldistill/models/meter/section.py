@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.student import PatchSizes, Student
+
+_ROBERTA = "give the folder of its RoBERTa, with vocab.json and merges.txt"
 
 
 class MeterSection(Student):
@@ -13,6 +16,7 @@ class MeterSection(Student):
     fusion = "meter"
     pretrains = ("mlm", "itm")
     attentions = ("cross", "none")  # the streams meet in cross-attention alone
+    official = (Official("meter", "meter.official", _ROBERTA, answers=True, cased=False),)
 
     kind: Literal["meter"]
     """What the student is."""

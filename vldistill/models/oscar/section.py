@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.student import Student
 
 
@@ -13,6 +14,7 @@ class OscarSection(Student):
     sees = "regions"
     fusion = "oscar"
     pretrains = ("mlm", "itm")
+    official = (Official("oscar", "oscar.official", answers=True),)
 
     kind: Literal["oscar"]
     """What the student is."""

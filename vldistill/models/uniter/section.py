@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.student import Student
 
 
@@ -12,6 +13,7 @@ class UniterSection(Student):
 
     sees = "regions"
     perturbed = True
+    official = (Official("uniter", "uniter.official"),)
 
     kind: Literal["uniter"]
     """What the student is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.student import Student, TableSizes
 
 
@@ -13,6 +14,7 @@ class ViltSection(Student):
     fusion = "vilt"
     pretrains = ("mlm", "itm")
     ranks = "pairs"
+    official = (Official("vilt", "vilt.official", answers=True),)
 
     kind: Literal["vilt"]
     """What the student is."""

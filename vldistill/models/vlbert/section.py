@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Depth, NonNegative, Place, Section, Side, Width
 from vldistill.recipe.schema.student import Student
 
@@ -41,6 +42,8 @@ class VlBertSection(Student):
     """VL-BERT, over the regions of a store or end to end."""
 
     sees = "regions"
+    features = ("detector", "vlbert")
+    official = (Official("vlbert", "vlbert.official"),)
 
     kind: Literal["vlbert"]
     """What the student is."""

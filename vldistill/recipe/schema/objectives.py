@@ -276,7 +276,7 @@ def _check_same_family(recipe: Recipe) -> None:
     attention, possible = getattr(recipe.objective, "attention", "none"), STUDENTS[teacher].attentions
     if attention not in possible:
         raise ValueError(
-            f"objective.attention={attention} has no meaning for a {teacher} teacher: "
+            f"objective.attention={attention} has no meaning for {teacher.upper()}: "
             f"set objective.attention={' or '.join(possible)}"
         )
     if teacher != student.fusion:

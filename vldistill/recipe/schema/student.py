@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
+from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Depth, Fraction, Place, Section, Side, Width
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Student(Section):
     sees: image patches, regions of a store, whole images on a canvas, or nothing. fusion: the kind of fusion model that sees what
     it sees and can teach it, itself for such a model; dual: whether it is the dual encoder of that kind. pretrains: the tasks of
     objective `pretrain` that it has heads for. ranks: how it ranks images and texts: each pair, or by their vectors.
-    attentions: what DiDE can make of its attention. perturbed: whether VILLA's perturbations reach its inputs.
+    attentions: what DiDE can make of its attention. perturbed: whether VILLA's perturbations reach its inputs. features: of
+    regions, by what made them, that official checkpoints know. official: layouts of such checkpoints.
     """
 
     sees: ClassVar[Literal["patches", "regions", "letterbox", "nothing"]] = "patches"
@@ -70,6 +72,8 @@ class Student(Section):
     ranks: ClassVar[Literal["", "pairs", "vectors"]] = ""
     attentions: ClassVar[tuple[str, ...]] = ("cross", "uni", "whole", "none")
     perturbed: ClassVar[bool] = False
+    features: ClassVar[tuple[str, ...]] = ("detector",)
+    official: ClassVar[tuple[Official, ...]] = ()
 
     kind: str
     """What the student is."""
