@@ -236,7 +236,7 @@ def _run(stage: Stage, earlier: dict[str, Any] | None, flag: SignalFlag, say: Sa
     cost = _cost_of_all(session.cost(), accelerator)
     accelerator.end_training()
     manifest |= {
-        "best": {"step": best.step, **(best.metrics or {})},
+        "best": {"step": best.step, **needed(best.metrics, "a validation")},
         "wall_s": cost["seconds"],
         "cost": cost,
         "status": "complete",
@@ -327,7 +327,8 @@ def _train(session: _Session, warning: str | None) -> Best:
                 phase, recipe, parts, accelerator, teacher, run_log, checkpointer, out=folder if phase is phases[-1] else None
             )
         session.curve = run_log.digest()
-        run_log.say(f"best: accuracy {(best.metrics or {})['accuracy']:.4f} at step {best.step}; model in {folder / 'model'}")
+        accuracy = needed(best.metrics, "a validation")["accuracy"]
+        run_log.say(f"best: accuracy {accuracy:.4f} at step {best.step}; model in {folder / 'model'}")
     return best
 
 
