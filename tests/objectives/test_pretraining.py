@@ -15,8 +15,7 @@ from vldistill.models.vilt.dual import ViltDual
 from vldistill.models.vilt.encoder import EncoderConfig
 from vldistill.models.vilt.fusion import Vilt
 from vldistill.objectives.contrastive import CrossModalContrast, pair_keys
-from vldistill.objectives.masked_language import mask_words, masked_language_loss
-from vldistill.objectives.pretraining import Pretraining
+from vldistill.objectives.pretraining import Pretraining, mask_words, masked_language_loss
 
 MASK, VOCABULARY = 4, 50
 # [CLS] one two two three [SEP], and [CLS] one [SEP] with padding.

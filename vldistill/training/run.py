@@ -50,23 +50,22 @@ from vldistill.runtime import (
 )
 from vldistill.threads import Threads, use_threads
 from vldistill.training.anchor import fit_anchors
-from vldistill.training.batches import eval_pairs
 from vldistill.training.best import MODEL, check_best, publish, remove_best
 from vldistill.training.build import build_parts
 from vldistill.training.caches import Say
 from vldistill.training.checkpoint import State, load_state, newest, remove_states
 from vldistill.training.cost import CostMeter, add_costs
+from vldistill.training.inputs import eval_pairs
 from vldistill.training.loop import Best
 from vldistill.training.methods.table import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
-from vldistill.training.plan import describe
 from vldistill.training.preemption import Preempted, PreemptionGuard, SignalFlag
 from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
 from vldistill.training.run_log import CURVE, RunLog, kept_curve
 from vldistill.training.sharding import shard
-from vldistill.training.stages import Phase, Stage, make_phases
+from vldistill.training.stages import Phase, Stage, describe, make_phases
 from vldistill.versions import differences, gone_on, shown
 
 

@@ -35,7 +35,7 @@ _OTHER_HEADS = {
 
 @dataclass(frozen=True)
 class OfficialTask:
-    """task: of a classifier. images: of a record. labels: in the order of its classes; None where the file alone cannot say."""
+    """base: of a classifier. images: of a record. labels: in the order of its classes; None where the file alone cannot say."""
 
     task: str
     images: int

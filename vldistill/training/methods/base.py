@@ -12,7 +12,8 @@ from vldistill.recipe.schema.objectives import LabelsObjective, ObjectiveSection
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.teachers import Teachers
 from vldistill.training.caches import Say, WantedFeatures
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.inputs import MakeDataset
+from vldistill.training.parts import Parts
 from vldistill.training.validation import Judge, by_answers
 
 Chosen = TypeVar("Chosen", bound=ObjectiveSection)

@@ -17,9 +17,9 @@ from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.teachers import Teachers
 from vldistill.runtime import reduced
 from vldistill.training.caches import Say
-from vldistill.training.fusion_teacher import build_teacher
+from vldistill.training.inputs import MakeDataset
 from vldistill.training.methods.base import Method, elsewhere, nothing_to_distil
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.parts import Parts, build_teacher
 from vldistill.training.validation import Judge, Validation, by_sums
 from vldistill.training.vectors import Encoding, rank_captions
 
