@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.family import StudentRequest
 from vldistill.models.families import section_of
 
 

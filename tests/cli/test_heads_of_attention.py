@@ -9,7 +9,7 @@ import pytest
 from official_checkpoints import OFFICIAL
 
 from vldistill.errors import InputError
-from vldistill.models.base.attention_heads import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
+from vldistill.models.base.official import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
 from vldistill.models.families import official_layouts
 
 PUBLISHED = {

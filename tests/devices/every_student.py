@@ -30,12 +30,12 @@ from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.build import new_student
-from vldistill.models.clip_dual.towers import ClipConfig
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.encoders.unimodal import TextConfig, VisionConfig
+from vldistill.models.clip_dual.model import ClipConfig
+from vldistill.models.clip_vil.model import ClipVilConfig
+from vldistill.models.encoders.model import TextConfig, VisionConfig
 from vldistill.models.families import family_of
 from vldistill.models.meter.parts import MeterConfig
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig
 from vldistill.objectives.advl import Advl, Distances, Pathway, Scalars
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.dide import DiDE

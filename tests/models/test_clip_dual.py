@@ -27,10 +27,9 @@ from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.slip import SlipModel
 from vldistill.models.build import init_student, load_dual_encoder, load_student
-from vldistill.models.clip_dual.model import ClipDual
+from vldistill.models.clip_dual.model import ClipConfig, ClipDual
 from vldistill.models.clip_dual.official import convert
 from vldistill.models.clip_dual.section import Pair
-from vldistill.models.clip_dual.towers import ClipConfig
 from vldistill.models.families import family_of
 
 LABELS = ["no", "yes"]

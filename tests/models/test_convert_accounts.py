@@ -21,7 +21,7 @@ from tiny_regions import body, sized, write_words
 from vldistill.artifacts import CONVERTED, read_manifest
 from vldistill.data.text import SPECIALS
 from vldistill.errors import InputError
-from vldistill.models.base.account import FRESH, renaming, sort_out
+from vldistill.models.base.converter import FRESH, renaming, sort_out
 from vldistill.models.families import official_layouts
 from vldistill.models.uniter.model import Uniter
 

@@ -14,8 +14,7 @@ from vldistill.data.transforms import MEAN, STD
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student, load_student
-from vldistill.models.meter.dual import MeterDual
-from vldistill.models.meter.fusion import Meter
+from vldistill.models.meter.model import Meter, MeterDual
 from vldistill.models.meter.official import convert
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.pretraining import Pretraining

@@ -10,8 +10,7 @@ from asked import asked
 from vldistill.errors import InputError
 from vldistill.models.build import init_student
 from vldistill.models.clip_vil import official as official_clip_vil
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.model import ClipVil, ClipVilConfig
 
 TOWER = {"image_size": 64, "layers": [2, 1, 3, 1], "width": 4}
 

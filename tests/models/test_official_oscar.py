@@ -17,7 +17,7 @@ from vldistill.data.pretext import MLM
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.build import init_student, load_student
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.oscar.model import Oscar
 from vldistill.models.oscar.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 

@@ -24,9 +24,9 @@ from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import fusion_encoder_weights, load_strict, read_checkpoint
-from vldistill.models.base.fusion_converter import read_answers
+from vldistill.models.base.converter import read_answers
 from vldistill.models.build import load_student
-from vldistill.models.vilt.encoder import ViltEncoder
+from vldistill.models.vilt.model import ViltEncoder
 from vldistill.models.vilt.official import convert
 from vldistill.teachers.fusion import build_fusion_teacher
 

@@ -14,7 +14,7 @@ from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.checkpoint import fit_encoder, load_strict
 from vldistill.models.base.outputs import Capture, QueryKey
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder, with_cls
+from vldistill.models.vilt.model import EncoderConfig, ViltEncoder, with_cls
 from vldistill.objectives.attention import cross_modal_attention_loss
 
 PATCH = 8

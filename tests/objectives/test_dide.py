@@ -7,9 +7,7 @@ import torch
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates, QueryKey
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 from vldistill.objectives.attention import (
     cross_modal_attention_loss,
     mapped_layers,

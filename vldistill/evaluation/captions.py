@@ -24,8 +24,8 @@ from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.inputs import plain_dataset
+from vldistill.models.build import load_retriever
 from vldistill.models.families import section_of
-from vldistill.models.retriever import load_retriever
 from vldistill.runtime import device_name
 from vldistill.terminal import Table
 from vldistill.training.vectors import CaptionSet, Encoding, Ranking, caption_set, rank_captions

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vldistill.data.sequences import Sentence
 from vldistill.data.wording import Phrase, owner
-from vldistill.models.base.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.weights import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, tokenizer_digest, weights_digest
 
 _LONGEST = 512
@@ -28,7 +28,7 @@ class TextFeatures:
 
 @dataclass
 class TransformersText:
-    """model: a hub name (`FacebookAI/roberta-large`) or a folder. weights: None for the model's own, or "random" for fresh ones
+    """towers: a hub name (`FacebookAI/roberta-large`) or a folder. weights: None for the model's own, or "random" for fresh ones
     of its configuration. layer: "last", or a layer counted from 1."""
 
     model: str

@@ -14,8 +14,8 @@ from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
+from vldistill.models.base.family import StudentRequest
 from vldistill.models.base.recompute import set_recompute
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.build import Student, init_student, new_from_scratch
 from vldistill.models.families import family_of
 from vldistill.objectives.base import Objective

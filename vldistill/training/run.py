@@ -33,7 +33,7 @@ from vldistill.errors import NO_ROOM, InputError, VldistillError, needed
 from vldistill.joining import Together, join
 from vldistill.locking import exclusive
 from vldistill.models.base.checkpoint import resolve_model
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import digest_of_weights
 from vldistill.objectives.advl import Advl
 from vldistill.places import check_writable, refuse_links
 from vldistill.recipe.load import dump_recipe, load_recipe, recipe_hash

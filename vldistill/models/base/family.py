@@ -1,11 +1,12 @@
-"""What the rest of the package asks of a kind of model, with the answers that most kinds give."""
+"""What a recipe asks of a student, and what the rest of the package asks of a kind of model, with the answers that most kinds
+give."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError, first_line
 from vldistill.memory import out_of_memory
 from vldistill.models.base.checkpoint import (
+    MOST_REGIONS,
     Checkpoint,
     Config,
     ModelSpec,
@@ -25,9 +27,37 @@ from vldistill.models.base.checkpoint import (
 )
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import Fusion
-from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.heads import HEADS, head_weights
 from vldistill.recipe.schema.student import Student
+
+
+@dataclass(frozen=True)
+class StudentRequest:
+    """What a student shall be. section: its kind's own part of a recipe, see `Student`. images: per record. image_size,
+    long_side: shorter side in pixels, and the longer one of those that see a canvas. max_length: text tokens with specials.
+    regions, region_size, most_regions: the store of one that sees them, features of a region, and how many of an image.
+    pretraining: tasks that it needs heads for."""
+
+    section: Any
+    task: str
+    images: int
+    labels: list[str]
+    image_size: int
+    max_length: int
+    long_side: int = 0
+    regions: str | None = None
+    region_size: int = 0
+    most_regions: int = MOST_REGIONS
+    pretraining: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.section.kind
+
+    @property
+    def dropout(self) -> float:
+        return self.section.dropout
+
 
 Made = tuple[nn.Module, ModelSpec, WordTokenizer]
 """A student, what it says of itself, and its tokenizer."""

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from vldistill.artifacts import CONVERTED, building, write_converted, write_json
 from vldistill.errors import InputError
-from vldistill.models.base.account import renaming, sort_out
-from vldistill.models.base.attention_heads import CLIP_TEXT, SLIP_IMAGE, Stack, heads_of
 from vldistill.models.base.checkpoint import load_strict, read_weights
-from vldistill.models.base.official import read_official
-from vldistill.models.base.saving import save_tensors
+from vldistill.models.base.converter import renaming, sort_out
+from vldistill.models.base.official import CLIP_TEXT, SLIP_IMAGE, Stack, heads_of, read_official
+from vldistill.models.base.weights import save_tensors
 from vldistill.places import read_regular
 
 _VISUAL = {384: ("vit_small_patch16_224", 6), 768: ("vit_base_patch16_224", 12), 1024: ("vit_large_patch16_224", 16)}

@@ -12,13 +12,11 @@ from torch import Tensor
 from vldistill.artifacts import CONVERTED, building, write_converted
 from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
-from vldistill.models.base.account import renaming, sort_out
-from vldistill.models.base.attention_heads import CLIP_IMAGE, CLIP_TEXT, Stack, heads_of
 from vldistill.models.base.checkpoint import ModelSpec, save_weights, write_spec
-from vldistill.models.base.official import read_official
-from vldistill.models.clip_dual.model import ClipDual
+from vldistill.models.base.converter import renaming, sort_out
+from vldistill.models.base.official import CLIP_IMAGE, CLIP_TEXT, Stack, heads_of, read_official
+from vldistill.models.clip_dual.model import IMAGENET_MEAN, IMAGENET_STD, ClipConfig, ClipDual
 from vldistill.models.clip_dual.start import load_towers
-from vldistill.models.clip_dual.towers import IMAGENET_MEAN, IMAGENET_STD, ClipConfig
 
 _LEFT_OUT = (
     (r"^logit_scale$", "pre-training's temperature"),

@@ -12,12 +12,10 @@ from torch import Tensor
 from vldistill.data.sources import nlvr2
 from vldistill.data.text import read_byte_pairs
 from vldistill.errors import InputError
-from vldistill.models.base.account import CONSTANTS, renaming, sort_out
-from vldistill.models.base.attention_heads import BERT, CLIP_IMAGE, Stack, heads_of
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.fusion_converter import HEADS, OfficialTask, task_labels, task_of, write_fusion
-from vldistill.models.base.official import read_official
-from vldistill.models.meter.fusion import Meter
+from vldistill.models.base.converter import CONSTANTS, HEADS, OfficialTask, renaming, sort_out, task_labels, task_of, write_fusion
+from vldistill.models.base.official import BERT, CLIP_IMAGE, Stack, heads_of, read_official
+from vldistill.models.meter.model import Meter
 from vldistill.models.meter.parts import FIRST_POSITION, MeterConfig
 
 # METER's order of SNLI's labels is its own.

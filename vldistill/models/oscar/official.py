@@ -18,13 +18,20 @@ from vldistill.data.records import read_json
 from vldistill.data.sources import nlvr2
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
-from vldistill.models.base.account import CONSTANTS
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.converter import CheckpointLayout, case_of, renamed, sizes
-from vldistill.models.base.fusion_converter import HEADS, OfficialTask, task_labels, write_fusion
+from vldistill.models.base.converter import (
+    CONSTANTS,
+    HEADS,
+    CheckpointLayout,
+    OfficialTask,
+    case_of,
+    renamed,
+    sizes,
+    task_labels,
+    write_fusion,
+)
 from vldistill.models.base.official import read_official
-from vldistill.models.oscar.encoder import BOX, OscarConfig
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.oscar.model import BOX, Oscar, OscarConfig
 
 WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
 LAYOUT = CheckpointLayout(

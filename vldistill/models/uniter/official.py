@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vldistill.models.base.account import CONSTANTS, FRESH
-from vldistill.models.base.converter import CheckpointLayout, convert_bert
+from vldistill.models.base.converter import CONSTANTS, FRESH, CheckpointLayout, convert_bert
 from vldistill.models.uniter.texts import PERSONS
 
 OFFICIAL = CheckpointLayout(

@@ -14,14 +14,20 @@ from torch import Tensor
 from vldistill.data.sources import nlvr2, snli_ve
 from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
-from vldistill.models.base.account import CONSTANTS, renaming, sort_out
-from vldistill.models.base.attention_heads import BERT, Stack, heads_of
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.converter import case_of
-from vldistill.models.base.fusion_converter import HEADS, OfficialTask, task_labels, task_of, write_fusion
-from vldistill.models.base.official import read_official
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.base.converter import (
+    CONSTANTS,
+    HEADS,
+    OfficialTask,
+    case_of,
+    renaming,
+    sort_out,
+    task_labels,
+    task_of,
+    write_fusion,
+)
+from vldistill.models.base.official import BERT, Stack, heads_of, read_official
+from vldistill.models.vilt.model import EncoderConfig, Vilt
 
 _LAYER = "vilt.encoder.layer."
 _RENAMED = (

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from vldistill.models.base.account import FRESH
-from vldistill.models.base.converter import CheckpointLayout, convert_bert
-from vldistill.models.vlbert.model import FREQUENCIES
+from vldistill.models.base.converter import FRESH, CheckpointLayout, convert_bert
+from vldistill.models.vlbert.model import FREQUENCIES, OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
 from vldistill.models.vlbert.network import found_network, network_weights
-from vldistill.models.vlbert.start import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
 
 OFFICIAL = CheckpointLayout(
     "vlbert",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.pretext import MLM, PRETRAINING
 from vldistill.errors import InputError
-from vldistill.models.base.pretraining import HEADS
+from vldistill.models.base.heads import HEADS
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.recipe.schema.objectives import PretrainObjective
 from vldistill.recipe.schema.recipe import Recipe
