@@ -37,9 +37,9 @@ PUBLISHED = {"visual_bert": "visualbert", "lxmert": "lxmert"}
 
 @dataclass(frozen=True)
 class Official:
-    """A layout of official checkpoints, which `convert` of a module below this package reads. vocabulary: what tokens come from,
-    "" where the layout brings its own. answers: whether a file may be of a task, and of VQA without its answers. cased: whether
-    its vocabulary may be of either case."""
+    """A layout of official checkpoints, which the `LAYOUT` of a module below this package reads. vocabulary: what tokens come
+    from, "" where the layout brings its own. answers: whether a file may be of a task, and of VQA without its answers. cased:
+    whether its vocabulary may be of either case."""
 
     name: str
     module: str
@@ -48,12 +48,9 @@ class Official:
     cased: bool = True
 
     def convert(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Writes the model folder, see there; returns what the model is, for people."""
-        made = import_module(f"{__package__}.{self.module}").convert(*arguments, **options)
-        if isinstance(made, dict):
-            return made
-        task = {"task": made.task or "none", "classes": len(made.labels)} if self.answers else {}
-        return made.encoder.described() | task
+        """Writes the model folder, see `OfficialLayout.convert`; returns what the model is, for people."""
+        layout = import_module(f"{__package__}.{self.module}").LAYOUT
+        return layout.facts(layout.convert(*arguments, **options))
 
 
 def official_layouts() -> dict[str, Official]:

@@ -1,5 +1,5 @@
-"""Reading official checkpoints, which are pickles, without running what else they hold; and how many heads of attention they
-have.
+"""Reading official checkpoints, which are pickles, without running what else they hold; the names of their answers; and how many
+heads of attention they have.
 
 Weights do not tell the heads: 384 numbers may be 6 of 64 or, as in MiniLM and SLIP's small model, 12 of 32. So they are those of
 the published models, or a user says them.
@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vldistill.data.answers import ANSWERS_FILE
+from vldistill.data.records import read_json
 from vldistill.errors import InputError, read_through
 from vldistill.finite import check_weights
 from vldistill.models.base.weights import read_file, unwrapped
@@ -84,6 +86,43 @@ def _numpy_numbers() -> list:
     scalar = getattr(np, "_core", None) or np.core
     # NumPy has moved it, and files name it by where it was.
     return [*kinds, *((scalar.multiarray.scalar, f"numpy.{home}.multiarray.scalar") for home in ("core", "_core"))]
+
+
+def read_answers(path: Path) -> list[str]:
+    """Names of a VQA head's classes, in order: from a prepared artifact (its folder or its answers.json), a published model's
+    config.json (`id2label`), a table by number (ViLT's vqa_dict.json) or of numbers, or a JSON list. Raises InputError where it
+    is none of them."""
+    content = read_json(path / ANSWERS_FILE if path.is_dir() else path)
+    if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
+        content = _numbered(content["id2label"], path)
+    elif isinstance(content, dict) and isinstance(content.get("answers"), list):
+        content = content["answers"]
+    elif isinstance(content, dict) and content and all(key.isascii() and key.isdigit() for key in content):
+        content = _numbered(content, path)
+    elif isinstance(content, dict) and content and all(type(number) is int for number in content.values()):
+        content = _numbered({str(number): name for name, number in content.items()}, path)
+    if isinstance(content, list) and None in content:
+        raise InputError(f"has no answer {content.index(None)} of 0 to {len(content) - 1}", where=str(path), hint=_WHOLE)
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content) or len(set(content)) != len(content):
+        raise InputError(
+            "does not name each answer once",
+            where=str(path),
+            hint="a prepared artifact's answers.json, a config.json with id2label, ViLT's vqa_dict.json, or a JSON "
+            "list is expected",
+        )
+    return content
+
+
+_WHOLE = "fetch the file again: all answers of the checkpoint are expected, in its order"
+
+
+def _numbered(answers: dict[str, object], path: Path) -> list[object]:
+    """Answers by their numbers, as a list. Raises InputError naming the first that is missing."""
+    missing = [number for number in range(len(answers)) if str(number) not in answers]
+    if missing:
+        more = f" and {len(missing) - 1:,} more" if missing[1:] else ""
+        raise InputError(f"has {len(answers):,} answers, but none of number {missing[0]}{more}", where=str(path), hint=_WHOLE)
+    return [answers[str(number)] for number in range(len(answers))]
 
 
 HEAD_WIDTH = 64
