@@ -27,8 +27,6 @@ LAYERS = [
         "terminal",
         "finite",
         "places",
-        "threads",
-        "memory",
         "devices",
         "versions",
     },

@@ -127,7 +127,7 @@ FAULTS = {
     "union without a kind": (BASE + "objective:\n  attention: uni\n", 7, ["`objective.kind`", "labels, dide"]),
     "text for a section": (BASE + "objective: dide\n", 7, ["`objective` is 'dide'"]),
     "empty section": (edited("  path: artifacts/data/toy\n", ""), 1, ["`data` is None"]),
-    "missing section": (edited("build:\n  kind: dual_encoder\n", ""), 1, ["`student` is missing"]),
+    "missing section": (edited("student:\n  kind: dual_encoder\n", ""), 1, ["`student` is missing"]),
     "missing key": (edited("path: artifacts/data/toy", "limit: 3"), 1, ["`data.path` is missing"]),
     "epochs and steps": (BASE + "  steps: 9\n", 5, ["exactly one of `epochs` and `steps`"]),
     "neither epochs nor steps": (edited("epochs: 3", "seed: 3"), 5, ["exactly one of `epochs` and `steps`"]),

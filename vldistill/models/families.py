@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Official:
 
     def convert(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Writes the model folder, see `OfficialLayout.convert`; returns what the model is, for people."""
-        layout = import_module(f"{__package__}.{self.module}").LAYOUT
+        layout = resolve_name(f"{__package__}.{self.module}:LAYOUT")
         return layout.facts(layout.convert(*arguments, **options))
 
 
@@ -75,4 +75,4 @@ def families() -> list[Family]:
 
 def _class_of(kind: str, part: str) -> Any:
     package, _, name = FAMILIES[kind].partition(":")
-    return getattr(import_module(f"{__package__}.{package}.{part}"), f"{name}{part.capitalize()}")
+    return resolve_name(f"{__package__}.{package}.{part}:{name}{part.capitalize()}")

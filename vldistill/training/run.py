@@ -40,6 +40,7 @@ from vldistill.recipe.load import dump_recipe, load_recipe, recipe_hash
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import (
     Precision,
+    Threads,
     choose_precision,
     device_name,
     is_first_rank,
@@ -47,8 +48,8 @@ from vldistill.runtime import (
     make_accelerator,
     refuse_unlaunched,
     seed_everything,
+    use_threads,
 )
-from vldistill.threads import Threads, use_threads
 from vldistill.training.anchor import fit_anchors
 from vldistill.training.best import MODEL, check_best, publish, remove_best
 from vldistill.training.build import build_parts

@@ -50,7 +50,7 @@ def test_runs_that_failed_are_flagged_and_not_counted(write_run, tmp_path):
     broken = write_run("soft", 4)
     (broken / "manifest.json").write_text('{"stage": "dist')
     edited = write_run("soft", 5)
-    (edited / "recipe.yaml").write_text("build: [")
+    (edited / "recipe.yaml").write_text("student: [")
     (group,) = groups_of(tmp_path / "runs")
     assert group.cell(TEST) == Cell((90.0,), 6)
     told = dict(line.rsplit(": ", 1) for line in problems_of([group]) if "seed1" in line or "seed2" not in line)

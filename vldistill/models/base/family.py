@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from vldistill.data.sequences import PlainLayout, TextLayout
 from vldistill.data.text import WordTokenizer, load_tokenizer
+from vldistill.devices import out_of_memory
 from vldistill.errors import InputError, first_line
-from vldistill.memory import out_of_memory
 from vldistill.models.base.checkpoint import (
     MOST_REGIONS,
     Checkpoint,

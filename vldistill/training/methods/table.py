@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vldistill.recipe.schema.objectives import ObjectiveSection
@@ -23,15 +23,10 @@ error, and never trains on labels instead."""
 
 def section_of(kind: str) -> type[ObjectiveSection]:
     """What a recipe says of a method. Raises KeyError for a kind that is not in the table."""
-    return _named(METHODS[kind][0])
+    return resolve_name(f"vldistill.{METHODS[kind][0]}")
 
 
 @cache
 def method_of(kind: str) -> Method:
     """Raises KeyError for a kind that is not in the table."""
-    return _named(METHODS[kind][1])()
-
-
-def _named(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(f"vldistill.{module}"), name)
+    return resolve_name(f"vldistill.{METHODS[kind][1]}")()
