@@ -11,7 +11,7 @@ import pytest
 from programs import ENVIRONMENT
 
 from vldistill import runtime
-from vldistill.models.families import families
+from vldistill.models.base.family import families
 from vldistill.recipe.load import load_recipe
 from vldistill.runtime import choose_threads, own_cores, wait_without_spinning
 

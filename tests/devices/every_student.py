@@ -29,11 +29,11 @@ from vldistill.data.pretext import CMC, ITM, MLM, RANK
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.dual_encoder import DualEncoder
+from vldistill.models.base.family import family_of
 from vldistill.models.build import new_student
 from vldistill.models.clip_dual.model import ClipConfig
 from vldistill.models.clip_vil.model import ClipVilConfig
 from vldistill.models.encoders.model import TextConfig, VisionConfig
-from vldistill.models.families import family_of
 from vldistill.models.meter.parts import MeterConfig
 from vldistill.models.vilt.model import EncoderConfig
 from vldistill.objectives.advl import Advl, Distances, Pathway, Scalars

@@ -42,11 +42,8 @@ LAYERS = [
     {"commands"},
     {"", "cli", "__main__"},
 ]
-# The losses are pure, but say in their signatures what they read: three modules of plain containers. The tables of families
-# and methods say what those are, for type checkers alone.
+# The losses are pure, but say in their signatures what they read: three modules of plain containers.
 ALLOWED = {
-    ("models.families", "models.base.family"),
-    ("training.methods.table", "training.methods.base"),
     ("objectives", "data.batch"),
     ("objectives", "data.pretext"),
     ("objectives", "models.base.outputs"),

@@ -25,12 +25,12 @@ from vldistill.data.transforms import MEAN, STD, ImageTransform, normalise, patc
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.family import family_of
 from vldistill.models.base.slip import SlipModel
 from vldistill.models.build import init_student, load_dual_encoder, load_student
 from vldistill.models.clip_dual.model import ClipConfig, ClipDual
 from vldistill.models.clip_dual.official import LAYOUT
 from vldistill.models.clip_dual.section import Pair
-from vldistill.models.families import family_of
 
 LABELS = ["no", "yes"]
 TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has more green circles than the other one"]

@@ -22,8 +22,8 @@ from vldistill.data.artifact import open_data
 from vldistill.data.transforms import ImageTransform
 from vldistill.errors import VldistillError
 from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.family import family_of
 from vldistill.models.build import new_from_scratch, new_student
-from vldistill.models.families import family_of
 from vldistill.objectives.advl import Scalars, make_map
 from vldistill.objectives.attention import AttentionMatch, attention_divergence, mapped_layers
 from vldistill.objectives.base import task_loss

@@ -34,7 +34,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an official checkpoint into a model folder."""
-    from vldistill.models.families import official_layouts
+    from vldistill.recipe.schema.students import official_layouts
 
     layouts = official_layouts()
     if kind not in layouts:

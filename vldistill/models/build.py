@@ -10,10 +10,10 @@ from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
 from vldistill.models.base.dual_encoder import DualEncoder
-from vldistill.models.base.family import Made, StudentRequest
+from vldistill.models.base.family import Made, StudentRequest, family_of
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.heads import HEADS, head_weights
-from vldistill.models.families import family_of, section_of
+from vldistill.recipe.schema.students import STUDENTS
 
 Student = Any
 """A module of the kind that its ModelSpec names: see `Family.model`."""
@@ -54,7 +54,7 @@ def load_dual_encoder(source: str) -> tuple[DualEncoder, ModelSpec, WordTokenize
     """Reads a dual encoder, with its head if it has one. Raises InputError for other models, which read images and texts
     together."""
     checkpoint = read_checkpoint(source)
-    if section_of(checkpoint.spec.kind).ranks != "vectors":
+    if STUDENTS[checkpoint.spec.kind].ranks != "vectors":
         raise InputError(
             f"is a {checkpoint.spec.kind} model, which has no vectors of images alone",
             where=source,

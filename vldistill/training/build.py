@@ -14,17 +14,16 @@ from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
-from vldistill.models.base.family import StudentRequest
+from vldistill.models.base.family import StudentRequest, family_of
 from vldistill.models.base.recompute import set_recompute
 from vldistill.models.build import Student, init_student, new_from_scratch
-from vldistill.models.families import family_of
 from vldistill.objectives.base import Objective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import REGIONS
 from vldistill.training.caches import Say
 from vldistill.training.inputs import chosen_records, datasets, is_labelled, trainable
-from vldistill.training.methods.table import method_of
+from vldistill.training.methods.base import method_of
 from vldistill.training.parts import Parts
 
 

@@ -58,7 +58,7 @@ from vldistill.training.checkpoint import State, load_state, newest, remove_stat
 from vldistill.training.cost import CostMeter, add_costs
 from vldistill.training.inputs import eval_pairs
 from vldistill.training.loop import Best
-from vldistill.training.methods.table import method_of
+from vldistill.training.methods.base import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
 from vldistill.training.preemption import Preempted, PreemptionGuard, SignalFlag

@@ -15,14 +15,14 @@ from vldistill.data.regions.store import RegionStore
 from vldistill.data.size_rules import size_faults
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.families import section_of
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import ROWS
 from vldistill.recipe.load import variant_name
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.training.inputs import Batches, StepPairs, describe_batch, make_batches, step_pairs
 from vldistill.training.loop import PhasePlan
-from vldistill.training.methods.table import method_of
+from vldistill.training.methods.base import method_of
 from vldistill.training.optim import describe_rates
 from vldistill.training.parts import Parts
 from vldistill.training.validation import Judge, by_sums
@@ -165,7 +165,7 @@ def _describe_mix(recipe: Recipe, train: MixedDataset) -> str:
 def _describe_regions(spec: ModelSpec) -> str:
     store = RegionStore(Path(needed(spec.regions, "the store")))
     line = f"{spec.regions}: {len(store):,} images, {store.features} features"
-    if spec.official and store.features not in section_of(spec.kind).features:
+    if spec.official and store.features not in STUDENTS[spec.kind].features:
         line += ". WARNING: the student's checkpoint was trained on a detector's features; these mean nothing to it yet"
     return line
 

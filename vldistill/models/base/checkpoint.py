@@ -23,7 +23,7 @@ from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError, first_line, read_through
 from vldistill.finite import check_weights
 from vldistill.models.base.weights import INDEX, WHOLE, read_file, read_sharded, save_tensors, unwrapped
-from vldistill.models.families import FAMILIES, PUBLISHED, family_of
+from vldistill.models.families import FAMILIES, PUBLISHED, class_of
 from vldistill.places import read_regular
 
 Own = TypeVar("Own", bound="ModelConfig")
@@ -134,7 +134,7 @@ class ModelSpec:
         """Reads our config.json, or a published model's, which lacks our part: its image is one, ViLT's of shorter side 384."""
         own = config.get("vldistill", {})
         kind = own.get("kind") or PUBLISHED.get(config.get("model_type"), "vilt")
-        encoder = family_of(kind).config.from_dict(config)
+        encoder = class_of(kind, "family").config.from_dict(config)
         names = config.get("id2label") or {}
         labels = [names[str(index)] for index in range(len(names))]
         # A published ViLT lacks our part.
@@ -175,7 +175,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, spec)
     tokenizer.save(folder)
-    family = family_of(spec.kind)
+    family = class_of(spec.kind, "family")
     prefix, unsaved = family.library_prefix, family.unsaved
     weights = weights or model.state_dict()
     kept = {name: value for name, value in weights.items() if unsaved is None or not name.startswith(unsaved)}
@@ -240,7 +240,7 @@ def read_checkpoint(source: str) -> Checkpoint:
     """Reads a model folder (see `resolve_model`). Raises InputError where its files are missing or broken."""
     folder = resolve_model(source)
     spec = read_spec(folder)
-    prefix = family_of(spec.kind).library_prefix
+    prefix = class_of(spec.kind, "family").library_prefix
     weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
     return Checkpoint(folder, spec, weights)
 

@@ -23,8 +23,8 @@ from vldistill.data.text import WordTokenizer, read_vocabulary
 from vldistill.errors import InputError, needed
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.checkpoint import ModelConfig, ModelSpec, load_strict, save_weights, write_spec
+from vldistill.models.base.family import family_of
 from vldistill.models.base.official import BERT, Stack, current_name, heads_of, read_answers, read_official
-from vldistill.models.families import family_of
 
 LeftOut = tuple[str, str]
 """A pattern of our names, and why a model has no use for weights of such a name."""

@@ -28,6 +28,7 @@ from vldistill.models.base.checkpoint import (
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.heads import HEADS, head_weights
+from vldistill.models.families import FAMILIES, class_of
 from vldistill.recipe.schema.student import Student
 
 
@@ -252,8 +253,6 @@ class DualFamily(Family):
             self._take_over(model, checkpoint, tokenizer)
 
     def _take_over(self, model: DualEncoder, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
-        from vldistill.models.families import family_of
-
         weights = fusion_encoder_weights(checkpoint, *family_of(self.section.fusion).model.towers)
         for name in model.towers:
             tower = getattr(model, name)
@@ -334,3 +333,13 @@ def _bytes(config: Config) -> int:
     width, vocabulary = config.hidden_size, getattr(config, "vocab_size", 0)
     layer = 4 * width * width + 2 * width * getattr(config, "intermediate_size", 4 * width)
     return 4 * (getattr(config, "num_hidden_layers", 12) * layer + (vocabulary + config.max_position_embeddings) * width)
+
+
+def family_of(kind: str) -> Family:
+    """Raises KeyError for a kind that is not in the table."""
+    return class_of(kind, "family")()
+
+
+def families() -> list[Family]:
+    """All of them."""
+    return [family_of(kind) for kind in FAMILIES]

@@ -20,7 +20,7 @@ from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
 from vldistill.data.wording import Phrase
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.families import family_of
+from vldistill.models.base.family import family_of
 from vldistill.store.uses import REGIONS
 from vldistill.versions import differences, tell
 

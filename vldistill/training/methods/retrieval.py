@@ -10,10 +10,10 @@ from vldistill.data.false_texts import FalseTexts
 from vldistill.data.pretext import CMC, PRETRAINING, RANK
 from vldistill.errors import InputError
 from vldistill.metrics.retrieval import recalls
-from vldistill.models.families import section_of
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.recipe.schema.objectives import RetrievalObjective
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.recipe.schema.teachers import Teachers
 from vldistill.runtime import reduced
 from vldistill.training.caches import Say
@@ -66,7 +66,7 @@ class Retrieval(Method[RetrievalObjective]):
             parts.teacher = build_teacher(recipe, chosen, parts, ())
 
     def judge(self, parts: Parts) -> Judge:
-        return by_recall if section_of(parts.spec.kind).ranks == "vectors" else by_sums
+        return by_recall if STUDENTS[parts.spec.kind].ranks == "vectors" else by_sums
 
     def describe(self, recipe: Recipe) -> str:
         chosen = self.chosen(recipe)
