@@ -109,11 +109,8 @@ class OfficialLayout(ABC):
     left_out: tuple[LeftOut, ...]
     called = ""
     lowercase = True
+    vocabulary_hint = ""
     file_hint = "name the pre-trained model's own file"
-
-    @property
-    def vocabulary_hint(self) -> str:
-        return f"give the vocab.txt of its BERT ({'uncased' if self.lowercase else 'cased'})"
 
     def convert(
         self,
@@ -182,17 +179,17 @@ class OfficialLayout(ABC):
             raise InputError(
                 f"has {tokens:,} tokens, the checkpoint has {config.vocab_size:,}",
                 where=str(vocabulary),
-                hint=self.vocabulary_hint,
+                hint=self.vocabulary_hint or f"give the vocab.txt of its BERT ({'uncased' if self.lowercase else 'cased'})",
             )
 
     @abstractmethod
     def completed(
         self, config: Any, official: Weights, weights: Weights, account: Account, answers: Path | None, file: Path
-    ) -> tuple[ModelSpec, Weights]:
+    ) -> tuple[Any, Weights]:
         """What the model folder says of itself, and its weights, held against a model of ours. official: the file's own. Raises
         InputError where a key has no place or is missing."""
 
-    def write(self, folder: Path, spec: Any, tokenizer: WordTokenizer, weights: Weights) -> None:
+    def write(self, folder: Path, spec: Any, tokenizer: Any, weights: Weights) -> None:
         tokenizer.save(folder)
         write_spec(folder, spec)
         save_weights(folder, weights)
@@ -352,7 +349,7 @@ def task_labels(task: OfficialTask, weights: dict[str, Tensor], answers: Path | 
     if task.task != "vqa":
         if answers is not None:
             raise InputError("has no VQA head, so --answers means nothing", where=str(source), hint="leave it out")
-        return list(task.labels)
+        return list(task.labels or ())
     if answers is None:
         raise InputError(
             "does not hold the names of its answers",

@@ -11,7 +11,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,7 +116,7 @@ def read_answers(path: Path) -> list[str]:
 _WHOLE = "fetch the file again: all answers of the checkpoint are expected, in its order"
 
 
-def _numbered(answers: dict[str, object], path: Path) -> list[object]:
+def _numbered(answers: dict[str, Any], path: Path) -> list[Any]:
     """Answers by their numbers, as a list. Raises InputError naming the first that is missing."""
     missing = [number for number in range(len(answers)) if str(number) not in answers]
     if missing:

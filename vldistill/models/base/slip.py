@@ -109,7 +109,7 @@ class SlipLayout(OfficialLayout):
         load_strict(SlipModel(**config), weights, str(file))
         return config, weights
 
-    def write(self, folder: Path, spec: dict[str, Any], tokenizer: None, weights: Weights) -> None:
+    def write(self, folder: Path, spec: dict[str, Any], tokenizer: Any, weights: Weights) -> None:
         write_json(folder / "config.json", {"model_type": "slip", "sizes": spec})
         save_tensors(folder / "model.safetensors", {name: value.contiguous() for name, value in weights.items()})
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class OscarLayout(FusionLayout):
             settings.pop("num_attention_heads", None)
         # The table of sizes wants some heads; what config.json says to them is judged below.
         plain = _TABLES.sizes(weights, file, (1,) if "num_attention_heads" in settings else heads)
-        config = OscarConfig(**asdict(plain) | settings)
+        config = replace(OscarConfig(**asdict(plain)), **settings)
         head = weights.get("classifier.0.bias") if "classifier.2.bias" in weights else None
         scale = _LARGE_SCALE if config.hidden_size >= _LARGE else OscarConfig.cls_hidden_scale
         if config.region_size <= BOX or config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
@@ -97,7 +98,7 @@ class OscarLayout(FusionLayout):
 LAYOUT = OscarLayout()
 
 
-def _settings(path: Path) -> dict[str, int | float]:
+def _settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     config = read_json(path)
