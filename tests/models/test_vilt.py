@@ -155,6 +155,22 @@ def test_training_mode_has_dropout(encoder):
 
 
 @torch.no_grad()
+def test_the_mlp_drops_before_its_second_linear_too(encoder):
+    """ViLT's own code has two dropouts there, the library's model the second alone."""
+    shares, layer = [], encoder.encoder.layer[0]
+    hook = layer.output.register_forward_pre_hook(lambda module, given: shares.append((given[0] == 0).float().mean().item()))
+    try:
+        for mode in (False, True):
+            encoder.train(mode)
+            for _ in range(20):
+                encoder.encode_pair(texts_of(LENGTHS), images_of(GRIDS))
+    finally:
+        hook.remove()
+        encoder.eval()
+    assert sum(shares[:20]) < 0.02 and sum(shares[20:]) / 20 == pytest.approx(CONFIG.hidden_dropout_prob, abs=0.02)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("half", ["pair", "text", "image"])
 def test_a_row_alone_is_the_row_in_a_padded_batch(encoder, half):
     def encode(text, image):

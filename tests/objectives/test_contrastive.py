@@ -54,9 +54,26 @@ def test_the_temperature_is_learned_and_has_a_floor():
     text, image = torch.eye(4), torch.eye(4)
     contrast(text, image, pair_keys([source(str(row), str(row)) for row in range(4)])).backward()
     assert contrast.log_temperature.grad.item() > 0  # all right: colder is better
+    contrast.bound()
+    assert contrast.temperature.item() == pytest.approx(0.07)
     with torch.no_grad():
         contrast.log_temperature.fill_(-20.0)
+    contrast.bound()
     assert contrast.temperature.item() == pytest.approx(COLDEST)
+
+
+def test_a_temperature_below_its_floor_comes_back():
+    """A clamp in the forward pass would hold it there, without a gradient."""
+    contrast = CrossModalContrast(0.0099)
+    optimizer = torch.optim.SGD(contrast.parameters(), lr=0.1)
+    keys, course = pair_keys([source(str(row), str(row)) for row in range(4)]), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        contrast(torch.eye(4), torch.eye(4).roll(1, 0), keys).backward()  # all wrong: warmer is better
+        optimizer.step()
+        contrast.bound()
+        course.append(contrast.temperature.item())
+    assert min(course) >= COLDEST * (1 - 1e-6) and course[-1] > 2 * COLDEST
 
 
 def test_keys_are_equal_where_texts_or_images_are():

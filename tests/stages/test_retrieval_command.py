@@ -63,6 +63,13 @@ def test_what_training_logs(runs):
     assert config["vldistill"]["pretraining"] == ["rank"]
 
 
+def test_a_temperature_that_starts_below_its_floor_comes_back(world, well, few, tmp_path):
+    set_up = [*few, "train.steps=6", "objective.temperature=0.0099", "optim.warmup=0"]
+    run = well("finetune", "-r", "quickstart_retrieval", "--runs", tmp_path, *set_up).last["run"]
+    first, *later = [row["temperature"] for row in rows(Path(run), "train")]
+    assert first == pytest.approx(0.0099, abs=1e-4) and later[0] == pytest.approx(0.01, rel=1e-6) and later[-1] > 0.01002
+
+
 def test_validation_and_evaluation_agree(world, well, runs, tmp_path):
     found = well("evaluate", runs["attention"], "--split", "val", "--out", tmp_path, "--batch", "3").last
     [valid] = rows(runs["attention"], "val")

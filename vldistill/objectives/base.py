@@ -89,6 +89,9 @@ class Objective(nn.Module):
         """The metrics of the sums over a split, `accuracy` and `count` among them."""
         return {}
 
+    def after_step(self) -> None:
+        """Called after every optimiser step, whose parameters it may put back into their bounds."""
+
     def after_validation(self, metrics: dict[str, Any]) -> None:
         """Told the figures of every validation."""
 

@@ -97,7 +97,13 @@ class CrossModalContrast(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        return self.log_temperature.exp().clamp(min=COLDEST)
+        return self.log_temperature.exp()
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Puts the parameter back to `COLDEST` where a step has led below. A clamp in the forward pass would leave it without a
+        gradient there, and it would never come back."""
+        self.log_temperature.clamp_(min=math.log(COLDEST))
 
     def forward(self, text: Tensor, image: Tensor, keys: Tensor) -> Tensor:
         """text, image: [B, D] of matched pairs, of this process; keys: [B, 2] as `pair_keys` makes them. Returns a scalar."""

@@ -150,6 +150,10 @@ class Pretraining(Objective):
                 terms[f"{task}/attention"] = self.attention_weight * self.match(own, other)
         return terms
 
+    def after_step(self) -> None:
+        if self.contrast is not None:
+            self.contrast.bound()
+
     def _answered(self, task: str, logits: Tensor | None, taught: Tensor | None, batch: Pretext, loss: TaskLoss) -> Terms:
         terms, logits = {}, needed(logits, f"the head of {task}")
         if self.hard_label_weight:

@@ -46,6 +46,9 @@ class DualRetrieval(Objective):
             terms["attention"] = self.attention_weight * self.match(student.views, needed(teacher, "the teacher").views)
         return terms
 
+    def after_step(self) -> None:
+        self.contrast.bound()
+
 
 class TextRanking(Objective):
     """A fusion encoder's retrieval (ViLT, section 4.4): of an image's texts, the first is its own; cross-entropy over all of

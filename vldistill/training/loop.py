@@ -224,6 +224,8 @@ class _Running:
                 metrics.norm = clip_gradients(self.learner, accelerator, self.plan.clip)
             optimizer.step()
             optimizer.zero_grad()
+            if accelerator.sync_gradients:
+                self.objective.after_step()
         metrics.add(terms, loss, self.objective.logs, batch.ids)
         if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
             self.loop.schedule.step()

@@ -101,7 +101,8 @@ class _Layer(nn.Module):
     def forward(self, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mixed, query, key = self.attention.attention(self.layernorm_before(states), mask)
         states = states + self.dropout(self.attention.output(mixed))
-        inner = F.gelu(self.intermediate(self.layernorm_after(states)))
+        # The second of ViLT's own two dropouts of the MLP is all that the library has.
+        inner = self.dropout(F.gelu(self.intermediate(self.layernorm_after(states))))
         return states + self.dropout(self.output(inner)), query, key
 
 
