@@ -18,7 +18,7 @@ from vldistill.models.base.checkpoint import read_weights
 from vldistill.models.base.fusion_converter import read_answers
 from vldistill.models.base.loading import unwrapped
 from vldistill.models.base.sharded import INDEX, digest_of_weights
-from vldistill.teachers.weights import weights_digest
+from vldistill.teachers.encoders import weights_digest
 
 ANSWERS = ["net", "pitcher", "orange"]
 

@@ -29,8 +29,8 @@ from vldistill.data.text import (
 )
 from vldistill.data.wording import Phrase, reworded, split_words
 from vldistill.models.families import FAMILIES, family_of
-from vldistill.teachers.keys import text_key
-from vldistill.teachers.text import TransformersText
+from vldistill.teachers.cache import text_key
+from vldistill.teachers.encoders import TransformersText
 
 EACH = {"ordinary": 100, "many": 700}
 """Of 15 scripts: 1,500 and 10,500 sentences."""

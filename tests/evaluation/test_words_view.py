@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from vldistill.errors import InputError
+from vldistill.evaluation.figures import words_figure, words_page
 from vldistill.evaluation.words import Sample, ScoredText, WordView, largest, shades
-from vldistill.evaluation.words_figure import words_figure
-from vldistill.evaluation.words_page import words_page
 
 HOSTILE = '<script>alert("1")</script>'
 SCORES = {

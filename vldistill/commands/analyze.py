@@ -195,8 +195,7 @@ def _check_words(subject: AnalysisSubject) -> None:
 
 
 def _words_drawn(view, summary: dict[str, Any]) -> Drawn:
-    from vldistill.evaluation.words_figure import words_figure
-    from vldistill.evaluation.words_page import words_page
+    from vldistill.evaluation.figures import words_figure, words_page
 
     return Drawn(lambda: words_page(view), lambda: words_figure(view), summary)
 
@@ -209,16 +208,15 @@ def _draw_words(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) 
 
 
 def _draw_tokens(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
-    from vldistill.evaluation.attention.tokens import view_tokens
+    from vldistill.evaluation.attention import view_tokens
 
     view = view_tokens(subject.folder, asked.before, subject.recipe, subject.data, subject.records, subject.split, samples)
     return _words_drawn(view, {"samples": len(view.samples), "layer": view.layer})
 
 
 def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
-    from vldistill.evaluation.attention.modality import view_modality
-    from vldistill.evaluation.attention.modality_figure import modality_figure
-    from vldistill.evaluation.attention.modality_page import modality_page
+    from vldistill.evaluation.attention import view_modality
+    from vldistill.evaluation.figures import modality_figure, modality_page
     from vldistill.evaluation.words import drawn
 
     view = view_modality(
@@ -238,9 +236,8 @@ def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest, samples: in
 
 def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
     from vldistill.data.images import named_images
-    from vldistill.evaluation.attention.cross import view_cross
-    from vldistill.evaluation.attention.cross_figure import cross_figures
-    from vldistill.evaluation.attention.cross_page import cross_page
+    from vldistill.evaluation.cross_attention import view_cross
+    from vldistill.evaluation.figures import cross_figures, cross_page
     from vldistill.evaluation.predict import one_pair
     from vldistill.evaluation.words import drawn
 

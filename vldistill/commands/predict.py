@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vldistill.commands.options import Faults, MaxPixels, Run, SkipBroken, Workers
+from vldistill.commands.options import Faults, MaxPixels, Run, SkipBroken, Workers, all_faults
 from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.terminal import complain, say, write_json
@@ -63,7 +63,6 @@ def _predict_pairs(
     max_pixels: int | None,
 ) -> None:
     from vldistill.artifacts import write_text
-    from vldistill.commands.faults import all_faults
     from vldistill.evaluation.opened import open_model
     from vldistill.evaluation.predict import ranked_answers, read_pairs
     from vldistill.places import check_file

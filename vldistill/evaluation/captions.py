@@ -16,10 +16,10 @@ from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
 from vldistill.data.records import Record
 from vldistill.devices import compute_device
+from vldistill.evaluation.cost import seconds_of
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import Indexed, stored_dataset
 from vldistill.evaluation.results import summary_head, write_results
-from vldistill.evaluation.timing import seconds_of
 from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.models.base.fusion import Fusion

@@ -10,7 +10,7 @@ from typing import Any
 from vldistill.artifacts import MANIFEST, find_run
 from vldistill.errors import InputError
 from vldistill.evaluation.results import read_results
-from vldistill.metrics.significance import RESAMPLES, bootstrap_interval, mcnemar_exact
+from vldistill.metrics.scores import RESAMPLES, bootstrap_interval, mcnemar_exact
 
 RIGHT = 0.5
 """The least score of an answer that counts as right where scores are fractions; in VQA two annotators of ten give 0.6."""

@@ -20,7 +20,7 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import Sentence, sentences
 from vldistill.errors import InputError
 from vldistill.recipe.schema.recipe import Recipe
-from vldistill.teachers.keys import pair_key, text_key
+from vldistill.teachers.cache import pair_key, text_key
 from vldistill.teachers.words import NONE, WordScores, importance, is_content, keyword_scores, words_of
 from vldistill.training.caches import TeacherCaches
 

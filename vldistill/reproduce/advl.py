@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from vldistill.errors import InputError
-from vldistill.evaluation.report.published import row_figures
+from vldistill.evaluation.report.grid import row_figures
 from vldistill.reproduce.tables import (
     TableEntry,
     TableRequest,

@@ -11,6 +11,7 @@ goes on behind them. A shared store is written by several processes side by side
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +24,9 @@ from typing import Any
 import numpy as np
 
 from vldistill.artifacts import MANIFEST, sync_folder
-from vldistill.errors import InputError, VldistillError, writing
+from vldistill.errors import NO_ROOM, InputError, VldistillError, writing
 from vldistill.locking import NamedLock
-from vldistill.store.disk import KEPT, free_bytes
-from vldistill.store.key_index import KeyIndex, first_places
-from vldistill.store.layout import KEY_BYTES, Column, as_keys, checked_columns, owners
+from vldistill.store.layout import KEY_BYTES, Column, KeyIndex, as_keys, checked_columns, first_places, owners
 from vldistill.store.manifest import (
     Manifest,
     ShardEntry,
@@ -44,6 +43,7 @@ from vldistill.store.staging import damaged
 from vldistill.store.uses import Use
 from vldistill.versions import gone_on, refuse_mixing
 
+KEPT = f"{NO_ROOM}; finished rows are kept"
 SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 60.0
 _OVERHEAD = 1 << 14
@@ -289,6 +289,24 @@ class StoreWriter:
     def _leave(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user may still write where `folder` (or the nearest of its parents that exists) lies."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    state = os.statvfs(place)
+    return state.f_bavail * state.f_frsize
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises VldistillError where so many bytes do not fit on the disk."""
+    free = free_bytes(folder)
+    if needed > free:
+        raise VldistillError(
+            f"needs {needed:,} bytes, {free:,} are free",
+            where=str(folder),
+            hint="free some space, or name a place on another disk",
+        )
 
 
 def _take_place(folder: Path, part: tuple[int, int]) -> NamedLock:

@@ -1,13 +1,21 @@
-"""Teachers' features in the store (see `vldistill.store`): caches, by the fields that their values depend on."""
+"""Teachers' features in the store (see `vldistill.store`): caches, by the fields that their values depend on, and the keys of
+rows.
+
+A key is of what the teacher read, never a place in a data set. So low-shot subsets, shifted variants and swapped pairs find
+their rows, and equal images are stored once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from vldistill.data.sequences import Sentence
+from vldistill.data.wording import Phrase
 from vldistill.errors import InputError
+from vldistill.store.inspection import nearest
 from vldistill.store.layout import Column
-from vldistill.store.listing import nearest
 from vldistill.store.manifest import Fields, has_begun, store_folder
 from vldistill.store.reader import StoreReader
 from vldistill.store.uses import FEATURES
@@ -57,3 +65,18 @@ def open_cache(root: Path, name: str, fields: Fields) -> FeatureCache:
         return FeatureCache(folder)
     other = nearest(root, name, fields, FEATURES)
     raise InputError(f"no such cache{f'; {other}' if other else ''}", where=str(folder), hint=f"make it with: {FEATURES.make_it}")
+
+
+LENGTH = 20
+
+
+def text_key(sentence: Sentence) -> bytes:
+    """20 bytes of a sentence: words, the borders of its parts, and the text where its source wrote one."""
+    text = "\x1e".join("\x1f".join(part) + (f"\x1d{part.text}" if isinstance(part, Phrase) else "") for part in sentence)
+    return hashlib.sha1(text.encode(errors="surrogatepass"), usedforsecurity=False).digest()
+
+
+def pair_key(image: bytes, text: bytes) -> bytes:
+    """20 bytes of an image's and a text's keys, the text's first: an array of writers splits keys by their first bytes, so that a
+    text and all its pairs fall to one writer, which encodes it once."""
+    return text[: LENGTH // 2] + image[: LENGTH // 2]

@@ -19,8 +19,7 @@ from vldistill.data.sequences import Sentence, sentences
 from vldistill.errors import VldistillError
 from vldistill.store.layout import Column
 from vldistill.store.writer import Pending
-from vldistill.teachers.cache import CacheWriter
-from vldistill.teachers.keys import pair_key, text_key
+from vldistill.teachers.cache import CacheWriter, pair_key, text_key
 from vldistill.teachers.unimodal import TextTeacher, VisionTeacher, selected_vectors
 from vldistill.teachers.words import Relevance, keyword_scores, words_of
 

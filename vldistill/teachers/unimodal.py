@@ -1,4 +1,5 @@
-"""ADVL's teachers as the loop calls them: live, or read from their caches, through one interface.
+"""ADVL's teachers, built from a recipe's `teachers` section, as the loop calls them: live, or read from their caches, through
+one interface. None is loaded before it is needed.
 
 Features are rounded to half precision, as they are stored, on both ways; so a live and a cached teacher say the same.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,13 +21,13 @@ from vldistill.data.digests import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
+from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.outputs import Capture, TeacherOutput
-from vldistill.teachers.cache import FeatureCache
-from vldistill.teachers.clip import ClipText, ClipVision
+from vldistill.recipe.schema import teachers as sections
+from vldistill.teachers.cache import FeatureCache, pair_key, text_key
+from vldistill.teachers.clip import Clip, ClipText, ClipVision
+from vldistill.teachers.encoders import TextFeatures, TimmVision, TransformersText
 from vldistill.teachers.fusion import FusionTeacher
-from vldistill.teachers.keys import pair_key, text_key
-from vldistill.teachers.text import TextFeatures, TransformersText
-from vldistill.teachers.vision import TimmVision
 from vldistill.teachers.words import NONE, Relevance, keyword_scores, words_of
 
 VisionTeacher = TimmVision | ClipVision
@@ -219,3 +222,47 @@ class UnimodalTeachers:
 
 def _pairs(sources: list[RecordSource]) -> list[Pair]:
     return [(source.images[0], sentence) for source in sources for sentence in source.sentences]
+
+
+VISION = {"timm": TimmVision, "open_clip": ClipVision, "slip": ClipVision}
+TEXT = {"transformers": TransformersText, "open_clip": ClipText, "slip": ClipText}
+
+
+def build_vision(chosen: sections.VisionTeacher) -> VisionTeacher:
+    """Raises InputError where a layer is chosen that the kind does not offer."""
+    return _build(VISION[chosen.kind], chosen, "vision")
+
+
+def build_text(chosen: sections.TextTeacher) -> TextTeacher:
+    """The same for text."""
+    return _build(TEXT[chosen.kind], chosen, "text")
+
+
+def build_relevance(chosen: sections.RelevanceModel | None) -> Relevance:
+    """The judge of words; without a model YAKE alone judges."""
+    return Relevance(_clip(chosen.kind, chosen.model, chosen.weights) if chosen else None)
+
+
+def _clip(kind: str, model: str, weights: str | None) -> Clip:
+    """One copy, whether it teaches vision, text, or judges words."""
+    return _shared_clip(kind, str(Path(model).resolve()) if Path(model).is_dir() else model, weights)
+
+
+@lru_cache(maxsize=4)
+def _shared_clip(kind: str, model: str, weights: str | None) -> Clip:
+    return Clip(kind, model, weights)
+
+
+def _folder(model: str) -> str:
+    """A run is named by its model folder."""
+    return str(resolve_model(model)) if Path(model).is_dir() and not (Path(model) / "config.json").exists() else model
+
+
+def _build(kind, chosen: sections.VisionTeacher | sections.TextTeacher, role: str):
+    if kind in (TimmVision, TransformersText):
+        return kind(_folder(chosen.model), chosen.weights, chosen.layer)
+    if chosen.layer != "last":
+        raise InputError(
+            f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only", hint="leave it out"
+        )
+    return kind(_clip(chosen.kind, chosen.model, chosen.weights))

@@ -20,7 +20,7 @@ from vldistill.artifacts import fingerprint
 from vldistill.data.sequences import Sentence
 from vldistill.data.wording import Phrase
 from vldistill.teachers.clip import Clip
-from vldistill.teachers.text import mean_by_word
+from vldistill.teachers.encoders import mean_by_word
 
 NONE = -1
 _PIECE = re.compile(r"[^\W_]+")

@@ -7,10 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from vldistill.evaluation.report.build import build_report
+from vldistill.evaluation.report.build import build_report, report_page
 from vldistill.evaluation.report.charts import bar_charts, curve_charts, points_of
 from vldistill.evaluation.report.grid import group_runs
-from vldistill.evaluation.report.page import report_page
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.samples import choose
 from vldistill.evaluation.report.tables import make_grid

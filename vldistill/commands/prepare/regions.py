@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vldistill.commands.options import DryRun, Faults, Overwrite, SkipBroken
-from vldistill.commands.output import numbers, show_plan
+from vldistill.commands.options import DryRun, Faults, Overwrite, SkipBroken, all_faults, numbers
+from vldistill.commands.output import show_plan
 from vldistill.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def _prepare(
     overwrite: bool,
     make: Callable[[Target], dict[str, Any]],
 ) -> None:
-    from vldistill.commands.faults import all_faults
     from vldistill.commands.prepare.tables import ANEW, render_regions
     from vldistill.data.left_out import parse_share
     from vldistill.data.prepare_regions import Target

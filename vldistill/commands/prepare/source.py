@@ -1,4 +1,5 @@
-"""`vldistill prepare vcr`, `vqa`, ...: a command for each data set of the table, with the options that mean something for it."""
+"""`vldistill prepare vcr`, `vqa`, ...: a command for each data set of the table, with the options that mean something for it,
+its archives unpacked first; and `prepare toy`, a procedural world of coloured shapes, written in the official layouts."""
 
 from __future__ import annotations
 
@@ -10,11 +11,23 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from vldistill.commands.options import DryRun, Faults, LimitOption, MaxPixels, Overwrite, SkipBroken
-from vldistill.commands.output import numbers, split_list
+from vldistill.commands.options import (
+    DryRun,
+    Faults,
+    LimitOption,
+    MaxPixels,
+    Overwrite,
+    SkipBroken,
+    all_faults,
+    numbers,
+    split_list,
+)
+from vldistill.commands.output import show_plan
+from vldistill.data.sources.base import nearest
 from vldistill.data.sources.source import SourceOptions
 from vldistill.data.sources.table import source_of
 from vldistill.errors import InputError
+from vldistill.terminal import console, say
 
 _VARIANTS = {"lowshot", "seeds", "domain_shift", "statements"}
 
@@ -83,9 +96,7 @@ def prepare_source(
         raise InputError("--raw is missing", hint=f"vldistill prepare {name.replace('_', '-')} --raw FOLDER")
     if seeds is not None and not lowshot:
         raise InputError("--seeds goes with --lowshot", hint="leave it out, or add --lowshot 100")
-    from vldistill.commands.faults import all_faults
     from vldistill.commands.prepare.tables import tell_made
-    from vldistill.commands.prepare.unpack import unpack_raw
     from vldistill.data.archives.unpack import is_archive
     from vldistill.data.left_out import parse_share
     from vldistill.data.prepare import check_request
@@ -156,3 +167,95 @@ def _prepare_with_progress(name: str, raw: Path, target: Path, **arguments: Any)
             progress.update(packed, completed=done, total=total, count=f"{done:,} of {total:,}", visible=True)
 
         return prepare(name, raw, target, reading=read, progress=check, packing=pack, **arguments)
+
+
+def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite: bool, dry_run: bool) -> Path | None:
+    """Unpacks `raw` to `into` (artifacts/raw/<name>), and returns that folder; None where a dry run ends here.
+
+    out: the artifact that would follow, so that it is refused before the work, not after it.
+    """
+    from vldistill.artifacts import refuse_existing, refuse_inputs_in
+    from vldistill.data.archives.unpack import find_sources, is_archive, unpacked_before
+
+    target = into or Path("artifacts/raw") / name
+    sources = find_sources(raw, target)
+    refuse_inputs_in(out, raw, target)
+    if out.resolve().is_relative_to(target.resolve()):
+        raise InputError("is where the archives are unpacked", where=str(out), hint="give another place with --out")
+    if unpacked_before(sources, target, overwrite=overwrite) is not None:
+        say(f"already unpacked: {target}")
+        return target
+    refuse_existing(out, overwrite, "prepare")
+    if dry_run:
+        archives = [source.name for source in sources if is_archive(source)]
+        copied = [source.name for source in sources if not is_archive(source)]
+        rows = {"would unpack": ", ".join(archives), "would copy": ", ".join(copied), "into": target, "and read that as": name}
+        show_plan(f"prepare {name}", {what: which for what, which in rows.items() if which})
+        return None
+    counts = _unpack_with_progress(sources, target, overwrite)["counts"]
+    many = ", ".join(f"{counts[what]:,} {what if counts[what] != 1 else what[:-1]}" for what in ("archives", "files"))
+    say(f"unpacked {many}, {size_text(counts['bytes'])} into {target}")
+    return target
+
+
+def size_text(size: int) -> str:
+    """A number of bytes for the eye: `1.2 GiB`."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:,.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _unpack_with_progress(sources: list[Path], target: Path, overwrite: bool) -> dict[str, Any]:
+    """`unpack` with a bar that counts packed bytes, on a terminal."""
+    from vldistill.data.archives.unpack import unpack
+
+    if not console.is_terminal:
+        return unpack(sources, target, overwrite=overwrite)
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    with Progress(
+        *Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console, transient=True
+    ) as progress:
+        bar = progress.add_task("unpacking", total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        return unpack(sources, target, overwrite=overwrite, progress=advance)
+
+
+def toy(
+    raw: Annotated[Path, typer.Option("--raw", metavar="DIR", help="Where the raw files go.")] = Path("artifacts/raw"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the artifacts go.")] = Path("artifacts/data"),
+    datasets: Annotated[str, typer.Option("--datasets", metavar="A,B", help="Only these, as vqa,nlvr2.")] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the world.")] = 0,
+    scale: Annotated[float, typer.Option("--scale", metavar="X", help="Size of the world.")] = 1.0,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, metavar="N", help="vqa: least occurrences of an answer.")] = 9,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a small world of coloured shapes, and read it."""
+    from vldistill.commands.prepare.tables import tell_made
+    from vldistill.data.prepare_toy import prepare_toy
+    from vldistill.data.toy.layouts import DATASETS
+    from vldistill.places import check_writable
+
+    chosen = tuple(_toy_dataset(given) for given in split_list(datasets)) or DATASETS
+    if dry_run:
+        names = f"{{{','.join(chosen)}}}"
+        show_plan("prepare toy", {"writes raw files": raw / "toy" / names, "writes artifacts": out / f"toy-{names}"})
+        return
+    check_writable(out, raw)
+    manifests = prepare_toy(out, raw, seed=seed, scale=scale, overwrite=overwrite, datasets=chosen, min_answer_count=min_count)
+    for name, manifest in zip(chosen, manifests, strict=True):
+        tell_made(manifest, out / f"toy-{name}", dry_run=False)
+
+
+def _toy_dataset(given: str) -> str:
+    from vldistill.data.toy.layouts import SIZES
+
+    name = given.replace("-", "_").lower()
+    if name not in SIZES:
+        raise InputError(f"the toy world has no dataset {given!r}", hint=nearest(name, SIZES))
+    return name

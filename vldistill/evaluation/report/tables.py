@@ -8,8 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vldistill.evaluation.report.grid import Cell, GridColumn, Group, columns_of
-from vldistill.evaluation.report.published import Figure, published_for
+from vldistill.evaluation.report.grid import Cell, Figure, GridColumn, Group, columns_of, published_for
 
 NOTHING = "–"
 """A cell without a figure."""

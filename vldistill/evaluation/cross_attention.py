@@ -18,7 +18,7 @@ from vldistill.data.sequences import readable, sentences
 from vldistill.data.transforms import MEAN, STD
 from vldistill.data.visual import unpatchify
 from vldistill.errors import InputError
-from vldistill.evaluation.attention.importance import by_word, text_to_image
+from vldistill.evaluation.attention import by_word, text_to_image
 from vldistill.evaluation.opened import open_model
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, PairStates

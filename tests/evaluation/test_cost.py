@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vldistill.evaluation import timing
-from vldistill.evaluation.timing import measure, peak_memory, percentile
+from vldistill.evaluation import cost
+from vldistill.evaluation.cost import measure, peak_memory, percentile
 
 CPU = torch.device("cpu")
 
@@ -37,12 +37,12 @@ def test_variants_are_warmed_up_and_take_turns():
 
 def test_seconds_are_those_of_the_clock(monkeypatch):
     ticks = iter([0, 1, 10, 13, 20, 22])
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(ticks)))
     timings = measure({"a": lambda: None}, rounds=3, device=CPU, memory=False)
     assert (timings["a"].minimum, timings["a"].p50, timings["a"].p95) == (1, 2, 3)
 
 
-@pytest.mark.skipif(timing._reset_peak() is None, reason="this system does not tell the highest resident memory")
+@pytest.mark.skipif(cost._reset_peak() is None, reason="this system does not tell the highest resident memory")
 def test_peak_memory_sees_what_a_call_holds():
     def hold():
         torch.ones(64, 1 << 18)  # 64 MiB
@@ -57,5 +57,5 @@ def test_peak_memory_sees_what_a_call_holds():
 
 
 def test_memory_that_cannot_be_read_is_none(monkeypatch):
-    monkeypatch.setattr(timing, "_reset_peak", lambda: None)
+    monkeypatch.setattr(cost, "_reset_peak", lambda: None)
     assert peak_memory(lambda: None, CPU) is None
