@@ -14,7 +14,7 @@ Baselines of random weights measure the same arithmetic as trained ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -246,21 +246,8 @@ def as_rows(
     for name, timing in timings.items():
         variant, tokens = name.split("|")
         limit = reference / needed[name] if reference else None
-        rows.append(
-            BenchRow(
-                group,
-                variant,
-                setting.batch,
-                int(tokens or setting.longest),
-                setting.precision,
-                timing.minimum,
-                timing.p50,
-                timing.p95,
-                timing.peak_mb,
-                first / timing.minimum,
-                limit,
-            )
-        )
+        measured = (*astuple(timing), first / timing.minimum, limit)
+        rows.append(BenchRow(group, variant, setting.batch, int(tokens or setting.longest), setting.precision, *measured))
     return rows
 
 

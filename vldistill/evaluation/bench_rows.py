@@ -243,20 +243,9 @@ def retrieval_rows(setting: Setting, size: RetrievalSize = RetrievalSize(), dual
         "dual, encoding texts": (texts, of_texts),
         "dual, scores and ranks": (ranked, scoring),
     }
+    once = (None, None, None)
     return [
-        BenchRow(
-            "retrieval",
-            name,
-            setting.batch,
-            tokens,
-            setting.precision,
-            seconds,
-            None,
-            None,
-            None,
-            whole / seconds,
-            reading / needed,
-        )
+        BenchRow("retrieval", name, setting.batch, tokens, setting.precision, seconds, *once, whole / seconds, reading / needed)
         for name, (seconds, needed) in rows.items()
     ]
 

@@ -46,45 +46,25 @@ def cross_figure(sample: CrossSample) -> bytes:
     for cell, (number, name) in zip(axes[0], columns, strict=True):
         title = name or (f"image {number + 1}" if len(sample.places) > 1 else "image")
         cell.set_title(title, fontsize=10)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_CROSS_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return _png(figure, _CROSS_DPI)
 
 
 def _heat(cell, place: Looked, values: np.ndarray, most: float) -> None:
     high, wide = place.image.shape[:2]
     if place.grid is not None:
-        cell.imshow(
-            values.reshape(place.grid),
-            extent=(0, wide, high, 0),
-            cmap="magma",
-            vmin=0,
-            vmax=most or 1,
-            alpha=0.65,
-            interpolation="nearest",
-        )
+        shown = {"extent": (0, wide, high, 0), "cmap": "magma", "vmin": 0, "vmax": most or 1, "alpha": 0.65}
+        cell.imshow(values.reshape(place.grid), **shown, interpolation="nearest")
         return
     # The strongest last, so that weak regions around it do not cover it.
     for index in np.argsort(values):
         left, top, right, bottom = place.boxes[index] * (wide, high, wide, high)
         share = float(values[index]) / (most or 1)
-        cell.add_patch(
-            Rectangle(
-                (left, top),
-                right - left,
-                bottom - top,
-                facecolor=(1.0, 0.45, 0.1, 0.4 * share),
-                edgecolor=(0.7, 0.1, 0.1, share),
-                linewidth=1.5,
-            )
-        )
+        colours = {"facecolor": (1.0, 0.45, 0.1, 0.4 * share), "edgecolor": (0.7, 0.1, 0.1, share)}
+        cell.add_patch(Rectangle((left, top), right - left, bottom - top, **colours, linewidth=1.5))
 
 
 def cross_figures(view: CrossView) -> bytes:
     """All samples, one above the other, in one PNG."""
-    from vldistill.evaluation.figures import stacked
-
     return stacked([cross_figure(sample) for sample in view.samples])
 
 
@@ -117,7 +97,7 @@ def heatmaps(view: ModalityView) -> bytes:
             for axis, most_ticks in ((cell.xaxis, values.shape[1]), (cell.yaxis, values.shape[0])):
                 axis.get_major_locator().set_params(integer=True, nbins=min(most_ticks, 12))
     figure.colorbar(drawn, ax=axes, label="attention", shrink=0.8)
-    return _png(figure)
+    return _png(figure, _HEATMAP_DPI)
 
 
 def averages(view: ModalityView) -> bytes:
@@ -138,7 +118,7 @@ def averages(view: ModalityView) -> bytes:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return _png(figure, _HEATMAP_DPI)
 
 
 def modality_figure(view: ModalityView) -> bytes:
@@ -159,10 +139,10 @@ def stacked(pictures: list[bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, dpi: int) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_HEATMAP_DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -260,7 +240,6 @@ class _Sheet:
     def png(self) -> bytes:
         height = self.y + _MARGIN
         figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-        FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         for x, y, wide, high, pixels in self.pictures:
             axes.imshow(pixels, extent=(x, x + wide, y + high, y), aspect="auto", interpolation="antialiased")
@@ -275,9 +254,7 @@ class _Sheet:
             axes.text(x, y + 14, text, fontproperties=font, color=color, va="baseline", parse_math=False)
         axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
         axes.set_axis_off()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-        return buffer.getvalue()
+        return _png(figure, _DPI)
 
 
 def _with_cuts(parts: list[list[ShadedWord]]) -> Iterator[ShadedWord]:

@@ -20,19 +20,8 @@ _PERIOD = re.compile(r"\.(?!\d)")
 # It also passes a flag where the count of replacements belongs, so that no more than this many periods go.
 _MOST_PERIODS = 32
 
-_NUMBERS = {
-    "none": "0",
-    "zero": "0",
-    "one": "1",
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
+_NUMBERS = {word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())} | {
+    "none": "0"
 }
 _ARTICLES = frozenset({"a", "an", "the"})
 

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vldistill.artifacts import write_bytes
+from vldistill.data.records import read_json
 from vldistill.places import check_file
 from vldistill.reproduce.advl import AdvlRow, advl_tables
 from vldistill.terminal import Table, say, show, write
@@ -130,10 +131,6 @@ METHODS = {
 """What the table and the legend call each run, its colour, and its line's width (the two at chance lie on each other)."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def paper_gains() -> dict[str, tuple[float, float]]:
     """Of each row of ADVL's Table 1 VL-BERT's accuracy on VCR Q->A with 100 questions of each type, in percent, and the points
     above the baseline."""
@@ -207,33 +204,14 @@ def draw(measured: dict[str, dict[str, list[float]]], seeds: int, picture: Path)
     width, bars = 0.27, {"capsize": 2, "error_kw": {"linewidth": 1}}
     for offset, kind in enumerate(MAPS):
         means, deviations = zip(*(spread(measured[kind][row]) for row in rows), strict=True)
-        axes.bar(
-            [place + (offset - 1) * width for place in range(len(rows))],
-            means,
-            width,
-            color=COLOURS[kind],
-            yerr=deviations if seeds > 1 else None,
-            label=f"toy world, map {kind}",
-            **bars,
-        )
-    axes.bar(
-        [place + width for place in range(len(rows))],
-        list(gains_there.values()),
-        width,
-        color=COLOURS["paper"],
-        label="paper, VCR",
-    )
+        places = [place + (offset - 1) * width for place in range(len(rows))]
+        bars["yerr"] = deviations if seeds > 1 else None
+        axes.bar(places, means, width, color=COLOURS[kind], label=f"toy world, map {kind}", **bars)
+    places = [place + width for place in range(len(rows))]
+    axes.bar(places, list(gains_there.values()), width, color=COLOURS["paper"], label="paper, VCR")
     means, deviations = zip(*(spread(measured["anchored"][name]) for name in CONTROLS), strict=True)
-    axes.bar(
-        [len(rows) + place for place in range(len(CONTROLS))],
-        means,
-        width,
-        color=COLOURS["anchored"],
-        hatch="///",
-        edgecolor="white",
-        yerr=deviations if seeds > 1 else None,
-        **bars,
-    )
+    places, bars["yerr"] = [len(rows) + place for place in range(len(CONTROLS))], deviations if seeds > 1 else None
+    axes.bar(places, means, width, color=COLOURS["anchored"], hatch="///", edgecolor="white", **bars)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(rows) + len(CONTROLS)), [LABELS[row] for row in (*rows, *CONTROLS)], rotation=18, ha="right")
     axes.set(ylabel="points above no distillation", title=f"ADVL's Table 1 in miniature, 100 of each type, {seeds} seed(s)")
@@ -260,24 +238,14 @@ def dide_quickstart(folder: Path, picture: Path) -> None:
 
     table = Table("trained with", title="Toy world, comparing two images: test accuracy (chance 50 %)")
     table.figures("accuracy %", "of teacher's", "seeds", "s/run")
-    table.add_row(
-        "teacher, hard labels",
-        f"{100 * teacher_test:.1f}",
-        "100.0 %",
-        "1",
-        f"{read_json(teacher / 'manifest.json')['wall_s']:.0f}",
-    )
+    seconds = read_json(teacher / "manifest.json")["wall_s"]
+    table.add_row("teacher, hard labels", f"{100 * teacher_test:.1f}", "100.0 %", "1", f"{seconds:.0f}")
     table.add_section()
     for name, (label, *_) in METHODS.items():
         scores = [100 * read_json(run / "eval/test/metrics.json")["accuracy"] for run in runs[name]]
         seconds = statistics.mean(read_json(run / "manifest.json")["wall_s"] for run in runs[name])
-        table.add_row(
-            f"student, {label}",
-            shown(scores),
-            f"{statistics.mean(scores) / teacher_test:.1f} %",
-            str(len(scores)),
-            f"{seconds:.0f}",
-        )
+        share = f"{statistics.mean(scores) / teacher_test:.1f} %"
+        table.add_row(f"student, {label}", shown(scores), share, str(len(scores)), f"{seconds:.0f}")
     show(table)
     bench = read_json(folder / "bench.json")
     cached = next(row for row in bench["rows"] if row["variant"] == "dual, images cached")
@@ -289,16 +257,9 @@ def dide_quickstart(folder: Path, picture: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, (label, colour, width) in METHODS.items():
+        style = {"color": colour, "marker": "o", "markersize": 4, "linewidth": width, "alpha": 0.8}
         for index, run in enumerate(runs[name]):
-            axes.plot(
-                *curve(run),
-                color=colour,
-                marker="o",
-                markersize=4,
-                linewidth=width,
-                alpha=0.8,
-                label=label if index == 0 else None,
-            )
+            axes.plot(*curve(run), **style, label=label if index == 0 else None)
     axes.axhline(teacher_val, color="black", linestyle="--", linewidth=1.2, label="fusion teacher")
     axes.axhline(0.5, color="grey", linestyle=":", linewidth=1.2, label="chance")
     axes.set(xlabel="optimiser steps", ylabel="validation accuracy", ylim=(0.4, 1.02), title="Dual encoders of equal budget")

@@ -24,9 +24,6 @@ _TYPES = {
     for name in ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 }
 
-Lengths = Mapping[str, np.ndarray]
-"""The ragged columns' lengths: for each, [N] elements that a row has."""
-
 
 @dataclass(frozen=True)
 class Column:

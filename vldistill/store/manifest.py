@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
 from vldistill.errors import InputError, writing
-from vldistill.locking import held
 from vldistill.store.layout import Column, checked_columns
 from vldistill.store.staging import damaged
 from vldistill.store.uses import Use
 
 LAYOUT = 2
 """Of shards and manifests, as this version has them."""
-_LOCK = ".manifest.lock"
-# A change takes milliseconds; a whole array of jobs may stand in the queue.
-_WAIT_SECONDS = 60.0
 _DIGITS = 12
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _FOLDER = re.compile(rf"(?P<name>{_NAME})-(?P<fingerprint>[0-9a-f]{{{_DIGITS}}})\Z")
@@ -143,13 +138,6 @@ def _check_fields(folder: Path, value: dict[str, Any], again: str) -> None:
         says = f"{names[0]!r} and {names[1]}" if names else "neither"
         fault = f"has name {value['name']!r} and fields of fingerprint {given[:_DIGITS]}, its folder's name says {says}"
         raise damaged(path, fault, again)
-
-
-@contextmanager
-def changing(folder: Path) -> Iterator[None]:
-    """Holds the lock under which a shared store's manifest is changed and its writers take their places."""
-    with held(folder / _LOCK, wait=_WAIT_SECONDS):
-        yield
 
 
 def shard_name(number: int) -> str:

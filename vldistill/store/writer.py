@@ -25,13 +25,12 @@ import numpy as np
 
 from vldistill.artifacts import MANIFEST, sync_folder
 from vldistill.errors import NO_ROOM, InputError, VldistillError, writing
-from vldistill.locking import NamedLock
+from vldistill.locking import NamedLock, held
 from vldistill.store.layout import KEY_BYTES, Column, KeyIndex, as_keys, checked_columns, first_places, owners
 from vldistill.store.manifest import (
     Manifest,
     ShardEntry,
     begun_manifest,
-    changing,
     has_begun,
     load_manifest,
     shard_name,
@@ -48,12 +47,12 @@ SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 60.0
 _OVERHEAD = 1 << 14
 """Bytes of a shard beside its rows, about."""
+_MANIFEST_LOCK = ".manifest.lock"
+# A change takes milliseconds; a whole array of jobs may stand in the queue.
+_WAIT_SECONDS = 60.0
 _LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")
 _HALF = re.compile(rf"\.(?:{re.escape(MANIFEST)}|(?P<shard>shard-\d+)\.\w+)\.\d+\.tmp\Z")
 _SHARD_FILE = re.compile(r"(?P<shard>shard-\d+)\.(h5|json)\Z")
-
-Lengths = Mapping[str, Any]
-"""The ragged columns' lengths: for each, [B] elements that a row has."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class StoreWriter:
         self.said: dict[str, Any] = dict(said or {})
         self._mixing = mixing
         self._asked: list[np.ndarray] = []
-        self._rows: list[tuple[np.ndarray, Mapping[str, np.ndarray], Lengths]] = []
+        self._rows: list[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]] = []
         self._wanted, self._done = KeyIndex(as_keys([])), np.zeros(0, bool)
         self._bytes, self._since, self._failed = 0, time.monotonic(), False
         self._lock: NamedLock | None = None
@@ -155,7 +154,7 @@ class StoreWriter:
             self._change({"request": self._request(), "wanted": len(there) + len(missing), "complete": False}, {})
         return Pending(mine, len(different) - len(missing), len(missing) - len(mine), needed, free_bytes(self.folder))
 
-    def put(self, keys: Any, values: Mapping[str, np.ndarray], lengths: Lengths | None = None) -> bool:
+    def put(self, keys: Any, values: Mapping[str, np.ndarray], lengths: Mapping[str, Any] | None = None) -> bool:
         """Takes rows. keys: [B, 20] uint8. values: of each column [B, *shape], or the elements of all B rows one after another
         where it is ragged, in the column's own type; lengths: [B] of each of those. They are kept as they are, and must not
         change.
@@ -245,7 +244,8 @@ class StoreWriter:
                 manifest.save()
 
     def _changing(self) -> AbstractContextManager[None]:
-        return changing(self.folder) if self.use.shared else nullcontext()
+        """Holds the lock under which a shared store's manifest is changed and its writers take their places."""
+        return held(self.folder / _MANIFEST_LOCK, wait=_WAIT_SECONDS) if self.use.shared else nullcontext()
 
     def _manifest(self) -> Manifest:
         return load_manifest(self.folder, self.use, partial=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -26,6 +27,9 @@ from vldistill.errors import InputError
 from vldistill.finite import check_weights
 from vldistill.models.base.loading import FILES, RANDOM, fetched, fixed_random, weights_file
 from vldistill.models.base.sharded import digest_of_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""
@@ -100,9 +104,10 @@ def frozen(network: nn.Module, name: str) -> nn.Module:
 
 
 @dataclass
-class TimmVision:
-    """model: a name of timm with its tag (`swinv2_large_window12_192.ms_in22k`), or a folder in timm's layout. weights: None for
-    the published ones (or the folder's own), a file, or "random". layer: "last", or a block counted from 1."""
+class LibraryTeacher:
+    """A network of a library, loaded when it is first asked for. model: a published name, or a folder in the library's layout.
+    weights: None for the published ones (or the folder's own), "random" for fresh ones, of timm a file too. layer: "last", or a
+    block or layer counted from 1."""
 
     model: str
     weights: str | None = None
@@ -110,15 +115,30 @@ class TimmVision:
 
     def __post_init__(self) -> None:
         self._local = Path(self.model) if Path(self.model).is_dir() else None
-        self._network: nn.Module | None = None
-        self._transform = None
+
+    @cached_property
+    def network(self) -> nn.Module:
+        return frozen(fetched(self._load, self.model), self.model)
+
+    @property
+    def title(self) -> str:
+        """The model's name; of a folder its last part, since hashes say the rest."""
+        return folder_title(self._local) if self._local else self.model
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
+        self.network.to(device, dtype)
+        return self
+
+
+class TimmVision(LibraryTeacher):
+    """model: a name of timm with its tag (`swinv2_large_window12_192.ms_in22k`), or a folder in timm's layout."""
 
     @property
     def fields(self) -> dict[str, Any]:
         """What the features depend on."""
         return {
             "teacher": "timm",
-            "model": self._title,
+            "model": self.title,
             "weights": self._digest(),
             "layer": self.layer,
             "pooling": "mean of patches",
@@ -130,23 +150,15 @@ class TimmVision:
         """D of a feature."""
         return self.network.num_features
 
-    @property
-    def network(self) -> nn.Module:
-        if self._network is None:
-            self._network = frozen(fetched(self._load, self.model), self.model)
-        return self._network
+    @cached_property
+    def _transform(self):
+        from timm.data import create_transform, resolve_model_data_config
 
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TimmVision:
-        self.network.to(device, dtype)
-        return self
+        return create_transform(**resolve_model_data_config(self.network), is_training=False)
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image]) -> Tensor:
         """[N, D] of RGB images, fp32 on the CPU."""
-        if self._transform is None:
-            from timm.data import create_transform, resolve_model_data_config
-
-            self._transform = create_transform(**resolve_model_data_config(self.network), is_training=False)
         weight = next(self.network.parameters())
         pixels = torch.stack([self._transform(image) for image in images]).to(weight.device, weight.dtype)
         return self._tokens(pixels).float().mean(dim=1).cpu()
@@ -162,11 +174,6 @@ class TimmVision:
             states = states.flatten(1, 2) if states.shape[-1] == self.width else states.flatten(2).transpose(1, 2)
             return states
         return states[:, getattr(self.network, "num_prefix_tokens", 0) :]
-
-    @property
-    def _title(self) -> str:
-        """The model's name; of a folder its last part, since hashes say the rest."""
-        return folder_title(self._local) if self._local else self.model
 
     def _digest(self) -> str:
         if self.weights == RANDOM:
@@ -216,28 +223,20 @@ class TextFeatures:
     words: list[Tensor]
 
 
-@dataclass
-class TransformersText:
-    """model: a hub name (`FacebookAI/roberta-large`) or a folder. weights: None for the model's own, or "random" for fresh ones
-    of its configuration. layer: "last", or a layer counted from 1."""
-
-    model: str
-    weights: str | None = None
-    layer: str | int = "last"
+class TransformersText(LibraryTeacher):
+    """model: a hub name (`FacebookAI/roberta-large`) or a folder."""
 
     def __post_init__(self) -> None:
-        self._local = Path(self.model) if Path(self.model).is_dir() else None
-        self._network: nn.Module | None = None
+        super().__post_init__()
         self._tokenizers: dict[bool, Any] = {}
 
     @property
     def fields(self) -> dict[str, Any]:
         """What the features depend on."""
         digest = RANDOM if self.weights == RANDOM else weights_digest(self._local, None if self._local else self.model)
-        title = folder_title(self._local) if self._local else self.model
         return {
             "teacher": "transformers",
-            "model": title,
+            "model": self.title,
             "weights": digest,
             "layer": self.layer,
             "pooling": "first token; mean of a word's tokens",
@@ -248,12 +247,6 @@ class TransformersText:
     def width(self) -> int:
         """D of a feature."""
         return self.network.config.hidden_size
-
-    @property
-    def network(self) -> nn.Module:
-        if self._network is None:
-            self._network = frozen(fetched(self._load, self.model), self.model)
-        return self._network
 
     @property
     def tokenizer(self):
@@ -271,10 +264,6 @@ class TransformersText:
                 lambda: AutoTokenizer.from_pretrained(self.model, trust_remote_code=False, **spaced), self.model
             )
         return self._tokenizers[words]
-
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> TransformersText:
-        self.network.to(device, dtype)
-        return self
 
     @torch.inference_mode()
     def __call__(self, sentences: list[Sentence]) -> TextFeatures:

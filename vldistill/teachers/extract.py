@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -153,20 +154,13 @@ class _Judge:
 
     def image(self, pair: bytes) -> np.ndarray:
         key = self._inputs.pairs[pair][0]
-        while key not in self._known:
+        if key not in self._known:
             # Images are asked for about in their own order, so that they can be embedded by the batch.
-            ahead = [key, *(other for other in self._next() if other != key and other not in self._known)]
+            following = islice(self._waiting, self._batch - 1)
+            ahead = [key, *(other for other in following if other != key and other not in self._known)]
             opened = [images.open(path) for images, path in (self._inputs.images[other] for other in ahead)]
             self._known |= dict(zip(ahead, self.relevance.embed_images(opened), strict=True))
         return self._known[key]
-
-    def _next(self) -> list[bytes]:
-        keys = []
-        for key in self._waiting:
-            keys.append(key)
-            if len(keys) == self._batch - 1:
-                break
-        return keys
 
 
 def _laps() -> Callable[[], float]:

@@ -84,9 +84,9 @@ class TextTable:
 def text_table(grid: TaskGrid) -> TextTable:
     """Recipe, variant and runs; each column, and beside it the papers' figures where there are any; cost where it is known."""
     costs = {
-        "s/run": [_seconds(row.seconds) for row in grid.rows],
-        "memory": [_bytes(row.memory) for row in grid.rows],
-        "energy": [_energy(row.energy) for row in grid.rows],
+        "s/run": [NOTHING if row.seconds is None else f"{row.seconds:,.0f}" for row in grid.rows],
+        "memory": [NOTHING if row.memory is None else f"{row.memory / 1e9:.2f} GB" for row in grid.rows],
+        "energy": [NOTHING if row.energy is None else f"{row.energy / 3.6e6:.3f} kWh" for row in grid.rows],
     }
     costs = {name: cells for name, cells in costs.items() if any(cell != NOTHING for cell in cells)}
     head = ["recipe", "variant", "runs"]
@@ -94,7 +94,8 @@ def text_table(grid: TaskGrid) -> TextTable:
         head += [column.title, *["paper"] * paper]
     rows = []
     for number, row in enumerate(grid.rows):
-        cells = [row.group.recipe, row.group.variant, f"{len(row.group.whole)}" + _of(len(row.group.whole), len(row.group.runs))]
+        whole, runs = len(row.group.whole), len(row.group.runs)
+        cells = [row.group.recipe, row.group.variant, f"{whole} of {runs}" if whole < runs else f"{whole}"]
         for cell, figures, paper in zip(row.cells, row.published, grid.with_paper, strict=True):
             cells += [shown(cell), *[" / ".join(f"{figure.value:.2f}" for figure in figures) or NOTHING] * paper]
         rows.append((*cells, *(column[number] for column in costs.values())))
@@ -114,22 +115,6 @@ def shown(cell: Cell) -> str:
     return f"{cell.mean:.2f}{deviation}{missing}"
 
 
-def _of(count: int, all_runs: int) -> str:
-    return f" of {all_runs}" if count < all_runs else ""
-
-
-def _seconds(seconds: float | None) -> str:
-    return NOTHING if seconds is None else f"{seconds:,.0f}"
-
-
-def _bytes(count: int | None) -> str:
-    return NOTHING if count is None else f"{count / 1e9:.2f} GB"
-
-
-def _energy(joules: float | None) -> str:
-    return NOTHING if joules is None else f"{joules / 3.6e6:.3f} kWh"
-
-
 def to_markdown(table: TextTable) -> str:
     rule = ["---:" if numeric else "---" for numeric in table.numeric]
     lines = [table.head, rule, *table.rows]
@@ -141,21 +126,23 @@ def _markdown(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "->": r"$\to$",
-}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "–": "--",
+        "→": r"$\to$",
+    }
+)
 
 
 def to_latex(table: TextTable) -> str:
@@ -174,11 +161,7 @@ def to_latex(table: TextTable) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(_latex(cell.replace("->", "→")).replace("→", r"$\to$") for cell in cells) + r" \\"
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    return " & ".join(" ".join(cell.split()).replace("->", "→").translate(_LATEX) for cell in cells) + r" \\"
 
 
 def to_csv(grid: TaskGrid, title: str, *, head: bool = True) -> str:
