@@ -14,7 +14,7 @@ from vldistill.terminal import Table, say, show
 if TYPE_CHECKING:
     from vldistill.data.artifact import DataArtifact
     from vldistill.data.records import Record
-    from vldistill.evaluation.compare import Scored
+    from vldistill.evaluation.results import Scored
 
 _LEAST_P = 1e-4
 _CELLS = {
@@ -39,8 +39,7 @@ def compare(
 ) -> None:
     """Say which answers changed, with a paired test."""
     from vldistill.artifacts import json_text, write_files
-    from vldistill.evaluation.compare import changed_ids, check_same, comparison, read_scored
-    from vldistill.evaluation.results import HEADINGS
+    from vldistill.evaluation.results import HEADINGS, changed_ids, check_same, comparison, read_scored
     from vldistill.places import check_file
 
     if out is not None and out.suffix != ".json":

@@ -10,7 +10,7 @@ from typing import Any
 
 from vldistill.data.records import read_json
 from vldistill.errors import InputError
-from vldistill.metrics.vqa import normalise_answer, soft_target_score
+from vldistill.metrics.scores import normalise_answer, soft_target_score
 
 ANSWERS_FILE = "answers.json"
 

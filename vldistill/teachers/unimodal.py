@@ -28,7 +28,7 @@ from vldistill.teachers.cache import FeatureCache, pair_key, text_key
 from vldistill.teachers.clip import Clip, ClipText, ClipVision
 from vldistill.teachers.encoders import TextFeatures, TimmVision, TransformersText
 from vldistill.teachers.fusion import FusionTeacher
-from vldistill.teachers.words import NONE, Relevance, keyword_scores, words_of
+from vldistill.teachers.words import Relevance, keyword_scores, selected_vectors, words_of
 
 VisionTeacher = TimmVision | ClipVision
 TextTeacher = TransformersText | ClipText
@@ -114,14 +114,6 @@ class LiveFeatures:
 def names(fields: dict[str, dict[str, Any]]) -> str:
     """Teachers by role, as a user named them."""
     return ", ".join(f"{role} {own.get('model') or own.get('relevance model', 'YAKE alone')}" for role, own in fields.items())
-
-
-def selected_vectors(features: Tensor, chosen: np.ndarray) -> Tensor:
-    """[W, D] features of a text's words to [m, D] of the chosen ones, zero where there is none."""
-    rows = torch.from_numpy(chosen.astype(np.int64))
-    vectors = torch.zeros(len(rows), features.shape[-1])
-    vectors[rows != NONE] = features[rows[rows != NONE]]
-    return vectors
 
 
 @dataclass

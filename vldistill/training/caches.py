@@ -25,9 +25,19 @@ from vldistill.store.manifest import has_begun, store_folder
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import FEATURES
 from vldistill.store.writer import StoreWriter, check_room
-from vldistill.teachers.cache import CacheWriter, FeatureCache, open_cache
+from vldistill.teachers.cache import (
+    CacheWriter,
+    FeatureCache,
+    Inputs,
+    Tick,
+    cache_name,
+    feature_columns,
+    fill_images,
+    fill_texts,
+    open_cache,
+    word_columns,
+)
 from vldistill.teachers.encoders import UNKNOWN
-from vldistill.teachers.extract import Inputs, Tick, cache_name, feature_columns, fill_images, fill_texts, word_columns
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers, build_relevance, build_text, build_vision
 from vldistill.versions import differences, tell

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.evaluation.page import render
-from vldistill.evaluation.report.charts import bar_charts, cost_chart, curve_charts, style_of
 from vldistill.evaluation.report.grid import Group, group_runs, problems_of, remarks_of
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.samples import SampleSet, sample_sets
-from vldistill.evaluation.report.tables import TaskGrid, make_grid, note_of, text_table
+from vldistill.evaluation.report.tables import (
+    TaskGrid,
+    bar_charts,
+    cost_chart,
+    curve_charts,
+    make_grid,
+    note_of,
+    style_of,
+    text_table,
+)
 from vldistill.places import read_regular
 
 FIGURES = "figures"

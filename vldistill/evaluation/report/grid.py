@@ -176,7 +176,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedFigure:
     """A published percentage. paper, table, row: where it stands."""
 
     paper: str
@@ -193,7 +193,7 @@ class Figure:
 class _Row:
     name: tuple[str, str, str]
     when: dict[str, Any]
-    figures: dict[Place, Figure]
+    figures: dict[Place, PublishedFigure]
 
 
 @cache
@@ -204,7 +204,7 @@ def _rows() -> tuple[_Row, ...]:
         places = [_place(column) for column in table["columns"]]
         for row in table["rows"]:
             figures = {
-                place: Figure(table["paper"], table["table"], row["name"], value)
+                place: PublishedFigure(table["paper"], table["table"], row["name"], value)
                 for place, value in zip(places, row["figures"], strict=True)
                 if value is not None
             }
@@ -229,7 +229,7 @@ def row_figures(paper: str, table: str, row: str, task: str) -> dict[Place, floa
     return {place: figure.value for figures in figures_of for place, figure in figures.items() if place.task == task}
 
 
-def published_for(group: Group, columns: list[GridColumn]) -> dict[GridColumn, list[Figure]]:
+def published_for(group: Group, columns: list[GridColumn]) -> dict[GridColumn, list[PublishedFigure]]:
     """Of each column the papers' figures of the same method, task and split; of each paper those of the row that says most of the
     method."""
     if not group.runs:
@@ -249,8 +249,8 @@ def published_for(group: Group, columns: list[GridColumn]) -> dict[GridColumn, l
     }
 
 
-def _best(fitting: list[_Row], place: Place) -> list[Figure]:
-    best: dict[str, tuple[int, Figure]] = {}
+def _best(fitting: list[_Row], place: Place) -> list[PublishedFigure]:
+    best: dict[str, tuple[int, PublishedFigure]] = {}
     for row in fitting:
         if (figure := row.figures.get(place)) is None:
             continue
