@@ -62,12 +62,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class View:
-    """check: refuses a run which has no such view. draw: reads the models. samples: records that are read by default. compares,
-    sentence: whether it takes --before, and --image with --text."""
+    """draw: reads the models, and refuses one that has no such view. samples: records that are read by default. check: refuses a
+    run before that. compares, sentence: whether it takes --before, and --image with --text."""
 
-    check: Callable[[AnalysisSubject], None]
     draw: Callable[[AnalysisSubject, AnalysisRequest, int], Drawn]
     samples: int
+    check: Callable[[AnalysisSubject], None] = lambda subject: None
     compares: bool = False
     sentence: bool = False
 
@@ -178,10 +178,6 @@ def _open(run: str, data: Path | None, split: str) -> AnalysisSubject:
     return AnalysisSubject(folder, manifest, recipe, artifact, split, artifact.records(split, **kept))
 
 
-def _any_run(subject: AnalysisSubject) -> None:
-    """What a model cannot show, its own view refuses."""
-
-
 def _check_attention(subject: AnalysisSubject) -> None:
     from vldistill.training.references import check_teacher
 
@@ -252,9 +248,9 @@ def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest, samples: i
 
 
 VIEWS = {
-    "words": View(_check_words, _draw_words, 12),
-    "tokens": View(_any_run, _draw_tokens, 12, compares=True),
-    "modality": View(_any_run, _draw_modality, 256, compares=True),
-    "attention": View(_check_attention, _draw_attention, 4, sentence=True),
+    "words": View(_draw_words, 12, _check_words),
+    "tokens": View(_draw_tokens, 12, compares=True),
+    "modality": View(_draw_modality, 256, compares=True),
+    "attention": View(_draw_attention, 4, _check_attention, sentence=True),
 }
 """By option."""

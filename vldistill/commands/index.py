@@ -160,11 +160,8 @@ def query(
         say(f"wrote {out}")
     if out is not None or len(asked) == 1:
         best = hits[0][0]
-        counts, figures = (
-            {"texts": len(asked), "images": len(stored)},
-            {"score": round(best.score, 4), "seconds": round(seconds, 3)},
-        )
-        last_line({**counts, "best": best.path, **figures})
+        figures = {"best": best.path, "score": round(best.score, 4), "seconds": round(seconds, 3)}
+        last_line({"texts": len(asked), "images": len(stored), **figures})
 
 
 def _lines(path: Path) -> list[str]:

@@ -25,6 +25,7 @@ from vldistill.evaluation.words import (
     BEFORE,
     Sample,
     ScoredText,
+    WordsView,
     drawn,
     plain_sample,
     shown_sequence,
@@ -117,16 +118,11 @@ _BATCH = 16
 
 
 @dataclass(frozen=True)
-class TokenView:
-    """What is shown; see `WordView`. layer: whose attention it is, the model's last. selects: whether the run selected words."""
+class TokenView(WordsView):
+    """layer: whose attention it is, the model's last. selects: whether the run selected words."""
 
-    run: str
-    split: str
-    data: str
     layer: int
-    total: int
     selects: bool
-    samples: list[Sample]
 
     @property
     def title(self) -> str:
@@ -142,10 +138,6 @@ class TokenView:
     @property
     def outlined(self) -> str:
         return "one of the words that were compared" if self.selects else ""
-
-    @property
-    def symbols(self) -> list[str]:
-        return list(self.samples[0].text.scores)
 
 
 def view_tokens(
@@ -164,7 +156,7 @@ def view_tokens(
             scores["S"] = sample.text.scores["S"]
         text = ScoredText(sample.text.sentence, {**scores, AFTER: after[place]}, sample.text.selected)
         scored.append(replace(sample, text=text))
-    return TokenView(str(run), split, data.folder.name, layer, len(records), selects, scored)
+    return TokenView(str(run), split, data.folder.name, len(records), scored, layer, selects)
 
 
 def _samples(

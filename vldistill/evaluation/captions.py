@@ -18,12 +18,11 @@ from vldistill.data.records import Record
 from vldistill.devices import compute_device
 from vldistill.evaluation.cost import seconds_of
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.indexed import Indexed, stored_dataset
+from vldistill.evaluation.indexed import read_by
 from vldistill.evaluation.results import summary_head, write_results
 from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.models.base.fusion import Fusion
-from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.families import section_of
 from vldistill.models.retriever import load_retriever
 from vldistill.runtime import device_name
@@ -66,11 +65,7 @@ def evaluate_captions(
     records = data.records(split, limit=limit)
     device = compute_device()
     model.to(device)
-    if index is None:
-        dataset = plain_dataset(records, data.images, tokenizer, spec)
-    else:
-        dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
-        model = Indexed(model)
+    model, dataset = read_by(model, spec, tokenizer, records, data, index=index, source=source)
     captions = caption_set(records)
     if section_of(spec.kind).ranks == "pairs":
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)

@@ -17,11 +17,10 @@ from vldistill.data.loading import CleanBatches, make_loader
 from vldistill.data.records import TASKS, Record, read_json
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.indexed import Indexed, stored_dataset
+from vldistill.evaluation.indexed import read_by
 from vldistill.evaluation.opened import Opened
 from vldistill.metrics.scores import calibration_error, mean_by
 from vldistill.models.base.checkpoint import ModelSpec, resolve_model
-from vldistill.models.base.inputs import plain_dataset
 from vldistill.places import refuse_links
 from vldistill.recipe.load import load_recipe
 from vldistill.training.inference import Answer, Keep, answer, chosen, score_items, summarise
@@ -176,12 +175,8 @@ def evaluate_split(
     """
     asked = [*records, *unscored]
     model, spec, tokenizer = opened.model, opened.spec, opened.tokenizer
-    if index is None:
-        objects = data.objects if spec.image_network else None
-        dataset = plain_dataset(asked, data.images, tokenizer, spec, objects)
-    else:
-        dataset = stored_dataset(index, model, asked, data, tokenizer, spec, opened.source)
-        model = Indexed(model)
+    objects = data.objects if spec.image_network else None
+    model, dataset = read_by(model, spec, tokenizer, asked, data, index=index, source=opened.source, objects=objects)
     loader = make_loader(dataset, CleanBatches(len(asked), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model, loader, spec.labels, opened.device, tags=opened.gives_tags, autocast=opened.autocast, keep=keep)

@@ -16,10 +16,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vldistill.errors import InputError
-from vldistill.evaluation.attention import ModalityView
+from vldistill.evaluation.attention import ModalityView, TokenView
 from vldistill.evaluation.cross_attention import CrossSample, CrossView, Looked
 from vldistill.evaluation.page import render
-from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, WordsView, largest
+from vldistill.evaluation.words import MEANINGS, SCALE, UNJUDGED, Sample, ScoredText, ShadedWord, WordView, largest
 
 _CELL, _CROSS_DPI = 1.7, 110  # inches of a picture's height; dots an inch
 
@@ -153,7 +153,7 @@ _TEXT, _FAINT, _MORE, _LESS = "#1c1c1f", "#6a6a72", (1.0, 0.667, 0.2), (0.43, 0.
 _PLAIN, _BOLD, _TITLE = FontProperties(size=10.5), FontProperties(size=10.5, weight="bold"), FontProperties(size=14)
 
 
-def words_figure(view: WordsView) -> bytes:
+def words_figure(view: WordView | TokenView) -> bytes:
     """A PNG of 1200 pixels' width, as high as it has to be. Raises InputError where that is more than a picture can be."""
     sheet = _Sheet()
     sheet.heading(view)
@@ -201,7 +201,7 @@ class _Sheet:
             x += self.width(word + " n", font) - self.width("n", font)
         self.y += line
 
-    def heading(self, view: WordsView) -> None:
+    def heading(self, view: WordView | TokenView) -> None:
         self.lines(_MARGIN, view.title, _TITLE, _TEXT, 30)
         self.lines(_MARGIN, view.summary)
         meanings = "; ".join(f"{symbol}: {MEANINGS[symbol]}" for symbol in view.symbols)
@@ -265,7 +265,7 @@ def _with_cuts(parts: list[list[ShadedWord]]) -> Iterator[ShadedWord]:
         yield from part
 
 
-def words_page(view: WordsView) -> str:
+def words_page(view: WordView | TokenView) -> str:
     return render(
         "words.html",
         title=view.title,

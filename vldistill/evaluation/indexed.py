@@ -17,6 +17,7 @@ from vldistill.data.batch import Batch, TextBatch
 from vldistill.data.images import ImageFolder
 from vldistill.data.loading import RecordDataset, pad_text
 from vldistill.data.records import Record
+from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.text import WordTokenizer
 from vldistill.data.visual import Draw
 from vldistill.data.wording import split_words
@@ -27,7 +28,7 @@ from vldistill.finite import check_outputs
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import by_record
-from vldistill.models.base.inputs import text_layout
+from vldistill.models.base.inputs import plain_dataset, text_layout
 from vldistill.models.base.outputs import NOTHING, Capture, Output, Vectors
 from vldistill.models.families import section_of
 
@@ -87,22 +88,26 @@ class Indexed(nn.Module):
         return Output(by_record(self.model.fuse(text, images), batch), [], vectors=Vectors(text, images))
 
 
-def stored_dataset(
-    index: ImageIndex,
+def read_by(
     model: nn.Module,
+    spec: ModelSpec,
+    tokenizer: WordTokenizer,
     records: list[Record],
     data: DataArtifact,
-    tokenizer: WordTokenizer,
-    spec: ModelSpec,
+    *,
+    index: ImageIndex | None,
     source: str,
-) -> RecordDataset:
-    """Records with the stored vectors of their images. Raises InputError where the index is another model's, or the model reads
-    images and texts together."""
+    objects: ObjectIndex | None = None,
+) -> tuple[nn.Module, RecordDataset]:
+    """The model, and records as it reads them: with their images' pixels, or with the vectors that an index has of them. objects:
+    see `plain_dataset`. Raises InputError where the index is another model's, or the model reads images and texts together."""
+    if index is None:
+        return model, plain_dataset(records, data.images, tokenizer, spec, objects)
     if section_of(spec.kind).ranks != "vectors":
         raise InputError(f"is a {spec.kind} model, which reads pixels beside each text", where=source, hint="leave out --index")
     index.check_model(model_fields(source, spec), source)
     stored = StoredInput(index, data.image_digests().__getitem__)
-    return RecordDataset(records, text_layout(spec, tokenizer), stored, pad_id=tokenizer.pad_id)
+    return Indexed(model), RecordDataset(records, text_layout(spec, tokenizer), stored, pad_id=tokenizer.pad_id)
 
 
 _BLOCK = 1 << 14

@@ -14,8 +14,10 @@ from typing import Any
 from rich.text import Text
 
 from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, find_run, is_intact, json_text, sealed, write_files
+from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.records import read_json, read_jsonl
+from vldistill.data.records import Record, read_json, read_jsonl
+from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.evaluate import Evaluation
 from vldistill.metrics.scores import RESAMPLES, bootstrap_interval, mcnemar_exact
@@ -325,3 +327,28 @@ def changed_ids(a: Scored, b: Scored, most: int) -> list[str]:
     better, worse = [name for name in changed if gains[name] > 0], [name for name in changed if gains[name] < 0]
     turns = [name for pair in zip_longest(better, worse) for name in pair if name is not None]
     return [*turns, *(name for name in changed if gains[name] == 0)][:most]
+
+
+def shown_answer(row: dict[str, Any], record: Record | None) -> str:
+    """What a row of predictions.jsonl answers, for the eye: of a record with choices, what the place of one stands for."""
+    prediction = str(row["prediction"])
+    if record is not None and record.choices is not None and prediction.isdigit():
+        return readable(record.choices[int(prediction)], record.objects)
+    return ", ".join(row["tags"]) if "tags" in row else prediction
+
+
+def right_answer(record: Record, labels: list[str]) -> str | None:
+    """What would have been right, for the eye; None where that is not known."""
+    if record.answers is not None:
+        return majority_answer(record.answers)
+    if record.tags is not None:
+        return ", ".join(labels[tag] for tag in record.tags)
+    if record.label is None:
+        return None
+    return shown_answer({"prediction": record.label}, record) if record.choices is not None else labels[record.label]
+
+
+def question_of(record: Record) -> list[str]:
+    """The parts of its text, for the eye, but for the choices."""
+    first = sequences(record)[0]
+    return [readable(part, record.objects) for part in (first if record.choices is None else first[:-1])]

@@ -13,8 +13,6 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 
-import numpy as np
-
 CALIBRATION_BINS = 15
 
 
@@ -93,6 +91,8 @@ def bootstrap_interval(
     Only how often each distinct difference is drawn matters, and that is multinomial, so that 200,000 items cost no more than 20.
     Raises ValueError without items.
     """
+    import numpy as np  # here, since help reads answers, and waits for no library of numbers
+
     if not len(differences):
         raise ValueError("bootstrap_interval needs at least one difference")
     values, counts = np.unique(np.asarray(differences, dtype=np.float64), return_counts=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,29 +35,10 @@ TextTeacher = TransformersText | ClipText
 Pair = tuple[str, Sentence]
 
 
-class Features(Protocol):
-    """Where a batch's features come from. Each gives float16 on the CPU. fields: what they depend on, by role."""
-
-    @property
-    def fields(self) -> dict[str, dict[str, Any]]: ...
-
-    def to(self, device: torch.device) -> None: ...
-
-    def describe(self) -> str: ...
-
-    def images(self, paths: Sequence[str]) -> Tensor:
-        """[N, Dv]."""
-
-    def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
-        """[N, Dt]."""
-
-    def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
-        """[N, most] word indices, -1 for none, and [N, most, Dt]."""
-
-
 @dataclass
 class LiveFeatures:
-    """Computed on the spot, each image and text of a call once. dtype: of the teachers' weights."""
+    """Computed on the spot, each image and text of a call once; float16 on the CPU, as what caches hold. dtype: of the teachers'
+    weights."""
 
     vision: VisionTeacher | None
     text: TextTeacher | None
@@ -70,6 +51,7 @@ class LiveFeatures:
 
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
+        """What the features depend on, by role."""
         parts = {"vision": self.vision, "text": self.text, "relevance": self.relevance}
         return {role: teacher.fields for role, teacher in parts.items() if teacher}
 
@@ -82,15 +64,18 @@ class LiveFeatures:
         return f"live {names(self.fields)}"
 
     def images(self, paths: Sequence[str]) -> Tensor:
+        """[N, Dv]."""
         unique = list(dict.fromkeys(paths))
         rows = self.vision([self.pictures.open(path) for path in unique])
         return rows.half()[[unique.index(path) for path in paths]]
 
     def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
+        """[N, Dt]."""
         unique = list(dict.fromkeys(sentences))
         return self._encoded(unique).whole.half()[[unique.index(sentence) for sentence in sentences]]
 
     def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
+        """[N, most] word indices, -1 for none, and [N, most, Dt]."""
         unique, paths = list(dict.fromkeys(s for _, s in pairs)), list(dict.fromkeys(p for p, _ in pairs))
         images = dict(zip(paths, self.relevance.embed_images([self.pictures.open(path) for path in paths]), strict=True))
         texts = [words_of(sentence) for sentence in unique]
@@ -118,7 +103,7 @@ def names(fields: dict[str, dict[str, Any]]) -> str:
 
 @dataclass
 class CachedFeatures:
-    """Read from disk. A row that is missing is an InputError, of the cache's own words."""
+    """The same, read from disk. A row that is missing is an InputError, of the cache's own words."""
 
     vision: FeatureCache | None
     text: FeatureCache | None
@@ -176,7 +161,7 @@ def _read(cache: FeatureCache, keys: list[bytes], *columns: str) -> list[Tensor]
 class UnimodalTeachers:
     """What the loop calls. words: how many are compared, 0 for none. fusion: a fusion teacher beside them (DiDE), or None."""
 
-    features: Features
+    features: LiveFeatures | CachedFeatures
     vision: bool
     text: bool
     words: int

@@ -47,6 +47,14 @@ def _titled(title: str, **style: Any) -> Table:
     return Table(title=title, min_width=len(title), **style)
 
 
+def _two_columns(title: str) -> Table:
+    """What, and how much of it."""
+    table = _titled(title, show_header=False)
+    table.words("", no_wrap=True)
+    table.figures("")
+    return table
+
+
 def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -> None:
     total: Counter[str] = Counter()
     for part in counts.values():
@@ -121,9 +129,7 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
         entry = manifest["variants"][name]
         if entry["kind"] == "lowshot":
             continue
-        table = _titled(f"{name}: {entry['records']:,} records", show_header=False)
-        table.words("", no_wrap=True)
-        table.figures("")
+        table = _two_columns(f"{name}: {entry['records']:,} records")
         questions = entry["told"].get("questions")
         for what, count in sorted(entry["told"].items()):
             share = f"{100 * count / questions:7.1f} %" if questions and what.startswith("template") else ""
@@ -137,9 +143,7 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
 
 def render_regions(manifest: dict[str, Any]) -> Table:
     """What a region store holds."""
-    table = _titled(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""), show_header=False)
-    table.words("", no_wrap=True)
-    table.figures("")
+    table = _two_columns(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""))
     rows = {
         "images": f"{manifest['images']:,}",
         "boxes": f"{manifest['boxes']:,}",
