@@ -14,7 +14,7 @@ from store_worlds import FIELDS, fill, make_keys, readable, verify_cache
 from vldistill import artifacts
 from vldistill.errors import VldistillError
 from vldistill.store import writer as writer_module
-from vldistill.store.manifest import store_folder
+from vldistill.store.layout import store_folder
 
 ROWS = 1000
 

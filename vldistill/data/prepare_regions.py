@@ -20,7 +20,7 @@ from vldistill.data.regions.keys import image_key
 from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, ImageRegions, RegionStore, RegionWriter
 from vldistill.devices import compute_device
 from vldistill.errors import IMAGE, InputError, Problems
-from vldistill.store.manifest import LAYOUT
+from vldistill.store.layout import LAYOUT
 from vldistill.store.uses import REGIONS
 from vldistill.versions import package_versions
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from vldistill.artifacts import MANIFEST, file_digest, stage_of
 from vldistill.errors import InputError
-from vldistill.store.manifest import Fields, load_manifest, split_name
+from vldistill.store.layout import Fields, load_manifest, split_name
 from vldistill.store.reader import open_shards
 from vldistill.store.shard import Shard
 from vldistill.store.staging import damaged

@@ -72,16 +72,16 @@ class ShardLayout:
         """[first, end)."""
         return block * self.block_rows, min(self.rows, (block + 1) * self.block_rows)
 
-    def spans(self, column: Column, block: int) -> list[tuple[int, int]]:
+    def span(self, column: Column, block: int) -> tuple[int, int]:
         """[first, end) of a block's bytes."""
         first, end = self.rows_of(block)
         if column.ragged:
             first, end = int(self.starts[column.name][first]), int(self.starts[column.name][end])
         offset, width = self.extents[column.name].offset, column.element_bytes
-        return [(offset + first * width, offset + end * width)]
+        return offset + first * width, offset + end * width
 
     def whole(self, name: str) -> list[tuple[int, int]]:
-        """The same of a dataset, or of all that belongs to none."""
+        """[first, end) of a dataset's bytes, or of all that belong to none."""
         if name != _STRUCTURE:
             return [(self.extents[name].offset, self.extents[name].end)]
         gaps, end = [], 0
@@ -132,7 +132,7 @@ def write_shard(
 def _block_ends(layout: ShardLayout, column: Column) -> list[int]:
     """Of each block of a column, the place of its end in the column's bytes."""
     offset = layout.extents[column.name].offset
-    return [layout.spans(column, block)[-1][1] - offset for block in range(layout.blocks)]
+    return [layout.span(column, block)[1] - offset for block in range(layout.blocks)]
 
 
 def _sums(pieces: Sequence[memoryview], ends: Sequence[int]) -> list[int]:
@@ -235,12 +235,12 @@ class Shard:
         """Compares one block of a column with its checksum; returns its bytes. Raises InputError, naming its rows, where it is
         damaged or cannot be read: it is not yet asked through the map, where a disk that fails, or a file that was cut, ends the
         process."""
-        spans = self.layout.spans(column, block)
-        if self._crc_of(spans) != self._blocks[column.name][block]:
+        start, stop = self.layout.span(column, block)
+        if self._crc_of(start, stop) != self._blocks[column.name][block]:
             first, end = self.layout.rows_of(block)
             keys = shown(self.keys[first:end])
             raise damaged(self.path, f"column {column.name} is damaged in rows {first} to {end - 1}, of keys {keys}", self.mend)
-        return spans[0][1] - spans[0][0]
+        return stop - start
 
     def _read(self, name: str, part: str) -> np.ndarray:
         """A dataset, or all that belongs to none, as bytes, once it was compared with its checksum."""
@@ -254,14 +254,13 @@ class Shard:
             raise damaged(self.path, f"is damaged {part}", self.mend)
         return np.frombuffer(data, np.uint8)
 
-    def _crc_of(self, spans: list[tuple[int, int]]) -> int:
+    def _crc_of(self, first: int, end: int) -> int:
         # In pieces that stay in a processor's cache.
         crc, buffer = 0, memoryview(bytearray(_PIECE_BYTES))
         try:
             with open_regular(self.path) as file:
-                for first, end in spans:
-                    while first < end and (count := os.preadv(file.fileno(), [buffer[: end - first]], first)):
-                        crc, first = zlib.crc32(buffer[:count], crc), first + count
+                while first < end and (count := os.preadv(file.fileno(), [buffer[: end - first]], first)):
+                    crc, first = zlib.crc32(buffer[:count], crc), first + count
         except OSError as error:
             raise damaged(self.path, f"cannot be read: {error.strerror}", self.mend) from None
         return crc

@@ -26,13 +26,19 @@ import numpy as np
 from vldistill.artifacts import MANIFEST, sync_folder
 from vldistill.errors import NO_ROOM, InputError, VldistillError, writing
 from vldistill.locking import NamedLock, held
-from vldistill.store.layout import KEY_BYTES, Column, KeyIndex, as_keys, checked_columns, first_places, owners
-from vldistill.store.manifest import (
+from vldistill.store.layout import (
+    KEY_BYTES,
+    Column,
+    KeyIndex,
     Manifest,
     ShardEntry,
+    as_keys,
     begun_manifest,
+    checked_columns,
+    first_places,
     has_begun,
     load_manifest,
+    owners,
     shard_name,
     shard_number,
 )

@@ -27,8 +27,7 @@ from vldistill.data.sequences import Sentence, sentences
 from vldistill.data.wording import Phrase
 from vldistill.errors import InputError, VldistillError
 from vldistill.store.inspection import nearest
-from vldistill.store.layout import Column
-from vldistill.store.manifest import Fields, has_begun, store_folder
+from vldistill.store.layout import Column, Fields, has_begun, store_folder
 from vldistill.store.reader import StoreReader
 from vldistill.store.uses import FEATURES
 from vldistill.store.writer import Pending, StoreWriter

@@ -20,8 +20,7 @@ from vldistill.recipe.schema.objectives import AdvlObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, launched_processes
 from vldistill.store.inspection import list_stores
-from vldistill.store.layout import Column, as_keys
-from vldistill.store.manifest import has_begun, store_folder
+from vldistill.store.layout import Column, as_keys, has_begun, store_folder
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import FEATURES
 from vldistill.store.writer import StoreWriter, check_room

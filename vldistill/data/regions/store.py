@@ -18,8 +18,7 @@ import numpy as np
 from vldistill.artifacts import MANIFEST, check_fields, fingerprint
 from vldistill.data.regions.keys import image_key
 from vldistill.errors import InputError
-from vldistill.store.layout import Column
-from vldistill.store.manifest import load_manifest
+from vldistill.store.layout import Column, load_manifest
 from vldistill.store.reader import StoreReader
 from vldistill.store.uses import REGIONS
 from vldistill.store.writer import StoreWriter
