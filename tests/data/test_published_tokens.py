@@ -28,7 +28,8 @@ from vldistill.data.text import (
     train_tokenizer,
 )
 from vldistill.data.wording import Phrase, reworded, split_words
-from vldistill.models.families import FAMILIES, family_of
+from vldistill.models.base.family import family_of
+from vldistill.models.families import FAMILIES
 from vldistill.teachers.cache import text_key
 from vldistill.teachers.encoders import TransformersText
 

@@ -9,7 +9,7 @@ import torch
 from vldistill.data import token_batches
 from vldistill.data.loading import EpochBatches
 from vldistill.data.token_batches import TokenBatches
-from vldistill.training.batches import StepPairs, step_pairs
+from vldistill.training.inputs import StepPairs, step_pairs
 
 
 def drawn(count: int, seed: int = 0) -> list[int]:

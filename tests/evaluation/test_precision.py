@@ -13,7 +13,7 @@ from vldistill.evaluation import opened as precisions
 from vldistill.evaluation.bench import Setting
 from vldistill.evaluation.bench_rows import precision_rows
 from vldistill.evaluation.opened import check_precision, lowered, quantised, straying
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig
 
 CPU = torch.device("cpu")
 TINY = EncoderConfig(

@@ -31,9 +31,9 @@ from vldistill.evaluation.words import (
     shown_sequence,
     view_words,
 )
+from vldistill.models.base.family import families, family_of
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, Output, PairStates
-from vldistill.models.families import families, family_of
 from vldistill.objectives.attention import attention_log_probs, joined
 from vldistill.recipe.schema.recipe import Recipe
 

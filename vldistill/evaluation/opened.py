@@ -23,7 +23,7 @@ from vldistill.devices import compute_device
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, read_checkpoint, resolve_model
 from vldistill.models.build import load_student, model_of
-from vldistill.threads import use_threads
+from vldistill.runtime import use_threads
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*DTYPES, "int8")

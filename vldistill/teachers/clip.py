@@ -21,7 +21,7 @@ from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.clip import load_open_clip, published
-from vldistill.models.base.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.weights import RANDOM, fetched, fixed_random
 from vldistill.teachers.encoders import TextFeatures, folder_title, frozen, mean_by_word, weights_digest
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from vldistill.data.sequences import Sentence
 from vldistill.data.wording import Phrase, owner
 from vldistill.errors import InputError
 from vldistill.finite import check_weights
-from vldistill.models.base.loading import FILES, RANDOM, fetched, fixed_random, weights_file
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import FILES, RANDOM, digest_of_weights, fetched, fixed_random, weights_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
