@@ -52,9 +52,9 @@ class Watching:
     def __call__(self, total: int, unit: str, seconds: float | None) -> Callable[[int], None]:
         if seconds is not None:
             say(f"{total:,} {unit}: about {duration(seconds)}, by a measured sample")
-        if self._bar:
-            task = self._bar.add_task(unit, total=total)
-            return lambda count: self._bar.advance(task, count)
+        if bar := self._bar:
+            task = bar.add_task(unit, total=total)
+            return lambda count: bar.advance(task, count)
         return _Lines(total, unit)
 
 

@@ -7,6 +7,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -52,14 +53,14 @@ def cross_figure(sample: CrossSample) -> bytes:
 def _heat(cell, place: Looked, values: np.ndarray, most: float) -> None:
     high, wide = place.image.shape[:2]
     if place.grid is not None:
-        shown = {"extent": (0, wide, high, 0), "cmap": "magma", "vmin": 0, "vmax": most or 1, "alpha": 0.65}
+        shown: dict[str, Any] = {"extent": (0, wide, high, 0), "cmap": "magma", "vmin": 0, "vmax": most or 1, "alpha": 0.65}
         cell.imshow(values.reshape(place.grid), **shown, interpolation="nearest")
         return
     # The strongest last, so that weak regions around it do not cover it.
     for index in np.argsort(values):
         left, top, right, bottom = place.boxes[index] * (wide, high, wide, high)
         share = float(values[index]) / (most or 1)
-        colours = {"facecolor": (1.0, 0.45, 0.1, 0.4 * share), "edgecolor": (0.7, 0.1, 0.1, share)}
+        colours: dict[str, Any] = {"facecolor": (1.0, 0.45, 0.1, 0.4 * share), "edgecolor": (0.7, 0.1, 0.1, share)}
         cell.add_patch(Rectangle((left, top), right - left, bottom - top, **colours, linewidth=1.5))
 
 

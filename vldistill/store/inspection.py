@@ -99,7 +99,7 @@ def _shown(value: Value) -> str:
     return "nothing" if value is None else str(value)
 
 
-Result = TypeVar("Value")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Verification:
     bytes: int = 0
     damages: list[InputError] = field(default_factory=list)
 
-    def attempt(self, action: Callable[[], Result]) -> Value | None:
+    def attempt(self, action: Callable[[], Result]) -> Result | None:
         """The action's result; None, and a damage noted, where it refuses."""
         try:
             return action()

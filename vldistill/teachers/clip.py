@@ -49,7 +49,8 @@ class Clip:
         return {"teacher": self.kind, "model": title, "weights": self._digest()}
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
+        """open_clip's CLIP, or a `SlipModel`."""
         return frozen(self._loaded[0], self.model)
 
     @cached_property
@@ -63,7 +64,7 @@ class Clip:
         return fetched(load, self.model)
 
     @property
-    def text(self) -> nn.Module:
+    def text(self) -> Any:
         """What holds the text tower's parts."""
         return getattr(self.network, "text", self.network)
 

@@ -1,4 +1,4 @@
-"""Unimodal teachers of timm and transformers, and what identifies a frozen teacher's weights (see `models.loading`).
+"""Unimodal teachers of timm and transformers, and what identifies a frozen teacher's weights (see `models.base.weights`).
 
 The feature of an image is the mean over its patches after the final norm, without a CLS token, since SwinV2 has none (ADVL,
 section 3.1). A sentence's is its first token's (RoBERTa's `<s>`, BERT's `[CLS]`) after the last layer, a word's the mean over
@@ -116,8 +116,11 @@ class LibraryTeacher:
         self._local = Path(self.model) if Path(self.model).is_dir() else None
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         return frozen(fetched(self._load, self.model), self.model)
+
+    def _load(self) -> nn.Module:
+        raise NotImplementedError
 
     @property
     def title(self) -> str:
