@@ -1,8 +1,9 @@
 """A shard: some rows as a plain HDF5 file of contiguous datasets, and the table of checksums beside it.
 
-`shard-0000.h5` is laid out and filled in memory and never changes. HDF5 itself does not touch the disk: it ends the process where
-a disk is full, and leaves a file that nobody can open. `shard-0000.json` says how many rows there are, where each dataset lies,
-and the CRC-32 of every block: of a column's rows, of the keys, of the starts of ragged rows, and of all that is HDF5's own.
+`shard-0000.h5` is laid out in memory, written in one go and never changes. HDF5 itself does not touch the disk: it ends the
+process where a disk is full, and leaves a file that nobody can open. `shard-0000.json` says how many rows there are, where
+each dataset lies, and the CRC-32 of every block: of a column's rows, of the keys, of the starts of ragged rows, and of all
+that is HDF5's own.
 """
 
 from __future__ import annotations
