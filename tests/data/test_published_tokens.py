@@ -170,7 +170,7 @@ def test_a_text_teacher_reads_the_text_itself(published, texts, tmp_path, librar
     """Not as words with a space before each: RoBERTa's first word has none."""
     published[library].own.save(tmp_path)
     teacher, reader = TransformersText(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
-    teacher._network = type("N", (), {"config": type("C", (), {"max_position_embeddings": 514})})()
+    teacher.network = type("N", (), {"config": type("C", (), {"max_position_embeddings": 514})})()
     for text in texts[::50]:
         record = Record("1", "caption", ["a.jpg"], split_words(text), written=text)
         coded, place = teacher._read(read_by_teachers(record)[0])
