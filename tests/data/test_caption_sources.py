@@ -8,9 +8,8 @@ import pytest
 from raw_worlds import write_lines
 
 from vldistill.data.sources import captions, visual_genome
-from vldistill.data.sources.base import SourceData
-from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.rows import iterate_array
+from vldistill.data.sources.table import SourceData, SourceOptions
 from vldistill.errors import InputError, Problems
 
 TRAIN, VAL = "Train_GCC-training.tsv", "Validation_GCC-1.1.0-Validation.tsv"

@@ -9,14 +9,17 @@ from collections.abc import Collection
 
 import pytest
 
-from vldistill.data.lowshot import LOWSHOT_RULES, Draw, TypeCount, draw
-from vldistill.data.question_types import (
+from vldistill.data.lowshot import (
+    LOWSHOT_RULES,
     VCR_DEFAULT,
     VCR_FORMS,
     VCR_PATTERNS,
     VCR_SHARES,
     VQA_DEFAULT,
     VQA_GROUPS,
+    Draw,
+    TypeCount,
+    draw,
     vcr_question_type,
     vqa_question_group,
 )

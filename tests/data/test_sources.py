@@ -7,8 +7,7 @@ import pytest
 from raw_worlds import nlvr2_row, nlvr_world, picture, snli_row, vqa_rows, vqa_world, write_lines, write_vqa
 
 from vldistill.data.sources import vqa
-from vldistill.data.sources.base import ALL_SPLITS, SPLITS, SourceData
-from vldistill.data.sources.table import source_of
+from vldistill.data.sources.table import ALL_SPLITS, SPLITS, SourceData, source_of
 from vldistill.errors import InputError, Problems
 
 

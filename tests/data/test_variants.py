@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vldistill.data.artifact import open_data
+from vldistill.data.lowshot import VCR_SHARES
 from vldistill.data.prepare import prepare
-from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.records import Record
 from vldistill.data.variants import Variants, lowshot_name, make_variants, statements_of
 from vldistill.errors import InputError

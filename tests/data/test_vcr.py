@@ -8,8 +8,7 @@ import pytest
 from raw_worlds import bomb, noise, picture, write_lines
 
 from vldistill.data.sources import vcr
-from vldistill.data.sources.base import SourceData
-from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.table import SourceData, SourceOptions
 from vldistill.errors import Problems
 
 

@@ -44,13 +44,12 @@ LAYERS = [
     {"commands"},
     {"", "cli", "__main__"},
 ]
-# The losses are pure, but say in their signatures what they read: three modules of plain containers. The tables of families
+# The losses are pure, but say in their signatures what they read: two modules of plain containers. The tables of families
 # and methods say what those are, for type checkers alone.
 ALLOWED = {
     ("models.families", "models.base.family"),
     ("training.methods.table", "training.methods.base"),
     ("objectives", "data.batch"),
-    ("objectives", "data.pretext"),
     ("objectives", "models.base.outputs"),
 }
 BANNED = [

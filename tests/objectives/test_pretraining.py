@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from vldistill.data.batch import Batch, ImageBatch, RecordSource, TextBatch
-from vldistill.data.pretext import IGNORED
+from vldistill.data.batch import IGNORED, Batch, ImageBatch, RecordSource, TextBatch
 from vldistill.models.base.outputs import Output
 from vldistill.models.base.pretraining import MatchingHead
 from vldistill.models.vilt.dual import ViltDual

@@ -46,8 +46,8 @@ def build(
     from vldistill.commands.indexed_images import Asked, images_of
     from vldistill.commands.progress import Watching
     from vldistill.data.image_files import MAX_PIXELS
-    from vldistill.data.left_out import parse_share
-    from vldistill.data.size_rules import size_faults
+    from vldistill.data.inputs import parse_share
+    from vldistill.data.transforms import size_faults
     from vldistill.devices import compute_device
     from vldistill.evaluation.image_index import build_index, model_fields
     from vldistill.models.base.inputs import visual_input

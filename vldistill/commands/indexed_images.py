@@ -14,7 +14,7 @@ from vldistill.commands.faults import all_faults
 from vldistill.data.artifact import open_data
 from vldistill.data.image_files import MAX_PIXELS, SUFFIXES, ImageInfo, check_images
 from vldistill.data.images import ImageFolder
-from vldistill.data.left_out import LeftOut, settled
+from vldistill.data.inputs import LeftOut, settled
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.image_index import IndexSource
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from vldistill.data.sources.base import listed
+from vldistill.data.sources.rows import listed
 from vldistill.errors import InputError
 
 RecipeOption = Annotated[

@@ -29,7 +29,7 @@ def predict(
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
     from vldistill.data.images import named_images
-    from vldistill.data.left_out import parse_share
+    from vldistill.data.inputs import parse_share
     from vldistill.evaluation.opened import open_model
     from vldistill.evaluation.predict import one_pair, ranked_answers
 

@@ -1,8 +1,8 @@
 """Image files: opening one safely as RGB, and checking all of a data set's in one pass.
 
-A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an
-error, never a grey-filled picture. Pixels are taken as stored, unless they are asked for upright: the published pipelines of all
-models here open a file by Pillow and leave EXIF's orientation alone.
+A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an error, never a
+grey-filled picture. Pixels are taken as stored, unless they are asked for upright: the published pipelines of all models here
+open a file by Pillow and leave EXIF's orientation alone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import io
 import os
 import stat
 import threading
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vldistill.data.near_names import NearNames, near_folder
-from vldistill.errors import IMAGE, InputError, Problems
+from vldistill.errors import IMAGE, InputError, Problems, first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -208,6 +209,7 @@ def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mappin
     return [path for path in paths if path in good]
 
 
+_SLASHES = "its folders are set apart by \\: write / instead"
 _SMALLER = "resize it, or allow more with --max-pixels; to a data artifact `vldistill prepare` gives it"
 _PERMISSIONS = "check its permissions, and those of the folders above it"
 _TRUST = "pass --follow-links if you trust the link"
@@ -241,6 +243,53 @@ def _list_folder(place: Path) -> dict[str, os.DirEntry[str]]:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise FileNotFoundError(error.errno, error.strerror) from None
         raise
+
+
+def plain(name: str) -> str:
+    """A name without what systems differ in: capitals and the Unicode form."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class NearNames:
+    """The names of one folder."""
+
+    def __init__(self, names: Iterable[str]):
+        self._names = names
+
+    @cached_property
+    def _known(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The names by their plain form, whole and without ending."""
+        return {plain(name): name for name in self._names}, {plain(PurePosixPath(name).stem): name for name in self._names}
+
+    def hint(self, name: str) -> str | None:
+        """How to mend a name that is not among them, where one is near."""
+        if "\\" in name:
+            return _SLASHES
+        whole, stems = self._known
+        near = whole.get(plain(name))
+        if near is None:
+            near = stems.get(plain(PurePosixPath(name).stem))
+            return None if near is None else f"there is {near!r}, with another ending"
+        form = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
+        return f"there is {near!r}, " + ("the same name in another Unicode form (NFC, NFD)" if form else "in other capitals")
+
+
+def near_folder(root: Path, path: str) -> str | None:
+    """How to mend an image's path whose folder is not there, where following it part by part finds what is near."""
+    if "\\" in path:
+        return _SLASHES
+    place, parts = Path(root), []
+    for part in PurePosixPath(path).parent.parts:
+        try:
+            there = [entry.name for entry in place.iterdir()]
+        except OSError:
+            return None
+        near = part if part in there else {plain(name): name for name in there}.get(plain(part))
+        if near is None:
+            return None
+        parts.append(near)
+        place = place / near
+    return f"there is the folder {'/'.join(parts)!r}, in other capitals or another Unicode form"
 
 
 def _examine(path: str, decode: bool, most_pixels: int) -> ImageInfo | _BadImage:
@@ -296,7 +345,7 @@ def _open_header(data: bytes, most_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise _BadImage(f"is over the cap of {most_pixels:,} pixels", _SMALLER) from None
     except Exception as error:  # whatever a parser makes of a hostile header (struct.error, ValueError, ...)
-        raise _BadImage(f"has a damaged header: {_first_line(error)}", "replace it") from None
+        raise _BadImage(f"has a damaged header: {first_line(error)}", "replace it") from None
     width, height = image.size
     if width * height > most_pixels:
         raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {most_pixels:,}", _SMALLER)
@@ -309,7 +358,7 @@ def _decode(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, zlib.error, ... on damage
-        raise _BadImage(f"is truncated or damaged: {_first_line(error)}", "fetch it again") from None
+        raise _BadImage(f"is truncated or damaged: {first_line(error)}", "fetch it again") from None
     return image
 
 
@@ -333,10 +382,6 @@ def _inside(path: str | Path, real_root: str) -> bool:
 
 def _shown(path: str) -> str:
     return path if path.isprintable() and len(path) <= 200 else f"{path[:200]!r}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,13 +11,10 @@ from vldistill import artifacts
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.image_files import check_images
 from vldistill.data.images import ImageFolder
-from vldistill.data.inputs import inputs_signature
-from vldistill.data.left_out import settled
+from vldistill.data.inputs import inputs_signature, settled
 from vldistill.data.regions import importers
-from vldistill.data.regions.arrays import checked, selected
-from vldistill.data.regions.joining import databases, is_grid
-from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, ImageRegions, RegionStore, RegionWriter
+from vldistill.data.regions.arrays import checked, databases, is_grid, selected
+from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, ImageRegions, RegionStore, RegionWriter, image_key
 from vldistill.devices import compute_device
 from vldistill.errors import IMAGE, InputError, Problems
 from vldistill.store.manifest import LAYOUT
@@ -170,8 +167,7 @@ Found = tuple[dict[str, Any], str, Callable[[RegionWriter], Iterator[tuple[str, 
 
 
 def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
-    from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
-    from vldistill.data.regions.wanted import boxes_of
+    from vldistill.data.regions.extract import BACKBONE, boxes_of, build_backbone, extract
 
     boxes, source = boxes_of(artifact, grid, target.limit)
 
@@ -191,8 +187,7 @@ def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, ta
 
 
 def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
-    from vldistill.data.regions.extract import build_vlbert, extract_vlbert
-    from vldistill.data.regions.wanted import boxes_of
+    from vldistill.data.regions.extract import boxes_of, build_vlbert, extract_vlbert
 
     objects = artifact.objects
     if grid is not None or objects is None:

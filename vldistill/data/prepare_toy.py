@@ -19,9 +19,9 @@ from vldistill.artifacts import (
 )
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.jsonl import Jsonl
-from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.table import SourceOptions
 from vldistill.data.sources.vqa import Vqa
-from vldistill.data.toy.diverse.layouts import JSONL_TASKS
+from vldistill.data.toy.diverse import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
 from vldistill.errors import InputError
 from vldistill.locking import exclusive

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from vldistill.data.answers import majority_answer
 from vldistill.data.records import Record
-from vldistill.data.sources.base import ALL_SPLITS, SourceData
+from vldistill.data.sources.table import ALL_SPLITS, SourceData
 
 IMAGES_FILE = "images.jsonl"
 REGIONS_FILE = "regions.jsonl"

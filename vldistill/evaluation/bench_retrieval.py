@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vldistill.data.batch import Batch
-from vldistill.data.pretext import RANK
+from vldistill.data.batch import RANK, Batch
 from vldistill.evaluation import flops
 from vldistill.evaluation.bench import BenchRow, Setting, frozen, make_batch
 from vldistill.evaluation.timing import seconds_of

@@ -10,8 +10,9 @@ from typing import Any
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest
 from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.data.loading import make_loader
 from vldistill.data.records import Record, read_json
+from vldistill.data.samplers import CleanBatches
 from vldistill.errors import InputError
 from vldistill.evaluation.breakdown import measured
 from vldistill.evaluation.image_index import ImageIndex

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.loading import RecordDataset
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.records import Record
 from vldistill.data.text import WordTokenizer
 from vldistill.data.visual import Draw

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vldistill.data.batch import TextBatch
-from vldistill.data.pretext import IGNORED
+from vldistill.data.batch import IGNORED, TextBatch
 from vldistill.errors import needed
 
 _MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens: shown as [MASK], as a token drawn at random; the rest as they are

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vldistill.data.digests import ImageDigests
+from vldistill.data.artifact import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.records import Record
 from vldistill.data.sequences import Sentence, sentences

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vldistill.data.loading import EpochBatches
-from vldistill.data.token_batches import TokenBatches
+from vldistill.data.samplers import EpochBatches, TokenBatches
 from vldistill.errors import InputError, needed
 from vldistill.recipe.schema.recipe import Recipe
 

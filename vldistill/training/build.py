@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vldistill.data.artifact import open_data, stage_images
-from vldistill.data.loading import RecordDataset
-from vldistill.data.mixing import MixedDataset
+from vldistill.data.datasets import MixedDataset, RecordDataset
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.loading import RecordDataset
-from vldistill.data.record_file import mapped
-from vldistill.data.records import Record
+from vldistill.data.datasets import RecordDataset
+from vldistill.data.records import Record, mapped
 from vldistill.data.text import WordTokenizer
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.loading import RecordDataset
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.build import Student

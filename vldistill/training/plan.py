@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vldistill.data.artifact import open_data
-from vldistill.data.mixing import MixedDataset
+from vldistill.data.datasets import MixedDataset
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.size_rules import size_faults
+from vldistill.data.transforms import size_faults
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.families import section_of

@@ -9,7 +9,7 @@ from vldistill.commands.options import KnowsOthers
 from vldistill.commands.prepare.regions import compute, import_
 from vldistill.commands.prepare.source import source_command
 from vldistill.commands.prepare.toy import toy
-from vldistill.data.sources.base import nearest
+from vldistill.data.sources.rows import nearest
 from vldistill.data.sources.table import SOURCES, source_of
 from vldistill.errors import InputError
 

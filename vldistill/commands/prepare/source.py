@@ -12,8 +12,7 @@ import typer
 
 from vldistill.commands.options import DryRun, Faults, LimitOption, MaxPixels, Overwrite, SkipBroken
 from vldistill.commands.output import numbers, split_list
-from vldistill.data.sources.source import SourceOptions
-from vldistill.data.sources.table import source_of
+from vldistill.data.sources.table import SourceOptions, source_of
 from vldistill.errors import InputError
 
 _VARIANTS = {"lowshot", "seeds", "domain_shift", "statements"}
@@ -86,9 +85,9 @@ def prepare_source(
     from vldistill.commands.faults import all_faults
     from vldistill.commands.prepare.tables import tell_made
     from vldistill.commands.prepare.unpack import unpack_raw
-    from vldistill.data.archives.unpack import is_archive
-    from vldistill.data.left_out import parse_share
+    from vldistill.data.inputs import parse_share
     from vldistill.data.prepare import check_request
+    from vldistill.data.unpack import is_archive
     from vldistill.data.variants import SEEDS, Variants
     from vldistill.places import check_writable
 

@@ -9,7 +9,7 @@ import typer
 
 from vldistill.commands.options import DryRun, Overwrite
 from vldistill.commands.output import show_plan, split_list
-from vldistill.data.sources.base import nearest
+from vldistill.data.sources.rows import nearest
 from vldistill.errors import InputError
 
 

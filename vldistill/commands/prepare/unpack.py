@@ -7,7 +7,7 @@ from typing import Any
 
 from vldistill.artifacts import refuse_existing, refuse_inputs_in
 from vldistill.commands.output import show_plan
-from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
+from vldistill.data.unpack import find_sources, is_archive, unpack, unpacked_before
 from vldistill.errors import InputError
 from vldistill.terminal import console, say
 

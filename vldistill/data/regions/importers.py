@@ -17,14 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vldistill.data.archives.members import DamagedError
-from vldistill.data.archives.members import reading as reading_archive
+from vldistill.data.archive_readers import DamagedError
+from vldistill.data.archive_readers import reading as reading_archive
 from vldistill.data.records import parse_json
-from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
-from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
-from vldistill.data.regions.keys import image_key
+from vldistill.data.regions.arrays import (
+    LONGEST_SIDE,
+    Entry,
+    databases,
+    file_groups,
+    from_base64,
+    joined,
+    normalised,
+    numeric_array,
+    read_npz,
+    side_by_side,
+)
 from vldistill.data.regions.lmdb_entries import entries_of
-from vldistill.data.regions.store import ImageRegions
+from vldistill.data.regions.store import ImageRegions, image_key
 from vldistill.errors import IMAGE, InputError, Problems, read_through
 
 if TYPE_CHECKING:

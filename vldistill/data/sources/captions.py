@@ -16,9 +16,8 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from vldistill.data.records import Record, read_json
-from vldistill.data.sources.base import Row, SourceData, add_file_fault, kind_of, quoted, wrong_layout
-from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
+from vldistill.data.sources.rows import Row, add_file_fault, iterate_array, kind_of, quoted
+from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, wrong_layout
 from vldistill.data.wording import split_words
 from vldistill.errors import LINE, InputError, Problems
 
@@ -293,12 +292,12 @@ GCC = Source(
     layout="its two .tsv files, images in training/ and validation/ as img2dataset writes them",
     read=read_gcc,
     task="caption",
-    toy=ToyLayout("captions:write_gcc", {"train": 500, "val": 50}),
+    toy=ToyLayout("layouts:write_gcc", {"train": 500, "val": 50}),
 )
 SBU = Source(
     about="SBU: captions of photographs on the web",
     layout="SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
     read=read_sbu,
     task="caption",
-    toy=ToyLayout("captions:write_sbu", {"train": 300}),
+    toy=ToyLayout("layouts:write_sbu", {"train": 300}),
 )

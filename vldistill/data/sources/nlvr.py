@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import SeenIds, SourceData, listed, quoted, read_rows, wrong_layout
-from vldistill.data.sources.source import Flag, Source, SourceOptions
+from vldistill.data.sources.rows import SeenIds, listed, quoted, read_rows
+from vldistill.data.sources.table import Flag, Source, SourceData, SourceOptions, wrong_layout
 from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 

@@ -9,18 +9,17 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import (
-    Row,
-    SeenIds,
+from vldistill.data.sources.rows import Row, SeenIds, quoted, read_rows
+from vldistill.data.sources.table import (
+    Source,
     SourceData,
+    SourceOptions,
+    ToyLayout,
     first_holding,
     first_objects,
     joined,
-    quoted,
-    read_rows,
     wrong_layout,
 )
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
 from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 

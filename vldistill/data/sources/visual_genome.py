@@ -10,10 +10,9 @@ import math
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Row, SourceData, joined, kind_of, wrong_layout
 from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
-from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
+from vldistill.data.sources.rows import Row, iterate_array, kind_of
+from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, joined, wrong_layout
 from vldistill.data.wording import split_words
 from vldistill.errors import LINE, Problems
 
@@ -133,5 +132,5 @@ VISUAL_GENOME = Source(
     layout="region_descriptions.json, VG_100K/, VG_100K_2/",
     read=read,
     task="caption",
-    toy=ToyLayout("captions:write_visual_genome", {"train": 200}),
+    toy=ToyLayout("layouts:write_visual_genome", {"train": 200}),
 )

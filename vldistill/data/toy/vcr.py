@@ -17,12 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.data.question_types import VCR_SHARES
+from vldistill.data.lowshot import VCR_SHARES
 from vldistill.data.records import CHOICES, Word
-from vldistill.data.toy.files import illustrated, write_json, write_jsonl
-from vldistill.data.toy.outlines import extent, outline
 from vldistill.data.toy.vcr_topics import TOPICS, Cast, Topic, Whom
-from vldistill.data.toy.world import COLOURS, PIXELS, SHAPES, Scene, generator, place
+from vldistill.data.toy.world import (
+    COLOURS,
+    PIXELS,
+    SHAPES,
+    Scene,
+    extent,
+    generator,
+    illustrated,
+    outline,
+    place,
+    write_json,
+    write_jsonl,
+)
 
 QUESTIONS = (2, 3)
 """The fewest and the most questions about a picture."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from vldistill.data.pretext import IGNORED, ITM, MLM, RANK, Pretext
+from vldistill.data.batch import IGNORED, ITM, MLM, RANK, Pretext
 from vldistill.models.base.heads import init_weights, initial_std
 
 HEADS = {MLM: "mlm_score", ITM: "itm_score", RANK: "rank_output"}

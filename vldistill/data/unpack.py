@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
-from vldistill.data.archives.members import (
+from vldistill.data.archive_readers import (
     CHUNK,
     UNPACK_BY_HAND,
     DamagedError,
     Member,
     Names,
+    TarReader,
+    ZipReader,
     is_junk,
     name_fault,
     plain_path,
     shown,
 )
-from vldistill.data.archives.tar import TarReader
-from vldistill.data.archives.zip import ZipReader
 from vldistill.errors import InputError, Problems, VldistillError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
