@@ -37,7 +37,7 @@ class Example:
 class RecordDataset(Dataset):
     """Reads records by (epoch, index); texts are laid out once, but for records that are not held (`RecordFile`). layout: how the
     student wants the text. visual: how it sees images. pad_id: of its tokenizer. classes: how many a target [B, classes] has,
-    None where it is an index."""
+    None where it is an index. sources: what each record was made from."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class RecordDataset(Dataset):
         self.pad_id, self.vocabulary = pad_id, vocabulary
         self._texts, self._targets = mapped(layout, records), mapped(self._target, records)
         self._lengths: list[int] | None = None
-        self._sources = mapped(source_of, records)
+        self.sources = mapped(source_of, records)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -65,7 +65,7 @@ class RecordDataset(Dataset):
         beside it, for each image, times its sequences."""
         if self._lengths is None:
             self._lengths = [
-                len(texts) * sum(max(len(text.ids) for text in texts) + self._regions_of(image) for image in record.images)
+                len(texts) * sum(max(len(text.ids) for text in texts) + self.visual.count(image) for image in record.images)
                 for texts, record in zip(self._texts, self.records, strict=True)
             ]
         return self._lengths
@@ -75,12 +75,9 @@ class RecordDataset(Dataset):
         """For each length (see `lengths`), the most regions of an image among the records that are no longer."""
         most: dict[int, int] = {}
         for record, length in zip(self.records, self.lengths(), strict=True):
-            most[length] = max(most.get(length, 0), *map(self._regions_of, record.images))
+            most[length] = max(most.get(length, 0), *map(self.visual.count, record.images))
         lengths = sorted(most)
         return dict(zip(lengths, accumulate((most[length] for length in lengths), max), strict=True))
-
-    def _regions_of(self, image: str) -> int:
-        return self.visual.count(image)
 
     def largest(self, length: int | None = None) -> list[Example]:
         """Examples of which a batch is as large as one of so many can be, by the rules for texts and images alone. length: of the
@@ -91,11 +88,6 @@ class RecordDataset(Dataset):
         text = EncodedText([0] * tokens, [None] * tokens, [0] * tokens, [None] * tokens)
         target = 0 if self.classes is None else {}
         return [Example("", [text] * texts, [item] * images, target, RecordSource((), ())) for item in self.visual.largest(most)]
-
-    @property
-    def sources(self) -> Sequence[RecordSource]:
-        """What each record was made from."""
-        return self._sources
 
     def texts(self, index: int) -> list[EncodedText]:
         """The sequences of a record."""
@@ -114,7 +106,7 @@ class RecordDataset(Dataset):
             self.visual.read(path, None if epoch == CLEAN else (self.seed, epoch, index, position))
             for position, path in enumerate(record.images)
         ]
-        return Example(record.id, self._texts[index], views, self._targets[index], self._sources[index])
+        return Example(record.id, self._texts[index], views, self._targets[index], self.sources[index])
 
     def _target(self, record: Record) -> int | dict[int, float] | None:
         if self.vocabulary is not None:

@@ -15,8 +15,9 @@ import stat
 import threading
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -26,6 +27,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vldistill.errors import IMAGE, InputError, Problems, first_line
+from vldistill.threads import own_cores
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -86,19 +88,16 @@ def open_image(path: str | Path, *, upright: bool = False, most_pixels: int = MA
 
 def read_image(path: str | Path) -> bytes:
     """The file as it is. Raises InputError naming the path where it is missing, empty, no file, or over the cap of bytes."""
-    try:
+    with _naming(str(path)):
         return _read(str(path))
-    except _BadImage as error:
-        raise InputError(error.message, where=str(path), hint=error.hint) from None
 
 
 def decode_image(data: bytes, where: str, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image that a file's bytes are, as `open_image` has it. Raises InputError with `where`."""
-    try:
+    with _naming(where):
         image = _decode(_open_header(data, most_pixels))
-        return _to_rgb(_set_upright(image) if upright else image)
-    except _BadImage as error:
-        raise InputError(error.message, where=where, hint=error.hint) from None
+        turn = _TURNS.get(_orientation(image)) if upright else None
+        return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def check_paths(relative_paths: Iterable[str], problems: Problems, where_of: Mapping[str, str]) -> list[str]:
@@ -139,7 +138,7 @@ def check_images(
     """
     paths = check_paths(relative_paths, problems, where_of)
     present = _existing(root, paths, problems, where_of, follow_links)
-    threads = threads or _cpu_count()
+    threads = threads or own_cores()  # a SLURM job may own fewer than the node has
     chunks = [present[i : i + _CHUNK] for i in range(0, len(present), _CHUNK)]
     infos: dict[str, ImageInfo] = {}
     done = 0
@@ -172,9 +171,12 @@ class _BadImage(Exception):
         super().__init__(message)
 
 
-def _cpu_count() -> int:
-    # A SLURM job may own fewer cores than the node has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _BadImage as error:
+        raise InputError(error.message, where=where, hint=error.hint) from None
 
 
 def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str], follow_links: bool) -> list[str]:
@@ -368,11 +370,6 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # whatever a parser makes of hostile bytes (SyntaxError, struct.error, ValueError, ...)
         return 1
-
-
-def _set_upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
 
 
 def _inside(path: str | Path, real_root: str) -> bool:

@@ -26,6 +26,12 @@ def inputs_signature(raw: Path, images: Iterable[str] = (), *, times: bool = Tru
     return state.hexdigest()
 
 
+def signatures(raw: Path, images: Iterable[str]) -> dict[str, str]:
+    """What a manifest keeps of its raw files."""
+    images = list(images)
+    return {"inputs": inputs_signature(raw, images), "inputs_sizes": inputs_signature(raw, images, times=False)}
+
+
 def _walk(folder: Path, prefix: str) -> Iterator[tuple[str, str]]:
     try:
         with os.scandir(folder) as entries:

@@ -29,8 +29,6 @@ from itertools import islice
 from vldistill.data.records import Record, Word
 from vldistill.errors import InputError
 
-# --- VCR ------------------------------------------------------------------------------------------------------------
-
 VCR_SHARES = {
     "explanation": 38,
     "activity": 24,
@@ -70,7 +68,6 @@ VCR_DEFAULT = "activity"
 """The type of a question without a key word, such as "what is [0] holding". A choice of ours: the largest type but
 explanation, whose questions are told by how they open."""
 
-# --- VQA ------------------------------------------------------------------------------------------------------------
 
 VQA_GROUPS = {
     "is/are/was": ("is", "are", "was", "were"),
@@ -87,7 +84,6 @@ VQA_GROUPS = {
 
 VQA_DEFAULT = "who/why/other"
 
-# --- matching -------------------------------------------------------------------------------------------------------
 
 _TAG = "[]"  # no word of a pattern
 _MARKS = '?.,!;:"“”()-'
@@ -172,9 +168,6 @@ class Draw:
     unit: str
 
 
-# --- the rules of each task -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LowShotRule:
     """How a task is drawn.
@@ -193,35 +186,31 @@ class LowShotRule:
     of_type: int | None = None
 
 
-def _image(record: Record) -> str:
-    return record.images[0]
-
-
-def _vcr_question(record: Record) -> str:
-    # QA->R, the record with a given answer, has the question's id and a suffix: train-0:r.
-    return record.id if record.given is None else record.id.rpartition(":")[0] or record.id
-
-
-def _vcr_type(record: Record, names: Sequence[str]) -> str | None:
-    return record.type if record.label is not None else None
-
-
-def _snli_ve_label(record: Record, names: Sequence[str]) -> str | None:
-    return names[record.label] if record.label is not None and 0 <= record.label < len(names) else None
-
-
-def _vqa_group(record: Record, names: Sequence[str]) -> str | None:
-    return vqa_question_group(record.text) if record.answers else None
-
-
 LOWSHOT_RULES: dict[str, LowShotRule] = {
-    "vcr": LowShotRule("questions", _vcr_question, tuple(VCR_SHARES), _vcr_type, needs="a label and a question type"),
-    "snli_ve": LowShotRule("images", _image, None, _snli_ve_label, needs="a label of the artifact's list"),
-    "vqa": LowShotRule("images", _image, tuple(VQA_GROUPS), _vqa_group, needs="answers", of_type=2),
+    "vcr": LowShotRule(
+        "questions",
+        # QA->R, the record with a given answer, has the question's id and a suffix: train-0:r.
+        lambda record: record.id if record.given is None else record.id.rpartition(":")[0] or record.id,
+        tuple(VCR_SHARES),
+        lambda record, names: record.type if record.label is not None else None,
+        needs="a label and a question type",
+    ),
+    "snli_ve": LowShotRule(
+        "images",
+        lambda record: record.images[0],
+        None,
+        lambda record, names: names[record.label] if record.label in range(len(names)) else None,
+        needs="a label of the artifact's list",
+    ),
+    "vqa": LowShotRule(
+        "images",
+        lambda record: record.images[0],
+        tuple(VQA_GROUPS),
+        lambda record, names: vqa_question_group(record.text) if record.answers else None,
+        needs="answers",
+        of_type=2,
+    ),
 }
-
-
-# --- the draw ---------------------------------------------------------------------------------------------------------
 
 
 def draw(records: Sequence[Record], task: str, per_type: int, seed: int, labels: Sequence[str]) -> Draw:

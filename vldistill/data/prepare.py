@@ -22,8 +22,8 @@ from vldistill.artifacts import file_digest, read_manifest, write_manifest
 from vldistill.data import image_files
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
-from vldistill.data.inputs import LeftOut, inputs_signature, judge, may_be_left_out
-from vldistill.data.records import TASKS, read_jsonl, read_text
+from vldistill.data.inputs import LeftOut, inputs_signature, judge, may_be_left_out, signatures
+from vldistill.data.records import TASKS, read_text
 from vldistill.data.shards import SHARDS_FOLDER, pack_shards
 from vldistill.data.sources.table import Answers, Source, SourceData, SourceOptions, source_name, source_of
 from vldistill.data.transforms import ImageTransform, size_faults
@@ -96,8 +96,7 @@ def _add_shards(out: Path, manifest: dict[str, Any], shards: int, progress: Prog
     for name in (IMAGES_FILE, *(f"{split}.jsonl" for split in manifest["counts"])):
         if file_digest(out / name) != manifest["files"][name]:
             raise InputError("differs from what its manifest records", where=str(out / name), hint="prepare with --overwrite")
-    rows = read_jsonl(out / IMAGES_FILE, Problems(), parse=json.loads)
-    images = {row["path"]: ImageInfo.from_row(row) for _, row in rows}
+    images = {row["path"]: ImageInfo.from_row(row) for row in _image_rows(out)}
     manifest = {**manifest, "files": dict(manifest["files"]), "options": {**manifest["options"], "shards": shards}}
     with TemporaryDirectory(dir=out, prefix=".shards-") as place:
         folder = Path(place) / SHARDS_FOLDER
@@ -178,26 +177,30 @@ def prepare(
     with ExitStack() as stack:
         # Removed again where anything is wrong.
         folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite, stage="prepare"))
-        data, problems = SourceData(task=source.task or ""), Problems() if problems is None else problems
+        problems = Problems() if problems is None else problems
         # To leave some out, records have to be there.
         kept = Path(stack.enter_context(TemporaryDirectory())) if folder is None and skip_broken else folder
-        with RecordWriter(data, kept, limit, reading) as writer:
-            data.take, data.take_region = writer.take, writer.take_region
+        with RecordWriter(source.task or "", kept, limit, reading) as writer:
+            data = writer.data
             source.read(raw, options, problems, data)
         variants.check(data.task)
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
         lines = len({fault.where for fault in problems.items})
-        images = _images(
-            data.root or raw,
-            writer.where_of,
-            problems,
-            decode_images,
-            check_images,
-            follow_links,
-            progress,
-            max_pixels or image_files.MAX_PIXELS,
-        )
+        if check_images:
+            images = image_files.check_images(
+                data.root or raw,
+                writer.where_of,
+                problems,
+                writer.where_of,
+                decode=decode_images,
+                follow_links=follow_links,
+                progress=progress,
+                most_pixels=max_pixels or image_files.MAX_PIXELS,
+            )
+        else:
+            image_files.check_paths(writer.where_of, problems, writer.where_of)
+            images = {}
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
         left = None
@@ -235,8 +238,7 @@ def prepare(
             **({} if left is None else {"left_out": asdict(left)}),
             images=asked["images"],
             options={**asked, "shards": shards},
-            inputs=inputs_signature(raw, images),
-            inputs_sizes=inputs_signature(raw, images, times=False),
+            **signatures(raw, images),
         )
         missing = variants.names(list(manifest["counts"]), writer.labelled()) if variants else []
         if folder is not None:
@@ -258,7 +260,7 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     where it was, and has lost files."""
     try:
         manifest = artifacts.read_manifest(out, "prepare", make_it="")
-        paths = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
+        paths = _named_beside(raw, out)
     except (InputError, ValueError, KeyError):
         return None
     # Shards can be added, and do no harm to who did not ask for them.
@@ -291,31 +293,6 @@ def check_request(
         variants.check(source.task)
 
 
-def _images(
-    root: Path,
-    where_of: dict[str, str],
-    problems: Problems,
-    decode: bool,
-    check: bool,
-    follow_links: bool,
-    progress: Callable[[int, int], None] | None,
-    most_pixels: int,
-) -> dict[str, ImageInfo]:
-    if check:
-        return image_files.check_images(
-            root,
-            where_of,
-            problems,
-            where_of,
-            decode=decode,
-            follow_links=follow_links,
-            progress=progress,
-            most_pixels=most_pixels,
-        )
-    image_files.check_paths(where_of, problems, where_of)
-    return {}
-
-
 def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None) -> None:
     """Writes what stands beside the records: the images and the answer vocabulary."""
     if images is not None:
@@ -328,6 +305,15 @@ def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None)
 
 _LOOKED_AT = 32
 """Images of a copied raw folder whose contents are compared."""
+
+
+def _image_rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in read_text(out / IMAGES_FILE).splitlines()]
+
+
+def _named_beside(raw: Path, out: Path) -> list[str]:
+    """The images of an artifact where its input is a single file, whose signature counts them."""
+    return [row["path"] for row in _image_rows(out)] if raw.is_file() else []
 
 
 def _root_of(raw: Path) -> str:
@@ -343,7 +329,7 @@ def _is_a_copy(out: Path, manifest: dict[str, Any], raw: Path, paths: list[str])
         return False
     if not (out / IMAGES_FILE).exists():
         return True
-    rows = [json.loads(line) for line in read_text(out / IMAGES_FILE).splitlines()]
+    rows = _image_rows(out)
     return all(
         artifacts.file_digest(Path(_root_of(raw)) / row["path"], "sha1") == row["sha1"]
         for row in rows[:: max(1, len(rows) // _LOOKED_AT)]
@@ -357,14 +343,5 @@ def _take_over(out: Path, manifest: dict[str, Any], raw: Path, *, dry_run: bool)
     if not dry_run:
         with exclusive(out):
             written = artifacts.read_manifest(out, "prepare", make_it="vldistill prepare")
-            names = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
-            artifacts.write_manifest(
-                out,
-                written
-                | {
-                    "raw_root": moved["raw_root"],
-                    "inputs": inputs_signature(raw, names),
-                    "inputs_sizes": inputs_signature(raw, names, times=False),
-                },
-            )
+            artifacts.write_manifest(out, {**written, "raw_root": moved["raw_root"], **signatures(raw, _named_beside(raw, out))})
     return manifest | moved

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 Word = str | list[int]
+
+
+def copy_words(words: Sequence[Word]) -> list[Word]:
+    """The words in a list of their own, with tags of their own."""
+    return [list(word) if isinstance(word, list) else word for word in words]
+
 
 CHOICES = 4
 """Choices of a record whose target is one of them (VCR)."""
@@ -119,14 +126,22 @@ def parse_json(text: str) -> Any:
         raise ValueError("not valid JSON: nested too deeply") from None
 
 
-def read_text(path: Path) -> str:
-    """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
+@contextmanager
+def _there(path: Path) -> Iterator[None]:
     try:
-        return read_regular(path).decode("utf-8-sig")
+        yield
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except IsADirectoryError:
         raise InputError("is a folder, a file was expected", where=str(path)) from None
+
+
+def read_text(path: Path) -> str:
+    """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
+    with _there(path):
+        content = read_regular(path)
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 at byte {error.start}", where=str(path), hint="save the file as UTF-8") from None
 
@@ -141,13 +156,8 @@ def read_json(path: Path) -> Any:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """A file's lines; bytes, since text would also break at U+2028 and the like, which may stand inside a JSON string."""
-    try:
-        with open_regular(path) as file:
-            yield from file
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path)) from None
-    except IsADirectoryError:
-        raise InputError("is a folder, a file was expected", where=str(path)) from None
+    with _there(path), open_regular(path) as file:
+        yield from file
 
 
 def read_jsonl(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,9 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vldistill.data.records import Word
-
-# --- VCR ------------------------------------------------------------------------------------------------------------
+from vldistill.data.records import Word, copy_words
 
 PUBLISHED_QUESTIONS = {"singular": 16_154, "plural": 3_657}
 """Questions of VCR's val (26,534) that each rule selects in the published files."""
@@ -111,7 +109,7 @@ def _shift(
     """Rewrites each choice that has a mention; `asked` is the question's tag."""
     shifted = []
     for place, (choice, mention) in enumerate(zip(choices, mentions, strict=True)):
-        new = _copy(choice)
+        new = copy_words(choice)
         for i, word in enumerate(choice):
             if mention is None:
                 break
@@ -156,13 +154,6 @@ def _check(question: Sequence[Word], choices: Sequence[Sequence[Word]], label: i
         for tag in words:
             if isinstance(tag, list) and not all(0 <= i < len(objects) for i in tag):
                 raise ValueError(f"tag {tag} is out of range: there are {len(objects)} objects")
-
-
-def _copy(words: Sequence[Word]) -> list[Word]:
-    return [list(word) if isinstance(word, list) else word for word in words]
-
-
-# --- SNLI-VE and VQA --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -241,7 +232,7 @@ def shift_words(words: Sequence[Word], rules: WordRules) -> tuple[list[Word], in
 
 
 def _shift_question(words: Sequence[Word], rules: Sequence[QuestionRule]) -> tuple[list[Word], int]:
-    body = _copy(words)
+    body = copy_words(words)
     mark = [body.pop()] if body[-1:] == ["?"] else []
     lowered = [word.lower() if isinstance(word, str) else word for word in body]
     for rule in rules:

@@ -174,12 +174,11 @@ class WordTokenizer:
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
         names = {f"{role}_token": name for role, name in self._names.items()}
         if self.kind != "wordpiece":
-            ends = (
-                {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")}
-                if self.kind == "clip"
-                else {"bos_token": self._names["cls"], "eos_token": self._names["sep"]}
-            )
-            library = "CLIPTokenizer" if self.kind == "clip" else "RobertaTokenizer"
+            ends = {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
+            library = "RobertaTokenizer"
+            if self.kind == "clip":
+                library = "CLIPTokenizer"
+                del names["cls_token"], names["sep_token"]
             write_json(folder / "tokenizer_config.json", {"tokenizer_class": library, **names, **ends})
             return
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)

@@ -148,26 +148,22 @@ class RegionInput:
         return min(self._store.count(path), self._most)
 
     def stack(self, items: list[ImageRegions]) -> RegionBatch:
-        return stack_regions(items, self._most)
+        """R the most regions of an image in the batch. Where a store has no feature of the whole image, it is the mean of the
+        regions, as VL-BERT takes it."""
+        counts = [min(len(item.features), self._most) for item in items]
+        width = items[0].features.shape[1]
+        features, boxes = torch.zeros(len(items), max(counts), width), torch.zeros(len(items), max(counts), 4)
+        whole = torch.zeros(len(items), width)
+        for row, (item, count) in enumerate(zip(items, counts, strict=True)):
+            values = torch.from_numpy(item.features[:count]).float()
+            features[row, :count], boxes[row, :count] = values, torch.from_numpy(item.boxes[:count])
+            whole[row] = values.mean(0) if item.image_feature is None else torch.from_numpy(item.image_feature).float()
+        mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        return RegionBatch(features, boxes, mask, whole)
 
     def largest(self, most: int | None = None) -> list[ImageRegions]:
         count = self._most if most is None else min(most, self._most)
         return [ImageRegions(np.zeros((count, self._store.width), np.float16), np.zeros((count, 4), np.float32))]
-
-
-def stack_regions(items: list[ImageRegions], most: int) -> RegionBatch:
-    """[B, R, F], R the most regions of an image in the batch. Where a store has no feature of the whole image, it is the mean of
-    the regions, as VL-BERT takes it."""
-    counts = [min(len(item.features), most) for item in items]
-    width = items[0].features.shape[1]
-    features, boxes = torch.zeros(len(items), max(counts), width), torch.zeros(len(items), max(counts), 4)
-    whole = torch.zeros(len(items), width)
-    for row, (item, count) in enumerate(zip(items, counts, strict=True)):
-        values = torch.from_numpy(item.features[:count]).float()
-        features[row, :count], boxes[row, :count] = values, torch.from_numpy(item.boxes[:count])
-        whole[row] = values.mean(0) if item.image_feature is None else torch.from_numpy(item.image_feature).float()
-    mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
-    return RegionBatch(features, boxes, mask, whole)
 
 
 def fitted_size(width: int, height: int, short: int, long: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vldistill.data.regions.store import ImageRegions, image_key
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 
 # Booleans, integers and floats of a stated width; never objects.
 _NUMERIC = re.compile(r"[<>|=]?[?biuf][1-8]?")
@@ -64,7 +64,7 @@ def read_npz(data: bytes) -> dict[str, np.ndarray]:
             # Some writers leave an array named after one of their own arguments.
             return {name: file[name] for name in file.files if name != "allow_pickle"}
     except Exception as error:  # zipfile, zlib and numpy each raise their own
-        raise ValueError(f"is no npz file of numbers: {str(error).splitlines()[0][:120] if str(error) else error!r}") from None
+        raise ValueError(f"is no npz file of numbers: {first_line(error)}") from None
 
 
 def normalised(regions: ImageRegions) -> ImageRegions:

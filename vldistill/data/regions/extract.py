@@ -29,7 +29,7 @@ from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import ImageRegions, image_key
 from vldistill.data.visual import PixelInput, fit
 from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
-from vldistill.errors import IMAGE, InputError, Problems
+from vldistill.errors import IMAGE, InputError, Problems, first_line
 from vldistill.finite import check_weights
 
 BACKBONE = "resnet101.a1_in1k"
@@ -77,7 +77,7 @@ def build_backbone(weights: str | None = None) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # the hub, safetensors and torch each raise their own
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"the weights of {BACKBONE} cannot be had: {reason}",
             where=weights or "hub",

@@ -34,7 +34,7 @@ from vldistill.data.regions.arrays import (
 )
 from vldistill.data.regions.lmdb_entries import entries_of
 from vldistill.data.regions.store import ImageRegions, image_key
-from vldistill.errors import IMAGE, InputError, Problems, read_through
+from vldistill.errors import IMAGE, InputError, Problems, first_line, read_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -288,8 +288,7 @@ def _guarded(where: str, name: str, reading: Reading, read: Callable[[], ImageRe
             raise ValueError("has no name that can be written as UTF-8")
         regions = None if image_key(name) in reading.known else normalised(read())
     except Exception as error:  # a file may hold anything, and each library raises its own at what it cannot take
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        reading.problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
+        reading.problems.add(first_line(error), where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
     if named:
         yield _shown(where), name, regions
 

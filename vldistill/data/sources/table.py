@@ -26,39 +26,22 @@ ALL_SPLITS = ("train", "val", "val-balanced", "val-unbalanced", "test", "test-de
 
 @dataclass
 class SourceData:
-    """A data set as its source reads it: the source fills in the fields, then adds records one by one.
+    """A data set as its source reads it: the source fills in the fields, then adds records one by one, so that a large data set
+    is never held whole.
 
-    task, labels and vocabulary are set before the first record. root: what image paths are relative to (None: the raw
-    folder). notes: lines to print for the user. take(split, record, where) gets each record, so that a large data set is
-    never held whole, and take_region each image's annotated objects; without them they are kept in `splits`, with the `where`
-    of each, and in `regions`.
+    add(split, record, where): takes a record; where: its `file:line` (or `file#question_id`), by which faults of its images are
+    named. add_region(row): takes what is annotated of one image: `image` (its path), `width`, `height`, `names`, `boxes` and
+    `polygons`. task, labels and vocabulary are set before the first record. root: what image paths are relative to (None: the raw
+    folder). notes: lines to print for the user.
     """
 
+    add: Callable[[str, Record, str], None]
+    add_region: Callable[[dict[str, Any]], None]
     task: str = ""
     labels: list[str] | None = None
     vocabulary: AnswerVocabulary | None = None
     root: Path | None = None
     notes: list[str] = field(default_factory=list)
-    take: Callable[[str, Record, str], None] | None = None
-    take_region: Callable[[dict[str, Any]], None] | None = None
-    splits: dict[str, list[Record]] = field(default_factory=dict)
-    where: dict[str, list[str]] = field(default_factory=dict)
-    regions: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, split: str, record: Record, where: str) -> None:
-        """Adds a record. where: its `file:line` (or `file#question_id`), by which faults of its images are named."""
-        if self.take is not None:
-            self.take(split, record, where)
-            return
-        self.splits.setdefault(split, []).append(record)
-        self.where.setdefault(split, []).append(where)
-
-    def add_region(self, row: dict[str, Any]) -> None:
-        """Adds what is annotated of one image: `image` (its path), `width`, `height`, `names`, `boxes` and `polygons`."""
-        if self.take_region is not None:
-            self.take_region(row)
-        else:
-            self.regions.append(row)
 
 
 @dataclass(frozen=True)

@@ -43,26 +43,23 @@ def ask(rng: np.random.Generator, count: int, known: int) -> Iterator[tuple[Dive
 
 
 def _ask(rng: np.random.Generator, kind: str, known: int, *, yes: bool) -> tuple[DiverseScene, DiverseQuestion]:
+    told = "yes" if yes else "no"
     while True:
         scene = draw_scene(rng)
         colour, shape = int(rng.integers(len(COLOURS))), int(rng.integers(len(SHAPES)))
         named = {"colour": word(rng, COLOURS[colour], known), "shape": word(rng, SHAPES[shape], known)}
         if kind == "both" and scene.has(colour, shape) == yes:
-            return scene, DiverseQuestion(f"is there a {named['colour']} {named['shape']} ?", _told(yes), kind)
+            return scene, DiverseQuestion(f"is there a {named['colour']} {named['shape']} ?", told, kind)
         if kind == "colour" and scene.has(colour, None) == yes:
-            return scene, DiverseQuestion(f"can you see something {named['colour']} ?", _told(yes), kind)
+            return scene, DiverseQuestion(f"can you see something {named['colour']} ?", told, kind)
         if kind == "shape" and scene.has(None, shape) == yes:
-            return scene, DiverseQuestion(f"any {named['shape']} in the picture ?", _told(yes), kind)
+            return scene, DiverseQuestion(f"any {named['shape']} in the picture ?", told, kind)
         if kind == "colour of" and (scene.shapes == shape).sum() == 1:
             answer = COLOURS[scene.colours[scene.shapes == shape][0]]
             return scene, DiverseQuestion(f"what color is the {named['shape']} ?", answer, kind)
         if kind == "shape of" and (scene.colours == colour).sum() == 1:
             answer = SHAPES[scene.shapes[scene.colours == colour][0]]
             return scene, DiverseQuestion(f"which shape is the {named['colour']} object ?", answer, kind)
-
-
-def _told(yes: bool) -> str:
-    return "yes" if yes else "no"
 
 
 SYNONYMS = {

@@ -192,9 +192,6 @@ def _fill(template: str, tags: Mapping[str, Word]) -> list[Word]:
     return words
 
 
-# --- the layout -------------------------------------------------------------------------------------------------------
-
-
 def write(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
     """`<split>.jsonl` and `vcr1images/<movie>/` with a picture and its objects for each scene; the test split lacks whatever
     tells the right choices. Returns the questions by split."""
@@ -261,16 +258,12 @@ def _rows(split: str, places: Sequence[dict[str, Any]], inquiries: Sequence[Inqu
             row[f"{part}_orig"] = _spell(choices.words[choices.label])
             # The wrong choices count as found in their order.
             row[f"{part}_match_iter"] = [0 if i == choices.label else i + (i < choices.label) for i in range(CHOICES)]
+            # Spread over those questions; the question's own where there is none.
             row[f"{part}_sources"] = [
-                index if i == choices.label else _source(sources[inquiry.topic, outcome], index)
+                index if i == choices.label else (found := sources[inquiry.topic, outcome] or [index])[index % len(found)]
                 for i, outcome in enumerate(choices.outcomes)
             ]
         yield row
-
-
-def _source(indices: Sequence[int], index: int) -> int:
-    """One of the indices, spread over the questions; the question's own where there is none."""
-    return indices[index % len(indices)] if indices else index
 
 
 def _spell(words: Sequence[Word]) -> str:
