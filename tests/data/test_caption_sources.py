@@ -8,7 +8,7 @@ import pytest
 from raw_worlds import Collected, write_lines
 
 from vldistill.data.sources import captions, visual_genome
-from vldistill.data.sources.rows import iterate_array
+from vldistill.data.sources.rows import MOST_FAULTS, iterate_array
 from vldistill.data.sources.table import SourceOptions
 from vldistill.errors import InputError, Problems
 
@@ -165,7 +165,7 @@ def test_another_file_is_given_up(tmp_path):
     write_lines(tmp_path / TRAIN, ["no tab"] * 5000)
     problems = Problems()
     captions.read_gcc(tmp_path, SourceOptions(), problems, Collected())
-    assert len(problems.items) == captions.MOST_FAULTS + 1 and "the rest was not read" in str(problems.items[-1])
+    assert len(problems.items) == MOST_FAULTS + 1 and "the rest was not read" in str(problems.items[-1])
 
 
 def test_images_of_another_list_are_found_out(tmp_path):

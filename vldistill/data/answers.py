@@ -61,9 +61,7 @@ class AnswerVocabulary:
         min_count = value.get("min_count", 1) if isinstance(value, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or type(min_count) is not int:
             raise InputError(
-                "is not an answer vocabulary",
-                where=where,
-                hint='expected {"min_count": 9, "answers": ["yes", "no", ...]}',
+                "is not an answer vocabulary", where=where, hint='expected {"min_count": 9, "answers": ["yes", "no", ...]}'
             )
         if len(set(names)) != len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)

@@ -174,9 +174,12 @@ _FAULTS = {
 class TarReader:
     """The members of a tar, in order. To be closed; a context manager.
 
-    ratio: how many times its packed size the content may have. position: packed bytes read so far. Raises DamagedError
-    where it is no tar, is cut off, or goes beyond the ratio; nothing more is read then.
+    ratio: how many times its packed size the content may have. needed: bytes that are known to be needed, none before it is read.
+    position: packed bytes read so far. Raises DamagedError where it is no tar, is cut off, or goes beyond the ratio; nothing more
+    is read then.
     """
+
+    needed = 0
 
     def __init__(self, path: Path, *, ratio: int):
         self._raw = path.open("rb", buffering=0)

@@ -135,13 +135,7 @@ def check_together(*loaders: Loader) -> None:
         loader._checked = True
 
 
-def make_loader(
-    dataset: Any,
-    batches: Any,
-    *,
-    workers: int = 0,
-    leaving: Callable[[], bool] = lambda: False,
-) -> Loader:
+def make_loader(dataset: Any, batches: Any, *, workers: int = 0, leaving: Callable[[], bool] = lambda: False) -> Loader:
     """A loader over `batches` of a `RecordDataset` or what can stand for one. leaving: see `Loader`."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
 

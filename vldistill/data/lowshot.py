@@ -29,15 +29,7 @@ from itertools import islice
 from vldistill.data.records import Record, Word
 from vldistill.errors import InputError
 
-VCR_SHARES = {
-    "explanation": 38,
-    "activity": 24,
-    "temporal": 13,
-    "mental": 8,
-    "role": 7,
-    "scene": 5,
-    "hypothetical": 5,
-}
+VCR_SHARES = {"explanation": 38, "activity": 24, "temporal": 13, "mental": 8, "role": 7, "scene": 5, "hypothetical": 5}
 """Published percentages of VCR's questions (Zellers et al. 2019, quoted in A.3.1); the order in which types are shown."""
 
 VCR_PATTERNS = {

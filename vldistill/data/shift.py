@@ -194,14 +194,7 @@ SNLI_VE_RULES = WordRules(
 # are replaced, and the rows end in a question mark, so that a form is matched against the whole question: "What is the man
 # doing on the left?" keeps its form. The rows with men, women, are and colors, plurals of printed ones, are ours.
 VQA_RULES = WordRules(
-    words={
-        "man": "person",
-        "men": "persons",
-        "woman": "person",
-        "women": "persons",
-        "he": "person",
-        "she": "person",
-    },
+    words={"man": "person", "men": "persons", "woman": "person", "women": "persons", "he": "person", "she": "person"},
     questions=(
         # opening, closing, new
         QuestionRule("how many", "", "what is the number of"),

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from vldistill.data.loading import pad_text
 from vldistill.data.records import Record
+from vldistill.data.sequences import split_words
 from vldistill.data.text import WordTokenizer
-from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.finite import check_outputs

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 
-from vldistill.data.sequences import Sentence
-from vldistill.data.wording import Phrase
+from vldistill.data.sequences import Phrase, Sentence
 
 LENGTH = 20
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.sequences import Sentence
-from vldistill.data.wording import Phrase, owner
+from vldistill.data.sequences import Phrase, Sentence, owner
 from vldistill.models.base.loading import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, tokenizer_digest, weights_digest
 

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from vldistill.artifacts import fingerprint
-from vldistill.data.sequences import Sentence
-from vldistill.data.wording import Phrase
+from vldistill.data.sequences import Phrase, Sentence
 from vldistill.teachers.clip import Clip
 from vldistill.teachers.text import mean_by_word
 

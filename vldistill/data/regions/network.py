@@ -152,9 +152,7 @@ def read_resnet(path: str) -> dict[str, Tensor]:
         weights = load_state_dict(path, weights_only=True)
     except Exception as error:  # safetensors and torch each raise their own
         raise InputError(
-            f"is no weights file: {first_line(error)}",
-            where=path,
-            hint="name a weights file of ResNet-101",
+            f"is no weights file: {first_line(error)}", where=path, hint="name a weights file of ResNet-101"
         ) from None
     return {
         f"{HEAD}{name.removeprefix('layer4.')}" if name.startswith("layer4.") else f"{BODY}{name}": value

@@ -68,6 +68,14 @@ class Row:
             return self.fault(f"`{key}` must be a whole number, 0 or more, found {actual}", "mend the line")
         return value
 
+    def number_of_folder(self, key: str) -> str:
+        """The name of a numbered folder, "" after adding a problem."""
+        value = self.values.get(key)
+        if type(value) not in (int, str) or not re.fullmatch(r"\d+", str(value)):
+            self.fault(f"`{key}` {quoted(value)} is not a number", "expected the number of an image folder")
+            return ""
+        return str(value)
+
     def items(self, key: str, *, optional: bool = False) -> list[Any] | None:
         value = self._get(key, optional)
         if value is None:
@@ -144,6 +152,7 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
         problems.add("holds no line", where=f"{path}:1", hint="remove the file, or fetch it again")
 
 
+MOST_FAULTS = 1000
 _ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps(row), one row a line'
 
 
@@ -191,6 +200,14 @@ def read_document(path: Path, key: str, problems: Problems) -> list[Row]:
         else:
             problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry", part=LINE)
     return rows
+
+
+def gives_up(path: Path, problems: Problems, faults: int) -> bool:
+    """Whether a file of millions of rows has MOST_FAULTS faults: it is then given up as another file, and the fault said."""
+    if faults < MOST_FAULTS or problems.every:
+        return False
+    problems.add(f"has {MOST_FAULTS:,} faults; the rest was not read", where=f"{path}:1", hint="is it the right file?")
+    return True
 
 
 def add_file_fault(path: Path, error: Exception, problems: Problems) -> None:

@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
-from vldistill.data.sources.rows import Row, iterate_array, kind_of
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.captions import ImageFolders
+from vldistill.data.sources.rows import Row, gives_up, iterate_array, kind_of
 from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, joined, wrong_layout
-from vldistill.data.wording import split_words
 from vldistill.errors import LINE, Problems
 
 _FILE = "region_descriptions.json"
@@ -38,8 +38,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
             regions.add_image(Row(item, where, problems))
         else:
             problems.add(f"a JSON object was expected, found {kind_of(item)}", where=where, hint="mend the entry", part=LINE)
-        if regions.faults >= MOST_FAULTS and not problems.every:
-            problems.add(f"has {MOST_FAULTS:,} faults; the rest was not read", where=f"{path}:1", hint="is it the right file?")
+        if gives_up(path, problems, regions.faults):
             break
     regions.finish()
 

@@ -140,13 +140,7 @@ def _inquire(rng: np.random.Generator, cast: Cast, number: int, subject: Whom, a
 
 
 def _choose(
-    rng: np.random.Generator,
-    cast: Cast,
-    topic: Topic,
-    subject: Whom,
-    says: Sequence[str],
-    openings: Sequence[str],
-    position: int,
+    rng: np.random.Generator, cast: Cast, topic: Topic, subject: Whom, says: Sequence[str], openings: Sequence[str], position: int
 ) -> Choices:
     """The right outcome at `position` and three others, each with an opening and a mention drawn by itself.
 

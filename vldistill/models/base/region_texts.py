@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vldistill.data.sequences import EncodedText, shorten
+from vldistill.data.sequences import EncodedText, Phrase, shorten
 from vldistill.data.text import WordTokenizer
-from vldistill.data.wording import Phrase
 
 PERSON = "person"
 
