@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.families import section_of
+from vldistill.models.base.family import StudentRequest
+from vldistill.recipe.schema.students import STUDENTS
 
 
 def asked(
@@ -21,7 +21,7 @@ def asked(
     **changed: Any,
 ) -> StudentRequest:
     """own: further fields of the kind's section. changed: of the request."""
-    section = section_of(kind)(kind=kind, dropout=dropout, **(own or {}))
+    section = STUDENTS[kind](kind=kind, dropout=dropout, **(own or {}))
     return StudentRequest(section, task, images, labels, image_size, max_length, **changed)
 
 

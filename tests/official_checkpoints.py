@@ -16,9 +16,8 @@ from tiny_regions import CONFIG, WORDS, body, sized, write_words
 from torch import Tensor
 
 from vldistill.models.base.slip import SlipModel
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.clip_vil.model import ClipVil
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.clip_vil.model import ClipVil, ClipVilConfig
+from vldistill.models.oscar.model import Oscar
 from vldistill.models.uniter.model import Uniter
 from vldistill.models.vlbert.model import VlBert
 

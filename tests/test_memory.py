@@ -10,8 +10,8 @@ import torch
 from advl_worlds import advl_recipe, write_teachers
 from hints import faults_of, options_of
 
+from vldistill.devices import LOWER, out_of_memory
 from vldistill.errors import InputError
-from vldistill.memory import LOWER, out_of_memory
 
 PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
 RUN = "runs/quickstart_dide"

@@ -13,7 +13,7 @@ from torch import nn
 
 from vldistill.data.batch import Batch, RegionBatch, TextBatch
 from vldistill.data.text import SPECIALS
-from vldistill.models.oscar.encoder import OscarConfig
+from vldistill.models.oscar.model import OscarConfig
 
 WORDS, FEATURES = 40, 6
 CONFIG = OscarConfig(

@@ -19,7 +19,7 @@ from vldistill.evaluation.predict import one_pair, ranked_answers
 from vldistill.finite import check_outputs
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.inputs import text_layout, visual_input
-from vldistill.models.families import section_of
+from vldistill.recipe.schema.students import STUDENTS
 
 ImagePaths = str | Path | Sequence[str | Path]
 _BATCH = 32
@@ -101,7 +101,7 @@ class Model:
         return torch.cat(vectors)
 
     def _tower(self) -> DualEncoder:
-        if section_of(self._opened.spec.kind).ranks != "vectors":
+        if STUDENTS[self._opened.spec.kind].ranks != "vectors":
             raise InputError(
                 f"is a {self._opened.spec.kind} model, which has no vectors of images or texts alone",
                 where=self._opened.source,

@@ -29,10 +29,10 @@ from vldistill.commands.recipe import recipe_app
 from vldistill.commands.report import report
 from vldistill.commands.reproduce import reproduce_app
 from vldistill.commands.train import distill, finetune, pretrain
+from vldistill.devices import saying_what_to_lower
 from vldistill.errors import DISK_ERRORS, VldistillError, failed_file, needed
-from vldistill.memory import saying_what_to_lower
+from vldistill.runtime import wait_without_spinning
 from vldistill.terminal import complain, open_streams, output_failure
-from vldistill.threads import wait_without_spinning
 
 COMMANDS = (
     (prepare_app, "prepare"),

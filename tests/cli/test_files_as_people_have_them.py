@@ -15,9 +15,8 @@ from vldistill.artifacts import read_manifest
 from vldistill.data.records import read_records
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_weights
-from vldistill.models.base.fusion_converter import read_answers
-from vldistill.models.base.loading import unwrapped
-from vldistill.models.base.sharded import INDEX, digest_of_weights
+from vldistill.models.base.converter import read_answers
+from vldistill.models.base.weights import INDEX, digest_of_weights, unwrapped
 from vldistill.teachers.weights import weights_digest
 
 ANSWERS = ["net", "pitcher", "orange"]

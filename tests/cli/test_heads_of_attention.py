@@ -9,8 +9,8 @@ import pytest
 from official_checkpoints import OFFICIAL
 
 from vldistill.errors import InputError
-from vldistill.models.base.attention_heads import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
-from vldistill.models.families import official_layouts
+from vldistill.models.base.official import BERT, CLIP_IMAGE, CLIP_TEXT, HEADS_OF_WIDTH, SLIP_IMAGE, Stack, heads_of
+from vldistill.recipe.schema.students import official_layouts
 
 PUBLISHED = {
     (BERT, 768): 12,  # BERT-Base, Large: table of Devlin et al., section 3

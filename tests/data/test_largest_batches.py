@@ -25,7 +25,7 @@ from vldistill.models.base.inputs import text_layout, visual_input
 from vldistill.models.families import FAMILIES
 from vldistill.recipe.load import RECIPES, load_recipe
 from vldistill.recipe.schema.recipe import Recipe
-from vldistill.training.batches import make_batches
+from vldistill.training.inputs import make_batches
 
 FILES = sorted(RECIPES.rglob("*.yaml"))
 SHAPES = ["80x50", "50x80", "64x64", "100x5"]

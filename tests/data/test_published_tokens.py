@@ -28,7 +28,8 @@ from vldistill.data.text import (
     read_vocabulary,
     train_tokenizer,
 )
-from vldistill.models.families import FAMILIES, family_of
+from vldistill.models.base.family import family_of
+from vldistill.models.families import FAMILIES
 from vldistill.teachers.keys import text_key
 from vldistill.teachers.text import TransformersText
 

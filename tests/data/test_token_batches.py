@@ -8,7 +8,7 @@ import torch
 
 from vldistill.data import samplers
 from vldistill.data.samplers import EpochBatches, TokenBatches
-from vldistill.training.batches import StepPairs, step_pairs
+from vldistill.training.inputs import StepPairs, step_pairs
 
 
 def drawn(count: int, seed: int = 0) -> list[int]:

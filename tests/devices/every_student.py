@@ -28,20 +28,19 @@ from vldistill.data.batch import CMC, ITM, MLM, RANK, Batch, LetterboxBatch, Rec
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.dual_encoder import DualEncoder
+from vldistill.models.base.family import family_of
 from vldistill.models.build import new_student
-from vldistill.models.clip_dual.towers import ClipConfig
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.encoders.unimodal import TextConfig, VisionConfig
-from vldistill.models.families import family_of
+from vldistill.models.clip_dual.model import ClipConfig
+from vldistill.models.clip_vil.model import ClipVilConfig
+from vldistill.models.encoders.model import TextConfig, VisionConfig
 from vldistill.models.meter.parts import MeterConfig
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.objectives.advl import Advl, Distances, Pathway
+from vldistill.models.vilt.model import EncoderConfig
+from vldistill.objectives.advl import Advl, Distances, Pathway, Scalars
 from vldistill.objectives.base import HardLabels
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.matching import AdvlMatching
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
-from vldistill.objectives.scalars import Scalars
 from vldistill.recipe.schema.students import STUDENTS
 from vldistill.runtime import Precision, make_accelerator
 from vldistill.teachers.unimodal import UnimodalTeachers
@@ -49,9 +48,9 @@ from vldistill.training.adversarial import AdversarialStep
 from vldistill.training.inference import answer
 from vldistill.training.loop import Learner, forward_backward
 from vldistill.training.optim import linear_schedule, make_optimizer, parameter_groups
-from vldistill.training.pretext import pretext_metrics
+from vldistill.training.run_log import TrainMetrics
 from vldistill.training.sharding import clip_gradients
-from vldistill.training.train_metrics import TrainMetrics
+from vldistill.training.validation import pretext_metrics
 
 WORDS, ROWS, PATCH, LENGTH = 60, 4, 4, 7
 SIZES = {"vocab_size": WORDS, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 12}

@@ -11,8 +11,7 @@ import torch
 from vldistill.evaluation import bench, flops
 from vldistill.evaluation.bench import GROUPS, Setting, as_json, make_batch
 from vldistill.evaluation.bench_retrieval import RetrievalSize, retrieval_rows
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
+from vldistill.models.vilt.model import EncoderConfig, ViltDual, ViltEncoder
 
 TINY = EncoderConfig(
     vocab_size=50,

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vldistill.data.batch import TextBatch
 from vldistill.evaluation import bench_fusions, flops
 from vldistill.evaluation.bench import Setting
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig
 
 TINY = EncoderConfig(
     vocab_size=50,
@@ -72,7 +72,7 @@ def test_flop_by_hand():
 
 def test_the_command(world, well, command, monkeypatch):
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50}
-    monkeypatch.setattr("vldistill.models.vilt.encoder.EncoderConfig", lambda **more: EncoderConfig(**small, **more))
+    monkeypatch.setattr("vldistill.models.vilt.model.EncoderConfig", lambda **more: EncoderConfig(**small, **more))
     monkeypatch.setattr("vldistill.evaluation.bench.PAPER_GRID", (2, 2))
     shown = well("bench", "--rows", "fusions", "--batch", "1", "--rounds", "1", "--length", "8").out
     assert all(name in shown for name in VARIANTS) and "detectors not timed" in shown

@@ -9,9 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vldistill.evaluation import flops
 from vldistill.evaluation.bench import Setting, make_batch
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 
 TINY = EncoderConfig(
     vocab_size=50,

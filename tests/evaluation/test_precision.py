@@ -13,7 +13,7 @@ from vldistill.evaluation import precision as precisions
 from vldistill.evaluation.bench import Setting
 from vldistill.evaluation.bench_precision import precision_rows
 from vldistill.evaluation.precision import check_precision, lowered, quantised, straying
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig
 
 CPU = torch.device("cpu")
 TINY = EncoderConfig(

@@ -12,7 +12,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.leaderboard import other_rationales, submission, write_submission
 from vldistill.evaluation.probabilities import Probabilities, check_members
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig
 from vldistill.training.inference import Answer
 
 

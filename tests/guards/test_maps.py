@@ -73,7 +73,7 @@ MODULES = {
     "store/shard.py": _cache,
     "data/records.py": _records,
     "data/images.py": _packed,
-    "models/base/sharded.py": _weights,
+    "models/base/weights.py": _weights,
     "training/checkpoint.py": _checkpoint,
     "data/regions/lmdb_entries.py": _lmdb,
 }

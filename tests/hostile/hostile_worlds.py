@@ -25,8 +25,7 @@ from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.results import write_results
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.build import load_student
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import EncoderConfig, Vilt
 from vldistill.recipe.load import dump_recipe, load_recipe
 from vldistill.store.layout import Column
 from vldistill.teachers.cache import CacheWriter, FeatureCache

@@ -19,7 +19,7 @@ from mutations import contents_of, tree_of
 from workshop import READ_ONLY, WRITERS, command_of, folder_bytes, in_child
 
 from vldistill.data.regions import extract
-from vldistill.models.families import official_layouts
+from vldistill.recipe.schema.students import official_layouts
 
 TOLD = re.compile(r"vldistill: (?P<where>.+?): (cannot write [\d,]+ bytes|cannot be written|needs [\d,]+ bytes)[^\n]*\n\Z")
 PAGE = 4096

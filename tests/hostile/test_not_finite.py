@@ -14,7 +14,7 @@ from tiny_teachers import write_bert, write_clip, write_vit
 from vldistill.data.regions.network import whole
 from vldistill.errors import InputError, VldistillError
 from vldistill.finite import check_outputs, check_weights
-from vldistill.models.families import official_layouts
+from vldistill.recipe.schema.students import official_layouts
 from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
 

@@ -18,7 +18,7 @@ from tiny_teachers import write_bert
 from vldistill.artifacts import file_digest, write_manifest
 from vldistill.errors import InputError
 from vldistill.evaluation.report.tables import TextTable, _plain, to_latex, to_markdown
-from vldistill.models.families import families
+from vldistill.models.base.family import families
 from vldistill.recipe.load import load_recipe, recipe_fields, shipped_recipes
 from vldistill.recipe.schema.base import is_folder_name
 from vldistill.store.layout import Column

@@ -17,7 +17,7 @@ from hostile_worlds import KINDS, raw_data, read_data, read_model, save_tiny_mod
 from tiny_teachers import write_bert, write_clip, write_vit
 
 from vldistill.artifacts import file_digest
-from vldistill.models.families import official_layouts
+from vldistill.recipe.schema.students import official_layouts
 
 MARKER = "executed"
 

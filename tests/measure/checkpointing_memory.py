@@ -16,7 +16,7 @@ import torch
 
 from vldistill.models.base.outputs import NOTHING
 from vldistill.models.base.recompute import set_recompute
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
+from vldistill.models.vilt.model import EncoderConfig, ViltEncoder
 
 PAIRS, TOKENS = 8, 40 + 1 + 240
 

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from vldistill.models.base.outputs import NOTHING
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
+from vldistill.models.vilt.model import EncoderConfig, ViltEncoder
 from vldistill.training.optim import make_optimizer, parameter_groups
 from vldistill.training.sharding import shard
 

@@ -33,7 +33,7 @@ def steps_per_second(size: str, seconds: float) -> float:
     import torch
 
     from vldistill.models.base.outputs import NOTHING
-    from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
+    from vldistill.models.vilt.model import EncoderConfig, ViltEncoder
 
     layers, width, heads, feedforward, pairs, tokens = SIZES[size]
     encoder = ViltEncoder(

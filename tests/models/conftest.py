@@ -15,10 +15,9 @@ from vldistill.data.sequences import join_parts
 from vldistill.data.text import WordTokenizer, train_tokenizer
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
-from vldistill.models.base.attention_heads import HEADS_OF_WIDTH
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.base.official import HEADS_OF_WIDTH
+from vldistill.models.vilt.model import EncoderConfig, Vilt
 
 SENTENCES = ["the left image has more green circles", "is there a red square ?", "two dogs run", "a yellow triangle"]
 PATCH = 4

@@ -25,13 +25,12 @@ from vldistill.data.transforms import MEAN, STD, ImageTransform, normalise, patc
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.checkpoint import save_model
+from vldistill.models.base.family import family_of
 from vldistill.models.base.slip import SlipModel
 from vldistill.models.build import init_student, load_dual_encoder, load_student
-from vldistill.models.clip_dual.model import ClipDual
-from vldistill.models.clip_dual.official import convert
+from vldistill.models.clip_dual.model import ClipConfig, ClipDual
+from vldistill.models.clip_dual.official import LAYOUT
 from vldistill.models.clip_dual.section import Pair
-from vldistill.models.clip_dual.towers import ClipConfig
-from vldistill.models.families import family_of
 
 LABELS = ["no", "yes"]
 TEXTS = ["Two dogs run.", "A red circle, isn't it?", "dogs", "The left image has more green circles than the other one"]
@@ -97,7 +96,7 @@ def slip_folder(tmp_path_factory):
     network = SlipModel(**sizes)
     network.load_state_dict(moved(network))
     torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, folder / "slip.pt")
-    slip.convert(folder / "slip.pt", folder / "out")
+    slip.LAYOUT.convert(folder / "slip.pt", None, folder / "out")
     return folder / "out", network.eval()
 
 
@@ -106,7 +105,7 @@ def declip(tmp_path_factory):
     """A small DeCLIP's official weights, and the folder that they were converted to."""
     folder, weights = tmp_path_factory.mktemp("declip"), official_declip()
     torch.save({"model": weights, "last_iter": 3, "optimizer": {}}, folder / "declip.pth.tar")
-    convert(folder / "declip.pth.tar", folder / "out")
+    LAYOUT.convert(folder / "declip.pth.tar", None, folder / "out")
     return folder / "out", weights
 
 
@@ -297,5 +296,5 @@ def test_a_file_that_is_no_declip_is_refused(tmp_path, name, value, part):
     weights = official_declip() | {f"module.{name}": value}
     torch.save({"model": {key: held for key, held in weights.items() if held is not None}}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=part):
-        convert(tmp_path / "x.pth", tmp_path / "out")
+        LAYOUT.convert(tmp_path / "x.pth", None, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -22,8 +22,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint, save_model
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student, load_student, new_from_scratch
-from vldistill.models.clip_vil.grid import ClipVilConfig, GridTower, read_tower
-from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.model import ClipVil, ClipVilConfig, GridTower, read_tower
 
 SHORT, LONG, CELLS = 64, 96, 6
 TEXTS = (5, 3, 7, 4)  # lengths of each row

@@ -21,9 +21,9 @@ from tiny_regions import body, sized, write_words
 from vldistill.artifacts import CONVERTED, read_manifest
 from vldistill.data.text import SPECIALS
 from vldistill.errors import InputError
-from vldistill.models.base.account import FRESH, renaming, sort_out
-from vldistill.models.families import official_layouts
+from vldistill.models.base.converter import FRESH, renaming, sort_out
 from vldistill.models.uniter.model import Uniter
+from vldistill.recipe.schema.students import official_layouts
 
 WIDTH = 64
 

@@ -19,7 +19,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.build import init_student, load_student, new_from_scratch, new_student
 from vldistill.models.lxmert.model import LxmertConfig
-from vldistill.models.pixelbert.network import PixelBertConfig
+from vldistill.models.pixelbert.model import PixelBertConfig
 from vldistill.models.visualbert.model import VisualBertConfig
 
 WORDS, D, FEATURES, RESNET, CELL = 40, 16, 6, "test_resnet", 96

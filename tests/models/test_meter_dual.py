@@ -14,9 +14,8 @@ from vldistill.data.transforms import MEAN, STD
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student, load_student
-from vldistill.models.meter.dual import MeterDual
-from vldistill.models.meter.fusion import Meter
-from vldistill.models.meter.official import convert
+from vldistill.models.meter.model import Meter, MeterDual
+from vldistill.models.meter.official import LAYOUT
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.teachers.fusion import build_fusion_teacher
@@ -31,7 +30,7 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("meter")
     official = OfficialMeter(write_vocabulary(folder / "roberta"), 2, "snli_classifier", 3)
     torch.save({"state_dict": official.weights()}, folder / "meter.ckpt")
-    convert(folder / "meter.ckpt", folder / "roberta", folder / "out")
+    LAYOUT.convert(folder / "meter.ckpt", folder / "roberta", folder / "out")
     return official, folder / "out"
 
 
@@ -162,7 +161,7 @@ def test_the_attention_loss_reaches_the_projections_of_its_layers(source, tmp_pa
         2 if images == 2 else 3,
     )
     torch.save({"state_dict": official.weights()}, tmp_path / "meter.ckpt")
-    convert(tmp_path / "meter.ckpt", tmp_path / "roberta", tmp_path / "out")
+    LAYOUT.convert(tmp_path / "meter.ckpt", tmp_path / "roberta", tmp_path / "out")
     labels = ["False", "True"] if images == 2 else LABELS
     student, *_ = start(source[1], images=images, labels=labels)
     teacher = build_fusion_teacher("meter", str(tmp_path / "out"), labels=labels, images=images)

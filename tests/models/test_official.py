@@ -76,7 +76,7 @@ def test_uniter_and_villa_come_out_weight_for_weight(tmp_path, vocabulary, wrapp
     elif wrapped == "trainer":
         saved = {"state_dict": official, "args": argparse.Namespace(lr=1.0), "best": np.float64(0.5)}
     torch.save(saved, tmp_path / "official.pt")
-    spec = official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    spec = official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     assert (spec.encoder.hidden_size, spec.encoder.num_hidden_layers, spec.encoder.region_size) == (64, 2, 12) and spec.official
     found = load_file(tmp_path / "out/model.safetensors")
     assert found.keys() == {name for name in official if name.startswith("uniter.")}
@@ -86,7 +86,7 @@ def test_uniter_and_villa_come_out_weight_for_weight(tmp_path, vocabulary, wrapp
 
 def test_uniter_grows_its_tables_for_vcr_and_only_there(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
-    official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     choices = ["0", "1", "2", "3"]
     student, spec, _ = init_student(str(tmp_path / "out"), wanted("uniter", "vcr", choices, regions="r"), keep_head=False)
     words, types = (student.uniter.embeddings.get_submodule(f"{name}_embeddings").weight for name in ("word", "token_type"))
@@ -104,7 +104,7 @@ def test_a_second_stage_checkpoint_has_grown_already(tmp_path, vocabulary):
     grown = sized(vocab_size=len(WORDS) + PERSONS, type_vocab_size=4)
     official = body(Uniter(grown, classes=1, target="label"))
     torch.save({"model_state": official}, tmp_path / "official.pt")
-    official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     student, *_ = init_student(str(tmp_path / "out"), wanted("uniter", "vcr", ["0", "1", "2", "3"]), keep_head=False)
     assert all(torch.equal(student.state_dict()[name], value) for name, value in official.items())
 
@@ -115,7 +115,7 @@ def test_vlberts_heads_start_from_pre_training(tmp_path, vocabulary):
         {"state_dict": official, "optimizer": {"state": {}}, "validation_monitor": {"best": np.float32(1)}},
         tmp_path / "official.model",
     )
-    official_vlbert.convert(tmp_path / "official.model", vocabulary, tmp_path / "out", lowercase=True)
+    official_vlbert.LAYOUT.convert(tmp_path / "official.model", vocabulary, tmp_path / "out", lowercase=True)
     student, *_ = init_student(str(tmp_path / "out"), wanted("vlbert", "vcr", ["0", "1", "2", "3"]), keep_head=False)
     relation = official["module.vlbert.relationsip_head.caption_image_relationship.weight"]
     assert torch.equal(student.classifier[1].weight, relation[1:] - relation[:1])
@@ -154,7 +154,7 @@ class Payload:
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, change, part, capsys):
     torch.save(change(uniter()), tmp_path / "official.pt")
     with pytest.raises(InputError) as caught:
-        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+        official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     assert part in str(caught.value) and "\n" not in str(caught.value) and "official.pt" in str(caught.value)
     assert not (tmp_path / "out").exists() and "ran" not in capsys.readouterr().out
 
@@ -162,24 +162,24 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, c
 def test_only_a_converted_model_is_converted_over(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
     for _ in range(2):
-        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
+        official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
     with pytest.raises(InputError, match="already exists"):
-        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+        official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     manifest = tmp_path / "out/manifest.json"
     manifest.write_text(manifest.read_text().replace('"stage": "convert"', '"stage": "prepare"'))
     with pytest.raises(InputError, match="is an artifact of `prepare`"):
-        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
+        official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out", overwrite=True)
 
 
 def test_another_vocabulary_is_refused(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
     vocabulary.write_text("\n".join([*WORDS, "more"]))
     with pytest.raises(InputError, match="the checkpoint has 17"):
-        official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+        official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
 
 
 def test_a_student_starts_from_its_own_kind_only(tmp_path, vocabulary):
     torch.save(uniter(), tmp_path / "official.pt")
-    official_uniter.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
+    official_uniter.LAYOUT.convert(tmp_path / "official.pt", vocabulary, tmp_path / "out")
     with pytest.raises(InputError, match="is a uniter model, from which a vlbert student cannot start"):
         init_student(str(tmp_path / "out"), wanted("vlbert", "vqa", list("xyz")), keep_head=False)

@@ -10,8 +10,7 @@ from asked import asked
 from vldistill.errors import InputError
 from vldistill.models.build import init_student
 from vldistill.models.clip_vil import official as official_clip_vil
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.model import ClipVil, ClipVilConfig
 
 TOWER = {"image_size": 64, "layers": [2, 1, 3, 1], "width": 4}
 
@@ -50,7 +49,7 @@ def clip_vil() -> dict[str, torch.Tensor]:
 def test_clip_vil_comes_out_weight_for_weight(tmp_path, vocabulary, prefix):
     official = clip_vil()
     torch.save({f"{prefix}{name}": value for name, value in official.items()}, tmp_path / "official.pth")
-    spec = official_clip_vil.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
+    spec = official_clip_vil.LAYOUT.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
     assert (spec.encoder.tower["layers"], spec.encoder.tower["width"], spec.encoder.region_size) == ([2, 1, 3, 1], 4, 128)
     assert (spec.image_size, spec.encoder.long_side, spec.encoder.positions, spec.max_length) == (384, 640, 9, 28)
     request = asked("clip_vil", "vcr", 1, ["0", "1", "2", "3"], 64, 20, 0.1, long_side=96)
@@ -77,5 +76,5 @@ def test_a_clip_vil_checkpoint_that_lacks_a_part_is_refused(tmp_path, vocabulary
     del official[name]
     torch.save(official, tmp_path / "official.pth")
     with pytest.raises(InputError, match=part):
-        official_clip_vil.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
+        official_clip_vil.LAYOUT.convert(tmp_path / "official.pth", vocabulary, tmp_path / "out", lowercase=True)
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student, load_student
-from vldistill.models.meter.official import convert
+from vldistill.models.meter.official import LAYOUT
 from vldistill.teachers.fusion import build_fusion_teacher
 
 ANSWERS = ["yes", "no", "two"]
@@ -43,7 +43,9 @@ def converted(tmp_path, vocabulary):
 
     def make(weights, **options):
         torch.save({"state_dict": weights, "epoch": 3, "pytorch-lightning_version": "1.3.2"}, tmp_path / "meter.ckpt")
-        return tmp_path / "out", convert(tmp_path / "meter.ckpt", vocabulary[0], tmp_path / "out", overwrite=True, **options)
+        return tmp_path / "out", LAYOUT.convert(
+            tmp_path / "meter.ckpt", vocabulary[0], tmp_path / "out", overwrite=True, **options
+        )
 
     return make
 
@@ -197,6 +199,6 @@ def test_what_does_not_fit_is_named(change, message, converted, vocabulary):
 def test_a_folder_without_byte_pairs_is_refused(tmp_path, vocabulary):
     torch.save({"state_dict": OfficialMeter(vocabulary[1], 2).weights()}, tmp_path / "meter.ckpt")
     with pytest.raises(InputError, match="no such file") as caught:
-        convert(tmp_path / "meter.ckpt", tmp_path, tmp_path / "out")
+        LAYOUT.convert(tmp_path / "meter.ckpt", tmp_path, tmp_path / "out")
     assert caught.value.where.endswith("vocab.json") and "merges.txt" in caught.value.hint
     assert not (tmp_path / "out").exists()

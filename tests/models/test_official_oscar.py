@@ -17,8 +17,8 @@ from vldistill.data.batch import MLM
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.build import init_student, load_student
-from vldistill.models.oscar.fusion import Oscar
-from vldistill.models.oscar.official import convert
+from vldistill.models.oscar.model import Oscar
+from vldistill.models.oscar.official import LAYOUT
 from vldistill.teachers.fusion import build_fusion_teacher
 
 SETTINGS = {
@@ -78,7 +78,7 @@ def pretrained() -> dict[str, torch.Tensor]:
 def test_a_model_of_pairs_comes_out_weight_for_weight_and_teaches(tmp_path, vocabulary, official, as_file):
     model, weights = fine_tuned(2, 2)
     folder = official(weights)
-    spec = convert(folder / "pytorch_model.bin" if as_file else folder, vocabulary, tmp_path / "out")
+    spec = LAYOUT.convert(folder / "pytorch_model.bin" if as_file else folder, vocabulary, tmp_path / "out")
     assert (spec.task, spec.images, spec.labels, spec.official) == ("nlvr2", 2, ["False", "True"], True)
     assert spec.encoder == replace(CONFIG, img_layer_norm_eps=1e-5)
     found = load_file(tmp_path / "out/model.safetensors")
@@ -95,22 +95,22 @@ def test_a_vqa_model_needs_the_names_of_its_answers(tmp_path, vocabulary, offici
     model, weights = fine_tuned(1, 3)
     folder = official(weights)
     with pytest.raises(InputError, match="does not hold the names of its answers"):
-        convert(folder, vocabulary, tmp_path / "out")
+        LAYOUT.convert(folder, vocabulary, tmp_path / "out")
     (tmp_path / "answers.json").write_text('["yes", "no", "two"]')
-    convert(folder, vocabulary, tmp_path / "out", answers=tmp_path / "answers.json")
+    LAYOUT.convert(folder, vocabulary, tmp_path / "out", answers=tmp_path / "answers.json")
     loaded, spec, _ = load_student(str(tmp_path / "out"))
     assert (spec.task, spec.labels, spec.answer_loss) == ("vqa", ["yes", "no", "two"], "bce")
     batch = make_batch()
     torch.testing.assert_close(loaded(batch).logits, model(batch).logits, rtol=0, atol=1e-6)
     (tmp_path / "answers.json").write_text('["yes", "no"]')
     with pytest.raises(InputError, match="has 2 answers, the checkpoint has 3"):
-        convert(folder, vocabulary, tmp_path / "other", answers=tmp_path / "answers.json")
+        LAYOUT.convert(folder, vocabulary, tmp_path / "other", answers=tmp_path / "answers.json")
 
 
 @pytest.mark.parametrize("kind", ["oscar", "oscar_dual"])
 def test_students_start_from_a_pre_trained_one_with_its_head_for_words(tmp_path, vocabulary, official, kind):
     weights = pretrained()
-    convert(official(weights), vocabulary, tmp_path / "out")
+    LAYOUT.convert(official(weights), vocabulary, tmp_path / "out")
     assert "mlm_score.decoder.weight" not in load_file(tmp_path / "out/model.safetensors")  # tied
     wanted = asked(kind, "captions", 1, [], 0, 20, 0.1, regions="r", pretraining=(MLM,))
     student, spec, tokenizer = init_student(str(tmp_path / "out"), wanted, keep_head=False)
@@ -127,7 +127,7 @@ def test_vinvls_norm_and_a_large_models_head_are_seen_in_the_weights(tmp_path, v
     config = replace(CONFIG, use_img_layernorm=True, cls_hidden_scale=2, img_layer_norm_eps=1e-5)
     _, weights = fine_tuned(2, 2, config)
     assert "bert.LayerNorm.weight" in weights
-    assert convert(official(weights), vocabulary, tmp_path / "out").encoder == config
+    assert LAYOUT.convert(official(weights), vocabulary, tmp_path / "out").encoder == config
 
 
 class Payload:
@@ -160,14 +160,14 @@ class Payload:
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, official, capsys, change, settings, part):
     folder = official(change(fine_tuned(2, 2)[1]), **settings)
     with pytest.raises(InputError) as caught:
-        convert(folder, vocabulary, tmp_path / "out")
+        LAYOUT.convert(folder, vocabulary, tmp_path / "out")
     assert part in str(caught.value) and "\n" not in str(caught.value) and str(folder) in str(caught.value)
     assert not (tmp_path / "out").exists() and "ran" not in capsys.readouterr().out
 
 
 def test_a_folder_without_weights_and_another_vocabulary_are_refused(tmp_path, vocabulary, official):
     with pytest.raises(InputError, match="no such file"):
-        convert(tmp_path, vocabulary, tmp_path / "out")
+        LAYOUT.convert(tmp_path, vocabulary, tmp_path / "out")
     vocabulary.write_text("\n".join([*NAMES, "more"]))
     with pytest.raises(InputError, match="has 41 tokens, the checkpoint has 40"):
-        convert(official(fine_tuned(2, 2)[1]), vocabulary, tmp_path / "out")
+        LAYOUT.convert(official(fine_tuned(2, 2)[1]), vocabulary, tmp_path / "out")

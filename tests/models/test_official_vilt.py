@@ -23,10 +23,10 @@ from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import fusion_encoder_weights, load_strict, read_checkpoint
-from vldistill.models.base.fusion_converter import read_answers
+from vldistill.models.base.converter import read_answers
 from vldistill.models.build import load_student
-from vldistill.models.vilt.encoder import ViltEncoder
-from vldistill.models.vilt.official import convert
+from vldistill.models.vilt.model import ViltEncoder
+from vldistill.models.vilt.official import LAYOUT
 from vldistill.teachers.fusion import build_fusion_teacher
 
 WORDS = [*SPECIALS, *"abcdefghij", "the", "##e"]
@@ -91,7 +91,7 @@ def extra_heads() -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_a_vqa_checkpoint_answers_as_before(tmp_path, vocabulary, answers, saved):
     official = OfficialVilt(len(WORDS), 2, "vqa_classifier", len(ANSWERS))
-    spec = convert(saved(official.weights()), vocabulary, tmp_path / "out", answers=answers)
+    spec = LAYOUT.convert(saved(official.weights()), vocabulary, tmp_path / "out", answers=answers)
     assert (spec.task, spec.images, spec.labels, spec.image_size, spec.answer_loss) == ("vqa", 1, ANSWERS, SIDE * PATCH, "bce")
     assert (spec.encoder.num_hidden_layers, spec.encoder.hidden_size, spec.max_length) == (LAYERS, WIDTH, POSITIONS)
     batch, (pixels,) = inputs(1)
@@ -107,7 +107,7 @@ def test_a_vqa_checkpoint_answers_as_before(tmp_path, vocabulary, answers, saved
 @torch.no_grad()
 def test_an_nlvr2_checkpoint_sees_its_second_image_by_its_third_type(tmp_path, vocabulary, saved):
     official = OfficialVilt(len(WORDS), 3, "nlvr2_classifier", 2)
-    spec = convert(saved(official.weights()), vocabulary, tmp_path / "out")
+    spec = LAYOUT.convert(saved(official.weights()), vocabulary, tmp_path / "out")
     assert (spec.task, spec.images, spec.labels) == ("nlvr2", 2, ["False", "True"])
     batch, pixels = inputs(2)
     pooled = [official.pooled(batch.text.ids, image, 1 + place) for place, image in enumerate(pixels)]
@@ -122,7 +122,7 @@ def test_an_nlvr2_checkpoint_sees_its_second_image_by_its_third_type(tmp_path, v
 @torch.no_grad()
 def test_a_pre_trained_checkpoint_keeps_its_heads(tmp_path, vocabulary, saved):
     official, heads = OfficialVilt(len(WORDS), 2), extra_heads()
-    spec = convert(saved(official.weights() | heads), vocabulary, tmp_path / "out")
+    spec = LAYOUT.convert(saved(official.weights() | heads), vocabulary, tmp_path / "out")
     assert (spec.task, spec.labels) == ("", [])
     batch, (pixels,) = inputs(1)
     encoder = ViltEncoder(spec.encoder).eval()
@@ -142,7 +142,7 @@ def test_a_pre_trained_checkpoint_keeps_its_heads(tmp_path, vocabulary, saved):
 
 def test_a_pre_trained_checkpoint_teaches_pre_training(tmp_path, vocabulary, saved):
     heads = extra_heads()
-    convert(saved(OfficialVilt(len(WORDS), 2).weights() | heads), vocabulary, tmp_path / "out")
+    LAYOUT.convert(saved(OfficialVilt(len(WORDS), 2).weights() | heads), vocabulary, tmp_path / "out")
     teacher = build_fusion_teacher("vilt", str(tmp_path / "out"), labels=[], images=1, pretraining=(MLM, ITM))
     assert torch.equal(teacher.model.mlm_score.decoder.bias, heads["mlm_score.bias"])
     assert torch.equal(teacher.model.itm_score.fc.weight, heads["itm_score.fc.weight"])
@@ -175,7 +175,7 @@ def test_a_trainers_objects_are_read_as_plain_ones_without_its_code(tmp_path, vo
     )
     for name in [name for name in sys.modules if name.startswith("pytorch_lightning")]:
         del sys.modules[name]
-    convert(path, vocabulary, tmp_path / "out", answers=answers)
+    LAYOUT.convert(path, vocabulary, tmp_path / "out", answers=answers)
     assert not any(name.startswith("pytorch_lightning") for name in sys.modules)
 
 
@@ -199,7 +199,7 @@ class Payload:
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, saved, capsys, change, beside, part):
     path = saved(change(OfficialVilt(len(WORDS), 3, "nlvr2_classifier", 2).weights()), **beside)
     with pytest.raises(InputError) as caught:
-        convert(path, vocabulary, tmp_path / "out")
+        LAYOUT.convert(path, vocabulary, tmp_path / "out")
     assert part in str(caught.value) and "\n" not in str(caught.value) and "vilt.ckpt" in str(caught.value)
     assert not (tmp_path / "out").exists() and "ran" not in capsys.readouterr().out
 
@@ -207,16 +207,16 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path, vocabulary, s
 def test_answers_are_asked_for_where_they_are_needed_and_nowhere_else(tmp_path, vocabulary, answers, saved):
     path = saved(OfficialVilt(len(WORDS), 2, "vqa_classifier", len(ANSWERS)).weights())
     with pytest.raises(InputError, match="does not hold the names of its answers"):
-        convert(path, vocabulary, tmp_path / "out")
+        LAYOUT.convert(path, vocabulary, tmp_path / "out")
     answers.write_text(json.dumps([*ANSWERS, "three"]))
     with pytest.raises(InputError, match="has 4 answers, the checkpoint has 3"):
-        convert(path, vocabulary, tmp_path / "out", answers=answers)
+        LAYOUT.convert(path, vocabulary, tmp_path / "out", answers=answers)
     path = saved(OfficialVilt(len(WORDS), 3, "nlvr2_classifier", 2).weights())
     with pytest.raises(InputError, match="has no VQA head"):
-        convert(path, vocabulary, tmp_path / "out", answers=answers)
+        LAYOUT.convert(path, vocabulary, tmp_path / "out", answers=answers)
     vocabulary.write_text("\n".join([*WORDS, "more"]))
     with pytest.raises(InputError, match="the checkpoint has 17"):
-        convert(path, vocabulary, tmp_path / "out")
+        LAYOUT.convert(path, vocabulary, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student, load_student, new_from_scratch
-from vldistill.models.encoders.unimodal import pixels_of
+from vldistill.models.encoders.model import pixels_of
 from vldistill.teachers.text import TransformersText
 from vldistill.teachers.vision import TimmVision
 

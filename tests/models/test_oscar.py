@@ -12,9 +12,7 @@ from transformers import BertConfig, BertModel
 
 from vldistill.data.batch import Batch
 from vldistill.models.base.outputs import Capture
-from vldistill.models.oscar.dual import OscarDual
-from vldistill.models.oscar.encoder import OscarEncoder, box_features
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.oscar.model import Oscar, OscarDual, OscarEncoder, box_features
 
 D, LAYERS = CONFIG.hidden_size, CONFIG.num_hidden_layers
 VINVL = replace(CONFIG, use_img_layernorm=True, img_layer_norm_eps=0.1)

@@ -16,8 +16,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student
-from vldistill.models.oscar.dual import OscarDual
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.oscar.model import Oscar, OscarDual
 from vldistill.objectives.dide import DiDE
 from vldistill.teachers.fusion import build_fusion_teacher
 

@@ -10,7 +10,7 @@ import torch
 from vldistill.models.base.bert import BertEncoder, RegionBertConfig
 from vldistill.models.base.outputs import Capture
 from vldistill.models.base.recompute import set_recompute
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
+from vldistill.models.vilt.model import EncoderConfig, ViltEncoder
 
 SIZES = {
     "hidden_size": 16,

@@ -9,10 +9,8 @@ from transformers import ViltForImageAndTextRetrieval
 
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.build import init_student
-from vldistill.models.retriever import load_retriever
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.build import init_student, load_retriever
+from vldistill.models.vilt.model import Vilt, ViltDual
 from vldistill.teachers.fusion import build_fusion_teacher
 
 RANKING = asked("vilt", "caption", 1, [], 8, 10, 0.0, pretraining=("rank",))

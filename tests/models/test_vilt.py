@@ -14,8 +14,8 @@ from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.checkpoint import fit_encoder, load_strict
 from vldistill.models.base.outputs import Capture, QueryKey
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder, with_cls
-from vldistill.objectives.attention_views import cross_modal_attention_loss
+from vldistill.models.vilt.model import EncoderConfig, ViltEncoder, with_cls
+from vldistill.objectives.attention import cross_modal_attention_loss
 
 PATCH = 8
 CONFIG = EncoderConfig(

@@ -226,7 +226,7 @@ def test_the_official_checkpoint_of_an_end_to_end_model(tmp_path):
     }
     saved = {f"module.{name}": value for name, value in (own | twice | others).items()}
     torch.save({"state_dict": saved}, tmp_path / "official.model")
-    spec = official_vlbert.convert(tmp_path / "official.model", path, tmp_path / "out", lowercase=True)
+    spec = official_vlbert.LAYOUT.convert(tmp_path / "official.model", path, tmp_path / "out", lowercase=True)
     assert (spec.image_network.blocks, spec.image_network.width) == (TINY.blocks, TINY.width)
     model, found, _ = init_student(str(tmp_path / "out"), replace(wanted(TINY), max_length=20), keep_head=False)
     state = model.state_dict()

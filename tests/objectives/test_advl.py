@@ -10,14 +10,11 @@ import torch
 
 from vldistill.data.batch import Batch, RecordSource, TextBatch
 from vldistill.models.base.outputs import Output, PairStates, TeacherOutput
-from vldistill.objectives.advl import Advl, Distances, Pathway, make_map
+from vldistill.objectives.advl import FADED, Advl, Distances, Pathway, Scalars, confidence, distillation_weight, make_map
 from vldistill.objectives.base import HardLabels
-from vldistill.objectives.confidence import confidence, distillation_weight
 from vldistill.objectives.contrastive import itm_info_nce, mismatched
-from vldistill.objectives.feature import masked_mean, unit_l1
+from vldistill.objectives.feature import masked_mean, unit_l1, word_features
 from vldistill.objectives.matching import AdvlMatching
-from vldistill.objectives.scalars import FADED, Scalars
-from vldistill.objectives.tokens import word_features
 
 # --- the parts, by hand ---------------------------------------------------------------------------------------------------
 

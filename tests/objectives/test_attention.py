@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from vldistill.models.base.outputs import QueryKey
-from vldistill.objectives.attention import attention_divergence, attention_log_probs, attention_loss
-from vldistill.objectives.attention_views import cross_modal_attention_loss, uni_modal_attention_loss, whole_attention_loss
+from vldistill.objectives.attention import (
+    attention_divergence,
+    attention_log_probs,
+    attention_loss,
+    cross_modal_attention_loss,
+    uni_modal_attention_loss,
+    whole_attention_loss,
+)
 
 LOSSES = {"cross": cross_modal_attention_loss, "uni": uni_modal_attention_loss, "whole": whole_attention_loss}
 DIRECTIONS = ["forward", "reverse"]

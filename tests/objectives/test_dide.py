@@ -7,20 +7,17 @@ import torch
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
 from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates, QueryKey
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
-from vldistill.objectives.attention_views import (
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
+from vldistill.objectives.attention import (
     cross_modal_attention_loss,
     mapped_layers,
     uni_modal_attention_loss,
     whole_attention_loss,
 )
-from vldistill.objectives.base import HardLabels
+from vldistill.objectives.base import HardLabels, answer_bce, answer_cross_entropy, label_cross_entropy
 from vldistill.objectives.dide import DiDE
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
-from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
 from vldistill.teachers.fusion import FusionTeacher
 
 B, T, V, H, D, WIDTH, CLASSES, DEPTH = 2, 4, 5, 2, 3, 6, 3, 4

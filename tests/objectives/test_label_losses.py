@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from vldistill.objectives.base import answer_bce, answer_cross_entropy, label_cross_entropy
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl
-from vldistill.objectives.task import answer_bce, answer_cross_entropy, label_cross_entropy
 
 LN3 = math.log(3)  # softmax of (ln 3, 0) is (3/4, 1/4); the sigmoid of ln 3 is 3/4
 

@@ -8,14 +8,11 @@ import pytest
 import torch
 
 from vldistill.data.batch import IGNORED, Batch, ImageBatch, RecordSource, TextBatch
+from vldistill.models.base.heads import MatchingHead
 from vldistill.models.base.outputs import Output
-from vldistill.models.base.pretraining import MatchingHead
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 from vldistill.objectives.contrastive import CrossModalContrast, pair_keys
-from vldistill.objectives.masked_language import mask_words, masked_language_loss
-from vldistill.objectives.pretraining import Pretraining
+from vldistill.objectives.pretraining import Pretraining, mask_words, masked_language_loss
 
 MASK, VOCABULARY = 4, 50
 # [CLS] one two two three [SEP], and [CLS] one [SEP] with padding.

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vldistill.data.batch import Batch, RecordSource, TextBatch
 from vldistill.models.base.outputs import NOTHING, Output, PairStates, QueryKey, Vectors
-from vldistill.objectives.attention_views import cross_modal_attention_loss
+from vldistill.objectives.attention import cross_modal_attention_loss
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 
 B, T, V, H, D, DEPTH = 3, 4, 5, 2, 3, 2

@@ -149,6 +149,11 @@ FAULTS = {
         5,
         ["unknown key `student.visual`", "only a student of kind vlbert has it"],
     ),
+    "field of another objective": (
+        BASE + "objective:\n  kind: labels\n  soft_labels: true\n",
+        9,
+        ["unknown key `objective.soft_labels`", "only an objective of kind dide or pretrain has it"],
+    ),
     "size of another kind": (
         edited("dual_encoder", "uniter\n  sizes:\n    patch: 16\nregions:\n  path: x"),
         6,
@@ -509,6 +514,13 @@ def test_copying_never_overwrites(shipped, tmp_path):
         with pytest.raises(InputError, match="already exists"):
             copy_recipe("vqa_labels" if target.is_file() else "nlvr2_dide", target)
     assert (tmp_path / "other.yaml").read_text() == BASE
+
+
+def test_a_kind_that_is_overridden_says_how_to_leave_the_other_ones_fields_out():
+    with pytest.raises(InputError) as caught:
+        load_recipe("quickstart_dide", ["objective.kind=labels"])
+    assert "`objective={kind: labels}` leaves the recipe's other fields of it out" in str(caught.value)
+    assert load_recipe("quickstart_dide", ["objective={kind: labels}"]).objective.kind == "labels"
 
 
 def test_every_key_of_both_objectives_is_listed():

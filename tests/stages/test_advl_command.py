@@ -23,8 +23,8 @@ from vldistill.models.base.inputs import visual_input
 from vldistill.models.build import load_student
 from vldistill.recipe.load import load_recipe
 from vldistill.teachers.unimodal import CachedFeatures
-from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts
+from vldistill.training.inputs import make_batches
 from vldistill.training.preemption import PREEMPTED
 from vldistill.training.stages import for_stage
 

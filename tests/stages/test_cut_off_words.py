@@ -11,8 +11,8 @@ from PIL import Image
 
 from vldistill.data.loading import make_loader
 from vldistill.recipe.load import load_recipe
-from vldistill.training.batches import make_batches
 from vldistill.training.build import build_parts
+from vldistill.training.inputs import make_batches
 from vldistill.training.stages import for_stage
 
 LONG = "circle square triangle hexagon pentagon rectangle rhombus cylinder pyramid sphere cube octagon"

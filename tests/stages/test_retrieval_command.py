@@ -14,7 +14,7 @@ from vldistill.data.loading import make_loader
 from vldistill.data.samplers import CLEAN
 from vldistill.metrics.retrieval import ranks_of_scores
 from vldistill.models.base.inputs import plain_dataset
-from vldistill.models.retriever import load_retriever
+from vldistill.models.build import load_retriever
 from vldistill.training.vectors import caption_set
 
 

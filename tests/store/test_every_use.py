@@ -28,8 +28,7 @@ from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.models.base.checkpoint import ModelSpec, save_model
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig, ViltDual
 from vldistill.store import writer as writer_module
 from vldistill.store.reader import StoreReader
 from vldistill.store.staging import staged_store

@@ -207,7 +207,7 @@ def slip_checkpoint(path, *, width: int = 64) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def test_slip_is_converted_and_gives_features(tmp_path, pictures):
     official = slip_checkpoint(tmp_path / "slip.pt")
-    slip.convert(tmp_path / "slip.pt", tmp_path / "slip", heads=(1,))
+    slip.LAYOUT.convert(tmp_path / "slip.pt", None, tmp_path / "slip", heads=(1,))
     clip = Clip("slip", str(tmp_path / "slip"))
     state = clip.network.state_dict()
     assert {f"module.{name}" for name in state} == {name for name in official if "image_mlp" not in name}
@@ -226,7 +226,7 @@ def test_slip_is_converted_and_gives_features(tmp_path, pictures):
 def test_a_file_that_is_no_slip_checkpoint_is_refused(tmp_path):
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "x.pt")
     with pytest.raises(InputError, match="is no SLIP checkpoint"):
-        slip.convert(tmp_path / "x.pt", tmp_path / "out")
+        slip.LAYOUT.convert(tmp_path / "x.pt", None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -13,7 +13,7 @@ from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.outputs import Output
 from vldistill.models.uniter.model import Uniter
 from vldistill.objectives.base import HardLabels, task_loss
-from vldistill.objectives.smoothness import prediction_divergence
+from vldistill.objectives.soft_label import prediction_divergence
 from vldistill.training.adversarial import AdversarialStep
 from vldistill.training.loop import Learner
 

@@ -22,14 +22,12 @@ from vldistill.data.artifact import open_data
 from vldistill.data.transforms import ImageTransform
 from vldistill.errors import VldistillError
 from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.family import family_of
 from vldistill.models.build import new_from_scratch, new_student
-from vldistill.models.families import family_of
-from vldistill.objectives.advl import make_map
-from vldistill.objectives.attention import attention_divergence
-from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
+from vldistill.objectives.advl import Scalars, make_map
+from vldistill.objectives.attention import AttentionMatch, attention_divergence, mapped_layers
 from vldistill.objectives.base import task_loss
 from vldistill.objectives.matching import SCORES
-from vldistill.objectives.scalars import Scalars
 from vldistill.recipe.load import load_recipe, models_in
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import make_accelerator
@@ -41,8 +39,7 @@ from vldistill.training import build
 from vldistill.training.methods import advl
 from vldistill.training.methods.table import METHODS
 from vldistill.training.optim import make_optimizer, phase_rate
-from vldistill.training.plan import describe
-from vldistill.training.stages import Stage
+from vldistill.training.stages import Stage, describe
 
 NOBODY = "nobody"
 
@@ -83,7 +80,7 @@ def plan_of(name: str, path: str) -> Any:
 
 
 def schedule_of(path: str) -> None:
-    from vldistill.training.lr_schedule import build_optimizer, build_schedule
+    from vldistill.training.optim import build_optimizer, build_schedule
 
     recipe, student = with_nobody("quickstart_teacher", path), nn.Linear(2, 2)
     build_schedule(recipe, build_optimizer(recipe, student, nn.Module(), 8.0), 10)

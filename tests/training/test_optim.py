@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from vldistill.models.meter.dual import MeterDual
+from vldistill.models.meter.model import MeterDual
 from vldistill.models.meter.parts import MeterConfig
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 from vldistill.training.optim import (
     linear_factor,
     linear_schedule,

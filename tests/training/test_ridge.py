@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vldistill.training.ridge import STRENGTHS, fit_ridge
+from vldistill.training.anchor import STRENGTHS, fit_ridge
 
 
 def solved(x, y, strength):

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from vldistill.errors import VldistillError
-from vldistill.training.train_metrics import MOST_SKIPPED, TrainMetrics
+from vldistill.training.run_log import MOST_SKIPPED, TrainMetrics
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.data.visual import stack_patches
 from vldistill.metrics.retrieval import ranks_of_vectors
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig, ViltEncoder
+from vldistill.models.vilt.model import EncoderConfig, ViltDual, ViltEncoder
 from vldistill.training.vectors import Encoding, caption_set, encode_images, encode_texts, rank_captions
 
 TEXTS = ["a dog", "a red dog runs fast", "two cats", "a cat and a dog and a bird", "birds", "a bird sings"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from vldistill.evaluation.bench import BenchRow, Setting
     from vldistill.evaluation.bench_retrieval import RetrievalSize
-    from vldistill.models.vilt.encoder import EncoderConfig
+    from vldistill.models.vilt.model import EncoderConfig
 
 SPEED, PAIR, FUSIONS, RETRIEVAL, PRECISION = "speed", "pair", "fusions", "retrieval", "precision"
 
@@ -255,13 +255,12 @@ def _subject(run: str | None, tokens: tuple[int, ...], index: Path | None, *, ra
     """The run's dual encoder and its sizes, or none and ViLT-B/32's. ranks: one that has no head will do."""
     if run is None:
         from vldistill.evaluation.bench import PAPER_GRID
-        from vldistill.models.vilt.encoder import EncoderConfig
+        from vldistill.models.vilt.model import EncoderConfig
 
         config = EncoderConfig(max_position_embeddings=max(40, *tokens))
         return BenchSubject(None, config, PAPER_GRID, tokens, 1, _stored(index, run))
-    from vldistill.models.build import load_student
-    from vldistill.models.retriever import load_retriever
-    from vldistill.models.vilt.dual import ViltDual
+    from vldistill.models.build import load_retriever, load_student
+    from vldistill.models.vilt.model import ViltDual
 
     model, spec, _ = (load_retriever if ranks else load_student)(run)
     if not isinstance(model, ViltDual):

@@ -48,7 +48,7 @@ def cache(
         raise InputError("--recipe is missing", hint="vldistill cache --recipe FILE; or --ls or --verify, which need none")
     chosen = _cacheable(load_recipe(recipe, [*(overrides or []), *([f"data.limit={limit}"] if limit else [])]), recipe)
     from vldistill.training.caches import TeacherCaches
-    from vldistill.training.methods.table import method_of
+    from vldistill.training.methods.base import method_of
 
     caches = TeacherCaches(chosen)
     if prefetch:
@@ -87,7 +87,7 @@ def cache(
 
 def _cacheable(recipe: Recipe, name: str) -> Recipe:
     """The recipe, as one whose teachers can be stored. Raises InputError where they cannot."""
-    from vldistill.training.methods.table import method_of
+    from vldistill.training.methods.base import method_of
 
     if method_of(recipe.objective.kind).cached:
         if recipe.cache.mode == "live":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -34,7 +34,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn an official checkpoint into a model folder."""
-    from vldistill.models.families import official_layouts
+    from vldistill.recipe.schema.students import official_layouts
 
     layouts = official_layouts()
     if kind not in layouts:
@@ -44,7 +44,7 @@ def convert(
         raise InputError("--vocab is missing", hint=layout.vocabulary)
     if case not in (None, "cased", "uncased"):
         raise InputError(f"--case {case} is not known", hint="cased or uncased")
-    options: dict[str, Any] = {"heads": None if heads is None else _numbers(heads), "overwrite": overwrite}
+    numbers, lowercase = None if heads is None else _numbers(heads), None if case is None else case == "uncased"
     for option, value, means in (
         ("--vocab", vocab, bool(layout.vocabulary)),
         ("--answers", answers, layout.answers),
@@ -52,15 +52,11 @@ def convert(
     ):
         if value is not None and not means:
             raise InputError(f"{option} means nothing for {kind}", hint="leave it out")
-    if layout.cased:
-        options["lowercase"] = None if case is None else case == "uncased"
-    if layout.answers:
-        options["answers"] = answers
     from vldistill.artifacts import CONVERTED, read_manifest
     from vldistill.places import check_writable
 
     check_writable(out)
-    facts = layout.convert(file, *([vocab] if layout.vocabulary else []), out, **options)
+    facts = layout.convert(file, vocab, out, answers=answers, heads=numbers, lowercase=lowercase, overwrite=overwrite)
     weights = read_manifest(out, CONVERTED, make_it="")["weights"]
     for why, names in weights["left_out"].items():
         more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""

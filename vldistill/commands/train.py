@@ -33,9 +33,8 @@ def training(stage_name: str, help_text: str) -> Callable[..., None]:
         words = overrides or []
         loaded = load_recipe(recipe, [*words, *([f"data.limit={limit}"] if limit else [])])
         from vldistill.training.build import build_parts
-        from vldistill.training.plan import describe
         from vldistill.training.run import run_stage
-        from vldistill.training.stages import Stage, for_stage
+        from vldistill.training.stages import Stage, describe, for_stage
 
         stage = Stage(stage_name, for_stage(stage_name, loaded), words, runs, name, overwrite, resume is not None)
         if dry_run:

@@ -39,6 +39,22 @@ FETCH_AGAIN = "fetch it again"
 UNPACK_BY_HAND = "if you trust the archive, unpack it by hand and give its folder"
 _UNPACKING = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _DRIVE = re.compile(r"[A-Za-z]:")
+# By what a file is, not by its name: a .tar may be packed.
+_PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+# Of one member; eight times what the longest name takes. Some Pythons take the square of it to read one.
+_MAX_HEADERS = 2**15
+_SENSELESS = "is damaged: a header makes no sense"
+_FAULTS = {
+    tarfile.LNKTYPE: "is a hard link, not a file",
+    tarfile.SYMTYPE: "is a symbolic link, not a file",
+    tarfile.CHRTYPE: "is a device, not a file",
+    tarfile.BLKTYPE: "is a device, not a file",
+    tarfile.FIFOTYPE: "is a named pipe, not a file",
+}
+# No others: `zipfile` holds all that a chunk of bzip2 or LZMA unpacks to, which may be gigabytes.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x2041
+_MORE_THAN_ANY = 2**62
 
 
 class DamagedError(Exception):
@@ -157,20 +173,6 @@ def _folded(path: str) -> str:
     return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).casefold()
 
 
-# By what a file is, not by its name: a .tar may be packed.
-_PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-# Of one member; eight times what the longest name takes. Some Pythons take the square of it to read one.
-_MAX_HEADERS = 2**15
-_SENSELESS = "is damaged: a header makes no sense"
-_FAULTS = {
-    tarfile.LNKTYPE: "is a hard link, not a file",
-    tarfile.SYMTYPE: "is a symbolic link, not a file",
-    tarfile.CHRTYPE: "is a device, not a file",
-    tarfile.BLKTYPE: "is a device, not a file",
-    tarfile.FIFOTYPE: "is a named pipe, not a file",
-}
-
-
 class TarReader:
     """The members of a tar, in order. To be closed; a context manager.
 
@@ -285,12 +287,6 @@ class _Bytes(io.BufferedReader):
         self.left -= size
         self.last = super().read(size)
         return self.last
-
-
-# No others: `zipfile` holds all that a chunk of bzip2 or LZMA unpacks to, which may be gigabytes.
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 0x2041
-_MORE_THAN_ANY = 2**62
 
 
 class ZipReader:

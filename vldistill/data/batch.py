@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+IGNORED = -100
+"""The target of a token that is not predicted."""
+CMC, MLM, ITM = "cmc", "mlm", "itm"
+RANK = "rank"
+"""Ranking texts beside an image: a fusion encoder's retrieval, not a task of pre-training, but one without labels too."""
+PRETRAINING = {CMC: "cross-modal contrast", MLM: "masked language modelling", ITM: "image-text matching"}
+"""The tasks of pre-training, by their short names."""
 
+
+@dataclass(frozen=True)
 class Tensors:
     """Fields that are indexed and moved together; those that are no tensors stay as they are."""
 
@@ -24,15 +33,6 @@ class Tensors:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{name: change(value) for name, value in parts.items() if isinstance(value, Tensor)})
-
-
-class SharedImages(Tensors):
-    """I images for B rows. rows: [B] the image of each row; one that several rows share is there once."""
-
-    rows: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Self:
-        return replace(self, rows=self.rows[rows])
 
 
 @dataclass(frozen=True)
@@ -90,25 +90,29 @@ class RegionBatch(Tensors):
 
 
 @dataclass(frozen=True)
-class LetterboxBatch(SharedImages):
-    """Whole images, each on a canvas of one size.
+class LetterboxBatch(Tensors):
+    """I whole images for B rows, each on a canvas of one size.
 
     pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands; its pixels are
-    stored with rows and columns exchanged.
+    stored with rows and columns exchanged. rows: [B] the image of each row; one that several rows share is there once.
     """
 
     pixels: Tensor
     upright: list[bool]
     rows: Tensor
 
+    def __getitem__(self, rows: Tensor) -> LetterboxBatch:
+        return replace(self, rows=self.rows[rows])
+
 
 @dataclass(frozen=True)
-class PixelBatch(SharedImages):
-    """Images with their objects, padded to the most of the batch.
+class PixelBatch(Tensors):
+    """I images with their objects, for B rows, padded to the most of the batch.
 
     pixels: [I, 3, H, W] uint8 RGB. sizes: [I, 2] width and height of the image, in the upper left of its canvas. canvases: their
     (height, width). boxes: [I, R, 4] x1, y1, x2, y2 as shares of the image's sides. mask: [I, R] bool. masks: [I, R, 14, 14]
-    bool, an object inside its box. classes: [I, R], -1 where not known.
+    bool, an object inside its box. classes: [I, R], -1 where not known. rows: [B] the image of each row; one that several rows
+    share is there once.
     """
 
     pixels: Tensor
@@ -119,6 +123,9 @@ class PixelBatch(SharedImages):
     masks: Tensor
     classes: Tensor
     rows: Tensor
+
+    def __getitem__(self, rows: Tensor) -> PixelBatch:
+        return replace(self, rows=self.rows[rows])
 
 
 VisualBatch = ImageBatch | RegionBatch | LetterboxBatch | PixelBatch
@@ -170,16 +177,6 @@ class Batch:
             images=[image.to(**move) for image in self.images],
             target=None if self.target is None else self.target.to(**move),
         )
-
-
-IGNORED = -100
-"""The target of a token that is not predicted."""
-
-CMC, MLM, ITM = "cmc", "mlm", "itm"
-RANK = "rank"
-"""Ranking texts beside an image: a fusion encoder's retrieval, not a task of pre-training, but one without labels too."""
-PRETRAINING = {CMC: "cross-modal contrast", MLM: "masked language modelling", ITM: "image-text matching"}
-"""The tasks of pre-training, by their short names."""
 
 
 @dataclass(frozen=True)

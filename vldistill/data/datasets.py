@@ -22,6 +22,9 @@ from vldistill.data.transforms import hash_key
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError
 
+_DRAW = 15485863
+"""Tells this draw from those of augmentation."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -154,10 +157,6 @@ class MixedDataset(Dataset):
         number = next(place for place, end in enumerate(self._ends) if index < end)
         place = index - (self._ends[number] - self.shares[number])
         return number, divmod(epoch * self.shares[number] + place, len(self.parts[number]))
-
-
-_DRAW = 15485863
-"""Tells this draw from those of augmentation."""
 
 
 class FalseTexts(Dataset):

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vldistill.errors import IMAGE, InputError, Problems, first_line
-from vldistill.threads import own_cores
+from vldistill.runtime import own_cores
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -48,9 +48,12 @@ _TURNS = {
 }
 """What sets an image upright, by EXIF's orientation."""
 _ON_ITS_SIDE = (5, 6, 7, 8)
-
 # `warnings.catch_warnings` swaps global state, so only one thread at a time may hold it.
 _WARNINGS = threading.Lock()
+_SLASHES = "its folders are set apart by \\: write / instead"
+_SMALLER = "resize it, or allow more with --max-pixels; to a data artifact `vldistill prepare` gives it"
+_PERMISSIONS = "check its permissions, and those of the folders above it"
+_TRUST = "pass --follow-links if you trust the link"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +212,6 @@ def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mappin
             else:
                 problems.add(f"image {_shown(path)}: {fault[0]}", where=where_of.get(path), hint=fault[1], part=IMAGE)
     return [path for path in paths if path in good]
-
-
-_SLASHES = "its folders are set apart by \\: write / instead"
-_SMALLER = "resize it, or allow more with --max-pixels; to a data artifact `vldistill prepare` gives it"
-_PERMISSIONS = "check its permissions, and those of the folders above it"
-_TRUST = "pass --follow-links if you trust the link"
 
 
 def _fault_of(

@@ -26,9 +26,14 @@ from vldistill.errors import InputError, VldistillError, first_line
 from vldistill.joining import VARIABLE, timeout
 
 _LOADER_SECONDS = 600.0
-
-
 _SLICE_SECONDS, _HURRIED_SECONDS = 5.0, 20.0
+SHARED = Path("/dev/shm")
+PREFETCH = 2
+"""Batches that a worker makes ahead (torch's own number)."""
+_IN_HAND = 2
+"""Batches that the main process holds: the one that it works on until the next one is there."""
+_OWN_FILES = 16  # of a worker: its queues and pipes
+_FEWER = "set data.workers lower, or to 0"
 
 
 @dataclass(frozen=True)
@@ -160,23 +165,6 @@ def need_of(dataset: Any, batches: Any, workers: int) -> Need:
         examples = dataset.largest(length)
         needs.append(need(collate(examples), len(examples), pairs, workers))
     return max(needs, key=lambda one: one.bytes, default=Need(workers, 0, 0, 0))
-
-
-SHARED = Path("/dev/shm")
-
-
-PREFETCH = 2
-"""Batches that a worker makes ahead (torch's own number)."""
-
-
-_IN_HAND = 2
-"""Batches that the main process holds: the one that it works on until the next one is there."""
-
-
-_OWN_FILES = 16  # of a worker: its queues and pipes
-
-
-_FEWER = "set data.workers lower, or to 0"
 
 
 def shared_free() -> int | None:

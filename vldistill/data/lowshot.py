@@ -31,7 +31,6 @@ from vldistill.errors import InputError
 
 VCR_SHARES = {"explanation": 38, "activity": 24, "temporal": 13, "mental": 8, "role": 7, "scene": 5, "hypothetical": 5}
 """Published percentages of VCR's questions (Zellers et al. 2019, quoted in A.3.1); the order in which types are shown."""
-
 VCR_PATTERNS = {
     "explanation": ("why", "how come", "how does"),
     "mental": ("feeling", "thinking", "saying", "love", "upset", "angry"),
@@ -43,7 +42,6 @@ VCR_PATTERNS = {
 }
 """The key words of Zellers et al., anywhere in the question; the first type that has one wins. The paper gives no order: ours
 puts what is asked (why) before what it is asked about, and activity, whose words are the least telling, last."""
-
 VCR_FORMS = {
     "how does": ("how do",),
     "relation": ("relations", "relationship", "relationships"),
@@ -55,12 +53,9 @@ VCR_FORMS = {
 """Forms that stand for a key word, ours: the other number, so that two people are asked about as one is, and relationship,
 which is what VCR's questions say (A.3.1 itself has "relations, occupations"). Other tenses are left out: "look" and "do" are
 not the activities looking and doing."""
-
 VCR_DEFAULT = "activity"
 """The type of a question without a key word, such as "what is [0] holding". A choice of ours: the largest type but
 explanation, whose questions are told by how they open."""
-
-
 VQA_GROUPS = {
     "is/are/was": ("is", "are", "was", "were"),
     "do/does/can": ("do", "does", "did", "can", "could"),
@@ -73,14 +68,14 @@ VQA_GROUPS = {
 }
 """How a question begins; the first group that fits wins, and the last takes the rest (who, why, how, when, has, on what ...).
 "What is the color of" begins with "what is", and goes there."""
-
 VQA_DEFAULT = "who/why/other"
-
-
 _TAG = "[]"  # no word of a pattern
 _MARKS = '?.,!;:"“”()-'
 _CONTRACTION = re.compile(r"(\w*?)('s|'re|n't)")
 _WRITTEN_OUT = {"'s": "is", "'re": "are", "n't": "not"}
+_OPENINGS = {opening: name for name, openings in VQA_GROUPS.items() for opening in openings}
+PAPER_SHARES = {100: 0.3, 1000: 3.0}
+"""What a draw is of its training set in percent, by the number drawn of each type: the same for all three tasks (A.3)."""
 
 
 def _any_of(phrases: Sequence[str]) -> re.Pattern[str]:
@@ -90,7 +85,6 @@ def _any_of(phrases: Sequence[str]) -> re.Pattern[str]:
 _VCR = {
     name: _any_of([form for word in words for form in (word, *VCR_FORMS.get(word, ()))]) for name, words in VCR_PATTERNS.items()
 }
-_OPENINGS = {opening: name for name, openings in VQA_GROUPS.items() for opening in openings}
 
 
 def vcr_question_type(words: Sequence[Word]) -> str:
@@ -131,10 +125,6 @@ def _plain(words: Sequence[Word]) -> Iterator[str]:
             yield _WRITTEN_OUT[ending]
         elif word := word.strip("'"):
             yield word
-
-
-PAPER_SHARES = {100: 0.3, 1000: 3.0}
-"""What a draw is of its training set in percent, by the number drawn of each type: the same for all three tasks (A.3)."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +181,7 @@ LOWSHOT_RULES: dict[str, LowShotRule] = {
         "images",
         lambda record: record.images[0],
         None,
-        lambda record, names: names[record.label] if record.label in range(len(names)) else None,
+        lambda record, names: names[record.label] if record.label is not None and 0 <= record.label < len(names) else None,
         needs="a label of the artifact's list",
     ),
     "vqa": LowShotRule(

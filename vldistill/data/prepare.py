@@ -34,6 +34,13 @@ from vldistill.locking import exclusive
 from vldistill.versions import gone_on
 
 Progress = Callable[[int, int], None]
+_VILT = ImageTransform(size=384, patch=32).seen
+"""The size rule by which `prepare` tells of images that most students would see badly; a training tells by its own."""
+_ONCE_OF_ALL = ("min_answer_count", "vqa_split", "val_directories", "labels", "task")
+"""Options of some sources, which an earlier version wrote into every manifest."""
+_OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
+_LOOKED_AT = 32
+"""Images of a copied raw folder whose contents are compared."""
 
 
 def add_missing(
@@ -111,13 +118,6 @@ def _add_shards(out: Path, manifest: dict[str, Any], shards: int, progress: Prog
 def _write(out: Path, manifest: dict[str, Any]) -> None:
     transient = ("unchanged", "added", "packed", "advice")
     write_manifest(out, {key: value for key, value in manifest.items() if key not in transient})
-
-
-_VILT = ImageTransform(size=384, patch=32).seen
-"""The size rule by which `prepare` tells of images that most students would see badly; a training tells by its own."""
-_ONCE_OF_ALL = ("min_answer_count", "vqa_split", "val_directories", "labels", "task")
-"""Options of some sources, which an earlier version wrote into every manifest."""
-_OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
 
 
 def prepare(
@@ -301,10 +301,6 @@ def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None)
                 file.write(json.dumps(info.to_row(path), ensure_ascii=False) + "\n")
     if data.vocabulary is not None:
         artifacts.write_json(folder / ANSWERS_FILE, data.vocabulary.to_json())
-
-
-_LOOKED_AT = 32
-"""Images of a copied raw folder whose contents are compared."""
 
 
 def _image_rows(out: Path) -> list[dict[str, Any]]:

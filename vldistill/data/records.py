@@ -23,15 +23,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 Word = str | list[int]
+CHOICES = 4
+"""Choices of a record whose target is one of them (VCR)."""
+# One encoder: `json.dumps` makes a new one for every record.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_NEEDED = {"id", "task", "images", "text"}
+LARGE = 200_000
+"""A split of more records is not held: in memory a caption takes about 1 KB, and its tokens as much again."""
+_CHUNK = 1 << 24
+Found = TypeVar("Found")
 
 
 def copy_words(words: Sequence[Word]) -> list[Word]:
     """The words in a list of their own, with tags of their own."""
     return [list(word) if isinstance(word, list) else word for word in words]
-
-
-CHOICES = 4
-"""Choices of a record whose target is one of them (VCR)."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,6 @@ class Record:
         if self.meta:
             row["meta"] = self.meta
         return _ENCODE(row)
-
-
-# One encoder: `json.dumps` makes a new one for every record.
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,7 +196,6 @@ def record_of(row: dict[str, Any]) -> Record:
 
 
 _FIELDS = set(Record.__dataclass_fields__)
-_NEEDED = {"id", "task", "images", "text"}
 
 
 def read_records(path: Path) -> list[Record]:
@@ -209,13 +209,6 @@ def read_records(path: Path) -> list[Record]:
             problems.add(str(error), where=where, hint="make the artifact again with `vldistill prepare`")
     problems.raise_if_any(str(path))
     return records
-
-
-LARGE = 200_000
-"""A split of more records is not held: in memory a caption takes about 1 KB, and its tokens as much again."""
-_CHUNK = 1 << 24
-
-Found = TypeVar("Found")
 
 
 class RecordFile(Sequence[Record]):

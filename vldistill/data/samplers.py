@@ -18,9 +18,9 @@ import torch
 from vldistill.data.transforms import hash_key
 
 CLEAN = -1  # the epoch of a sample that is not augmented
-
-
 Key = tuple[int, int]  # (epoch or CLEAN, index of the record)
+BUCKET = 8192
+MULTIPLE = 8
 
 
 class EpochBatches:
@@ -69,12 +69,6 @@ class CleanBatches:
 
     def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.batches)
-
-
-BUCKET = 8192
-
-
-MULTIPLE = 8
 
 
 class TokenBatches:

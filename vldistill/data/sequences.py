@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _LETTER = r"[\w\p{M}\u00ad\u200c\u200d]"
 _WORD = regex.compile(rf"{_LETTER}+(?:['’\-]{_LETTER}+)*|(?!\s)\X")
 _ASCII_WORD = re.compile(r"\w+(?:['\-]\w+)*|[^\w\s]")  # the same, several times as fast
+Parts = tuple[Sequence[Word], ...]
+Sentence = tuple[tuple[str, ...], ...]
+"""A rendered sequence: the words of each part, tags spelled out; a part that its source wrote as text is a `Phrase`."""
 
 
 def split_words(text: str) -> list[str]:
@@ -114,11 +117,6 @@ def reworded(phrase: Phrase, words: Sequence[str]) -> str:
         if kind == "delete" and not start:
             done = spans[stop][0] if stop < len(spans) else len(text)
     return written + text[done:]
-
-
-Parts = tuple[Sequence[Word], ...]
-Sentence = tuple[tuple[str, ...], ...]
-"""A rendered sequence: the words of each part, tags spelled out; a part that its source wrote as text is a `Phrase`."""
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,16 @@ _SIZE = slice(124, 136)
 _ENDINGS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp"}
 _SUFFIXES = tuple(suffix[1:] for suffix in SUFFIXES)
 _NAME = re.compile(rf"([0-9]{{9}})\.(json|[01]\.(?:{'|'.join(_SUFFIXES)}))")
+SHARDS_FOLDER = "shards"
+INDEX_FILE = "index.npy"
+SEED = 0
+INDEX_TYPE = np.dtype([("key", "<u8"), ("place", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("tar", "<u4")])
+_ROW = struct.Struct("<QQIII")
+# Reading waits for the file system more than for a processor.
+_THREADS = 8
+_BATCH = 8
+_AHEAD = 2 * _THREADS
+_TOLD_EVERY = 64
 
 
 def header(name: str, size: int) -> bytes:
@@ -120,18 +130,6 @@ class TarWriter:
         self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
-
-
-SHARDS_FOLDER = "shards"
-INDEX_FILE = "index.npy"
-SEED = 0
-INDEX_TYPE = np.dtype([("key", "<u8"), ("place", "<u8"), ("size", "<u4"), ("crc", "<u4"), ("tar", "<u4")])
-_ROW = struct.Struct("<QQIII")
-# Reading waits for the file system more than for a processor.
-_THREADS = 8
-_BATCH = 8
-_AHEAD = 2 * _THREADS
-_TOLD_EVERY = 64
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,16 @@ START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
 """As transformers names them."""
 WORD_END = "</w>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_ROLES = ("pad", "unk", "cls", "sep", "mask")
+_BERT = dict(zip(_ROLES, SPECIALS, strict=True))
+_ROBERTA = dict(zip(_ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
+# Padded as transformers does it. The text tower is causal and is read at its last end token, so nothing behind that counts.
+_CLIP = dict(zip(_ROLES, (END, END, START, END, MASK), strict=True))
+KINDS = {"wordpiece": _BERT, "roberta": _ROBERTA, "clip": _CLIP}
+"""The tokenizers there are, with the names of their special tokens. DeCLIP's is CLIP's with one token more."""
+_UNSPACED = tuple(".,;:?!)%")
+"""Words of a list that follow the one before without a space, as they did before the text was split."""
 
 
 def clip_byte_pairs(*, mask: bool = False) -> Tokenizer:
@@ -102,18 +112,6 @@ def cleaned_text(phrase: Phrase) -> tuple[str, list[int | None]]:
             source = start + number * (stop - start) // (last - first) if stop > start else max(start - 1, 0)
             owners[place] = given[source][1] if given else None
     return text, owners
-
-
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_ROLES = ("pad", "unk", "cls", "sep", "mask")
-_BERT = dict(zip(_ROLES, SPECIALS, strict=True))
-_ROBERTA = dict(zip(_ROLES, ("<pad>", "<unk>", "<s>", "</s>", "<mask>"), strict=True))
-# Padded as transformers does it. The text tower is causal and is read at its last end token, so nothing behind that counts.
-_CLIP = dict(zip(_ROLES, (END, END, START, END, MASK), strict=True))
-KINDS = {"wordpiece": _BERT, "roberta": _ROBERTA, "clip": _CLIP}
-"""The tokenizers there are, with the names of their special tokens. DeCLIP's is CLIP's with one token more."""
-_UNSPACED = tuple(".,;:?!)%")
-"""Words of a list that follow the one before without a space, as they did before the text was split."""
 
 
 class WordTokenizer:

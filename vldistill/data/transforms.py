@@ -20,6 +20,12 @@ FEWEST_PATCHES = 2
 """Along a side; a strip of one patch says little."""
 LEAST_SHARE = 0.5
 """Of an image's pixels; a square cut out of a long image shows less."""
+MEAN = STD = 0.5
+LONG_SIDE_RATIO = 1333 / 800
+AUGMENTATIONS = ("none", "randaugment", "jitter")
+# Drawing fresh normals for every pixel costs more than a small model's step; a slice of one fixed pool does not.
+_POOL_SIZE = 1 << 20
+_POOL: list[np.ndarray] = []
 
 
 @dataclass(frozen=True)
@@ -81,10 +87,6 @@ def size_faults(images: Iterable[tuple[str, int, int]], rule: Rule) -> SizeFault
     return summary
 
 
-MEAN = STD = 0.5
-LONG_SIDE_RATIO = 1333 / 800
-
-
 def longest_side(size: int) -> int:
     """The most pixels of a longer side whose shorter one has `size`."""
     return int(LONG_SIDE_RATIO * size)
@@ -101,9 +103,6 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
     if max(width, height) * scale > longest:
         scale = longest / max(width, height)
     return tuple(max(int(side * scale + 0.5) // patch * patch, patch) for side in (width, height))
-
-
-AUGMENTATIONS = ("none", "randaugment", "jitter")
 
 
 @dataclass(frozen=True)
@@ -226,11 +225,6 @@ def hash_key(key: tuple[int, ...]) -> int:
     """A 63-bit integer from integers: a counter-based draw, so that a resumed run needs no generator state."""
     digest = hashlib.blake2b(np.asarray(key, dtype=np.int64).tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-# Drawing fresh normals for every pixel costs more than a small model's step; a slice of one fixed pool does not.
-_POOL_SIZE = 1 << 20
-_POOL: list[np.ndarray] = []
 
 
 def _noise(draw: int, count: int) -> np.ndarray:

@@ -22,9 +22,14 @@ from vldistill.data.regions.store import ImageRegions, RegionStore
 from vldistill.data.transforms import ImageTransform, Rule, Seen, add_noise, hash_key, normalise, patchify, unpatchify
 
 MEMORY_LIMIT_BYTES = 2 << 30
-
 Draw = tuple[int, ...] | None
 """What decides a sample's augmentation, (seed, epoch, record, image), or None for the clean image."""
+Grid = tuple[int, int]
+Patches = tuple[np.ndarray, Grid, int | None]
+"""[N, 3 * P * P] uint8, the grid, and the draw of its noise. Pixels stay bytes until a whole batch is normalised at once: one by
+one it costs as much as a small model's step."""
+Pixels = tuple[np.ndarray, Objects]
+"""[H, W, 3] uint8 RGB, and what is on it."""
 
 
 class VisualInput(Protocol):
@@ -40,12 +45,6 @@ class VisualInput(Protocol):
     def stack(self, items: list[Any]) -> VisualBatch: ...
 
     def largest(self, most: int | None = None) -> list[Any]: ...
-
-
-Grid = tuple[int, int]
-Patches = tuple[np.ndarray, Grid, int | None]
-"""[N, 3 * P * P] uint8, the grid, and the draw of its noise. Pixels stay bytes until a whole batch is normalised at once: one by
-one it costs as much as a small model's step."""
 
 
 class PatchInput:
@@ -213,10 +212,6 @@ def stack_letterboxes(items: list[np.ndarray]) -> LetterboxBatch:
     laid = [item.swapaxes(0, 1) if stands else item for item, stands in zip(items, upright, strict=True)]
     pixels = torch.from_numpy(np.stack(laid)).permute(0, 3, 1, 2).contiguous()
     return LetterboxBatch(pixels, upright, torch.arange(len(items)))
-
-
-Pixels = tuple[np.ndarray, Objects]
-"""[H, W, 3] uint8 RGB, and what is on it."""
 
 
 def fitted(width: int, height: int, short: int, long: int) -> tuple[int, int]:

@@ -25,9 +25,7 @@ from vldistill.evaluation import flops
 from vldistill.evaluation.precision import DTYPES
 from vldistill.evaluation.timing import Timing, measure
 from vldistill.models.base.outputs import Capture
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 from vldistill.objectives.dide import DiDE
 
 PAPER_GRID = (12, 20)

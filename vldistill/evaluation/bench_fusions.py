@@ -19,10 +19,9 @@ from vldistill.evaluation.timing import measure
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.region_student import RegionStudent
 from vldistill.models.lxmert.model import Lxmert, LxmertConfig
-from vldistill.models.pixelbert.model import PixelBert
-from vldistill.models.pixelbert.network import PixelBertConfig, PixelNetwork
+from vldistill.models.pixelbert.model import PixelBert, PixelBertConfig, PixelNetwork
 from vldistill.models.uniter.model import BOX, Uniter
-from vldistill.models.vilt.dual import ViltDual
+from vldistill.models.vilt.model import ViltDual
 from vldistill.models.visualbert.model import VisualBert, VisualBertConfig
 
 REGIONS = (36, 100)

@@ -13,7 +13,7 @@ from vldistill.data.batch import Batch
 from vldistill.evaluation.bench import BenchRow, Setting, as_rows, make_batch
 from vldistill.evaluation.precision import DTYPES, Straying, quantised, straying
 from vldistill.evaluation.timing import measure
-from vldistill.models.vilt.dual import ViltDual
+from vldistill.models.vilt.model import ViltDual
 
 ANSWERING, LOOKING = "text tower and head", "image tower"
 

@@ -17,8 +17,7 @@ from vldistill.evaluation import flops
 from vldistill.evaluation.bench import BenchRow, Setting, frozen, make_batch
 from vldistill.evaluation.timing import seconds_of
 from vldistill.metrics.retrieval import ranks_of_vectors
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.vilt.model import Vilt, ViltDual
 
 PAPER_RATIO = 2509.2
 """40,398 s of ViLT over 16.1 s of DiDE, both ways over Flickr30K's test set (DiDE, Table 4)."""

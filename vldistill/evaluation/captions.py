@@ -26,8 +26,8 @@ from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.models.base.fusion import Fusion
 from vldistill.models.base.inputs import plain_dataset
-from vldistill.models.families import section_of
-from vldistill.models.retriever import load_retriever
+from vldistill.models.build import load_retriever
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.runtime import device_name
 from vldistill.terminal import Table
 from vldistill.training.vectors import CaptionSet, Encoding, Ranking, caption_set, rank_captions
@@ -74,7 +74,7 @@ def evaluate_captions(
         dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
         model = Indexed(model)
     captions = caption_set(records)
-    if section_of(spec.kind).ranks == "pairs":
+    if STUDENTS[spec.kind].ranks == "pairs":
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)
     else:
         tick = watch(len(captions.first) + len(records), "images and texts", None)

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.lxmert.model import LxmertConfig
-from vldistill.models.vilt.encoder import EncoderConfig
+from vldistill.models.vilt.model import EncoderConfig
 from vldistill.models.visualbert.model import VisualBertConfig
 
 Config = EncoderConfig | RegionBertConfig | VisualBertConfig

@@ -27,7 +27,7 @@ from vldistill.errors import InputError
 from vldistill.finite import check_outputs
 from vldistill.models.base.checkpoint import ModelSpec, resolve_model
 from vldistill.models.base.dual_encoder import DualEncoder
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import digest_of_weights
 from vldistill.store.layout import Column
 from vldistill.store.reader import StoreReader
 from vldistill.store.staging import staged_store

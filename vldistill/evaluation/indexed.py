@@ -21,7 +21,7 @@ from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.inputs import text_layout
 from vldistill.models.base.outputs import NOTHING, Capture, Output, Vectors
-from vldistill.models.families import section_of
+from vldistill.recipe.schema.students import STUDENTS
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def stored_dataset(
 ) -> RecordDataset:
     """Records with the stored vectors of their images. Raises InputError where the index is another model's, or the model reads
     images and texts together."""
-    if section_of(spec.kind).ranks != "vectors":
+    if STUDENTS[spec.kind].ranks != "vectors":
         raise InputError(f"is a {spec.kind} model, which reads pixels beside each text", where=source, hint="leave out --index")
     index.check_model(model_fields(source, spec), source)
     stored = StoredInput(index, data.image_digests().__getitem__)

@@ -18,7 +18,7 @@ from vldistill.errors import InputError
 from vldistill.evaluation.precision import lowered
 from vldistill.models.base.checkpoint import ModelSpec, read_checkpoint, resolve_model
 from vldistill.models.build import load_student, model_of
-from vldistill.threads import use_threads
+from vldistill.runtime import use_threads
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vldistill.models.base.family import Family
-    from vldistill.recipe.schema.student import Student
+from pkgutil import resolve_name
+from typing import Any
 
 FAMILIES = {
     "vilt": "vilt:Vilt",
@@ -35,47 +30,8 @@ PUBLISHED = {"visual_bert": "visualbert", "lxmert": "lxmert"}
 """Kinds by the `model_type` of a published folder that is not ours; another one's is ViLT's."""
 
 
-@dataclass(frozen=True)
-class Official:
-    """A layout of official checkpoints, which `convert` of a module below this package reads. vocabulary: what tokens come from,
-    "" where the layout brings its own. answers: whether a file may be of a task, and of VQA without its answers. cased: whether
-    its vocabulary may be of either case."""
-
-    name: str
-    module: str
-    vocabulary: str = "give the vocab.txt of its BERT: cased for uniter, uncased for the others"
-    answers: bool = False
-    cased: bool = True
-
-    def convert(self, *arguments: Any, **options: Any) -> dict[str, Any]:
-        """Writes the model folder, see there; returns what the model is, for people."""
-        made = import_module(f"{__package__}.{self.module}").convert(*arguments, **options)
-        if isinstance(made, dict):
-            return made
-        task = {"task": made.task or "none", "classes": len(made.labels)} if self.answers else {}
-        return made.encoder.described() | task
-
-
-def official_layouts() -> dict[str, Official]:
-    """Those of all kinds, by name."""
-    return {layout.name: layout for kind in FAMILIES for layout in section_of(kind).official}
-
-
-def section_of(kind: str) -> type[Student]:
-    """What a recipe says of such a student. Raises KeyError for a kind that is not in the table."""
-    return _class_of(kind, "section")
-
-
-def family_of(kind: str) -> Family:
-    """Raises KeyError for a kind that is not in the table."""
-    return _class_of(kind, "family")()
-
-
-def families() -> list[Family]:
-    """All of them."""
-    return [family_of(kind) for kind in FAMILIES]
-
-
-def _class_of(kind: str, part: str) -> Any:
+def class_of(kind: str, part: str) -> type[Any]:
+    """part: "section" (see `recipe.schema.students`) or "family" (see `models.base.family.family_of`). Raises KeyError for a kind
+    that is not in the table."""
     package, _, name = FAMILIES[kind].partition(":")
-    return getattr(import_module(f"{__package__}.{package}.{part}"), f"{name}{part.capitalize()}")
+    return resolve_name(f"{__package__}.{package}.{part}:{name}{part.capitalize()}")

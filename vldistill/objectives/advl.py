@@ -1,10 +1,18 @@
-"""ADVL (section 3): frozen unimodal teachers beside a task loss, modality by modality.
+"""ADVL (section 3): frozen unimodal teachers beside a task loss, modality by modality, with its learned scalars and its
+weighting by confidence.
 
     L = L_task + mean_i w_i (E L_v,i + F (L_t,i + L_t',i))                                     (Eq. 3 and 5, w applied once)
 
-L_v compares pooled visual tokens, L_t the CLS-like token, L_t' the most important words; w falls with the student's confidence.
-A linear map takes the student's features to the teacher's space; mapping the teacher instead would let its features collapse.
-Where a record has choices, all of its sequences are distilled and averaged.
+L_v compares pooled visual tokens, L_t the CLS-like token, L_t' the most important words; w falls with the student's
+confidence: the surer the student, the less its teachers interfere (section 3.2.1). A linear map takes the student's features
+to the teacher's space; mapping the teacher instead would let its features collapse. Where a record has choices, all of its
+sequences are distilled and averaged.
+
+The scalars are the temperature T and the weights E (vision) and F (text). A learned weight on a loss that is never negative
+can only shrink, since nothing pulls back, and unconstrained it would go on below zero and reward distance. So all three are
+positive through softplus, and there are two ways to keep them from fading: `fixed`, or `uncertainty`, which adds minus the
+logarithms of the weights that the distances really have (the log-scales of the Laplace distributions whose likelihood the L1
+terms are): E / T and F / T where confidence divides by T, else E and F.
 """
 
 from __future__ import annotations
@@ -15,15 +23,71 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vldistill.data.batch import Batch
 from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture, Output, PairStates, TeacherOutput
 from vldistill.objectives.base import Objective, Terms
-from vldistill.objectives.confidence import FLOOR, confidence, distillation_weight
-from vldistill.objectives.feature import masked_mean, unit_l1
-from vldistill.objectives.scalars import Scalars
-from vldistill.objectives.tokens import word_features
+from vldistill.objectives.feature import masked_mean, unit_l1, word_features
+
+FLOOR = 0.5
+"""Least reference confidence: a student that is right by luck early on shall not count as sure (section 3.2.1)."""
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """C: the largest softmax probability over the classes a question offers, without a gradient, fp32: a student that could
+    raise it to lower its loss would become overconfident. logits: [B, C]. Returns [B] in (0, 1]."""
+    return logits.detach().float().softmax(dim=-1).amax(dim=-1)
+
+
+def distillation_weight(confidence: Tensor, reference: Tensor | float, temperature: Tensor | float) -> Tensor:
+    """w = sigmoid(max(C_avg, 0.5) / C - 1) / T (Eq. 2). confidence: [B]; reference: C_avg, the mean confidence of right answers
+    on validation; temperature: T > 0. Returns [B]: 1 / (2T) where the student is as sure as usual, more where it is less sure."""
+    floor = reference.clamp(min=FLOOR) if isinstance(reference, Tensor) else max(reference, FLOOR)
+    return (floor / confidence - 1).sigmoid() / temperature
+
+
+MODES = {"learned": True, "fixed": False, "uncertainty": True}
+"""Whether T, E and F learn."""
+FADED = 0.05
+"""Share of its start below which a weight over the temperature counts as gone."""
+
+
+class Scalars(nn.Module):
+    """temperature, vision, text: starts of T, E and F, all > 0. mode: a key of MODES."""
+
+    def __init__(self, *, temperature: float = 1.0, vision: float = 1.0, text: float = 1.0, mode: str = "learned"):
+        super().__init__()
+        self.mode, self._starts = mode, {"T": temperature, "E": vision, "F": text}
+        # softplus(x) = start
+        raw = torch.tensor([temperature, vision, text], dtype=torch.float64).expm1().log().float()
+        self.raw = nn.Parameter(raw, requires_grad=MODES[mode])
+
+    def values(self) -> dict[str, Tensor]:
+        """T, E and F."""
+        return dict(zip("TEF", F.softplus(self.raw), strict=True))
+
+    def regulariser(self, used: str, *, over_temperature: bool) -> Terms:
+        """The term that keeps the weights `used` ("E", "F" or "EF") from fading; empty unless the mode is "uncertainty".
+        over_temperature: whether the loss has them divided by T, which would otherwise grow with them without end."""
+        if self.mode != "uncertainty" or not used:
+            return {}
+        values = self.values()
+        scale = values["T"].log() if over_temperature else 0.0
+        return {"uncertainty": -torch.stack([values[name].log() - scale for name in used]).sum()}
+
+    def faded(self, used: str) -> list[str]:
+        """What to tell a user: each weight over T that has fallen under FADED of its start."""
+        now, warnings = {name: float(value.detach()) for name, value in self.values().items()}, []
+        for name in used:
+            share = now[name] / now["T"] / (self._starts[name] / self._starts["T"])
+            if share < FADED:
+                warnings.append(
+                    f"{name}/T has fallen to {100 * share:.1f} % of its start: the student hardly hears this teacher any "
+                    "more (objective.weights=fixed keeps it)"
+                )
+        return warnings
 
 
 @dataclass(frozen=True)

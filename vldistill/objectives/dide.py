@@ -7,7 +7,7 @@ from torch import Tensor
 from vldistill.data.batch import Batch
 from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture, Output, PairStates
-from vldistill.objectives.attention_views import AttentionMatch, mapped_layers, over_views
+from vldistill.objectives.attention import AttentionMatch, mapped_layers, over_views
 from vldistill.objectives.base import Objective, Terms, task_loss
 from vldistill.objectives.feature import masked_mse
 from vldistill.objectives.soft_label import soft_label_bce, soft_label_kl

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
 from vldistill.models.base.outputs import Capture, Output, PairStates, TeacherOutput
-from vldistill.objectives.advl import Advl, take_reference
+from vldistill.objectives.advl import FLOOR, Advl, confidence, take_reference
 from vldistill.objectives.base import Objective, Terms
-from vldistill.objectives.confidence import FLOOR, confidence
 from vldistill.objectives.contrastive import itm_info_nce, mismatched
 from vldistill.objectives.feature import masked_mean
 

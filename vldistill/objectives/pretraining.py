@@ -1,4 +1,5 @@
-"""Pre-training: cross-modal contrastive learning, masked language modelling and image-text matching, with or without a teacher.
+"""Pre-training: cross-modal contrastive learning, masked language modelling (whole words; Devlin et al., 2019) and image-text
+matching, with or without a teacher.
 
 From labels alone ("standard" in DiDE's Table 5) each task has its own loss. With a live fusion teacher, as DiDE has it (section
 3.3.1; Eq. 1): CMC adds attention distillation on its matched pairs; MLM and ITM have attention distillation and soft labels, and
@@ -15,15 +16,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vldistill.data.batch import CMC, IGNORED, ITM, MLM, Batch, Pretext
+from vldistill.data.batch import CMC, IGNORED, ITM, MLM, Batch, Pretext, TextBatch
 from vldistill.errors import needed
 from vldistill.models.base.outputs import NOTHING, Capture, Output
-from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
+from vldistill.objectives.attention import AttentionMatch, mapped_layers
 from vldistill.objectives.base import Objective, Terms
 from vldistill.objectives.contrastive import TEMPERATURE, CrossModalContrast, pair_keys
-from vldistill.objectives.masked_language import mask_words, masked_language_loss
 from vldistill.objectives.matching import others
 from vldistill.objectives.soft_label import soft_label_kl
+
+_MASKED, _RANDOM = 0.8, 0.1  # of the chosen tokens: shown as [MASK], as a token drawn at random; the rest as they are
+
+
+def mask_words(text: TextBatch, *, mask_id: int, vocabulary: int, probability: float) -> tuple[Tensor, Tensor]:
+    """Hides each word with a probability, one at least in every sequence with words; drawn by torch's generator.
+
+    Returns ids [S, T] to be read and targets [S, T], the true id of each hidden word's tokens and IGNORED elsewhere.
+    """
+    words, device = needed(text.words, "the words' places").cpu(), text.ids.device
+    sequences = len(words)
+    draw = torch.rand(sequences, int(words.max()) + 2)
+    # Where there is no word, at column -1, nothing is ever chosen.
+    seen = torch.zeros_like(draw, dtype=torch.bool).scatter_(1, words % draw.shape[1], True)
+    seen[:, -1] = False
+    draw = draw.masked_fill(~seen, 2.0)
+    chosen = (draw < probability) | ((draw == draw.min(dim=1, keepdim=True).values) & seen)
+    chosen = chosen.gather(1, words % draw.shape[1])
+    fate, others = torch.rand(words.shape), torch.randint(vocabulary, words.shape)
+    ids = text.ids.cpu()
+    replaced = torch.where(fate < _MASKED, torch.full_like(ids, mask_id), torch.where(fate < _MASKED + _RANDOM, others, ids))
+    return (torch.where(chosen, replaced, ids).to(device), torch.where(chosen, ids, IGNORED).to(device))
+
+
+def masked_language_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of logits [M, V] with true ids [M], mean over the M hidden tokens, fp32."""
+    return F.cross_entropy(logits.float(), truth)
+
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
 _REPLACED = 0.5  # the share of ITM's pairs whose image is another's (DiDE, appendix A)

@@ -10,10 +10,9 @@ from torch import Tensor
 from vldistill.data.batch import Batch
 from vldistill.errors import needed
 from vldistill.models.base.outputs import NOTHING, Capture, Output
-from vldistill.objectives.attention_views import AttentionMatch, mapped_layers
-from vldistill.objectives.base import Objective, Terms
+from vldistill.objectives.attention import AttentionMatch, mapped_layers
+from vldistill.objectives.base import Objective, Terms, label_cross_entropy
 from vldistill.objectives.contrastive import TEMPERATURE, CrossModalContrast, pair_keys
-from vldistill.objectives.task import label_cross_entropy
 
 
 class DualRetrieval(Objective):

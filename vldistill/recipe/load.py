@@ -150,7 +150,7 @@ def _validate(values: dict[str, Any], lines: Lines, source: str, problems: Probl
             else:
                 faults[path] = dict(fault)
         for path, fault in faults.items():
-            problems.add(_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values))
+            problems.add(_message(fault, path), where=_line(path, lines, source), hint=_hint(fault, path, values, lines))
     problems.raise_if_any(source)
     return needed(recipe, "the recipe")
 
@@ -184,13 +184,20 @@ def _message(fault: dict[str, Any], path: KeyPath) -> str:
     return f"`{key}` is {given!r}: {text}"
 
 
-def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str | None:
+def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any], lines: Lines) -> str | None:
     if fault["type"] != "extra_forbidden":
         return None
-    names = _fields_at(path[:-1], values)
+    names, section = _fields_at(path[:-1], values), str(path[0])
     if kinds := _kinds_with(path):
-        few = len(kinds) <= _FEW
-        return f"only a student of kind {' or '.join(kinds)} has it" if few else f"valid for this kind: {', '.join(names)}"
+        few = (
+            f"only {_KINDS[section]} of kind {', '.join(kinds[:-1])}{' or ' * (len(kinds) > 1)}{kinds[-1]} has it"
+            if len(kinds) <= _FEW
+            else ""
+        )
+        hint = few or f"valid for this kind: {', '.join(names)}"
+        overridden = lines.get((section, "kind"), "").startswith("override")
+        whole = f"; `{section}={{kind: {values[section]['kind']}}}` leaves the recipe's other fields of it out"
+        return hint + whole * overridden
     near = difflib.get_close_matches(str(path[-1]), names, 1, cutoff=0.5)
     if near:
         return f"did you mean `{'.'.join(map(str, (*path[:-1], near[0])))}`?"
@@ -198,11 +205,16 @@ def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any]) -> str |
     return f"did you mean `{elsewhere[0]}`?" if elsewhere else f"valid here: {', '.join(names)}"
 
 
+_KINDS = {"student": "a student", "objective": "an objective"}
+"""Sections whose fields depend on their `kind`."""
+
+
 def _kinds_with(path: KeyPath) -> list[str]:
-    """The kinds of students that have a field, where not all do."""
-    if path[0] != "student":
+    """The kinds of students or objectives that have a field, where not all do."""
+    if path[0] not in _KINDS:
         return []
-    return [kind for kind, section in STUDENTS.items() if path[1:] in all_keys(section)]
+    sections = models_in(Recipe.model_fields[str(path[0])].annotation)
+    return [get_args(model.model_fields["kind"].annotation)[0] for model in sections if path[1:] in all_keys(model)]
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -21,7 +21,7 @@ from vldistill.data.text import clip_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.clip import load_open_clip, published
-from vldistill.models.base.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.weights import RANDOM, fetched, fixed_random
 from vldistill.teachers.text import TextFeatures, mean_by_word
 from vldistill.teachers.weights import folder_title, frozen, weights_digest
 

@@ -12,10 +12,10 @@ from vldistill.data.batch import Batch
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint
+from vldistill.models.base.family import family_of
 from vldistill.models.base.fusion import Fusion
+from vldistill.models.base.heads import HEADS, head_weights
 from vldistill.models.base.outputs import Capture, Output
-from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.families import family_of
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.sequences import Phrase, Sentence, owner
-from vldistill.models.base.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.weights import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, tokenizer_digest, weights_digest
 
 _LONGEST = 512
@@ -27,7 +27,7 @@ class TextFeatures:
 
 @dataclass
 class TransformersText:
-    """model: a hub name (`FacebookAI/roberta-large`) or a folder. weights: None for the model's own, or "random" for fresh ones
+    """towers: a hub name (`FacebookAI/roberta-large`) or a folder. weights: None for the model's own, or "random" for fresh ones
     of its configuration. layer: "last", or a layer counted from 1."""
 
     model: str

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vldistill.errors import InputError
-from vldistill.models.base.loading import RANDOM, fetched, fixed_random
+from vldistill.models.base.weights import RANDOM, fetched, fixed_random
 from vldistill.teachers.weights import folder_title, frozen, weights_digest
 
 
 @dataclass
 class TimmVision:
-    """model: a name of timm with its tag (`swinv2_large_window12_192.ms_in22k`), or a folder in timm's layout. weights: None for
+    """towers: a name of timm with its tag (`swinv2_large_window12_192.ms_in22k`), or a folder in timm's layout. weights: None for
     the published ones (or the folder's own), a file, or "random". layer: "last", or a block counted from 1."""
 
     model: str

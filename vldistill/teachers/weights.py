@@ -13,8 +13,7 @@ from torch import nn
 from vldistill.artifacts import MANIFEST, file_digest, fingerprint, known_digest
 from vldistill.errors import InputError
 from vldistill.finite import check_weights
-from vldistill.models.base.loading import FILES, weights_file
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import FILES, digest_of_weights, weights_file
 
 UNKNOWN = "?"
 """Stands for the hash of published weights that are not on this machine."""

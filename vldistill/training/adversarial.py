@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch, RegionBatch
 from vldistill.errors import needed
 from vldistill.objectives.base import Terms
-from vldistill.objectives.smoothness import prediction_divergence
+from vldistill.objectives.soft_label import prediction_divergence
 from vldistill.training.sharding import average_gradients, is_sharded
 
 _SMALLEST_NORM = 1e-8

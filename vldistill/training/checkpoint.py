@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from vldistill.artifacts import CHECKSUM, file_digest, is_intact, sealed, write_json
 from vldistill.errors import InputError, first_line, writing
-from vldistill.models.base.saving import save_tensors
+from vldistill.models.base.weights import save_tensors
 from vldistill.places import read_regular
 from vldistill.training.sharding import shared_like
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vldistill.memory import peak_memory
+from vldistill.devices import peak_memory
 
 POWERCAP = Path("/sys/class/powercap")
 """Where Linux counts the energy of CPU packages (RAPL); many systems let only root read it."""

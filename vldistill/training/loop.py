@@ -19,11 +19,10 @@ from vldistill.data.transforms import hash_key
 from vldistill.errors import needed
 from vldistill.models.base.outputs import Capture
 from vldistill.objectives.base import Objective, Terms
-from vldistill.training.batches import Batches
+from vldistill.training.inputs import Batches
 from vldistill.training.preemption import Unvalidated
-from vldistill.training.run_log import RunLog
+from vldistill.training.run_log import RunLog, TrainMetrics
 from vldistill.training.sharding import average_gradients, clip_gradients, is_sharded
-from vldistill.training.train_metrics import TrainMetrics
 
 Teacher = Callable[[Batch, Capture], Any]
 

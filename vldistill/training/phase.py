@@ -14,10 +14,10 @@ from vldistill.errors import needed
 from vldistill.models.base.checkpoint import save_model
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.adversarial import AdversarialStep
-from vldistill.training.batches import eval_pairs
 from vldistill.training.best import digests_of, folder_of
+from vldistill.training.inputs import eval_pairs
 from vldistill.training.loop import Best, Checkpointer, Learner, StepFn, Teacher, fit, forward_backward
-from vldistill.training.lr_schedule import build_optimizer, build_schedule
+from vldistill.training.optim import build_optimizer, build_schedule
 from vldistill.training.parts import Parts
 from vldistill.training.run_log import RunLog
 from vldistill.training.sharding import gathered, is_sharded, spread, weights_together

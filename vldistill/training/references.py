@@ -13,7 +13,7 @@ from typing import Any
 
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import resolve_model
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import digest_of_weights
 from vldistill.recipe.schema.recipe import Recipe
 
 FIELDS = {

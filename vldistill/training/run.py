@@ -33,13 +33,14 @@ from vldistill.errors import NO_ROOM, InputError, VldistillError, needed
 from vldistill.joining import Together, join
 from vldistill.locking import exclusive
 from vldistill.models.base.checkpoint import resolve_model
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import digest_of_weights
 from vldistill.objectives.advl import Advl
 from vldistill.places import check_writable, refuse_links
 from vldistill.recipe.load import dump_recipe, load_recipe, recipe_hash
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import (
     Precision,
+    Threads,
     choose_precision,
     device_name,
     is_first_rank,
@@ -47,26 +48,25 @@ from vldistill.runtime import (
     make_accelerator,
     refuse_unlaunched,
     seed_everything,
+    use_threads,
 )
-from vldistill.threads import Threads, use_threads
 from vldistill.training.anchor import fit_anchors
-from vldistill.training.batches import eval_pairs
 from vldistill.training.best import MODEL, check_best, publish, remove_best
 from vldistill.training.build import build_parts
 from vldistill.training.caches import Say
 from vldistill.training.checkpoint import State, load_state, newest, remove_states
 from vldistill.training.cost import CostMeter, add_costs
+from vldistill.training.inputs import eval_pairs
 from vldistill.training.loop import Best
-from vldistill.training.methods.table import method_of
+from vldistill.training.methods.base import method_of
 from vldistill.training.parts import Parts
 from vldistill.training.phase import run_phase
-from vldistill.training.plan import describe
 from vldistill.training.preemption import Preempted, PreemptionGuard, SignalFlag
 from vldistill.training.references import pinned, resolved
 from vldistill.training.resume import Checkpoints, check_run, check_same, phases_after, put_back
 from vldistill.training.run_log import CURVE, RunLog, kept_curve
 from vldistill.training.sharding import shard
-from vldistill.training.stages import Phase, Stage, make_phases
+from vldistill.training.stages import Phase, Stage, describe, make_phases
 from vldistill.versions import differences, gone_on, shown
 
 

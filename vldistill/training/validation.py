@@ -1,22 +1,52 @@
-"""How a validation is judged: by the student's answers, or by the sums of an objective that brings its own task."""
+"""How a validation is judged: by the student's answers, or by the sums of an objective that brings its own task (ADVL's step 1
+and pre-training, whose questions are drawn from the data)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch import nn
 
+from vldistill.data.batch import Batch
 from vldistill.data.loading import Loader
 from vldistill.data.records import Record
+from vldistill.data.transforms import hash_key
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.build import Student
 from vldistill.objectives.base import Objective
+from vldistill.runtime import reduced
 from vldistill.training.inference import Answer, answer, score
 from vldistill.training.loop import Watch
-from vldistill.training.pretext import pretext_metrics
+
+
+@torch.no_grad()
+def pretext_metrics(
+    student: nn.Module, objective: Objective, batches: Iterable[Batch], accelerator: Accelerator, *, seed: int
+) -> dict[str, Any]:
+    """What the objective makes of its sums over all ranks. What it draws is drawn anew from `seed` at each call, so that two
+    validations ask the same. Student and objective are left in the mode they came in."""
+    training = student.training
+    student.eval()
+    sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=accelerator.device))
+    with torch.random.fork_rng(devices=[]):
+        for number, batch in enumerate(batches):
+            torch.default_generator.manual_seed(hash_key((seed, number)))
+            prepared = objective.prepare_batch(batch.to(accelerator.device))
+            with accelerator.autocast():
+                judged = objective.eval_sums(student(prepared, objective.student_capture), prepared)
+            for name, value in judged.items():
+                sums[name] += value.to(accelerator.device)
+    student.train(training)
+    # A rank without a batch has no sums of its own, but has to add to the others'.
+    names = objective.judged
+    totals = reduced(accelerator, torch.stack([sums[name] for name in names]), "sum").tolist()
+    return objective.eval_metrics(dict(zip(names, totals, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ _NUMERIC = re.compile(r"[<>|=]?[?biuf][1-8]?")
 MAX_BOXES = 10_000
 LONGEST_SIDE = 1 << 31  # a store has sizes as int32
 _TOLERANCE = 0.01  # half precision and boxes that reach over the image's edge by a pixel
+DATABASE = "data.mdb"
+_ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
+Entry = tuple[str, str, ImageRegions | None]
+"""Where it is, the image's name, and its regions, None of a faulty one, or of one that is not read again."""
+Whole = tuple[str, str, ImageRegions]
 
 
 def from_base64(text: str | bytes, columns: int | None, rows: int, kind: str = "<f4") -> np.ndarray:
@@ -143,13 +148,6 @@ def selected(regions: ImageRegions, threshold: float, fewest: int, most: int) ->
     }
     own = None if regions.own is None else min(regions.own, keep)
     return replace(regions, **parts, own=own)
-
-
-DATABASE = "data.mdb"
-_ANNOTATED = re.compile(r"(?:^|_)gt(?=_)")
-Entry = tuple[str, str, ImageRegions | None]
-"""Where it is, the image's name, and its regions, None of a faulty one, or of one that is not read again."""
-Whole = tuple[str, str, ImageRegions]
 
 
 def is_annotated(name: str) -> bool:

@@ -39,6 +39,8 @@ MOST_OBJECTS = 1000
 MOST_WAITING = 64  # images of a few MB each, where sizes are many
 Read = TypeVar("Read")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GRID = 6
+_MEND = "mend it in the raw data and prepare it again, or pass --grid"
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,6 @@ def _features(
     for (one, _, size), features, image_feature in zip(group, vectors, whole, strict=True):
         boxes, image_feature = one.boxes / np.array(size * 2, dtype=np.float32), image_feature.cpu().numpy()
         yield one.path, ImageRegions(features.cpu().numpy(), boxes, one.confidence, image_feature=image_feature, size=size)
-
-
-GRID = 6
-_MEND = "mend it in the raw data and prepare it again, or pass --grid"
 
 
 def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tuple[Callable[[Problems], list[Boxes]], str]:

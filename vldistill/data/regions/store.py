@@ -28,6 +28,15 @@ from vldistill.store.writer import StoreWriter
 
 _SUFFIXES = {".npz", ".npy", ".json", *SUFFIXES}
 _PREFIX = re.compile(r"(?:coco_(?:train|val|test)20\d\d|flickr30k|vg|nlvr2|vcr_(?:gt_)?(?:train|val|test))_", re.IGNORECASE)
+IMPORTED = "imported"
+"""What is said of an import whose files do not say what made it."""
+DETECTOR = "detector"
+"""What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
+VLBERT = "vlbert"
+"""What made the features of VL-BERT's own image network."""
+_OF_ROWS = "rows:"
+_BY_BOX = ("features", "boxes", "confidence", "soft_labels")
+_NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
 
 
 def image_key(name: str) -> str:
@@ -44,17 +53,6 @@ def image_key(name: str) -> str:
     prefix = _PREFIX.match(base)
     base = base[prefix.end() :] if prefix else base
     return (base.lstrip("0") or "0") if base.isascii() and base.isdigit() else base
-
-
-IMPORTED = "imported"
-"""What is said of an import whose files do not say what made it."""
-DETECTOR = "detector"
-"""What made the features of an import: bottom-up attention, which published UNITER, VILLA, VL-BERT and OSCAR weights expect."""
-VLBERT = "vlbert"
-"""What made the features of VL-BERT's own image network."""
-_OF_ROWS = "rows:"
-_BY_BOX = ("features", "boxes", "confidence", "soft_labels")
-_NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from vldistill.data.records import parse_json, parsed_lines, read_text
 from vldistill.errors import LINE, InputError, Problems
 from vldistill.places import open_regular
 
+MOST_FAULTS = 1000
+_ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps(row), one row a line'
+
 
 class Row:
     """One JSON object under examination. Each getter returns the value, or None after adding a problem; `good` tells
@@ -150,10 +153,6 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
         problem.hint = problem.hint or "mend the line, or drop it"
     if empty and len(problems.items) == before:
         problems.add("holds no line", where=f"{path}:1", hint="remove the file, or fetch it again")
-
-
-MOST_FAULTS = 1000
-_ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps(row), one row a line'
 
 
 def _other_format(path: Path) -> str | None:

@@ -18,10 +18,22 @@ from vldistill.data.sources.rows import listed, nearest
 from vldistill.errors import InputError, Problems
 
 SPLITS = ("train", "val", "test")
-
-
 # With the subsets that some data sets name, in the order in which they are shown.
 ALL_SPLITS = ("train", "val", "val-balanced", "val-unbalanced", "test", "test-dev", "test-balanced", "test-unbalanced")
+SOURCES = {
+    "vqa": "vqa:VQA",
+    "vcr": "vcr:VCR",
+    "snli_ve": "snli_ve:SNLI_VE",
+    "nlvr2": "nlvr2:NLVR2",
+    "nlvr": "nlvr:NLVR",
+    "flickr30k": "karpathy:FLICKR30K",
+    "coco": "karpathy:COCO",
+    "gcc": "captions:GCC",
+    "sbu": "captions:SBU",
+    "visual_genome": "visual_genome:VISUAL_GENOME",
+    "jsonl": "jsonl:JSONL",
+}
+"""Of each name, the `Source` below this package that says what it is."""
 
 
 @dataclass
@@ -114,22 +126,6 @@ class Source:
     one_file: bool = False
     worded: bool = False
     toy: ToyLayout | None = None
-
-
-SOURCES = {
-    "vqa": "vqa:VQA",
-    "vcr": "vcr:VCR",
-    "snli_ve": "snli_ve:SNLI_VE",
-    "nlvr2": "nlvr2:NLVR2",
-    "nlvr": "nlvr:NLVR",
-    "flickr30k": "karpathy:FLICKR30K",
-    "coco": "karpathy:COCO",
-    "gcc": "captions:GCC",
-    "sbu": "captions:SBU",
-    "visual_genome": "visual_genome:VISUAL_GENOME",
-    "jsonl": "jsonl:JSONL",
-}
-"""Of each name, the `Source` below this package that says what it is."""
 
 
 def source_name(given: str) -> str:

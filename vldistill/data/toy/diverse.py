@@ -20,9 +20,43 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.data.toy.world import CELL, CELLS, GRID, PIXELS, batches, encode, generator, write_jsonl
+from vldistill.data.toy.world import CELL, CELLS, GRID, PIXELS, batches, encode, generator, read_words, write_jsonl, write_picture
 
 TYPES = ("both", "colour", "shape", "colour of", "shape of")
+_WORDS = read_words("diverse_words.yaml")
+SYNONYMS: dict[str, list[str]] = _WORDS["synonyms"]
+"""The words of each concept; the first is the plain one, which answers are given in."""
+COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+SHAPES = ("square", "circle", "triangle", "cross")
+FEWEST, MOST = 3, 6
+_RGB = np.array([(222, 48, 48), (44, 168, 68), (66, 104, 240), (240, 214, 52), (158, 66, 196), (236, 236, 236)], np.float64)
+_BACKGROUND = 20.0
+_FINE = 4  # sub-samples along a pixel's side, for smooth edges
+_TURN, _MOVE, _GROW, _SHADE, _BACKDROP, _NOISE = np.pi, 1.6, 0.22, 34.0, 44.0, 22.0
+"""At style 1: the largest turn (radians), shift (pixels), change of size (a share), change of a colour channel, of the background
+(0-255), and the standard deviation of the pixels' noise."""
+_RADIUS = 4.2
+_INSIDE = {
+    "square": lambda x, y: (abs(x) <= 0.86) & (abs(y) <= 0.86),
+    "circle": lambda x, y: x * x + y * y <= 1,
+    "triangle": lambda x, y: (y <= 0.7) & (2 * abs(x) <= (y + 1.1) * 1.1),
+    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1.1),
+}
+"""Of points in units of the radius, y downwards."""
+PLAIN, TASK, WILD = 0.0, 0.2, 1.0
+"""Styles of the captioned images, of the task's and of those without text. The task's is mild: its student answers 99 % in plain
+words about plain images, 81 % in other words, 76 % of plain words at 0.4, and 55 % with both, where little can be told apart."""
+TASK_WORDS = 3
+"""Words for a concept that the task's questions use, of six."""
+DIVERSE_SIZES: dict[str, dict[str, int]] = {
+    "diverse_captions": {"train": 30_000, "val": 500},
+    "diverse_images": {"train": 20_000, "val": 500},
+    "diverse_texts": {"train": 50_000, "val": 1_000},
+    "diverse_vqa": {"train": 6_000, "val": 500, "test": 1_500},
+}
+"""Lines of each split."""
+JSONL_TASKS = {"diverse_captions": "caption", "diverse_images": None, "diverse_texts": "text", "diverse_vqa": None}
+"""The task that each is prepared for; None where its lines say so."""
 
 
 @dataclass(frozen=True)
@@ -62,41 +96,8 @@ def _ask(rng: np.random.Generator, kind: str, known: int, *, yes: bool) -> tuple
             return scene, DiverseQuestion(f"which shape is the {named['colour']} object ?", answer, kind)
 
 
-SYNONYMS = {
-    "red": ("red", "crimson", "scarlet", "ruby", "cherry", "vermilion"),
-    "green": ("green", "emerald", "jade", "olive", "lime", "mossy"),
-    "blue": ("blue", "azure", "navy", "cobalt", "sapphire", "indigo"),
-    "yellow": ("yellow", "golden", "lemon", "amber", "mustard", "canary"),
-    "purple": ("purple", "violet", "mauve", "lilac", "plum", "lavender"),
-    "white": ("white", "ivory", "snowy", "pearl", "chalky", "milky"),
-    "square": ("square", "box", "block", "tile", "cube", "crate"),
-    "circle": ("circle", "disc", "ring", "ball", "dot", "coin"),
-    "triangle": ("triangle", "wedge", "pyramid", "arrowhead", "cone", "delta"),
-    "cross": ("cross", "plus", "rood", "saltire", "crucifix", "crossbar"),
-}
-"""The words of each concept; the first is the plain one, which answers are given in."""
-
-_CAPTIONS = ("{}", "there is {}", "a picture of {}", "we see {}")
-_KNOWLEDGE = (
-    "{a} means the same as {b}",
-    "{a} is another word for {b}",
-    "what is {a} is also {b}",
-    "{a} or {b} , both say the same",
-)
-_COLOUR_TEXTS = (
-    "the {c} {s} is {b}",
-    "a {c} {s} looks {b}",
-    "is there a {c} {s} ? yes , something {b} is there",
-    "can you see something {c} ? yes , it is {b}",
-    "which shape is the {c} object ? the {b} one is a {s}",
-)
-_SHAPE_TEXTS = (
-    "the {c} {s} is a {b}",
-    "any {s} in the picture ? yes , a {b} is there",
-    "what color is the {s} ? the {b} is {c}",
-    "a {s} of {c} color is a {b}",
-    "a {s} has the form of a {b}",
-)
+def _drawn(rng: np.random.Generator, sentences: str) -> str:
+    return _WORDS[sentences][rng.integers(len(_WORDS[sentences]))]
 
 
 def word(rng: np.random.Generator, concept: str, known: int) -> str:
@@ -108,7 +109,7 @@ def caption(rng: np.random.Generator, scene: DiverseScene, known: int = 1) -> st
     """A true sentence about one to three objects."""
     chosen = rng.permutation(len(scene))[: rng.integers(1, 4)]
     phrases = [f"a {word(rng, COLOURS[scene.colours[i]], known)} {word(rng, SHAPES[scene.shapes[i]], known)}" for i in chosen]
-    return _CAPTIONS[rng.integers(len(_CAPTIONS))].format(" and ".join(phrases))
+    return _drawn(rng, "captions").format(" and ".join(phrases))
 
 
 def texts(rng: np.random.Generator, count: int, known: int = 6) -> Iterator[str]:
@@ -119,26 +120,11 @@ def texts(rng: np.random.Generator, count: int, known: int = 6) -> Iterator[str]
         if kind == 0:
             one, other = rng.permutation(known)[:2]
             concept = SYNONYMS[concepts[rng.integers(len(concepts))]]
-            yield _KNOWLEDGE[rng.integers(len(_KNOWLEDGE))].format(a=concept[one], b=concept[other])
+            yield _drawn(rng, "knowledge").format(a=concept[one], b=concept[other])
             continue
         colour, shape = COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
-        about, templates = ((colour, _COLOUR_TEXTS), (shape, _SHAPE_TEXTS))[kind - 1]
-        yield templates[rng.integers(len(templates))].format(
-            c=word(rng, colour, known), s=word(rng, shape, known), b=word(rng, about, known)
-        )
-
-
-COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
-SHAPES = ("square", "circle", "triangle", "cross")
-FEWEST, MOST = 3, 6
-
-_RGB = np.array([(222, 48, 48), (44, 168, 68), (66, 104, 240), (240, 214, 52), (158, 66, 196), (236, 236, 236)], np.float64)
-_BACKGROUND = 20.0
-_FINE = 4  # sub-samples along a pixel's side, for smooth edges
-_TURN, _MOVE, _GROW, _SHADE, _BACKDROP, _NOISE = np.pi, 1.6, 0.22, 34.0, 44.0, 22.0
-"""At style 1: the largest turn (radians), shift (pixels), change of size (a share), change of a colour channel, of the background
-(0-255), and the standard deviation of the pixels' noise."""
-_RADIUS = 4.2
+        about, templates = ((colour, "colour_texts"), (shape, "shape_texts"))[kind - 1]
+        yield _drawn(rng, templates).format(c=word(rng, colour, known), s=word(rng, shape, known), b=word(rng, about, known))
 
 
 @dataclass(frozen=True)
@@ -205,32 +191,6 @@ def _coverage(shapes: np.ndarray, *, turn: np.ndarray, move: np.ndarray, radius:
     return inside.reshape(-1, CELL, _FINE, CELL, _FINE).mean(axis=(2, 4), dtype=np.float32)
 
 
-_INSIDE = {
-    "square": lambda x, y: (abs(x) <= 0.86) & (abs(y) <= 0.86),
-    "circle": lambda x, y: x * x + y * y <= 1,
-    "triangle": lambda x, y: (y <= 0.7) & (2 * abs(x) <= (y + 1.1) * 1.1),
-    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.3) & (np.maximum(abs(x), abs(y)) <= 1.1),
-}
-"""Of points in units of the radius, y downwards."""
-
-
-PLAIN, TASK, WILD = 0.0, 0.2, 1.0
-"""Styles of the captioned images, of the task's and of those without text. The task's is mild: its student answers 99 % in plain
-words about plain images, 81 % in other words, 76 % of plain words at 0.4, and 55 % with both, where little can be told apart."""
-TASK_WORDS = 3
-"""Words for a concept that the task's questions use, of six."""
-
-DIVERSE_SIZES: dict[str, dict[str, int]] = {
-    "diverse_captions": {"train": 30_000, "val": 500},
-    "diverse_images": {"train": 20_000, "val": 500},
-    "diverse_texts": {"train": 50_000, "val": 1_000},
-    "diverse_vqa": {"train": 6_000, "val": 500, "test": 1_500},
-}
-"""Lines of each split."""
-JSONL_TASKS = {"diverse_captions": "caption", "diverse_images": None, "diverse_texts": "text", "diverse_vqa": None}
-"""The task that each is prepared for; None where its lines say so."""
-
-
 def _captions(seed: int, split: str, size: int) -> Iterator[tuple[DiverseScene | None, dict[str, Any]]]:
     rng = generator(seed, split, "diverse captions")
     for _ in range(size):
@@ -290,8 +250,7 @@ def _rows(
                 yield row
                 continue
             path = Path(split) / f"{number // 1000:03d}" / f"{number:06d}.jpg"
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(encode(next(pictures), "JPEG"))
+            write_picture(folder / path, encode(next(pictures), "JPEG"))
             yield {"image": path.as_posix(), **row}
 
 

@@ -39,18 +39,26 @@ from vldistill.data.toy.world import (
     write_json,
     write_jsonl,
     write_lines,
+    write_picture,
 )
 from vldistill.errors import InputError
+
+MIN_SCENES = 4
+_ANSWERS = 10
+SHARD = 10_000
+"""Pictures in a folder of img2dataset."""
+DEAD = 25
+"""One link in so many is dead, one at least."""
+_GCC = {"train": ("Train_GCC-training.tsv", "training"), "val": ("Validation_GCC-1.1.0-Validation.tsv", "validation")}
+_PHRASES = ("{}", "a {}", "the {}", "a {} on a dark background", "this is a {}")
+
 
 _LAYOUTS = {name: toy for name in SOURCES if (toy := source_of(name).toy) is not None}
 DEFAULT_SIZES = {name: toy.sizes for name, toy in _LAYOUTS.items()}
 """Scenes of each split (NLVR2: pairs of scenes, each of which is written in both orders)."""
-
 DATASETS = tuple(DEFAULT_SIZES)
 SIZES = {**DEFAULT_SIZES, **DIVERSE_SIZES}
 """Of both worlds."""
-MIN_SCENES = 4
-_ANSWERS = 10
 
 
 def write_toy(
@@ -102,6 +110,13 @@ def _plan(seed: int, datasets: Sequence[str], scale: float, sizes: Mapping[str, 
                 raise InputError(f"{name}/{split} would have {wanted} scenes, at most {ID_BLOCK - 1} are possible")
             plan[name][split] = -(-wanted // group) * group
     return plan
+
+
+def _writer(name: str) -> Callable[[Path, int, Mapping[str, int]], dict[str, int]]:
+    if name in DIVERSE_WRITERS:
+        return DIVERSE_WRITERS[name]
+    module, _, function = _LAYOUTS[name].write.partition(":")
+    return getattr(import_module(f"{__package__}.{module}"), function)
 
 
 def write_vqa(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
@@ -205,23 +220,6 @@ def write_snli_ve(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[st
     return written
 
 
-def _writer(name: str) -> Callable[[Path, int, Mapping[str, int]], dict[str, int]]:
-    if name in DIVERSE_WRITERS:
-        return DIVERSE_WRITERS[name]
-    module, _, function = _LAYOUTS[name].write.partition(":")
-    return getattr(import_module(f"{__package__}.{module}"), function)
-
-
-SHARD = 10_000
-"""Pictures in a folder of img2dataset."""
-
-DEAD = 25
-"""One link in so many is dead, one at least."""
-
-_GCC = {"train": ("Train_GCC-training.tsv", "training"), "val": ("Validation_GCC-1.1.0-Validation.tsv", "validation")}
-_PHRASES = ("{}", "a {}", "the {}", "a {} on a dark background", "this is a {}")
-
-
 def write_karpathy(folder: Path, seed: int, splits: Mapping[str, int], *, dataset: str) -> dict[str, int]:
     """`dataset_<dataset>.json` and the folders of pictures of "coco" or "flickr30k", with five captions a picture.
     Returns captions by split."""
@@ -233,8 +231,7 @@ def write_karpathy(folder: Path, seed: int, splits: Mapping[str, int], *, datase
             imgid = len(images)
             names, ids = _karpathy_names(dataset, split, number)
             path = folder / names.get("filepath", "flickr30k-images") / names["filename"]
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
+            write_picture(path, content)
             sentids = [imgid * len(captions) + i for i in range(len(captions))]
             sentences = [
                 {"raw": raw, "tokens": raw.replace(",", "").split(), "imgid": imgid, "sentid": sentid}
@@ -286,8 +283,7 @@ def _write_linked(folder: Path, seed: int, split: str, dataset: str, size: int) 
         urls.append(f"http://{dataset}.invalid/{seed}/{split}/{row}.jpg")
         if row not in dead:
             path = folder / f"{row // SHARD:05d}" / f"{row:09d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_picture(path, content)
     return captions, urls, size - len(dead)
 
 
@@ -300,8 +296,7 @@ def write_visual_genome(folder: Path, seed: int, splits: Mapping[str, int]) -> d
     scenes = ((place(rng, draw_kinds(rng, 2, 6)), None) for _ in range(splits["train"]))
     for number, (content, scene, _) in enumerate(illustrated(scenes), start=1):
         path = folder / ("VG_100K" if number % 2 else "VG_100K_2") / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+        write_picture(path, content)
         drawn = [_region(phrases, scene, cell) for cell in range(CELLS) if scene.kinds[cell] != EMPTY]
         images.append(
             {

@@ -32,6 +32,7 @@ from vldistill.data.toy.world import (
     place,
     write_json,
     write_jsonl,
+    write_picture,
 )
 
 QUESTIONS = (2, 3)
@@ -196,8 +197,7 @@ def write(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
             movie = f"toy_{split}_{number // MOVIE:04d}"
             clip = f"{movie}/{movie}_{number % MOVIE:02d}"
             path = folder / "vcr1images" / f"{clip}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_picture(path, content)
             metadata = _metadata(scene)
             write_json(path.with_suffix(".json"), metadata)
             for question_number, inquiry in enumerate(asked):

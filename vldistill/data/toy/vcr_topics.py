@@ -12,14 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from itertools import combinations
 
 import numpy as np
 
-from vldistill.data.toy.world import CELLS, COLOURS, EMPTY, GRID, SHAPES, Scene
-from vldistill.errors import Problems
-from vldistill.recipe.strict_yaml import parse_yaml
+from vldistill.data.toy.world import CELLS, COLOURS, EMPTY, GRID, SHAPES, Scene, read_words
 
 NAMES = {"square": "book", "circle": "person", "triangle": "kite"}
 """VCR's class of each shape."""
@@ -199,11 +196,6 @@ _FACTS = {
 }
 
 
-def _read_topics(name: str) -> tuple[Topic, ...]:
-    problems = Problems()
-    rows, _ = parse_yaml(resources.files("vldistill.data.toy").joinpath(name).read_text(encoding="utf-8"), name, problems)
-    problems.raise_if_any(name)
-    return tuple(Topic(**{**row, "subjects": _SUBJECTS[row["subjects"]], "fact": _FACTS[row["fact"]]}) for row in rows)
-
-
-TOPICS = _read_topics("vcr_topics.yaml")
+TOPICS = tuple(
+    Topic(**{**row, "subjects": _SUBJECTS[row["subjects"]], "fact": _FACTS[row["fact"]]}) for row in read_words("vcr_topics.yaml")
+)

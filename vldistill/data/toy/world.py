@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,21 +25,27 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from vldistill.errors import Problems
+from vldistill.recipe.strict_yaml import parse_yaml
+
 SHAPES = ("square", "circle", "triangle")
 COLOURS = ("red", "green", "blue", "yellow")
 KINDS = len(SHAPES) * len(COLOURS)
 """A kind is `shape index * len(COLOURS) + colour index`."""
 EMPTY = -1
-
 GRID, CELL = 3, 12
 CELLS, PIXELS = GRID * GRID, GRID * CELL
 SIZES, JITTERS = 2, 9
-
 _RGB = {"red": (222, 48, 48), "green": (52, 178, 76), "blue": (66, 104, 240), "yellow": (240, 214, 52)}
 _BACKGROUND = (18, 18, 22)
 _HATCH = ((150, 150, 150), (84, 84, 84))
 _FINE = 16  # sub-samples along a pixel's side, for smooth edges
 _RADIUS = (58, 76)  # of the two sizes, in 1/_FINE pixel; with an offset of one pixel the larger one still fits its cell
+Point = tuple[int, int]
+ID_BLOCK = 1_000_000
+"""Image numbers of a split begin at a multiple of it, so that no two splits share one."""
+_BATCH = 256
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -164,9 +171,6 @@ def render(scenes: Sequence[Scene]) -> np.ndarray:
     return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, PIXELS, PIXELS, 3)
 
 
-Point = tuple[int, int]
-
-
 def outline(scene: Scene, cell: int) -> list[list[int]]:
     """The corners [[x, y], ...] of the polygon around the object in a cell that holds one and is not covered."""
     down, right = divmod(cell, GRID)
@@ -207,13 +211,6 @@ def _turn(a: Point, b: Point, c: Point) -> int:
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
-ID_BLOCK = 1_000_000
-"""Image numbers of a split begin at a multiple of it, so that no two splits share one."""
-
-_BATCH = 256
-T = TypeVar("T")
-
-
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """The items in lists of a few hundred, in order."""
     items = iter(items)
@@ -233,6 +230,20 @@ def illustrated(examples: Iterable[tuple[Scene, T]]) -> Iterator[tuple[bytes, Sc
     for batch in batches(examples):
         for pixels, (scene, rest) in zip(render([scene for scene, _ in batch]), batch, strict=True):
             yield encode(pixels, "JPEG"), scene, rest
+
+
+def read_words(name: str) -> Any:
+    """A YAML file beside this one: words of the toy worlds. Raises InputError where it is not as it should be."""
+    problems = Problems()
+    words, _ = parse_yaml(resources.files("vldistill.data.toy").joinpath(name).read_text(encoding="utf-8"), name, problems)
+    problems.raise_if_any(name)
+    return words
+
+
+def write_picture(path: Path, content: bytes) -> None:
+    """Makes its folders, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,9 +21,9 @@ from vldistill.data.visual import unpatchify
 from vldistill.errors import InputError
 from vldistill.evaluation.attention.importance import by_word, text_to_image
 from vldistill.evaluation.opened import open_model
+from vldistill.models.base.family import families, family_of
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, PairStates
-from vldistill.models.families import families, family_of
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.fusion import build_fusion_teacher
 from vldistill.teachers.words import is_content, words_of

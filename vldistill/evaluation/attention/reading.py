@@ -14,9 +14,9 @@ from vldistill.data.samplers import CleanBatches
 from vldistill.errors import InputError
 from vldistill.evaluation.evaluate import check_task
 from vldistill.evaluation.opened import Opened, open_model
+from vldistill.models.base.family import families, family_of
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.base.outputs import Capture, Output
-from vldistill.models.families import families, family_of
 
 
 def open_one_stream(source: str, data: DataArtifact) -> Opened:

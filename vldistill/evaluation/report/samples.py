@@ -19,7 +19,7 @@ from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
-from vldistill.models.base.sharded import digest_of_weights
+from vldistill.models.base.weights import digest_of_weights
 from vldistill.places import read_regular
 
 TEACHER = "teacher"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.data.batch import TextBatch
-from vldistill.models.base.config import ModelConfig
+from vldistill.models.base.checkpoint import ModelConfig
 from vldistill.models.base.outputs import NOTHING, Capture, Encoded, PairStates, QueryKey
 from vldistill.models.base.recompute import run_layer
 

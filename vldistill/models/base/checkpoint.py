@@ -1,4 +1,4 @@
-"""Model folders: config.json, model.safetensors and the tokenizer, loadable by path alone.
+"""Model folders: config.json (the sizes of a model), model.safetensors and the tokenizer, loadable by path alone.
 
 A fusion model's folder is also one of `transformers`; the published ViLT checkpoints are read by name or local folder.
 Nothing is dropped silently: a key that finds no place is an error that lists it.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,37 @@ from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError, first_line, read_through
 from vldistill.finite import check_weights
-from vldistill.models.base.config import ModelConfig
-from vldistill.models.base.loading import unwrapped
-from vldistill.models.base.saving import save_tensors
-from vldistill.models.base.sharded import INDEX, WHOLE, read_file, read_sharded
-from vldistill.models.families import FAMILIES, PUBLISHED, family_of
+from vldistill.models.base.weights import INDEX, WHOLE, read_file, read_sharded, save_tensors, unwrapped
+from vldistill.models.families import FAMILIES, PUBLISHED, class_of
 from vldistill.places import read_regular
+
+Own = TypeVar("Own", bound="ModelConfig")
+
+
+class ModelConfig:
+    """A base of frozen dataclasses."""
+
+    @classmethod
+    def from_dict(cls: type[Own], values: dict[str, Any]) -> Own:
+        """Reads the fields it knows out of a config.json."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def described(self) -> dict[str, Any]:
+        """The sizes that tell one from another, for people."""
+        return {"layers": getattr(self, "num_hidden_layers", None), "width": getattr(self, "hidden_size", None)}
+
+    def visual_signature(self) -> dict[str, int]:
+        """What two models must agree on to be shown the same tokens of an image."""
+        return {name: getattr(self, name) for name in ("patch_size", "region_size") if hasattr(self, name)}
+
+    def library(self, classes: int) -> dict[str, Any]:
+        """What else the library that reads the folder wants to find in its config.json. classes: of the head, 0 without one."""
+        return {}
+
 
 Config = ModelConfig
 # Heads that published checkpoints carry beside the encoder; another task's head is not an unmatched key.
@@ -109,7 +134,7 @@ class ModelSpec:
         """Reads our config.json, or a published model's, which lacks our part: its image is one, ViLT's of shorter side 384."""
         own = config.get("vldistill", {})
         kind = own.get("kind") or PUBLISHED.get(config.get("model_type"), "vilt")
-        encoder = family_of(kind).config.from_dict(config)
+        encoder = class_of(kind, "family").config.from_dict(config)
         names = config.get("id2label") or {}
         labels = [names[str(index)] for index in range(len(names))]
         # A published ViLT lacks our part.
@@ -150,7 +175,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_spec(folder, spec)
     tokenizer.save(folder)
-    family = family_of(spec.kind)
+    family = class_of(spec.kind, "family")
     prefix, unsaved = family.library_prefix, family.unsaved
     weights = weights or model.state_dict()
     kept = {name: value for name, value in weights.items() if unsaved is None or not name.startswith(unsaved)}
@@ -215,7 +240,7 @@ def read_checkpoint(source: str) -> Checkpoint:
     """Reads a model folder (see `resolve_model`). Raises InputError where its files are missing or broken."""
     folder = resolve_model(source)
     spec = read_spec(folder)
-    prefix = family_of(spec.kind).library_prefix
+    prefix = class_of(spec.kind, "family").library_prefix
     weights = {prefix + name: value for name, value in read_weights(folder).items() if not name.endswith(_CONSTANT)}
     return Checkpoint(folder, spec, weights)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from vldistill.errors import InputError
-from vldistill.models.base.loading import RANDOM
+from vldistill.models.base.weights import RANDOM
 
 
 def load_open_clip(model: str, weights: str | None, **options: Any) -> tuple[nn.Module, Any]:

@@ -16,9 +16,8 @@ from vldistill.data.batch import ITM, MLM, Batch, Pretext, TextBatch, VisualBatc
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import Config, ModelSpec
 from vldistill.models.base.fusion import by_record
-from vldistill.models.base.heads import classifier
+from vldistill.models.base.heads import Pretrained, classifier
 from vldistill.models.base.outputs import NOTHING, Capture, Encoded, Output, PairStates, QueryKey, Vectors, patches_only, with_cls
-from vldistill.models.base.pretraining import Pretrained
 
 
 class Tower(Protocol):

@@ -1,20 +1,22 @@
-"""What the rest of the package asks of a kind of model, with the answers that most kinds give."""
+"""What a recipe asks of a student, and what the rest of the package asks of a kind of model, with the answers that most kinds
+give."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from vldistill.data.sequences import PlainLayout, TextLayout
 from vldistill.data.text import WordTokenizer, load_tokenizer
+from vldistill.devices import out_of_memory
 from vldistill.errors import InputError, first_line
-from vldistill.memory import out_of_memory
 from vldistill.models.base.checkpoint import (
+    MOST_REGIONS,
     Checkpoint,
     Config,
     ModelSpec,
@@ -25,9 +27,38 @@ from vldistill.models.base.checkpoint import (
 )
 from vldistill.models.base.dual_encoder import DualEncoder
 from vldistill.models.base.fusion import Fusion
-from vldistill.models.base.pretraining import HEADS, head_weights
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.heads import HEADS, head_weights
+from vldistill.models.families import FAMILIES, class_of
 from vldistill.recipe.schema.student import Student
+
+
+@dataclass(frozen=True)
+class StudentRequest:
+    """What a student shall be. section: its kind's own part of a recipe, see `Student`. images: per record. image_size,
+    long_side: shorter side in pixels, and the longer one of those that see a canvas. max_length: text tokens with specials.
+    regions, region_size, most_regions: the store of one that sees them, features of a region, and how many of an image.
+    pretraining: tasks that it needs heads for."""
+
+    section: Any
+    task: str
+    images: int
+    labels: list[str]
+    image_size: int
+    max_length: int
+    long_side: int = 0
+    regions: str | None = None
+    region_size: int = 0
+    most_regions: int = MOST_REGIONS
+    pretraining: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.section.kind
+
+    @property
+    def dropout(self) -> float:
+        return self.section.dropout
+
 
 Made = tuple[nn.Module, ModelSpec, WordTokenizer]
 """A student, what it says of itself, and its tokenizer."""
@@ -222,8 +253,6 @@ class DualFamily(Family):
             self._take_over(model, checkpoint, tokenizer)
 
     def _take_over(self, model: DualEncoder, checkpoint: Checkpoint, tokenizer: WordTokenizer) -> None:
-        from vldistill.models.families import family_of
-
         weights = fusion_encoder_weights(checkpoint, *family_of(self.section.fusion).model.towers)
         for name in model.towers:
             tower = getattr(model, name)
@@ -304,3 +333,13 @@ def _bytes(config: Config) -> int:
     width, vocabulary = config.hidden_size, getattr(config, "vocab_size", 0)
     layer = 4 * width * width + 2 * width * getattr(config, "intermediate_size", 4 * width)
     return 4 * (getattr(config, "num_hidden_layers", 12) * layer + (vocabulary + config.max_position_embeddings) * width)
+
+
+def family_of(kind: str) -> Family:
+    """Raises KeyError for a kind that is not in the table."""
+    return class_of(kind, "family")()
+
+
+def families() -> list[Family]:
+    """All of them."""
+    return [family_of(kind) for kind in FAMILIES]

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import ITM, MLM, Batch, Pretext, TextBatch, VisualBatch
 from vldistill.models.base.checkpoint import Config, ModelSpec
-from vldistill.models.base.heads import classifier
+from vldistill.models.base.heads import Pretrained, classifier
 from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates
-from vldistill.models.base.pretraining import Pretrained
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What each student is given: how its text is laid out and how it sees images."""
+"""What each student is given: how its text is laid out, with tags that name objects, and how it sees images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from vldistill.data.datasets import RecordDataset
@@ -10,13 +11,13 @@ from vldistill.data.images import Images
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.sequences import TextLayout
+from vldistill.data.sequences import EncodedText, Phrase, TextLayout, shorten
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.visual import LetterboxInput, NoImages, PatchInput, PixelInput, RegionInput, VisualInput
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.families import family_of
+from vldistill.models.base.family import family_of
 from vldistill.store.uses import REGIONS
 from vldistill.versions import differences, tell
 
@@ -89,3 +90,47 @@ def plain_dataset(
     """Records as a trained model reads them, without augmentation and without targets."""
     visual = visual_input(spec, images, objects=objects)
     return RecordDataset(records, text_layout(spec, tokenizer), visual, pad_id=tokenizer.pad_id)
+
+
+PERSON = "person"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is tokenized at once. text: to be split into pieces, or a token id. word: its index. tag: the object that it names."""
+
+    text: str | int
+    word: int
+    tag: int | None = None
+
+
+Part = list[tuple[int, int | None, int | None]]
+"""(token id, word, tag) of each token."""
+
+
+def written(tokenizer: WordTokenizer, phrase: Phrase, first: int) -> Part:
+    """The tokens of a text. first: the index of its first word."""
+    return [(token, None if word is None else first + word, None) for token, word in zip(*tokenizer.pieces(phrase), strict=True)]
+
+
+def tokenize(tokenizer: WordTokenizer, units: list[Unit]) -> Part:
+    """The tokens of units, in order."""
+    texts = [place for place, unit in enumerate(units) if isinstance(unit.text, str)]
+    pieces: dict[int, list[int]] = {place: [] for place in texts}
+    for token, place in zip(*tokenizer.pieces([units[place].text for place in texts]), strict=True):
+        pieces[texts[place]].append(token)
+    return [(token, unit.word, unit.tag) for place, unit in enumerate(units) for token in pieces.get(place, [unit.text])]
+
+
+def assemble(tokenizer: WordTokenizer, parts: list[Part], segments: list[int], max_length: int, *, ahead: bool) -> EncodedText:
+    """[CLS] part [SEP] part [SEP] ..., shortened as `PlainLayout` does. segments: of each part. ahead: whether a separator
+    between parts counts with the part behind it."""
+    kept = shorten([len(part) for part in parts], max_length - 1 - len(parts))
+    ids, words, kinds, tags = [tokenizer.cls_id], [None], [segments[0]], [None]
+    for place, (part, length) in enumerate(zip(parts, kept, strict=True)):
+        ids += [*(token for token, _, _ in part[:length]), tokenizer.sep_id]
+        words += [*(word for _, word, _ in part[:length]), None]
+        tags += [*(tag for _, _, tag in part[:length]), None]
+        following = segments[place + 1] if ahead and place + 1 < len(parts) else segments[place]
+        kinds += [*[segments[place]] * length, following]
+    return EncodedText(ids, words, kinds, tags)

@@ -1,18 +1,20 @@
-"""What kinds have in common that put a BERT and an image network over whole images together."""
+"""What kinds have in common that put a BERT and an image network over whole images, on canvases that lie or stand."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from vldistill.data.batch import LetterboxBatch
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.base.bert_start import read_bert
 from vldistill.models.base.checkpoint import load_strict
-from vldistill.models.base.family import Made, PlainFamily, check_length, common_sizes
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.family import Made, PlainFamily, StudentRequest, check_length, common_sizes
+from vldistill.models.base.region_student import read_bert
 
 Weights = dict[str, Tensor]
 
@@ -55,3 +57,17 @@ class LetterboxFamily(PlainFamily):
         model = self.new(spec)
         load_strict(model, self.started(model.state_dict(), weights, network), where)
         return model, spec, load_tokenizer(source) if known else source
+
+
+def look(image: LetterboxBatch, network: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Cells [I, N, C] of the images, whose canvases `network` sees as they lie or stand, and [S] the place of each row's among
+    them. network: [N, 3, H, W] uint8 to [N, n, C], of as many cells either way."""
+    cells, order = [], []
+    for stands in (False, True):
+        chosen = [index for index, upright in enumerate(image.upright) if upright == stands]
+        if chosen:
+            pixels = image.pixels[chosen]
+            cells.append(network(pixels.transpose(2, 3) if stands else pixels))
+            order += chosen
+    place = torch.tensor(order).argsort().to(image.rows.device)
+    return torch.cat(cells), place[image.rows]

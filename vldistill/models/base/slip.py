@@ -14,18 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vldistill.artifacts import CONVERTED, building, write_converted, write_json
-from vldistill.errors import InputError
-from vldistill.models.base.account import renaming, sort_out
-from vldistill.models.base.attention_heads import CLIP_TEXT, SLIP_IMAGE, Stack, heads_of
+from vldistill.artifacts import write_json
 from vldistill.models.base.checkpoint import load_strict, read_weights
-from vldistill.models.base.official import read_official
-from vldistill.models.base.saving import save_tensors
+from vldistill.models.base.converter import Account, OfficialLayout, Weights, depth_of
+from vldistill.models.base.official import CLIP_TEXT, SLIP_IMAGE, Stack, heads_of
+from vldistill.models.base.weights import save_tensors
 from vldistill.places import read_regular
 
 _VISUAL = {384: ("vit_small_patch16_224", 6), 768: ("vit_base_patch16_224", 12), 1024: ("vit_large_patch16_224", 16)}
 """timm's architecture and its heads, by the width of the visual tower."""
-_LEFT_OUT = ((r"^image_mlp\.", "the self-supervised head, which neither a teacher nor a student needs"),)
 
 
 class SlipModel(nn.Module):
@@ -77,43 +74,47 @@ def load(folder: Path, *, random: bool) -> tuple[SlipModel, Any]:
     return network, create_transform((3, *size), is_training=False, interpolation="bicubic", crop_pct=1.0)
 
 
-def convert(source: Path, out: Path, *, heads: Sequence[int] | None = None, overwrite: bool = False) -> dict[str, Any]:
-    """A published checkpoint to a folder of ours; returns what it is, for people. heads: see `heads_of`; of texts and of images.
-    Raises InputError where a key has no place or none fits."""
-    weights, account = sort_out(read_official(source), renaming(()), _LEFT_OUT, str(source))
-    sizes = _sizes(weights, source, heads)
-    load_strict(SlipModel(**sizes), weights, str(source))
-    with building(out, overwrite=overwrite, stage=CONVERTED) as folder:
-        write_json(folder / "config.json", {"model_type": "slip", "sizes": sizes})
-        save_tensors(folder / "model.safetensors", {name: value.contiguous().float() for name, value in weights.items()})
-        write_converted(folder, source, **account.to_manifest())
-    return {"vision": sizes["architecture"], "text": f"{sizes['layers']} x {sizes['width']}"}
+class SlipLayout(OfficialLayout):
+    kind = called = "SLIP"
+    renamed = ()
+    left_out = ((r"^image_mlp\.", "the self-supervised head, which neither a teacher nor a student needs"),)
+    file_hint = "name a checkpoint of a SLIP model with both towers"
 
-
-def _sizes(weights: dict[str, Tensor], source: Path, heads: Sequence[int] | None) -> dict[str, Any]:
-    try:
+    def sizes(self, weights: Weights, file: Path, heads: Sequence[int] | None) -> dict[str, Any]:
+        """Arguments of SlipModel. heads: of texts and of images."""
         visual, text = weights["visual.cls_token"].shape[-1], weights["text_projection"]
-        layers = {name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}
         context, width = weights["positional_embedding"].shape
         architecture, own = _VISUAL.get(visual, (_VISUAL[768][0], None))
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"is no SLIP checkpoint: it lacks {error}",
-            where=str(source),
-            hint="name a checkpoint of a SLIP model with both towers",
-        ) from None
-    head_counts = heads_of({"text": Stack(CLIP_TEXT, width), "image": Stack(SLIP_IMAGE, visual)}, heads, source)
-    options = {} if head_counts["image"] == own else {"num_heads": head_counts["image"]}
-    if visual not in _VISUAL:
-        blocks = {name.split(".")[2] for name in weights if name.startswith("visual.blocks.")}
-        options |= {"embed_dim": visual, "depth": len(blocks)}
-    return {
-        "architecture": architecture,
-        "options": options,
-        "width": width,
-        "layers": len(layers),
-        "heads": head_counts["text"],
-        "shared": text.shape[1],
-        "context": context,
-        "vocabulary": len(weights["token_embedding.weight"]),
-    }
+        head_counts = heads_of({"text": Stack(CLIP_TEXT, width), "image": Stack(SLIP_IMAGE, visual)}, heads, file)
+        options = {} if head_counts["image"] == own else {"num_heads": head_counts["image"]}
+        if visual not in _VISUAL:
+            options |= {"embed_dim": visual, "depth": depth_of(weights, "visual.blocks.")}
+        return {
+            "architecture": architecture,
+            "options": options,
+            "width": width,
+            "layers": depth_of(weights, "transformer.resblocks."),
+            "heads": head_counts["text"],
+            "shared": text.shape[1],
+            "context": context,
+            "vocabulary": len(weights["token_embedding.weight"]),
+        }
+
+    def tokenizer(self, vocabulary: Path | None, lowercase: bool | None) -> None:
+        """It is CLIP's, which is not written beside the weights."""
+
+    def completed(
+        self, config: dict[str, Any], official: Weights, weights: Weights, account: Account, answers: Path | None, file: Path
+    ) -> tuple[dict[str, Any], Weights]:
+        load_strict(SlipModel(**config), weights, str(file))
+        return config, weights
+
+    def write(self, folder: Path, spec: dict[str, Any], tokenizer: Any, weights: Weights) -> None:
+        write_json(folder / "config.json", {"model_type": "slip", "sizes": spec})
+        save_tensors(folder / "model.safetensors", {name: value.contiguous() for name, value in weights.items()})
+
+    def facts(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return {"vision": spec["architecture"], "text": f"{spec['layers']} x {spec['width']}"}
+
+
+LAYOUT = SlipLayout()

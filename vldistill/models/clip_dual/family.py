@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.family import DualFamily, Made, check_length
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.clip_dual.model import ClipDual
+from vldistill.models.base.family import DualFamily, Made, StudentRequest, check_length
+from vldistill.models.clip_dual.model import ClipConfig, ClipDual
 from vldistill.models.clip_dual.section import ClipDualSection
 from vldistill.models.clip_dual.start import Towers, load_towers, read_clip, read_slip, scratch_config, sized
-from vldistill.models.clip_dual.towers import ClipConfig
 
 
 class ClipDualFamily(DualFamily):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Place, Section
-from vldistill.recipe.schema.student import PatchSizes, Student
+from vldistill.recipe.schema.student import Official, PatchSizes, Student
 
 if TYPE_CHECKING:
     from vldistill.recipe.schema.recipe import Recipe

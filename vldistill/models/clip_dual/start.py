@@ -13,10 +13,9 @@ from vldistill.data.text import WordTokenizer, clip_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import fit_encoder, load_strict, read_weights, resolve_model
 from vldistill.models.base.clip import load_open_clip
-from vldistill.models.base.loading import fetched, fixed_random
 from vldistill.models.base.slip import SlipModel
-from vldistill.models.clip_dual.model import ClipDual
-from vldistill.models.clip_dual.towers import GELU, IMAGENET_MEAN, IMAGENET_STD, QUICK_GELU, TIMM_VISION, ClipConfig
+from vldistill.models.base.weights import fetched, fixed_random
+from vldistill.models.clip_dual.model import GELU, IMAGENET_MEAN, IMAGENET_STD, QUICK_GELU, TIMM_VISION, ClipConfig, ClipDual
 
 # The temperature of pre-training, which neither answers nor ranks depend on, and what some models add to it.
 _LEFT_OUT = ("logit_scale", "logit_bias")

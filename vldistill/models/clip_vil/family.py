@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.family import StudentRequest
 from vldistill.models.base.letterbox_family import LetterboxFamily, Weights
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.clip_vil.grid import ClipVilConfig
-from vldistill.models.clip_vil.model import ClipVil
+from vldistill.models.clip_vil.model import ClipVil, ClipVilConfig
 from vldistill.models.clip_vil.section import ClipVilSection
 from vldistill.models.clip_vil.start import continued, new_config, started
 

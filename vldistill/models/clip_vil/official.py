@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from vldistill.models.base.converter import CheckpointLayout, convert_bert
+from vldistill.models.base.converter import BertLayout, BertTables
 from vldistill.models.clip_vil.start import SHORT_SIDE, official_config
 
 _CLIP = r"bert\.encoder\.visual_model\."
 # Its image network is a whole CLIP, and its regions have boxes, of which it reads neither text nor places.
-OFFICIAL = CheckpointLayout(
+LAYOUT = BertLayout(
     "clip_vil",
     ((r"^module\.", ""),),
     (
@@ -20,15 +18,13 @@ OFFICIAL = CheckpointLayout(
         (rf"^{_CLIP}(?!visual\.)", "CLIP's text side"),
         (rf"^{_CLIP}visual\.attnpool\.", "CLIP's pooling, behind the grid"),
     ),
-    True,
-    "bert.embeddings.word_embeddings.weight",
-    "bert.embeddings.position_embeddings.weight",
-    "bert.embeddings.token_type_embeddings.weight",
-    "bert.encoder.layer.",
-    "bert.encoder.visn_fc.visn_fc.weight",
+    BertTables(
+        "bert.embeddings.word_embeddings.weight",
+        "bert.embeddings.position_embeddings.weight",
+        "bert.embeddings.token_type_embeddings.weight",
+        "bert.encoder.layer.",
+        "bert.encoder.visn_fc.visn_fc.weight",
+    ),
     fitted=official_config,
     image_size=SHORT_SIDE,
 )
-
-convert = partial(convert_bert, OFFICIAL)
-"""See `convert_bert`."""

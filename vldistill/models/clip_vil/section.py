@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Place, Section
-from vldistill.recipe.schema.student import Student
+from vldistill.recipe.schema.student import Official, Student
 
 if TYPE_CHECKING:
     from vldistill.recipe.schema.recipe import Recipe

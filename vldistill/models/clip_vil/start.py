@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.clip_vil.grid import RESNET_STRIDE, ClipVilConfig, ReadTower, check_canvas, is_resnet, read_tower
+from vldistill.models.clip_vil.model import RESNET_STRIDE, ClipVilConfig, ReadTower, check_canvas, is_resnet, read_tower
 from vldistill.models.clip_vil.section import ClipGrid
 
 _BERT = ("bert.embeddings.", "bert.encoder.layer.", "bert.pooler.")

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import Checkpoint
-from vldistill.models.base.family import Family, common_sizes
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.family import Family, StudentRequest, common_sizes
+from vldistill.models.encoders.model import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 from vldistill.models.encoders.section import TextSection, VisionSection
-from vldistill.models.encoders.unimodal import TextConfig, TextEncoder, VisionConfig, VisionEncoder
 
 
 class _Lone(Family):

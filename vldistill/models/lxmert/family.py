@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.family import PlainFamily
+from vldistill.models.base.family import PlainFamily, StudentRequest
 from vldistill.models.base.library_names import library_names
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.lxmert.model import Lxmert, LxmertConfig
 from vldistill.models.lxmert.section import LxmertSection
 

@@ -6,10 +6,8 @@ from dataclasses import replace
 
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError
-from vldistill.models.base.family import DualFamily, Family, FusionFamily, common_sizes
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.meter.dual import MeterDual
-from vldistill.models.meter.fusion import Meter
+from vldistill.models.base.family import DualFamily, Family, FusionFamily, StudentRequest, common_sizes
+from vldistill.models.meter.model import Meter, MeterDual
 from vldistill.models.meter.parts import MeterConfig
 from vldistill.models.meter.section import MeterDualSection, MeterSection
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vldistill.data.batch import ImageBatch, TextBatch
 from vldistill.data.transforms import MEAN, STD
 from vldistill.models.base.bert import Layer, RegionBertConfig
-from vldistill.models.base.config import ModelConfig
+from vldistill.models.base.checkpoint import ModelConfig
 from vldistill.models.base.heads import init_weights, initial_std
 from vldistill.models.base.recompute import run_layer
 

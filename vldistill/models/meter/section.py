@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vldistill.models.families import Official
-from vldistill.recipe.schema.student import PatchSizes, Student
+from vldistill.recipe.schema.student import Official, PatchSizes, Student
 
 _ROBERTA = "give the folder of its RoBERTa, with vocab.json and merges.txt"
 

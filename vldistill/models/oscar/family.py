@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.family import DualFamily, Family, FusionFamily
-from vldistill.models.base.region_sizes import region_sizes
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.oscar.dual import OscarDual
-from vldistill.models.oscar.encoder import OscarConfig
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.base.family import DualFamily, Family, FusionFamily, StudentRequest
+from vldistill.models.base.region_student import region_sizes
+from vldistill.models.oscar.model import Oscar, OscarConfig, OscarDual
 from vldistill.models.oscar.section import OscarDualSection, OscarSection
 
 

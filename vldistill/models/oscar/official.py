@@ -10,28 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vldistill.data.records import read_json
 from vldistill.data.sources import nlvr2
-from vldistill.data.text import read_vocabulary
 from vldistill.errors import InputError
-from vldistill.models.base.account import CONSTANTS
 from vldistill.models.base.checkpoint import ModelSpec
-from vldistill.models.base.converter import CheckpointLayout, case_of, renamed, sizes
-from vldistill.models.base.fusion_converter import HEADS, OfficialTask, task_labels, write_fusion
-from vldistill.models.base.official import read_official
-from vldistill.models.oscar.encoder import BOX, OscarConfig
-from vldistill.models.oscar.fusion import Oscar
+from vldistill.models.base.converter import CONSTANTS, HEADS, Account, BertTables, FusionLayout, OfficialTask, Weights
+from vldistill.models.base.official import current_name
+from vldistill.models.oscar.model import BOX, OscarConfig
 
 WEIGHTS, CONFIG = "pytorch_model.bin", "config.json"
-LAYOUT = CheckpointLayout(
-    "oscar",
-    ((r"^module\.", ""), (r"^cls\.predictions\.", "mlm_score."), (r"^classifier\.(weight|bias)$", r"classifier.0.\1"), *HEADS),
-    ((r"^cls\.seq_relationship\.", "pre-training's head for true tags or captions"), (r"\.position_ids$", CONSTANTS)),
-    True,
+_TABLES = BertTables(
     "bert.embeddings.word_embeddings.weight",
     "bert.embeddings.position_embeddings.weight",
     "bert.embeddings.token_type_embeddings.weight",
@@ -44,84 +37,68 @@ _DECODER = "mlm_score.decoder.weight"
 _LARGE, _LARGE_SCALE = 1024, 2
 
 
-def convert(
-    source: Path,
-    vocabulary: Path,
-    out: Path,
-    *,
-    answers: Path | None = None,
-    heads: Sequence[int] | None = None,
-    lowercase: bool | None = None,
-    overwrite: bool = False,
-) -> ModelSpec:
-    """Writes config.json, model.safetensors and the tokenizer; returns what it says of itself. source: a folder, or its
-    pytorch_model.bin. answers: see `read_answers`; for a VQA checkpoint, and only for one. heads: in place of
-    those of the config.json beside it. lowercase: see `official.convert`. Raises InputError where the file
-    cannot be read safely, a key has no place or is missing, or vocabulary or answers are those of another model."""
-    file = source / WEIGHTS if source.is_dir() else source
-    weights, account = renamed(read_official(file), LAYOUT, file)
-    config = _config(weights, file, heads)
-    tokenizer = read_vocabulary(vocabulary, lowercase=case_of(vocabulary, True, lowercase))
-    if config.vocab_size != len(tokenizer.vocabulary):
-        raise InputError(
-            f"has {len(tokenizer.vocabulary):,} tokens, the checkpoint has {config.vocab_size:,}",
-            where=str(vocabulary),
-            hint="give the vocab.txt of its BERT (uncased)",
-        )
-    task = _task(weights)
-    labels = task_labels(task, weights, answers, file)
-    spec = ModelSpec(
-        "oscar",
-        config,
-        task.task,
-        task.images,
-        labels,
-        0,
-        config.max_position_embeddings,
-        answer_loss="bce" if task.task == "vqa" else None,
-        official=True,
+class OscarLayout(FusionLayout):
+    kind = "oscar"
+    renamed = (
+        (r"^module\.", ""),
+        (r"^cls\.predictions\.", "mlm_score."),
+        (r"^classifier\.(weight|bias)$", r"classifier.0.\1"),
+        *HEADS,
     )
-    # Tied, and read as tied where it is not there.
-    if _DECODER in weights and torch.equal(weights[_DECODER], weights[LAYOUT.words]):
-        del weights[_DECODER]
-        account.drop(_DECODER, "the table of words again, which it is tied to")
-    write_fusion(Oscar, spec, weights, tokenizer, source, out, account=account, overwrite=overwrite)
-    return spec
+    left_out = ((r"^cls\.seq_relationship\.", "pre-training's head for true tags or captions"), (r"\.position_ids$", CONSTANTS))
 
+    def file(self, source: Path) -> Path:
+        """source: a folder, or its pytorch_model.bin."""
+        return source / WEIGHTS if source.is_dir() else source
 
-def _task(weights: dict[str, Tensor]) -> OfficialTask:
-    """Two Linears are NLVR2's head, one is VQA's."""
-    if "classifier.2.bias" in weights:
-        return OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS))
-    return OfficialTask("vqa", 1, None) if "classifier.0.bias" in weights else OfficialTask("", 1, ())
+    def place(self, name: str, value: Tensor) -> Weights:
+        return super().place(current_name(name), value)
 
-
-def _config(weights: dict[str, Tensor], file: Path, heads: Sequence[int] | None) -> OscarConfig:
-    """Sizes from the weights; the rest from config.json, where one lies beside them."""
-    settings = _settings(file.parent / CONFIG)
-    if heads is not None:
-        settings.pop("num_attention_heads", None)
-    # The table of sizes wants some heads; what config.json says to them is judged below.
-    plain = sizes(weights, LAYOUT, file, (1,) if "num_attention_heads" in settings else heads)
-    config = OscarConfig(**asdict(plain) | settings)
-    head = weights.get("classifier.0.bias") if "classifier.2.bias" in weights else None
-    scale = _LARGE_SCALE if config.hidden_size >= _LARGE else OscarConfig.cls_hidden_scale
-    if config.region_size <= BOX or config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
-        raise InputError(
-            f"says {config.num_attention_heads} heads, the weights are {config.hidden_size} wide and read "
-            f"{config.region_size} numbers a region",
-            where=str(file.parent / CONFIG),
-            hint="name the folder of an official OSCAR over region features",
+    def sizes(self, weights: Weights, file: Path, heads: Sequence[int] | None) -> OscarConfig:
+        """From the weights; the rest from config.json, where one lies beside them. heads: in place of that one's."""
+        settings = _settings(file.parent / CONFIG)
+        if heads is not None:
+            settings.pop("num_attention_heads", None)
+        # The table of sizes wants some heads; what config.json says to them is judged below.
+        plain = _TABLES.sizes(weights, file, (1,) if "num_attention_heads" in settings else heads)
+        config = replace(OscarConfig(**asdict(plain)), **settings)
+        head = weights.get("classifier.0.bias") if "classifier.2.bias" in weights else None
+        scale = _LARGE_SCALE if config.hidden_size >= _LARGE else OscarConfig.cls_hidden_scale
+        if config.region_size <= BOX or config.num_attention_heads < 1 or config.hidden_size % config.num_attention_heads:
+            raise InputError(
+                f"says {config.num_attention_heads} heads, the weights are {config.hidden_size} wide and read "
+                f"{config.region_size} numbers a region",
+                where=str(file.parent / CONFIG),
+                hint="name the folder of an official OSCAR over region features",
+            )
+        return replace(
+            config,
+            region_size=config.region_size - BOX,
+            use_img_layernorm="bert.LayerNorm.weight" in weights,
+            cls_hidden_scale=scale if head is None else len(head) // config.hidden_size,
         )
-    return replace(
-        config,
-        region_size=config.region_size - BOX,
-        use_img_layernorm="bert.LayerNorm.weight" in weights,
-        cls_hidden_scale=scale if head is None else len(head) // config.hidden_size,
-    )
+
+    def task(self, official: Weights, weights: Weights) -> OfficialTask:
+        """Two Linears are NLVR2's head, one is VQA's."""
+        if "classifier.2.bias" in weights:
+            return OfficialTask("nlvr2", 2, tuple(nlvr2.LABELS))
+        return OfficialTask("vqa", 1, None) if "classifier.0.bias" in weights else OfficialTask("", 1, ())
+
+    def completed(
+        self, config: OscarConfig, official: Weights, weights: Weights, account: Account, answers: Path | None, file: Path
+    ) -> tuple[ModelSpec, Weights]:
+        spec, weights = super().completed(config, official, weights, account, answers, file)
+        # Tied, and read as tied where it is not there.
+        if _DECODER in weights and torch.equal(weights[_DECODER], weights[_TABLES.words]):
+            del weights[_DECODER]
+            account.drop(_DECODER, "the table of words again, which it is tied to")
+        return replace(spec, official=True), weights
 
 
-def _settings(path: Path) -> dict[str, int | float]:
+LAYOUT = OscarLayout()
+
+
+def _settings(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     config = read_json(path)

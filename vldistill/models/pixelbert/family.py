@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.bert import RegionBertConfig
+from vldistill.models.base.family import StudentRequest
 from vldistill.models.base.letterbox_family import LetterboxFamily, Weights
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.pixelbert.model import PixelBert, new_config, started
-from vldistill.models.pixelbert.network import PixelBertConfig
+from vldistill.models.pixelbert.model import PixelBert, PixelBertConfig, new_config, started
 from vldistill.models.pixelbert.section import PixelBertSection
 
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.bert import RegionBertConfig
-from vldistill.models.base.family import PlainFamily
+from vldistill.models.base.family import PlainFamily, StudentRequest
 from vldistill.models.base.heads import initial_std
-from vldistill.models.base.region_sizes import region_sizes
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.region_student import region_sizes
 from vldistill.models.uniter.model import TYPES, Uniter
 from vldistill.models.uniter.section import UniterSection
 from vldistill.models.uniter.texts import PERSONS, UniterLayout

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from vldistill.models.base.account import CONSTANTS, FRESH
-from vldistill.models.base.converter import CheckpointLayout, convert_bert
+from vldistill.models.base.converter import CONSTANTS, FRESH, BertLayout, BertTables
 from vldistill.models.uniter.texts import PERSONS
 
-OFFICIAL = CheckpointLayout(
+LAYOUT = BertLayout(
     "uniter",
     ((r"^module\.", ""), (r"^bert\.", "uniter.")),
     (
@@ -19,14 +16,13 @@ OFFICIAL = CheckpointLayout(
         (r"^(?:vcr|vqa|ve|nlvr2)_output\.", FRESH),
         (r"\.position_ids$", CONSTANTS),
     ),
-    False,
-    "uniter.embeddings.word_embeddings.weight",
-    "uniter.embeddings.position_embeddings.weight",
-    "uniter.embeddings.token_type_embeddings.weight",
-    "uniter.encoder.layer.",
-    "uniter.img_embeddings.img_linear.weight",
+    BertTables(
+        "uniter.embeddings.word_embeddings.weight",
+        "uniter.embeddings.position_embeddings.weight",
+        "uniter.embeddings.token_type_embeddings.weight",
+        "uniter.encoder.layer.",
+        "uniter.img_embeddings.img_linear.weight",
+    ),
+    lowercase=False,
     more_words=PERSONS,
 )
-
-convert = partial(convert_bert, OFFICIAL)
-"""See `convert_bert`."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vldistill.models.families import Official
-from vldistill.recipe.schema.student import Student
+from vldistill.recipe.schema.student import Official, Student
 
 
 class UniterSection(Student):

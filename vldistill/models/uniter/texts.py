@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from vldistill.data.records import Record, Word
 from vldistill.data.sequences import EncodedText, Parts, Phrase, sequences
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.region_texts import PERSON, Unit, assemble, tokenize, written
+from vldistill.models.base.inputs import PERSON, Unit, assemble, tokenize, written
 
 PERSONS = 81
 """UNITER's tokens person_0 to person_80, which follow its vocabulary; the number is the object's place in the image's list."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.family import DualFamily, Family, FusionFamily, common_sizes
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.vilt.dual import ViltDual
-from vldistill.models.vilt.encoder import EncoderConfig
-from vldistill.models.vilt.fusion import Vilt
+from vldistill.models.base.family import DualFamily, Family, FusionFamily, StudentRequest, common_sizes
+from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 from vldistill.models.vilt.section import ViltDualSection, ViltSection
 
 

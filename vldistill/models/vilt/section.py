@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vldistill.models.families import Official
-from vldistill.recipe.schema.student import Student, TableSizes
+from vldistill.recipe.schema.student import Official, Student, TableSizes
 
 
 class ViltSection(Student):

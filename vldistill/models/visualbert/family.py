@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.family import PlainFamily, common_sizes
+from vldistill.models.base.family import PlainFamily, StudentRequest, common_sizes
 from vldistill.models.base.library_names import library_names
-from vldistill.models.base.request import StudentRequest
 from vldistill.models.visualbert.model import VisualBert, VisualBertConfig
 from vldistill.models.visualbert.section import VisualBertSection
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from vldistill.data.batch import RegionBatch, TextBatch
-from vldistill.models.base.config import ModelConfig
+from vldistill.models.base.checkpoint import ModelConfig
 from vldistill.models.base.heads import classifier, init_weights, initial_std
 from vldistill.models.base.outputs import PairStates
 from vldistill.models.base.region_student import JoinedStudent

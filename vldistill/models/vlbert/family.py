@@ -11,13 +11,11 @@ from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.checkpoint import Checkpoint, Config, ModelSpec
-from vldistill.models.base.family import HEAD, Family
-from vldistill.models.base.region_sizes import region_sizes
-from vldistill.models.base.request import StudentRequest
-from vldistill.models.vlbert.model import VlBert
+from vldistill.models.base.family import HEAD, Family, StudentRequest
+from vldistill.models.base.region_student import region_sizes
+from vldistill.models.vlbert.model import OBJECT_HEAD, PRETRAINING, VlBert, alike_segments, pretrained_head
 from vldistill.models.vlbert.network import NETWORK, fitted_network, network_weights
 from vldistill.models.vlbert.section import VlBertSection
-from vldistill.models.vlbert.start import OBJECT_HEAD, PRETRAINING, alike_segments, pretrained_head
 from vldistill.models.vlbert.texts import VlBertLayout
 
 

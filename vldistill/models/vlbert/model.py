@@ -3,12 +3,12 @@ has not; over precomputed regions, or with its image network trained end to end.
 
 Parameter names are the official checkpoints' (`vlbert.*`, `image_feature_extractor.*`, `object_linguistic_embeddings`,
 `cnn_loss_reg`). Every token is the sum of a linguistic and a visual embedding: a word's visual part is the region that its tag
-names, else the whole image's.
+names, else the whole image's. From pre-training it takes parts of heads over, and its segments.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from vldistill.data.regions.network import ImageNetwork, make_stages, norms, reg
 from vldistill.data.regions.objects import BACKGROUND, CLASSES, UNKNOWN
 from vldistill.models.base.bert import BertEncoder, BertPooler, BertStates, RegionBertConfig, encode
 from vldistill.models.base.checkpoint import ModelSpec
+from vldistill.models.base.family import HEAD, below
 from vldistill.models.base.fusion import by_record
 from vldistill.models.base.heads import init_weights, initial_std
 from vldistill.models.base.outputs import NOTHING, Capture, Output
@@ -191,3 +192,30 @@ def with_whole(regions: RegionBatch) -> RegionBatch:
     box = regions.boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(features), 1, 4)
     mask = torch.cat([torch.ones_like(regions.mask[:, :1]), regions.mask], dim=1)
     return RegionBatch(features, torch.cat([box, regions.boxes], dim=1), mask, regions.whole)
+
+
+# Of a converted checkpoint: what fresh heads start from.
+PRETRAINING = "pretraining."
+RELATIONSHIP, TRANSFORM, OBJECTS = f"{PRETRAINING}relationship.", f"{PRETRAINING}transform.", f"{PRETRAINING}objects."
+OBJECT_HEAD = "cnn_loss_reg."
+_SEGMENTS = "vlbert.token_type_embeddings.weight"
+
+
+def pretrained_head(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """What heads of VL-BERT take over from pre-training: on VCR the direction from "does not belong to the image" to "does", on
+    VQA the transform before the vocabulary; where objects are named, the transform before their classes."""
+    target, own = getattr(model, "target", None), model.state_dict()
+    taken = {f"{OBJECT_HEAD}0.{name}": value for name, value in below(weights, OBJECTS).items()}
+    if target == "choice" and f"{RELATIONSHIP}weight" in weights:
+        rows = {kind: weights[f"{RELATIONSHIP}{kind}"] for kind in ("weight", "bias")}
+        taken |= {f"{HEAD}1.{kind}": values[1:] - values[:1] for kind, values in rows.items()}
+    if target == "answers":
+        taken |= {f"{HEAD}0.{name}": value for name, value in below(weights, TRANSFORM).items()}
+    return {name: value for name, value in taken.items() if name in own or not name.startswith(OBJECT_HEAD)}
+
+
+def alike_segments(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """VL-BERT's second segment was its caption's own; on VCR an answer starts as a question does."""
+    table = weights[_SEGMENTS].clone()
+    table[1] = table[0]
+    return {**weights, _SEGMENTS: table}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from vldistill.models.base.account import FRESH
-from vldistill.models.base.converter import CheckpointLayout, convert_bert
-from vldistill.models.vlbert.model import FREQUENCIES
+from vldistill.models.base.converter import FRESH, BertLayout, BertTables
+from vldistill.models.vlbert.model import FREQUENCIES, OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
 from vldistill.models.vlbert.network import found_network, network_weights
-from vldistill.models.vlbert.start import OBJECTS, PRETRAINING, RELATIONSHIP, TRANSFORM
 
-OFFICIAL = CheckpointLayout(
+LAYOUT = BertLayout(
     "vlbert",
     (
         (r"^module\.", ""),
@@ -27,17 +23,15 @@ OFFICIAL = CheckpointLayout(
         (r"^image_feature_extractor\.(?:mask_upsample|regularizing_predictor)\.", "the image network's loss on objects"),
         (r"^(?:final_mlp|cnn_loss_reg)\.", FRESH),
     ),
-    True,
-    "vlbert.word_embeddings.weight",
-    "vlbert.position_embeddings.weight",
-    "vlbert.token_type_embeddings.weight",
-    "vlbert.encoder.layer.",
-    "image_feature_extractor.obj_downsample.1.weight",
-    beside=4 * 2 * FREQUENCIES,
+    BertTables(
+        "vlbert.word_embeddings.weight",
+        "vlbert.position_embeddings.weight",
+        "vlbert.token_type_embeddings.weight",
+        "vlbert.encoder.layer.",
+        "image_feature_extractor.obj_downsample.1.weight",
+        beside=4 * 2 * FREQUENCIES,
+    ),
     unread=(PRETRAINING,),
     network=found_network,
     extra=lambda model, weights, where: network_weights(model, weights, None, where),
 )
-
-convert = partial(convert_bert, OFFICIAL)
-"""See `convert_bert`."""

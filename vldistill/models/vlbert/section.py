@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Depth, NonNegative, Place, Section, Side, Width
-from vldistill.recipe.schema.student import Student
+from vldistill.recipe.schema.student import Official, Student
 
 if TYPE_CHECKING:
     from vldistill.recipe.schema.recipe import Recipe

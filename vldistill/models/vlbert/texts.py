@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from vldistill.data.records import Record, Word
 from vldistill.data.sequences import EncodedText, Phrase, sequences
 from vldistill.data.text import WordTokenizer
-from vldistill.models.base.region_texts import PERSON, Unit, assemble, tokenize, written
+from vldistill.models.base.inputs import PERSON, Unit, assemble, tokenize, written
 
 NAMES = ("Casey", "Riley", "Jessie", "Jackie", "Avery", "Jaime", "Peyton", "Kerry", "Jody", "Kendall", "Frankie", "Pat", "Quinn")
 """VL-BERT's gender-neutral names."""

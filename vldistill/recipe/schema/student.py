@@ -5,11 +5,12 @@ A family's section also says, without torch, what the rest of a recipe may ask o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
-from vldistill.models.families import Official
 from vldistill.recipe.schema.base import Depth, Fraction, Place, Section, Side, Width
 
 if TYPE_CHECKING:
@@ -53,6 +54,24 @@ class TableSizes(PatchSizes):
         if self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
         return self
+
+
+@dataclass(frozen=True)
+class Official:
+    """A layout of official checkpoints, which the `LAYOUT` of a module below `vldistill.models` reads. vocabulary: what tokens
+    come from, "" where the layout brings its own. answers: whether a file may be of a task, and of VQA without its answers.
+    cased: whether its vocabulary may be of either case."""
+
+    name: str
+    module: str
+    vocabulary: str = "give the vocab.txt of its BERT: cased for uniter, uncased for the others"
+    answers: bool = False
+    cased: bool = True
+
+    def convert(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Writes the model folder, see `OfficialLayout.convert`; returns what the model is, for people."""
+        layout = resolve_name(f"vldistill.models.{self.module}:LAYOUT")
+        return layout.facts(layout.convert(*arguments, **options))
 
 
 class Student(Section):

@@ -14,21 +14,19 @@ from vldistill.data.variants import statements_of
 from vldistill.errors import InputError, needed
 from vldistill.models.base.inputs import text_layout
 from vldistill.models.build import Student
-from vldistill.objectives.advl import Advl, Distances, Pathway
+from vldistill.objectives.advl import Advl, Distances, Pathway, Scalars
 from vldistill.objectives.base import Objective
 from vldistill.objectives.matching import AdvlMatching
-from vldistill.objectives.scalars import Scalars
 from vldistill.recipe.schema.objectives import AdvlObjective, LabelsObjective, Start
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.teachers.unimodal import UnimodalTeachers
 from vldistill.training.anchor import AnchorInputs
 from vldistill.training.caches import Say, TeacherCaches, WantedFeatures
-from vldistill.training.fusion_teacher import build_teacher
-from vldistill.training.inputs import build_visual, chosen_records, trainable
+from vldistill.training.inputs import MakeDataset, build_visual, chosen_records, trainable
 from vldistill.training.methods.base import Method
 from vldistill.training.methods.dide import dide_objective
 from vldistill.training.methods.labels import labels_objective
-from vldistill.training.parts import MakeDataset, Matching, Parts
+from vldistill.training.parts import Matching, Parts, build_teacher
 
 TASKS: dict[str, Callable[[Any, DataArtifact, Student], Objective]] = {"labels": labels_objective, "dide": dide_objective}
 """What may stand for the task loss, by the kind of `objective.task`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cache
+from pkgutil import resolve_name
 from typing import Generic, TypeVar, cast
 
 from vldistill.data.artifact import DataArtifact
@@ -12,7 +14,9 @@ from vldistill.recipe.schema.objectives import LabelsObjective, ObjectiveSection
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.teachers import Teachers
 from vldistill.training.caches import Say, WantedFeatures
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.inputs import MakeDataset
+from vldistill.training.methods.table import METHODS
+from vldistill.training.parts import Parts
 from vldistill.training.validation import Judge, by_answers
 
 Chosen = TypeVar("Chosen", bound=ObjectiveSection)
@@ -70,6 +74,12 @@ class Method(ABC, Generic[Chosen]):
     def parents(self, parts: Parts) -> dict[str, str]:
         """Fingerprints of what the run was made from, beside those of every method."""
         return {}
+
+
+@cache
+def method_of(kind: str) -> Method:
+    """Raises KeyError for a kind that is not in the table."""
+    return resolve_name(f"vldistill.{METHODS[kind][1]}")()
 
 
 def elsewhere(recipe: Recipe, stage: str) -> InputError:

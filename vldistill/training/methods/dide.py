@@ -9,10 +9,10 @@ from vldistill.objectives.dide import DiDE
 from vldistill.recipe.schema.objectives import DideObjective, PretrainObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
-from vldistill.training.fusion_teacher import build_teacher
+from vldistill.training.inputs import MakeDataset
 from vldistill.training.methods.base import Method
 from vldistill.training.methods.labels import loss_of
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.parts import Parts, build_teacher
 
 
 class Dide(Method[DideObjective]):

@@ -8,8 +8,9 @@ from vldistill.objectives.base import HardLabels
 from vldistill.recipe.schema.objectives import DideObjective, LabelsObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
+from vldistill.training.inputs import MakeDataset
 from vldistill.training.methods.base import Method, nothing_to_distil
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.parts import Parts
 
 
 class Labels(Method[LabelsObjective]):

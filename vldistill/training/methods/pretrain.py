@@ -5,15 +5,15 @@ from __future__ import annotations
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import MLM, PRETRAINING
 from vldistill.errors import InputError
-from vldistill.models.base.pretraining import HEADS
+from vldistill.models.base.heads import HEADS
 from vldistill.objectives.pretraining import Pretraining
 from vldistill.recipe.schema.objectives import PretrainObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.training.caches import Say
-from vldistill.training.fusion_teacher import build_teacher
+from vldistill.training.inputs import MakeDataset
 from vldistill.training.methods.base import Method, elsewhere
 from vldistill.training.methods.dide import describe_dide
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.parts import Parts, build_teacher
 from vldistill.training.validation import Judge, by_sums
 
 

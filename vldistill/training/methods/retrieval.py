@@ -10,16 +10,16 @@ from vldistill.data.batch import CMC, PRETRAINING, RANK
 from vldistill.data.datasets import FalseTexts
 from vldistill.errors import InputError
 from vldistill.metrics.retrieval import recalls
-from vldistill.models.families import section_of
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
 from vldistill.recipe.schema.objectives import RetrievalObjective
 from vldistill.recipe.schema.recipe import Recipe
+from vldistill.recipe.schema.students import STUDENTS
 from vldistill.recipe.schema.teachers import Teachers
 from vldistill.runtime import reduced
 from vldistill.training.caches import Say
-from vldistill.training.fusion_teacher import build_teacher
+from vldistill.training.inputs import MakeDataset
 from vldistill.training.methods.base import Method, elsewhere, nothing_to_distil
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.parts import Parts, build_teacher
 from vldistill.training.validation import Judge, Validation, by_sums
 from vldistill.training.vectors import Encoding, rank_captions
 
@@ -66,7 +66,7 @@ class Retrieval(Method[RetrievalObjective]):
             parts.teacher = build_teacher(recipe, chosen, parts, ())
 
     def judge(self, parts: Parts) -> Judge:
-        return by_recall if section_of(parts.spec.kind).ranks == "vectors" else by_sums
+        return by_recall if STUDENTS[parts.spec.kind].ranks == "vectors" else by_sums
 
     def describe(self, recipe: Recipe) -> str:
         chosen = self.chosen(recipe)

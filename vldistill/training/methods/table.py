@@ -1,15 +1,5 @@
 """The methods: one table, by the kind of a recipe's `objective`. Asking for one imports that one alone."""
 
-from __future__ import annotations
-
-from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vldistill.recipe.schema.objectives import ObjectiveSection
-    from vldistill.training.methods.base import Method
-
 METHODS = {
     "labels": ("recipe.schema.objectives:LabelsObjective", "training.methods.labels:Labels"),
     "dide": ("recipe.schema.objectives:DideObjective", "training.methods.dide:Dide"),
@@ -19,19 +9,3 @@ METHODS = {
 }
 """Of each kind its section of a recipe, which imports no torch, and its method; below `vldistill`. A kind that is not here is an
 error, and never trains on labels instead."""
-
-
-def section_of(kind: str) -> type[ObjectiveSection]:
-    """What a recipe says of a method. Raises KeyError for a kind that is not in the table."""
-    return _named(METHODS[kind][0])
-
-
-@cache
-def method_of(kind: str) -> Method:
-    """Raises KeyError for a kind that is not in the table."""
-    return _named(METHODS[kind][1])()
-
-
-def _named(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(f"vldistill.{module}"), name)

@@ -6,7 +6,7 @@ from vldistill.data.text import WordTokenizer
 from vldistill.models.bag.model import Bag, BagConfig
 from vldistill.models.bag.section import BagSection
 from vldistill.models.base.family import PlainFamily
-from vldistill.models.base.request import StudentRequest
+from vldistill.models.base.family import StudentRequest
 
 
 class BagFamily(PlainFamily):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch
-from vldistill.models.base.config import ModelConfig
+from vldistill.models.base.checkpoint import ModelConfig
 from vldistill.models.base.outputs import NOTHING, Capture, Output
 
 

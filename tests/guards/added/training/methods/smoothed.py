@@ -10,7 +10,8 @@ from vldistill.recipe.schema.recipe import Recipe
 from vldistill.recipe.schema.smoothed import SmoothedObjective
 from vldistill.training.caches import Say
 from vldistill.training.methods.base import Method
-from vldistill.training.parts import MakeDataset, Parts
+from vldistill.training.inputs import MakeDataset
+from vldistill.training.parts import Parts
 
 
 class SmoothedLabels(Objective):

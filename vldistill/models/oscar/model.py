@@ -1,19 +1,27 @@
-"""OSCAR's encoder (Li et al., 2020), which is VinVL's too (Zhang et al., 2021), whole or as one of its halves.
+"""OSCAR (Li et al., 2020), which is VinVL's model too (Zhang et al., 2021), as a fusion model (a teacher of DiDE, the baseline
+that becomes one), and the dual encoder that comes from it (DiDE, Fig. 3): a BERT over text alone, and one over regions alone.
 
-A BERT whose sequence is the text, then the regions, each mapped from its feature and box by one Linear; regions have no position
-and no segment. Parameter names are the official checkpoints' below `bert.`. A half is a tower of DiDE's dual encoder: that of the
-regions has an [I_CLS] of its own, of which OSCAR has none.
+A BERT whose sequence is the text, then the regions, each mapped from its feature and box by one Linear; regions have no
+position and no segment. Parameter names are the official checkpoints' below `bert.`. A half is a tower of the dual encoder;
+that of the regions has an [I_CLS] of its own, of which OSCAR has none. Heads are the official ones: on NLVR2, which is read in
+two passes, (text, left) and (text, right), an MLP of the two pooled vectors; on tasks of one image a single Linear. Both have
+dropout before them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vldistill.data.batch import RegionBatch, TextBatch
+from vldistill.data.text import WordTokenizer
 from vldistill.models.base.bert import BertEncoder, BertPooler, BertStates, RegionBertConfig, TextEmbeddings, encode
+from vldistill.models.base.dual_encoder import DualEncoder
+from vldistill.models.base.fusion import Fusion, FusionStates
 from vldistill.models.base.heads import init_weights, initial_std
 from vldistill.models.base.outputs import NOTHING, Capture, Encoded, with_cls
 
@@ -97,3 +105,67 @@ class OscarEncoder(nn.Module):
         """[B, R, D]."""
         boxes = box_features(image.boxes).to(image.features.dtype)
         return self.LayerNorm(self.img_embedding(torch.cat([image.features, boxes], dim=-1)))
+
+
+class Oscar(Fusion):
+    """OSCAR, with heads on the pooled [CLS]."""
+
+    towers = ("bert",)
+
+    def __init__(self, config: OscarConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
+        super().__init__(
+            OscarEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes, pretraining=pretraining
+        )
+
+    def head(self, inputs: int, hidden: int, classes: int) -> nn.Module:
+        width, dropout = self.config.hidden_size, self.config.hidden_dropout_prob
+        if inputs == width:
+            return Head(dropout, nn.Linear(inputs, classes))
+        hidden = width * self.config.cls_hidden_scale
+        return Head(dropout, nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+    def read(self, text: TextBatch, image: RegionBatch, position: int, capture: Capture) -> FusionStates:
+        encoded = self.bert.encode_pair(text, image, capture)
+        words = encoded.parts[0]
+        return FusionStates(self.bert.pool(words), words, encoded.view)
+
+
+class Head(nn.Sequential):
+    """Layers behind a dropout, which has no place among their names."""
+
+    def __init__(self, dropout: float, *layers: nn.Module):
+        super().__init__(*layers)
+        self._dropout = dropout
+        init_weights(self, initial_std(layers[0].in_features))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return super().forward(F.dropout(pooled, self._dropout, self.training))
+
+
+class OscarDual(DualEncoder):
+    """Each tower is a half of an OSCAR: its embeddings, all its layers and its pooler.
+
+    The image's representation is the output of a learned [I_CLS] before the regions. OSCAR has no such token, so views are of
+    the regions alone: [I_CLS] is neither a query nor a key of the attention that is compared, as little as its states are.
+    """
+
+    image_cls_in_views = False
+
+    def __init__(self, config: OscarConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
+        super().__init__(
+            OscarEncoder(config, image=False),
+            OscarEncoder(config, text=False),
+            images=images,
+            classes=classes,
+            pretraining=pretraining,
+        )
+
+    def new_weights(self, tower: str, weights: dict[str, Tensor], tokenizer: WordTokenizer) -> dict[str, Tensor]:
+        """[I_CLS] starts as the embedding of the text's [CLS], the token that all layers and the pooler know to read from."""
+        if tower != "image_encoder":
+            return {}
+        tables = (f"embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))
+        first = sum(weights[table][row] for table, row in zip(tables, (tokenizer.cls_id, 0, 0), strict=True))
+        norm = [weights[f"embeddings.LayerNorm.{kind}"] for kind in ("weight", "bias")]
+        eps = self.text_encoder.config.layer_norm_eps
+        return {CLS_TOKEN: nn.functional.layer_norm(first, first.shape, *norm, eps)[None, None]}

@@ -1,12 +1,15 @@
-"""The ViLT encoder (Kim et al., 2021), whole or as one of its halves.
+"""ViLT (Kim et al., 2021) as a fusion model (a teacher of DiDE, the baseline that becomes one, a student of ADVL), and the
+dual encoder that comes from it (DiDE, section 3.1).
 
-Written for this tool because the library's model draws a random patch permutation at every call (also in evaluation) and
-has no fused attention. Parameter names are those of `transformers.ViltModel`, so its weights load by name and its output is
-matched to 1e-5. A half (text only, image only) is a tower of DiDE's dual encoder; it keeps only the parameters it needs.
+The encoder is written for this tool because the library's draws a random patch permutation at every call (also in evaluation)
+and has no fused attention. Parameter names are those of `transformers` (`vilt.*`, `classifier.{0,1,3}`), so weights load by
+name, a saved folder loads there too, and the output is matched to 1e-5. A half (text only, image only) is a tower of the dual
+encoder; it keeps only the parameters it needs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.data.batch import ImageBatch, TextBatch
-from vldistill.models.base.config import ModelConfig
+from vldistill.models.base.checkpoint import ModelConfig
+from vldistill.models.base.dual_encoder import DualEncoder
+from vldistill.models.base.fusion import Fusion, FusionStates
 from vldistill.models.base.heads import init_weights, initial_std
-from vldistill.models.base.outputs import NOTHING, Capture, Encoded, with_cls
+from vldistill.models.base.outputs import NOTHING, Capture, Encoded, PairStates, QueryKey, patches_only, with_cls
 from vldistill.models.base.recompute import run_layer
 
 
@@ -217,3 +222,42 @@ class ViltEncoder(nn.Module):
             if number in capture.hidden:
                 layers[number] = states
         return Encoded(self.layernorm(states), qk, layers)
+
+
+class Vilt(Fusion):
+    """ViLT, with heads on the pooled text CLS."""
+
+    towers = ("vilt",)
+
+    def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
+        super().__init__(
+            ViltEncoder(config), config, pooled=config.hidden_size, images=images, classes=classes, pretraining=pretraining
+        )
+
+    def read(self, text: TextBatch, image: ImageBatch, position: int, capture: Capture) -> FusionStates:
+        encoded = self.vilt.encode_pair(text, image, position, capture)
+        return FusionStates(self.vilt.pool(encoded.hidden), encoded.hidden[:, : text.ids.shape[1]], _view(text, image, encoded))
+
+
+def _view(text: TextBatch, image: ImageBatch, encoded: Encoded) -> PairStates:
+    length = text.ids.shape[1]
+    qk = {layer: _split(query, key, length) for layer, (query, key) in encoded.qk.items()}
+    hidden = {layer: (states[:, :length], states[:, length:]) for layer, states in encoded.layers.items()}
+    return PairStates(text.mask, with_cls(image.mask), patches_only(image.mask), qk, hidden)
+
+
+def _split(query: Tensor, key: Tensor, length: int) -> QueryKey:
+    return QueryKey(query[:, :, :length], key[:, :, :length], query[:, :, length:], key[:, :, length:])
+
+
+class ViltDual(DualEncoder):
+    """Each tower is a half of a ViLT: its embeddings, all its layers, its norm and its pooler."""
+
+    def __init__(self, config: EncoderConfig, *, images: int, classes: int, pretraining: Collection[str] = ()):
+        super().__init__(
+            ViltEncoder(config, image=False),
+            ViltEncoder(config, text=False),
+            images=images,
+            classes=classes,
+            pretraining=pretraining,
+        )

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch, ImageBatch, Pretext
 from vldistill.data.transforms import MEAN, STD
 from vldistill.errors import InputError
-from vldistill.models.base.config import ModelConfig
-from vldistill.models.base.heads import init_weights, initial_std
+from vldistill.models.base.checkpoint import ModelConfig
+from vldistill.models.base.heads import Pretrained, init_weights, initial_std
 from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates
-from vldistill.models.base.pretraining import Pretrained
 
 
 @dataclass(frozen=True)
