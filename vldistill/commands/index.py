@@ -44,8 +44,8 @@ def build(
     """Encode images once, and store their vectors."""
     from vldistill.artifacts import refuse_existing
     from vldistill.data.image_files import MAX_PIXELS
-    from vldistill.data.left_out import parse_share
-    from vldistill.data.size_rules import size_faults
+    from vldistill.data.inputs import parse_share
+    from vldistill.data.transforms import size_faults
     from vldistill.devices import compute_device
     from vldistill.evaluation.image_index import Asked, build_index, images_of, model_fields
     from vldistill.models.base.inputs import visual_input

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from vldistill.data.sources.base import listed
+from vldistill.data.sources.rows import listed
 from vldistill.errors import MAX_PROBLEMS_SHOWN, InputError, Problems
 
 RecipeOption = Annotated[

@@ -30,7 +30,7 @@ def predict(
     """Answer one question, or a JSONL of pairs."""
     from vldistill.artifacts import write_text
     from vldistill.data.images import named_images
-    from vldistill.data.left_out import parse_share
+    from vldistill.data.inputs import parse_share
     from vldistill.evaluation.opened import open_model
     from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
     from vldistill.places import check_file

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch
-from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.data.loading import make_loader
 from vldistill.data.records import Record
+from vldistill.data.samplers import CleanBatches
 from vldistill.data.sequences import sentences
 from vldistill.errors import InputError
 from vldistill.evaluation.evaluate import check_task

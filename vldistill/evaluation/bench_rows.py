@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vldistill.data.batch import Batch, LetterboxBatch, RegionBatch
-from vldistill.data.pretext import RANK
+from vldistill.data.batch import RANK, Batch, LetterboxBatch, RegionBatch
 from vldistill.evaluation import cost
 from vldistill.evaluation.bench import BenchRow, Setting, as_rows, frozen, library_vilt, make_batch
 from vldistill.evaluation.cost import measure, seconds_of

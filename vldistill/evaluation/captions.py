@@ -13,8 +13,10 @@ import torch
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
+from vldistill.data.datasets import RecordDataset
+from vldistill.data.loading import make_loader, pad_text
 from vldistill.data.records import Record
+from vldistill.data.samplers import CLEAN
 from vldistill.devices import compute_device
 from vldistill.evaluation.cost import seconds_of
 from vldistill.evaluation.image_index import ImageIndex

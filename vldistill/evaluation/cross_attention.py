@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vldistill.data.batch import Batch, ImageBatch, VisualBatch
 from vldistill.data.images import Images
-from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.data.loading import make_loader
 from vldistill.data.records import Record
+from vldistill.data.samplers import CleanBatches
 from vldistill.data.sequences import readable, sentences
 from vldistill.data.transforms import MEAN, STD
 from vldistill.data.visual import unpatchify

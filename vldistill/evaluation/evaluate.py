@@ -13,8 +13,9 @@ from torch import Tensor
 
 from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest
 from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.loading import CleanBatches, make_loader
+from vldistill.data.loading import make_loader
 from vldistill.data.records import TASKS, Record, read_json
+from vldistill.data.samplers import CleanBatches
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex
 from vldistill.evaluation.indexed import read_by

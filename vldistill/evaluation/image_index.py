@@ -25,7 +25,7 @@ from vldistill.artifacts import MANIFEST, building, check_fields, file_digest, f
 from vldistill.data.artifact import open_data
 from vldistill.data.image_files import MAX_PIXELS, SUFFIXES, ImageInfo, check_images
 from vldistill.data.images import ImageFolder, Images
-from vldistill.data.left_out import LeftOut, settled
+from vldistill.data.inputs import LeftOut, settled
 from vldistill.data.regions.store import RegionStore
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError, Problems

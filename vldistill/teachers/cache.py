@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from vldistill.data.digests import ImageDigests
+from vldistill.data.artifact import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.records import Record
-from vldistill.data.sequences import Sentence, sentences
-from vldistill.data.wording import Phrase
+from vldistill.data.sequences import Phrase, Sentence, sentences
 from vldistill.errors import InputError, VldistillError
 from vldistill.store.inspection import nearest
 from vldistill.store.layout import Column, Fields, has_begun, store_folder

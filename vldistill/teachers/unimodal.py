@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vldistill.data.artifact import ImageDigests
 from vldistill.data.batch import Batch, RecordSource
-from vldistill.data.digests import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError

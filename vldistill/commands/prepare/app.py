@@ -26,9 +26,8 @@ from vldistill.commands.options import (
 )
 from vldistill.commands.output import show_plan
 from vldistill.commands.prepare.regions import compute, import_
-from vldistill.data.sources.base import nearest
-from vldistill.data.sources.source import SourceOptions
-from vldistill.data.sources.table import SOURCES, source_of
+from vldistill.data.sources.rows import nearest
+from vldistill.data.sources.table import SOURCES, SourceOptions, source_of
 from vldistill.errors import InputError
 from vldistill.terminal import console, say
 
@@ -100,9 +99,9 @@ def prepare_source(
     if seeds is not None and not lowshot:
         raise InputError("--seeds goes with --lowshot", hint="leave it out, or add --lowshot 100")
     from vldistill.commands.prepare.tables import tell_made
-    from vldistill.data.archives.unpack import is_archive
-    from vldistill.data.left_out import parse_share
+    from vldistill.data.inputs import parse_share
     from vldistill.data.prepare import check_request
+    from vldistill.data.unpack import is_archive
     from vldistill.data.variants import SEEDS, Variants
     from vldistill.places import check_writable
 
@@ -178,7 +177,7 @@ def unpack_raw(name: str, raw: Path, into: Path | None, out: Path, *, overwrite:
     out: the artifact that would follow, so that it is refused before the work, not after it.
     """
     from vldistill.artifacts import refuse_existing, refuse_inputs_in
-    from vldistill.data.archives.unpack import find_sources, is_archive, unpacked_before
+    from vldistill.data.unpack import find_sources, is_archive, unpacked_before
 
     target = into or Path("artifacts/raw") / name
     sources = find_sources(raw, target)
@@ -211,7 +210,7 @@ def _size_text(size: int) -> str:
 
 def _unpack_with_progress(sources: list[Path], target: Path, overwrite: bool) -> dict[str, Any]:
     """`unpack` with a bar that counts packed bytes, on a terminal."""
-    from vldistill.data.archives.unpack import unpack
+    from vldistill.data.unpack import unpack
 
     if not console.is_terminal:
         return unpack(sources, target, overwrite=overwrite)

@@ -75,7 +75,7 @@ def _prepare(
     make: Callable[[Target], dict[str, Any]],
 ) -> None:
     from vldistill.commands.prepare.tables import ANEW, render_regions
-    from vldistill.data.left_out import parse_share
+    from vldistill.data.inputs import parse_share
     from vldistill.data.prepare_regions import Target
     from vldistill.places import check_writable
     from vldistill.terminal import say, show

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from vldistill.data.lowshot import PAPER_SHARES
-from vldistill.data.question_types import VCR_SHARES
+from vldistill.data.lowshot import PAPER_SHARES, VCR_SHARES
 from vldistill.data.shift import PUBLISHED_QUESTIONS
 from vldistill.data.writing import MOST_FREQUENT
 from vldistill.terminal import Table, say, show

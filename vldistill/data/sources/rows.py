@@ -1,61 +1,21 @@
-"""What every source shares: its options, what it returns, and strict reading of rows with `file:line` in each fault."""
+"""Strict reading of raw files: JSON lines, documents and long lists, row by row, with `file:line` in each fault."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from vldistill.data.answers import AnswerVocabulary
-from vldistill.data.records import Record, parse_json, parsed_lines, read_jsonl, read_text
+from vldistill.data.records import parse_json, parsed_lines, read_text
 from vldistill.errors import LINE, InputError, Problems
 from vldistill.places import open_regular
 
-SPLITS = ("train", "val", "test")
-# With the subsets that some data sets name, in the order in which they are shown.
-ALL_SPLITS = ("train", "val", "val-balanced", "val-unbalanced", "test", "test-dev", "test-balanced", "test-unbalanced")
-
-
-@dataclass
-class SourceData:
-    """A data set as its source reads it: the source fills in the fields, then adds records one by one.
-
-    task, labels and vocabulary are set before the first record. root: what image paths are relative to (None: the raw
-    folder). notes: lines to print for the user. take(split, record, where) gets each record, so that a large data set is
-    never held whole, and take_region each image's annotated objects; without them they are kept in `splits`, with the `where`
-    of each, and in `regions`.
-    """
-
-    task: str = ""
-    labels: list[str] | None = None
-    vocabulary: AnswerVocabulary | None = None
-    root: Path | None = None
-    notes: list[str] = field(default_factory=list)
-    take: Callable[[str, Record, str], None] | None = None
-    take_region: Callable[[dict[str, Any]], None] | None = None
-    splits: dict[str, list[Record]] = field(default_factory=dict)
-    where: dict[str, list[str]] = field(default_factory=dict)
-    regions: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, split: str, record: Record, where: str) -> None:
-        """Adds a record. where: its `file:line` (or `file#question_id`), by which faults of its images are named."""
-        if self.take is not None:
-            self.take(split, record, where)
-            return
-        self.splits.setdefault(split, []).append(record)
-        self.where.setdefault(split, []).append(where)
-
-    def add_region(self, row: dict[str, Any]) -> None:
-        """Adds what is annotated of one image: `image` (its path), `width`, `height`, `names`, `boxes` and `polygons`."""
-        if self.take_region is not None:
-            self.take_region(row)
-        else:
-            self.regions.append(row)
+MOST_FAULTS = 1000
+_ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps(row), one row a line'
 
 
 class Row:
@@ -110,6 +70,14 @@ class Row:
             actual = value if type(value) is int else kind_of(value)
             return self.fault(f"`{key}` must be a whole number, 0 or more, found {actual}", "mend the line")
         return value
+
+    def number_of_folder(self, key: str) -> str:
+        """The name of a numbered folder, "" after adding a problem."""
+        value = self.values.get(key)
+        if type(value) not in (int, str) or not re.fullmatch(r"\d+", str(value)):
+            self.fault(f"`{key}` {quoted(value)} is not a number", "expected the number of an image folder")
+            return ""
+        return str(value)
 
     def items(self, key: str, *, optional: bool = False) -> list[Any] | None:
         value = self._get(key, optional)
@@ -187,9 +155,6 @@ def read_rows(path: Path, problems: Problems) -> Iterator[Row]:
         problems.add("holds no line", where=f"{path}:1", hint="remove the file, or fetch it again")
 
 
-_ONE_A_LINE = 'write lines of {"image": ..., "text": ...}; in Python: json.dumps(row), one row a line'
-
-
 def _other_format(path: Path) -> str | None:
     """What a file that is no JSON lines seems to be, by its beginning."""
     try:
@@ -234,6 +199,14 @@ def read_document(path: Path, key: str, problems: Problems) -> list[Row]:
         else:
             problems.add(f"a JSON object was expected, found {kind_of(entry)}", where=where, hint="mend the entry", part=LINE)
     return rows
+
+
+def gives_up(path: Path, problems: Problems, faults: int) -> bool:
+    """Whether a file of millions of rows has MOST_FAULTS faults: it is then given up as another file, and the fault said."""
+    if faults < MOST_FAULTS or problems.every:
+        return False
+    problems.add(f"has {MOST_FAULTS:,} faults; the rest was not read", where=f"{path}:1", hint="is it the right file?")
+    return True
 
 
 def add_file_fault(path: Path, error: Exception, problems: Problems) -> None:
@@ -304,35 +277,83 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return (text + (f", ... ({len(names):,} in all)" if len(names) > most else "")) or "nothing"
 
 
-def wrong_layout(root: Path, dataset: str, expected: Sequence[str]) -> InputError:
-    """The folder does not look like the data set: what was expected and what is there."""
-    from vldistill.data.archives.unpack import is_archive  # no help waits for it
+def iterate_array(path: Path, problems: Problems, *, chunk: int = 1 << 20, largest: int = 1 << 26) -> Iterator[tuple[str, Any]]:
+    """Yields (`file:item[i]`, value) of each item of a JSON file that is one list, holding little more than an item at a time.
 
-    content = listed(sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir()))
-    hint = f"expected {' or '.join(expected)}"
-    if any(map(is_archive, root.iterdir())):
-        hint += "; its archives can be unpacked first: --unpack DIR"
-    return InputError(f"does not look like {dataset}: found {content}", where=str(root), hint=hint)
-
-
-def first_objects(path: Path, most: int = 50) -> list[dict[str, Any]]:
-    """The first objects of a JSON-lines file, for a look ahead; its faults are left for the reading proper."""
+    chunk: bytes read at once. largest: characters that an item may have. The first fault goes to `problems` and ends the
+    reading: what follows it cannot be told apart.
+    """
+    index, fault = 0, None
     try:
-        return [row for _, row in islice(read_jsonl(path, Problems()), most)]
-    except (InputError, OSError):
-        return []
+        with path.open("rb") as file:
+            window = _Window(file, chunk, largest)
+            if window.next() != "[":
+                raise ValueError("a JSON list was expected")
+            window.at += 1
+            if window.next() == "]":
+                raise ValueError("the list is empty")
+            mark = ","
+            while mark == ",":
+                yield f"{path}:item[{index}]", parse_json(window.item())
+                index, mark, window.at = index + 1, window.next(), window.at + 1
+            if window.next():
+                raise ValueError("text follows the end of the list")
+    except RecursionError:
+        fault = "not valid JSON: nested too deeply"
+    except ValueError as error:
+        fault = str(error)
+    except OSError as error:
+        add_file_fault(path, error, problems)
+    if fault:
+        problems.add(fault, where=f"{path}:item[{index}]", hint="is the file whole? fetch it again")
 
 
-def first_holding(root: Path, folders: Sequence[str], names: Iterable[str]) -> str:
-    """Which folder holds the images: the one with most of the first names, else one that exists, else the first."""
-    sample = list(names)[:50]
-    # `Path.is_file` would raise for a name that is too long.
-    counts = [sum(os.path.isfile(root / folder / name) for name in sample) for folder in folders]  # noqa: PTH113
-    if max(counts, default=0):
-        return folders[counts.index(max(counts))]
-    return next((folder for folder in folders if folder and (root / folder).is_dir()), folders[0])
+class _Window:
+    """The part of a JSON list's text that is being read. It slides over the file, as wide as an item and a chunk."""
 
+    # Finds where an item ends; `parse_json` reads it.
+    _SCAN = json.JSONDecoder(parse_int=str, parse_float=str)
+    _BLANKS = re.compile(r"[ \t\n\r]*")
 
-def joined(folder: str, name: str) -> str:
-    """A path relative to the raw root, with forward slashes on every system."""
-    return f"{folder}/{name}" if folder else name
+    def __init__(self, file: BinaryIO, chunk: int, largest: int):
+        self._file, self._chunk, self._largest = file, chunk, largest
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._text, self.at, self._ended = "", 0, False
+
+    def next(self) -> str:
+        """Moves to the next character that is not blank, and returns it; "" at the end of the file."""
+        while True:
+            self.at = self._BLANKS.match(self._text, self.at).end()
+            if self.at < len(self._text) or not self._grow():
+                return self._text[self.at : self.at + 1]
+
+    def item(self) -> str:
+        """Moves to the mark behind the item that comes next, and returns its text. Raises ValueError, RecursionError."""
+        while True:
+            self.next()
+            try:
+                end = self._SCAN.raw_decode(self._text, self.at)[1]
+                after = self._BLANKS.match(self._text, end).end()
+                mark = self._text[after : after + 1]
+                if mark in (",", "]"):
+                    item, self.at = self._text[self.at : end], after
+                    return item
+                fault = f"a comma or `]` was expected after it, found {quoted(mark) if mark else 'the end of the file'}"
+            except json.JSONDecodeError as error:
+                fault = f"not valid JSON: {error.msg} at character {error.pos - self.at + 1} of the item"
+            if len(self._text) - self.at > self._largest:
+                raise ValueError(f"not valid JSON: the item does not end within {self._largest:,} characters")
+            # Cut off by the end of the window (a number too: only a mark shows that it is whole), or wrong: more text will tell.
+            if not self._grow():
+                raise ValueError(fault)
+
+    def _grow(self) -> bool:
+        """Forgets what was read, and reads on; False at the end of the file."""
+        # At least doubled: an item that is tried again at each step costs twice its length, not its square.
+        data = b"" if self._ended else self._file.read(max(self._chunk, len(self._text) - self.at))
+        self._ended = not data
+        try:
+            self._text, self.at = self._text[self.at :] + self._decode(data, final=self._ended), 0
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 at byte {self._file.tell() - len(error.object) + error.start}") from None
+        return not self._ended

@@ -1,9 +1,11 @@
-"""Batches that hold as many tokens, instead of as many records: how UNITER and VILLA count.
+"""In which order and in which batches records are dealt, a function of (seed, epoch, record), so that a resumed run sees the same
+stream.
 
-A batch costs the length of its longest record times its number of records, so records of like length are put together. The order
-of an epoch is cut into buckets of BUCKET records, each is sorted by length and cut into batches, and the batches are shuffled.
-Like the official sampler, a batch of MULTIPLE records or more holds a multiple of them; unlike it, smaller ones are allowed, and
-no record is left out of an epoch for being among the last of its bucket.
+Batches hold as many records, or as many tokens, which is how UNITER and VILLA count. A batch of tokens costs the length of its
+longest record times its number of records, so records of like length are put together: the order of an epoch is cut into buckets
+of BUCKET records, each is sorted by length and cut into batches, and the batches are shuffled. Like the official sampler, a batch
+of MULTIPLE records or more holds a multiple of them; unlike it, smaller ones are allowed, and no record is left out of an epoch
+for being among the last of its bucket.
 """
 
 from __future__ import annotations
@@ -13,11 +15,60 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from vldistill.data.loading import Key
 from vldistill.data.transforms import hash_key
 
+CLEAN = -1  # the epoch of a sample that is not augmented
+Key = tuple[int, int]  # (epoch or CLEAN, index of the record)
 BUCKET = 8192
 MULTIPLE = 8
+
+
+class EpochBatches:
+    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps. first: the
+    batch with which the next pass begins, and that one alone."""
+
+    def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1):
+        self.count, self.batch, self.seed, self.rank, self.world, self.epoch = count, batch, seed, rank, world, 0
+        self.first = 0
+
+    def __len__(self) -> int:
+        return max(self.count // (self.batch * self.world), 1)
+
+    @property
+    def fullest(self) -> list[tuple[int, int | None]]:
+        """Pairs of the largest batch; see `TokenBatches.fullest`."""
+        return [(min(self.batch, -(-self.count // self.world)), None)]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
+        order = torch.randperm(self.count, generator=generator)
+        step = self.batch * self.world
+        first, self.first = self.first, 0
+        for start in range(first * step, len(self) * step, step):
+            chunk = order[start : start + step].tolist()
+            # Only a set smaller than one batch falls short: some records are then dealt twice, so that ranks stay equal.
+            chunk += (chunk * self.world)[: -len(chunk) % self.world]
+            yield [(self.epoch, index) for index in chunk[self.rank :: self.world]]
+
+
+class CleanBatches:
+    """Every record once, in order, without augmentation, dealt to ranks batch by batch: nothing is padded or repeated."""
+
+    def __init__(self, count: int, batch: int, *, rank: int = 0, world: int = 1):
+        self.batches = [
+            [(CLEAN, index) for index in range(start, min(start + batch, count))] for start in range(0, count, batch)
+        ][rank::world]
+
+    @property
+    def fullest(self) -> list[tuple[int, int | None]]:
+        """Pairs of the largest batch; see `TokenBatches.fullest`."""
+        return fullest_of(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
 
 
 class TokenBatches:
@@ -75,3 +126,8 @@ class TokenBatches:
         """Of a batch whose longest record has `length`."""
         count = self.tokens // length
         return count - (count % MULTIPLE if count > MULTIPLE else 0)
+
+
+def fullest_of(batches: list[list[Key]]) -> list[tuple[int, int | None]]:
+    """See `TokenBatches.fullest`."""
+    return [(max(map(len, batches), default=0), None)]

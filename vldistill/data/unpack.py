@@ -10,24 +10,24 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vldistill import artifacts
-from vldistill.data.archives.members import (
+from vldistill.data.archive_readers import (
     CHUNK,
     UNPACK_BY_HAND,
     DamagedError,
     Member,
     Names,
+    TarReader,
+    ZipReader,
     is_junk,
     name_fault,
     plain_path,
     shown,
 )
-from vldistill.data.archives.tar import TarReader
-from vldistill.data.archives.zip import ZipReader
 from vldistill.errors import InputError, Problems, VldistillError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -97,11 +97,7 @@ def unpacked_before(sources: Sequence[Path], target: Path, *, overwrite: bool = 
 
 
 def unpack(
-    sources: Sequence[Path],
-    target: Path,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    sources: Sequence[Path], target: Path, *, overwrite: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Unpacks archives, and copies files that are none, into the one folder `target`, and returns its manifest.
 
@@ -164,21 +160,15 @@ class _Unpacking:
         for source in self._sources:
             if not is_archive(source):
                 needed += source.stat().st_size
-            elif _is_zip(source):
-                try:
-                    with ZipReader(source, ratio=MAX_RATIO, most=MAX_ENTRIES) as reader:
-                        needed += reader.needed
-                except DamagedError:
-                    continue  # told when its turn comes
+                continue
+            with suppress(DamagedError), _opened(source) as reader:  # what is damaged is told when its turn comes
+                needed += reader.needed
         return needed
 
     def _archive(self, source: Path) -> None:
-        if _is_zip(source):
-            self._reader = ZipReader(source, ratio=MAX_RATIO, most=MAX_ENTRIES)
-        else:
-            self._reader = TarReader(source, ratio=MAX_RATIO)
         empty = True
-        with self._reader as reader:
+        with _opened(source) as self._reader:
+            reader = self._reader
             for member in reader:
                 self._entries += 1
                 if self._entries > MAX_ENTRIES:
@@ -271,8 +261,10 @@ def _naming() -> Iterator[None]:
         raise DamagedError(f"cannot have this name here: {reason}", UNPACK_BY_HAND) from None
 
 
-def _is_zip(source: Path) -> bool:
-    return source.name.lower().endswith(".zip")
+def _opened(source: Path) -> ZipReader | TarReader:
+    if source.name.lower().endswith(".zip"):
+        return ZipReader(source, ratio=MAX_RATIO, most=MAX_ENTRIES)
+    return TarReader(source, ratio=MAX_RATIO)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
