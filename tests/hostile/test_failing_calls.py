@@ -146,7 +146,6 @@ LOCKERS = {
     "data.prepare_toy": ["prepare toy"],
     "store.staging": ["distill, staged"],
     "store.writer": ["cache"],
-    "store.manifest": ["cache"],
     "training.run": ["finetune"],
 }
 """Of each module that takes locks, the commands by which it does."""

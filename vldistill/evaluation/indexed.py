@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, TextBatch
 from vldistill.data.datasets import RecordDataset
-from vldistill.data.loading import pad_text
 from vldistill.data.images import ImageFolder
+from vldistill.data.loading import pad_text
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.sequences import split_words
