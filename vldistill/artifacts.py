@@ -65,26 +65,27 @@ def write_bytes(path: Path, content: bytes) -> None:
     _write_together({path: content})
 
 
-def write_files(files: Mapping[Path, bytes | memoryview | str]) -> None:
+def write_files(files: Mapping[Path, bytes | memoryview | str | list[memoryview]]) -> None:
     """Writes files that belong together: all are on disk under temporary names before the first is renamed into place, so that a
-    full disk leaves what was there before. Folders above them are made, and taken away again where it fails. Text becomes UTF-8.
-    Raises VldistillError where the disk is full."""
+    full disk leaves what was there before. Folders above them are made, and taken away again where it fails. Text becomes UTF-8;
+    of a list, the parts follow each other. Raises VldistillError where the disk is full."""
     with ExitStack() as stack:
         for path in files:
             stack.enter_context(within_parents(path))
         _write_together({path: content.encode() if isinstance(content, str) else content for path, content in files.items()})
 
 
-def _write_together(files: Mapping[Path, bytes | memoryview]) -> None:
+def _write_together(files: Mapping[Path, bytes | memoryview | list[memoryview]]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    parts = {path: content if isinstance(content, list) else [content] for path, content in files.items()}
     try:
-        for path, content in files.items():
-            with writing(path, len(content), every=True), temporary[path].open("wb") as file:
-                file.write(content)
+        for path, content in parts.items():
+            with writing(path, sum(map(len, content)), every=True), temporary[path].open("wb") as file:
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, written in temporary.items():
-            with writing(path, len(files[path]), every=True):
+            with writing(path, sum(map(len, parts[path])), every=True):
                 written.replace(path)
     finally:
         for written in temporary.values():

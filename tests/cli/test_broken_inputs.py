@@ -14,9 +14,9 @@ from PIL import Image
 from vldistill.artifacts import read_manifest
 from vldistill.data.image_files import SUFFIXES
 from vldistill.data.records import read_records
-from vldistill.data.regions.keys import image_key
+from vldistill.data.regions.store import image_key
+from vldistill.data.shards import image_name
 from vldistill.data.sources.table import SOURCES
-from vldistill.data.tars import image_name
 from vldistill.data.toy.layouts import DATASETS, write_toy
 from vldistill.evaluation.image_index import ImageIndex
 

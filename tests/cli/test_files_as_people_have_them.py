@@ -17,7 +17,7 @@ from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_weights
 from vldistill.models.base.converter import read_answers
 from vldistill.models.base.weights import INDEX, digest_of_weights, unwrapped
-from vldistill.teachers.weights import weights_digest
+from vldistill.teachers.encoders import weights_digest
 
 ANSWERS = ["net", "pitcher", "orange"]
 

@@ -346,6 +346,6 @@ def test_an_interrupted_unpacking_leaves_nothing(command, downloads, tree, monke
         raise KeyboardInterrupt
 
     before = tree(downloads.parent)
-    monkeypatch.setattr("vldistill.data.archives.unpack._Unpacking._write", interrupted)
+    monkeypatch.setattr("vldistill.data.unpack._Unpacking._write", interrupted)
     assert command("prepare", "jsonl", "--raw", downloads, "--unpack", "there").code == 130
     assert tree(downloads.parent) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vldistill.data.archives.unpack import unpack
+from vldistill.data.unpack import unpack
 from vldistill.errors import InputError
 
 MODES = {"tar": "w", "tar.gz": "w:gz", "tgz": "w:gz", "tar.bz2": "w:bz2", "tar.xz": "w:xz"}

@@ -8,6 +8,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vldistill.data.sources.table import SourceData
+
+
+class Collected(SourceData):
+    """What a source adds, held. splits: the records of each; where: beside them, the place of each. regions: of images."""
+
+    def __init__(self, task: str = ""):
+        super().__init__(self._keep, lambda row: self.regions.append(row), task)
+        self.splits, self.where, self.regions = {}, {}, []
+
+    def _keep(self, split, record, where):
+        self.splits.setdefault(split, []).append(record)
+        self.where.setdefault(split, []).append(where)
+
 
 def picture(path: Path, size=(8, 6), color=(200, 30, 30), mode="RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

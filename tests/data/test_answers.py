@@ -5,6 +5,7 @@ import json
 import pytest
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
+from vldistill.data.records import read_json
 from vldistill.errors import InputError
 
 
@@ -30,7 +31,7 @@ def test_majority_is_the_first_among_equals():
 def test_file_round_trip(tmp_path):
     vocabulary = AnswerVocabulary(["yes", "", "naïve"], 9)
     (tmp_path / "answers.json").write_text(json.dumps(vocabulary.to_json()), encoding="utf-8")
-    assert AnswerVocabulary.read(tmp_path) == vocabulary
+    assert AnswerVocabulary.from_json(read_json(tmp_path / "answers.json")) == vocabulary
 
 
 @pytest.mark.parametrize("value", [[], {}, {"answers": [1]}, {"answers": "yes"}, {"answers": ["a"], "min_count": "9"}, None])

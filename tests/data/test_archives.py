@@ -11,8 +11,8 @@ from collections import namedtuple
 import pytest
 from archive_worlds import MODES, NOISE, contents, entry, header, refused, write_tar, write_zip, zip_entry
 
-from vldistill.data.archives import unpack as archives
-from vldistill.data.archives.unpack import find_sources, is_archive, unpack, unpacked_before
+from vldistill.data import unpack as archives
+from vldistill.data.unpack import find_sources, is_archive, unpack, unpacked_before
 from vldistill.errors import InputError, VldistillError
 
 

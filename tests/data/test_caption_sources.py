@@ -5,12 +5,11 @@ import random
 import re
 
 import pytest
-from raw_worlds import write_lines
+from raw_worlds import Collected, write_lines
 
 from vldistill.data.sources import captions, visual_genome
-from vldistill.data.sources.base import SourceData
-from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.rows import MOST_FAULTS, iterate_array
+from vldistill.data.sources.table import SourceOptions
 from vldistill.errors import InputError, Problems
 
 TRAIN, VAL = "Train_GCC-training.tsv", "Validation_GCC-1.1.0-Validation.tsv"
@@ -18,7 +17,7 @@ URLS, CAPTIONS = "SBU_captioned_photo_dataset_urls.txt", "SBU_captioned_photo_da
 
 
 def load(read, root, **options):
-    problems, data = Problems(), SourceData()
+    problems, data = Problems(), Collected()
     read(root, SourceOptions(**options), problems, data)
     problems.raise_if_any()
     return data
@@ -27,7 +26,7 @@ def load(read, root, **options):
 def refused(read, root, place, reason):
     """One fault: `<root>/<place>: <reason> (<mend>)`, in one line."""
     problems = Problems()
-    read(root, SourceOptions(), problems, SourceData())
+    read(root, SourceOptions(), problems, Collected())
     assert len(problems.items) == 1, [str(item) for item in problems.items]
     message = str(problems.items[0])
     assert message.startswith(f"{root}/{place}: ") and re.search(reason, message), message
@@ -126,7 +125,7 @@ def test_sbu_official(tmp_path):
 def test_another_folder(tmp_path, read):
     touch(tmp_path, "x.txt")
     with pytest.raises(InputError, match=r"does not look like .*: found x.txt \(expected "):
-        read(tmp_path, SourceOptions(), Problems(), SourceData())
+        read(tmp_path, SourceOptions(), Problems(), Collected())
 
 
 # A fourth line of the TSV, what the message says.
@@ -165,8 +164,8 @@ def test_no_image_or_no_row_is_a_fault(tmp_path):
 def test_another_file_is_given_up(tmp_path):
     write_lines(tmp_path / TRAIN, ["no tab"] * 5000)
     problems = Problems()
-    captions.read_gcc(tmp_path, SourceOptions(), problems, SourceData())
-    assert len(problems.items) == captions.MOST_FAULTS + 1 and "the rest was not read" in str(problems.items[-1])
+    captions.read_gcc(tmp_path, SourceOptions(), problems, Collected())
+    assert len(problems.items) == MOST_FAULTS + 1 and "the rest was not read" in str(problems.items[-1])
 
 
 def test_images_of_another_list_are_found_out(tmp_path):

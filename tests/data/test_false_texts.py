@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vldistill.data.false_texts import FalseTexts
-from vldistill.data.loading import CLEAN, RecordDataset
+from vldistill.data.datasets import FalseTexts, RecordDataset
 from vldistill.data.records import Record
+from vldistill.data.samplers import CLEAN
 from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.errors import InputError

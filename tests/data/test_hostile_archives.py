@@ -23,8 +23,8 @@ from archive_worlds import (
     zip_entry,
 )
 
-from vldistill.data.archives import unpack as archives
-from vldistill.data.archives.unpack import MAX_RATIO, unpack
+from vldistill.data import unpack as archives
+from vldistill.data.unpack import MAX_RATIO, unpack
 from vldistill.errors import InputError
 
 EVIL = "/vldistill-evil"

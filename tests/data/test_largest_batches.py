@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vldistill.data.false_texts import FalseTexts
-from vldistill.data.loading import CleanBatches, RecordDataset, make_loader, need_of
-from vldistill.data.mixing import MixedDataset
+from vldistill.data.datasets import FalseTexts, MixedDataset, RecordDataset
+from vldistill.data.loading import make_loader, need, need_of
 from vldistill.data.records import Record
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.objects import MASK, Objects
 from vldistill.data.regions.store import ImageRegions
+from vldistill.data.samplers import CleanBatches
 from vldistill.data.text import train_tokenizer
-from vldistill.data.worker_limits import need
 from vldistill.models.base import inputs
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.inputs import text_layout, visual_input

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vldistill.data.images import ImageFolder
-from vldistill.data.letterbox import LetterboxInput, fitted_size, letterbox, stack_letterboxes
+from vldistill.data.visual import LetterboxInput, fitted_size, letterbox, stack_letterboxes
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,22 @@ from collections.abc import Collection
 
 import pytest
 
-from vldistill.data.lowshot import LOWSHOT_RULES, Draw, TypeCount, draw
-from vldistill.data.question_types import (
+from vldistill.data.lowshot import (
+    LOWSHOT_RULES,
     VCR_DEFAULT,
     VCR_FORMS,
     VCR_PATTERNS,
     VCR_SHARES,
     VQA_DEFAULT,
     VQA_GROUPS,
+    Draw,
+    TypeCount,
+    draw,
     vcr_question_type,
     vqa_question_group,
 )
 from vldistill.data.records import Record, Word
-from vldistill.data.wording import split_words
+from vldistill.data.sequences import split_words
 from vldistill.errors import InputError
 
 LABELS = ["contradiction", "entailment", "neutral"]

@@ -10,8 +10,7 @@ import pytest
 from raw_worlds import write_lines
 
 from vldistill.data.artifact import open_data
-from vldistill.data.regions.classes import CLASSES, UNKNOWN
-from vldistill.data.regions.objects import MASK, ObjectIndex, object_mask, objects_of
+from vldistill.data.regions.objects import CLASSES, MASK, UNKNOWN, ObjectIndex, object_mask, objects_of
 from vldistill.errors import InputError
 
 BOX = [0, 0, 13, 13]  # one pixel a cell

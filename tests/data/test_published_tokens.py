@@ -16,6 +16,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, BertTokenizerFast, RobertaTokenizer
 
 from vldistill.data.records import Record
+from vldistill.data.sequences import Phrase, reworded, split_words
 from vldistill.data.sequences import sentences as read_by_teachers
 from vldistill.data.text import (
     KINDS,
@@ -27,11 +28,10 @@ from vldistill.data.text import (
     read_vocabulary,
     train_tokenizer,
 )
-from vldistill.data.wording import Phrase, reworded, split_words
 from vldistill.models.base.family import family_of
 from vldistill.models.families import FAMILIES
-from vldistill.teachers.keys import text_key
-from vldistill.teachers.text import TransformersText
+from vldistill.teachers.cache import text_key
+from vldistill.teachers.encoders import TransformersText
 
 EACH = {"ordinary": 100, "many": 700}
 """Of 15 scripts: 1,500 and 10,500 sentences."""
@@ -170,7 +170,7 @@ def test_a_text_teacher_reads_the_text_itself(published, texts, tmp_path, librar
     """Not as words with a space before each: RoBERTa's first word has none."""
     published[library].own.save(tmp_path)
     teacher, reader = TransformersText(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
-    teacher._network = type("N", (), {"config": type("C", (), {"max_position_embeddings": 514})})()
+    teacher.network = type("N", (), {"config": type("C", (), {"max_position_embeddings": 514})})()
     for text in texts[::50]:
         record = Record("1", "caption", ["a.jpg"], split_words(text), written=text)
         coded, place = teacher._read(read_by_teachers(record)[0])

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from vldistill.data import artifact, record_file
+from vldistill.data import artifact, records
 from vldistill.data.batch import RecordSource
-from vldistill.data.loading import Example
-from vldistill.data.mixing import MixedDataset
-from vldistill.data.record_file import RecordFile, line_starts, mapped
-from vldistill.data.records import Record, read_records
+from vldistill.data.datasets import Example, MixedDataset
+from vldistill.data.records import Record, RecordFile, line_starts, mapped, read_records
 from vldistill.errors import InputError
 
 RECORDS = [Record(f"r{number}", "caption", [f"{number}.jpg"], ["ein", "Bär\u2028", "x" * number]) for number in range(7)]
@@ -29,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("chunk", [3, 64, 1 << 24])
 def test_lines_are_found_whatever_the_size_of_a_chunk(path, chunk, monkeypatch):
-    monkeypatch.setattr(record_file, "_CHUNK", chunk)
+    monkeypatch.setattr(records, "_CHUNK", chunk)
     starts = line_starts(path)
     content = path.read_bytes()
     lines = [content[start:end] for start, end in pairwise(starts)]

@@ -11,12 +11,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from vldistill.data.images import ImageFolder
-from vldistill.data.pixels import PixelInput, fit, stack_pixels
 from vldistill.data.regions import extract as extraction
 from vldistill.data.regions.extract import build_vlbert, extract_vlbert
 from vldistill.data.regions.network import ImageNetwork, RegionNetwork, norms, prepared, read_resnet
 from vldistill.data.regions.objects import MASK, Objects
 from vldistill.data.regions.store import RegionStore
+from vldistill.data.visual import PixelInput, fit, stack_pixels
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.vlbert.model import VlBert

@@ -14,8 +14,7 @@ import region_files as files
 import torch
 
 from vldistill.data.prepare_regions import BoxRule, Target, import_regions
-from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import ImageRegions, RegionStore, RegionWriter
+from vldistill.data.regions.store import ImageRegions, RegionStore, RegionWriter, image_key
 from vldistill.errors import InputError
 from vldistill.store import writer as writer_module
 

@@ -16,9 +16,11 @@ from shard_worlds import NAMES, pair_world, single_world
 
 from vldistill.data import images as image_module
 from vldistill.data.artifact import open_data
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.images import ImageFolder, ShardImages
-from vldistill.data.loading import CleanBatches, EpochBatches, RecordDataset, make_loader
+from vldistill.data.loading import make_loader
 from vldistill.data.prepare import prepare
+from vldistill.data.samplers import CleanBatches, EpochBatches
 from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform

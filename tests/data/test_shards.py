@@ -9,12 +9,12 @@ import pytest
 from raw_worlds import vqa_world, write_lines
 from shard_worlds import ENDINGS, NAMES, lines, pair_world, single_world
 
-from vldistill.artifacts import read_manifest
-from vldistill.data import additions, image_files, shards
+from vldistill.artifacts import read_manifest, write_manifest
+from vldistill.data import image_files, shards
 from vldistill.data.artifact import open_data
 from vldistill.data.prepare import prepare
+from vldistill.data.shards import header
 from vldistill.data.sources.vqa import Vqa
-from vldistill.data.tars import header
 from vldistill.data.variants import Variants
 from vldistill.errors import InputError
 
@@ -298,6 +298,6 @@ def test_an_artifact_of_an_earlier_version_can_be_given_shards(tmp_path):
     single_world(tmp_path / "raw")
     manifest = prepare("jsonl", tmp_path / "raw", tmp_path / "out")
     del manifest["options"]["shards"]
-    additions._write(tmp_path / "out", manifest)
+    write_manifest(tmp_path / "out", manifest)
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "out")["unchanged"]
     assert prepare("jsonl", tmp_path / "raw", tmp_path / "out", shards=4)["packed"]

@@ -12,13 +12,10 @@ from PIL import Image
 
 import vldistill
 from vldistill.data.images import ImageFolder
-from vldistill.data.letterbox import LetterboxInput, fitted_size
-from vldistill.data.pixels import PixelInput
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.objects import Objects
-from vldistill.data.size_rules import DISTORTED, Seen, faults_of, size_faults
-from vldistill.data.transforms import ImageTransform
-from vldistill.data.visual import NoImages, PatchInput, RegionInput, VisualInput
+from vldistill.data.transforms import DISTORTED, ImageTransform, Seen, faults_of, size_faults
+from vldistill.data.visual import LetterboxInput, NoImages, PatchInput, PixelInput, RegionInput, VisualInput, fitted_size
 from vldistill.evaluation.indexed import StoredInput
 
 SHAPES = [(400, 100), (100, 400), (64, 64), (640, 480), (33, 31), (1000, 12)]

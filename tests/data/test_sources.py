@@ -4,18 +4,17 @@ import json
 import re
 
 import pytest
-from raw_worlds import nlvr2_row, nlvr_world, picture, snli_row, vqa_rows, vqa_world, write_lines, write_vqa
+from raw_worlds import Collected, nlvr2_row, nlvr_world, picture, snli_row, vqa_rows, vqa_world, write_lines, write_vqa
 
 from vldistill.data.sources import vqa
-from vldistill.data.sources.base import ALL_SPLITS, SPLITS, SourceData
-from vldistill.data.sources.table import source_of
+from vldistill.data.sources.table import ALL_SPLITS, SPLITS, source_of
 from vldistill.errors import InputError, Problems
 
 
 def load(source, root, **options):
     """What a source, by its name, makes of a folder."""
     problems, found = Problems(), source_of(source)
-    data = SourceData(task=found.task or "")
+    data = Collected(found.task or "")
     found.options(**options).check()
     found.read(root, found.options(**options), problems, data)
     problems.raise_if_any()

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vldistill.data import token_batches
-from vldistill.data.loading import EpochBatches
-from vldistill.data.token_batches import TokenBatches
+from vldistill.data import samplers
+from vldistill.data.samplers import EpochBatches, TokenBatches
 from vldistill.training.inputs import StepPairs, step_pairs
 
 
@@ -36,10 +35,10 @@ def test_a_small_set_by_hand():
     assert sorted(index for batch in dealt for index in batch) == list(range(7))
 
 
-@pytest.mark.parametrize("bucket", [token_batches.BUCKET, 100])
+@pytest.mark.parametrize("bucket", [samplers.BUCKET, 100])
 @pytest.mark.parametrize("tokens", [140, 500, 4000])
 def test_every_record_once_and_no_batch_too_large(monkeypatch, bucket, tokens):
-    monkeypatch.setattr(token_batches, "BUCKET", bucket)
+    monkeypatch.setattr(samplers, "BUCKET", bucket)
     lengths = drawn(1000)
     dealt = deal(lengths, tokens)
     assert sorted(index for batch in dealt for index in batch) == list(range(1000))

@@ -10,17 +10,28 @@ import pytest
 from PIL import Image
 
 from vldistill.data.artifact import open_data
+from vldistill.data.lowshot import vqa_question_group
 from vldistill.data.prepare import prepare
 from vldistill.data.prepare_toy import prepare_toy
-from vldistill.data.question_types import vqa_question_group
+from vldistill.data.sequences import split_words
 from vldistill.data.sources.jsonl import Jsonl
-from vldistill.data.toy.diverse.layouts import DIVERSE_SIZES, TASK_WORDS, tags
-from vldistill.data.toy.diverse.questions import TYPES, ask
-from vldistill.data.toy.diverse.scenes import COLOURS, SHAPES, DiverseScene, draw_scene, render
-from vldistill.data.toy.diverse.words import SYNONYMS, caption, texts
+from vldistill.data.toy.diverse import (
+    COLOURS,
+    DIVERSE_SIZES,
+    SHAPES,
+    SYNONYMS,
+    TASK_WORDS,
+    TYPES,
+    DiverseScene,
+    ask,
+    caption,
+    draw_scene,
+    render,
+    tags,
+    texts,
+)
 from vldistill.data.toy.layouts import write_toy
 from vldistill.data.variants import Variants
-from vldistill.data.wording import split_words
 
 CONCEPT = {word: concept for concept, words in SYNONYMS.items() for word in words}
 

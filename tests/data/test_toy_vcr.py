@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vldistill.data.question_types import VCR_SHARES, vcr_question_type
+from vldistill.data.lowshot import VCR_SHARES, vcr_question_type
 from vldistill.data.shift import shift_plural, shift_singular
 from vldistill.data.toy.layouts import write_toy
 from vldistill.data.toy.vcr_topics import TOPICS

@@ -12,9 +12,11 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 from transformers import ViltImageProcessor
 
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.images import ImageFolder
-from vldistill.data.loading import CLEAN, CleanBatches, EpochBatches, RecordDataset, make_loader, pad_text
+from vldistill.data.loading import make_loader, pad_text
 from vldistill.data.records import Record
+from vldistill.data.samplers import CLEAN, CleanBatches, EpochBatches
 from vldistill.data.sequences import EncodedText, PlainLayout
 from vldistill.data.text import train_tokenizer
 from vldistill.data.transforms import ImageTransform, add_noise, hash_key, normalise, patchify, unpatchify, vilt_size

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from vldistill.data.artifact import open_data
+from vldistill.data.lowshot import VCR_SHARES
 from vldistill.data.prepare import prepare
-from vldistill.data.question_types import VCR_SHARES
 from vldistill.data.records import Record
-from vldistill.data.variants import Variants, lowshot_name, make_variants, statements_of
+from vldistill.data.variants import Variants, make_variants, statements_of
 from vldistill.errors import InputError
 
 OPENINGS = {
@@ -50,7 +50,7 @@ def read(folder: Path, name: str) -> list[dict]:
 
 def test_a_draw_keeps_both_records_of_a_question_and_says_what_is_short(tmp_path):
     write(tmp_path, "train", [record for record in vcr_rows(5) if record.id not in ("role-3", "role-3:r", "role-4", "role-4:r")])
-    names = [lowshot_name(4, seed) for seed in (0, 1)]
+    names = [f"train-lowshot4-seed{seed}" for seed in (0, 1)]
     entries = make_variants(tmp_path, tmp_path, "vcr", None, names)
     for seed, name in enumerate(names):
         rows, entry = read(tmp_path, name), entries[name]

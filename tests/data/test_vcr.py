@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from raw_worlds import bomb, noise, picture, write_lines
+from raw_worlds import Collected, bomb, noise, picture, write_lines
 
 from vldistill.data.sources import vcr
-from vldistill.data.sources.base import SourceData
-from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.table import SourceOptions
 from vldistill.errors import Problems
 
 
@@ -33,7 +32,7 @@ def world(root, *rows, split="train", metadata=METADATA):
 def test_records_of_labelled_and_unlabelled_splits(tmp_path):
     world(tmp_path, row())
     world(tmp_path, row("test-0", answer_label=None, rationale_label=None), split="test")
-    data, problems = SourceData(), Problems()
+    data, problems = Collected(), Problems()
     vcr.read(tmp_path, SourceOptions(), problems, data)
     problems.raise_if_any()
     answer, rationale = data.splits["train"]

@@ -19,9 +19,8 @@ from forked import Forked
 from torch.utils.data import DataLoader, Dataset
 
 from vldistill.cli import main
-from vldistill.data import loading, worker_limits
-from vldistill.data.loading import Loader
-from vldistill.data.worker_limits import check_room, need
+from vldistill.data import loading
+from vldistill.data.loading import Loader, check_room, need
 from vldistill.errors import VldistillError
 
 TRAINS = (
@@ -54,7 +53,7 @@ def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
         (216e6, "1", [one, half], False),
         (0, "1", [], True),
     ):
-        monkeypatch.setattr(worker_limits, "shared_free", lambda free=free: int(free))
+        monkeypatch.setattr(loading, "shared_free", lambda free=free: int(free))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         if fits:
             check_room(needs)
@@ -67,9 +66,9 @@ def test_room_in_shared_memory_is_for_all_batches_on_their_way(monkeypatch):
 def test_open_files_are_for_all_loaders_together(monkeypatch):
     """Of 30 tensors a batch: 6 batches and 16 files for each of 2 workers make 212, two loaders' 424."""
     one = need([torch.zeros(1)] * 30, 1, 1, 2)
-    monkeypatch.setattr(worker_limits, "shared_free", lambda: None)
-    own = len(list(worker_limits.Path("/proc/self/fd").iterdir()))
-    monkeypatch.setattr(worker_limits, "raised_files", lambda: own + 220)
+    monkeypatch.setattr(loading, "shared_free", lambda: None)
+    own = len(list(loading.Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(loading, "raised_files", lambda: own + 220)
     check_room([one])
     with pytest.raises(VldistillError, match=r"4 worker\(s\) need about \d+"):
         check_room([one, one])
@@ -144,7 +143,7 @@ of each of two loaders has 4 on their way. In 64 MiB either would fit, in 96 bot
 
 
 def test_training_and_validation_have_room_together_or_do_not_begin(world, command, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_limits, "shared_free", lambda: 64 << 20)
+    monkeypatch.setattr(loading, "shared_free", lambda: 64 << 20)
     done = command(*TRAINS, *SMALL, "--runs", tmp_path)
     assert done.code == 1
     assert "/dev/shm: has 64 MiB free; 2 worker(s) with batches of 8 on their way need up to 88" in done.err

@@ -40,7 +40,7 @@ def use(device: torch.device) -> None:
 def run(words: list[str]) -> dict:
     """How a command ended, and what it did on the device."""
     from vldistill.cli import main
-    from vldistill.teachers.build import _shared_clip as networks
+    from vldistill.teachers.unimodal import _shared_clip as networks
 
     networks.cache_clear()  # what an earlier command has loaded and moved
     virtual_device.log.__init__()

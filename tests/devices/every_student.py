@@ -24,8 +24,7 @@ import torch
 import virtual_device
 from accelerate.state import AcceleratorState, PartialState
 
-from vldistill.data.batch import Batch, LetterboxBatch, RecordSource, RegionBatch, TextBatch
-from vldistill.data.pretext import CMC, ITM, MLM, RANK
+from vldistill.data.batch import CMC, ITM, MLM, RANK, Batch, LetterboxBatch, RecordSource, RegionBatch, TextBatch
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches
 from vldistill.models.base.dual_encoder import DualEncoder

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vldistill.data.batch import Batch
-from vldistill.data.loading import EpochBatches, make_loader
+from vldistill.data.loading import make_loader
+from vldistill.data.samplers import EpochBatches
 from vldistill.recipe.load import load_recipe
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, make_accelerator, seed_everything

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from vldistill.evaluation import bench, flops
+from vldistill.evaluation import bench, cost
 from vldistill.evaluation.bench import GROUPS, Setting, as_json, make_batch
-from vldistill.evaluation.bench_retrieval import RetrievalSize, retrieval_rows
+from vldistill.evaluation.bench_rows import RetrievalSize, retrieval_rows
 from vldistill.models.vilt.model import EncoderConfig, ViltDual, ViltEncoder
 
 TINY = EncoderConfig(
@@ -48,8 +48,8 @@ def passes(monkeypatch) -> dict[str, int]:
 @pytest.mark.parametrize("images, group", [(1, "one image"), (2, "two images")])
 def test_rows_and_their_limits(passes, images, group):
     rows = {(row.variant, row.tokens): row for row in bench.speed_rows(setting(), images=images)}
-    fusion, image = (images * count for count in (flops.fusion_flops(12, PATCHES, TINY), flops.image_flops(PATCHES, TINY)))
-    text = {tokens: flops.text_flops(tokens, TINY) + images * flops.fuse_flops(TINY) for tokens in LENGTHS}
+    fusion, image = (images * count for count in (cost.fusion_flops(12, PATCHES, TINY), cost.image_flops(PATCHES, TINY)))
+    text = {tokens: cost.text_flops(tokens, TINY) + images * cost.fuse_flops(TINY) for tokens in LENGTHS}
     limits = {
         ("fusion, transformers", 12): 1,
         ("fusion, ours", 12): 1,
@@ -99,8 +99,8 @@ def test_rows_of_capturing_and_of_training():
     assert [row.speedup == 1 for row in captured] == [True, False, True, False] and all(row.limit is None for row in captured)
     alone, taught = bench.step_rows(setting())
     assert (alone.variant, taught.variant) == ("student alone", "with its teacher")
-    own = 3 * (flops.text_flops(12, TINY) + flops.image_flops(PATCHES, TINY) + flops.fuse_flops(TINY))
-    assert alone.limit == 1 and taught.limit == pytest.approx(own / (own + flops.fusion_flops(12, PATCHES, TINY)))
+    own = 3 * (cost.text_flops(12, TINY) + cost.image_flops(PATCHES, TINY) + cost.fuse_flops(TINY))
+    assert alone.limit == 1 and taught.limit == pytest.approx(own / (own + cost.fusion_flops(12, PATCHES, TINY)))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -120,7 +120,7 @@ def test_the_rows_of_retrieval(passes):
         "dual, scores and ranks",
     ]
     reading, whole, *parts = rows
-    pair, image, text = (flops.fusion_flops(12, PATCHES, TINY), flops.image_flops(PATCHES, TINY), flops.text_flops(12, TINY))
+    pair, image, text = (cost.fusion_flops(12, PATCHES, TINY), cost.image_flops(PATCHES, TINY), cost.text_flops(12, TINY))
     needed = [21 * pair, 3 * image + 7 * text + 2 * 21 * 16, 3 * image, 7 * text, 2 * 21 * 16]
     assert [row.limit for row in rows] == pytest.approx([21 * pair / flop for flop in needed])
     assert whole.seconds == pytest.approx(sum(row.seconds for row in parts)) and reading.speedup == 1
@@ -131,9 +131,9 @@ def test_the_rows_of_retrieval(passes):
 
 def test_the_limit_at_the_papers_size():
     config = EncoderConfig()
-    pairs, texts = 1000 * 5000, 5000 * flops.text_flops(40, config) + 2 * 1000 * 5000 * 768
-    dual = 1000 * flops.image_flops(240, config) + texts
-    assert pairs * flops.fusion_flops(40, 240, config) / dual == pytest.approx(3298, abs=1)
+    pairs, texts = 1000 * 5000, 5000 * cost.text_flops(40, config) + 2 * 1000 * 5000 * 768
+    dual = 1000 * cost.image_flops(240, config) + texts
+    assert pairs * cost.fusion_flops(40, 240, config) / dual == pytest.approx(3298, abs=1)
 
 
 def test_inputs_are_the_same_each_time_and_without_padding():

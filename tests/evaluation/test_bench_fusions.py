@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vldistill.data.batch import TextBatch
-from vldistill.evaluation import bench_fusions, flops
+from vldistill.evaluation import bench_rows, cost
 from vldistill.evaluation.bench import Setting
 from vldistill.models.vilt.model import EncoderConfig
 
@@ -34,40 +34,40 @@ VARIANTS = [
 
 @pytest.fixture(autouse=True)
 def a_small_network(monkeypatch):
-    monkeypatch.setattr(bench_fusions, "NETWORK", "test_resnet")
-    monkeypatch.setattr(bench_fusions, "FEATURES", 96)
+    monkeypatch.setattr(bench_rows, "NETWORK", "test_resnet")
+    monkeypatch.setattr(bench_rows, "FEATURES", 96)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_each_model_is_timed_beside_the_dual_encoder(precision):
-    rows = bench_fusions.fusion_rows(replace(SETTING, precision=precision))
+    rows = bench_rows.fusion_rows(replace(SETTING, precision=precision))
     assert [row.variant for row in rows] == VARIANTS
-    assert {(row.group, row.batch, row.tokens, row.precision) for row in rows} == {(bench_fusions.TITLE, 2, 12, precision)}
+    assert {(row.group, row.batch, row.tokens, row.precision) for row in rows} == {(bench_rows.TITLE, 2, 12, precision)}
     first = rows[0]
     assert first.speedup == first.limit == 1 and all(row.speedup == pytest.approx(first.seconds / row.seconds) for row in rows)
     limits = {row.variant: row.limit for row in rows}
-    dual = flops.text_flops(12, TINY) + flops.fuse_flops(TINY)
-    assert limits["dual, images cached"] == pytest.approx(flops.fusion_flops(12, 8, TINY) / dual)
+    dual = cost.text_flops(12, TINY) + cost.fuse_flops(TINY)
+    assert limits["dual, images cached"] == pytest.approx(cost.fusion_flops(12, 8, TINY) / dual)
     assert limits["VisualBERT, 36 regions"] > limits["VisualBERT, 100 regions"]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["VisualBERT", "LXMERT"])
 def test_flop_of_the_librarys_models_are_what_torch_counts(name):
-    student, count = bench_fusions._region_students(SETTING)[name]
+    student, count = bench_rows._region_students(SETTING)[name]
     ids = torch.randint(5, 50, (2, 12), generator=torch.Generator().manual_seed(0))
     text = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), None, torch.zeros_like(ids))
     for regions in (3, 36):
         with FlopCounterMode(display=False) as counter:
-            student.see(text, bench_fusions._regions(SETTING, regions))
+            student.see(text, bench_rows._regions(SETTING, regions))
         assert counter.get_total_flops() == 2 * count(regions)  # a batch of 2
 
 
 def test_flop_by_hand():
-    assert flops._layer_flops(3, TINY) == 2 * 3 * (4 * 256 + 2 * 16 * 32) + 4 * 9 * 16
+    assert cost._layer_flops(3, TINY) == 2 * 3 * (4 * 256 + 2 * 16 * 32) + 4 * 9 * 16
     convolution = torch.nn.Conv2d(3, 5, 2, stride=2, bias=False)
     convolution.forward_features = convolution.forward
-    assert flops.network_flops(convolution, 4, 6) == 2 * (2 * 3) * 5 * 3 * 4
+    assert cost.network_flops(convolution, 4, 6) == 2 * (2 * 3) * 5 * 3 * 4
 
 
 def test_the_command(world, well, command, monkeypatch):

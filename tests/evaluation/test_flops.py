@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vldistill.evaluation import flops
+from vldistill.evaluation import cost
 from vldistill.evaluation.bench import Setting, make_batch
 from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 
@@ -37,17 +37,17 @@ def test_formulas_are_what_the_counter_counts(tokens, grid):
     batch = make_batch(Setting(TINY, grid, ROWS, (tokens,), "fp32", torch.device("cpu"), 1), tokens)
     fusion, dual = Vilt(TINY, images=1, classes=3).eval(), ViltDual(TINY, images=1, classes=3).eval()
     patches = grid[0] * grid[1]
-    assert flops.text_flops(tokens, TINY) == counted(lambda: dual.encode_text(batch.text))
-    assert flops.image_flops(patches, TINY) == counted(lambda: dual.encode_image(batch.images[0]))
-    assert flops.fusion_flops(tokens, patches, TINY) == counted(
+    assert cost.text_flops(tokens, TINY) == counted(lambda: dual.encode_text(batch.text))
+    assert cost.image_flops(patches, TINY) == counted(lambda: dual.encode_image(batch.images[0]))
+    assert cost.fusion_flops(tokens, patches, TINY) == counted(
         lambda: fusion.vilt.pool(fusion.vilt.encode_pair(batch.text, batch.images[0]).hidden)
     )
-    assert flops.fuse_flops(TINY) == counted(lambda: dual.fusion(torch.zeros(ROWS, 2 * TINY.hidden_size)))
+    assert cost.fuse_flops(TINY) == counted(lambda: dual.fusion(torch.zeros(ROWS, 2 * TINY.hidden_size)))
 
 
 def test_the_limit_at_the_papers_size():
     """ViLT-B/32, 384x640 pixels, 40 tokens: fusion against text tower and fusion MLP."""
     config = EncoderConfig()
-    limit = flops.fusion_flops(40, 240, config) / (flops.text_flops(40, config) + flops.fuse_flops(config))
+    limit = cost.fusion_flops(40, 240, config) / (cost.text_flops(40, config) + cost.fuse_flops(config))
     assert limit == pytest.approx(7.55, abs=0.05)
-    assert flops.fusion_flops(40, 240, config) / flops.text_flops(12, config) > 20
+    assert cost.fusion_flops(40, 240, config) / cost.text_flops(12, config) > 20

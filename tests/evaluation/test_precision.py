@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from vldistill.errors import InputError
-from vldistill.evaluation import precision as precisions
+from vldistill.evaluation import opened as precisions
 from vldistill.evaluation.bench import Setting
-from vldistill.evaluation.bench_precision import precision_rows
-from vldistill.evaluation.precision import check_precision, lowered, quantised, straying
+from vldistill.evaluation.bench_rows import precision_rows
+from vldistill.evaluation.opened import check_precision, lowered, quantised, straying
 from vldistill.models.vilt.model import EncoderConfig
 
 CPU = torch.device("cpu")

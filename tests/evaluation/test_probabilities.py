@@ -9,8 +9,8 @@ import torch
 
 from vldistill.data.records import Record
 from vldistill.errors import InputError
+from vldistill.evaluation.evaluate import Probabilities, check_members
 from vldistill.evaluation.leaderboard import other_rationales, submission, write_submission
-from vldistill.evaluation.probabilities import Probabilities, check_members
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.vilt.model import EncoderConfig
 from vldistill.training.inference import Answer

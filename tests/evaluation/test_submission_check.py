@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from vldistill.evaluation.submission_check import faults_of
+from vldistill.evaluation.leaderboard import faults_of
 
 # As rowanz/r2c's models/README.md prints it.
 HEADER = (

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from vldistill.errors import InputError
+from vldistill.evaluation.figures import words_figure, words_page
 from vldistill.evaluation.words import Sample, ScoredText, WordView, largest, shades
-from vldistill.evaluation.words_figure import words_figure
-from vldistill.evaluation.words_page import words_page
 
 HOSTILE = '<script>alert("1")</script>'
 SCORES = {
@@ -25,7 +24,7 @@ TEXT = ScoredText((("is", HOSTILE, "?"), ("person1 and person3", "$fox$")), SCOR
 
 def view(text: ScoredText = TEXT, name: str = "a", answer: str | None = "yes") -> WordView:
     sample = Sample(name, Image.new("RGB", (40, 20), (200, 30, 30)), text, "choice 2 of 2", answer, True)
-    return WordView(f"runs/{name}", "val", "toy", "clip and yake", 2, 7, [sample])
+    return WordView(f"runs/{name}", "val", "toy", 7, [sample], "clip and yake", 2)
 
 
 class Page(HTMLParser):
@@ -117,4 +116,4 @@ def test_a_picture_that_would_be_too_high_is_refused():
     text = ScoredText((("dog",),), {"S": np.ones(1)}, [0])
     many = [Sample("a", Image.new("RGB", (10, 40)), text, None, None, True)] * 80
     with pytest.raises(InputError, match="80 texts make a picture"):
-        words_figure(WordView("run", "val", "toy", "yake", 1, 80, many))
+        words_figure(WordView("run", "val", "toy", 80, many, "yake", 1))

@@ -42,10 +42,9 @@ LAYERS = [
     {"commands"},
     {"", "cli", "__main__"},
 ]
-# The losses are pure, but say in their signatures what they read: three modules of plain containers.
+# The losses are pure, but say in their signatures what they read: two modules of plain containers.
 ALLOWED = {
     ("objectives", "data.batch"),
-    ("objectives", "data.pretext"),
     ("objectives", "models.base.outputs"),
 }
 BANNED = [

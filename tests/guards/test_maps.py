@@ -27,7 +27,7 @@ def _cache(place: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def _records(place: Path) -> tuple[Path, Callable[[], object]]:
-    from vldistill.data.record_file import RecordFile
+    from vldistill.data.records import RecordFile
 
     path = worlds.make_data(place) / "train.jsonl"
     count = path.read_text().count("\n")
@@ -71,7 +71,7 @@ def _lmdb(place: Path) -> tuple[Path, Callable[[], object]]:
 
 MODULES = {
     "store/shard.py": _cache,
-    "data/record_file.py": _records,
+    "data/records.py": _records,
     "data/images.py": _packed,
     "models/base/weights.py": _weights,
     "training/checkpoint.py": _checkpoint,

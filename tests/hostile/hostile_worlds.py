@@ -19,10 +19,9 @@ from vldistill.data.images import ImageFolder
 from vldistill.data.prepare import prepare
 from vldistill.data.regions.store import ImageRegions, RegionStore, RegionWriter
 from vldistill.data.text import train_tokenizer
-from vldistill.evaluation.compare import check_same, comparison, read_scored
 from vldistill.evaluation.image_index import ImageIndex, IndexSource, build_index
 from vldistill.evaluation.report.runs import read_runs
-from vldistill.evaluation.results import write_results
+from vldistill.evaluation.results import check_same, comparison, read_scored, write_results
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.build import load_student
 from vldistill.models.vilt.model import EncoderConfig, Vilt

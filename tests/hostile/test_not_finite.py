@@ -15,8 +15,8 @@ from vldistill.data.regions.network import whole
 from vldistill.errors import InputError, VldistillError
 from vldistill.finite import check_outputs, check_weights
 from vldistill.recipe.schema.students import official_layouts
-from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
+from vldistill.teachers.unimodal import TEXT, VISION
 
 PICTURE = "artifacts/raw/toy/vqa/train2014/COCO_train2014_000001000000.jpg"
 

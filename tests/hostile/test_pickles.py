@@ -138,7 +138,7 @@ def test_a_model_folder(form, name, here, outcome):
 )
 def test_a_teacher(kind, name, form, here, outcome):
     from vldistill.recipe.schema.teachers import TextTeacher, VisionTeacher
-    from vldistill.teachers.build import build_text, build_vision
+    from vldistill.teachers.unimodal import build_text, build_vision
 
     folder = {"timm": write_vit, "transformers": write_bert, "open_clip": write_clip}[kind](here / "teacher")
     (folder / "model.safetensors").unlink(missing_ok=True)

@@ -44,7 +44,7 @@ HARMLESS = {
     "filelock": "keeps others out",
 }
 ELSEWHERE = {
-    "store.manifest": {use.stage for use in uses.USES},
+    "store.layout": {use.stage for use in uses.USES},
     "data.prepare_regions": {uses.REGIONS.stage},
     "training.run": set(RUN_STAGES.split("|")),
 }

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from measuring import drop, start
 
+from vldistill.store.inspection import verify_store
 from vldistill.store.layout import Column
 from vldistill.store.uses import FEATURES
-from vldistill.store.verify import verify_store
 from vldistill.teachers.cache import CacheWriter, FeatureCache
 
 BATCH, ROUNDS = 32, 7

@@ -21,9 +21,10 @@ from measuring import start
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from vldistill.data.loading import EpochBatches, make_loader
+from vldistill.data.loading import make_loader
 from vldistill.data.prepare import prepare
 from vldistill.data.prepare_regions import Target, import_regions
+from vldistill.data.samplers import EpochBatches
 from vldistill.data.text import train_tokenizer
 from vldistill.recipe.load import load_recipe
 from vldistill.recipe.schema.recipe import Recipe

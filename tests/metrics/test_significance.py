@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from vldistill.metrics.significance import bootstrap_interval, mcnemar_exact
+from vldistill.metrics.scores import bootstrap_interval, mcnemar_exact
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vldistill.metrics.vqa import normalise_answer, soft_target_score, vqa_accuracy
+from vldistill.metrics.scores import normalise_answer, soft_target_score, vqa_accuracy
 
 
 @pytest.mark.parametrize(

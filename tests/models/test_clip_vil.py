@@ -16,8 +16,8 @@ from tiny_teachers import write_bert, write_grid_clip
 from torch import nn
 
 from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.letterbox import stack_letterboxes
 from vldistill.data.text import train_tokenizer
+from vldistill.data.visual import stack_letterboxes
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import read_checkpoint, save_model
 from vldistill.models.base.outputs import Capture

@@ -11,8 +11,7 @@ from official_meter_layout import LAYERS, PATCH, POSITIONS, SIDE, OfficialMeter,
 from safetensors.torch import load_file
 from torch import nn
 
-from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.pretext import ITM, MLM
+from vldistill.data.batch import ITM, MLM, Batch, TextBatch
 from vldistill.data.text import load_tokenizer
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches

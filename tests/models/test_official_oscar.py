@@ -13,7 +13,7 @@ from asked import asked
 from safetensors.torch import load_file
 from tiny_oscar import CONFIG, NAMES, make_batch, scrambled, write_vocabulary
 
-from vldistill.data.pretext import MLM
+from vldistill.data.batch import MLM
 from vldistill.data.text import load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.build import init_student, load_student

@@ -17,8 +17,7 @@ from transformers import (
     ViltForQuestionAnswering,
 )
 
-from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.pretext import ITM, MLM
+from vldistill.data.batch import ITM, MLM, Batch, TextBatch
 from vldistill.data.text import SPECIALS
 from vldistill.data.transforms import patchify
 from vldistill.data.visual import stack_patches

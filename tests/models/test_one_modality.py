@@ -18,8 +18,7 @@ from vldistill.models.base.checkpoint import save_model
 from vldistill.models.base.outputs import Capture
 from vldistill.models.build import init_student, load_student, new_from_scratch
 from vldistill.models.encoders.model import pixels_of
-from vldistill.teachers.text import TransformersText
-from vldistill.teachers.vision import TimmVision
+from vldistill.teachers.encoders import TimmVision, TransformersText
 
 SENTENCE = ("a", "red", "square")
 

@@ -12,11 +12,10 @@ from tiny_regions import body, sized, write_words
 from torch.nn import functional as F
 
 from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.pixels import stack_pixels
-from vldistill.data.regions.classes import UNKNOWN
 from vldistill.data.regions.network import ImageNetwork, RegionNetwork, norms
-from vldistill.data.regions.objects import MASK, Objects
+from vldistill.data.regions.objects import MASK, UNKNOWN, Objects
 from vldistill.data.text import train_tokenizer
+from vldistill.data.visual import stack_pixels
 from vldistill.errors import InputError
 from vldistill.models.base.bert import RegionBertConfig
 from vldistill.models.base.checkpoint import ModelSpec, load_strict, read_checkpoint, save_model

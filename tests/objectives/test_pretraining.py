@@ -7,8 +7,7 @@ import math
 import pytest
 import torch
 
-from vldistill.data.batch import Batch, ImageBatch, RecordSource, TextBatch
-from vldistill.data.pretext import IGNORED
+from vldistill.data.batch import IGNORED, Batch, ImageBatch, RecordSource, TextBatch
 from vldistill.models.base.heads import MatchingHead
 from vldistill.models.base.outputs import Output
 from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual

@@ -16,7 +16,8 @@ from tiny_teachers import write_vit
 from vldistill.artifacts import write_manifest
 from vldistill.data.artifact import open_data
 from vldistill.data.images import ImageFolder
-from vldistill.data.loading import EpochBatches, make_loader
+from vldistill.data.loading import make_loader
+from vldistill.data.samplers import EpochBatches
 from vldistill.errors import InputError
 from vldistill.models.base.inputs import visual_input
 from vldistill.models.build import load_student

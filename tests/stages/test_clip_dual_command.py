@@ -116,7 +116,7 @@ def test_a_converted_declip_ranks_answers_queries_and_learns_by_contrast(sources
         (("student.dropout=0.1",), "CLIP has no dropout: a clip_dual student needs student.dropout=0.0"),
         (("student.init=runs/quickstart_teacher",), "student.init brings its own CLIP"),
         (("student.clip.frozen=true",), "unknown key `student.clip.frozen` (only a student of kind clip_vil has it)"),
-        (("student.kind=vilt",), "unknown key `student.clip` (only a student of kind clip_dual or clip_vil has it)"),
+        (("student.kind=vilt",), "unknown key `student.clip` (only a student of kind clip_dual or clip_vil has it"),
         (
             ("student.clip={}", "student.init=runs/quickstart_teacher"),
             "is a vilt model, from which a clip_dual student cannot start",

@@ -104,7 +104,7 @@ def test_it_is_distilled_in_two_steps(here, well, tmp_path):
     [
         (("student.clip.model=null",), "a clip_vil student from scratch needs student.clip.model"),
         (("student.init=teachers/bert", "student.clip.model=null"), "needs CLIP's image network"),
-        (("student.kind=vilt",), "unknown key `student.clip` (only a student of kind clip_dual or clip_vil has it)"),
+        (("student.kind=vilt",), "unknown key `student.clip` (only a student of kind clip_dual or clip_vil has it"),
         (("image.augment=jitter",), "image.augment must be none"),
         (("image.size=40",), "a canvas of 40 x 64 pixels does not fit cells of 32"),
         (("student.clip.model=teachers/gone",), "teachers/gone: is no model of open_clip, and no folder"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vldistill.metrics.significance import bootstrap_interval, mcnemar_exact
+from vldistill.metrics.scores import bootstrap_interval, mcnemar_exact
 
 TEACHER, DIDE = "runs/quickstart_teacher", "runs/quickstart_dide"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vldistill
-from vldistill.evaluation.submission_check import faults_of
+from vldistill.evaluation.leaderboard import faults_of
 
 TEACHER, DIDE, VQA = "runs/quickstart_teacher", "runs/quickstart_dide", "runs/quickstart_pretrain"
 RECIPE = """

@@ -149,7 +149,8 @@ def test_a_file_without_any_label_is_answered_by_evaluate_and_by_predict(world, 
 
 def test_a_student_whose_labels_stand_in_another_order_than_its_teachers(train, well, own, tmp_path):
     """The teacher's logits are put into the student's order by name, and both name the same answers."""
-    from vldistill.data.loading import CleanBatches, make_loader
+    from vldistill.data.loading import make_loader
+    from vldistill.data.samplers import CleanBatches
     from vldistill.models.base.outputs import NOTHING
     from vldistill.models.build import load_student
     from vldistill.recipe.load import load_recipe

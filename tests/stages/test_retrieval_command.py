@@ -10,7 +10,8 @@ import torch
 
 from vldistill.data.artifact import open_data
 from vldistill.data.batch import Batch
-from vldistill.data.loading import CLEAN, make_loader
+from vldistill.data.loading import make_loader
+from vldistill.data.samplers import CLEAN
 from vldistill.metrics.retrieval import ranks_of_scores
 from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.build import load_retriever

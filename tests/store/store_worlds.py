@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from vldistill.errors import VldistillError
+from vldistill.store.inspection import Listing, Verification, list_stores, verify_store
 from vldistill.store.layout import Column
-from vldistill.store.listing import Listing, list_stores
 from vldistill.store.uses import FEATURES
-from vldistill.store.verify import Verification, verify_store
 from vldistill.teachers.cache import CacheWriter, FeatureCache
 
 FIELDS = {

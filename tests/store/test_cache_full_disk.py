@@ -13,9 +13,8 @@ from store_worlds import FIELDS, fill, make_keys, readable, verify_cache
 
 from vldistill import artifacts
 from vldistill.errors import VldistillError
-from vldistill.store import disk
 from vldistill.store import writer as writer_module
-from vldistill.store.manifest import store_folder
+from vldistill.store.layout import store_folder
 
 ROWS = 1000
 
@@ -90,8 +89,8 @@ def test_space_that_goes_while_a_shard_is_written(root, folder, monkeypatch, num
 
 
 def test_free_space_is_compared_before_anything_is_computed(root, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda path: 12_345)
-    disk.check_room(root, 12_345)
+    monkeypatch.setattr(writer_module, "free_bytes", lambda path: 12_345)
+    writer_module.check_room(root, 12_345)
     with pytest.raises(VldistillError, match=r"needs 12,346 bytes, 12,345 are free") as caught:
-        disk.check_room(root, 12_346)
+        writer_module.check_room(root, 12_346)
     assert caught.value.exit_code == 1 and not root.exists()

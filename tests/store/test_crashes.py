@@ -18,7 +18,7 @@ from store_worlds import COLUMNS, FIELDS, fill, make_keys, put, readable, verify
 from vldistill.artifacts import MANIFEST
 from vldistill.errors import VldistillError
 from vldistill.store import writer as writer_module
-from vldistill.store.manifest import load_manifest, store_folder
+from vldistill.store.layout import load_manifest, store_folder
 from vldistill.store.uses import FEATURES
 from vldistill.teachers.cache import CacheWriter, FeatureCache
 

@@ -12,7 +12,7 @@ from store_worlds import fill, make_keys, readable, verify_cache
 
 from vldistill import artifacts
 from vldistill.errors import InputError, VldistillError
-from vldistill.store.manifest import load_manifest
+from vldistill.store.layout import load_manifest
 from vldistill.store.uses import FEATURES
 from vldistill.teachers.cache import FeatureCache
 

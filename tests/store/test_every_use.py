@@ -30,10 +30,10 @@ from vldistill.evaluation.image_index import ImageIndex
 from vldistill.models.base.checkpoint import ModelSpec, save_model
 from vldistill.models.vilt.model import EncoderConfig, ViltDual
 from vldistill.store import writer as writer_module
+from vldistill.store.inspection import verify_store
 from vldistill.store.reader import StoreReader
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import USES, Use
-from vldistill.store.verify import verify_store
 from vldistill.store.writer import StoreWriter
 from vldistill.teachers.cache import FeatureCache
 

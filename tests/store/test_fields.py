@@ -10,7 +10,7 @@ from store_worlds import COLUMNS, FIELDS, fill, list_caches, make_keys, put
 
 from vldistill import artifacts
 from vldistill.errors import InputError
-from vldistill.store.listing import nearest
+from vldistill.store.inspection import nearest
 from vldistill.store.uses import FEATURES
 from vldistill.teachers.cache import CacheWriter, FeatureCache, open_cache
 

@@ -10,8 +10,7 @@ import pytest
 from store_worlds import COLUMNS, fill, lengths_of, make_keys, values_of
 
 from vldistill.errors import InputError
-from vldistill.store.key_index import KeyIndex, first_places
-from vldistill.store.layout import Column, as_keys, checked_columns, owners
+from vldistill.store.layout import Column, KeyIndex, as_keys, checked_columns, first_places, owners
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from store_worlds import COLUMNS, FIELDS, fill, make_keys, put, readable, values
 
 from vldistill.errors import InputError
 from vldistill.store import writer as writer_module
-from vldistill.store.layout import Column
-from vldistill.store.manifest import load_manifest
+from vldistill.store.layout import Column, load_manifest
 from vldistill.store.uses import FEATURES
 from vldistill.teachers.cache import CacheWriter, FeatureCache
 

@@ -19,7 +19,7 @@ from store_worlds import COLUMNS, FIELDS, WIDTH, fill, make_keys, put, readable,
 
 from vldistill.errors import InputError, VldistillError
 from vldistill.locking import NamedLock, held
-from vldistill.store.manifest import load_manifest, store_folder
+from vldistill.store.layout import load_manifest, store_folder
 from vldistill.store.uses import FEATURES
 from vldistill.teachers.cache import CacheWriter, FeatureCache
 

@@ -18,12 +18,9 @@ from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.clip import published
 from vldistill.recipe.schema.teachers import RelevanceModel, TextTeacher, VisionTeacher
-from vldistill.teachers import weights
-from vldistill.teachers.build import build_relevance, build_text, build_vision
 from vldistill.teachers.clip import Clip, ClipText, ClipVision
-from vldistill.teachers.text import TransformersText, mean_by_word
-from vldistill.teachers.vision import TimmVision
-from vldistill.teachers.weights import UNKNOWN
+from vldistill.teachers.encoders import UNKNOWN, TimmVision, TransformersText, mean_by_word, weights_digest
+from vldistill.teachers.unimodal import build_relevance, build_text, build_vision
 
 # --- vision -------------------------------------------------------------------------------------------------------------
 
@@ -254,10 +251,10 @@ def test_a_file_of_weights_is_read_once_and_again_when_it_changed(tmp_path, monk
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"a")
     for _ in range(3):
-        weights.weights_digest(tmp_path, None)
+        weights_digest(tmp_path, None)
     assert len(read) == 1
     file.write_bytes(b"ab")
-    weights.weights_digest(tmp_path, None)
+    weights_digest(tmp_path, None)
     assert len(read) == 2
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vldistill.data.batch import Batch, RecordSource, TextBatch
 from vldistill.models.base.outputs import NOTHING
-from vldistill.teachers.text import TextFeatures
+from vldistill.teachers.encoders import TextFeatures
 from vldistill.teachers.unimodal import LiveFeatures, UnimodalTeachers
 from vldistill.teachers.words import Relevance
 

@@ -31,10 +31,9 @@ from vldistill.objectives.matching import SCORES
 from vldistill.recipe.load import load_recipe, models_in
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import make_accelerator
-from vldistill.teachers.build import TEXT, VISION
 from vldistill.teachers.clip import Clip
-from vldistill.teachers.text import TransformersText
-from vldistill.teachers.vision import TimmVision
+from vldistill.teachers.encoders import TimmVision, TransformersText
+from vldistill.teachers.unimodal import TEXT, VISION
 from vldistill.training import build
 from vldistill.training.methods import advl
 from vldistill.training.methods.table import METHODS

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.data.loading import EpochBatches
+from vldistill.data.samplers import EpochBatches
 from vldistill.errors import VldistillError
 from vldistill.models.base.outputs import NOTHING, Output
 from vldistill.objectives.base import HardLabels

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vldistill.data.loading import RecordDataset
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.records import Record
 from vldistill.data.sequences import PlainLayout
 from vldistill.data.text import train_tokenizer

@@ -27,15 +27,14 @@ QUERIES = ("cls", "all")
 @dataclass(frozen=True)
 class AnalysisRequest:
     """What to look at. before: a run to compare with. queries: whose attention, "cls" or "all". images, text: a sentence and its
-    images, instead of the split's records. samples: records to read; None for what the view needs. max_pixels: of each of these
-    images; None: MAX_PIXELS."""
+    images, instead of the split's records. samples: records to read. max_pixels: of each of these images; None: MAX_PIXELS."""
 
     before: str | None
     queries: str
     images: list[Path]
     text: str | None
-    samples: int | None
-    max_pixels: int | None = None
+    samples: int
+    max_pixels: int | None
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class View:
-    """check: refuses a run which has no such view. draw: reads the models. samples: records that are read by default. compares,
-    sentence: whether it takes --before, and --image with --text."""
+    """draw: reads the models, and refuses one that has no such view. samples: records that are read by default. check: refuses a
+    run before that. compares, sentence: whether it takes --before, and --image with --text."""
 
-    check: Callable[[AnalysisSubject], None]
-    draw: Callable[[AnalysisSubject, AnalysisRequest, int], Drawn]
+    draw: Callable[[AnalysisSubject, AnalysisRequest], Drawn]
     samples: int
+    check: Callable[[AnalysisSubject], None] = lambda subject: None
     compares: bool = False
     sentence: bool = False
 
@@ -100,26 +99,27 @@ def analyze(
 
     chosen = {"words": words, "tokens": tokens, "modality": modality, "attention": attention}
     names = [name for name, wanted in chosen.items() if wanted]
-    asked = AnalysisRequest(before, queries, image or [], text, samples, max_pixels)
     if len(names) != 1:
         raise InputError(
             "several views at once" if names else "nothing to show", hint=f"say what: {', '.join(f'--{name}' for name in VIEWS)}"
         )
     name, view = names[0], VIEWS[names[0]]
+    asked = AnalysisRequest(before, queries, image or [], text, samples or view.samples, max_pixels)
     _check_asked(name, view, asked)
     if out is not None:
         _check_out(out, overwrite)
     subject = _open(run, data, split)
     view.check(subject)
-    count = samples or view.samples
     refuse_links(subject.folder, "figures")
     target = out or subject.folder / "figures" / f"{name}{PAGE}"
     if dry_run:
-        extent = "one sentence" if asked.text else f"{min(count, len(subject.records)):,} of {len(subject.records):,} records"
+        extent = (
+            "one sentence" if asked.text else f"{min(asked.samples, len(subject.records)):,} of {len(subject.records):,} records"
+        )
         show_plan(f"analyze {run}", {"data": f"{subject.data.folder}, {split}: {extent}", "writes": str(target)})
         return
     check_writable(target)
-    drawn = view.draw(subject, asked, count)
+    drawn = view.draw(subject, asked)
     content = drawn.picture() if target.suffix == PICTURE else drawn.page().encode()
     files: dict[Path, Any] = {target: content}
     picture = target.with_suffix(PICTURE)
@@ -178,10 +178,6 @@ def _open(run: str, data: Path | None, split: str) -> AnalysisSubject:
     return AnalysisSubject(folder, manifest, recipe, artifact, split, artifact.records(split, **kept))
 
 
-def _any_run(subject: AnalysisSubject) -> None:
-    """What a model cannot show, its own view refuses."""
-
-
 def _check_attention(subject: AnalysisSubject) -> None:
     from vldistill.training.references import check_teacher
 
@@ -195,37 +191,35 @@ def _check_words(subject: AnalysisSubject) -> None:
 
 
 def _words_drawn(view, summary: dict[str, Any]) -> Drawn:
-    from vldistill.evaluation.words_figure import words_figure
-    from vldistill.evaluation.words_page import words_page
+    from vldistill.evaluation.figures import words_figure, words_page
 
     return Drawn(lambda: words_page(view), lambda: words_figure(view), summary)
 
 
-def _draw_words(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
+def _draw_words(subject: AnalysisSubject, asked: AnalysisRequest) -> Drawn:
     from vldistill.evaluation.words import view_words
 
-    view = view_words(subject.folder, subject.recipe, subject.data, subject.records, subject.split, samples)
+    view = view_words(subject.folder, subject.recipe, subject.data, subject.records, subject.split, asked.samples)
     return _words_drawn(view, {"samples": len(view.samples), "from_cache": view.stored})
 
 
-def _draw_tokens(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
-    from vldistill.evaluation.attention.tokens import view_tokens
+def _draw_tokens(subject: AnalysisSubject, asked: AnalysisRequest) -> Drawn:
+    from vldistill.evaluation.attention import view_tokens
 
-    view = view_tokens(subject.folder, asked.before, subject.recipe, subject.data, subject.records, subject.split, samples)
+    view = view_tokens(subject.folder, asked.before, subject.recipe, subject.data, subject.records, subject.split, asked.samples)
     return _words_drawn(view, {"samples": len(view.samples), "layer": view.layer})
 
 
-def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
-    from vldistill.evaluation.attention.modality import view_modality
-    from vldistill.evaluation.attention.modality_figure import modality_figure
-    from vldistill.evaluation.attention.modality_page import modality_page
+def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest) -> Drawn:
+    from vldistill.evaluation.attention import view_modality
+    from vldistill.evaluation.figures import modality_figure, modality_page
     from vldistill.evaluation.words import drawn
 
     view = view_modality(
         str(subject.folder),
         asked.before,
         subject.data,
-        drawn(subject.records, samples),
+        drawn(subject.records, asked.samples),
         subject.split,
         first_only=asked.queries == "cls",
     )
@@ -236,18 +230,17 @@ def _draw_modality(subject: AnalysisSubject, asked: AnalysisRequest, samples: in
     return Drawn(lambda: modality_page(view), lambda: modality_figure(view), {"records": view.records, **gaps}, view.to_json())
 
 
-def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest, samples: int) -> Drawn:
+def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest) -> Drawn:
     from vldistill.data.images import named_images
-    from vldistill.evaluation.attention.cross import view_cross
-    from vldistill.evaluation.attention.cross_figure import cross_figures
-    from vldistill.evaluation.attention.cross_page import cross_page
+    from vldistill.evaluation.cross_attention import view_cross
+    from vldistill.evaluation.figures import cross_figures, cross_page
     from vldistill.evaluation.predict import one_pair
     from vldistill.evaluation.words import drawn
 
     if asked.text:
         records, images = [one_pair(asked.images, asked.text)], named_images(asked.max_pixels)
     else:
-        records, images = drawn(subject.records, samples), subject.data.images
+        records, images = drawn(subject.records, asked.samples), subject.data.images
     view = view_cross(str(subject.folder), subject.recipe, images, records)
     divergences = [sample.divergence for sample in view.samples if sample.divergence is not None]
     kl = {"kl": round(sum(divergences) / len(divergences), 4)} if divergences else {}
@@ -255,9 +248,9 @@ def _draw_attention(subject: AnalysisSubject, asked: AnalysisRequest, samples: i
 
 
 VIEWS = {
-    "words": View(_check_words, _draw_words, 12),
-    "tokens": View(_any_run, _draw_tokens, 12, compares=True),
-    "modality": View(_any_run, _draw_modality, 256, compares=True),
-    "attention": View(_check_attention, _draw_attention, 4, sentence=True),
+    "words": View(_draw_words, 12, _check_words),
+    "tokens": View(_draw_tokens, 12, compares=True),
+    "modality": View(_draw_modality, 256, compares=True),
+    "attention": View(_draw_attention, 4, _check_attention, sentence=True),
 }
 """By option."""

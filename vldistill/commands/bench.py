@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vldistill.commands.options import DryRun
-from vldistill.commands.output import last_line, numbers, show_plan, split_list
+from vldistill.commands.options import DryRun, numbers, split_list
+from vldistill.commands.output import duration, last_line, show_plan
 from vldistill.errors import InputError
 from vldistill.terminal import Table, say, show
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vldistill.evaluation.bench import BenchRow, Setting
-    from vldistill.evaluation.bench_retrieval import RetrievalSize
+    from vldistill.evaluation.bench_rows import RetrievalSize
     from vldistill.models.vilt.model import EncoderConfig
 
 SPEED, PAIR, FUSIONS, RETRIEVAL, PRECISION = "speed", "pair", "fusions", "retrieval", "precision"
@@ -67,7 +67,7 @@ def bench(
 
     from vldistill.artifacts import write_json
     from vldistill.evaluation.bench import Setting, as_json
-    from vldistill.evaluation.bench_retrieval import RetrievalSize
+    from vldistill.evaluation.bench_rows import RetrievalSize
     from vldistill.places import check_file
     from vldistill.runtime import cpu_has_bf16, device_name
 
@@ -124,7 +124,7 @@ def row_names() -> tuple[str, ...]:
 
 
 def _check(rows: tuple[str, ...], precisions: tuple[str, ...], device: torch.device) -> None:
-    from vldistill.evaluation.precision import check_precision
+    from vldistill.evaluation.opened import check_precision
 
     for name in rows:
         if name not in row_names():
@@ -140,9 +140,7 @@ def _measured(
 ) -> list[BenchRow]:
     """Measures one group of rows, and prints it."""
     from vldistill.evaluation.bench import GROUPS, speed_rows
-    from vldistill.evaluation.bench_fusions import fusion_rows
-    from vldistill.evaluation.bench_precision import precision_rows
-    from vldistill.evaluation.bench_retrieval import retrieval_rows
+    from vldistill.evaluation.bench_rows import fusion_rows, precision_rows, retrieval_rows
 
     if group == RETRIEVAL:
         rows = retrieval_rows(setting, size, subject.model)
@@ -201,8 +199,7 @@ def bench_table(rows: list[BenchRow], precision: str, batch: int) -> Table:
 
 
 def _beside_the_paper(rows: list[BenchRow], size: RetrievalSize) -> str:
-    from vldistill.commands.progress import duration
-    from vldistill.evaluation.bench_retrieval import END_TO_END, PAPER_RATIO
+    from vldistill.evaluation.bench_rows import END_TO_END, PAPER_RATIO
 
     reading, whole = rows[0], next(row for row in rows if row.variant == END_TO_END)
     fusion = f"fusion encoder {duration(reading.seconds)}, extrapolated from {size.pairs:,} pairs to {size.images * size.texts:,}"
@@ -221,7 +218,7 @@ def _ratio(value: float) -> str:
 
 
 def _headline(rows: list[BenchRow]) -> dict[str, float]:
-    from vldistill.evaluation.bench_retrieval import END_TO_END
+    from vldistill.evaluation.bench_rows import END_TO_END
 
     cached = [row for row in rows if row.variant in ("dual, images cached", END_TO_END)]
     return {f"{row.group}/{row.precision}/batch{row.batch}/text{row.tokens}": round(row.speedup, 2) for row in cached}

@@ -150,14 +150,14 @@ def _verify(caches: Any, inputs: Any, rows: int) -> None:
 
 
 def _verify_all() -> None:
-    from vldistill.store.listing import list_stores
+    from vldistill.store.inspection import list_stores
 
     _refuse(sum(_check(entry.folder, use) for use, root in _PLACES.items() for entry in list_stores(root, use)))
 
 
 def _check(folder: Path, use: Use) -> int:
     """How many faults a store has, each of which is told."""
-    from vldistill.store.verify import verify_store
+    from vldistill.store.inspection import verify_store
 
     report = verify_store(folder, use)
     for damage in report.damages:
@@ -172,7 +172,7 @@ def _refuse(faults: int) -> None:
 
 
 def _list(places: dict[Use, Path]) -> None:
-    from vldistill.store.listing import list_stores
+    from vldistill.store.inspection import list_stores
     from vldistill.versions import differences, shown
 
     table = Table("store")

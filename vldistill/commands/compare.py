@@ -14,7 +14,7 @@ from vldistill.terminal import Table, say, show
 if TYPE_CHECKING:
     from vldistill.data.artifact import DataArtifact
     from vldistill.data.records import Record
-    from vldistill.evaluation.compare import Scored
+    from vldistill.evaluation.results import Scored
 
 _LEAST_P = 1e-4
 _CELLS = {
@@ -39,8 +39,7 @@ def compare(
 ) -> None:
     """Say which answers changed, with a paired test."""
     from vldistill.artifacts import json_text, write_files
-    from vldistill.evaluation.compare import changed_ids, check_same, comparison, read_scored
-    from vldistill.evaluation.results import HEADINGS
+    from vldistill.evaluation.results import HEADINGS, changed_ids, check_same, comparison, read_scored
     from vldistill.places import check_file
 
     if out is not None and out.suffix != ".json":
@@ -141,41 +140,16 @@ def _texts(side: Scored, ids: list[str]) -> tuple[DataArtifact | None, dict[str,
 
 
 def _example(a: Scored, b: Scored, name: str, data: DataArtifact | None, record: Record | None) -> dict[str, Any]:
-    from vldistill.data.sequences import readable, sequences
+    from vldistill.evaluation.results import question_of, right_answer, shown_answer
 
     example: dict[str, Any] = {"id": name}
     if record is not None:
-        first = sequences(record)[0]
-        parts = first if record.choices is None else first[:-1]
-        example |= {
-            "images": record.images,
-            "text": " ".join(readable(part, record.objects) for part in parts),
-            "right": _right(record, data),
-        }
+        text, right = " ".join(question_of(record)), right_answer(record, data.labels)
+        example |= {"images": record.images, "text": text, "right": right}
     for key, side in (("a", a), ("b", b)):
         row = side.rows[name]
-        example[key] = {"answer": _answer(row, record), "confidence": row["confidence"], "score": row.get("score")}
+        example[key] = {"answer": shown_answer(row, record), "confidence": row["confidence"], "score": row.get("score")}
     return example
-
-
-def _answer(row: dict[str, Any], record: Record | None) -> str:
-    from vldistill.data.sequences import readable
-
-    if record is not None and record.choices is not None:
-        return readable(record.choices[int(row["prediction"])], record.objects)
-    return ", ".join(row["tags"]) if "tags" in row else row["prediction"]
-
-
-def _right(record: Record, data: DataArtifact) -> str | None:
-    from vldistill.data.answers import majority_answer
-
-    if record.answers is not None:
-        return majority_answer(record.answers)
-    if record.tags is not None:
-        return ", ".join(data.labels[tag] for tag in record.tags)
-    if record.label is None:
-        return None
-    return _answer({"prediction": str(record.label)}, record) if record.choices is not None else data.labels[record.label]
 
 
 def _examples_table(examples: list[dict[str, Any]]) -> Table:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vldistill.commands.options import Overwrite
-from vldistill.commands.output import last_line, split_list
+from vldistill.commands.options import Overwrite, split_list
+from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.terminal import say
 

@@ -40,7 +40,7 @@ def findings() -> Iterator[tuple[str, str, str]]:
 
 def _limits() -> Iterator[tuple[str, str, str]]:
     """What processes that read images (data.workers) need."""
-    from vldistill.data.worker_limits import shared_free
+    from vldistill.data.loading import shared_free
 
     shared = shared_free()
     if shared is None:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vldistill.commands.options import DryRun, LimitOption, OtherData, Runs, Workers
-from vldistill.commands.output import last_line, show_plan
+from vldistill.commands.output import Watching, last_line, show_plan
 from vldistill.terminal import Table, say, show
 
 if TYPE_CHECKING:
     from vldistill.data.artifact import DataArtifact
     from vldistill.data.records import Record
-    from vldistill.evaluation.evaluate import Evaluation
-    from vldistill.evaluation.probabilities import Probabilities
+    from vldistill.evaluation.evaluate import Evaluation, Probabilities
     from vldistill.evaluation.request import EvaluationRequest
 
 
@@ -105,7 +104,7 @@ def _together(runs: list[str], data: DataArtifact, split: str, asked: Evaluation
 
 
 def _show_plan(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> None:
-    from vldistill.evaluation.probabilities import Probabilities
+    from vldistill.evaluation.evaluate import Probabilities
 
     for source, own in tasks.items():
         for task in own:
@@ -128,11 +127,10 @@ def _bytes(size: int) -> str:
 
 
 def _run(tasks: Tasks, together: dict[str, Path], asked: EvaluationRequest) -> None:
-    from vldistill.evaluation.evaluate import evaluate_split, scored
+    from vldistill.evaluation.evaluate import Probabilities, evaluate_split, scored
     from vldistill.evaluation.image_index import open_index
     from vldistill.evaluation.leaderboard import submission, write_submission
     from vldistill.evaluation.opened import open_model
-    from vldistill.evaluation.probabilities import Probabilities
 
     stored = open_index(asked.index, say)
     first = next(iter(tasks.values()))
@@ -192,8 +190,7 @@ def _finish(evaluations: list[Evaluation], data: DataArtifact, folders: list[Pat
     """Writes and shows the evaluations of one model, or of an ensemble: on a split and, if asked for, on its shifted set. Returns
     what the last line says of them."""
     from vldistill.evaluation.evaluate import part_of
-    from vldistill.evaluation.results import metrics_table, write_evaluation
-    from vldistill.evaluation.shifted import shift_result, shift_table
+    from vldistill.evaluation.results import metrics_table, shift_result, shift_table, write_evaluation
 
     shift = None
     if len(evaluations) == 2 and all(one.metrics is not None for one in evaluations):
@@ -221,7 +218,6 @@ def _finish(evaluations: list[Evaluation], data: DataArtifact, folders: list[Pat
 
 def _rank(tasks: Tasks, asked: EvaluationRequest) -> None:
     """Retrieval."""
-    from vldistill.commands.progress import Watching
     from vldistill.evaluation.captions import captions_table, evaluate_captions, write_captions
     from vldistill.evaluation.image_index import open_index
     from vldistill.places import check_writable

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken
-from vldistill.commands.output import last_line, show_plan
+from vldistill.commands.options import DryRun, Faults, MaxPixels, Overwrite, SkipBroken, all_faults
+from vldistill.commands.output import Watching, last_line, show_plan
 from vldistill.errors import InputError
 from vldistill.store.uses import INDEX
 from vldistill.terminal import Table, say, show, write_json
 
 if TYPE_CHECKING:
-    from vldistill.evaluation.index_query import Hit
+    from vldistill.evaluation.indexed import Hit
 
 index_app = typer.Typer(
     no_args_is_help=True,
@@ -43,23 +43,22 @@ def build(
 ) -> None:
     """Encode images once, and store their vectors."""
     from vldistill.artifacts import refuse_existing
-    from vldistill.commands.indexed_images import Asked, images_of
-    from vldistill.commands.progress import Watching
     from vldistill.data.image_files import MAX_PIXELS
-    from vldistill.data.left_out import parse_share
-    from vldistill.data.size_rules import size_faults
+    from vldistill.data.inputs import parse_share
+    from vldistill.data.transforms import size_faults
     from vldistill.devices import compute_device
-    from vldistill.evaluation.image_index import build_index, model_fields
+    from vldistill.evaluation.image_index import Asked, build_index, images_of, model_fields
     from vldistill.models.base.inputs import visual_input
     from vldistill.models.build import load_dual_encoder
     from vldistill.places import check_writable
 
-    asked = Asked(images, limit, follow_links, parse_share(skip_broken), faults, max_pixels)
+    asked = Asked(images, limit, follow_links, parse_share(skip_broken), max_pixels)
     target = out or INDEX.place / images.resolve().name
     if not dry_run:
         check_writable(target)
     model, spec, _ = load_dual_encoder(run)
-    chosen = images_of(asked)
+    with all_faults(faults) as problems:
+        chosen = images_of(asked, problems)
     source = chosen.source
     for note in chosen.notes:
         say(f"note: {note}")
@@ -121,8 +120,7 @@ def query(
     from vldistill.artifacts import write_text
     from vldistill.devices import compute_device
     from vldistill.evaluation.image_index import ImageIndex, model_fields
-    from vldistill.evaluation.index_page import results_page
-    from vldistill.evaluation.index_query import Searcher
+    from vldistill.evaluation.indexed import Searcher, results_page
     from vldistill.models.build import load_dual_encoder
     from vldistill.places import check_file
 
@@ -162,11 +160,8 @@ def query(
         say(f"wrote {out}")
     if out is not None or len(asked) == 1:
         best = hits[0][0]
-        counts, figures = (
-            {"texts": len(asked), "images": len(stored)},
-            {"score": round(best.score, 4), "seconds": round(seconds, 3)},
-        )
-        last_line({**counts, "best": best.path, **figures})
+        figures = {"best": best.path, "score": round(best.score, 4), "seconds": round(seconds, 3)}
+        last_line({"texts": len(asked), "images": len(stored), **figures})
 
 
 def _lines(path: Path) -> list[str]:

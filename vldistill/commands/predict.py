@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vldistill.commands.options import Faults, MaxPixels, Run, SkipBroken, Workers
+from vldistill.commands.options import Faults, MaxPixels, Run, SkipBroken, Workers, all_faults
 from vldistill.commands.output import last_line
 from vldistill.errors import InputError
 from vldistill.terminal import complain, say, write_json
@@ -28,51 +28,33 @@ def predict(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Answer one question, or a JSONL of pairs."""
-    from vldistill.data.images import named_images
-    from vldistill.data.left_out import parse_share
-    from vldistill.evaluation.opened import open_model
-    from vldistill.evaluation.predict import one_pair, ranked_answers
-
-    skip = parse_share(skip_broken)
-    if pairs is not None:
-        if image or text:
-            raise InputError("--pairs and --image or --text", hint="give one or the other")
-        _predict_pairs(run, pairs, out, batch, top, workers, skip, faults, max_pixels)
-        return
-    for option, given in (("--faults", faults is not None), ("--skip-broken", skip > 0)):
-        if given:
-            raise InputError(f"{option} goes with --pairs", hint="leave it out")
-    if not image:
-        raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
-    record = one_pair(image, text)
-    answers = ranked_answers(open_model(run), [record], named_images(max_pixels), batch=1, top=top)[0]
-    for label, probability in answers:
-        say(f"{probability:7.2%}  {label}")
-    last_line({"prediction": answers[0][0], "confidence": round(answers[0][1], 4)})
-
-
-def _predict_pairs(
-    run: str,
-    pairs: Path,
-    out: Path | None,
-    batch: int,
-    top: int,
-    workers: int,
-    skip_broken: float,
-    faults: Path | None,
-    max_pixels: int | None,
-) -> None:
     from vldistill.artifacts import write_text
-    from vldistill.commands.faults import all_faults
+    from vldistill.data.images import named_images
+    from vldistill.data.inputs import parse_share
     from vldistill.evaluation.opened import open_model
-    from vldistill.evaluation.predict import ranked_answers, read_pairs
+    from vldistill.evaluation.predict import one_pair, ranked_answers, read_pairs
     from vldistill.places import check_file
 
+    skip = parse_share(skip_broken)
+    if pairs is None:
+        for option, given in (("--faults", faults is not None), ("--skip-broken", skip > 0)):
+            if given:
+                raise InputError(f"{option} goes with --pairs", hint="leave it out")
+        if not image:
+            raise InputError("--image and --text are both needed", hint="or --pairs FILE for many")
+        record = one_pair(image, text)
+        [ranked] = ranked_answers(open_model(run), [record], named_images(max_pixels), batch=1, top=top)
+        for label, probability in ranked:
+            say(f"{probability:7.2%}  {label}")
+        last_line({"prediction": ranked[0][0], "confidence": round(ranked[0][1], 4)})
+        return
+    if image or text:
+        raise InputError("--pairs and --image or --text", hint="give one or the other")
     if out is not None and out.exists():
         raise InputError("already exists", where=str(out), hint="choose another name")
     check_file(out)
     with all_faults(faults) as problems:
-        records, images, left = read_pairs(pairs, problems, max_pixels, skip_broken)
+        records, images, left = read_pairs(pairs, problems, max_pixels, skip)
     if left is not None:
         complain(str(left))  # standard output holds answers alone
     answers = ranked_answers(open_model(run), records, images, batch=batch, top=top, workers=workers)

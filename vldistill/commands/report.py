@@ -63,7 +63,7 @@ def report(
         last_line(summary)
         return
     from vldistill.artifacts import write_files
-    from vldistill.evaluation.report.page import report_page
+    from vldistill.evaluation.report.build import report_page
 
     started = time.perf_counter()
     page = report_page(contents)

@@ -82,14 +82,14 @@ def quickstart(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The table's picture, instead of one in DIR.")] = None,
 ) -> None:
     """Do a part of `bin/quickstart`."""
-    from vldistill.reproduce import quickstart, quickstart_tables
+    from vldistill.reproduce import quickstart
     from vldistill.reproduce.tables import chosen
 
     runs = {"cache": quickstart.fill_caches, "grid": quickstart.run_grid}
     if chosen(what, [*runs, "advl", "dide"]) == "advl":
-        quickstart_tables.advl_quickstart(Path(of), out or Path(of, "quickstart-advl.png"))
+        quickstart.advl_quickstart(Path(of), out or Path(of, "quickstart-advl.png"))
     elif what == "dide":
-        quickstart_tables.dide_quickstart(Path(of), out or Path(of, "quickstart.png"))
+        quickstart.dide_quickstart(Path(of), out or Path(of, "quickstart.png"))
     elif of.isdigit():
         runs[what](int(of))
     else:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from vldistill.data.records import read_json
 from vldistill.errors import InputError
-from vldistill.metrics.vqa import normalise_answer, soft_target_score
+from vldistill.metrics.scores import normalise_answer, soft_target_score
 
 ANSWERS_FILE = "answers.json"
 
@@ -63,17 +61,9 @@ class AnswerVocabulary:
         min_count = value.get("min_count", 1) if isinstance(value, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or type(min_count) is not int:
             raise InputError(
-                "is not an answer vocabulary",
-                where=where,
-                hint='expected {"min_count": 9, "answers": ["yes", "no", ...]}',
+                "is not an answer vocabulary", where=where, hint='expected {"min_count": 9, "answers": ["yes", "no", ...]}'
             )
         if len(set(names)) != len(names):
             twice = next(name for name, count in Counter(names).items() if count > 1)
             raise InputError(f"answer {twice!r} appears twice", where=where, hint="remove one")
         return cls(names, min_count)
-
-    @classmethod
-    def read(cls, folder: Path) -> AnswerVocabulary:
-        """The vocabulary of a data artifact. Raises InputError where `answers.json` is missing or faulty."""
-        path = folder / ANSWERS_FILE
-        return cls.from_json(read_json(path), str(path))

@@ -1,8 +1,9 @@
-"""A data artifact, opened: the splits that `prepare` wrote, their label names, and its images."""
+"""A data artifact, opened: the splits that `prepare` wrote, their label names, and its images with what identifies each."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,9 @@ from typing import Any
 
 from vldistill.artifacts import MANIFEST, check_fields, file_digest, known_digest, read_manifest
 from vldistill.data.answers import ANSWERS_FILE, AnswerVocabulary
-from vldistill.data.digests import ImageDigests
 from vldistill.data.image_files import MAX_PIXELS, ImageInfo
 from vldistill.data.images import ImageFolder, Images, ShardImages
-from vldistill.data.record_file import LARGE, RecordFile
-from vldistill.data.records import CHOICES, TASKS, Record, TaskSpec, read_json, read_records
+from vldistill.data.records import CHOICES, LARGE, TASKS, Record, RecordFile, TaskSpec, read_json, read_records
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.shards import INDEX_FILE, SHARDS_FOLDER, tar_names
 from vldistill.data.sources.table import SOURCES
@@ -25,6 +24,31 @@ from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
 from vldistill.errors import InputError
 from vldistill.places import open_regular
 from vldistill.store import staging
+
+
+class ImageDigests:
+    """Looks up the 20 bytes of an image's sha1 by its path.
+
+    recorded: what `prepare` wrote down of each image (JSONL); an image that is not in it is read.
+    """
+
+    def __init__(self, images: Images, recorded: Path):
+        self._images, self._recorded = images, recorded
+        self._known: dict[str, bytes] | None = None
+
+    def __getitem__(self, path: str) -> bytes:
+        """Raises InputError where the image cannot be read."""
+        if self._known is None:
+            self._known = self._read()
+        if path not in self._known:
+            self._known[path] = hashlib.sha1(self._images.read(path), usedforsecurity=False).digest()
+        return self._known[path]
+
+    def _read(self) -> dict[str, bytes]:
+        if not self._recorded.exists():
+            return {}
+        with self._recorded.open(encoding="utf-8") as file:
+            return {row["path"]: bytes.fromhex(row["sha1"]) for row in map(json.loads, file)}
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,42 @@
-"""What a model is given: tensors of one batch, the same for every student and teacher."""
+"""What a model is given: tensors of one batch, the same for every student and teacher; in pre-training with questions made from
+the data itself (hidden words, swapped images, matched pairs)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
+
+IGNORED = -100
+"""The target of a token that is not predicted."""
+CMC, MLM, ITM = "cmc", "mlm", "itm"
+RANK = "rank"
+"""Ranking texts beside an image: a fusion encoder's retrieval, not a task of pre-training, but one without labels too."""
+PRETRAINING = {CMC: "cross-modal contrast", MLM: "masked language modelling", ITM: "image-text matching"}
+"""The tasks of pre-training, by their short names."""
 
 
 @dataclass(frozen=True)
-class TextBatch:
+class Tensors:
+    """Fields that are indexed and moved together; those that are no tensors stay as they are."""
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        """The rows (sequences, images) `rows` [R], in that order."""
+        return self._each(lambda value: value[rows])
+
+    def to(self, **move) -> Self:
+        return self._each(lambda value: value.to(**move))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: change(value) for name, value in parts.items() if isinstance(value, Tensor)})
+
+
+@dataclass(frozen=True)
+class TextBatch(Tensors):
     """Sequences, padded to the longest of the batch: S of them, a record's choices side by side.
 
     ids: [S, T] token ids. mask: [S, T] bool, True at real tokens. words: [S, T] the word index of each token, -1 at specials,
@@ -23,19 +50,9 @@ class TextBatch:
     segments: Tensor | None = None
     tags: Tensor | None = None
 
-    def __getitem__(self, rows: Tensor) -> TextBatch:
-        """The sequences `rows` [R], in that order."""
-        return TextBatch(*(None if value is None else value[rows] for value in self._parts()))
-
-    def to(self, **move) -> TextBatch:
-        return TextBatch(*(None if value is None else value.to(**move) for value in self._parts()))
-
-    def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.ids, self.mask, self.words, self.segments, self.tags
-
 
 @dataclass(frozen=True)
-class ImageBatch:
+class ImageBatch(Tensors):
     """Images cut into patches, in raster order.
 
     patches: [B, N, 3 * P * P] normalised pixels (channel, row, column), zero at padding; N is the largest patch count of
@@ -55,15 +72,11 @@ class ImageBatch:
         return len(set(self.grids)) == 1 and self.grids[0][0] * self.grids[0][1] == self.mask.shape[1]
 
     def __getitem__(self, rows: Tensor) -> ImageBatch:
-        """The images `rows` [R], in that order."""
         return ImageBatch(self.patches[rows], self.mask[rows], [self.grids[row] for row in rows.tolist()])
-
-    def to(self, **move) -> ImageBatch:
-        return replace(self, patches=self.patches.to(**move), mask=self.mask.to(**move))
 
 
 @dataclass(frozen=True)
-class RegionBatch:
+class RegionBatch(Tensors):
     """Images as regions, padded to the most of the batch.
 
     features: [B, R, F]. boxes: [B, R, 4] x1, y1, x2, y2 as shares of width and height, zero at padding. mask: [B, R] bool.
@@ -75,16 +88,9 @@ class RegionBatch:
     mask: Tensor
     whole: Tensor
 
-    def __getitem__(self, rows: Tensor) -> RegionBatch:
-        """The images `rows` [R], in that order."""
-        return RegionBatch(self.features[rows], self.boxes[rows], self.mask[rows], self.whole[rows])
-
-    def to(self, **move) -> RegionBatch:
-        return RegionBatch(*(value.to(**move) for value in (self.features, self.boxes, self.mask, self.whole)))
-
 
 @dataclass(frozen=True)
-class LetterboxBatch:
+class LetterboxBatch(Tensors):
     """I whole images for B rows, each on a canvas of one size.
 
     pixels: [I, 3, S, L] uint8 RGB, S the canvas's shorter side. upright: of each image, whether its canvas stands; its pixels are
@@ -96,15 +102,11 @@ class LetterboxBatch:
     rows: Tensor
 
     def __getitem__(self, rows: Tensor) -> LetterboxBatch:
-        """The images of the rows `rows` [R], in that order."""
         return replace(self, rows=self.rows[rows])
-
-    def to(self, **move) -> LetterboxBatch:
-        return replace(self, pixels=self.pixels.to(**move), rows=self.rows.to(**move))
 
 
 @dataclass(frozen=True)
-class PixelBatch:
+class PixelBatch(Tensors):
     """I images with their objects, for B rows, padded to the most of the batch.
 
     pixels: [I, 3, H, W] uint8 RGB. sizes: [I, 2] width and height of the image, in the upper left of its canvas. canvases: their
@@ -123,12 +125,7 @@ class PixelBatch:
     rows: Tensor
 
     def __getitem__(self, rows: Tensor) -> PixelBatch:
-        """The images of the rows `rows` [R], in that order."""
         return replace(self, rows=self.rows[rows])
-
-    def to(self, **move) -> PixelBatch:
-        moved = ("pixels", "sizes", "boxes", "mask", "masks", "classes", "rows")
-        return replace(self, **{name: getattr(self, name).to(**move) for name in moved})
 
 
 VisualBatch = ImageBatch | RegionBatch | LetterboxBatch | PixelBatch
@@ -180,3 +177,28 @@ class Batch:
             images=[image.to(**move) for image in self.images],
             target=None if self.target is None else self.target.to(**move),
         )
+
+
+@dataclass(frozen=True)
+class Pretext(Batch):
+    """B pairs arranged for pre-training: N texts, some of them with hidden words, and B images, read in R pairs.
+
+    A dual encoder encodes each text and each image once, however many pairs they stand in; a fusion encoder reads every pair, but
+    a pair that several tasks ask about only once. pairs: [R, 2] row of the text, row of the image. rows: of each task, the pairs
+    [K] that it is about. hidden: [N, T] true ids of hidden tokens and IGNORED elsewhere. matched: [B] bool, whether a pair of ITM
+    has its own image.
+    """
+
+    pairs: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.long))
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    hidden: Tensor | None = None
+    matched: Tensor | None = None
+
+    def joint(self) -> Batch:
+        """All R pairs, texts beside images."""
+        texts, images = self.pairs.unbind(dim=1)
+        return Batch([""] * len(texts), self.text[texts], [image[images] for image in self.images], None)
+
+    def hidden_words(self) -> Tensor:
+        """[K, T] targets of the pairs of MLM."""
+        return self.hidden[self.pairs[self.rows[MLM], 0]]

@@ -1,8 +1,8 @@
 """Image files: opening one safely as RGB, and checking all of a data set's in one pass.
 
-A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an
-error, never a grey-filled picture. Pixels are taken as stored, unless they are asked for upright: the published pipelines of all
-models here open a file by Pillow and leave EXIF's orientation alone.
+A header is judged before anything is decoded, only the allow-listed formats are tried, and a truncated file is an error, never a
+grey-filled picture. Pixels are taken as stored, unless they are asked for upright: the published pipelines of all models here
+open a file by Pillow and leave EXIF's orientation alone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import io
 import os
 import stat
 import threading
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vldistill.data.near_names import NearNames, near_folder
-from vldistill.errors import IMAGE, InputError, Problems
+from vldistill.errors import IMAGE, InputError, Problems, first_line
+from vldistill.runtime import own_cores
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -45,9 +48,12 @@ _TURNS = {
 }
 """What sets an image upright, by EXIF's orientation."""
 _ON_ITS_SIDE = (5, 6, 7, 8)
-
 # `warnings.catch_warnings` swaps global state, so only one thread at a time may hold it.
 _WARNINGS = threading.Lock()
+_SLASHES = "its folders are set apart by \\: write / instead"
+_SMALLER = "resize it, or allow more with --max-pixels; to a data artifact `vldistill prepare` gives it"
+_PERMISSIONS = "check its permissions, and those of the folders above it"
+_TRUST = "pass --follow-links if you trust the link"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +91,16 @@ def open_image(path: str | Path, *, upright: bool = False, most_pixels: int = MA
 
 def read_image(path: str | Path) -> bytes:
     """The file as it is. Raises InputError naming the path where it is missing, empty, no file, or over the cap of bytes."""
-    try:
+    with _naming(str(path)):
         return _read(str(path))
-    except _BadImage as error:
-        raise InputError(error.message, where=str(path), hint=error.hint) from None
 
 
 def decode_image(data: bytes, where: str, *, upright: bool = False, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image that a file's bytes are, as `open_image` has it. Raises InputError with `where`."""
-    try:
+    with _naming(where):
         image = _decode(_open_header(data, most_pixels))
-        return _to_rgb(_set_upright(image) if upright else image)
-    except _BadImage as error:
-        raise InputError(error.message, where=where, hint=error.hint) from None
+        turn = _TURNS.get(_orientation(image)) if upright else None
+        return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def check_paths(relative_paths: Iterable[str], problems: Problems, where_of: Mapping[str, str]) -> list[str]:
@@ -138,7 +141,7 @@ def check_images(
     """
     paths = check_paths(relative_paths, problems, where_of)
     present = _existing(root, paths, problems, where_of, follow_links)
-    threads = threads or _cpu_count()
+    threads = threads or own_cores()  # a SLURM job may own fewer than the node has
     chunks = [present[i : i + _CHUNK] for i in range(0, len(present), _CHUNK)]
     infos: dict[str, ImageInfo] = {}
     done = 0
@@ -171,9 +174,12 @@ class _BadImage(Exception):
         super().__init__(message)
 
 
-def _cpu_count() -> int:
-    # A SLURM job may own fewer cores than the node has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _BadImage as error:
+        raise InputError(error.message, where=where, hint=error.hint) from None
 
 
 def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mapping[str, str], follow_links: bool) -> list[str]:
@@ -208,11 +214,6 @@ def _existing(root: Path, paths: list[str], problems: Problems, where_of: Mappin
     return [path for path in paths if path in good]
 
 
-_SMALLER = "resize it, or allow more with --max-pixels; to a data artifact `vldistill prepare` gives it"
-_PERMISSIONS = "check its permissions, and those of the folders above it"
-_TRUST = "pass --follow-links if you trust the link"
-
-
 def _fault_of(
     path: str, place: Path, entries: Mapping[str, os.DirEntry[str]], near: NearNames, real_root: str, follow_links: bool
 ) -> tuple[str, str] | None:
@@ -241,6 +242,53 @@ def _list_folder(place: Path) -> dict[str, os.DirEntry[str]]:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise FileNotFoundError(error.errno, error.strerror) from None
         raise
+
+
+def plain(name: str) -> str:
+    """A name without what systems differ in: capitals and the Unicode form."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class NearNames:
+    """The names of one folder."""
+
+    def __init__(self, names: Iterable[str]):
+        self._names = names
+
+    @cached_property
+    def _known(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The names by their plain form, whole and without ending."""
+        return {plain(name): name for name in self._names}, {plain(PurePosixPath(name).stem): name for name in self._names}
+
+    def hint(self, name: str) -> str | None:
+        """How to mend a name that is not among them, where one is near."""
+        if "\\" in name:
+            return _SLASHES
+        whole, stems = self._known
+        near = whole.get(plain(name))
+        if near is None:
+            near = stems.get(plain(PurePosixPath(name).stem))
+            return None if near is None else f"there is {near!r}, with another ending"
+        form = unicodedata.normalize("NFC", near) == unicodedata.normalize("NFC", name)
+        return f"there is {near!r}, " + ("the same name in another Unicode form (NFC, NFD)" if form else "in other capitals")
+
+
+def near_folder(root: Path, path: str) -> str | None:
+    """How to mend an image's path whose folder is not there, where following it part by part finds what is near."""
+    if "\\" in path:
+        return _SLASHES
+    place, parts = Path(root), []
+    for part in PurePosixPath(path).parent.parts:
+        try:
+            there = [entry.name for entry in place.iterdir()]
+        except OSError:
+            return None
+        near = part if part in there else {plain(name): name for name in there}.get(plain(part))
+        if near is None:
+            return None
+        parts.append(near)
+        place = place / near
+    return f"there is the folder {'/'.join(parts)!r}, in other capitals or another Unicode form"
 
 
 def _examine(path: str, decode: bool, most_pixels: int) -> ImageInfo | _BadImage:
@@ -296,7 +344,7 @@ def _open_header(data: bytes, most_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise _BadImage(f"is over the cap of {most_pixels:,} pixels", _SMALLER) from None
     except Exception as error:  # whatever a parser makes of a hostile header (struct.error, ValueError, ...)
-        raise _BadImage(f"has a damaged header: {_first_line(error)}", "replace it") from None
+        raise _BadImage(f"has a damaged header: {first_line(error)}", "replace it") from None
     width, height = image.size
     if width * height > most_pixels:
         raise _BadImage(f"has {width:,} x {height:,} pixels, over the cap of {most_pixels:,}", _SMALLER)
@@ -309,7 +357,7 @@ def _decode(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, zlib.error, ... on damage
-        raise _BadImage(f"is truncated or damaged: {_first_line(error)}", "fetch it again") from None
+        raise _BadImage(f"is truncated or damaged: {first_line(error)}", "fetch it again") from None
     return image
 
 
@@ -321,11 +369,6 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _set_upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
-
-
 def _inside(path: str | Path, real_root: str) -> bool:
     # `realpath`, since `Path.resolve` raises for a loop of links.
     return Path(os.path.realpath(path)).is_relative_to(real_root)
@@ -333,10 +376,6 @@ def _inside(path: str | Path, real_root: str) -> bool:
 
 def _shown(path: str) -> str:
     return path if path.isprintable() and len(path) <= 200 else f"{path[:200]!r}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

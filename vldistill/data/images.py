@@ -17,8 +17,7 @@ from PIL import Image
 
 from vldistill.artifacts import file_digest
 from vldistill.data.image_files import MAX_PIXELS, decode_image, open_image, read_image
-from vldistill.data.shards import INDEX_FILE, INDEX_TYPE, path_key
-from vldistill.data.tars import AGAIN, BLOCK, parse_header
+from vldistill.data.shards import AGAIN, BLOCK, INDEX_FILE, INDEX_TYPE, parse_header, path_key
 from vldistill.errors import InputError, first_line
 from vldistill.store.staging import damaged
 

@@ -1,141 +1,39 @@
-"""From records to batches. The order of samples and their augmentation are functions of (seed, epoch, sample), so that
-any number of workers, and a resumed run, see the same stream."""
+"""Examples to batches, by processes that read images. What these need of the machine is looked at before they start: room in
+/dev/shm, through which batches come, and open files, of which every tensor on its way is one. Where there is too little, torch's
+loader waits for a batch that will never come."""
 
 from __future__ import annotations
 
+import os
+import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from vldistill.data.answers import AnswerVocabulary
-from vldistill.data.batch import Batch, RecordSource, TextBatch
-from vldistill.data.record_file import mapped
-from vldistill.data.records import Record
-from vldistill.data.sequences import EncodedText, TextLayout, sentences
-from vldistill.data.transforms import hash_key
+from vldistill.data.batch import Batch, TextBatch
+from vldistill.data.datasets import Example
+from vldistill.data.samplers import fullest_of
+from vldistill.data.sequences import EncodedText
 from vldistill.data.visual import VisualInput
-from vldistill.data.worker_limits import Need, check_room, limits_now, need
 from vldistill.errors import InputError, VldistillError, first_line
 from vldistill.joining import VARIABLE, timeout
 
 _LOADER_SECONDS = 600.0
 _SLICE_SECONDS, _HURRIED_SECONDS = 5.0, 20.0
-
-CLEAN = -1  # the epoch of a sample that is not augmented
-
-Key = tuple[int, int]  # (epoch or CLEAN, index of the record)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One record, ready to be collated. texts: its sequences. views: per image, an item of the dataset's `VisualInput`."""
-
-    id: str
-    texts: list[EncodedText]
-    views: list[Any]
-    target: int | dict[int, float] | None
-    source: RecordSource
-
-
-class RecordDataset(Dataset):
-    """Reads records by (epoch, index); texts are laid out once, but for records that are not held (`RecordFile`). layout: how the
-    student wants the text. visual: how it sees images. pad_id: of its tokenizer. classes: how many a target [B, classes] has,
-    None where it is an index."""
-
-    def __init__(
-        self,
-        records: Sequence[Record],
-        layout: TextLayout,
-        visual: VisualInput,
-        *,
-        pad_id: int,
-        vocabulary: AnswerVocabulary | None = None,
-        classes: int | None = None,
-        seed: int = 0,
-    ):
-        self.records, self.visual, self.seed, self.max_length = records, visual, seed, layout.max_length
-        self.classes = classes if vocabulary is None else len(vocabulary.names)
-        self.pad_id, self.vocabulary = pad_id, vocabulary
-        self._texts, self._targets = mapped(layout, records), mapped(self._target, records)
-        self._lengths: list[int] | None = None
-        self._sources = mapped(source_of, records)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def lengths(self) -> list[int]:
-        """Tokens of each record as a student over regions reads it: those of its longest sequence with the regions of an image
-        beside it, for each image, times its sequences."""
-        if self._lengths is None:
-            self._lengths = [
-                len(texts) * sum(max(len(text.ids) for text in texts) + self._regions_of(image) for image in record.images)
-                for texts, record in zip(self._texts, self.records, strict=True)
-            ]
-        return self._lengths
-
-    @cached_property
-    def most_regions(self) -> dict[int, int]:
-        """For each length (see `lengths`), the most regions of an image among the records that are no longer."""
-        most: dict[int, int] = {}
-        for record, length in zip(self.records, self.lengths(), strict=True):
-            most[length] = max(most.get(length, 0), *map(self._regions_of, record.images))
-        lengths = sorted(most)
-        return dict(zip(lengths, accumulate((most[length] for length in lengths), max), strict=True))
-
-    def _regions_of(self, image: str) -> int:
-        return self.visual.count(image)
-
-    def largest(self, length: int | None = None) -> list[Example]:
-        """Examples of which a batch is as large as one of so many can be, by the rules for texts and images alone. length: of the
-        longest of its records (see `lengths`), where that decides how many they are."""
-        texts, images = len(self._texts[0]), len(self.records[0].images)
-        most = None if length is None else self.most_regions[length]
-        tokens = self.max_length if length is None else min(self.max_length, length // texts)
-        text = EncodedText([0] * tokens, [None] * tokens, [0] * tokens, [None] * tokens)
-        target = 0 if self.classes is None else {}
-        return [Example("", [text] * texts, [item] * images, target, RecordSource((), ())) for item in self.visual.largest(most)]
-
-    @property
-    def sources(self) -> Sequence[RecordSource]:
-        """What each record was made from."""
-        return self._sources
-
-    def texts(self, index: int) -> list[EncodedText]:
-        """The sequences of a record."""
-        return self._texts[index]
-
-    def __getitem__(self, key: Key) -> Example | InputError:
-        """The example, or the error of its image: a worker that raised would wrap it into a traceback."""
-        try:
-            return self._example(*key)
-        except InputError as error:
-            return error
-
-    def _example(self, epoch: int, index: int) -> Example:
-        record = self.records[index]
-        views = [
-            self.visual.read(path, None if epoch == CLEAN else (self.seed, epoch, index, position))
-            for position, path in enumerate(record.images)
-        ]
-        return Example(record.id, self._texts[index], views, self._targets[index], self._sources[index])
-
-    def _target(self, record: Record) -> int | dict[int, float] | None:
-        if self.vocabulary is not None:
-            return None if record.answers is None else self.vocabulary.soft_target(record.answers)
-        if self.classes is not None:
-            return None if record.tags is None else dict.fromkeys(record.tags, 1.0)
-        return record.label
-
-
-def source_of(record: Record) -> RecordSource:
-    return RecordSource(tuple(record.images), tuple(sentences(record)))
+SHARED = Path("/dev/shm")
+PREFETCH = 2
+"""Batches that a worker makes ahead (torch's own number)."""
+_IN_HAND = 2
+"""Batches that the main process holds: the one that it works on until the next one is there."""
+_OWN_FILES = 16  # of a worker: its queues and pipes
+_FEWER = "set data.workers lower, or to 0"
 
 
 @dataclass(frozen=True)
@@ -185,54 +83,6 @@ def pad_text(texts: list[EncodedText], pad_id: int) -> TextBatch:
         filled([text.segments for text in texts], 0),
         filled([text.tags for text in texts], -1),
     )
-
-
-class EpochBatches:
-    """Batches of keys for one rank: a fresh order each epoch, whole batches only, so that all ranks take equal steps. first: the
-    batch with which the next pass begins, and that one alone."""
-
-    def __init__(self, count: int, batch: int, *, seed: int, rank: int = 0, world: int = 1):
-        self.count, self.batch, self.seed, self.rank, self.world, self.epoch = count, batch, seed, rank, world, 0
-        self.first = 0
-
-    def __len__(self) -> int:
-        return max(self.count // (self.batch * self.world), 1)
-
-    @property
-    def fullest(self) -> list[tuple[int, int | None]]:
-        """Pairs of the largest batch; see `TokenBatches.fullest`."""
-        return [(min(self.batch, -(-self.count // self.world)), None)]
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        generator = torch.Generator().manual_seed(hash_key((self.seed, self.epoch)))
-        order = torch.randperm(self.count, generator=generator)
-        step = self.batch * self.world
-        first, self.first = self.first, 0
-        for start in range(first * step, len(self) * step, step):
-            chunk = order[start : start + step].tolist()
-            # Only a set smaller than one batch falls short: some records are then dealt twice, so that ranks stay equal.
-            chunk += (chunk * self.world)[: -len(chunk) % self.world]
-            yield [(self.epoch, index) for index in chunk[self.rank :: self.world]]
-
-
-class CleanBatches:
-    """Every record once, in order, without augmentation, dealt to ranks batch by batch: nothing is padded or repeated."""
-
-    def __init__(self, count: int, batch: int, *, rank: int = 0, world: int = 1):
-        self.batches = [
-            [(CLEAN, index) for index in range(start, min(start + batch, count))] for start in range(0, count, batch)
-        ][rank::world]
-
-    @property
-    def fullest(self) -> list[tuple[int, int | None]]:
-        """Pairs of the largest batch; see `TokenBatches.fullest`."""
-        return fullest_of(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
 
 
 class Loader:
@@ -290,13 +140,7 @@ def check_together(*loaders: Loader) -> None:
         loader._checked = True
 
 
-def make_loader(
-    dataset: Any,
-    batches: Any,
-    *,
-    workers: int = 0,
-    leaving: Callable[[], bool] = lambda: False,
-) -> Loader:
+def make_loader(dataset: Any, batches: Any, *, workers: int = 0, leaving: Callable[[], bool] = lambda: False) -> Loader:
     """A loader over `batches` of a `RecordDataset` or what can stand for one. leaving: see `Loader`."""
     collate = Collator(dataset.pad_id, dataset.visual, dataset.classes)
 
@@ -311,11 +155,6 @@ def make_loader(
     return Loader(loader, leaving, lambda: need_of(dataset, batches, workers))
 
 
-def fullest_of(batches: list[list[Key]]) -> list[tuple[int, int | None]]:
-    """See `TokenBatches.fullest`."""
-    return [(max(map(len, batches), default=0), None)]
-
-
 def need_of(dataset: Any, batches: Any, workers: int) -> Need:
     """What a loader's workers need while its batches are on their way, by the largest of them that the rules allow: those for
     images and texts, and for batches that count tokens the tokens there may be."""
@@ -326,3 +165,92 @@ def need_of(dataset: Any, batches: Any, workers: int) -> Need:
         examples = dataset.largest(length)
         needs.append(need(collate(examples), len(examples), pairs, workers))
     return max(needs, key=lambda one: one.bytes, default=Need(workers, 0, 0, 0))
+
+
+def shared_free() -> int | None:
+    """Bytes free in /dev/shm; None where there is none."""
+    return shutil.disk_usage(SHARED).free if SHARED.is_dir() else None
+
+
+def raised_files() -> int:
+    """How many files this process may have open, once it is as many as its user may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (OSError, ValueError):
+            pass  # what there is has to do
+    return soft if soft != resource.RLIM_INFINITY else 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Need:
+    """Of a loader. pairs, bytes, tensors: of its largest batch, in shared memory."""
+
+    workers: int
+    pairs: int
+    bytes: int
+    tensors: int
+
+    @property
+    def batches(self) -> int:
+        """On their way at once."""
+        return PREFETCH * self.workers + _IN_HAND
+
+
+def need(batch: Any, rows: int, pairs: int, workers: int) -> Need:
+    """batch: one of `rows` pairs, on average no smaller than those of a loader's largest batch, which has `pairs`. Each of its
+    tensors is a file of whole pages."""
+    held, page = list(_tensors(batch)), resource.getpagesize()
+    return Need(workers, pairs, sum(-(-value.nbytes * pairs // (rows * page)) * page for value in held), len(held))
+
+
+def check_room(needs: Sequence[Need]) -> None:
+    """Raises VldistillError where batches on their way have no room. needs: of all loaders that live at the same time."""
+    if not needs:
+        return
+    workers, largest = sum(one.workers for one in needs), max(needs, key=lambda one: one.bytes)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    room = sum(one.bytes * one.batches for one in needs) * here
+    free = shared_free()
+    if free is not None and free < room:
+        raise VldistillError(
+            f"has {free / 2**20:,.0f} MiB free; {workers} worker(s) with batches of {largest.pairs} on their way need up to "
+            f"{room / 2**20:,.0f}",
+            where=str(SHARED),
+            hint=f"{_FEWER}, or give it more room (docker, the option shm-size)",
+        )
+    files = raised_files()
+    own = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    total = own + sum(one.tensors * one.batches + _OWN_FILES * one.workers for one in needs)
+    if files < total:
+        raise VldistillError(
+            f"{files} files may be open (ulimit -n); {workers} worker(s) need about {total}",
+            where="this process",
+            hint=f"{_FEWER}, or raise the limit with ulimit -n {max(4096, total)}",
+        )
+
+
+def limits_now() -> str:
+    """For messages."""
+    free = shared_free()
+    shared = "no /dev/shm" if free is None else f"/dev/shm has {free / 2**20:,.0f} MiB free"
+    return f"{shared}, ulimit -n is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif is_dataclass(value):
+        for part in fields(value):
+            yield from _tensors(getattr(value, part.name))
+    elif type(value).__module__.startswith("vldistill."):
+        for part in vars(value).values():
+            yield from _tensors(part)

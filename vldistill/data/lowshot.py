@@ -1,4 +1,5 @@
-"""Low-shot training sets: N questions or N images of every type of a task (ADVL, appendix A.3; N = 100 or 1000, seeds 0-3).
+"""Low-shot training sets: N questions or N images of every type of a task (ADVL, appendix A.3; N = 100 or 1000, seeds 0-3), and
+the types of questions that they are balanced over.
 
 - VCR (A.3.1): N questions of each of the 7 question types, each with both its records (Q->A and QA->R).
 - SNLI-VE (A.3.2): N images for each label, among those with a hypothesis of that label. All hypotheses of a drawn image are
@@ -6,24 +7,124 @@
 - VQA (A.3.3): N images for each of 8 question groups, each with at most 2 of its questions of that group.
 
 An image is drawn for one type only. Candidates are ordered by a hash of the seed and their name, and each is assigned to one
-type of those it has, whatever N is; a draw takes the first N of each type. So a smaller draw is part of every larger one of
-its seed, and neither the order of the records, nor the machine, nor the Python version matters.
+type of those it has, whatever N is; a draw takes the first N of each type. So a smaller draw is part of every larger one of its
+seed, and neither the order of the records, nor the machine, nor the Python version matters.
+
+Neither VCR nor VQA is annotated with types. VCR's go by the key words that Zellers et al., "From Recognition to Cognition:
+Visual Commonsense Reasoning" (CVPR 2019) give for each. For VQA the ADVL paper says only that there are 8 groups "of the first
+n-gram words of questions"; the table is ours. Words are compared whole and without case; punctuation is skipped, a contraction
+counts as two words (what's: what is), and a tag (a list of object indices) is a word that matches nothing.
 """
 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
-from vldistill.data.question_types import VCR_SHARES, VQA_GROUPS, vqa_question_group
-from vldistill.data.records import Record
+from vldistill.data.records import Record, Word
 from vldistill.errors import InputError
 
+VCR_SHARES = {"explanation": 38, "activity": 24, "temporal": 13, "mental": 8, "role": 7, "scene": 5, "hypothetical": 5}
+"""Published percentages of VCR's questions (Zellers et al. 2019, quoted in A.3.1); the order in which types are shown."""
+VCR_PATTERNS = {
+    "explanation": ("why", "how come", "how does"),
+    "mental": ("feeling", "thinking", "saying", "love", "upset", "angry"),
+    "temporal": ("happened", "before", "after", "earlier", "later", "next"),
+    "scene": ("where", "time", "near"),
+    "role": ("relation", "occupation", "strangers", "married"),
+    "hypothetical": ("if", "would", "could", "chance", "might", "may"),
+    "activity": ("doing", "looking", "event", "playing", "preparing"),
+}
+"""The key words of Zellers et al., anywhere in the question; the first type that has one wins. The paper gives no order: ours
+puts what is asked (why) before what it is asked about, and activity, whose words are the least telling, last."""
+VCR_FORMS = {
+    "how does": ("how do",),
+    "relation": ("relations", "relationship", "relationships"),
+    "occupation": ("occupations",),
+    "strangers": ("stranger",),
+    "chance": ("chances",),
+    "event": ("events",),
+}
+"""Forms that stand for a key word, ours: the other number, so that two people are asked about as one is, and relationship,
+which is what VCR's questions say (A.3.1 itself has "relations, occupations"). Other tenses are left out: "look" and "do" are
+not the activities looking and doing."""
+VCR_DEFAULT = "activity"
+"""The type of a question without a key word, such as "what is [0] holding". A choice of ours: the largest type but
+explanation, whose questions are told by how they open."""
+VQA_GROUPS = {
+    "is/are/was": ("is", "are", "was", "were"),
+    "do/does/can": ("do", "does", "did", "can", "could"),
+    "how many": ("how many",),
+    "what color": ("what color", "what colors", "what colour", "what colours"),
+    "what is/are": ("what is", "what are", "what was", "what were"),
+    "other what": ("what",),
+    "where/which": ("where", "which"),
+    "who/why/other": (),
+}
+"""How a question begins; the first group that fits wins, and the last takes the rest (who, why, how, when, has, on what ...).
+"What is the color of" begins with "what is", and goes there."""
+VQA_DEFAULT = "who/why/other"
+_TAG = "[]"  # no word of a pattern
+_MARKS = '?.,!;:"“”()-'
+_CONTRACTION = re.compile(r"(\w*?)('s|'re|n't)")
+_WRITTEN_OUT = {"'s": "is", "'re": "are", "n't": "not"}
+_OPENINGS = {opening: name for name, openings in VQA_GROUPS.items() for opening in openings}
 PAPER_SHARES = {100: 0.3, 1000: 3.0}
 """What a draw is of its training set in percent, by the number drawn of each type: the same for all three tasks (A.3)."""
+
+
+def _any_of(phrases: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\S)(?:{'|'.join(phrases)})(?!\S)")
+
+
+_VCR = {
+    name: _any_of([form for word in words for form in (word, *VCR_FORMS.get(word, ()))]) for name, words in VCR_PATTERNS.items()
+}
+
+
+def vcr_question_type(words: Sequence[Word]) -> str:
+    """The type of a VCR question, a key of `VCR_SHARES`; `VCR_DEFAULT` where no key word is found.
+
+    >>> vcr_question_type(["Why", "is", [0], "upset", "?"])
+    'explanation'
+    """
+    text = " ".join(_plain(words))
+    return next((name for name, pattern in _VCR.items() if pattern.search(text)), VCR_DEFAULT)
+
+
+def vqa_question_group(words: Sequence[Word]) -> str:
+    """The group of a VQA question, a key of `VQA_GROUPS`; `VQA_DEFAULT` where no opening fits.
+
+    >>> vqa_question_group(["What", "color", "is", "the", "bus", "?"])
+    'what color'
+    """
+    first = list(islice(_plain(words), 2))
+    # Two words before one: "what color" comes before "what" in the table, and no other opening begins with another.
+    return _OPENINGS.get(" ".join(first)) or _OPENINGS.get(" ".join(first[:1]), VQA_DEFAULT)
+
+
+def _plain(words: Sequence[Word]) -> Iterator[str]:
+    """The words in lower case, without punctuation, with contractions in two."""
+    for word in words:
+        if isinstance(word, list):
+            yield _TAG
+            continue
+        word = word.lower().replace("’", "'").strip(_MARKS)
+        if "'" not in word:
+            if word:
+                yield word
+        elif parts := _CONTRACTION.fullmatch(word):
+            stem, ending = parts.groups()
+            if stem:
+                yield "can" if stem == "ca" else stem
+            yield _WRITTEN_OUT[ending]
+        elif word := word.strip("'"):
+            yield word
 
 
 @dataclass(frozen=True)
@@ -49,9 +150,6 @@ class Draw:
     unit: str
 
 
-# --- the rules of each task -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LowShotRule:
     """How a task is drawn.
@@ -70,35 +168,31 @@ class LowShotRule:
     of_type: int | None = None
 
 
-def _image(record: Record) -> str:
-    return record.images[0]
-
-
-def _vcr_question(record: Record) -> str:
-    # QA->R, the record with a given answer, has the question's id and a suffix: train-0:r.
-    return record.id if record.given is None else record.id.rpartition(":")[0] or record.id
-
-
-def _vcr_type(record: Record, names: Sequence[str]) -> str | None:
-    return record.type if record.label is not None else None
-
-
-def _snli_ve_label(record: Record, names: Sequence[str]) -> str | None:
-    return names[record.label] if record.label is not None and 0 <= record.label < len(names) else None
-
-
-def _vqa_group(record: Record, names: Sequence[str]) -> str | None:
-    return vqa_question_group(record.text) if record.answers else None
-
-
 LOWSHOT_RULES: dict[str, LowShotRule] = {
-    "vcr": LowShotRule("questions", _vcr_question, tuple(VCR_SHARES), _vcr_type, needs="a label and a question type"),
-    "snli_ve": LowShotRule("images", _image, None, _snli_ve_label, needs="a label of the artifact's list"),
-    "vqa": LowShotRule("images", _image, tuple(VQA_GROUPS), _vqa_group, needs="answers", of_type=2),
+    "vcr": LowShotRule(
+        "questions",
+        # QA->R, the record with a given answer, has the question's id and a suffix: train-0:r.
+        lambda record: record.id if record.given is None else record.id.rpartition(":")[0] or record.id,
+        tuple(VCR_SHARES),
+        lambda record, names: record.type if record.label is not None else None,
+        needs="a label and a question type",
+    ),
+    "snli_ve": LowShotRule(
+        "images",
+        lambda record: record.images[0],
+        None,
+        lambda record, names: names[record.label] if record.label is not None and 0 <= record.label < len(names) else None,
+        needs="a label of the artifact's list",
+    ),
+    "vqa": LowShotRule(
+        "images",
+        lambda record: record.images[0],
+        tuple(VQA_GROUPS),
+        lambda record, names: vqa_question_group(record.text) if record.answers else None,
+        needs="answers",
+        of_type=2,
+    ),
 }
-
-
-# --- the draw ---------------------------------------------------------------------------------------------------------
 
 
 def draw(records: Sequence[Record], task: str, per_type: int, seed: int, labels: Sequence[str]) -> Draw:

@@ -1,12 +1,14 @@
 """`prepare`: a raw data set is read, checked whole, and written as a data artifact of records.
 
-Records go to a temporary folder as they are read; it becomes the artifact when every line and every image has been
-checked, and is removed otherwise. All faults are told at once.
+Records go to a temporary folder as they are read; it becomes the artifact when every line and every image has been checked, and
+is removed otherwise. All faults are told at once. An artifact can be given variants of its splits and shards later, which do not
+change its fingerprint; its manifest is written last, so that a file without an entry is none.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,29 +18,106 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from vldistill import artifacts
+from vldistill.artifacts import file_digest, read_manifest, write_manifest
 from vldistill.data import image_files
-from vldistill.data.additions import add_missing, pack_images
 from vldistill.data.answers import ANSWERS_FILE
 from vldistill.data.image_files import ImageInfo
-from vldistill.data.inputs import inputs_signature
-from vldistill.data.left_out import LeftOut, judge, may_be_left_out
+from vldistill.data.inputs import LeftOut, inputs_signature, judge, may_be_left_out, signatures
 from vldistill.data.records import TASKS, read_text
-from vldistill.data.shards import SHARDS_FOLDER
-from vldistill.data.size_rules import size_faults
-from vldistill.data.sources.base import SourceData
-from vldistill.data.sources.source import Answers, Source, SourceOptions
-from vldistill.data.sources.table import source_name, source_of
-from vldistill.data.transforms import ImageTransform
+from vldistill.data.shards import SHARDS_FOLDER, pack_shards
+from vldistill.data.sources.table import Answers, Source, SourceData, SourceOptions, source_name, source_of
+from vldistill.data.transforms import ImageTransform, size_faults
 from vldistill.data.variants import Variants, make_variants
 from vldistill.data.writing import IMAGES_FILE, RecordWriter
 from vldistill.errors import InputError, Problems
 from vldistill.locking import exclusive
+from vldistill.versions import gone_on
 
+Progress = Callable[[int, int], None]
 _VILT = ImageTransform(size=384, patch=32).seen
 """The size rule by which `prepare` tells of images that most students would see badly; a training tells by its own."""
 _ONCE_OF_ALL = ("min_answer_count", "vqa_split", "val_directories", "labels", "task")
 """Options of some sources, which an earlier version wrote into every manifest."""
 _OLD_TEXTS = "its texts are split into words, as an earlier version kept them: --overwrite keeps them as they are written"
+_LOOKED_AT = 32
+"""Images of a copied raw folder whose contents are compared."""
+
+
+def add_missing(
+    out: Path, manifest: dict[str, Any], variants: Variants, shards: int | None, *, dry_run: bool, progress: Progress | None
+) -> dict[str, Any]:
+    """Adds those of `variants`, and the shards of so many samples a tar, that the artifact `out` lacks.
+
+    Returns its manifest, with the names of new variants as `added` and whether there are new shards as `packed` (not on disk).
+    Raises InputError where it has other shards, was edited since it was made, or another process is writing it.
+    """
+    missing, packing = _lacking(out, manifest, variants, shards)
+    if not missing and not packing:
+        return manifest
+    if dry_run:
+        return manifest | ({"packed": True} if packing else {}) | ({"added": missing} if missing else {})
+    with exclusive(out):
+        # Another may have added to it until now.
+        manifest = read_manifest(out, "prepare", make_it="vldistill prepare") | {"unchanged": True}
+        for place in (*out.glob(".variants-*"), *out.glob(".shards-*")):
+            shutil.rmtree(place)  # a killed process's
+        missing, packing = _lacking(out, manifest, variants, shards)
+        if packing:
+            manifest = _add_shards(out, manifest, shards, progress)
+        return _add_variants(out, manifest, missing) if missing else manifest
+
+
+def _lacking(out: Path, manifest: dict[str, Any], variants: Variants, shards: int | None) -> tuple[list[str], bool]:
+    """Variants to be made, and whether shards are. Raises InputError where there are shards of another size."""
+    labelled = [split for split, part in manifest["counts"].items() if part["labelled"]]
+    names = variants.names(list(manifest["counts"]), labelled) if variants else []
+    missing = [name for name in names if name not in manifest["variants"]]
+    packed = manifest["options"].get("shards")
+    if None not in (shards, packed) and shards != packed:
+        raise InputError(
+            f"already has shards, of {packed:,} samples", where=str(out), hint=f"pass --overwrite, or --shards {packed}"
+        )
+    return missing, shards is not None and packed is None
+
+
+def pack_images(
+    folder: Path, out: Path, manifest: dict[str, Any], images: dict[str, ImageInfo], shards: int, progress: Progress | None
+) -> None:
+    """Packs the artifact `folder` into `out` (see `pack_shards`), and enters the shards in its manifest."""
+    packed = pack_shards(folder, out, Path(manifest["raw_root"]), list(manifest["counts"]), images, shards, progress)
+    manifest["shards"] = packed.shards
+    manifest["files"] |= packed.files
+
+
+def _add_variants(out: Path, manifest: dict[str, Any], missing: list[str]) -> dict[str, Any]:
+    with TemporaryDirectory(dir=out, prefix=".variants-") as place:
+        entries = make_variants(out, Path(place), manifest["task"], manifest["labels"], missing)
+        for name in missing:
+            (Path(place) / f"{name}.jsonl").replace(out / f"{name}.jsonl")
+    manifest = {**manifest, "variants": {**manifest["variants"], **entries}, **gone_on(manifest)}
+    _write(out, manifest)
+    return {**manifest, "added": missing}
+
+
+def _add_shards(out: Path, manifest: dict[str, Any], shards: int, progress: Progress | None) -> dict[str, Any]:
+    for name in (IMAGES_FILE, *(f"{split}.jsonl" for split in manifest["counts"])):
+        if file_digest(out / name) != manifest["files"][name]:
+            raise InputError("differs from what its manifest records", where=str(out / name), hint="prepare with --overwrite")
+    images = {row["path"]: ImageInfo.from_row(row) for row in _image_rows(out)}
+    manifest = {**manifest, "files": dict(manifest["files"]), "options": {**manifest["options"], "shards": shards}}
+    with TemporaryDirectory(dir=out, prefix=".shards-") as place:
+        folder = Path(place) / SHARDS_FOLDER
+        pack_images(out, folder, manifest, images, shards, progress)
+        # There where a command was killed before it could write the manifest.
+        shutil.rmtree(out / SHARDS_FOLDER, ignore_errors=True)
+        folder.rename(out / SHARDS_FOLDER)
+    _write(out, manifest)
+    return {**manifest, "packed": True}
+
+
+def _write(out: Path, manifest: dict[str, Any]) -> None:
+    transient = ("unchanged", "added", "packed", "advice")
+    write_manifest(out, {key: value for key, value in manifest.items() if key not in transient})
 
 
 def prepare(
@@ -98,26 +177,30 @@ def prepare(
     with ExitStack() as stack:
         # Removed again where anything is wrong.
         folder = None if dry_run else stack.enter_context(artifacts.building(out, overwrite=overwrite, stage="prepare"))
-        data, problems = SourceData(task=source.task or ""), Problems() if problems is None else problems
+        problems = Problems() if problems is None else problems
         # To leave some out, records have to be there.
         kept = Path(stack.enter_context(TemporaryDirectory())) if folder is None and skip_broken else folder
-        with RecordWriter(data, kept, limit, reading) as writer:
-            data.take, data.take_region = writer.take, writer.take_region
+        with RecordWriter(source.task or "", kept, limit, reading) as writer:
+            data = writer.data
             source.read(raw, options, problems, data)
         variants.check(data.task)
         if shards is not None and data.task in TASKS and not TASKS[data.task].images:
             problems.add("--shards packs images, there are none", where=str(raw), hint="leave it out")
         lines = len({fault.where for fault in problems.items})
-        images = _images(
-            data.root or raw,
-            writer.where_of,
-            problems,
-            decode_images,
-            check_images,
-            follow_links,
-            progress,
-            max_pixels or image_files.MAX_PIXELS,
-        )
+        if check_images:
+            images = image_files.check_images(
+                data.root or raw,
+                writer.where_of,
+                problems,
+                writer.where_of,
+                decode=decode_images,
+                follow_links=follow_links,
+                progress=progress,
+                most_pixels=max_pixels or image_files.MAX_PIXELS,
+            )
+        else:
+            image_files.check_paths(writer.where_of, problems, writer.where_of)
+            images = {}
         if not problems and not writer.records:
             problems.add("holds no record" + (f" of {', '.join(options.splits)}" if options.splits else ""), where=str(raw))
         left = None
@@ -155,8 +238,7 @@ def prepare(
             **({} if left is None else {"left_out": asdict(left)}),
             images=asked["images"],
             options={**asked, "shards": shards},
-            inputs=inputs_signature(raw, images),
-            inputs_sizes=inputs_signature(raw, images, times=False),
+            **signatures(raw, images),
         )
         missing = variants.names(list(manifest["counts"]), writer.labelled()) if variants else []
         if folder is not None:
@@ -178,7 +260,7 @@ def _unchanged(out: Path, name: str, raw: Path, asked: dict[str, Any]) -> dict[s
     where it was, and has lost files."""
     try:
         manifest = artifacts.read_manifest(out, "prepare", make_it="")
-        paths = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
+        paths = _named_beside(raw, out)
     except (InputError, ValueError, KeyError):
         return None
     # Shards can be added, and do no harm to who did not ask for them.
@@ -211,31 +293,6 @@ def check_request(
         variants.check(source.task)
 
 
-def _images(
-    root: Path,
-    where_of: dict[str, str],
-    problems: Problems,
-    decode: bool,
-    check: bool,
-    follow_links: bool,
-    progress: Callable[[int, int], None] | None,
-    most_pixels: int,
-) -> dict[str, ImageInfo]:
-    if check:
-        return image_files.check_images(
-            root,
-            where_of,
-            problems,
-            where_of,
-            decode=decode,
-            follow_links=follow_links,
-            progress=progress,
-            most_pixels=most_pixels,
-        )
-    image_files.check_paths(where_of, problems, where_of)
-    return {}
-
-
 def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None) -> None:
     """Writes what stands beside the records: the images and the answer vocabulary."""
     if images is not None:
@@ -246,8 +303,13 @@ def _finish(folder: Path, data: SourceData, images: dict[str, ImageInfo] | None)
         artifacts.write_json(folder / ANSWERS_FILE, data.vocabulary.to_json())
 
 
-_LOOKED_AT = 32
-"""Images of a copied raw folder whose contents are compared."""
+def _image_rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in read_text(out / IMAGES_FILE).splitlines()]
+
+
+def _named_beside(raw: Path, out: Path) -> list[str]:
+    """The images of an artifact where its input is a single file, whose signature counts them."""
+    return [row["path"] for row in _image_rows(out)] if raw.is_file() else []
 
 
 def _root_of(raw: Path) -> str:
@@ -263,7 +325,7 @@ def _is_a_copy(out: Path, manifest: dict[str, Any], raw: Path, paths: list[str])
         return False
     if not (out / IMAGES_FILE).exists():
         return True
-    rows = [json.loads(line) for line in read_text(out / IMAGES_FILE).splitlines()]
+    rows = _image_rows(out)
     return all(
         artifacts.file_digest(Path(_root_of(raw)) / row["path"], "sha1") == row["sha1"]
         for row in rows[:: max(1, len(rows) // _LOOKED_AT)]
@@ -277,14 +339,5 @@ def _take_over(out: Path, manifest: dict[str, Any], raw: Path, *, dry_run: bool)
     if not dry_run:
         with exclusive(out):
             written = artifacts.read_manifest(out, "prepare", make_it="vldistill prepare")
-            names = [json.loads(line)["path"] for line in read_text(out / IMAGES_FILE).splitlines()] if raw.is_file() else []
-            artifacts.write_manifest(
-                out,
-                written
-                | {
-                    "raw_root": moved["raw_root"],
-                    "inputs": inputs_signature(raw, names),
-                    "inputs_sizes": inputs_signature(raw, names, times=False),
-                },
-            )
+            artifacts.write_manifest(out, {**written, "raw_root": moved["raw_root"], **signatures(raw, _named_beside(raw, out))})
     return manifest | moved

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vldistill import artifacts
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.image_files import check_images
 from vldistill.data.images import ImageFolder
-from vldistill.data.inputs import inputs_signature
-from vldistill.data.left_out import settled
+from vldistill.data.inputs import inputs_signature, settled
 from vldistill.data.regions import importers
-from vldistill.data.regions.arrays import checked, selected
-from vldistill.data.regions.joining import databases, is_grid
-from vldistill.data.regions.keys import image_key
-from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, ImageRegions, RegionStore, RegionWriter
+from vldistill.data.regions.arrays import checked, databases, is_grid, selected
+from vldistill.data.regions.store import DETECTOR, IMPORTED, VLBERT, ImageRegions, RegionStore, RegionWriter, image_key
 from vldistill.devices import compute_device
 from vldistill.errors import IMAGE, InputError, Problems
-from vldistill.store.manifest import LAYOUT
+from vldistill.store.layout import LAYOUT
 from vldistill.store.uses import REGIONS
 from vldistill.versions import package_versions
+
+if TYPE_CHECKING:
+    from vldistill.data.regions.extract import Boxes
 
 MOST_FAULTS = 1000
 FORMATS: dict[str, Callable[[Path, importers.Reading], Iterator[importers.Entry]]] = {
@@ -170,29 +170,20 @@ Found = tuple[dict[str, Any], str, Callable[[RegionWriter], Iterator[tuple[str, 
 
 
 def _with_timm(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
-    from vldistill.data.regions.extract import BACKBONE, build_backbone, extract
-    from vldistill.data.regions.wanted import boxes_of
+    from vldistill.data.regions.extract import BACKBONE, boxes_of, build_backbone, extract
 
     boxes, source = boxes_of(artifact, grid, target.limit)
 
     def compute(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
-        wanted = [one for one in boxes(target.problems) if image_key(one.path) not in writer]
-        there = _whole(artifact, [one.path for one in wanted], target, writer.images)
-        return extract(
-            build_backbone(weights),
-            artifact.images,
-            [one for one in wanted if one.path in there],
-            device=_device(),
-            batch=batch,
-            problems=target.lenient,
-        )
+        wanted = _whole(artifact, boxes(target.problems), target, writer)
+        network, device = build_backbone(weights), compute_device()
+        return extract(network, artifact.images, wanted, device=device, batch=batch, problems=target.lenient)
 
     return {"boxes": source}, BACKBONE, compute
 
 
 def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, target: Target, batch: int) -> Found:
-    from vldistill.data.regions.extract import build_vlbert, extract_vlbert
-    from vldistill.data.regions.wanted import boxes_of
+    from vldistill.data.regions.extract import boxes_of, build_vlbert, extract_vlbert
 
     objects = artifact.objects
     if grid is not None or objects is None:
@@ -206,26 +197,19 @@ def _with_vlbert(artifact: DataArtifact, weights: str | None, grid: int | None, 
     boxes, _ = boxes_of(artifact, None, target.limit)
 
     def compute(writer: RegionWriter) -> Iterator[tuple[str, ImageRegions]]:
-        wanted = [one.path for one in boxes(target.problems) if image_key(one.path) not in writer]
-        there = _whole(artifact, wanted, target, writer.images)
-        return extract_vlbert(
-            build_vlbert(weights),
-            artifact.images,
-            objects,
-            [path for path in wanted if path in there],
-            device=_device(),
-            batch=batch,
-            problems=target.lenient,
-        )
+        paths = [one.path for one in _whole(artifact, boxes(target.problems), target, writer)]
+        network, device = build_vlbert(weights), compute_device()
+        return extract_vlbert(network, artifact.images, objects, paths, device=device, batch=batch, problems=target.lenient)
 
     return {"boxes": "annotated", "network": VLBERT}, VLBERT, compute
 
 
-def _whole(artifact: DataArtifact, paths: list[str], target: Target, known: int) -> Collection[str]:
-    """Those of the images that are there and whole, all looked at before features of the first are computed; those in shards are
-    as they were packed. known: images beside them that have features. Raises InputError with all faults where more are broken
-    than may be left out."""
-    there, images = paths, artifact.images
+def _whole(artifact: DataArtifact, boxes: list[Boxes], target: Target, writer: RegionWriter) -> list[Boxes]:
+    """Those whose images have no features yet, and are there and whole: all are looked at before features of the first are
+    computed; those in shards are as they were packed. Raises InputError with all faults where more are broken than may be left
+    out."""
+    wanted, images = [one for one in boxes if image_key(one.path) not in writer], artifact.images
+    there = paths = [one.path for one in wanted]
     if isinstance(images, ImageFolder):
         links = bool(artifact.manifest.get("options", {}).get("follow_links"))
         there = check_images(
@@ -236,15 +220,12 @@ def _whole(artifact: DataArtifact, paths: list[str], target: Target, known: int)
             follow_links=links,
             most_pixels=images.most_pixels,
         )
-    settled(target.problems, target.skip_broken, known + len(there), str(artifact.folder))
-    return set(there)
+    settled(target.problems, target.skip_broken, writer.images + len(there), str(artifact.folder))
+    there = set(there)
+    return [one for one in wanted if one.path in there]
 
 
 NETWORKS = {"timm": _with_timm, "vlbert": _with_vlbert}
-
-
-def _device():
-    return compute_device()
 
 
 def _build(

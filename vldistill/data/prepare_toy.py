@@ -19,9 +19,9 @@ from vldistill.artifacts import (
 )
 from vldistill.data.prepare import prepare
 from vldistill.data.sources.jsonl import Jsonl
-from vldistill.data.sources.source import SourceOptions
+from vldistill.data.sources.table import SourceOptions
 from vldistill.data.sources.vqa import Vqa
-from vldistill.data.toy.diverse.layouts import JSONL_TASKS
+from vldistill.data.toy.diverse import JSONL_TASKS
 from vldistill.data.toy.layouts import DATASETS, write_toy
 from vldistill.errors import InputError
 from vldistill.locking import exclusive
@@ -51,13 +51,14 @@ def prepare_toy(
             refuse_existing(target, overwrite, "prepare")
     manifests = []
     for name, (root, target) in targets.items():
-        own = _options(name, min_answer_count)
+        layout, own = _source(name, min_answer_count)
         with within_parents(root), exclusive(root):
             remove_leftovers(root)
             if not overwrite and _is_there(root, seed, scale):
-                manifests.append(prepare(_layout(name), root, target, options=own))
+                manifests.append(prepare(layout, root, target, options=own))
             else:
-                manifests.append(_prepare_one(name, root, target, seed=seed, scale=scale, overwrite=overwrite, options=own))
+                place = name, layout, root, target
+                manifests.append(_prepare_one(*place, seed=seed, scale=scale, overwrite=overwrite, options=own))
     return manifests
 
 
@@ -75,18 +76,15 @@ def _is_there(root: Path, seed: int, scale: float) -> bool:
     return True
 
 
-def _layout(name: str) -> str:
-    return "jsonl" if name in JSONL_TASKS else name
-
-
-def _options(name: str, min_answer_count: int) -> SourceOptions | None:
+def _source(name: str, min_answer_count: int) -> tuple[str, SourceOptions | None]:
+    """What reads a data set, and how."""
     if name in JSONL_TASKS:
-        return Jsonl(task=JSONL_TASKS[name])
-    return Vqa(min_answer_count=min_answer_count) if name == "vqa" else None
+        return "jsonl", Jsonl(task=JSONL_TASKS[name])
+    return name, Vqa(min_answer_count=min_answer_count) if name == "vqa" else None
 
 
 def _prepare_one(
-    name: str, root: Path, target: Path, *, seed: int, scale: float, options: SourceOptions | None, overwrite: bool
+    name: str, layout: str, root: Path, target: Path, *, seed: int, scale: float, options: SourceOptions | None, overwrite: bool
 ) -> dict[str, Any]:
     """One dataset. Its old raw files stay until the new ones are written, and come back where reading those fails."""
     retired, fresh = (root.with_name(f".{name}.{os.getpid()}.{state}") for state in ("old", "new"))
@@ -98,7 +96,7 @@ def _prepare_one(
             root.rename(retired)
         (fresh / name).rename(root)
         placed = True
-        manifest = prepare(_layout(name), root, target, options=options, overwrite=overwrite)
+        manifest = prepare(layout, root, target, options=options, overwrite=overwrite)
     except BaseException:
         if placed:
             shutil.rmtree(root, ignore_errors=True)

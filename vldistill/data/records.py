@@ -1,25 +1,42 @@
-"""The record: one image-text example, one JSON object a line, the same for every dataset and both papers.
+"""The record: one image-text example, one JSON object a line, the same for every dataset and both papers; read as a list, or one
+by one from splits too large to hold (millions of captions).
 
 Text is a list of words; a tag (VCR's person or object mention) stays a list of object indices, so that whatever crosses
-tokenizers is aligned by word index. A source that writes text has it kept beside the words, for tokenizers to read. Image
-paths are relative to the raw root, which the artifact's manifest names.
+tokenizers is aligned by word index. A source that writes text has it kept beside the words, for tokenizers to read. Image paths
+are relative to the raw root, which the artifact's manifest names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vldistill.errors import LINE, InputError, Problems
 from vldistill.places import open_regular, read_regular
 
-Word = str | list[int]
+if TYPE_CHECKING:
+    import numpy as np
 
+Word = str | list[int]
 CHOICES = 4
 """Choices of a record whose target is one of them (VCR)."""
+# One encoder: `json.dumps` makes a new one for every record.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_NEEDED = {"id", "task", "images", "text"}
+LARGE = 200_000
+"""A split of more records is not held: in memory a caption takes about 1 KB, and its tokens as much again."""
+_CHUNK = 1 << 24
+Found = TypeVar("Found")
+
+
+def copy_words(words: Sequence[Word]) -> list[Word]:
+    """The words in a list of their own, with tags of their own."""
+    return [list(word) if isinstance(word, list) else word for word in words]
 
 
 @dataclass(frozen=True)
@@ -87,10 +104,6 @@ class Record:
         return _ENCODE(row)
 
 
-# One encoder: `json.dumps` makes a new one for every record.
-_ENCODE = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-
-
 def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for key, value in pairs:
@@ -114,14 +127,22 @@ def parse_json(text: str) -> Any:
         raise ValueError("not valid JSON: nested too deeply") from None
 
 
-def read_text(path: Path) -> str:
-    """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
+@contextmanager
+def _there(path: Path) -> Iterator[None]:
     try:
-        return read_regular(path).decode("utf-8-sig")
+        yield
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except IsADirectoryError:
         raise InputError("is a folder, a file was expected", where=str(path)) from None
+
+
+def read_text(path: Path) -> str:
+    """A file's text as UTF-8 (a byte-order mark is dropped). Raises InputError where it is missing or not UTF-8."""
+    with _there(path):
+        content = read_regular(path)
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8 at byte {error.start}", where=str(path), hint="save the file as UTF-8") from None
 
@@ -136,13 +157,8 @@ def read_json(path: Path) -> Any:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """A file's lines; bytes, since text would also break at U+2028 and the like, which may stand inside a JSON string."""
-    try:
-        with open_regular(path) as file:
-            yield from file
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path)) from None
-    except IsADirectoryError:
-        raise InputError("is a folder, a file was expected", where=str(path)) from None
+    with _there(path), open_regular(path) as file:
+        yield from file
 
 
 def read_jsonl(path: Path, problems: Problems, *, parse=parse_json) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -180,7 +196,6 @@ def record_of(row: dict[str, Any]) -> Record:
 
 
 _FIELDS = set(Record.__dataclass_fields__)
-_NEEDED = {"id", "task", "images", "text"}
 
 
 def read_records(path: Path) -> list[Record]:
@@ -194,3 +209,80 @@ def read_records(path: Path) -> list[Record]:
             problems.add(str(error), where=where, hint="make the artifact again with `vldistill prepare`")
     problems.raise_if_any(str(path))
     return records
+
+
+class RecordFile(Sequence[Record]):
+    """The records of a split that `prepare` wrote, in file order, the first `limit` of them; 8 bytes each are held."""
+
+    def __init__(self, path: Path, limit: int | None = None):
+        self.path = path
+        self._starts = line_starts(path)
+        self._count = min(len(self._starts) - 1, limit or len(self._starts))
+        self._bytes: mmap.mmap | None = None
+        self._last: tuple[int, Record] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Record:
+        """Raises InputError where the line is no record."""
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        if self._last is None or self._last[0] != index:
+            self._last = index, self._read(index)
+        return self._last[1]
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(self._count))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is given: it maps the file for itself."""
+        return self.__dict__ | {"_bytes": None, "_last": None}
+
+    def _read(self, index: int) -> Record:
+        if self._bytes is None:
+            with self.path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        line = self._bytes[self._starts[index] : self._starts[index + 1]]
+        try:
+            return record_of(json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"is not a record: {error}",
+                where=f"{self.path}:{index + 1}",
+                hint="make the artifact again with `vldistill prepare`",
+            ) from None
+
+
+class Mapped(Sequence, Generic[Found]):
+    """A function of each record, computed when it is asked for."""
+
+    def __init__(self, function: Callable[[Record], Found], records: Sequence[Record]):
+        self._function, self._records = function, records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Found:
+        return self._function(self._records[index])
+
+
+def mapped(function: Callable[[Record], Found], records: Sequence[Record]) -> Sequence[Found]:
+    """A function of each record: computed now where the records are held, else when it is asked for."""
+    return [function(record) for record in records] if isinstance(records, list) else Mapped(function, records)
+
+
+def line_starts(path: Path) -> np.ndarray:
+    """[lines + 1] int64: where each line begins, and where the file ends. Raises InputError where it cannot be read."""
+    import numpy as np  # no help waits for it
+
+    pieces, place = [np.zeros(1, dtype=np.int64)], 0
+    try:
+        with open_regular(path) as file:
+            while chunk := file.read(_CHUNK):
+                pieces.append(np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == ord("\n")) + place + 1)
+                place += len(chunk)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    starts = np.concatenate(pieces)
+    return starts if starts[-1] == place else np.append(starts, place)

@@ -16,9 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vldistill.data.records import Word
-
-# --- VCR ------------------------------------------------------------------------------------------------------------
+from vldistill.data.records import Word, copy_words
 
 PUBLISHED_QUESTIONS = {"singular": 16_154, "plural": 3_657}
 """Questions of VCR's val (26,534) that each rule selects in the published files."""
@@ -111,7 +109,7 @@ def _shift(
     """Rewrites each choice that has a mention; `asked` is the question's tag."""
     shifted = []
     for place, (choice, mention) in enumerate(zip(choices, mentions, strict=True)):
-        new = _copy(choice)
+        new = copy_words(choice)
         for i, word in enumerate(choice):
             if mention is None:
                 break
@@ -158,13 +156,6 @@ def _check(question: Sequence[Word], choices: Sequence[Sequence[Word]], label: i
                 raise ValueError(f"tag {tag} is out of range: there are {len(objects)} objects")
 
 
-def _copy(words: Sequence[Word]) -> list[Word]:
-    return [list(word) if isinstance(word, list) else word for word in words]
-
-
-# --- SNLI-VE and VQA --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class QuestionRule:
     """Rewords a question that starts with `opening` and, before its question mark, ends with `closing`: the opening becomes
@@ -203,14 +194,7 @@ SNLI_VE_RULES = WordRules(
 # are replaced, and the rows end in a question mark, so that a form is matched against the whole question: "What is the man
 # doing on the left?" keeps its form. The rows with men, women, are and colors, plurals of printed ones, are ours.
 VQA_RULES = WordRules(
-    words={
-        "man": "person",
-        "men": "persons",
-        "woman": "person",
-        "women": "persons",
-        "he": "person",
-        "she": "person",
-    },
+    words={"man": "person", "men": "persons", "woman": "person", "women": "persons", "he": "person", "she": "person"},
     questions=(
         # opening, closing, new
         QuestionRule("how many", "", "what is the number of"),
@@ -241,7 +225,7 @@ def shift_words(words: Sequence[Word], rules: WordRules) -> tuple[list[Word], in
 
 
 def _shift_question(words: Sequence[Word], rules: Sequence[QuestionRule]) -> tuple[list[Word], int]:
-    body = _copy(words)
+    body = copy_words(words)
     mark = [body.pop()] if body[-1:] == ["?"] else []
     lowered = [word.lower() if isinstance(word, str) else word for word in body]
     for rule in rules:

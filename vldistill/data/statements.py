@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vldistill.data.records import Word
+from vldistill.data.records import Word, copy_words
 
 NO_TEMPLATE = "none"
 """The template's name where no rule made the statement: it is the question followed by the answer."""
@@ -45,18 +45,12 @@ def vcr_statement(question: Sequence[Word], answer: Sequence[Word]) -> Statement
 
 def vqa_statement(question: Sequence[Word], answer: Sequence[Word]) -> Statement:
     """The question, with its question mark, followed by the answer, in their own case."""
-    return Statement(_copy(question) + _copy(answer), NO_TEMPLATE)
-
-
-def _copy(words: Sequence[Word]) -> Words:
-    return [list(word) if isinstance(word, list) else word for word in words]
+    return Statement(copy_words(question) + copy_words(answer), NO_TEMPLATE)
 
 
 def _lower(words: Sequence[Word]) -> Words:
-    return [word.lower() if isinstance(word, str) else word for word in _copy(words)]
+    return [word.lower() if isinstance(word, str) else word for word in copy_words(words)]
 
-
-# --- the forms of a statement: (question without its question mark, answer) -> statement -------------------------------
 
 Form = Callable[[Words, Words], Words]
 
@@ -84,9 +78,6 @@ def _yes_or_no(question: Words, answer: Words) -> Words:
     """is X ... -> X is (not) ..., then the answer without its first word, as printed even where that is not yes or no."""
     negation = ["not"] if "no" in answer and "yes" not in answer else []
     return question[1:2] + question[:1] + negation + question[2:] + answer[1:]
-
-
-# --- the rules, in the order of the figure ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

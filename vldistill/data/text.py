@@ -3,18 +3,19 @@
 A text is read as the published tokenizer reads it, and each token is given the word that it covers. Of a list of words, which is
 all that VCR and artifacts of earlier versions have, words are coded one by one.
 
-The published models bring BERT's or RoBERTa's vocabulary, CLIP's comes with open_clip; without the network a small WordPiece
-one is trained on the prepared text. Folders are saved as `transformers` reads them (tokenizer.json, tokenizer_config.json, and
-BERT's vocab.txt).
+The published models bring BERT's or RoBERTa's vocabulary; CLIP's (Radford et al., 2021) comes with open_clip; without the
+network a small WordPiece one is trained on the prepared text. Folders are saved as `transformers` reads them (tokenizer.json,
+tokenizer_config.json, and BERT's vocab.txt).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import BPE, WordPiece
@@ -24,11 +25,14 @@ from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from vldistill.artifacts import write_json, write_text
-from vldistill.data.clip_text import END, MASK, START, WORD_END, cleaned, cleaned_text, clip_byte_pairs
 from vldistill.data.records import Word, read_json, read_text
-from vldistill.data.wording import Phrase, owner
+from vldistill.data.sequences import Phrase, owner
 from vldistill.errors import InputError, read_through
 
+START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"
+"""As transformers names them."""
+WORD_END = "</w>"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _ROLES = ("pad", "unk", "cls", "sep", "mask")
 _BERT = dict(zip(_ROLES, SPECIALS, strict=True))
@@ -39,6 +43,75 @@ KINDS = {"wordpiece": _BERT, "roberta": _ROBERTA, "clip": _CLIP}
 """The tokenizers there are, with the names of their special tokens. DeCLIP's is CLIP's with one token more."""
 _UNSPACED = tuple(".,;:?!)%")
 """Words of a list that follow the one before without a space, as they did before the text was split."""
+
+
+def clip_byte_pairs(*, mask: bool = False) -> Tokenizer:
+    """The tokenizer of a text that is cleaned already (see `cleaned`). mask: DeCLIP's vocabulary, which has a token for hidden
+    words before the two of start and end, whose ids are greater by one for it."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    source = SimpleTokenizer()
+    specials = [MASK, START, END] if mask else [START, END]
+    tokens = [*list(source.encoder)[:-2], *specials]  # open_clip's own start and end have other names
+    pairs = BPE(
+        {token: index for index, token in enumerate(tokens)},
+        list(source.bpe_ranks),
+        unk_token=END,
+        continuing_subword_prefix="",
+        end_of_word_suffix=WORD_END,
+        fuse_unk=False,
+    )
+    tokenizer = Tokenizer(pairs)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    # The second one only turns bytes into letters.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.add_special_tokens(specials)
+    first, last = ((name, tokenizer.token_to_id(name)) for name in (START, END))
+    tokenizer.post_processor = RobertaProcessing(last, first, False, False)
+    return tokenizer
+
+
+@lru_cache(maxsize=1 << 16)
+def cleaned(word: str) -> str:
+    """A word as CLIP reads it: broken encodings and HTML entities mended, in lower case. transformers' tokenizer leaves the
+    mending out."""
+    from open_clip.tokenizer import get_clean_fn
+
+    return get_clean_fn("lower")(word)
+
+
+def cleaned_text(phrase: Phrase) -> tuple[str, list[int | None]]:
+    """The text of a phrase as CLIP reads it, and the word of each of its characters. What the mending changed is laid beside what
+    stood there: "&amp;" is the word of "&"."""
+    text = cleaned(phrase.text)
+    # Spaces are collapsed, so only what is between them is compared.
+    given = [
+        (own, word)
+        for letter, word in zip(phrase.text, phrase.owners(), strict=True)
+        for own in letter.lower()
+        if not own.isspace()
+    ]
+    kept = [place for place, letter in enumerate(text) if not letter.isspace()]
+    before, after = "".join(letter for letter, _ in given), "".join(text[place] for place in kept)
+    owners: list[int | None] = [None] * len(text)
+    if before == after:
+        for place, (_, word) in zip(kept, given, strict=True):
+            owners[place] = word
+        return text, owners
+    for _, start, stop, first, last in SequenceMatcher(None, before, after, False).get_opcodes():
+        for number, place in enumerate(kept[first:last]):
+            # Of equal length one by one, else in proportion; what was added belongs to what is before it.
+            source = start + number * (stop - start) // (last - first) if stop > start else max(start - 1, 0)
+            owners[place] = given[source][1] if given else None
+    return text, owners
 
 
 class WordTokenizer:
@@ -99,12 +172,11 @@ class WordTokenizer:
         write_text(folder / "tokenizer.json", self._tokenizer.to_str(pretty=False))
         names = {f"{role}_token": name for role, name in self._names.items()}
         if self.kind != "wordpiece":
-            ends = (
-                {"bos_token": names.pop("cls_token"), "eos_token": names.pop("sep_token")}
-                if self.kind == "clip"
-                else {"bos_token": self._names["cls"], "eos_token": self._names["sep"]}
-            )
-            library = "CLIPTokenizer" if self.kind == "clip" else "RobertaTokenizer"
+            ends = {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
+            library = "RobertaTokenizer"
+            if self.kind == "clip":
+                library = "CLIPTokenizer"
+                del names["cls_token"], names["sep_token"]
             write_json(folder / "tokenizer_config.json", {"tokenizer_class": library, **names, **ends})
             return
         ordered = sorted(self.vocabulary, key=self.vocabulary.__getitem__)

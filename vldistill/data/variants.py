@@ -17,9 +17,9 @@ from vldistill.artifacts import file_digest
 from vldistill.data.answers import majority_answer
 from vldistill.data.lowshot import LOWSHOT_RULES, draw
 from vldistill.data.records import Record
+from vldistill.data.sequences import Phrase, reworded
 from vldistill.data.shift import SNLI_VE_RULES, VQA_RULES, WordRules, shift_plural, shift_singular, shift_words
 from vldistill.data.statements import vcr_statement, vqa_statement
-from vldistill.data.wording import Phrase, reworded
 from vldistill.errors import InputError
 
 SEEDS = (0, 1, 2, 3)
@@ -52,7 +52,7 @@ class Variants:
 
     def names(self, splits: list[str], labelled: list[str]) -> list[str]:
         """The variants asked for, of an artifact with these splits, some of which have labels."""
-        names = [lowshot_name(number, seed) for number in self.lowshot for seed in self.seeds]
+        names = [f"train-lowshot{number}-seed{seed}" for number in self.lowshot for seed in self.seeds]
         names += [f"{split}-shift" for split in SHIFTED if self.shift and split in labelled]
         names += ["train-statements"] * self.statements
         missing = "train" if (self.lowshot or self.statements) and "train" not in splits else None
@@ -61,11 +61,6 @@ class Variants:
         if missing:
             raise InputError(f"there is no labelled {missing} split to make the variant from", hint="prepare the whole data set")
         return names
-
-
-def lowshot_name(number: int, seed: int) -> str:
-    """`train-lowshot100-seed0`."""
-    return f"train-lowshot{number}-seed{seed}"
 
 
 def make_variants(folder: Path, out: Path, task: str, labels: list[str] | None, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -90,9 +85,6 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             yield line, json.loads(line)
-
-
-# --- low-shot -----------------------------------------------------------------------------------------------------------
 
 
 def _draw_all(folder: Path, out: Path, task: str, labels: list[str], names: list[str]) -> dict[str, dict[str, Any]]:
@@ -122,20 +114,10 @@ def _draw_all(folder: Path, out: Path, task: str, labels: list[str], names: list
 def _light(row: dict[str, Any], task: str) -> Record:
     """Only what a draw reads, since it looks at the whole split at once."""
     text = row["text"][:4] if task == "vqa" else []
-    answers = [""] if row.get("answers") else None
-    return Record(
-        row["id"],
-        row["task"],
-        row["images"],
-        text,
-        label=row.get("label"),
-        answers=answers,
-        type=row.get("type"),
-        given=[] if "given" in row else None,
-    )
+    answers, given = [""] if row.get("answers") else None, [] if "given" in row else None
+    label, kind = row.get("label"), row.get("type")
+    return Record(row["id"], row["task"], row["images"], text, label=label, answers=answers, type=kind, given=given)
 
-
-# --- rewriting, record by record ------------------------------------------------------------------------------------------
 
 Rewrite = Callable[[dict[str, Any], Counter[str]], dict[str, Any] | None]
 """A record's row to its variant's, or None where it has none; the counter takes what is to be told."""

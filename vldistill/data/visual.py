@@ -1,4 +1,9 @@
-"""How a student sees an image: as ViLT's patches, or as regions of a store. Each is read item by item and stacked to a batch."""
+"""How a student sees an image, read item by item and stacked to a batch: as patches, as regions of a store, as its pixels and
+objects (VL-BERT), or whole on a canvas, which lies for wide images and stands for upright ones.
+
+The canvas is CLIP-ViL's (Shen et al., 2021, and its code): the shorter side to `short` pixels, the longer one at most `long`,
+bilinear, in the middle of black, which is not masked.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +12,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
-from vldistill.data.batch import ImageBatch, RegionBatch, VisualBatch
+from vldistill.data.batch import ImageBatch, LetterboxBatch, PixelBatch, RegionBatch, VisualBatch
 from vldistill.data.images import Images
+from vldistill.data.regions.network import ImageNetwork
+from vldistill.data.regions.objects import MASK, ObjectIndex, Objects
 from vldistill.data.regions.store import ImageRegions, RegionStore
-from vldistill.data.size_rules import Rule, Seen
-from vldistill.data.transforms import ImageTransform, add_noise, normalise, patchify, unpatchify
+from vldistill.data.transforms import ImageTransform, Rule, Seen, add_noise, hash_key, normalise, patchify, unpatchify
 
 MEMORY_LIMIT_BYTES = 2 << 30
-
 Draw = tuple[int, ...] | None
 """What decides a sample's augmentation, (seed, epoch, record, image), or None for the clean image."""
+Grid = tuple[int, int]
+Patches = tuple[np.ndarray, Grid, int | None]
+"""[N, 3 * P * P] uint8, the grid, and the draw of its noise. Pixels stay bytes until a whole batch is normalised at once: one by
+one it costs as much as a small model's step."""
+Pixels = tuple[np.ndarray, Objects]
+"""[H, W, 3] uint8 RGB, and what is on it."""
 
 
 class VisualInput(Protocol):
@@ -33,12 +45,6 @@ class VisualInput(Protocol):
     def stack(self, items: list[Any]) -> VisualBatch: ...
 
     def largest(self, most: int | None = None) -> list[Any]: ...
-
-
-Grid = tuple[int, int]
-Patches = tuple[np.ndarray, Grid, int | None]
-"""[N, 3 * P * P] uint8, the grid, and the draw of its noise. Pixels stay bytes until a whole batch is normalised at once: one by
-one it costs as much as a small model's step."""
 
 
 class PatchInput:
@@ -141,23 +147,132 @@ class RegionInput:
         return min(self._store.count(path), self._most)
 
     def stack(self, items: list[ImageRegions]) -> RegionBatch:
-        return stack_regions(items, self._most)
+        """R the most regions of an image in the batch. Where a store has no feature of the whole image, it is the mean of the
+        regions, as VL-BERT takes it."""
+        counts = [min(len(item.features), self._most) for item in items]
+        width = items[0].features.shape[1]
+        features, boxes = torch.zeros(len(items), max(counts), width), torch.zeros(len(items), max(counts), 4)
+        whole = torch.zeros(len(items), width)
+        for row, (item, count) in enumerate(zip(items, counts, strict=True)):
+            values = torch.from_numpy(item.features[:count]).float()
+            features[row, :count], boxes[row, :count] = values, torch.from_numpy(item.boxes[:count])
+            whole[row] = values.mean(0) if item.image_feature is None else torch.from_numpy(item.image_feature).float()
+        mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+        return RegionBatch(features, boxes, mask, whole)
 
     def largest(self, most: int | None = None) -> list[ImageRegions]:
         count = self._most if most is None else min(most, self._most)
         return [ImageRegions(np.zeros((count, self._store.width), np.float16), np.zeros((count, 4), np.float32))]
 
 
-def stack_regions(items: list[ImageRegions], most: int) -> RegionBatch:
-    """[B, R, F], R the most regions of an image in the batch. Where a store has no feature of the whole image, it is the mean of
-    the regions, as VL-BERT takes it."""
-    counts = [min(len(item.features), most) for item in items]
-    width = items[0].features.shape[1]
-    features, boxes = torch.zeros(len(items), max(counts), width), torch.zeros(len(items), max(counts), 4)
-    whole = torch.zeros(len(items), width)
-    for row, (item, count) in enumerate(zip(items, counts, strict=True)):
-        values = torch.from_numpy(item.features[:count]).float()
-        features[row, :count], boxes[row, :count] = values, torch.from_numpy(item.boxes[:count])
-        whole[row] = values.mean(0) if item.image_feature is None else torch.from_numpy(item.image_feature).float()
-    mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
-    return RegionBatch(features, boxes, mask, whole)
+def fitted_size(width: int, height: int, short: int, long: int) -> tuple[int, int]:
+    """(width, height) of an image on its canvas.
+
+    >>> fitted_size(500, 375, 384, 640), fitted_size(400, 1000, 384, 640)
+    ((512, 384), (256, 640))
+    """
+    low, high = sorted((width, height))
+    side = short if high / low * short <= long else max(round(long * low / high), 1)
+    other = min(int(side * high / low), long)
+    return (other, side) if width > height else (side, other)
+
+
+def letterbox(image: Image.Image, short: int, long: int) -> np.ndarray:
+    """[short, long, 3] uint8, or [long, short, 3] of an image that is no wider than high."""
+    width, height = fitted_size(*image.size, short, long)
+    canvas = np.zeros((short, long, 3) if image.width > image.height else (long, short, 3), dtype=np.uint8)
+    # Where the border is odd, the larger half comes first.
+    top, left = (canvas.shape[0] - height + 1) // 2, (canvas.shape[1] - width + 1) // 2
+    canvas[top : top + height, left : left + width] = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return canvas
+
+
+class LetterboxInput:
+    """Images on canvases of `short` x `long` pixels."""
+
+    def __init__(self, images: Images, short: int, long: int):
+        self._images, self._short, self._long = images, short, long
+
+    def read(self, path: str, draw: Draw) -> np.ndarray:
+        return letterbox(self._images.open(path), self._short, self._long)
+
+    def seen(self, width: int, height: int) -> Seen:
+        return Seen(*fitted_size(width, height, self._short, self._long))
+
+    def stack(self, items: list[np.ndarray]) -> LetterboxBatch:
+        return stack_letterboxes(items)
+
+    def largest(self, most: int | None = None) -> list[np.ndarray]:
+        return [np.zeros((self._short, self._long, 3), np.uint8)]
+
+
+def stack_letterboxes(items: list[np.ndarray]) -> LetterboxBatch:
+    """Canvases that stand are laid down, so that all have one shape."""
+    upright = [height > width for height, width, _ in (item.shape for item in items)]
+    laid = [item.swapaxes(0, 1) if stands else item for item, stands in zip(items, upright, strict=True)]
+    pixels = torch.from_numpy(np.stack(laid)).permute(0, 3, 1, 2).contiguous()
+    return LetterboxBatch(pixels, upright, torch.arange(len(items)))
+
+
+def fitted(width: int, height: int, short: int, long: int) -> tuple[int, int]:
+    """(width, height) with the shorter side `short`, or less where the longer one would pass `long`."""
+    scale = min(short / min(width, height), long / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def fit(image: Image.Image, short: int, long: int) -> Image.Image:
+    """The image in its `fitted` size; bilinear."""
+    size = fitted(*image.size, short, long)
+    return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+
+class PixelInput:
+    """Images with their data set's own objects, at most `most` each. flip: mirror half of the training images; the text stays, as
+    VL-BERT has it on VCR."""
+
+    def __init__(self, images: Images, objects: ObjectIndex, network: ImageNetwork, *, most: int, flip: bool = False):
+        self._images, self._objects, self._network, self._most, self._flip = images, objects, network, most, flip
+
+    def read(self, path: str, draw: Draw) -> Pixels:
+        objects = self._objects[path]
+        pixels = np.asarray(fit(self._images.open(path), self._network.short_side, self._network.long_side), dtype=np.uint8)
+        objects = Objects(objects.boxes[: self._most], objects.masks[: self._most], objects.classes[: self._most])
+        if self._flip and draw is not None and hash_key((*draw, 2)) % 2:
+            return pixels[:, ::-1], objects.flipped()
+        return pixels, objects
+
+    def seen(self, width: int, height: int) -> Seen:
+        return Seen(*fitted(width, height, self._network.short_side, self._network.long_side))
+
+    def count(self, path: str) -> int:
+        """The objects of an image."""
+        return min(self._objects.count(path), self._most)
+
+    def stack(self, items: list[Pixels]) -> PixelBatch:
+        return stack_pixels(items, self._network)
+
+    def largest(self, most: int | None = None) -> list[Pixels]:
+        """One that lies and one that stands: a batch of both is padded to the longer side either way."""
+        count = self._most if most is None else min(most, self._most)
+        objects = Objects(np.zeros((count, 4), np.float32), np.zeros((count, MASK, MASK), bool), np.zeros(count, np.int64))
+        sides = self._network.short_side, self._network.long_side
+        return [(np.zeros((high, wide, 3), np.uint8), objects) for high, wide in (sides, sides[::-1])]
+
+
+def stack_pixels(items: list[Pixels], network: ImageNetwork) -> PixelBatch:
+    """Each image in the corner of its canvas, R the most objects of one."""
+    canvases = [network.canvas(pixels.shape[1], pixels.shape[0]) for pixels, _ in items]
+    counts = [len(objects) for _, objects in items]
+    most, rows = max(counts), len(items)
+    stacked = torch.zeros(rows, 3, max(high for high, _ in canvases), max(wide for _, wide in canvases), dtype=torch.uint8)
+    boxes, masks = torch.zeros(rows, most, 4), torch.zeros(rows, most, MASK, MASK, dtype=torch.bool)
+    classes = torch.zeros(rows, most, dtype=torch.long)
+    for row, ((pixels, objects), count) in enumerate(zip(items, counts, strict=True)):
+        high, wide = pixels.shape[:2]
+        # Copied, since a mirrored array steps backwards, which torch does not take.
+        stacked[row, :, :high, :wide] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+        boxes[row, :count], masks[row, :count] = torch.from_numpy(objects.boxes), torch.from_numpy(objects.masks.copy())
+        classes[row, :count] = torch.from_numpy(objects.classes)
+    sizes = torch.tensor([[pixels.shape[1], pixels.shape[0]] for pixels, _ in items])
+    mask = torch.arange(most) < torch.tensor(counts)[:, None]
+    return PixelBatch(stacked, sizes, canvases, boxes, mask, masks, classes, torch.arange(rows))

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from vldistill.data.answers import majority_answer
 from vldistill.data.records import Record
-from vldistill.data.sources.base import ALL_SPLITS, SourceData
+from vldistill.data.sources.table import ALL_SPLITS, SourceData
 
 IMAGES_FILE = "images.jsonl"
 REGIONS_FILE = "regions.jsonl"
@@ -47,17 +47,16 @@ class SplitCounts:
 
 
 class RecordWriter:
-    """Takes a source's records (`SourceData.take`) and writes `<folder>/<split>.jsonl`. Use as a context manager.
+    """Takes a source's records and writes `<folder>/<split>.jsonl`. Use as a context manager.
 
-    folder: None counts only. limit: the first N records of each split; those after it are dropped. progress(records so far)
-    is called now and then. `where_of`: for each image the line that first names it. `written`: whether records have the texts of
-    their source.
+    data: what the source fills in, which adds its records here. folder: None counts only. limit: the first N records of each
+    split; those after it are dropped. progress(records so far) is called now and then. `where_of`: for each image the line that
+    first names it. `written`: whether records have the texts of their source.
     """
 
-    def __init__(
-        self, data: SourceData, folder: Path | None, limit: int | None = None, progress: Callable[[int], None] | None = None
-    ):
-        self.data, self.folder, self.limit, self._progress = data, folder, limit, progress
+    def __init__(self, task: str, folder: Path | None, limit: int | None = None, progress: Callable[[int], None] | None = None):
+        self.data = SourceData(self.take, self.take_region, task)
+        self.folder, self.limit, self._progress = folder, limit, progress
         self.where_of: dict[str, str] = {}
         self._splits: dict[str, SplitCounts] = {}
         self._files: dict[str, TextIO] = {}

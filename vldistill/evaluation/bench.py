@@ -14,16 +14,16 @@ Baselines of random weights measure the same arithmetic as trained ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.evaluation import flops
-from vldistill.evaluation.precision import DTYPES
-from vldistill.evaluation.timing import Timing, measure
+from vldistill.evaluation import cost
+from vldistill.evaluation.cost import Timing, measure
+from vldistill.evaluation.opened import DTYPES
 from vldistill.models.base.outputs import Capture
 from vldistill.models.vilt.model import EncoderConfig, Vilt, ViltDual
 from vldistill.objectives.dide import DiDE
@@ -142,12 +142,12 @@ def speed_rows(
                     dual.encode_text(b.text), [vectors.to(cached[0]) for vectors in stored(len(b))]
                 )
         timings = measure(calls, rounds=setting.rounds, device=setting.device)
-    reference = images * flops.fusion_flops(longest, setting.patches, config)
-    offline = images * flops.image_flops(setting.patches, config)
+    reference = images * cost.fusion_flops(longest, setting.patches, config)
+    offline = images * cost.image_flops(setting.patches, config)
     needed = {}
     for name in calls:
         kind, tokens = name.split("|")
-        text = flops.text_flops(int(tokens), config) + images * flops.fuse_flops(config)
+        text = cost.text_flops(int(tokens), config) + images * cost.fuse_flops(config)
         own = {"dual, online": text + offline, "dual, encoding images": offline, "dual, images cached": text, STORED: text}
         needed[name] = own.get(kind, reference)
     return as_rows("one image" if images == 1 else "two images", setting, timings, reference, needed)
@@ -226,8 +226,8 @@ def step_rows(setting: Setting) -> list[BenchRow]:
         f"with its teacher|{longest}": 3 * _mebibytes(student) + _mebibytes(teacher),
     }
     timings = {name: replace(t, peak_mb=None if t.peak_mb is None else t.peak_mb + held[name]) for name, t in timings.items()}
-    own = 3 * (flops.text_flops(longest, config) + flops.image_flops(setting.patches, config) + flops.fuse_flops(config))
-    both = own + flops.fusion_flops(longest, setting.patches, config)
+    own = 3 * (cost.text_flops(longest, config) + cost.image_flops(setting.patches, config) + cost.fuse_flops(config))
+    both = own + cost.fusion_flops(longest, setting.patches, config)
     return as_rows("training step", setting, timings, own, {f"student alone|{longest}": own, f"with its teacher|{longest}": both})
 
 
@@ -244,21 +244,8 @@ def as_rows(
     for name, timing in timings.items():
         variant, tokens = name.split("|")
         limit = reference / needed[name] if reference else None
-        rows.append(
-            BenchRow(
-                group,
-                variant,
-                setting.batch,
-                int(tokens or setting.longest),
-                setting.precision,
-                timing.minimum,
-                timing.p50,
-                timing.p95,
-                timing.peak_mb,
-                first / timing.minimum,
-                limit,
-            )
-        )
+        measured = (*astuple(timing), first / timing.minimum, limit)
+        rows.append(BenchRow(group, variant, setting.batch, int(tokens or setting.longest), setting.precision, *measured))
     return rows
 
 

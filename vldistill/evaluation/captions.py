@@ -13,17 +13,18 @@ import torch
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.data.batch import Batch, ImageBatch, TextBatch
-from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
+from vldistill.data.datasets import RecordDataset
+from vldistill.data.loading import make_loader, pad_text
 from vldistill.data.records import Record
+from vldistill.data.samplers import CLEAN
 from vldistill.devices import compute_device
+from vldistill.evaluation.cost import seconds_of
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.indexed import Indexed, stored_dataset
+from vldistill.evaluation.indexed import read_by
 from vldistill.evaluation.results import summary_head, write_results
-from vldistill.evaluation.timing import seconds_of
 from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import AT, Ranks, ranks_of_scores, recalls
 from vldistill.models.base.fusion import Fusion
-from vldistill.models.base.inputs import plain_dataset
 from vldistill.models.build import load_retriever
 from vldistill.recipe.schema.students import STUDENTS
 from vldistill.runtime import device_name
@@ -66,11 +67,7 @@ def evaluate_captions(
     records = data.records(split, limit=limit)
     device = compute_device()
     model.to(device)
-    if index is None:
-        dataset = plain_dataset(records, data.images, tokenizer, spec)
-    else:
-        dataset = stored_dataset(index, model, records, data, tokenizer, spec, source)
-        model = Indexed(model)
+    model, dataset = read_by(model, spec, tokenizer, records, data, index=index, source=source)
     captions = caption_set(records)
     if STUDENTS[spec.kind].ranks == "pairs":
         ranking = rank_pairs(model, dataset, batch=batch, device=device, workers=workers, watch=watch)

@@ -1,27 +1,77 @@
-"""Scoring a trained model on a split: on which data, by what metrics, into which folder."""
+"""Scoring a split: on which data, by one trained model or the average of several, by what metrics, into which folder."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vldistill.artifacts import MANIFEST, RUN_STAGES, check_fields, find_run, fingerprint, read_manifest
 from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.loading import CleanBatches, make_loader
-from vldistill.data.records import Record, read_json
+from vldistill.data.loading import make_loader
+from vldistill.data.records import TASKS, Record, read_json
+from vldistill.data.samplers import CleanBatches
 from vldistill.errors import InputError
-from vldistill.evaluation.breakdown import measured
 from vldistill.evaluation.image_index import ImageIndex
-from vldistill.evaluation.indexed import Indexed, stored_dataset
+from vldistill.evaluation.indexed import read_by
 from vldistill.evaluation.opened import Opened
+from vldistill.metrics.scores import calibration_error, mean_by
 from vldistill.models.base.checkpoint import ModelSpec, resolve_model
-from vldistill.models.base.inputs import plain_dataset
 from vldistill.places import refuse_links
 from vldistill.recipe.load import load_recipe
-from vldistill.training.inference import Answer, Keep, answer, score_items
+from vldistill.training.inference import Answer, Keep, answer, chosen, score_items, summarise
+
+PARTS = {"q_to_a": lambda record: record.given is None, "qa_to_r": lambda record: record.given is not None}
+"""Of VCR: which records belong to a part."""
+
+
+def measured(records: list[Record], items: list[float], answers: list[Answer], labels: list[str]) -> dict[str, Any]:
+    """All that metrics.json says of the answers to a labelled split.
+
+    The official metrics and `by_type`; `ece`, the calibration error of the confidences (but for tags, whose confidence is that of
+    one of them); VQA's `by_question_type`, where the annotations have it; `by_label` of classes, by the right one. Of VCR, `ece`
+    and types also for Q->A and QA->R by themselves, and of its shifted sets Q->A `by_shift`.
+    """
+    metrics = summarise(records, items)
+    target = TASKS[records[0].task].target
+    calibration = {} if target == "tags" else {"ece": _calibration(items, answers)}
+    result = {"accuracy": metrics.pop("accuracy"), **calibration, **metrics}
+    if any("question_type" in record.meta for record in records):
+        result["by_question_type"] = mean_by([record.meta.get("question_type") for record in records], items)
+    if target == "label":
+        result["by_label"] = mean_by([labels[record.label] for record in records], items)
+    if records[0].task == "vcr":
+        result |= _vcr(records, items, answers)
+    return result
+
+
+def _calibration(items: list[float], answers: list[Answer]) -> float:
+    return calibration_error([given.confidence for given in answers], items)
+
+
+def _vcr(records: list[Record], items: list[float], answers: list[Answer]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for part, belongs in PARTS.items():
+        rows = [row for row, record in enumerate(records) if belongs(record)]
+        if rows:
+            chosen = [items[row] for row in rows]
+            result[f"{part}_ece"] = _calibration(chosen, [answers[row] for row in rows])
+            result[f"{part}_by_type"] = mean_by([records[row].type for row in rows], chosen)
+    result |= _by(records, items, PARTS["q_to_a"], "shift", "by_shift")
+    return result
+
+
+def _by(records: list[Record], items: list[float], belongs: Callable[[Record], bool], key: str, name: str) -> dict[str, Any]:
+    """The mean score by an entry of `meta`; empty where no record has it."""
+    pairs = [
+        (record.meta[key], item) for record, item in zip(records, items, strict=True) if belongs(record) and key in record.meta
+    ]
+    return {name: mean_by(*zip(*pairs, strict=True))} if pairs else {}
 
 
 @dataclass(frozen=True)
@@ -126,12 +176,8 @@ def evaluate_split(
     """
     asked = [*records, *unscored]
     model, spec, tokenizer = opened.model, opened.spec, opened.tokenizer
-    if index is None:
-        objects = data.objects if spec.image_network else None
-        dataset = plain_dataset(asked, data.images, tokenizer, spec, objects)
-    else:
-        dataset = stored_dataset(index, model, asked, data, tokenizer, spec, opened.source)
-        model = Indexed(model)
+    objects = data.objects if spec.image_network else None
+    model, dataset = read_by(model, spec, tokenizer, asked, data, index=index, source=opened.source, objects=objects)
     loader = make_loader(dataset, CleanBatches(len(asked), batch), workers=workers)
     started = time.perf_counter()
     answers = answer(model, loader, spec.labels, opened.device, tags=opened.gives_tags, autocast=opened.autocast, keep=keep)
@@ -195,3 +241,74 @@ def ensemble_folder(
 def load_data(path: Path | None, source: str) -> DataArtifact:
     """The data artifact to evaluate on: the named one, or the run's own."""
     return open_data(path) if path else trained_on(source)
+
+
+_BLOCK = 4096
+"""Records that are averaged at a time."""
+
+
+class Probabilities:
+    """The sum over models, [N, C] fp32 in memory, whatever the number of models, and never on disk: 2.7 GB for VQA's validation
+    questions (214,354 x 3,129 answers) and 5.6 GB for its test questions; a few MB for every other task.
+
+    Records are found by their ids, labels by their names, so that neither the order of a model's batches nor that of its head
+    matters.
+    """
+
+    def __init__(self, ids: Iterable[str], labels: Sequence[str]):
+        self.labels = list(labels)
+        self._rows = {name: row for row, name in enumerate(ids)}
+        self._sums = torch.zeros(len(self._rows), len(self.labels))
+        self._models = 0
+
+    @staticmethod
+    def size(records: int, labels: int) -> int:
+        """Bytes that so many records and labels take."""
+        return 4 * records * labels
+
+    def member(self, labels: Sequence[str]) -> Keep:
+        """What one more model is to tell of its batches. labels: of its head, the same names in an order of its own."""
+        places = {name: place for place, name in enumerate(labels)}
+        order = torch.tensor([places[name] for name in self.labels])
+        self._models += 1
+
+        def keep(ids: list[str], sure: Tensor) -> None:
+            rows = torch.tensor([self._rows[name] for name in ids])
+            self._sums[rows] += sure.cpu()[:, order]
+
+        return keep
+
+    def of(self, ids: Sequence[str]) -> Tensor:
+        """The mean over the models, [len(ids), C]. Every model must have told of these records."""
+        return self._sums[torch.tensor([self._rows[name] for name in ids])] / self._models
+
+    def answers(self, ids: Sequence[str], *, tags: bool = False) -> list[Answer]:
+        """The answers of the mean."""
+        answers: list[Answer] = []
+        for start in range(0, len(ids), _BLOCK):
+            some = list(ids[start : start + _BLOCK])
+            answers += chosen(some, self.of(some), self.labels, tags=tags)
+        return answers
+
+
+def check_members(specs: dict[str, ModelSpec]) -> None:
+    """Raises InputError where models cannot be averaged, since they answer another task or by other labels."""
+    (first, wanted), *others = specs.items()
+    for source, spec in others:
+        if {spec.task, wanted.task} - {""} == {spec.task, wanted.task} and spec.task != wanted.task:
+            raise InputError(
+                f"answers {spec.task}, {first} answers {wanted.task}: they cannot be averaged",
+                where=source,
+                hint="name runs of one task",
+            )
+        unknown = sorted(set(spec.labels) ^ set(wanted.labels))
+        if unknown:
+            raise InputError(
+                f"and {first} have other labels: only one of them knows {_some(unknown)}",
+                where=source,
+                hint="name runs that were trained on the same labels",
+            )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from vldistill.data.artifact import DataArtifact
 from vldistill.errors import InputError
-from vldistill.evaluation.evaluate import BOTH, check_task, trained_part
-from vldistill.evaluation.probabilities import check_members
-from vldistill.evaluation.shifted import SUFFIX
+from vldistill.evaluation.evaluate import BOTH, check_members, check_task, trained_part
+from vldistill.evaluation.results import SUFFIX
 from vldistill.models.base.checkpoint import read_spec, resolve_model
 from vldistill.terminal import say
 

@@ -1,22 +1,29 @@
-"""What `evaluate` leaves: predictions.jsonl and metrics.json in a folder, and a table for the reader."""
+"""Evaluations on disk: predictions.jsonl and metrics.json, written, read back and compared two by two; and tables for the
+reader, of a split alone or beside its domain-shifted set (ADVL, section 4.1 and appendix A.3)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, is_intact, json_text, sealed, write_files
+from vldistill.artifacts import CHECKSUM, MANIFEST, file_digest, find_run, is_intact, json_text, sealed, write_files
+from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.records import read_json, read_jsonl
+from vldistill.data.records import Record, read_json, read_jsonl
+from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.evaluate import Evaluation
+from vldistill.metrics.scores import RESAMPLES, bootstrap_interval, mcnemar_exact
 from vldistill.models.base.checkpoint import resolve_model
 from vldistill.terminal import Table
+from vldistill.training.inference import summarise
 
 PREDICTIONS, METRICS = "predictions.jsonl", "metrics.json"
 MOST_TYPES = 20
@@ -160,3 +167,188 @@ def percent(share: float) -> str:
 def _cells(table: Table, text: str) -> list[str]:
     """What stands in the column of the calibration error, where there is one."""
     return [text] * (len(table.columns) == 4)
+
+
+SUFFIX = "-shift"
+
+
+def shift_result(standard: Evaluation, shifted: Evaluation) -> dict[str, Any]:
+    """Accuracies in [0, 1] on the whole split (`standard`), on those of its records that the shifted set has (`same_records`) and
+    on the shifted set, and `drop`, by how much the last falls below the one before.
+
+    VCR's shifted set leaves out questions that no rule selects, so that only the same records can be compared. Records are
+    matched by id; `count` is how many there are. Both evaluations must have scores.
+    """
+    kept = {record.id for record in shifted.records}
+    pairs = [(record, item) for record, item in zip(standard.records, standard.items, strict=True) if record.id in kept]
+    result: dict[str, Any] = {
+        "standard": _accuracies(standard.metrics),
+        "shifted": _accuracies(shifted.metrics),
+        "count": len(pairs),
+    }
+    # The first N records of both may have few in common, or none.
+    if len(pairs) == len(kept):
+        same = _accuracies(summarise(*map(list, zip(*pairs, strict=True))))
+        result |= {"same_records": same, "drop": {name: same[name] - value for name, value in result["shifted"].items()}}
+    return result
+
+
+def shift_table(result: dict[str, Any], split: str) -> Table:
+    """One row a metric, in per cent."""
+    table = Table("score %")
+    table.figures(split, f"{split}, same records", f"{split}{SUFFIX}", "drop")
+    for name, value in result["shifted"].items():
+        same, drop = (percent(result[key][name]) if key in result else "-" for key in ("same_records", "drop"))
+        table.add_row(HEADINGS[name], percent(result["standard"][name]), same, percent(value), drop)
+    return table
+
+
+def _accuracies(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: metrics[name] for name in HEADINGS if name in metrics}
+
+
+RIGHT = 0.5
+"""The least score of an answer that counts as right where scores are fractions; in VQA two annotators of ten give 0.6."""
+SEED = 0
+LEVEL = 0.95
+_CELLS = {(True, True): "both_right", (True, False): "only_a", (False, True): "only_b", (False, False): "both_wrong"}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `evaluate` wrote. source: as it was named. rows: of predictions.jsonl, by id, in its order."""
+
+    source: str
+    folder: Path
+    metrics: dict[str, Any]
+    rows: dict[str, dict[str, Any]]
+
+
+def read_scored(source: str, split: str) -> Scored:
+    """Reads eval/SPLIT of a run, or of an ensemble's folder. Raises InputError naming the command where it is not there."""
+    folder = _holder(source) / "eval" / split
+    return Scored(source, folder, *read_results(folder, f"vldistill evaluate {source} --split {split}"))
+
+
+def _holder(source: str) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise InputError("no such run", where=source, hint="name a run folder, or the folder of an ensemble")
+    return path if (path / "eval").is_dir() or (path / MANIFEST).exists() else find_run(path)
+
+
+def check_same(a: Scored, b: Scored) -> None:
+    """Raises InputError where the two are not of the same records, or only some of these have scores."""
+    if a.metrics["data"] != b.metrics["data"]:
+        raise InputError(
+            f"was scored on data {b.metrics['data'][:12]}, {a.source} on {a.metrics['data'][:12]}",
+            where=b.source,
+            hint="evaluate both on one data artifact, with `vldistill evaluate --data`",
+        )
+    if a.metrics["split"] != b.metrics["split"]:
+        raise InputError(
+            f"was scored on {b.metrics['split']}, {a.source} on {a.metrics['split']}",
+            where=b.source,
+            hint="evaluate both on one split",
+        )
+    odd = len(a.rows.keys() ^ b.rows.keys())
+    if odd:
+        raise InputError(
+            f"{odd:,} records are in one of the two evaluations only",
+            where=f"{a.folder}, {b.folder}",
+            hint="evaluate both with `vldistill evaluate`, without --limit or with the same",
+        )
+    if len({"score" in row for side in (a, b) for row in side.rows.values()}) > 1:
+        raise InputError(
+            "some records have scores and some have none", where=f"{a.folder}, {b.folder}", hint="evaluate both again"
+        )
+
+
+def comparison(a: Scored, b: Scored) -> dict[str, Any]:
+    """The counts, scores in [0, 1] and tests of B against A, as compare's JSON has them.
+
+    changed: how many answers differ. both_right, only_a, only_b, both_wrong: by scores of at least `RIGHT`. difference: mean
+    score of B minus that of A, with the 95 % `interval` of a paired bootstrap. p: of McNemar's exact test, where all scores are 0
+    or 1. by_type: the same of each type, but for the tests. VCR has these of Q->A and of QA->R by themselves, in `parts`, since
+    the two answers about a question are not independent. Without labels there is only `changed`.
+    """
+    ids = list(a.rows)
+    head = {"split": a.metrics["split"], "data": a.metrics["data"], "a": a.source, "b": b.source}
+    if not _has_scores(a, ids):
+        return head | _counts(a, b, ids)
+    tested = {"bootstrap": {"resamples": RESAMPLES, "seed": SEED, "level": LEVEL}}
+    if "q_to_a" not in a.metrics or "qa_to_r" not in a.metrics:
+        return head | tested | _tested(a, b, ids)
+    rationales = {name for name in ids if name.endswith(":r")}
+    parts = {"q_to_a": [name for name in ids if name not in rationales], "qa_to_r": [name for name in ids if name in rationales]}
+    return head | tested | _counts(a, b, ids) | {"parts": {part: _tested(a, b, some) for part, some in parts.items()}}
+
+
+def _tested(a: Scored, b: Scored, ids: list[str]) -> dict[str, Any]:
+    result = _counts(a, b, ids)
+    differences = [b.rows[name]["score"] - a.rows[name]["score"] for name in ids]
+    result["interval"] = list(bootstrap_interval(differences, seed=SEED, level=LEVEL))
+    if all(side.rows[name]["score"] in (0, 1) for side in (a, b) for name in ids):
+        result["p"] = mcnemar_exact(result["only_a"], result["only_b"])
+    kinds: dict[str, list[str]] = {}
+    for name in ids:
+        kinds.setdefault(a.rows[name].get("type", "-"), []).append(name)
+    result["by_type"] = {kind: _counts(a, b, kinds[kind]) for kind in sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))}
+    return result
+
+
+def _has_scores(side: Scored, ids: list[str]) -> bool:
+    return bool(ids) and "score" in side.rows[ids[0]]
+
+
+def _counts(a: Scored, b: Scored, ids: list[str]) -> dict[str, Any]:
+    rows = [(a.rows[name], b.rows[name]) for name in ids]
+    result: dict[str, Any] = {"count": len(ids), "changed": sum(_given(one) != _given(other) for one, other in rows)}
+    if not _has_scores(a, ids):
+        return result
+    cells = dict.fromkeys(_CELLS.values(), 0)
+    for one, other in rows:
+        cells[_CELLS[one["score"] >= RIGHT, other["score"] >= RIGHT]] += 1
+    means = [sum(pair[side]["score"] for pair in rows) / len(rows) for side in (0, 1)]
+    return result | cells | {"score_a": means[0], "score_b": means[1], "difference": means[1] - means[0]}
+
+
+def _given(row: dict[str, Any]) -> Any:
+    return row.get("tags", row["prediction"])
+
+
+def changed_ids(a: Scored, b: Scored, most: int) -> list[str]:
+    """At most so many records whose answers differ: those that only one side gets right first, A's and B's in turn."""
+    changed = [name for name in a.rows if _given(a.rows[name]) != _given(b.rows[name])]
+    if not _has_scores(a, changed):
+        return changed[:most]
+
+    gains = {name: b.rows[name]["score"] - a.rows[name]["score"] for name in changed}
+    better, worse = [name for name in changed if gains[name] > 0], [name for name in changed if gains[name] < 0]
+    turns = [name for pair in zip_longest(better, worse) for name in pair if name is not None]
+    return [*turns, *(name for name in changed if gains[name] == 0)][:most]
+
+
+def shown_answer(row: dict[str, Any], record: Record | None) -> str:
+    """What a row of predictions.jsonl answers, for the eye: of a record with choices, what the place of one stands for."""
+    prediction = str(row["prediction"])
+    if record is not None and record.choices is not None and prediction.isdigit():
+        return readable(record.choices[int(prediction)], record.objects)
+    return ", ".join(row["tags"]) if "tags" in row else prediction
+
+
+def right_answer(record: Record, labels: list[str]) -> str | None:
+    """What would have been right, for the eye; None where that is not known."""
+    if record.answers is not None:
+        return majority_answer(record.answers)
+    if record.tags is not None:
+        return ", ".join(labels[tag] for tag in record.tags)
+    if record.label is None:
+        return None
+    return shown_answer({"prediction": record.label}, record) if record.choices is not None else labels[record.label]
+
+
+def question_of(record: Record) -> list[str]:
+    """The parts of its text, for the eye, but for the choices."""
+    first = sequences(record)[0]
+    return [readable(part, record.objects) for part in (first if record.choices is None else first[:-1])]

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,7 +19,7 @@ from vldistill.data.records import Record
 from vldistill.data.sequences import Sentence, sentences
 from vldistill.errors import InputError
 from vldistill.recipe.schema.recipe import Recipe
-from vldistill.teachers.keys import pair_key, text_key
+from vldistill.teachers.cache import pair_key, text_key
 from vldistill.teachers.words import NONE, WordScores, importance, is_content, keyword_scores, words_of
 from vldistill.training.caches import TeacherCaches
 
@@ -90,28 +89,28 @@ class Sample:
         return "; ".join(filter(None, [self.choice, f"answer: {self.answer}" if self.answer else None]))
 
 
-class WordsView(Protocol):
-    """What page and picture show: samples under a title. outlined: what an outlined word is, "" where none is. symbols: of every
-    text's scores."""
-
-    samples: list[Sample]
-    title: str
-    summary: str
-    outlined: str
-    symbols: list[str]
-
-
 @dataclass(frozen=True)
-class WordView:
-    """What is shown. total: records to draw from. judge: whose scores they are. most: words that are compared of a text."""
+class WordsView:
+    """Samples under a title. total: records to draw from."""
 
     run: str
     split: str
     data: str
-    judge: str
-    most: int
     total: int
     samples: list[Sample]
+
+    @property
+    def symbols(self) -> list[str]:
+        """Of every text's scores."""
+        return list(self.samples[0].text.scores)
+
+
+@dataclass(frozen=True)
+class WordView(WordsView):
+    """judge: whose scores they are. most: words that are compared of a text."""
+
+    judge: str
+    most: int
 
     @property
     def title(self) -> str:
@@ -132,12 +131,8 @@ class WordView:
 
     @property
     def outlined(self) -> str:
+        """What an outlined word is, "" where none is."""
         return f"one of the {self.most} compared" if self.most > 1 else "the one compared"
-
-    @property
-    def symbols(self) -> list[str]:
-        """The scores of every text."""
-        return list(self.samples[0].text.scores)
 
 
 def view_words(run: Path, recipe: Recipe, data: DataArtifact, records: list[Record], split: str, samples: int) -> WordView:
@@ -146,7 +141,7 @@ def view_words(run: Path, recipe: Recipe, data: DataArtifact, records: list[Reco
     check_selects_words(recipe, run)
     judge = _WordScores(recipe, data)
     scored = [judge.sample(record) for record in drawn(records, samples)]
-    return WordView(str(run), split, data.folder.name, judge.name, recipe.objective.words, len(records), scored)
+    return WordView(str(run), split, data.folder.name, len(records), scored, judge.name, recipe.objective.words)
 
 
 def drawn(records: Sequence[Record], most: int) -> list[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vldistill.data.pretext import RANK
+from vldistill.data.batch import RANK
 from vldistill.data.text import WordTokenizer, load_tokenizer
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import Checkpoint, ModelSpec, fusion_encoder_weights, load_strict, read_checkpoint

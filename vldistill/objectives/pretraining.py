@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vldistill.data.batch import Batch, TextBatch
-from vldistill.data.pretext import CMC, IGNORED, ITM, MLM, Pretext
+from vldistill.data.batch import CMC, IGNORED, ITM, MLM, Batch, Pretext, TextBatch
 from vldistill.errors import needed
 from vldistill.models.base.outputs import NOTHING, Capture, Output
 from vldistill.objectives.attention import AttentionMatch, mapped_layers

@@ -195,9 +195,9 @@ def _hint(fault: dict[str, Any], path: KeyPath, values: dict[str, Any], lines: L
             else ""
         )
         hint = few or f"valid for this kind: {', '.join(names)}"
-        overridden = lines.get((section, "kind"), "").startswith("override")
+        by_itself = lines.get((section, "kind"), "").startswith(f"override '{section}.kind=")
         whole = f"; `{section}={{kind: {values[section]['kind']}}}` leaves the recipe's other fields of it out"
-        return hint + whole * overridden
+        return hint + whole * by_itself
     near = difflib.get_close_matches(str(path[-1]), names, 1, cutoff=0.5)
     if near:
         return f"did you mean `{'.'.join(map(str, (*path[:-1], near[0])))}`?"

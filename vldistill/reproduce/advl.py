@@ -11,11 +11,10 @@ from pathlib import Path
 from pydantic import Field
 
 from vldistill.errors import InputError
-from vldistill.evaluation.report.published import row_figures
+from vldistill.evaluation.report.grid import row_figures
 from vldistill.reproduce.tables import (
     TableEntry,
     TableRequest,
-    Work,
     act,
     call,
     chosen,
@@ -184,4 +183,4 @@ def reproduce_advl(asked: TableRequest, settings: str) -> None:
         for command in caches_of(runs):
             call(command)
 
-    act(asked, Work(runs, fill_caches, lambda: print_table(asked.table, runs)), "--settings or --only")
+    act(asked, runs, "--settings or --only", prepare=fill_caches, show=lambda: print_table(asked.table, runs))

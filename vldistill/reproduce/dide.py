@@ -11,11 +11,10 @@ from pathlib import Path
 from pydantic import Field
 
 from vldistill.errors import InputError
-from vldistill.evaluation.report.published import row_figures
+from vldistill.evaluation.report.grid import row_figures
 from vldistill.reproduce.tables import (
     TableEntry,
     TableRequest,
-    Work,
     act,
     call,
     chosen,
@@ -218,5 +217,12 @@ def reproduce_dide(asked: TableRequest, *, toy: bool) -> None:
         for step in before:
             step.train()
 
-    commands = [step.command for step in before]
-    act(asked, Work(runs, prepare, lambda: print_table(asked.table, runs, toy=toy), commands, prepares=True), "--only")
+    act(
+        asked,
+        runs,
+        "--only",
+        prepare=prepare,
+        show=lambda: print_table(asked.table, runs, toy=toy),
+        before=[step.command for step in before],
+        prepares=True,
+    )

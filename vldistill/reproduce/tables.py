@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -82,37 +82,36 @@ class TableRun(Protocol):
     def finish(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Work:
-    """runs: of a table, in a fixed order. before: commands that come before all of them, for a listing. prepare: runs those;
-    show: what has been evaluated so far. alone: `all` prepares as well."""
-
-    runs: Sequence[TableRun]
-    prepare: Callable[[], None]
-    show: Callable[[], None]
-    before: Sequence[Sequence[str]] = field(default=())
-    prepares: bool = False
-
-
-def act(asked: TableRequest, work: Work, options: str) -> None:
-    """Does what is asked. options: those by which runs are chosen."""
-    if not work.runs:
+def act(
+    asked: TableRequest,
+    runs: Sequence[TableRun],
+    options: str,
+    *,
+    prepare: Callable[[], None],
+    show: Callable[[], None],
+    before: Sequence[Sequence[str]] = (),
+    prepares: bool = False,
+) -> None:
+    """Does what is asked with a table's runs, which are in a fixed order. options: those by which runs are chosen. before: the
+    commands that come before all runs, for a listing; `prepare` runs them, and `all` does so too where it `prepares`. show: what
+    has been evaluated so far."""
+    if not runs:
         raise InputError(f"no run is left of the table: mend {options}")
     if asked.action == "count":
-        terminal.write(str(len(work.runs)))
+        terminal.write(str(len(runs)))
     elif asked.action == "list":
-        for command in work.before:
+        for command in before:
             terminal.write(f"before: {shlex.join(command)}")
-        for number, run in enumerate(work.runs):
+        for number, run in enumerate(runs):
             terminal.write(f"{number} {run.line}")
     elif asked.action == "table":
-        work.show()
+        show()
     elif asked.action == "run":
-        work.runs[_numbered(asked.number, len(work.runs))].finish()
+        runs[_numbered(asked.number, len(runs))].finish()
     else:
-        if asked.action != "all" or work.prepares:
-            work.prepare()
-        for run in work.runs if asked.action == "all" else ():
+        if asked.action != "all" or prepares:
+            prepare()
+        for run in runs if asked.action == "all" else ():
             run.finish()
 
 

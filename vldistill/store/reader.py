@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from vldistill.store.key_index import KeyIndex
-from vldistill.store.layout import KEY_BYTES, Column, as_keys
-from vldistill.store.manifest import Manifest, load_manifest
+from vldistill.store.layout import KEY_BYTES, Column, KeyIndex, Manifest, as_keys, load_manifest
 from vldistill.store.shard import Shard
 from vldistill.store.uses import Use
 

@@ -1,8 +1,9 @@
 """A shard: some rows as a plain HDF5 file of contiguous datasets, and the table of checksums beside it.
 
-`shard-0000.h5` is laid out and filled in memory and never changes. HDF5 itself does not touch the disk: it ends the process where
-a disk is full, and leaves a file that nobody can open. `shard-0000.json` says how many rows there are, where each dataset lies,
-and the CRC-32 of every block: of a column's rows, of the keys, of the starts of ragged rows, and of all that is HDF5's own.
+`shard-0000.h5` is laid out in memory, written in one go and never changes. HDF5 itself does not touch the disk: it ends the
+process where a disk is full, and leaves a file that nobody can open. `shard-0000.json` says how many rows there are, where
+each dataset lies, and the CRC-32 of every block: of a column's rows, of the keys, of the starts of ragged rows, and of all
+that is HDF5's own.
 """
 
 from __future__ import annotations
@@ -72,16 +73,16 @@ class ShardLayout:
         """[first, end)."""
         return block * self.block_rows, min(self.rows, (block + 1) * self.block_rows)
 
-    def spans(self, column: Column, block: int) -> list[tuple[int, int]]:
+    def span(self, column: Column, block: int) -> tuple[int, int]:
         """[first, end) of a block's bytes."""
         first, end = self.rows_of(block)
         if column.ragged:
             first, end = int(self.starts[column.name][first]), int(self.starts[column.name][end])
         offset, width = self.extents[column.name].offset, column.element_bytes
-        return [(offset + first * width, offset + end * width)]
+        return offset + first * width, offset + end * width
 
     def whole(self, name: str) -> list[tuple[int, int]]:
-        """The same of a dataset, or of all that belongs to none."""
+        """[first, end) of a dataset's bytes, or of all that belong to none."""
         if name != _STRUCTURE:
             return [(self.extents[name].offset, self.extents[name].end)]
         gaps, end = [], 0
@@ -95,46 +96,61 @@ def write_shard(
     path: Path, columns: Sequence[Column], values: Mapping[str, Sequence[np.ndarray]], lengths: Mapping[str, np.ndarray]
 ) -> str:
     """Writes a shard and its table; both are whole and synced before either has its name. values: of the keys [N, 20] and of each
-    column, [N, *shape] or all elements [E, *shape] where it is ragged, in the pieces in which they came. lengths: [N] of each
-    ragged column. Returns the table's digest. Raises VldistillError where the disk does not take them."""
+    column, [N, *shape] or all elements [E, *shape] where it is ragged, in the pieces in which they came: they go to the disk as
+    they are, and are copied nowhere. lengths: [N] of each ragged column. Returns the table's digest. Raises VldistillError where
+    the disk does not take them."""
     starts = {name: np.concatenate([[0], np.cumsum(count)]) for name, count in lengths.items()}
     values = {**values, **{starts_name(name): [ends] for name, ends in starts.items()}}
     elements, rows = {name: int(ends[-1]) for name, ends in starts.items()}, sum(map(len, values[_KEYS]))
-    image, extents, size = _laid_out(datasets(columns, rows, elements))
-    for name, extent in extents.items():
-        image.seek(extent.offset)
-        for piece in values[name]:
-            image.write(np.ascontiguousarray(piece, extent.kind).reshape(-1).view(np.uint8).data)
-    image.seek(0, io.SEEK_END)
-    image.write(bytes(size - image.tell()))
-    content = image.getbuffer()
+    structure, extents, size = _laid_out(datasets(columns, rows, elements))
     block_rows = max(1, _BLOCK_BYTES * rows // max(1, sum(extents[column.name].size for column in columns)))
-    layout = ShardLayout(columns, rows, len(content), block_rows, extents, starts)
-
-    def crc(spans: list[tuple[int, int]]) -> int:
-        checksum = 0
-        for first, end in spans:
-            checksum = zlib.crc32(content[first:end], checksum)
-        return checksum
-
-    others = [_STRUCTURE, _KEYS, *map(starts_name, starts)]
+    layout = ShardLayout(columns, rows, size, block_rows, extents, starts)
+    pieces = {
+        name: [np.ascontiguousarray(piece, extent.kind).reshape(-1).view(np.uint8).data for piece in values[name]]
+        for name, extent in extents.items()
+    }
+    gaps = [memoryview(structure[first:end].ljust(end - first, b"\0")) for first, end in layout.whole(_STRUCTURE)]
+    filled = sorted((name for name in extents if extents[name].size), key=lambda name: extents[name].offset)
+    content = [part for gap, name in zip(gaps, filled, strict=False) for part in (gap, *pieces[name])] + gaps[-1:]
+    others = [_KEYS, *map(starts_name, starts)]
     table = {
         "rows": rows,
         "block_rows": block_rows,
-        "size": layout.size,
+        "size": size,
         "elements": elements,
         "offsets": {name: extent.offset for name, extent in extents.items()},
-        "crc": {name: crc(layout.whole(name)) for name in others},
-        "blocks": {column.name: [crc(layout.spans(column, block)) for block in range(layout.blocks)] for column in columns},
+        "crc": {
+            _STRUCTURE: zlib.crc32(b"".join(gaps)),
+            **{name: _sums(pieces[name], [extents[name].size])[0] for name in others},
+        },
+        "blocks": {column.name: _sums(pieces[column.name], _block_ends(layout, column)) for column in columns},
     }
     text = json_text(table)
     write_files({path: content, path.with_suffix(".json"): text})
     return _digest(text.encode())
 
 
-def _laid_out(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[io.BytesIO, dict[str, Extent], int]:
-    """A file in memory with room for these datasets (name -> type and shape): contiguous, uncompressed, not filled, without
-    times, so that the same rows give the same file."""
+def _block_ends(layout: ShardLayout, column: Column) -> list[int]:
+    """Of each block of a column, the place of its end in the column's bytes."""
+    offset = layout.extents[column.name].offset
+    return [layout.span(column, block)[1] - offset for block in range(layout.blocks)]
+
+
+def _sums(pieces: Sequence[memoryview], ends: Sequence[int]) -> list[int]:
+    """The CRC-32 of each block of bytes that come in pieces. ends: the blocks' ends, counted from the first byte."""
+    sums, place, crc = [], 0, 0
+    for piece in pieces:
+        while len(sums) < len(ends) and ends[len(sums)] <= place + len(piece):
+            count = ends[len(sums)] - place
+            sums.append(zlib.crc32(piece[:count], crc))
+            piece, place, crc = piece[count:], place + count, 0
+        place, crc = place + len(piece), zlib.crc32(piece, crc)
+    return sums
+
+
+def _laid_out(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[bytes, dict[str, Extent], int]:
+    """Of a file with room for these datasets (name -> type and shape): its bytes up to the last that is HDF5's own, the datasets'
+    places, and its size. Contiguous, uncompressed, not filled, without times, so that the same rows give the same file."""
     image, extents = io.BytesIO(), {}
     with h5py.File(image, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -148,7 +164,7 @@ def _laid_out(shapes: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[i
             extents[name] = Extent(kind, shape, dataset.get_offset() or 0)
         file.flush()
         size = file.id.get_filesize()
-    return image, extents, size
+    return image.getvalue(), extents, size
 
 
 class Shard:
@@ -220,12 +236,12 @@ class Shard:
         """Compares one block of a column with its checksum; returns its bytes. Raises InputError, naming its rows, where it is
         damaged or cannot be read: it is not yet asked through the map, where a disk that fails, or a file that was cut, ends the
         process."""
-        spans = self.layout.spans(column, block)
-        if self._crc_of(spans) != self._blocks[column.name][block]:
+        start, stop = self.layout.span(column, block)
+        if self._crc_of(start, stop) != self._blocks[column.name][block]:
             first, end = self.layout.rows_of(block)
             keys = shown(self.keys[first:end])
             raise damaged(self.path, f"column {column.name} is damaged in rows {first} to {end - 1}, of keys {keys}", self.mend)
-        return spans[0][1] - spans[0][0]
+        return stop - start
 
     def _read(self, name: str, part: str) -> np.ndarray:
         """A dataset, or all that belongs to none, as bytes, once it was compared with its checksum."""
@@ -239,14 +255,13 @@ class Shard:
             raise damaged(self.path, f"is damaged {part}", self.mend)
         return np.frombuffer(data, np.uint8)
 
-    def _crc_of(self, spans: list[tuple[int, int]]) -> int:
+    def _crc_of(self, first: int, end: int) -> int:
         # In pieces that stay in a processor's cache.
         crc, buffer = 0, memoryview(bytearray(_PIECE_BYTES))
         try:
             with open_regular(self.path) as file:
-                for first, end in spans:
-                    while first < end and (count := os.preadv(file.fileno(), [buffer[: end - first]], first)):
-                        crc, first = zlib.crc32(buffer[:count], crc), first + count
+                while first < end and (count := os.preadv(file.fileno(), [buffer[: end - first]], first)):
+                    crc, first = zlib.crc32(buffer[:count], crc), first + count
         except OSError as error:
             raise damaged(self.path, f"cannot be read: {error.strerror}", self.mend) from None
         return crc

@@ -11,6 +11,7 @@ goes on behind them. A shared store is written by several processes side by side
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -23,18 +24,21 @@ from typing import Any
 import numpy as np
 
 from vldistill.artifacts import MANIFEST, sync_folder
-from vldistill.errors import InputError, VldistillError, writing
-from vldistill.locking import NamedLock
-from vldistill.store.disk import KEPT, free_bytes
-from vldistill.store.key_index import KeyIndex, first_places
-from vldistill.store.layout import KEY_BYTES, Column, as_keys, checked_columns, owners
-from vldistill.store.manifest import (
+from vldistill.errors import NO_ROOM, InputError, VldistillError, writing
+from vldistill.locking import NamedLock, held
+from vldistill.store.layout import (
+    KEY_BYTES,
+    Column,
+    KeyIndex,
     Manifest,
     ShardEntry,
+    as_keys,
     begun_manifest,
-    changing,
+    checked_columns,
+    first_places,
     has_begun,
     load_manifest,
+    owners,
     shard_name,
     shard_number,
 )
@@ -44,16 +48,17 @@ from vldistill.store.staging import damaged
 from vldistill.store.uses import Use
 from vldistill.versions import gone_on, refuse_mixing
 
+KEPT = f"{NO_ROOM}; finished rows are kept"
 SHARD_BYTES = 64 << 20
 SHARD_SECONDS = 60.0
 _OVERHEAD = 1 << 14
 """Bytes of a shard beside its rows, about."""
+_MANIFEST_LOCK = ".manifest.lock"
+# A change takes milliseconds; a whole array of jobs may stand in the queue.
+_WAIT_SECONDS = 60.0
 _LOCK = re.compile(r"(?P<file>\.writer-(?P<part>\d+)-of-(?P<count>\d+)\.lock)(\.held)?\Z")
 _HALF = re.compile(rf"\.(?:{re.escape(MANIFEST)}|(?P<shard>shard-\d+)\.\w+)\.\d+\.tmp\Z")
 _SHARD_FILE = re.compile(r"(?P<shard>shard-\d+)\.(h5|json)\Z")
-
-Lengths = Mapping[str, Any]
-"""The ragged columns' lengths: for each, [B] elements that a row has."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class StoreWriter:
         self.said: dict[str, Any] = dict(said or {})
         self._mixing = mixing
         self._asked: list[np.ndarray] = []
-        self._rows: list[tuple[np.ndarray, Mapping[str, np.ndarray], Lengths]] = []
+        self._rows: list[tuple[np.ndarray, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]] = []
         self._wanted, self._done = KeyIndex(as_keys([])), np.zeros(0, bool)
         self._bytes, self._since, self._failed = 0, time.monotonic(), False
         self._lock: NamedLock | None = None
@@ -155,7 +160,7 @@ class StoreWriter:
             self._change({"request": self._request(), "wanted": len(there) + len(missing), "complete": False}, {})
         return Pending(mine, len(different) - len(missing), len(missing) - len(mine), needed, free_bytes(self.folder))
 
-    def put(self, keys: Any, values: Mapping[str, np.ndarray], lengths: Lengths | None = None) -> bool:
+    def put(self, keys: Any, values: Mapping[str, np.ndarray], lengths: Mapping[str, Any] | None = None) -> bool:
         """Takes rows. keys: [B, 20] uint8. values: of each column [B, *shape], or the elements of all B rows one after another
         where it is ragged, in the column's own type; lengths: [B] of each of those. They are kept as they are, and must not
         change.
@@ -245,7 +250,8 @@ class StoreWriter:
                 manifest.save()
 
     def _changing(self) -> AbstractContextManager[None]:
-        return changing(self.folder) if self.use.shared else nullcontext()
+        """Holds the lock under which a shared store's manifest is changed and its writers take their places."""
+        return held(self.folder / _MANIFEST_LOCK, wait=_WAIT_SECONDS) if self.use.shared else nullcontext()
 
     def _manifest(self) -> Manifest:
         return load_manifest(self.folder, self.use, partial=True)
@@ -289,6 +295,24 @@ class StoreWriter:
     def _leave(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that this user may still write where `folder` (or the nearest of its parents that exists) lies."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    state = os.statvfs(place)
+    return state.f_bavail * state.f_frsize
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raises VldistillError where so many bytes do not fit on the disk."""
+    free = free_bytes(folder)
+    if needed > free:
+        raise VldistillError(
+            f"needs {needed:,} bytes, {free:,} are free",
+            where=str(folder),
+            hint="free some space, or name a place on another disk",
+        )
 
 
 def _take_place(folder: Path, part: tuple[int, int]) -> NamedLock:

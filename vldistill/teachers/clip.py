@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -22,8 +22,10 @@ from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.clip import load_open_clip, published
 from vldistill.models.base.weights import RANDOM, fetched, fixed_random
-from vldistill.teachers.text import TextFeatures, mean_by_word
-from vldistill.teachers.weights import folder_title, frozen, weights_digest
+from vldistill.teachers.encoders import TextFeatures, folder_title, frozen, mean_by_word, weights_digest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
@@ -47,7 +49,8 @@ class Clip:
         return {"teacher": self.kind, "model": title, "weights": self._digest()}
 
     @cached_property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
+        """open_clip's CLIP, or a `SlipModel`."""
         return frozen(self._loaded[0], self.model)
 
     @cached_property
@@ -61,7 +64,7 @@ class Clip:
         return fetched(load, self.model)
 
     @property
-    def text(self) -> nn.Module:
+    def text(self) -> Any:
         """What holds the text tower's parts."""
         return getattr(self.network, "text", self.network)
 
@@ -122,10 +125,18 @@ class Clip:
 
 
 @dataclass
-class ClipVision:
-    """CLIP-V or SLIP-V: the mean over patches."""
+class ClipTower:
+    """One of the two as a teacher."""
 
     clip: Clip
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
+        self.clip.to(device, dtype)
+        return self
+
+
+class ClipVision(ClipTower):
+    """CLIP-V or SLIP-V: the mean over patches."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -133,15 +144,8 @@ class ClipVision:
 
     @property
     def width(self) -> int:
-        return (
-            self.clip.network.visual.ln_post.normalized_shape[0]
-            if self.clip.kind == "open_clip"
-            else (self.clip.network.visual.num_features)
-        )
-
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> ClipVision:
-        self.clip.to(device, dtype)
-        return self
+        visual = self.clip.network.visual
+        return visual.ln_post.normalized_shape[0] if self.clip.kind == "open_clip" else visual.num_features
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image]) -> Tensor:
@@ -149,11 +153,8 @@ class ClipVision:
         return self.clip.images(images)[1].float().mean(dim=1).cpu()
 
 
-@dataclass
-class ClipText:
+class ClipText(ClipTower):
     """CLIP-T or SLIP-T: the end token, and the mean over a word's tokens. Parts are read one after the other."""
-
-    clip: Clip
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -162,10 +163,6 @@ class ClipText:
     @property
     def width(self) -> int:
         return self.clip.text.ln_final.normalized_shape[0]
-
-    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> ClipText:
-        self.clip.to(device, dtype)
-        return self
 
     @torch.inference_mode()
     def __call__(self, sentences: list[Sentence]) -> TextFeatures:

@@ -1,4 +1,5 @@
-"""ADVL's teachers as the loop calls them: live, or read from their caches, through one interface.
+"""ADVL's teachers, built from a recipe's `teachers` section, as the loop calls them: live, or read from their caches, through
+one interface. None is loaded before it is needed.
 
 Features are rounded to half precision, as they are stored, on both ways; so a live and a cached teacher say the same.
 """
@@ -7,54 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vldistill.data.artifact import ImageDigests
 from vldistill.data.batch import Batch, RecordSource
-from vldistill.data.digests import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.sequences import Sentence
 from vldistill.errors import InputError
+from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.outputs import Capture, TeacherOutput
-from vldistill.teachers.cache import FeatureCache
-from vldistill.teachers.clip import ClipText, ClipVision
+from vldistill.recipe.schema import teachers as sections
+from vldistill.teachers.cache import FeatureCache, pair_key, text_key
+from vldistill.teachers.clip import Clip, ClipText, ClipVision
+from vldistill.teachers.encoders import TextFeatures, TimmVision, TransformersText
 from vldistill.teachers.fusion import FusionTeacher
-from vldistill.teachers.keys import pair_key, text_key
-from vldistill.teachers.text import TextFeatures, TransformersText
-from vldistill.teachers.vision import TimmVision
-from vldistill.teachers.words import NONE, Relevance, keyword_scores, words_of
+from vldistill.teachers.words import Relevance, keyword_scores, selected_vectors, words_of
 
 VisionTeacher = TimmVision | ClipVision
 TextTeacher = TransformersText | ClipText
 Pair = tuple[str, Sentence]
 
 
-class Features(Protocol):
-    """Where a batch's features come from. Each gives float16 on the CPU. fields: what they depend on, by role."""
-
-    @property
-    def fields(self) -> dict[str, dict[str, Any]]: ...
-
-    def to(self, device: torch.device) -> None: ...
-
-    def describe(self) -> str: ...
-
-    def images(self, paths: Sequence[str]) -> Tensor:
-        """[N, Dv]."""
-
-    def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
-        """[N, Dt]."""
-
-    def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
-        """[N, most] word indices, -1 for none, and [N, most, Dt]."""
-
-
 @dataclass
 class LiveFeatures:
-    """Computed on the spot, each image and text of a call once. dtype: of the teachers' weights."""
+    """Computed on the spot, each image and text of a call once; float16 on the CPU, as what caches hold. dtype: of the teachers'
+    weights."""
 
     vision: VisionTeacher | None
     text: TextTeacher | None
@@ -67,6 +51,7 @@ class LiveFeatures:
 
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
+        """What the features depend on, by role."""
         parts = {"vision": self.vision, "text": self.text, "relevance": self.relevance}
         return {role: teacher.fields for role, teacher in parts.items() if teacher}
 
@@ -79,15 +64,18 @@ class LiveFeatures:
         return f"live {names(self.fields)}"
 
     def images(self, paths: Sequence[str]) -> Tensor:
+        """[N, Dv]."""
         unique = list(dict.fromkeys(paths))
         rows = self.vision([self.pictures.open(path) for path in unique])
         return rows.half()[[unique.index(path) for path in paths]]
 
     def sentences(self, sentences: Sequence[Sentence]) -> Tensor:
+        """[N, Dt]."""
         unique = list(dict.fromkeys(sentences))
         return self._encoded(unique).whole.half()[[unique.index(sentence) for sentence in sentences]]
 
     def words(self, pairs: Sequence[Pair], most: int) -> tuple[Tensor, Tensor]:
+        """[N, most] word indices, -1 for none, and [N, most, Dt]."""
         unique, paths = list(dict.fromkeys(s for _, s in pairs)), list(dict.fromkeys(p for p, _ in pairs))
         images = dict(zip(paths, self.relevance.embed_images([self.pictures.open(path) for path in paths]), strict=True))
         texts = [words_of(sentence) for sentence in unique]
@@ -113,17 +101,9 @@ def names(fields: dict[str, dict[str, Any]]) -> str:
     return ", ".join(f"{role} {own.get('model') or own.get('relevance model', 'YAKE alone')}" for role, own in fields.items())
 
 
-def selected_vectors(features: Tensor, chosen: np.ndarray) -> Tensor:
-    """[W, D] features of a text's words to [m, D] of the chosen ones, zero where there is none."""
-    rows = torch.from_numpy(chosen.astype(np.int64))
-    vectors = torch.zeros(len(rows), features.shape[-1])
-    vectors[rows != NONE] = features[rows[rows != NONE]]
-    return vectors
-
-
 @dataclass
 class CachedFeatures:
-    """Read from disk. A row that is missing is an InputError, of the cache's own words."""
+    """The same, read from disk. A row that is missing is an InputError, of the cache's own words."""
 
     vision: FeatureCache | None
     text: FeatureCache | None
@@ -181,7 +161,7 @@ def _read(cache: FeatureCache, keys: list[bytes], *columns: str) -> list[Tensor]
 class UnimodalTeachers:
     """What the loop calls. words: how many are compared, 0 for none. fusion: a fusion teacher beside them (DiDE), or None."""
 
-    features: Features
+    features: LiveFeatures | CachedFeatures
     vision: bool
     text: bool
     words: int
@@ -219,3 +199,47 @@ class UnimodalTeachers:
 
 def _pairs(sources: list[RecordSource]) -> list[Pair]:
     return [(source.images[0], sentence) for source in sources for sentence in source.sentences]
+
+
+VISION = {"timm": TimmVision, "open_clip": ClipVision, "slip": ClipVision}
+TEXT = {"transformers": TransformersText, "open_clip": ClipText, "slip": ClipText}
+
+
+def build_vision(chosen: sections.VisionTeacher) -> VisionTeacher:
+    """Raises InputError where a layer is chosen that the kind does not offer."""
+    return _build(VISION[chosen.kind], chosen, "vision")
+
+
+def build_text(chosen: sections.TextTeacher) -> TextTeacher:
+    """The same for text."""
+    return _build(TEXT[chosen.kind], chosen, "text")
+
+
+def build_relevance(chosen: sections.RelevanceModel | None) -> Relevance:
+    """The judge of words; without a model YAKE alone judges."""
+    return Relevance(_clip(chosen.kind, chosen.model, chosen.weights) if chosen else None)
+
+
+def _clip(kind: str, model: str, weights: str | None) -> Clip:
+    """One copy, whether it teaches vision, text, or judges words."""
+    return _shared_clip(kind, str(Path(model).resolve()) if Path(model).is_dir() else model, weights)
+
+
+@lru_cache(maxsize=4)
+def _shared_clip(kind: str, model: str, weights: str | None) -> Clip:
+    return Clip(kind, model, weights)
+
+
+def _folder(model: str) -> str:
+    """A run is named by its model folder."""
+    return str(resolve_model(model)) if Path(model).is_dir() and not (Path(model) / "config.json").exists() else model
+
+
+def _build(kind, chosen: sections.VisionTeacher | sections.TextTeacher, role: str):
+    if kind in (TimmVision, TransformersText):
+        return kind(_folder(chosen.model), chosen.weights, chosen.layer)
+    if chosen.layer != "last":
+        raise InputError(
+            f"teachers.{role}.layer is {chosen.layer}, a {chosen.kind} teacher gives its last layer only", hint="leave it out"
+        )
+    return kind(_clip(chosen.kind, chosen.model, chosen.weights))

@@ -15,12 +15,12 @@ from unicodedata import normalize
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vldistill.artifacts import fingerprint
-from vldistill.data.sequences import Sentence
-from vldistill.data.wording import Phrase
+from vldistill.data.sequences import Phrase, Sentence
 from vldistill.teachers.clip import Clip
-from vldistill.teachers.text import mean_by_word
+from vldistill.teachers.encoders import mean_by_word
 
 NONE = -1
 _PIECE = re.compile(r"[^\W_]+")
@@ -84,6 +84,14 @@ def select(words: list[str], visual: np.ndarray, language: np.ndarray, most: int
     chosen = np.full(most, NONE, np.int16)
     chosen[: len(ranked[:most])] = ranked[:most]
     return chosen
+
+
+def selected_vectors(features: Tensor, chosen: np.ndarray) -> Tensor:
+    """[W, D] features of a text's words to [m, D] of the chosen ones, zero where there is none."""
+    rows = torch.from_numpy(chosen.astype(np.int64))
+    vectors = torch.zeros(len(rows), features.shape[-1])
+    vectors[rows != NONE] = features[rows[rows != NONE]]
+    return vectors
 
 
 @dataclass

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vldistill.data.loading import CleanBatches, RecordDataset, make_loader
+from vldistill.data.datasets import RecordDataset
+from vldistill.data.loading import make_loader
+from vldistill.data.samplers import CleanBatches
 from vldistill.errors import needed
 from vldistill.objectives.advl import Distances
 from vldistill.teachers.unimodal import UnimodalTeachers

@@ -19,19 +19,26 @@ from vldistill.places import check_writable
 from vldistill.recipe.schema.objectives import AdvlObjective
 from vldistill.recipe.schema.recipe import Recipe
 from vldistill.runtime import choose_precision, launched_processes
-from vldistill.store.disk import check_room
-from vldistill.store.layout import Column, as_keys
-from vldistill.store.listing import list_stores
-from vldistill.store.manifest import has_begun, store_folder
+from vldistill.store.inspection import list_stores
+from vldistill.store.layout import Column, as_keys, has_begun, store_folder
 from vldistill.store.staging import staged_store
 from vldistill.store.uses import FEATURES
-from vldistill.store.writer import StoreWriter
-from vldistill.teachers.build import build_relevance, build_text, build_vision
-from vldistill.teachers.cache import CacheWriter, FeatureCache, open_cache
-from vldistill.teachers.extract import Inputs, Tick, cache_name, feature_columns, fill_images, fill_texts, word_columns
+from vldistill.store.writer import StoreWriter, check_room
+from vldistill.teachers.cache import (
+    CacheWriter,
+    FeatureCache,
+    Inputs,
+    Tick,
+    cache_name,
+    feature_columns,
+    fill_images,
+    fill_texts,
+    open_cache,
+    word_columns,
+)
+from vldistill.teachers.encoders import UNKNOWN
 from vldistill.teachers.fusion import FusionTeacher
-from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers
-from vldistill.teachers.weights import UNKNOWN
+from vldistill.teachers.unimodal import CachedFeatures, LiveFeatures, UnimodalTeachers, build_relevance, build_text, build_vision
 from vldistill.versions import differences, tell
 
 Say = Callable[[str], None]

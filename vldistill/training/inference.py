@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from vldistill.data.batch import Batch
 from vldistill.data.records import TASKS, Record
 from vldistill.finite import check_outputs
-from vldistill.metrics.scores import consistency, mean_by, overlap
-from vldistill.metrics.vqa import vqa_accuracy
+from vldistill.metrics.scores import consistency, mean_by, overlap, vqa_accuracy
 
 
 @dataclass(frozen=True)

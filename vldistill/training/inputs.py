@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.loading import EpochBatches, RecordDataset
-from vldistill.data.record_file import mapped
-from vldistill.data.records import Record
+from vldistill.data.datasets import RecordDataset
+from vldistill.data.records import Record, mapped
+from vldistill.data.samplers import EpochBatches, TokenBatches
 from vldistill.data.text import WordTokenizer
-from vldistill.data.token_batches import TokenBatches
 from vldistill.data.visual import VisualInput
 from vldistill.errors import InputError, needed
 from vldistill.models.base.checkpoint import ModelSpec

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.loading import RecordDataset
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.text import WordTokenizer
 from vldistill.errors import InputError, needed
 from vldistill.models.base.checkpoint import ModelSpec

@@ -8,7 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from vldistill.data.loading import CleanBatches, check_together, make_loader
+from vldistill.data.loading import check_together, make_loader
+from vldistill.data.samplers import CleanBatches
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import save_model
 from vldistill.recipe.schema.recipe import Recipe

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vldistill.data.artifact import open_data
-from vldistill.data.mixing import MixedDataset
+from vldistill.data.datasets import MixedDataset
 from vldistill.data.regions.network import ImageNetwork
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.size_rules import size_faults
+from vldistill.data.transforms import size_faults
 from vldistill.errors import needed
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.objectives.base import Objective

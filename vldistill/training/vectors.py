@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vldistill.data.loading import CLEAN, RecordDataset, make_loader, pad_text
+from vldistill.data.datasets import RecordDataset
+from vldistill.data.loading import make_loader, pad_text
 from vldistill.data.records import Record
+from vldistill.data.samplers import CLEAN
 from vldistill.finite import check_outputs
 from vldistill.metrics.retrieval import Ranks, ranks_of_vectors
 from vldistill.models.base.dual_encoder import DualEncoder

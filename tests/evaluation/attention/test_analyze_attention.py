@@ -10,10 +10,8 @@ import pytest
 from PIL import Image
 
 from vldistill.data.artifact import open_data
-from vldistill.evaluation.attention.cross import view_cross
-from vldistill.evaluation.attention.modality import modality_importance
-from vldistill.evaluation.attention.reading import attended, open_one_stream
-from vldistill.evaluation.attention.tokens import word_attention
+from vldistill.evaluation.attention import attended, modality_importance, open_one_stream, word_attention
+from vldistill.evaluation.cross_attention import view_cross
 from vldistill.models.base.outputs import Capture
 from vldistill.recipe.load import load_recipe
 

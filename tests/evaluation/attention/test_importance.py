@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vldistill.evaluation.attention.importance import (
+from vldistill.evaluation.attention import (
     by_word,
     modality_mass,
     text_to_image,

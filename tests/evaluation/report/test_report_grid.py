@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 
 from vldistill.errors import InputError
-from vldistill.evaluation.report.grid import Cell, GridColumn, columns_of, group_runs, problems_of, remarks_of
-from vldistill.evaluation.report.published import _rows, published_for
+from vldistill.evaluation.report.grid import (
+    Cell,
+    GridColumn,
+    _rows,
+    columns_of,
+    group_runs,
+    problems_of,
+    published_for,
+    remarks_of,
+)
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.tables import make_grid, text_table, to_csv, to_latex, to_markdown
 

@@ -7,13 +7,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from vldistill.evaluation.report.build import build_report
-from vldistill.evaluation.report.charts import bar_charts, curve_charts, points_of
+from vldistill.evaluation.report.build import build_report, report_page
 from vldistill.evaluation.report.grid import group_runs
-from vldistill.evaluation.report.page import report_page
 from vldistill.evaluation.report.runs import read_runs
 from vldistill.evaluation.report.samples import choose
-from vldistill.evaluation.report.tables import make_grid
+from vldistill.evaluation.report.tables import bar_charts, curve_charts, make_grid, points_of
 
 
 def test_each_logged_quantity_has_a_curve(write_run, tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vldistill.commands.options import DryRun, Faults, Overwrite, SkipBroken
-from vldistill.commands.output import numbers, show_plan
+from vldistill.commands.options import DryRun, Faults, Overwrite, SkipBroken, all_faults, numbers
+from vldistill.commands.output import show_plan
 from vldistill.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def import_(
     if len(bounds) != 2:
         raise InputError(f"--boxes {boxes} is not two numbers", hint="--boxes 10,100")
 
-    def made(target: Target) -> dict[str, Any]:
-        return import_regions(raw, target, kind=format, rule=BoxRule(threshold, *bounds))
-
+    made = partial(import_regions, raw, kind=format, rule=BoxRule(threshold, *bounds))
     _prepare(raw, out, limit, skip_broken, faults, dry_run, overwrite, made)
 
 
@@ -61,9 +60,7 @@ def compute(
     """Compute features of a data artifact's images with a ResNet-101."""
     from vldistill.data.prepare_regions import extract_regions
 
-    def made(target: Target) -> dict[str, Any]:
-        return extract_regions(data, target, weights=weights, grid=grid, network=network)
-
+    made = partial(extract_regions, data, weights=weights, grid=grid, network=network)
     _prepare(data, out, limit, skip_broken, faults, dry_run, overwrite, made)
 
 
@@ -77,9 +74,8 @@ def _prepare(
     overwrite: bool,
     make: Callable[[Target], dict[str, Any]],
 ) -> None:
-    from vldistill.commands.faults import all_faults
     from vldistill.commands.prepare.tables import ANEW, render_regions
-    from vldistill.data.left_out import parse_share
+    from vldistill.data.inputs import parse_share
     from vldistill.data.prepare_regions import Target
     from vldistill.places import check_writable
     from vldistill.terminal import say, show

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from vldistill.data.lowshot import PAPER_SHARES
-from vldistill.data.question_types import VCR_SHARES
+from vldistill.data.lowshot import PAPER_SHARES, VCR_SHARES
 from vldistill.data.shift import PUBLISHED_QUESTIONS
 from vldistill.data.writing import MOST_FREQUENT
 from vldistill.terminal import Table, say, show
@@ -45,6 +44,14 @@ def render_counts(manifest: dict[str, Any]) -> Table:
 def _titled(title: str, **style: Any) -> Table:
     """A table that is no narrower than its title, which would be folded."""
     return Table(title=title, min_width=len(title), **style)
+
+
+def _two_columns(title: str) -> Table:
+    """What, and how much of it."""
+    table = _titled(title, show_header=False)
+    table.words("", no_wrap=True)
+    table.figures("")
+    return table
 
 
 def _add_section(table: Table, heading: str, key: str, counts: dict[str, Any]) -> None:
@@ -121,9 +128,7 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
         entry = manifest["variants"][name]
         if entry["kind"] == "lowshot":
             continue
-        table = _titled(f"{name}: {entry['records']:,} records", show_header=False)
-        table.words("", no_wrap=True)
-        table.figures("")
+        table = _two_columns(f"{name}: {entry['records']:,} records")
         questions = entry["told"].get("questions")
         for what, count in sorted(entry["told"].items()):
             share = f"{100 * count / questions:7.1f} %" if questions and what.startswith("template") else ""
@@ -137,9 +142,7 @@ def render_rewritten(manifest: dict[str, Any], names: list[str]) -> list[Table]:
 
 def render_regions(manifest: dict[str, Any]) -> Table:
     """What a region store holds."""
-    table = _titled(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""), show_header=False)
-    table.words("", no_wrap=True)
-    table.figures("")
+    table = _two_columns(f"regions from {manifest['features']}" + (" · partial" if manifest["partial"] else ""))
     rows = {
         "images": f"{manifest['images']:,}",
         "boxes": f"{manifest['boxes']:,}",

@@ -1,5 +1,5 @@
-"""Region features for users without a detector: a ResNet-101 of timm, RoIAlign over given boxes, 2,048 numbers a box; or those
-that VL-BERT's own image network has, computed once.
+"""Region features for users without a detector: a ResNet-101 of timm, RoIAlign over annotated boxes or the cells of a grid,
+2,048 numbers a box; or those that VL-BERT's own image network has, computed once.
 
 timm's last stage is dilated, so that the map has a stride of 16 pixels; each box is aligned to 7 x 7 cells and averaged. Images
 keep their shape: shorter side 600 pixels, the longer one at most 1,200 (VL-BERT's sizes), ImageNet's normalisation. The features
@@ -8,11 +8,12 @@ are an ImageNet classifier's, not those of the detector that published UNITER, V
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,12 +21,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from vldistill.data.artifact import DataArtifact
 from vldistill.data.images import Images
-from vldistill.data.pixels import PixelInput, fit
+from vldistill.data.records import read_jsonl
 from vldistill.data.regions.network import STRIDE, ImageNetwork, RegionNetwork, read_resnet, whole
 from vldistill.data.regions.objects import ObjectIndex
-from vldistill.data.regions.store import ImageRegions
-from vldistill.errors import IMAGE, InputError, Problems
+from vldistill.data.regions.store import ImageRegions, image_key
+from vldistill.data.visual import PixelInput, fit
+from vldistill.data.writing import IMAGES_FILE, REGIONS_FILE
+from vldistill.errors import IMAGE, InputError, Problems, first_line
 from vldistill.finite import check_weights
 
 BACKBONE = "resnet101.a1_in1k"
@@ -35,6 +39,8 @@ MOST_OBJECTS = 1000
 MOST_WAITING = 64  # images of a few MB each, where sizes are many
 Read = TypeVar("Read")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+GRID = 6
+_MEND = "mend it in the raw data and prepare it again, or pass --grid"
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def build_backbone(weights: str | None = None) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # the hub, safetensors and torch each raise their own
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"the weights of {BACKBONE} cannot be had: {reason}",
             where=weights or "hub",
@@ -190,3 +196,69 @@ def _features(
     for (one, _, size), features, image_feature in zip(group, vectors, whole, strict=True):
         boxes, image_feature = one.boxes / np.array(size * 2, dtype=np.float32), image_feature.cpu().numpy()
         yield one.path, ImageRegions(features.cpu().numpy(), boxes, one.confidence, image_feature=image_feature, size=size)
+
+
+def boxes_of(artifact: DataArtifact, grid: int | None, limit: int | None) -> tuple[Callable[[Problems], list[Boxes]], str]:
+    """A function that reads the boxes of the first `limit` images, and where they are from: the artifact's own (VCR's), or a grid
+    of G x G cells where one is asked for or there are none. It leaves out images that would have the key of another in a store,
+    or whose boxes are not of them, and adds these faults to what it is given.
+
+    Raises InputError where the artifact has no list of images, or it or its boxes were edited.
+    """
+    files = artifact.manifest["files"]
+    annotated = grid is None and REGIONS_FILE in files
+    if not annotated and IMAGES_FILE not in files:
+        raise InputError("has no list of images", where=str(artifact.folder), hint="prepare it without --images none")
+    for name in {REGIONS_FILE, IMAGES_FILE} & files.keys():
+        artifact.verified(name)
+    side = grid or GRID
+
+    def read(problems: Problems) -> list[Boxes]:
+        seen, boxes = {}, []
+        for one in islice(_annotated(artifact, problems) if annotated else _cells(artifact, side), limit):
+            first = seen.setdefault(image_key(one.path), one.path)
+            if first != one.path:
+                problems.add(
+                    f"has the same name as {first}, and regions are found by it",
+                    where=one.path,
+                    hint="rename one of them in the raw data and prepare it again",
+                    part=IMAGE,
+                )
+            else:
+                boxes.append(one)
+        return boxes
+
+    return read, "annotated" if annotated else f"grid {side}"
+
+
+def _cells(artifact: DataArtifact, side: int) -> Iterator[Boxes]:
+    for _, row in _rows(artifact, IMAGES_FILE):
+        yield Boxes(row["path"], grid_boxes(row["width"], row["height"], side), None)
+
+
+def _annotated(artifact: DataArtifact, problems: Problems) -> Iterator[Boxes]:
+    sizes = {}
+    if IMAGES_FILE in artifact.manifest["files"]:
+        sizes = {row["path"]: (row["width"], row["height"]) for _, row in _rows(artifact, IMAGES_FILE)}
+    for where, row in _rows(artifact, REGIONS_FILE):
+        rows, size = np.array(row["boxes"], dtype=np.float32).reshape(-1, 5), (row["width"], row["height"])
+        boxes = np.minimum(rows[:, :4].clip(0), np.array(size * 2, dtype=np.float32))
+        name, real = row["image"], sizes.get(row["image"], size)
+        if real != size:
+            problems.add(
+                f"{name} is {real[0]} x {real[1]}, its metadata says {size[0]:g} x {size[1]:g}",
+                where=where,
+                hint=_MEND,
+                part=IMAGE,
+            )
+        elif (flat := (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)).any():
+            problems.add(f"{name}: box {int(flat.argmax())} has no area inside the image", where=where, hint=_MEND, part=IMAGE)
+        elif ((rows[:, 4] < 0) | (rows[:, 4] > 1)).any():
+            problems.add(f"{name}: a confidence is not in 0 to 1", where=where, hint=_MEND, part=IMAGE)
+        elif len(rows):
+            yield Boxes(name, boxes, rows[:, 4])
+
+
+def _rows(artifact: DataArtifact, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    # `prepare` wrote these lines, and they are as it left them, so the plain reader is strict enough.
+    return read_jsonl(artifact.folder / name, Problems(), parse=json.loads)

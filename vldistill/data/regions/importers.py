@@ -17,15 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vldistill.data.archives.members import DamagedError
-from vldistill.data.archives.members import reading as reading_archive
+from vldistill.data.archive_readers import DamagedError
+from vldistill.data.archive_readers import reading as reading_archive
 from vldistill.data.records import parse_json
-from vldistill.data.regions.arrays import LONGEST_SIDE, from_base64, normalised, numeric_array, read_npz
-from vldistill.data.regions.joining import Entry, databases, file_groups, joined, side_by_side
-from vldistill.data.regions.keys import image_key
+from vldistill.data.regions.arrays import (
+    LONGEST_SIDE,
+    Entry,
+    databases,
+    file_groups,
+    from_base64,
+    joined,
+    normalised,
+    numeric_array,
+    read_npz,
+    side_by_side,
+)
 from vldistill.data.regions.lmdb_entries import entries_of
-from vldistill.data.regions.store import ImageRegions
-from vldistill.errors import IMAGE, InputError, Problems, read_through
+from vldistill.data.regions.store import ImageRegions, image_key
+from vldistill.errors import IMAGE, InputError, Problems, first_line, read_through
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -279,8 +288,7 @@ def _guarded(where: str, name: str, reading: Reading, read: Callable[[], ImageRe
             raise ValueError("has no name that can be written as UTF-8")
         regions = None if image_key(name) in reading.known else normalised(read())
     except Exception as error:  # a file may hold anything, and each library raises its own at what it cannot take
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        reading.problems.add(reason, where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
+        reading.problems.add(first_line(error), where=_shown(where), hint="fetch it again, or leave the image out", part=IMAGE)
     if named:
         yield _shown(where), name, regions
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vldistill.data.batch import PixelBatch, RegionBatch
 from vldistill.data.regions.objects import MASK
-from vldistill.errors import InputError
+from vldistill.errors import InputError, first_line
 from vldistill.finite import check_weights
 
 STRIDE = 16
@@ -152,9 +152,7 @@ def read_resnet(path: str) -> dict[str, Tensor]:
         weights = load_state_dict(path, weights_only=True)
     except Exception as error:  # safetensors and torch each raise their own
         raise InputError(
-            f"is no weights file: {str(error).splitlines()[0][:200] if str(error) else error!r}",
-            where=path,
-            hint="name a weights file of ResNet-101",
+            f"is no weights file: {first_line(error)}", where=path, hint="name a weights file of ResNet-101"
         ) from None
     return {
         f"{HEAD}{name.removeprefix('layer4.')}" if name.startswith("layer4.") else f"{BODY}{name}": value

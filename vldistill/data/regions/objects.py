@@ -1,4 +1,5 @@
-"""A data set's own objects, as `prepare vcr` stores them: boxes, masks inside their boxes, classes; read image by image."""
+"""A data set's own objects, as `prepare vcr` stores them: boxes, masks inside their boxes, classes (COCO's, as VCR spells them);
+read image by image."""
 
 from __future__ import annotations
 
@@ -10,8 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.data.regions.classes import CLASSES, UNKNOWN
 from vldistill.errors import InputError
+
+CLASSES = tuple(
+    """
+    person bicycle car motorcycle airplane bus train truck boat trafficlight firehydrant stopsign parkingmeter bench bird cat
+    dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard sportsball
+    kite baseballbat baseballglove skateboard surfboard tennisracket bottle wineglass cup fork knife spoon bowl banana apple
+    sandwich orange broccoli carrot hotdog pizza donut cake chair couch pottedplant bed diningtable toilet tv laptop mouse
+    remote keyboard cellphone microwave oven toaster sink refrigerator book clock vase scissors teddybear hairdrier toothbrush
+    """.split()
+)
+"""An object's class is its place here, counted from 1."""
+BACKGROUND, UNKNOWN = 0, -1
+
 
 MASK = 14
 """Cells of a mask along a side."""

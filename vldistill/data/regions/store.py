@@ -2,28 +2,31 @@
 
 One use of `vldistill.store`, whose rows are images: an image's regions are one slice of each column (features and boxes of all
 its boxes, and what else the source has), checked as everything there before it is used. A row's key is the sha1 of the image's
-name (see `image_key`).
+name (see `image_key`): feature files name images by number (`9`), by padded number (`coco_train2014_000000000009.npz`), or by
+the image's own name (`nlvr2_dev-850-0-img0.npz`), records by path.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from vldistill.artifacts import MANIFEST, check_fields, fingerprint
-from vldistill.data.regions.keys import image_key
+from vldistill.data.image_files import SUFFIXES
 from vldistill.errors import InputError
-from vldistill.store.layout import Column
-from vldistill.store.manifest import load_manifest
+from vldistill.store.layout import Column, load_manifest
 from vldistill.store.reader import StoreReader
 from vldistill.store.uses import REGIONS
 from vldistill.store.writer import StoreWriter
 
+_SUFFIXES = {".npz", ".npy", ".json", *SUFFIXES}
+_PREFIX = re.compile(r"(?:coco_(?:train|val|test)20\d\d|flickr30k|vg|nlvr2|vcr_(?:gt_)?(?:train|val|test))_", re.IGNORECASE)
 IMPORTED = "imported"
 """What is said of an import whose files do not say what made it."""
 DETECTOR = "detector"
@@ -33,6 +36,22 @@ VLBERT = "vlbert"
 _OF_ROWS = "rows:"
 _BY_BOX = ("features", "boxes", "confidence", "soft_labels")
 _NAME, _SIZE, _OWN, _WHOLE = "name", "size", "own", "image_feature"
+
+
+def image_key(name: str) -> str:
+    """A file name, path or id without folder, known suffix, data set and leading zeros.
+
+    COCO's numbers are unique over its splits. Numbers of two data sets may clash, so that each has a store of its own.
+
+    >>> [image_key(n) for n in ("train2014/COCO_train2014_000000000009.jpg", "coco_train2014_000000000009.npz", "9")]
+    ['9', '9', '9']
+    """
+    path = PurePosixPath(name)
+    # Not `stem`: the name may hold dots of its own, as VCR's do.
+    base = path.name.removesuffix(path.suffix) if path.suffix.lower() in _SUFFIXES else path.name
+    prefix = _PREFIX.match(base)
+    base = base[prefix.end() :] if prefix else base
+    return (base.lstrip("0") or "0") if base.isascii() and base.isdigit() else base
 
 
 @dataclass(frozen=True)

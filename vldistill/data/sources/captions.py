@@ -16,14 +16,11 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from vldistill.data.records import Record, read_json
-from vldistill.data.sources.base import Row, SourceData, add_file_fault, kind_of, quoted, wrong_layout
-from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
-from vldistill.data.wording import split_words
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.rows import Row, add_file_fault, gives_up, iterate_array, kind_of, quoted
+from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, wrong_layout
 from vldistill.errors import LINE, InputError, Problems
 
-# After so many faults a file of millions of rows is given up: it is another file, not a damaged one.
-MOST_FAULTS = 1000
 _LONGEST_LINE = 1 << 20
 _PER_FOLDER = 10_000
 # The official file, under the names it has had; img2dataset's folder; ViLT's file and folder.
@@ -136,10 +133,8 @@ class _Captions:
         return len(self.problems.items) - self._before
 
     def gives_up(self) -> bool:
-        """Whether there were MOST_FAULTS faults; says then that the rest is unread."""
-        if self.faults >= MOST_FAULTS and not self._gave_up and not self.problems.every:
-            self._gave_up = True
-            self.whole(f"has {MOST_FAULTS:,} faults; the rest was not read", f"{self.path}:1", "is it the right file?")
+        """Whether there were too many faults; says so once."""
+        self._gave_up = self._gave_up or gives_up(self.path, self.problems, self.faults)
         return self._gave_up
 
     def add_from_list(self, row: int, caption: str, address: str, where: str) -> None:
@@ -244,7 +239,7 @@ def _read_pair(captions_path: Path, urls_path: Path, captions: _Captions) -> Non
 
 
 def _lines(path: Path, captions: _Captions) -> Iterator[tuple[int, str | None]]:
-    """Number and text of each line, None for one that is not UTF-8. Ends at a line without end, and at MOST_FAULTS faults."""
+    """Number and text of each line, None for one that is not UTF-8. Ends at a line without end, and when it is given up."""
     try:
         with path.open("rb") as file:
             # Only "\n" ends a line: a caption may hold U+2028 and the like.
@@ -293,12 +288,12 @@ GCC = Source(
     layout="its two .tsv files, images in training/ and validation/ as img2dataset writes them",
     read=read_gcc,
     task="caption",
-    toy=ToyLayout("captions:write_gcc", {"train": 500, "val": 50}),
+    toy=ToyLayout("layouts:write_gcc", {"train": 500, "val": 50}),
 )
 SBU = Source(
     about="SBU: captions of photographs on the web",
     layout="SBU_captioned_photo_dataset_{urls,captions}.txt, images/ as img2dataset writes them",
     read=read_sbu,
     task="caption",
-    toy=ToyLayout("captions:write_sbu", {"train": 300}),
+    toy=ToyLayout("layouts:write_sbu", {"train": 300}),
 )

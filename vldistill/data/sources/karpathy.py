@@ -8,19 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import (
-    Row,
-    SeenIds,
-    SourceData,
-    first_holding,
-    joined,
-    kind_of,
-    quoted,
-    read_document,
-    wrong_layout,
-)
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
-from vldistill.data.wording import split_words
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.rows import Row, SeenIds, kind_of, quoted, read_document
+from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, first_holding, joined, wrong_layout
 from vldistill.errors import Problems
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -85,12 +75,12 @@ FLICKR30K = Source(
     layout="dataset_flickr30k.json (Karpathy), flickr30k-images/",
     read=read_flickr30k,
     task="caption",
-    toy=ToyLayout("captions:write_flickr30k", {"train": 500, "val": 100, "test": 100}),
+    toy=ToyLayout("layouts:write_flickr30k", {"train": 500, "val": 100, "test": 100}),
 )
 COCO = Source(
     about="COCO captions: photographs with five captions each",
     layout="dataset_coco.json (Karpathy), train2014/, val2014/",
     read=read_coco,
     task="caption",
-    toy=ToyLayout("captions:write_coco", {"train": 3000, "val": 500, "test": 500}),
+    toy=ToyLayout("layouts:write_coco", {"train": 3000, "val": 500, "test": 500}),
 )

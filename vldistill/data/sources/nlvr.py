@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import SeenIds, SourceData, listed, quoted, read_rows, wrong_layout
-from vldistill.data.sources.source import Flag, Source, SourceOptions
-from vldistill.data.wording import split_words
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.rows import SeenIds, listed, quoted, read_rows
+from vldistill.data.sources.table import Flag, Source, SourceData, SourceOptions, wrong_layout
 from vldistill.errors import InputError, Problems
 
 LABELS = ["false", "true"]
@@ -56,9 +56,7 @@ def _read_split(path: Path, split: str, problems: Problems) -> Iterator[tuple[Re
     seen, official = SeenIds(), _OFFICIAL[split]
     for row in read_rows(path, problems):
         identifier, sentence, label = row.text("identifier"), row.text("sentence"), row.one_of("label", LABELS)
-        directory = row.values.get("directory")
-        if isinstance(directory, bool) or not re.fullmatch(r"\d+", str(directory)):
-            row.fault(f"`directory` {quoted(directory)} is not a number", "expected the number of an image folder")
+        directory = row.number_of_folder("directory")
         if identifier is not None:
             seen.add(identifier, row, "identifier")
             if not re.fullmatch(r"\d+-\d+", identifier):
@@ -75,7 +73,7 @@ def _read_split(path: Path, split: str, problems: Problems) -> Iterator[tuple[Re
                 text=list(words),
                 written=sentence,
                 label=label,
-                meta={"identifier": identifier, "directory": str(directory)},
+                meta={"identifier": identifier, "directory": directory},
             )
             yield record, row.where
 

@@ -9,19 +9,18 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import (
-    Row,
-    SeenIds,
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.rows import SeenIds, quoted, read_rows
+from vldistill.data.sources.table import (
+    Source,
     SourceData,
+    SourceOptions,
+    ToyLayout,
     first_holding,
     first_objects,
     joined,
-    quoted,
-    read_rows,
     wrong_layout,
 )
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
-from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 LABELS = ["False", "True"]
@@ -70,7 +69,8 @@ def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: 
     for row in read_rows(path, problems):
         identifier, sentence = row.text("identifier"), row.text("sentence")
         label, synset = row.one_of("label", LABELS), row.text("synset", optional=True)
-        directory = _directory(row)
+        # The numbered folder of a training pair; dev and test1 have none.
+        directory = "" if row.values.get("directory") is None else row.number_of_folder("directory")
         parts = _IDENTIFIER.fullmatch(identifier) if identifier is not None else None
         if identifier is not None:
             seen.add(identifier, row, "identifier")
@@ -100,17 +100,6 @@ def _read_split(path: Path, root: Path, split: str, data: SourceData, problems: 
 def _image_names(identifier: str, directory: str) -> list[str]:
     """The two images of `split-set-pair-sentence`, whose sentences share them."""
     return [joined(directory, f"{identifier.rpartition('-')[0]}-img{side}.png") for side in (0, 1)]
-
-
-def _directory(row: Row) -> str:
-    """The numbered folder of a training pair; dev and test1 have none."""
-    value = row.values.get("directory")
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or not re.fullmatch(r"\d+", str(value)):
-        row.fault(f"`directory` {quoted(value)} is not a number", "expected the number of an image folder")
-        return ""
-    return str(value)
 
 
 NLVR2 = Source(

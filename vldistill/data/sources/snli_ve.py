@@ -7,9 +7,18 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import SeenIds, SourceData, first_holding, first_objects, joined, quoted, read_rows, wrong_layout
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
-from vldistill.data.wording import split_words
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.rows import SeenIds, quoted, read_rows
+from vldistill.data.sources.table import (
+    Source,
+    SourceData,
+    SourceOptions,
+    ToyLayout,
+    first_holding,
+    first_objects,
+    joined,
+    wrong_layout,
+)
 from vldistill.errors import Problems
 
 LABELS = ["contradiction", "entailment", "neutral"]

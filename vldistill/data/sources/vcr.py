@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vldistill.data.question_types import vcr_question_type
+from vldistill.data.lowshot import vcr_question_type
 from vldistill.data.records import CHOICES, Record, Word, read_json
-from vldistill.data.sources.base import Row, SeenIds, SourceData, kind_of, quoted, read_rows, wrong_layout
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
+from vldistill.data.sources.rows import Row, SeenIds, kind_of, quoted, read_rows
+from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, wrong_layout
 from vldistill.errors import LINE, InputError, Problems
 
 MOST_PIXELS = 1e6  # along a side

@@ -10,11 +10,10 @@ import math
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sources.base import Row, SourceData, joined, kind_of, wrong_layout
-from vldistill.data.sources.captions import MOST_FAULTS, ImageFolders
-from vldistill.data.sources.json_array import iterate_array
-from vldistill.data.sources.source import Source, SourceOptions, ToyLayout
-from vldistill.data.wording import split_words
+from vldistill.data.sequences import split_words
+from vldistill.data.sources.captions import ImageFolders
+from vldistill.data.sources.rows import Row, gives_up, iterate_array, kind_of
+from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, joined, wrong_layout
 from vldistill.errors import LINE, Problems
 
 _FILE = "region_descriptions.json"
@@ -39,8 +38,7 @@ def read(root: Path, options: SourceOptions, problems: Problems, data: SourceDat
             regions.add_image(Row(item, where, problems))
         else:
             problems.add(f"a JSON object was expected, found {kind_of(item)}", where=where, hint="mend the entry", part=LINE)
-        if regions.faults >= MOST_FAULTS and not problems.every:
-            problems.add(f"has {MOST_FAULTS:,} faults; the rest was not read", where=f"{path}:1", hint="is it the right file?")
+        if gives_up(path, problems, regions.faults):
             break
     regions.finish()
 
@@ -133,5 +131,5 @@ VISUAL_GENOME = Source(
     layout="region_descriptions.json, VG_100K/, VG_100K_2/",
     read=read,
     task="caption",
-    toy=ToyLayout("captions:write_visual_genome", {"train": 200}),
+    toy=ToyLayout("layouts:write_visual_genome", {"train": 200}),
 )

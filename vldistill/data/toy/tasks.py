@@ -78,12 +78,11 @@ def ask(rng: np.random.Generator, scenes: int) -> Iterator[tuple[Scene, list[Que
         asked = np.concatenate([yes, no])
         for twin in (kinds, exchange[kinds]):
             scene = place(rng, twin)
-            questions = [_exist(KIND_FILTERS[kind], kind in twin) for kind in rng.permutation(asked)]
+            questions = [
+                Question(f"is there a {KIND_FILTERS[kind].singular}?", "yes" if kind in twin else "no", "is there a", "yes/no")
+                for kind in rng.permutation(asked)
+            ]
             yield scene, [*questions, *_counts(rng, scene), *_only(rng, scene)]
-
-
-def _exist(subject: Filter, answer: bool) -> Question:
-    return Question(f"is there a {subject.singular}?", "yes" if answer else "no", "is there a", "yes/no")
 
 
 def _counts(rng: np.random.Generator, scene: Scene) -> list[Question]:

@@ -17,12 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from vldistill.data.question_types import VCR_SHARES
+from vldistill.data.lowshot import VCR_SHARES
 from vldistill.data.records import CHOICES, Word
-from vldistill.data.toy.files import illustrated, write_json, write_jsonl
-from vldistill.data.toy.outlines import extent, outline
 from vldistill.data.toy.vcr_topics import TOPICS, Cast, Topic, Whom
-from vldistill.data.toy.world import COLOURS, PIXELS, SHAPES, Scene, generator, place
+from vldistill.data.toy.world import (
+    COLOURS,
+    PIXELS,
+    SHAPES,
+    Scene,
+    extent,
+    generator,
+    illustrated,
+    outline,
+    place,
+    write_json,
+    write_jsonl,
+    write_picture,
+)
 
 QUESTIONS = (2, 3)
 """The fewest and the most questions about a picture."""
@@ -130,13 +141,7 @@ def _inquire(rng: np.random.Generator, cast: Cast, number: int, subject: Whom, a
 
 
 def _choose(
-    rng: np.random.Generator,
-    cast: Cast,
-    topic: Topic,
-    subject: Whom,
-    says: Sequence[str],
-    openings: Sequence[str],
-    position: int,
+    rng: np.random.Generator, cast: Cast, topic: Topic, subject: Whom, says: Sequence[str], openings: Sequence[str], position: int
 ) -> Choices:
     """The right outcome at `position` and three others, each with an opening and a mention drawn by itself.
 
@@ -182,9 +187,6 @@ def _fill(template: str, tags: Mapping[str, Word]) -> list[Word]:
     return words
 
 
-# --- the layout -------------------------------------------------------------------------------------------------------
-
-
 def write(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
     """`<split>.jsonl` and `vcr1images/<movie>/` with a picture and its objects for each scene; the test split lacks whatever
     tells the right choices. Returns the questions by split."""
@@ -195,8 +197,7 @@ def write(folder: Path, seed: int, splits: Mapping[str, int]) -> dict[str, int]:
             movie = f"toy_{split}_{number // MOVIE:04d}"
             clip = f"{movie}/{movie}_{number % MOVIE:02d}"
             path = folder / "vcr1images" / f"{clip}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_picture(path, content)
             metadata = _metadata(scene)
             write_json(path.with_suffix(".json"), metadata)
             for question_number, inquiry in enumerate(asked):
@@ -251,16 +252,12 @@ def _rows(split: str, places: Sequence[dict[str, Any]], inquiries: Sequence[Inqu
             row[f"{part}_orig"] = _spell(choices.words[choices.label])
             # The wrong choices count as found in their order.
             row[f"{part}_match_iter"] = [0 if i == choices.label else i + (i < choices.label) for i in range(CHOICES)]
+            # Spread over those questions; the question's own where there is none.
             row[f"{part}_sources"] = [
-                index if i == choices.label else _source(sources[inquiry.topic, outcome], index)
+                index if i == choices.label else (found := sources[inquiry.topic, outcome] or [index])[index % len(found)]
                 for i, outcome in enumerate(choices.outcomes)
             ]
         yield row
-
-
-def _source(indices: Sequence[int], index: int) -> int:
-    """One of the indices, spread over the questions; the question's own where there is none."""
-    return indices[index % len(indices)] if indices else index
 
 
 def _spell(words: Sequence[Word]) -> str:

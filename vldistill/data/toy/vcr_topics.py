@@ -1,4 +1,4 @@
-"""What the toy VCR asks: a table of topics, each with a fact that the picture decides and words for every outcome of it.
+"""What the toy VCR asks: topics (`vcr_topics.yaml`), each with a fact that the picture decides and words for every outcome of it.
 
 Circles are people, squares books and triangles kites, under the names of VCR's classes. A large circle is "he", a small one
 "she". Objects are numbered people first, then the things, both in reading order, so that a tag can be resolved without boxes.
@@ -16,7 +16,7 @@ from itertools import combinations
 
 import numpy as np
 
-from vldistill.data.toy.world import CELLS, COLOURS, EMPTY, GRID, SHAPES, Scene
+from vldistill.data.toy.world import CELLS, COLOURS, EMPTY, GRID, SHAPES, Scene, read_words
 
 NAMES = {"square": "book", "circle": "person", "triangle": "kite"}
 """VCR's class of each shape."""
@@ -156,7 +156,7 @@ def _bond(cast: Cast, subject: Whom) -> int:
 
 @dataclass(frozen=True)
 class Topic:
-    """One row of the table.
+    """One entry of the table.
 
     type: VCR's type of the questions. weight: the topic's share among those of its type. subjects: whom it can be asked
     about. fact: the outcome that holds of a subject, None where the question makes no sense of it. questions: wordings.
@@ -171,225 +171,31 @@ class Topic:
     weight: int
     subjects: Callable[[Cast], Iterator[Whom]]
     fact: Callable[[Cast, Whom], int | None]
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    rationales: tuple[str, ...]
+    questions: list[str]
+    answers: list[str]
+    rationales: list[str]
 
 
-_MOODS = ("angry", "calm", "sad", "happy")  # of red, green, blue and yellow people
-_ROWS = ("at the top", "at half height", "at the bottom")
-_COLUMNS = ("on the left", "in the center", "on the right")
-_ORDINALS = ("one", "two", "three")
+_SUBJECTS = {
+    "one": _one,
+    "pair": _pair,
+    "group": _group,
+    "one_and_thing": _one_and_thing,
+    "one_and_any": _one_and_any,
+    "pair_and_any": _pair_and_any,
+}
+_FACTS = {
+    "colour": _colour,
+    "tint": _tint,
+    "place": _place,
+    "row": _row,
+    "beside": _beside,
+    "below": _below,
+    "above": _above,
+    "bond": _bond,
+}
 
-_IS_COLOUR = tuple(f"{{m}} is {colour} ." for colour in COLOURS)
-_ARE_COLOUR = tuple(f"{{m}} are {colour} ." for colour in COLOURS)
-_WOULD_BE_COLOUR = tuple(f"{{m}} would be {colour} like {{o}} ." for colour in COLOURS)
-_SEES_COLOUR = tuple(f"{{m}} can see that {{o}} is {colour} ." for colour in COLOURS)
 
-
-def _has(where: str) -> tuple[str, ...]:
-    """What somebody has in a neighbouring cell, in the order of SHAPES, nothing last."""
-    return tuple(f"{{m}} has {thing} {where} ." for thing in ("a book", "a person", "a kite", "no object"))
-
-
-_PAIR_BOND = (
-    "{m} have the same color and stand side by side .",
-    "{m} have the same color but stand far apart .",
-    "{m} have different colors but stand side by side .",
-    "{m} have different colors and stand far apart .",
-)
-_THING_BOND = (
-    "{m} has the color of {o} and stands beside it .",
-    "{m} has the color of {o} but stands apart .",
-    "{m} lacks the color of {o} but stands beside it .",
-    "{m} lacks the color of {o} and stands apart .",
-)
-
-TOPICS = (
-    Topic(
-        "explanation",
-        50,
-        _one,
-        _colour,
-        ("Why is {p} here ?", "Why has {p} come here ?", "How come {p} is here ?"),
-        (
-            "{m} wants to put out a fire .",
-            "{m} wants to rest under a tree .",
-            "{m} wants to swim in the sea .",
-            "{m} wants to lie in the sun .",
-        ),
-        _IS_COLOUR,
-    ),
-    Topic(
-        "explanation",
-        20,
-        _one_and_any,
-        _tint,
-        ("Why is {p} pointing at {o} ?", "Why is {p} looking at {o} ?"),
-        ("{m} wants to warm up .", "{m} wants to calm down .", "{m} wants to cool off .", "{m} wants to wake up ."),
-        _SEES_COLOUR,
-    ),
-    Topic(
-        "explanation",
-        20,
-        _pair,
-        _bond,
-        ("Why are {g} here ?", "Why are {g} in the same picture ?"),
-        ("{m} live together .", "{m} lost each other .", "{m} work together .", "{m} came by chance ."),
-        _PAIR_BOND,
-    ),
-    Topic(
-        "explanation",
-        10,
-        _one_and_thing,
-        _bond,
-        ("Why are {po} in the same picture ?", "How come {po} are both here ?"),
-        ("{m} carries {o} everywhere .", "{m} has lost {o} .", "{m} has just found {o} .", "{m} never noticed {o} ."),
-        _THING_BOND,
-    ),
-    Topic(
-        "activity",
-        50,
-        _one,
-        _colour,
-        ("What is {p} doing ?", "What is {p} doing right now ?", "What is {p} busy with ?"),
-        ("{m} is cooking a meal .", "{m} is cutting the grass .", "{m} is washing the dishes .", "{m} is baking a cake ."),
-        _IS_COLOUR,
-    ),
-    Topic(
-        "activity",
-        25,
-        _one,
-        _beside,
-        ("What is {p} looking at ?",),
-        (
-            "{m} is looking at a book .",
-            "{m} is looking at a person .",
-            "{m} is looking at a kite .",
-            "{m} is looking at no object .",
-        ),
-        _has("on the right"),
-    ),
-    Topic(
-        "activity",
-        25,
-        _pair,
-        _bond,
-        ("What are {g} doing ?", "What are {g} doing right now ?"),
-        (
-            "{m} are dancing together .",
-            "{m} are waving at each other .",
-            "{m} are working together .",
-            "{m} are waiting in silence .",
-        ),
-        _PAIR_BOND,
-    ),
-    Topic(
-        "temporal",
-        35,
-        _one,
-        _below,
-        ("What will {p} do next ?", "What will {p} do later ?", "What will {p} do after this ?"),
-        ("{m} will open a book .", "{m} will meet a person .", "{m} will fly a kite .", "{m} will take a nap ."),
-        _has("underneath"),
-    ),
-    Topic(
-        "temporal",
-        35,
-        _one,
-        _above,
-        ("What did {p} do before this ?", "What did {p} do earlier ?"),
-        ("{m} read a book .", "{m} met a person .", "{m} flew a kite .", "{m} took a nap ."),
-        _has("overhead"),
-    ),
-    Topic(
-        "temporal",
-        30,
-        _pair,
-        _bond,
-        ("What will {g} do next ?", "What will {g} do after this ?"),
-        ("{m} will go home together .", "{m} will find each other .", "{m} will say goodbye .", "{m} will never meet again ."),
-        _PAIR_BOND,
-    ),
-    Topic(
-        "mental",
-        70,
-        _one,
-        _colour,
-        ("What is {p} feeling ?", "How is {p} feeling ?"),
-        tuple(f"{{m}} is {mood} ." for mood in _MOODS),
-        _IS_COLOUR,
-    ),
-    Topic(
-        "mental",
-        30,
-        _group,
-        _colour,
-        ("What are {g} feeling ?", "How are {g} feeling ?"),
-        tuple(f"{{m}} are {mood} ." for mood in _MOODS),
-        _ARE_COLOUR,
-    ),
-    Topic(
-        "role",
-        40,
-        _one,
-        _colour,
-        ("What is the occupation of {p} ?", "What is {p} 's occupation ?"),
-        ("{m} is a firefighter .", "{m} is a gardener .", "{m} is a sailor .", "{m} is a baker ."),
-        _IS_COLOUR,
-    ),
-    Topic(
-        "role",
-        30,
-        _pair,
-        _bond,
-        ("What is the relation between {g} ?", "Are {g} married or strangers ?"),
-        ("{m} are married .", "{m} are cousins .", "{m} are colleagues .", "{m} are strangers ."),
-        _PAIR_BOND,
-    ),
-    Topic(
-        "role",
-        30,
-        _pair,
-        _bond,
-        ("What is the relation between {p} and {q} ?",),
-        ("{m} are married .", "{m} are cousins .", "{m} are colleagues .", "{m} are strangers ."),
-        _PAIR_BOND,
-    ),
-    Topic(
-        "scene",
-        70,
-        _one,
-        _place,
-        ("Where is {p} ?", "Where is {p} standing ?"),
-        tuple(f"{{m}} is {row} {column} ." for row in _ROWS for column in _COLUMNS),
-        tuple(f"{{m}} is in row {row} and column {column} ." for row in _ORDINALS for column in _ORDINALS),
-    ),
-    Topic(
-        "scene",
-        30,
-        _group,
-        _row,
-        ("Where are {g} ?", "Where are {g} standing ?"),
-        tuple(f"{{m}} are {row} ." for row in (*_ROWS, "at different heights")),
-        ("{m} share row one .", "{m} share row two .", "{m} share row three .", "{m} share no row ."),
-    ),
-    Topic(
-        "hypothetical",
-        75,
-        _one_and_any,
-        _tint,
-        ("If {p} had the color of {o} , how would {p} feel ?", "How would {p} feel if {he} had the color of {o} ?"),
-        tuple(f"{{m}} would be {mood} ." for mood in _MOODS),
-        _WOULD_BE_COLOUR,
-    ),
-    Topic(
-        "hypothetical",
-        25,
-        _pair_and_any,
-        _tint,
-        ("How would {g} feel if they had the color of {o} ?",),
-        tuple(f"{{m}} would be {mood} ." for mood in _MOODS),
-        _WOULD_BE_COLOUR,
-    ),
+TOPICS = tuple(
+    Topic(**{**row, "subjects": _SUBJECTS[row["subjects"]], "fact": _FACTS[row["fact"]]}) for row in read_words("vcr_topics.yaml")
 )

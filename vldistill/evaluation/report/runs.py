@@ -118,19 +118,15 @@ def _read(folder: Path) -> RunRecord:
     recipe, variant, seed = _named(folder)
     manifest = _json(folder / MANIFEST)
     if manifest is None:
-        return RunRecord(
-            folder, recipe, variant, seed, "", UNREADABLE, problem=_unreadable(folder, MANIFEST), curve=_curve(folder)
-        )
-    if not is_intact(manifest):
-        return RunRecord(
-            folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json was edited", curve=_curve(folder)
-        )
-    try:
-        return _of_manifest(folder, manifest)
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return RunRecord(
-            folder, recipe, variant, seed, "", UNREADABLE, problem="its manifest.json is not one of a run", curve=_curve(folder)
-        )
+        problem = _unreadable(folder, MANIFEST)
+    elif not is_intact(manifest):
+        problem = "its manifest.json was edited"
+    else:
+        try:
+            return _of_manifest(folder, manifest)
+        except (TypeError, ValueError, KeyError, AttributeError):
+            problem = "its manifest.json is not one of a run"
+    return RunRecord(folder, recipe, variant, seed, "", UNREADABLE, problem=problem, curve=_curve(folder))
 
 
 def _of_manifest(folder: Path, manifest: dict[str, Any]) -> RunRecord:

@@ -12,13 +12,12 @@ from zlib import crc32
 from PIL import Image
 
 from vldistill.artifacts import find_run
-from vldistill.data.answers import majority_answer
 from vldistill.data.artifact import DataArtifact, open_data
 from vldistill.data.records import Record
-from vldistill.data.sequences import readable, sequences
 from vldistill.errors import InputError
 from vldistill.evaluation.report.grid import Group
 from vldistill.evaluation.report.runs import RunRecord
+from vldistill.evaluation.results import question_of, right_answer, shown_answer
 from vldistill.models.base.weights import digest_of_weights
 from vldistill.places import read_regular
 
@@ -172,28 +171,11 @@ def choose(predictions: dict[str, Rows], count: int) -> list[str]:
 def _card(record: Record, rows_of: dict[str, Rows], data: DataArtifact) -> SampleCard:
     images = tuple(_thumbnail(data.images.turned(upright=True).open(path)) for path in record.images)
     given = tuple(
-        Given(name, _answer(record, str(row["prediction"])), float(row.get("confidence", 0)), row.get("score"))
+        Given(name, shown_answer(row, record), float(row.get("confidence", 0)), row.get("score"))
         for name, rows in rows_of.items()
         if (row := rows.get(record.id)) is not None
     )
-    first = sequences(record)[0]
-    text = " / ".join(readable(part, record.objects) for part in (first if record.choices is None else first[:-1]))
-    return SampleCard(record.id, images, text, _truth(record, data.labels), given)
-
-
-def _answer(record: Record, prediction: str) -> str:
-    """What a choice's place stands for."""
-    if record.choices is None or not prediction.isdigit():
-        return prediction
-    return readable(record.choices[int(prediction)], record.objects)
-
-
-def _truth(record: Record, labels: list[str]) -> str:
-    if record.answers is not None:
-        return majority_answer(record.answers)
-    if record.label is None:
-        return ", ".join(labels[tag] for tag in record.tags or ())
-    return _answer(record, str(record.label)) if record.choices is not None else labels[record.label]
+    return SampleCard(record.id, images, " / ".join(question_of(record)), right_answer(record, data.labels) or "", given)
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:

@@ -12,8 +12,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from vldistill.data.batch import Batch, TextBatch, VisualBatch
-from vldistill.data.pretext import ITM, MLM, Pretext
+from vldistill.data.batch import ITM, MLM, Batch, Pretext, TextBatch, VisualBatch
 from vldistill.data.text import WordTokenizer
 from vldistill.models.base.checkpoint import Config, ModelSpec
 from vldistill.models.base.fusion import by_record

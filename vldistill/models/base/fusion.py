@@ -10,8 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.batch import Batch, TextBatch, VisualBatch
-from vldistill.data.pretext import ITM, MLM, Pretext
+from vldistill.data.batch import ITM, MLM, Batch, Pretext, TextBatch, VisualBatch
 from vldistill.models.base.checkpoint import Config, ModelSpec
 from vldistill.models.base.heads import Pretrained, classifier
 from vldistill.models.base.outputs import NOTHING, Capture, Output, PairStates

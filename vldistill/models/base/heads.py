@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from vldistill.data.pretext import IGNORED, ITM, MLM, RANK, Pretext
+from vldistill.data.batch import IGNORED, ITM, MLM, RANK, Pretext
 
 
 def classifier(inputs: int, hidden: int, classes: int, *, width: int) -> nn.Sequential:

@@ -2,7 +2,7 @@
 features of CLIP's image network, which is trained along. ADVL compares its students with it.
 
 Published, in the authors' code: BERT-base, uncased, over [CLS] text [SEP], all of segment 0, and all cells of the map before
-the attention pooling of CLIP's RN50 or RN50x4, 12 x 20 of a canvas (see `data.letterbox`). A cell is its feature plus a learned
+the attention pooling of CLIP's RN50 or RN50x4, 12 x 20 of a canvas (see `data.visual`). A cell is its feature plus a learned
 vector for its row and one for its column (25 each), then Linear, norm, dropout; it has no segment and is never masked. The head
 reads the first token through BERT's pooler without the tanh: Linear to twice the width, GELU, norm, Linear. VQA is trained by
 binary cross-entropy, SNLI-VE by cross-entropy, the batch norms by the statistics of the batch. Parameter names are those of the

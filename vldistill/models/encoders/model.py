@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vldistill.data.batch import Batch, ImageBatch
-from vldistill.data.pretext import Pretext
+from vldistill.data.batch import Batch, ImageBatch, Pretext
 from vldistill.data.transforms import MEAN, STD
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelConfig

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vldistill.data.batch import Batch, PixelBatch, RegionBatch, TextBatch
-from vldistill.data.regions.classes import BACKGROUND, CLASSES, UNKNOWN
 from vldistill.data.regions.network import ImageNetwork, make_stages, norms, region_features
+from vldistill.data.regions.objects import BACKGROUND, CLASSES, UNKNOWN
 from vldistill.models.base.bert import BertEncoder, BertPooler, BertStates, RegionBertConfig, encode
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.family import HEAD, below

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from vldistill.artifacts import fingerprint
 from vldistill.data.artifact import DataArtifact, open_data
-from vldistill.data.loading import RecordDataset
+from vldistill.data.datasets import RecordDataset
 from vldistill.data.records import Record
 from vldistill.data.variants import statements_of
 from vldistill.errors import InputError, needed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.pretext import MLM, PRETRAINING
+from vldistill.data.batch import MLM, PRETRAINING
 from vldistill.errors import InputError
 from vldistill.models.base.heads import HEADS
 from vldistill.objectives.pretraining import Pretraining

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from vldistill.data.artifact import DataArtifact
-from vldistill.data.false_texts import FalseTexts
-from vldistill.data.pretext import CMC, PRETRAINING, RANK
+from vldistill.data.batch import CMC, PRETRAINING, RANK
+from vldistill.data.datasets import FalseTexts
 from vldistill.errors import InputError
 from vldistill.metrics.retrieval import recalls
 from vldistill.objectives.retrieval import DualRetrieval, TextRanking
