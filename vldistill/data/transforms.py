@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageOps
 
+from vldistill.data.randaugment import randaugment
+
 DISTORTED = 1.25
 """A change of the ratio of width to height by more than this is told."""
 FEWEST_PATCHES = 2
@@ -22,7 +24,7 @@ LEAST_SHARE = 0.5
 """Of an image's pixels; a square cut out of a long image shows less."""
 MEAN = STD = 0.5
 LONG_SIDE_RATIO = 1333 / 800
-AUGMENTATIONS = ("none", "randaugment", "jitter")
+AUGMENTATIONS = ("none", "randaugment", "torchvision", "jitter")
 # Drawing fresh normals for every pixel costs more than a small model's step; a slice of one fixed pool does not.
 _POOL_SIZE = 1 << 20
 _POOL: list[np.ndarray] = []
@@ -107,9 +109,9 @@ def vilt_size(width: int, height: int, size: int, patch: int) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """size: shorter side in pixels. patch: patch side in pixels. augment: "none", "randaugment" (2 operations of
-    magnitude 9, without colour inversion and cutout, as both ViLT and DiDE) or "jitter" (a shift of at most `shift`
-    pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range). square: instead of ViLT's
+    """size: shorter side in pixels. patch: patch side in pixels. augment: "none", "randaugment" (see
+    `data.randaugment`), "torchvision" (its RandAugment, 2 operations of magnitude 9, on grey) or "jitter" (a shift of at most
+    `shift` pixels and Gaussian noise of standard deviation `noise` in units of the 0-1 pixel range). square: instead of ViLT's
     resizing the square in the middle of the image, of side `size`: "fit" resizes what was cut out, "crop" cuts out of what was
     resized, as CLIP does. crop_ratio: with "crop", the square's side as a share of the shorter side before the cut (CLIP 1,
     DeCLIP 224 / 256)."""
@@ -148,10 +150,17 @@ class ImageTransform:
         """(width, height) of the most pixels that `resize` makes of any image."""
         return (self.size, self.size) if self.square else vilt_size(longest_side(self.size), self.size, self.size, self.patch)
 
+    @property
+    def augments_whole(self) -> bool:
+        """Whether `before_resize` changes anything."""
+        return self.augment in ("randaugment", "torchvision")
+
     def before_resize(self, image: Image.Image, key: tuple[int, ...]) -> Image.Image:
         """RandAugment, drawn from `key` = (seed, epoch, sample); the image itself under any other augmentation."""
-        if self.augment != "randaugment":
+        if not self.augments_whole:
             return image
+        if self.augment == "randaugment":
+            return randaugment(image, hash_key(key))
         import torch
         from torchvision.transforms import RandAugment
 

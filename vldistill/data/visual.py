@@ -80,7 +80,7 @@ class PatchInput:
 
     def _patches(self, path: str, draw: Draw) -> tuple[np.ndarray, Grid]:
         side = self.transform.patch
-        if draw is not None and self.transform.augment == "randaugment":
+        if draw is not None and self.transform.augments_whole:
             return _cut(self.transform.resize(self.transform.before_resize(self._images.open(path), draw)), side)
         kept = self._kept.get(path)
         if kept is None:

@@ -52,8 +52,9 @@ class Image(Section):
     """Shorter side in pixels; of a METER's images each side."""
     long_side: Side = 640
     """Longer side of a canvas, in pixels, for students that see images on one; for others it follows from the image."""
-    augment: Literal["none", "randaugment", "jitter", "flip"] = "none"
-    """RandAugment as ViLT's authors have it; jitter: shifts and noise; flip: for a student with an image network of its own."""
+    augment: Literal["none", "randaugment", "torchvision", "jitter", "flip"] = "none"
+    """randaugment: as the authors of ViLT, METER and DiDE have it; torchvision: its RandAugment, which changes images less;
+    jitter: shifts and noise; flip: for a student with an image network of its own."""
     shift: Annotated[int, Field(ge=0, le=2**14)] = 1
     """jitter: largest shift, in pixels."""
     noise: NonNegative = 0.08
