@@ -223,6 +223,17 @@ def test_a_field_of_another_type_names_itself(tmp_path):
         check_fields({"width": True}, tmp_path, width=int)
 
 
+@pytest.mark.parametrize("name", ["options", "parents", "references", "files", "sizes", "variants"])
+def test_a_table_of_a_manifest_that_is_none_names_itself(tmp_path, name):
+    """Such a manifest has been edited, and its checksum made right."""
+    for value in (0.5, "x", [1]):
+        write_manifest(tmp_path, {"schema": 1, "stage": "prepare", "complete": True, name: value})
+        with pytest.raises(InputError, match=f"`{name}` is "):
+            read_manifest(tmp_path, "prepare", make_it=COMMAND)
+    write_manifest(tmp_path, {"schema": 1, "stage": "prepare", "complete": True, name: None})
+    assert read_manifest(tmp_path, "prepare", make_it=COMMAND)[name] is None
+
+
 def test_files_that_were_edited(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a").write_text("1")

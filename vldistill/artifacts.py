@@ -294,9 +294,7 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError("is not a manifest", where=str(path), hint=f"make the artifact again with: {make_it}") from None
     if not is_intact(manifest) or (CHECKSUM not in manifest and not unsealed):
-        raise InputError(
-            "was edited: it is not what its checksum says", where=str(path), hint=f"make the artifact again with: {make_it}"
-        )
+        raise InputError("was edited: it is not what its checksum says", where=str(path), hint=f"make it again with: {make_it}")
     manifest.pop(CHECKSUM, None)
     if actual not in stage.split("|"):
         raise InputError(
@@ -308,6 +306,8 @@ def read_manifest(folder: Path, stage: str, *, make_it: str, partial: bool = Fal
             where=str(path),
             hint=f"make the artifact again with: {make_it}",
         )
+    tables = manifest.keys() & {"options", "parents", "references", "files", "sizes", "variants"}
+    check_fields(manifest, folder, **dict.fromkeys(tables, (dict, type(None))))
     if not partial and not manifest.get("complete"):
         raise InputError(
             "is not complete: the command that made it was interrupted or failed",

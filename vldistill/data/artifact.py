@@ -221,7 +221,10 @@ def _command_from(raw: str, folder: Path, manifest: dict[str, Any]) -> str:
 
 def _open_images(folder: Path, manifest: dict[str, Any]) -> Images:
     """Its shards, where it has them: the raw folder is then needed no more."""
-    most = manifest.get("options", {}).get("max_pixels") or MAX_PIXELS
+    options = manifest.get("options") or {}
+    if (most := options.get("max_pixels")) is not None:
+        check_fields(options, folder, max_pixels=int)
+    most = most or MAX_PIXELS
     if "shards" in manifest:
         check_fields(manifest, folder, shards=dict)
         for part in manifest["shards"].values():

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from vldistill import artifacts
-from vldistill.errors import InputError, writing
+from vldistill.errors import InputError, first_line, writing
 from vldistill.store.staging import damaged
 from vldistill.store.uses import Use
 
@@ -278,7 +278,8 @@ def load_manifest(folder: Path, use: Use, *, partial: bool = False) -> Manifest:
         shards = value.pop("shards")
         entries = {name: ShardEntry(**shards[name]) for name in sorted(shards, key=shard_number)}
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-        raise damaged(path, f"describes no rows that could be read: {error}", again) from None
+        fault = error.message if isinstance(error, InputError) else first_line(error)
+        raise damaged(path, f"describes no rows that could be read: {fault}", again) from None
     if use.shared:
         _check_fields(folder, value, again)
     return Manifest(folder, use, columns, value, entries)
