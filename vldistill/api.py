@@ -12,7 +12,7 @@ from torch import Tensor
 from vldistill.data.images import named_images
 from vldistill.data.loading import pad_text
 from vldistill.data.records import CHOICES, Record
-from vldistill.data.sequences import split_words
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.opened import open_model
 from vldistill.evaluation.predict import one_pair, ranked_answers

@@ -24,7 +24,7 @@ from vldistill.data.lowshot import (
     vqa_question_group,
 )
 from vldistill.data.records import Record, Word
-from vldistill.data.sequences import split_words
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 
 LABELS = ["contradiction", "entailment", "neutral"]

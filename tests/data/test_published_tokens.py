@@ -16,7 +16,6 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoTokenizer, BertTokenizerFast, RobertaTokenizer
 
 from vldistill.data.records import Record
-from vldistill.data.sequences import Phrase, reworded, split_words
 from vldistill.data.sequences import sentences as read_by_teachers
 from vldistill.data.text import (
     KINDS,
@@ -28,6 +27,7 @@ from vldistill.data.text import (
     read_vocabulary,
     train_tokenizer,
 )
+from vldistill.data.wording import Phrase, reworded, split_words
 from vldistill.models.base.family import family_of
 from vldistill.models.families import FAMILIES
 from vldistill.teachers.cache import text_key

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vldistill.data.records import Word
-from vldistill.data.sequences import split_words
 from vldistill.data.shift import SNLI_VE_RULES, VQA_RULES, shift_plural, shift_singular, shift_words
+from vldistill.data.wording import split_words
 
 EXAMPLES = json.loads(Path(__file__).with_name("vcr_shift_examples.json").read_text(encoding="utf-8"))["examples"]
 RULES = {"singular": shift_singular, "plural": shift_plural}

@@ -7,8 +7,9 @@ import torch
 from official_meter_layout import write_vocabulary
 from transformers import AutoTokenizer, BertTokenizerFast, RobertaTokenizer
 
-from vldistill.data.sequences import join_parts, render_tag, split_words
+from vldistill.data.sequences import join_parts, render_tag
 from vldistill.data.text import load_tokenizer, read_byte_pairs, train_tokenizer
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 
 TEXTS = [

@@ -13,7 +13,6 @@ from vldistill.data.artifact import open_data
 from vldistill.data.lowshot import vqa_question_group
 from vldistill.data.prepare import prepare
 from vldistill.data.prepare_toy import prepare_toy
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.jsonl import Jsonl
 from vldistill.data.toy.diverse import (
     COLOURS,
@@ -32,6 +31,7 @@ from vldistill.data.toy.diverse import (
 )
 from vldistill.data.toy.layouts import write_toy
 from vldistill.data.variants import Variants
+from vldistill.data.wording import split_words
 
 CONCEPT = {word: concept for concept, words in SYNONYMS.items() for word in words}
 

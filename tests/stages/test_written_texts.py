@@ -10,7 +10,8 @@ from PIL import Image
 
 from vldistill.artifacts import file_digest, read_manifest, write_manifest
 from vldistill.data.records import read_records
-from vldistill.data.sequences import Phrase, sequences
+from vldistill.data.sequences import sequences
+from vldistill.data.wording import Phrase
 
 TEXTS = [
     "क्या वर्ग लाल है",

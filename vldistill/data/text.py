@@ -26,7 +26,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from vldistill.artifacts import write_json, write_text
 from vldistill.data.records import Word, read_json, read_text
-from vldistill.data.sequences import Phrase, owner
+from vldistill.data.wording import Phrase, owner
 from vldistill.errors import InputError, read_through
 
 START, END, MASK = "<|startoftext|>", "<|endoftext|>", "<|mask|>"

@@ -17,9 +17,9 @@ from vldistill.artifacts import file_digest
 from vldistill.data.answers import majority_answer
 from vldistill.data.lowshot import LOWSHOT_RULES, draw
 from vldistill.data.records import Record
-from vldistill.data.sequences import Phrase, reworded
 from vldistill.data.shift import SNLI_VE_RULES, VQA_RULES, WordRules, shift_plural, shift_singular, shift_words
 from vldistill.data.statements import vcr_statement, vqa_statement
+from vldistill.data.wording import Phrase, reworded
 from vldistill.errors import InputError
 
 SEEDS = (0, 1, 2, 3)

@@ -19,9 +19,9 @@ from vldistill.data.images import ImageFolder
 from vldistill.data.loading import pad_text
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
-from vldistill.data.sequences import split_words
 from vldistill.data.text import WordTokenizer
 from vldistill.data.visual import Draw
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError
 from vldistill.evaluation.image_index import ImageIndex, model_fields
 from vldistill.evaluation.page import render

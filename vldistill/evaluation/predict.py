@@ -12,9 +12,9 @@ from vldistill.data.inputs import LeftOut, judge, may_be_left_out
 from vldistill.data.loading import make_loader
 from vldistill.data.records import TASKS, Record
 from vldistill.data.samplers import CleanBatches
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.jsonl import read_images
 from vldistill.data.sources.rows import SeenIds, read_rows
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 from vldistill.evaluation.opened import Opened
 from vldistill.models.base.inputs import plain_dataset

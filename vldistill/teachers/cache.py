@@ -23,7 +23,8 @@ from torch import Tensor
 from vldistill.data.artifact import ImageDigests
 from vldistill.data.images import Images
 from vldistill.data.records import Record
-from vldistill.data.sequences import Phrase, Sentence, sentences
+from vldistill.data.sequences import Sentence, sentences
+from vldistill.data.wording import Phrase
 from vldistill.errors import InputError, VldistillError
 from vldistill.store.inspection import nearest
 from vldistill.store.layout import Column, Fields, has_begun, store_folder
@@ -33,7 +34,7 @@ from vldistill.store.writer import Pending, StoreWriter
 from vldistill.teachers.words import Relevance, keyword_scores, selected_vectors, words_of
 
 if TYPE_CHECKING:
-    from vldistill.teachers.unimodal import TextTeacher, VisionTeacher
+    from vldistill.teachers.clip import TextTeacher, VisionTeacher
 
 
 _APART = (

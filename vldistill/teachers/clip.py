@@ -22,7 +22,15 @@ from vldistill.errors import InputError
 from vldistill.models.base import slip
 from vldistill.models.base.clip import load_open_clip, published
 from vldistill.models.base.weights import RANDOM, fetched, fixed_random
-from vldistill.teachers.encoders import TextFeatures, folder_title, frozen, mean_by_word, weights_digest
+from vldistill.teachers.encoders import (
+    TextFeatures,
+    TimmVision,
+    TransformersText,
+    folder_title,
+    frozen,
+    mean_by_word,
+    weights_digest,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -175,3 +183,8 @@ class ClipText(ClipTower):
         return TextFeatures(
             whole, [mean_by_word(states[row, : len(place)], place, len(words[row])) for row, (_, place) in enumerate(coded)]
         )
+
+
+VisionTeacher = TimmVision | ClipVision
+TextTeacher = TransformersText | ClipText
+"""Teachers of one modality: a library's encoder, or a tower of CLIP or SLIP."""

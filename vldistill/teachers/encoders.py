@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vldistill.artifacts import MANIFEST, file_digest, fingerprint, known_digest
-from vldistill.data.sequences import Phrase, Sentence, owner
+from vldistill.data.sequences import Sentence
+from vldistill.data.wording import Phrase, owner
 from vldistill.errors import InputError
 from vldistill.finite import check_weights
 from vldistill.models.base.weights import FILES, RANDOM, digest_of_weights, fetched, fixed_random, weights_file

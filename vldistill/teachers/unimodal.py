@@ -25,13 +25,11 @@ from vldistill.models.base.checkpoint import resolve_model
 from vldistill.models.base.outputs import Capture, TeacherOutput
 from vldistill.recipe.schema import teachers as sections
 from vldistill.teachers.cache import FeatureCache, pair_key, text_key
-from vldistill.teachers.clip import Clip, ClipText, ClipVision
+from vldistill.teachers.clip import Clip, ClipText, ClipVision, TextTeacher, VisionTeacher
 from vldistill.teachers.encoders import TextFeatures, TimmVision, TransformersText
 from vldistill.teachers.fusion import FusionTeacher
 from vldistill.teachers.words import Relevance, keyword_scores, selected_vectors, words_of
 
-VisionTeacher = TimmVision | ClipVision
-TextTeacher = TransformersText | ClipText
 Pair = tuple[str, Sentence]
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from vldistill.artifacts import fingerprint
-from vldistill.data.sequences import Phrase, Sentence
+from vldistill.data.sequences import Sentence
+from vldistill.data.wording import Phrase
 from vldistill.teachers.clip import Clip
 from vldistill.teachers.encoders import mean_by_word
 

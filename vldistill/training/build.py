@@ -8,8 +8,9 @@ from pathlib import Path
 from vldistill.data.artifact import DataArtifact, open_data, stage_images
 from vldistill.data.datasets import MixedDataset, RecordDataset
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.sequences import sentences, text_of
+from vldistill.data.sequences import sentences
 from vldistill.data.text import WordTokenizer, train_tokenizer
+from vldistill.data.wording import text_of
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import MOST_REGIONS, ModelSpec
 from vldistill.models.base.family import StudentRequest, family_of

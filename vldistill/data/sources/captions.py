@@ -16,9 +16,9 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
 from vldistill.data.records import Record, read_json
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import Row, add_file_fault, gives_up, iterate_array, kind_of, quoted
 from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import LINE, InputError, Problems
 
 _LONGEST_LINE = 1 << 20

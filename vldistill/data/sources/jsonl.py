@@ -18,9 +18,9 @@ from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary, majority_answer
 from vldistill.data.records import TASKS, Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import Row, SeenIds, kind_of, nearest, quoted, read_rows
 from vldistill.data.sources.table import SPLITS, Answers, Flag, Source, SourceData, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 # The accuracy leaves one annotator out: a single answer has to stand for ten who agree, or none could be right.

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import Row, SeenIds, kind_of, quoted, read_document
 from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, first_holding, joined, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 _SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}

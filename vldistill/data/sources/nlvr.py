@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 from vldistill.data.records import Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import SeenIds, listed, quoted, read_rows
 from vldistill.data.sources.table import Flag, Source, SourceData, SourceOptions, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 LABELS = ["false", "true"]

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import SeenIds, quoted, read_rows
 from vldistill.data.sources.table import (
     Source,
@@ -21,6 +20,7 @@ from vldistill.data.sources.table import (
     joined,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 LABELS = ["False", "True"]

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import SeenIds, quoted, read_rows
 from vldistill.data.sources.table import (
     Source,
@@ -19,6 +18,7 @@ from vldistill.data.sources.table import (
     joined,
     wrong_layout,
 )
+from vldistill.data.wording import split_words
 from vldistill.errors import Problems
 
 LABELS = ["contradiction", "entailment", "neutral"]

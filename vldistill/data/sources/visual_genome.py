@@ -10,10 +10,10 @@ import math
 from pathlib import Path
 
 from vldistill.data.records import Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.captions import ImageFolders
 from vldistill.data.sources.rows import Row, gives_up, iterate_array, kind_of
 from vldistill.data.sources.table import Source, SourceData, SourceOptions, ToyLayout, joined, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import LINE, Problems
 
 _FILE = "region_descriptions.json"

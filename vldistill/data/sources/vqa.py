@@ -15,9 +15,9 @@ from typing import Annotated
 
 from vldistill.data.answers import AnswerVocabulary
 from vldistill.data.records import Record
-from vldistill.data.sequences import split_words
 from vldistill.data.sources.rows import Row, SeenIds, nearest, read_document
 from vldistill.data.sources.table import Answers, Flag, Source, SourceData, ToyLayout, wrong_layout
+from vldistill.data.wording import split_words
 from vldistill.errors import InputError, Problems
 
 ANNOTATORS = 10

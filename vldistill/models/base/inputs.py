@@ -11,10 +11,11 @@ from vldistill.data.images import Images
 from vldistill.data.records import Record
 from vldistill.data.regions.objects import ObjectIndex
 from vldistill.data.regions.store import RegionStore
-from vldistill.data.sequences import EncodedText, Phrase, TextLayout, shorten
+from vldistill.data.sequences import EncodedText, TextLayout, shorten
 from vldistill.data.text import WordTokenizer
 from vldistill.data.transforms import ImageTransform
 from vldistill.data.visual import LetterboxInput, NoImages, PatchInput, PixelInput, RegionInput, VisualInput
+from vldistill.data.wording import Phrase
 from vldistill.errors import InputError
 from vldistill.models.base.checkpoint import ModelSpec
 from vldistill.models.base.family import family_of

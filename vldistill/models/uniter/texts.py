@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vldistill.data.records import Record, Word
-from vldistill.data.sequences import EncodedText, Parts, Phrase, sequences
+from vldistill.data.sequences import EncodedText, Parts, sequences
 from vldistill.data.text import WordTokenizer
+from vldistill.data.wording import Phrase
 from vldistill.models.base.inputs import PERSON, Unit, assemble, tokenize, written
 
 PERSONS = 81

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterable
 
 from vldistill.data.records import Record, Word
-from vldistill.data.sequences import EncodedText, Phrase, sequences
+from vldistill.data.sequences import EncodedText, sequences
 from vldistill.data.text import WordTokenizer
+from vldistill.data.wording import Phrase
 from vldistill.models.base.inputs import PERSON, Unit, assemble, tokenize, written
 
 NAMES = ("Casey", "Riley", "Jessie", "Jackie", "Avery", "Jaime", "Peyton", "Kerry", "Jody", "Kendall", "Frankie", "Pat", "Quinn")

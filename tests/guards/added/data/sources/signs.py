@@ -9,7 +9,7 @@ from typing import Annotated
 from vldistill.data.records import Record
 from vldistill.data.sources.table import SourceData, wrong_layout
 from vldistill.data.sources.table import Flag, Source, SourceOptions
-from vldistill.data.sequences import split_words
+from vldistill.data.wording import split_words
 from vldistill.errors import LINE, Problems
 
 LABELS = ["no", "yes"]
