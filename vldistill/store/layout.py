@@ -175,6 +175,7 @@ def first_places(keys: np.ndarray) -> np.ndarray:
     return np.sort(first)
 
 
+_SHOWN = 100
 LAYOUT = 2
 """Of shards and manifests, as this version has them."""
 _DIGITS = 12
@@ -278,7 +279,7 @@ def load_manifest(folder: Path, use: Use, *, partial: bool = False) -> Manifest:
         shards = value.pop("shards")
         entries = {name: ShardEntry(**shards[name]) for name in sorted(shards, key=shard_number)}
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-        fault = error.message if isinstance(error, InputError) else first_line(error)
+        fault = error.message[:_SHOWN] if isinstance(error, InputError) else first_line(error)  # may quote what is very long
         raise damaged(path, f"describes no rows that could be read: {fault}", again) from None
     if use.shared:
         _check_fields(folder, value, again)
