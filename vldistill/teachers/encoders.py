@@ -9,6 +9,7 @@ machine are found again on another.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,7 +104,7 @@ def frozen(network: nn.Module, name: str) -> nn.Module:
 
 
 @dataclass
-class LibraryTeacher:
+class LibraryTeacher(ABC):
     """A network of a library, loaded when it is first asked for. model: a published name, or a folder in the library's layout.
     weights: None for the published ones (or the folder's own), "random" for fresh ones, of timm a file too. layer: "last", or a
     block or layer counted from 1."""
@@ -119,8 +120,9 @@ class LibraryTeacher:
     def network(self) -> Any:
         return frozen(fetched(self._load, self.model), self.model)
 
+    @abstractmethod
     def _load(self) -> nn.Module:
-        raise NotImplementedError
+        """The library's network, as `weights` says."""
 
     @property
     def title(self) -> str:
